@@ -1,0 +1,37 @@
+# make demo: the whole path and its report.  make test: the proof.  make check: style and types.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test check cluster cluster-down format
+
+demo: .venv/installed
+	$(BIN)/python infra/demo.py
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest $(TESTS)
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cluster: .venv/installed
+	$(BIN)/python infra/cluster.py up
+
+cluster-down: .venv/installed
+	$(BIN)/python infra/cluster.py down
+
+# torch comes first and by its exact version: a plain CPU build where the index has one.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,80 @@
+"""What the training loop costs over a bare PyTorch step: `python infra/benchmarks/train_loop.py --store runs/store`.
+
+Ours: the loop's own step with its loader, draws, checks and notes. Bare: the same two forward passes, backward,
+clipping and AdamW on one resident batch. Both in this process, on one thread, in turns.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from infra import cli
+from infra.benchmarks.measure import alternate
+from training import loop, objectives, reward
+from training.config import DataConfig, TrainConfig
+from training.loader import prefetch
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Flags of the benchmark."""
+
+    store: str = "runs/store"
+    """Latent store to train on."""
+    steps: int = 20
+    """Steps per round."""
+    rounds: int = 5
+    json: str | None = None
+    """File for the figures."""
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Measure pairs/s of the training loop against a bare PyTorch step."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(
+            TrainConfig(output=folder, data=DataConfig(store=config.store, global_batch=32, micro_batch=16)),
+            steps=10**6,
+        )
+        loop.check_config(settings)
+        trainer = loop.build(settings, loop.Rank())
+        loop.resume(trainer)
+        pairs = config.steps * settings.data.global_batch
+        batches = prefetch(range(10**6), partial(loop._step_batches, trainer))
+        resident = [batch.to(trainer.rank.device) for batch in next(batches)]
+
+        def ours() -> float:
+            started = time.perf_counter()
+            for step in range(config.steps):
+                began = time.perf_counter()
+                mine = next(batches)
+                waited = time.perf_counter() - began
+                record = loop.take_step(trainer, trainer.policy, mine, step)
+                trainer.journal.step(record.finish(time.perf_counter() - began, waited, settings.data.global_batch))
+            return pairs / (time.perf_counter() - started)
+
+        def bare() -> float:
+            started = time.perf_counter()
+            for _ in range(config.steps):
+                for batch in resident:
+                    policy = reward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
+                    with torch.no_grad():
+                        reference = reward.pair_errors(trainer.backbone, trainer.reference, batch, torch.float32)
+                    losses = objectives.loss(settings.objective, policy, reference)
+                    (losses.mean() / len(resident)).backward()
+                torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), 1.0)
+                trainer.optimizer.step()
+                trainer.optimizer.zero_grad(set_to_none=True)
+            return pairs / (time.perf_counter() - started)
+
+        alternate(ours, bare, config.rounds, "pairs/s", config.json, folder=str(Path(config.store)))
+
+
+if __name__ == "__main__":
+    cli.run(main, BenchmarkConfig)

@@ -1,0 +1,49 @@
+"""What every entry point does: named presets, flags from a dataclass, one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import tyro
+
+from infra.errors import UserError
+from infra.files import join, write_json
+
+Config = TypeVar("Config")
+
+
+def run(
+    main: Callable[[Config], None],
+    config_class: type[Config],
+    presets: Mapping[str, Config] | None = None,
+    arguments: list[str] | None = None,
+) -> None:
+    """Parse the command line into config_class and call main; exit 2 with one sentence on a UserError.
+
+    With presets, `--preset NAME` picks the defaults that the remaining flags then change.
+    """
+    rest = sys.argv[1:] if arguments is None else arguments
+    default: Config | None = None
+    if presets:
+        chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        chooser.add_argument("--preset", choices=sorted(presets), default=None)
+        chosen, rest = chooser.parse_known_args(rest)
+        default = presets[chosen.preset] if chosen.preset else None
+    names = f" Presets (--preset NAME): {', '.join(sorted(presets))}." if presets else ""
+    described = f"{main.__doc__ or ''}{names}"
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    config = tyro.cli(config_class, args=rest, description=described, config=(tyro.conf.OmitArgPrefixes,), **extra)
+    try:
+        main(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
+
+
+def save_config(folder: str, config: Any) -> None:
+    """Write a dataclass as FOLDER/config.json, so that a result carries the settings that made it."""
+    write_json(join(folder, "config.json"), dataclasses.asdict(config))

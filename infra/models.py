@@ -1,0 +1,86 @@
+"""Where models come from: a diffusers folder or a Hub name, as a local folder, and the fingerprints of its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from infra import files
+from infra.errors import UserError
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars, one per loaded file, out of the jobs' logs."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
+
+
+def local_folder(model: str, revision: str | None = None) -> Path:
+    """Return the local folder of a model, fetching it from the Hub if it is a name and not a folder.
+
+    Only configurations, tokenizers and safetensors are fetched: no pickle, no code.
+
+    Raises:
+        UserError: if there is neither such a folder nor such a model.
+    """
+    if "://" in model:
+        raise UserError(f"--model {model}: give a local folder or a Hub name; copy the model to local disk first")
+    folder = Path(files.resolve(model))
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.exists() or os.path.isabs(model) or model.count("/") != 1:
+        raise UserError(f"--model {model}: {folder} has no model_index.json, so it is no diffusers folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    try:
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*.non_ema.*"]
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"--model {model}: neither a local folder nor a reachable Hub name ({type(error).__name__})"
+        ) from error
+
+
+def component_config(folder: Path, name: str) -> dict[str, Any]:
+    """Read the configuration of one component of a diffusers folder, or {} where it has none."""
+    for file in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
+        if (path := folder / name / file).is_file():
+            return files.read_json(str(path))
+    return {}
+
+
+def fingerprint(folder: Path, name: str) -> str:
+    """Hash one component's settings and default weights; equal fingerprints mean equal outputs.
+
+    Keys that only record where or with which version a component was saved do not count.
+
+    Raises:
+        UserError: if the component has no safetensors weights.
+    """
+    settings = {
+        k: v for k, v in component_config(folder, name).items() if not k.startswith("_") and not k.endswith("_version")
+    }
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    weights = sorted(
+        path
+        for path in (folder / name).glob("*.safetensors")
+        if path.name.split(".")[0].split("-")[0] in WEIGHTS and not path.stem.endswith((".fp16", ".non_ema"))
+    )
+    if not weights:
+        raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
+    for path in weights:
+        digest.update(bytes.fromhex(files.sha256(str(path))))
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""Make raw pairs in Pick-a-Pic v2's columns from the base model's images: `python infra/world/label_pairs.py`.
+
+The oracle plays the human raters: it prefers slot 0 with probability sigmoid((s0 - s1) / temperature), and calls a tie
+where the scores are nearly equal. A handful of bad rows is mixed in, because real data has them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from infra import cli, files
+from labelers import scorers
+from pipelines.generate import read_images
+
+SCHEMA = pa.schema(
+    [
+        ("are_different", pa.bool_()),
+        ("best_image_uid", pa.string()),
+        ("caption", pa.string()),
+        ("created_at", pa.timestamp("ns")),
+        ("has_label", pa.bool_()),
+        ("image_0_uid", pa.string()),
+        ("image_0_url", pa.string()),
+        ("image_1_uid", pa.string()),
+        ("image_1_url", pa.string()),
+        ("jpg_0", pa.binary()),
+        ("jpg_1", pa.binary()),
+        ("label_0", pa.float64()),
+        ("label_1", pa.float64()),
+        ("model_0", pa.string()),
+        ("model_1", pa.string()),
+        ("ranking_id", pa.int64()),
+        ("user_id", pa.int64()),
+        ("num_example_per_prompt", pa.int64()),
+    ]
+)
+ROWS_PER_FILE = 256
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """How images become labelled pairs."""
+
+    images: str
+    """Folder that generate.py wrote, an even number of images per caption."""
+    output: str
+    """Folder for the raw pairs."""
+    temperature: float = 0.04
+    """Of the Bradley-Terry labels, in units of the oracle's score (0..1)."""
+    tie_margin: float = 0.0045
+    """Score difference below which the oracle is indifferent."""
+    seed: int = 0
+
+
+def label(score_0: float, score_1: float, config: LabelConfig, rng: np.random.Generator) -> float:
+    """Draw a rater's label_0 from the scores of the two slots."""
+    chance = rng.random()
+    if abs(score_0 - score_1) < config.tie_margin:
+        return 0.5
+    return float(chance < 1 / (1 + np.exp(-(score_0 - score_1) / config.temperature)))
+
+
+def jpeg(png: bytes) -> bytes:
+    """Encode an image as JPEG, full colour resolution."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(buffer, format="JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def make_rows(config: LabelConfig) -> list[dict[str, Any]]:
+    """Pair each caption's images two by two, in random slots, and label them."""
+    table = read_images(files.resolve(config.images)).sort_by([("caption", "ascending"), ("image_index", "ascending")])
+    contents, captions = table["image"].to_pylist(), table["caption"].to_pylist()
+    pictures = [Image.open(io.BytesIO(content)) for content in contents]
+    scores = scorers.load("oracle").score(pictures, captions)
+    rng, rows = np.random.default_rng(config.seed), list[dict[str, Any]]()
+    for first in range(0, len(captions), 2):
+        assert captions[first] == captions[first + 1], "an even number of images per caption is needed"
+        slots = (first, first + 1) if rng.random() < 0.5 else (first + 1, first)
+        label_0 = label(float(scores[slots[0]]), float(scores[slots[1]]), config, rng)
+        jpegs = [jpeg(contents[slot]) for slot in slots]
+        rows.append(raw_pair(len(rows), captions[first], jpegs, label_0, rng))
+    return rows
+
+
+def raw_pair(number: int, caption: str, jpegs: list[bytes], label_0: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Lay out one pair in Pick-a-Pic v2's columns."""
+    uids = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in (0, 1)]
+    best = "tie" if label_0 == 0.5 else uids[0] if label_0 == 1.0 else uids[1]
+    row: dict[str, Any] = {
+        "are_different": label_0 != 0.5,
+        "best_image_uid": best,
+        "caption": caption,
+        "created_at": datetime.datetime(2026, 1, 1) + datetime.timedelta(minutes=number),
+        "has_label": True,
+        "ranking_id": number,
+        "user_id": int(rng.integers(40)),
+        "num_example_per_prompt": 1,
+    }
+    for slot in (0, 1):
+        row |= {f"image_{slot}_uid": uids[slot], f"image_{slot}_url": None, f"jpg_{slot}": jpegs[slot]}
+        row |= {f"label_{slot}": label_0 if slot == 0 else 1 - label_0, f"model_{slot}": "infra/world/model"}
+    return row
+
+
+def bad_rows(rows: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Spoil copies of a few rows, each in one of the ways that real data is spoilt."""
+    spoilt: list[dict[str, Any]] = [
+        {"jpg_0": rows[0]["jpg_0"][: len(rows[0]["jpg_0"]) // 2]},
+        {"jpg_1": b""},
+        {"caption": None},
+        {"label_0": float("nan")},
+        {"label_0": 2.0},
+        {"label_0": 1.0, "label_1": 1.0},
+    ]
+    made = []
+    for index, change in enumerate(spoilt):
+        source = rows[index]
+        fresh = raw_pair(len(rows) + index, source["caption"], [source["jpg_0"], source["jpg_1"]], 1.0, rng)
+        made.append(fresh | change)
+    return made
+
+
+def main(config: LabelConfig) -> None:
+    """Make raw pairs in Pick-a-Pic v2's columns from images, labelled by the embedded world's oracle."""
+    output, rng = files.resolve(config.output), np.random.default_rng(config.seed + 1)
+    rows = make_rows(config)
+    everything = rows + bad_rows(rows, rng)
+    shuffled = [everything[index] for index in rng.permutation(len(everything))]
+    for number, start in enumerate(range(0, len(shuffled), ROWS_PER_FILE)):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(shuffled[start : start + ROWS_PER_FILE], schema=SCHEMA), sink)
+        files.write_bytes(files.join(output, f"pairs-{number:04d}.parquet"), sink.getvalue().to_pybytes())
+    ties = sum(row["label_0"] == 0.5 for row in rows)
+    print(f"{output}: {len(everything)} rows, {ties / len(rows):.1%} ties", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, LabelConfig)

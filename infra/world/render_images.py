@@ -1,0 +1,51 @@
+"""Render the embedded world's captions as true images, in the layout that generate.py writes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from infra import cli, files
+from infra.errors import UserError
+from infra.world.shapes import parse_caption, render
+from pipelines.generate import DONE, read_prompts, wanted_images
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Flags of the renderer."""
+
+    prompts: str
+    """Captions, one a line."""
+    output: str
+    """Folder to write."""
+    images_per_prompt: int = 2
+    seed: int = 0
+
+
+def main(config: RenderConfig) -> None:
+    """Render captions of the embedded world as true images."""
+    output = files.resolve(config.output)
+    wanted = wanted_images(read_prompts(files.resolve(config.prompts)), config.images_per_prompt, config.seed)
+    contents = []
+    for caption, number in zip(wanted["caption"].to_pylist(), wanted["image_seed"].to_pylist(), strict=True):
+        scene = parse_caption(caption)
+        if scene is None:
+            raise UserError(f"--prompts {config.prompts}: {caption[:80]!r} is not a caption of the embedded world")
+        buffer = io.BytesIO()
+        Image.fromarray(render(scene, np.random.default_rng(number))).save(buffer, format="PNG")
+        contents.append(buffer.getvalue())
+    sink = pa.BufferOutputStream()
+    pq.write_table(wanted.append_column("image", pa.array(contents, pa.binary())), sink)
+    files.write_bytes(files.join(output, "images", "part-0.parquet"), sink.getvalue().to_pybytes())
+    files.write_json(files.join(output, DONE), {"identity": asdict(config), "images": len(contents)})
+    print(f"{output}: {len(contents)} images", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, RenderConfig)

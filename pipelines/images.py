@@ -1,0 +1,47 @@
+"""Image bytes to pixels, as the paper's code does: RGB, shorter side to the resolution (bilinear), centre crop."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from infra import torchvision_guard  # noqa: F401  (before torchvision)
+
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize  # isort: skip
+
+MAX_PIXELS = 64_000_000  # a header that promises more is refused before anything is decoded
+
+
+class BadImage(ValueError):
+    """Bytes that are no usable image; the message is the reason."""
+
+
+def decode_image(content: object, resolution: int) -> npt.NDArray[np.uint8]:
+    """Decode, orient, convert, resize and crop one image.
+
+    Args:
+        content: encoded bytes of any format Pillow reads; of an animation the first frame counts.
+        resolution: side of the square result, pixels.
+
+    Returns:
+        [resolution, resolution, 3] uint8 RGB.
+
+    Raises:
+        BadImage: if the bytes are missing, empty, truncated, not an image, or promise more than MAX_PIXELS.
+    """
+    if not isinstance(content, bytes) or not content:
+        raise BadImage("image is null" if content is None else "image is empty")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImage(f"image promises {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}")
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow raises many kinds, and not all of them are OSError
+        raise BadImage(f"image cannot be decoded: {type(error).__name__}") from error
+    resize = Resize(resolution, interpolation=InterpolationMode.BILINEAR)
+    return np.asarray(Compose([resize, CenterCrop(resolution)])(upright), dtype=np.uint8)

@@ -1,0 +1,95 @@
+"""Raw pairs: Pick-a-Pic's columns, stable ids, and the rules that say which rows are kept.
+
+A raw pair is one comparison: a caption, the images in slot 0 and slot 1, and label_0, which is 1.0 where slot 0 was
+preferred, 0.0 where slot 1 was, 0.5 for a tie (Kirstain et al. 2023, Pick-a-Pic).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+REQUIRED_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0")
+OPTIONAL_COLUMNS = ("label_1", "ranking_id", "image_0_uid", "image_1_uid", "model_0", "model_1")
+MAX_CAPTION = 10_000  # characters; the longest real prompts have a few hundred
+
+# What names a comparison, in order of preference. Contents are never part of it, so a repaired image keeps its id.
+IDENTITIES = (("ranking_id", "image_0_uid", "image_1_uid"), ("caption", "image_0_uid", "image_1_uid"))
+IDENTITY_OF_CONTENT = ("caption", "jpg_0", "jpg_1")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a row is quarantined."""
+
+    stage: str  # caption, label, image or latent
+    reason: str
+
+
+def hash64(*parts: bytes) -> int:
+    """Hash byte strings, each with its length, to a signed 64-bit integer (BLAKE2b)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def prompt_id(caption: str) -> int:
+    """Return the id of a caption: the hash of its UTF-8 bytes, exactly as written."""
+    return hash64(b"prompt", caption.encode("utf-8", "surrogatepass"))
+
+
+def identity_columns(columns: list[str]) -> tuple[str, ...]:
+    """Choose the columns that name a pair in a source with these columns."""
+    return next((names for names in IDENTITIES if set(names) <= set(columns)), IDENTITY_OF_CONTENT)
+
+
+def pair_ids(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Compute the id of each raw pair; it survives reordering, resharding and subsetting.
+
+    Returns:
+        [rows] int64.
+    """
+    names = identity_columns(table.column_names)
+    columns = [table[name].to_pylist() for name in names]
+    rows = zip(*columns, strict=True)
+    return np.array([hash64(b"pair", *map(_identity_bytes, row)) for row in rows], dtype=np.int64)
+
+
+def _identity_bytes(value: object) -> bytes:
+    if value is None:
+        return b"\x00null"
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+
+
+def check_caption(caption: object) -> Refusal | None:
+    """Refuse a caption that no text encoder should see."""
+    if not isinstance(caption, str):
+        return Refusal("caption", "caption is null" if caption is None else "caption is not text")
+    if len(caption) > MAX_CAPTION:
+        return Refusal("caption", f"caption longer than {MAX_CAPTION} characters")
+    return None
+
+
+def check_label(label_0: object, label_1: object, strict: bool) -> Refusal | None:
+    """Refuse a label outside {0, 0.5, 1}, and with strict one that label_1 contradicts."""
+    if not isinstance(label_0, (int, float)) or math.isnan(label_0):
+        return Refusal("label", "label_0 is null" if label_0 is None else f"label_0 is {label_0}")
+    if label_0 not in (0.0, 0.5, 1.0):
+        return Refusal("label", f"label_0 is {label_0}, not 0, 0.5 or 1")
+    if strict and contradicts(label_0, label_1):
+        return Refusal("label", f"label_1 {label_1} contradicts label_0 {label_0}")
+    return None
+
+
+def contradicts(label_0: object, label_1: object) -> bool:
+    """Say whether a given label_1 is not the complement of label_0."""
+    if not isinstance(label_0, (int, float)) or label_1 is None:
+        return False
+    return not isinstance(label_1, (int, float)) or label_0 + label_1 != 1.0

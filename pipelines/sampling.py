@@ -1,0 +1,50 @@
+"""Drawing images with a diffusers pipeline, each from its own start noise, whatever the batch it is drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from infra import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+
+from diffusers import DiffusionPipeline  # isort: skip
+
+from pipelines.pairs import hash64
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype, device: str, **components: Any) -> DiffusionPipeline:
+    """Load any diffusers pipeline from a local folder, safetensors only; components in memory replace its own."""
+    models.quiet()
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def image_seed(seed: int, index: int, caption: str) -> int:
+    """Return the 32-bit seed of an image's noise: a function of run seed, image index and caption, not the model."""
+    return hash64(b"image", f"{seed}/{index}".encode(), caption.encode("utf-8", "surrogatepass")) % (1 << 32)
+
+
+@torch.inference_mode()
+def draw_images(
+    pipeline: DiffusionPipeline, captions: Sequence[str], seeds: Sequence[int], steps: int, guidance_scale: float
+) -> list[Image.Image]:
+    """Draw one image per caption.
+
+    Args:
+        seeds: [B], each image's own; the same seed and caption start from the same noise for every model.
+        steps: denoising steps.
+        guidance_scale: classifier-free guidance; 1 means none.
+    """
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    assert callable(pipeline)
+    return pipeline(
+        prompt=list(captions), num_inference_steps=steps, guidance_scale=guidance_scale, generator=generators
+    ).images

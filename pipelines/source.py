@@ -1,0 +1,114 @@
+"""Where raw pairs come from: a Parquet folder or file, local or s3://, or the name of a dataset."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from infra import files
+from infra.errors import UserError
+from pipelines import pairs
+
+
+def parquet_files(source: str, split: str) -> list[str]:
+    """List the Parquet files of a source.
+
+    Args:
+        source: a Parquet file, a folder of them, s3://..., or a name that datasets knows.
+        split: the split of a named dataset; a folder is taken whole.
+
+    Raises:
+        UserError: if there are none.
+    """
+    path = files.resolve(source)
+    if path.endswith(".parquet") and files.exists(path):
+        return [path]
+    if files.exists(path):
+        found = files.list_files(path, ".parquet")
+        if not found:
+            raise UserError(f"--source {source}: {path} holds no .parquet file")
+        return found
+    if source.startswith(("s3://", "/")) or source.count("/") != 1:
+        raise UserError(f"--source {source}: {path} does not exist")
+    return _named_dataset(source, split)
+
+
+def _named_dataset(name: str, split: str) -> list[str]:
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(name)
+    except Exception as error:  # datasets raises its own, the Hub's and the network's kinds
+        raise UserError(
+            f"--source {name}: no such folder, and datasets cannot load it ({type(error).__name__})"
+        ) from error
+    data_files = builder.config.data_files or {}
+    if split not in data_files:
+        raise UserError(f"--source {name}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
+    found = [str(path) for path in data_files[split] if str(path).endswith(".parquet")]
+    if not found:
+        raise UserError(
+            f"--source {name}: not stored as Parquet; export it with datasets' to_parquet and give the folder"
+        )
+    from huggingface_hub import HfFileSystem
+
+    return [HfFileSystem().url(path) if path.startswith("hf://") else path for path in found]
+
+
+def open_source(paths: list[str]) -> pads.Dataset:
+    """Open a source and check that it has the columns of raw pairs.
+
+    Raises:
+        UserError: naming the missing columns or the unreadable file.
+    """
+    filesystem, _ = files.open_filesystem(paths[0])
+    try:
+        dataset = pads.dataset([files.open_filesystem(p)[1] for p in paths], filesystem=filesystem, format="parquet")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{paths[0]}: not readable as Parquet ({error})") from error
+    missing = [name for name in pairs.REQUIRED_COLUMNS if name not in dataset.schema.names]
+    if missing:
+        raise UserError(
+            f"{paths[0]}: no column {', '.join(missing)}; raw pairs have {', '.join(pairs.REQUIRED_COLUMNS)}"
+        )
+    return dataset
+
+
+def columns_to_read(dataset: pads.Dataset) -> list[str]:
+    """Choose the columns that the encoder reads."""
+    wanted = pairs.REQUIRED_COLUMNS + pairs.OPTIONAL_COLUMNS
+    return [name for name in wanted if name in dataset.schema.names]
+
+
+def all_pair_ids(dataset: pads.Dataset) -> npt.NDArray[np.int64]:
+    """Compute every row's pair_id, reading the identifying columns alone.
+
+    Raises:
+        UserError: if two rows have the same id, naming one of them.
+    """
+    names = list(pairs.identity_columns(dataset.schema.names))
+    parts = [pairs.pair_ids(pa.Table.from_batches([batch])) for batch in dataset.to_batches(columns=names)]
+    ids = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    if len(np.unique(ids)) != len(ids):
+        twice = Counter(ids.tolist()).most_common(1)[0]
+        row = int(np.flatnonzero(ids == twice[0])[1])
+        raise UserError(
+            f"source row {row}: the same {', '.join(names)} as an earlier row ({twice[1]} such rows); "
+            "remove the duplicates, a pair counts once"
+        )
+    return ids
+
+
+def captions_of(dataset: pads.Dataset, wanted: set[int]) -> Iterator[tuple[int, str]]:
+    """Yield (prompt_id, caption) once for each wanted prompt_id found in the source."""
+    left = set(wanted)
+    for batch in dataset.to_batches(columns=["caption"]):
+        for caption in batch.column(0).unique().to_pylist():
+            if pairs.check_caption(caption) is None and (key := pairs.prompt_id(caption)) in left:
+                left.remove(key)
+                yield key, caption

@@ -1,0 +1,108 @@
+"""Shared material: raw pairs drawn without a model, and one Ray cluster for the whole session."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from infra import cluster
+from infra.files import ROOT
+from infra.world import label_pairs
+from infra.world.shapes import COLOURS, all_scenes, render
+
+SHARED = ROOT.parent / "shared" / "data"
+MODEL = ROOT / "infra" / "world" / "model"
+
+
+def rendered_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Make raw pairs of true renders: one slot shows the caption, the other a wrong background; one in eight ties."""
+    rng, scenes = np.random.default_rng(seed), all_scenes()
+    rows = []
+    for number in range(count):
+        scene = scenes[int(rng.integers(len(scenes)))]
+        wrong = replace(
+            scene, background=str(rng.choice([c for c in COLOURS if c not in (scene.colour, scene.background)]))
+        )
+        jpegs = []
+        for shown in (scene, wrong):
+            buffer = io.BytesIO()
+            Image.fromarray(render(shown, rng)).save(buffer, format="JPEG", quality=95)
+            jpegs.append(buffer.getvalue())
+        label_0 = 0.5 if number % 8 == 7 else float(rng.random() < 0.5)
+        if label_0 == 0.0:
+            jpegs.reverse()
+        rows.append(label_pairs.raw_pair(number, scene.caption, jpegs, label_0, rng))
+    return rows
+
+
+def write_pairs(folder: Path, rows: list[dict[str, Any]], rows_per_file: int = 64) -> Path:
+    """Write raw pairs as Parquet files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(rows), rows_per_file):
+        table = pa.Table.from_pylist(rows[start : start + rows_per_file], schema=label_pairs.SCHEMA)
+        pq.write_table(table, folder / f"pairs-{start:05d}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Hold one cluster for the session; yields the environment of its clients."""
+    with cluster.running(tmp_path_factory.mktemp("ray") / "cluster.log") as surroundings:
+        yield surroundings | {"DIFFUSION_DPO_PROGRESS": "0"}
+
+
+Submit = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def submit(ray_environment: dict[str, str]) -> Submit:
+    """Return a function that runs an entry point as `ray job submit` does and returns the finished process."""
+
+    def run(script: str, *flags: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+        command = ["ray", "job", "submit", "--", "python", script, *flags]
+        done = subprocess.run(
+            command, cwd=ROOT, env=ray_environment | extra, capture_output=True, text=True, timeout=600, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            )
+        return done
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep torch on one thread: the suite shares two cores with a cluster."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def raw_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 400 raw pairs and six bad rows."""
+    rows = rendered_pairs(400)
+    return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *label_pairs.bad_rows(rows, np.random.default_rng(0))])
+
+
+@pytest.fixture(scope="session")
+def encoded_store(raw_pairs: Path, submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the latent store of raw_pairs."""
+    store = tmp_path_factory.mktemp("encoded") / "store"
+    submit("pipelines/encode_latents.py", "--source", str(raw_pairs), "--store", str(store))
+    return store

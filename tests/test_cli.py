@@ -1,0 +1,62 @@
+"""Flags, presets, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from infra import cli, files
+from infra.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "a"
+    inner: Inner = field(default_factory=Inner)
+
+
+PRESETS = {"big": Config(name="big", inner=Inner(rate=9.0))}
+
+
+def parsed(*arguments: str) -> Config:
+    seen: list[Config] = []
+    cli.run(seen.append, Config, PRESETS, list(arguments))
+    return seen[0]
+
+
+def test_nested_flags_are_flat_and_presets_set_defaults() -> None:
+    assert parsed() == Config()
+    assert parsed("--rate", "2") == Config(inner=Inner(2.0))
+    assert parsed("--preset", "big", "--name", "x") == Config("x", Inner(9.0))
+
+
+def test_a_user_error_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(config: Config) -> None:
+        raise UserError(f"--name {config.name}: no")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(refuse, Config, arguments=[])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: --name a: no\n"
+
+
+def test_paths_count_from_the_root_never_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.resolve("runs/x") == str(files.ROOT / "runs" / "x")
+    assert files.resolve("/a/b") == "/a/b"
+    assert files.resolve("s3://bucket/a/") == "s3://bucket/a"
+
+
+def test_relative_paths_under_rays_upload_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROOT", Path("/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_1"))
+    with pytest.raises(UserError, match="absolute or s3://"):
+        files.resolve("runs/x")

@@ -1,0 +1,191 @@
+"""The encoder on a real cluster: counts, contents, exactly-once under SIGKILL, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import MODEL, Submit, rendered_pairs, write_pairs
+
+from infra.files import ROOT
+from infra.world.label_pairs import bad_rows
+from pipelines import encoders, store
+from pipelines.images import decode_image
+
+SCRIPT = "pipelines/encode_latents.py"
+
+
+def test_counts_and_manifest(encoded_store: Path) -> None:
+    manifest = store.read_manifest(str(encoded_store))
+    counts = manifest.counts
+    # 400 pairs, every eighth a tie, and six bad rows; the contradicting one is kept, and only counted.
+    assert counts.rows_in == 406
+    assert (counts.ties, counts.invalid, counts.quarantined) == (50, 2, 5)
+    assert counts.kept == 406 - 50 - 5
+    assert counts.contradicting == 1
+    assert sum(manifest.reasons.values()) == counts.quarantined
+    store.verify(str(encoded_store), manifest, contents=True)
+
+
+def test_latents_are_the_vaes(encoded_store: Path, raw_pairs: Path) -> None:
+    raw = store.pq.read_table(raw_pairs)
+    ids = encoders.pairs.pair_ids(raw)
+    table = store.pa.concat_tables(
+        [store.pq.read_table(p, partitioning=None) for p in (encoded_store / "pairs" / "status=kept").glob("*.parquet")]
+    )
+    stored = dict(zip(table["pair_id"].to_pylist(), store.half_rows(table["latents_1"]), strict=True))
+    vae = encoders.AutoencoderKL.from_pretrained(MODEL, subfolder="vae")
+    for row in [i for i, key in enumerate(ids) if key in stored][:4]:
+        pixels = torch.from_numpy(decode_image(raw["jpg_1"][row].as_py(), 64).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            posterior = vae.encode(pixels).latent_dist
+        scale = vae.config["scaling_factor"]
+        distance = np.abs(stored[ids[row]].astype(np.float32) - (posterior.mean * scale).flatten().numpy())
+        # One posterior sample lies within a few standard deviations of the mean.
+        assert (distance < 6 * scale * posterior.std.flatten().numpy() + 2e-3).all()
+
+
+def test_the_store_is_readable_without_us(encoded_store: Path) -> None:
+    pattern = f"{encoded_store}/pairs/**/*.parquet"
+    found = (
+        duckdb.connect()
+        .execute(f"select status, count(*) from read_parquet('{pattern}', hive_partitioning=true) group by 1")
+        .fetchall()
+    )
+    assert dict(found) == {"kept": 351, "tie": 50, "quarantined": 5}
+    import datasets
+
+    prompts = datasets.load_dataset(
+        "parquet",
+        data_files=f"{encoded_store}/prompts/*.parquet",
+        split="train",
+        cache_dir=str(encoded_store.parent / "hf"),
+    )
+    assert "" in prompts["caption"]
+
+
+def test_a_rerun_of_a_finished_store_does_nothing(encoded_store: Path, raw_pairs: Path, submit: Submit) -> None:
+    before = {path: path.stat().st_mtime_ns for path in encoded_store.rglob("*.parquet")}
+    done = submit(SCRIPT, "--source", str(raw_pairs), "--store", str(encoded_store))
+    assert "already finished" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in encoded_store.rglob("*.parquet")}
+    refused = submit(SCRIPT, "--source", str(raw_pairs), "--store", str(encoded_store), "--seed", "9", check=False)
+    assert refused.returncode != 0
+    assert "seed was 0, now 9" in refused.stdout
+
+
+def test_sigkill_of_the_driver_loses_and_doubles_nothing(
+    ray_environment: dict[str, str], submit: Submit, tmp_path: Path
+) -> None:
+    rows = rendered_pairs(1500, seed=4)
+    source = write_pairs(tmp_path / "raw", [*rows, *bad_rows(rows, np.random.default_rng(0))], 200)
+    flags = ["--source", str(source), "--rows-per-file", "32", "--batch-size", "16"]
+    submit(SCRIPT, *flags, "--store", str(tmp_path / "clean"))
+    clean = store.read_manifest(str(tmp_path / "clean"))
+
+    killed, kept = tmp_path / "killed", tmp_path / "killed" / "pairs" / "status=kept"
+    checkpoints = killed / store.WORK / "pairs_done"
+    job = subprocess.Popen(
+        ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--store", str(killed)],
+        cwd=ROOT,
+        env=ray_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _wait(lambda: len(list(checkpoints.glob("*.parquet"))) >= 6, job)
+    drivers = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(killed) in (p.info["cmdline"] or [])
+        and p.info["cmdline"][0].endswith("python")
+        and "submit" not in p.info["cmdline"]
+    ]
+    assert drivers
+    for driver in drivers:
+        os.kill(driver.pid, signal.SIGKILL)
+    job.wait(timeout=60)
+    assert not (killed / store.MANIFEST).exists()
+    safe = {path.stem for path in checkpoints.glob("*.parquet") if ".pending" not in path.name}
+    surviving = {
+        p.name: p.stat().st_mtime_ns for p in kept.glob("*.parquet") if any(p.name.startswith(s) for s in safe)
+    }
+    assert surviving  # something was finished, so there is something to keep
+
+    submit(SCRIPT, *flags, "--store", str(killed))
+    resumed = store.read_manifest(str(killed))
+    assert resumed.counts == clean.counts
+    assert resumed.content_hash == clean.content_hash
+    now = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.parquet")}
+    assert surviving.items() <= now.items()  # finished rows were not encoded again
+
+
+def _wait(condition: object, job: subprocess.Popen[bytes]) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert job.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # a poll, not a synchronisation: the condition decides
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--source", "/nowhere"], "/nowhere does not exist"),
+        (["--model", "/nowhere"], "no model_index.json"),
+        (["--resolution", "60"], "not a multiple of 8"),
+        (["--dtype", "int8"], "--dtype int8"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_sentence(flags: list[str], told: str, raw_pairs: Path, tmp_path: Path) -> None:
+    given = flags if "--source" in flags else ["--source", str(raw_pairs), *flags]
+    done = _run_bare(*given, "--store", str(tmp_path / "s"))
+    assert done.returncode == 2
+    assert told in done.stderr.strip().splitlines()[-1]
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_duplicate_pairs_and_missing_columns_are_refused(tmp_path: Path) -> None:
+    rows = rendered_pairs(3)
+    twice = write_pairs(tmp_path / "twice", [*rows, rows[1]])
+    done = _run_bare("--source", str(twice), "--store", str(tmp_path / "s"))
+    assert "source row 3: the same ranking_id" in done.stderr
+    table = store.pq.read_table(write_pairs(tmp_path / "bare", rows)).drop_columns(["caption"])
+    shutil.rmtree(tmp_path / "bare")
+    (tmp_path / "bare").mkdir()
+    store.pq.write_table(table, tmp_path / "bare" / "x.parquet")
+    assert "no column caption" in _run_bare("--source", str(tmp_path / "bare"), "--store", str(tmp_path / "s")).stderr
+
+
+def _run_bare(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [os.path.join(ROOT, ".venv", "bin", "python"), SCRIPT, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_an_unfinished_store_goes_on_only_with_its_own_settings(tmp_path: Path, raw_pairs: Path) -> None:
+    work = tmp_path / "s" / store.WORK
+    work.mkdir(parents=True)
+    from dataclasses import asdict
+
+    from pipelines.encode_latents import EncodeConfig
+
+    (work / "config.json").write_text(json.dumps(asdict(EncodeConfig(source=str(raw_pairs), posterior="mean"))))
+    done = _run_bare("--source", str(raw_pairs), "--store", str(tmp_path / "s"))
+    assert done.returncode == 2
+    assert "posterior was 'mean', now 'sample'" in done.stderr

@@ -1,0 +1,77 @@
+"""Decoding: the authors' resize and crop, every colour mode, and refusals with a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.images import BadImage, decode_image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def test_centre_crop_of_a_wide_image() -> None:
+    # 8 x 4: left and right quarters red and blue, the middle half green; cropped to 4 x 4 only green is left.
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, :2], pixels[:, 2:6], pixels[:, 6:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    decoded = decode_image(encoded(Image.fromarray(pixels)), 4)
+    assert decoded.shape == (4, 4, 3)
+    assert (decoded == (0, 255, 0)).all()
+
+
+def test_the_shorter_side_is_resized_bilinearly() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    resized = Image.fromarray(noise).resize((30, 20), Image.Resampling.BILINEAR)
+    assert np.array_equal(decode_image(encoded(Image.fromarray(noise)), 20), np.asarray(resized)[:, 5:25])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16", "LA"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("RGB", (16, 16), (200, 30, 40))
+    made = Image.new(mode, (16, 16)) if mode == "I;16" else image.convert(mode)
+    decoded = decode_image(encoded(made, "TIFF" if mode == "CMYK" else "PNG"), 8)
+    assert decoded.shape == (8, 8, 3)
+    assert decoded.dtype == np.uint8
+
+
+def test_exif_rotation_is_applied() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    decoded = decode_image(encoded(Image.fromarray(pixels), exif=exif), 8)
+    assert decoded[0, 0, 0] == 0
+    assert decoded[7, 0, 0] == 255
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "null"), (b"", "empty"), (b"not an image", "cannot be decoded")]
+)
+def test_what_is_no_image_is_refused(content: bytes | None, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        decode_image(content, 8)
+
+
+def test_a_truncated_jpeg_is_refused() -> None:
+    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    with pytest.raises(BadImage, match="cannot be decoded"):
+        decode_image(whole[: len(whole) // 2], 32)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(BadImage, match="12000x12000"):
+        decode_image(bomb, 32)

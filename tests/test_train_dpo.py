@@ -1,0 +1,94 @@
+"""The trainer on a real cluster: the same stream at any world size, a killed worker, a second run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Submit
+from test_loop import notes
+
+from infra.files import ROOT
+
+SCRIPT = "training/train_dpo.py"
+
+
+@pytest.fixture(scope="session")
+def flags(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    cache = tmp_path_factory.mktemp("cache")
+    return [
+        "--store",
+        str(encoded_store),
+        "--cache",
+        str(cache),
+        "--steps",
+        "24",
+        "--checkpoint-every",
+        "6",
+        "--global-batch",
+        "16",
+        "--micro-batch",
+        "4",
+        "--beta",
+        "500",
+    ]
+
+
+@pytest.fixture(scope="session")
+def two_workers(flags: list[str], submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("two")
+    submit(SCRIPT, *flags, "--workers", "2", "--output", str(output))
+    return output
+
+
+def test_one_and_two_workers_see_the_same_stream(
+    two_workers: Path, flags: list[str], submit: Submit, tmp_path: Path
+) -> None:
+    submit(SCRIPT, *flags, "--workers", "1", "--output", str(tmp_path / "one"))
+    one, two = notes(tmp_path / "one"), notes(two_workers)
+    assert [row["stream"] for row in one] == [row["stream"] for row in two]
+    assert len({str(row["stream"]) for row in one}) == 24
+    # Losses agree within rounding, which grows with the steps.
+    assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
+
+
+def test_sigkill_of_a_worker_mid_step_changes_no_loss(
+    two_workers: Path, flags: list[str], ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "killed"
+    job = subprocess.Popen(
+        ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--workers", "2", "--output", str(output)],
+        cwd=ROOT,
+        env=ray_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline, metrics = time.monotonic() + 240, output / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 8):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)  # a poll, not a synchronisation
+    workers = [
+        p for p in psutil.process_iter(["cmdline"]) if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])
+    ]
+    assert workers
+    os.kill(workers[-1].pid, signal.SIGKILL)
+    assert job.wait(timeout=300) == 0
+    assert len(list((output / "ray").iterdir())) >= 1
+    for name in ("loss", "stream", "gradient_norm"):
+        assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
+    two_workers: Path, flags: list[str], submit: Submit
+) -> None:
+    done = submit(SCRIPT, *flags, "--workers", "2", "--output", str(two_workers))
+    assert "already finished" in done.stdout
+    refused = submit(SCRIPT, *flags, "--workers", "2", "--output", str(two_workers), "--beta", "7", check=False)
+    assert refused.returncode != 0
+    assert "beta was 500.0, now 7.0" in refused.stdout

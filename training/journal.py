@@ -1,0 +1,154 @@
+"""What a run notes: one JSON line a step and one a checkpoint, the same for TensorBoard, and sample grids."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from infra import files
+from training import objectives
+
+STEPS, ASSESSMENTS = "metrics.jsonl", "assessments.jsonl"
+QUARTERS = 4
+
+
+class StepRecord:
+    """Measures one step; sums are over pairs until reduce() makes them means over the global batch."""
+
+    def __init__(self, step: int, learning_rate: float, timesteps: int, device: torch.device) -> None:
+        self.step, self.learning_rate, self.timesteps = step, learning_rate, timesteps
+        self.stream = 0  # sum of the micro-batches' fingerprints, modulo 2^64
+        # pairs, loss, accuracy, margin; then per quarter of the schedule: images, policy error, reference error
+        self.sums = torch.zeros(4 + 3 * QUARTERS, dtype=torch.float64, device=device)
+        self.values: dict[str, Any] = {}
+
+    def add(self, losses: torch.Tensor, policy: torch.Tensor, reference: torch.Tensor, timesteps: torch.Tensor) -> None:
+        """Count a micro-batch: losses [B], errors [2, B], timesteps [B]."""
+        margin = objectives.margins(policy, reference)
+        ones = torch.ones_like(losses)
+        head = torch.stack([ones, losses, objectives.implicit_accuracy(margin), margin])
+        self.sums[:4] += head.double().sum(1)
+        quarter = (timesteps * QUARTERS) // self.timesteps
+        body = torch.stack([torch.full_like(losses, 2.0), policy.sum(0), reference.sum(0)]).double()
+        self.sums[4:].view(3, QUARTERS).index_add_(1, quarter, body)
+
+    def reduce(self, world_size: int, gradient_norm: torch.Tensor) -> None:
+        """Combine all ranks' sums and streams into values."""
+        halves = torch.tensor([self.stream >> 32 & 0xFFFFFFFF, self.stream & 0xFFFFFFFF], device=self.sums.device)
+        if world_size > 1:
+            dist.all_reduce(self.sums)
+            dist.all_reduce(halves)
+        high, low = halves.tolist()
+        pairs, loss, accuracy, margin = self.sums[:4].tolist()
+        self.values = {
+            "step": self.step,
+            "loss": loss / pairs,
+            "accuracy": accuracy / pairs,
+            "margin": margin / pairs,
+            "gradient_norm": float(gradient_norm),
+            "learning_rate": self.learning_rate,
+            "stream": f"{((high << 32) + low) % (1 << 64):016x}",
+        }
+        for quarter, (images, policy, reference) in enumerate(self.sums[4:].view(3, QUARTERS).T.tolist(), 1):
+            self.values[f"policy_error_q{quarter}"] = policy / images if images else None
+            self.values[f"reference_error_q{quarter}"] = reference / images if images else None
+
+    def finish(self, seconds: float, waited: float, pairs: int) -> dict[str, Any]:
+        """Add the times of the step and return all values."""
+        return self.values | {"seconds": seconds, "data_wait_seconds": waited, "pairs_per_second": pairs / seconds}
+
+
+def _say(line: str) -> None:
+    # Ray Train patches print() in its workers and shows each line a second time.
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class Journal:
+    """Writes a run's notes on rank 0; on other ranks it does nothing."""
+
+    def __init__(self, output: Path, enabled: bool) -> None:
+        self.output, self.enabled = output, enabled
+        self.board: SummaryWriter | None = None
+
+    def rewind(self, step: int) -> None:
+        """Forget what was noted after a step: a resumed run notes it again."""
+        if not self.enabled:
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in (STEPS, ASSESSMENTS):
+            kept = [row for row in self.rows(name) if row["step"] <= step]
+            files.write_bytes(str(self.output / name), b"".join(json.dumps(row).encode() + b"\n" for row in kept))
+        self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Read the notes of a kind; a last line cut short by a kill is left out."""
+        path = self.output / name
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _note(self, name: str, row: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        with (self.output / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        assert self.board is not None
+        for key, value in row.items():
+            if key != "step" and isinstance(value, (int, float)):
+                self.board.add_scalar(key, value, row["step"])
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Note one step."""
+        self._note(STEPS, row)
+        if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
+            _say(
+                f"step {row['step']}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.2f}  "
+                f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
+            )
+
+    def assessment(self, step: int, values: dict[str, float]) -> None:
+        """Note what was found at a checkpoint."""
+        self._note(ASSESSMENTS, {"step": step, **values})
+        if self.enabled and values:
+            _say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+    def picture(self, step: int, grid: Image.Image) -> None:
+        """Keep a sample grid."""
+        if self.enabled:
+            folder = self.output / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            grid.save(folder / f"step-{step:07d}.png")
+            assert self.board is not None
+            self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
+
+    def best_step(self) -> int | None:
+        """Return the checkpoint with the highest median validation score, the earliest of equals; None without any."""
+        scored = [row for row in self.rows(ASSESSMENTS) if row["step"] > 0 and "validation_median" in row]
+        return max(scored, key=lambda row: (row["validation_median"], -row["step"]))["step"] if scored else None
+
+    def best_step_everywhere(self, world_size: int) -> int | None:
+        """Return rank 0's best step on every rank."""
+        told: list[int | None] = [self.best_step() if self.enabled else None]
+        if world_size > 1:
+            dist.broadcast_object_list(told, src=0)
+        return told[0]
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up the run: steps, pairs/s and the share of time lost waiting for data, the first step left out."""
+        rows = self.rows(STEPS)
+        timed = rows[1:] or rows
+        seconds = sum(row["seconds"] for row in timed)
+        pairs = sum(row["pairs_per_second"] * row["seconds"] for row in timed)
+        return {
+            "steps": rows[-1]["step"],
+            "pairs_per_second": pairs / seconds,
+            "data_wait_fraction": sum(row["data_wait_seconds"] for row in timed) / seconds,
+        }

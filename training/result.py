@@ -1,0 +1,101 @@
+"""The result of a run: a complete diffusers folder with the trained network, its facts, and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infra import files
+from training.backbone import StableDiffusion
+from training.config import TrainConfig
+from training.loader import Labelled
+
+RESULT = "result"
+FACTS = "facts.json"
+
+_CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+base_model: {model}
+tags: [diffusion-dpo]
+---
+# {name}
+
+`{model}` fine-tuned with the objective `{objective}` on {pairs:,} pairs of human or machine preferences
+(Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", arXiv 2311.12908).
+
+```python
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained("{name}")
+```
+
+| what | value |
+|---|---|
+| steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
+| beta, learning rate | {beta:g}, {rate:g} |
+| label set | {labels} |
+| latent store, content hash | {store_hash} |
+| label set, hash | {labels_hash} |
+| held-out implicit accuracy | {accuracy} |
+
+The licence of the base model applies. Preferences carry their raters' tastes and biases into the model.
+
+All settings:
+
+```json
+{settings}
+```
+"""
+
+
+def result_folder(output: Path) -> Path:
+    """Name the folder of a finished run's pipeline."""
+    return output / RESULT
+
+
+def is_finished(output: Path, steps: int) -> bool:
+    """Say whether a run has its result after so many steps; the facts are written last. More steps go on from there."""
+    path = result_folder(output) / FACTS
+    return path.is_file() and files.read_json(str(path))["train"]["steps"] >= steps
+
+
+def write_result(
+    config: TrainConfig,
+    output: Path,
+    backbone: StableDiffusion,
+    policy: torch.nn.Module,
+    facts: dict[str, Any],
+    data: Labelled,
+) -> None:
+    """Write the base model's folder with the trained network in place of its own."""
+    folder = result_folder(output)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(
+        backbone.folder, folder, ignore=shutil.ignore_patterns(backbone.network_folder, "README.md", "*.partial")
+    )
+    policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)  # type: ignore[operator]
+    accuracy = facts.get("implicit_reward")
+    card = _CARD.format(
+        model=config.model,
+        name=output.name,
+        objective=config.objective.objective,
+        pairs=len(data.rows),
+        steps=config.steps,
+        batch=config.data.global_batch,
+        best=facts["best_step"],
+        beta=config.objective.beta,
+        rate=config.optimizer.learning_rate,
+        labels=config.data.labels,
+        store_hash=data.staged.manifest.content_hash,
+        labels_hash=data.labels_hash,
+        accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
+        settings=json.dumps(asdict(config), indent=2),
+    )
+    (folder / "README.md").write_text(card)
+    told = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash, "config": asdict(config)}
+    files.write_json(str(folder / FACTS), facts | told)

@@ -1,0 +1,86 @@
+"""Validation while training (Sec. 5.1): images of held-out captions at fixed seeds, judged by a scorer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from infra import files
+from infra.errors import UserError
+from labelers import scorers
+from pipelines.sampling import draw_images, image_seed, load_pipeline
+from training.config import ValidationConfig
+
+GRID = 16  # images of the sample grid
+BATCH = 16  # images drawn at once
+SEED = 1
+
+
+@dataclass
+class Validator:
+    """Draws and judges one rank's share of the validation images."""
+
+    config: ValidationConfig
+    captions: list[str]  # all ranks', repeated for each image per caption
+    pipeline: Any
+    scorer: scorers.Scorer
+    rank: int
+    world_size: int
+
+    def run(self) -> tuple[npt.NDArray[np.float64], list[tuple[int, Image.Image]]]:
+        """Draw and score this rank's share.
+
+        Returns:
+            [captions] float64 scores, zero where another rank draws, and this rank's images of the sample grid.
+        """
+        scores, grid = np.zeros(len(self.captions)), []
+        mine = range(self.rank, len(self.captions), self.world_size)
+        for start in range(0, len(mine), BATCH):
+            part = list(mine)[start : start + BATCH]
+            captions = [self.captions[i] for i in part]
+            seeds = [image_seed(SEED, i, self.captions[i]) for i in part]
+            images = draw_images(self.pipeline, captions, seeds, self.config.sampling_steps, self.config.guidance_scale)
+            scores[part] = self.scorer.score(images, captions)
+            grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
+        return scores, grid
+
+
+def read_prompts(path: str) -> list[str]:
+    """Read captions, one a line.
+
+    Raises:
+        UserError: if the file is missing or has none.
+    """
+    if not files.exists(path):
+        raise UserError(f"{path}: no such file of captions")
+    captions = [line.strip() for line in files.read_bytes(path).decode().splitlines() if line.strip()]
+    if not captions:
+        raise UserError(f"{path}: no captions in it")
+    return captions
+
+
+def make_validator(
+    config: ValidationConfig, folder: Path, network: torch.nn.Module, rank: int, world_size: int
+) -> Validator | None:
+    """Make the validator that samples with the network being trained, or None where no captions are given."""
+    if config.validation_prompts is None:
+        return None
+    captions = read_prompts(files.resolve(config.validation_prompts)) * config.validation_images
+    device = next(network.parameters()).device
+    pipeline = load_pipeline(folder, torch.float32, str(device), unet=network)
+    return Validator(config, captions, pipeline, scorers.load(config.validation_scorer), rank, world_size)
+
+
+def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:
+    """Paste equally large images into one, row by row."""
+    width, height = images[0].size
+    canvas = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
+    for index, image in enumerate(images):
+        canvas.paste(image, (index % columns * width, index // columns * height))
+    return canvas
