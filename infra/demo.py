@@ -26,29 +26,11 @@ NOISE = (
     "Warning:", "deprecate(", "kept in float32", "read_parquet(", "weights:",
 )  # fmt: skip
 TRAINING = [
-    "--store",
-    f"{RUN}/store",
-    "--held-out-store",
-    f"{RUN}/held_out_store",
-    "--workers",
-    "2",
-    "--validation-prompts",
-    f"{WORLD}/prompts/validation.txt",
-    "--validation-images",
-    "2",
-    "--steps",
-    "240",
-    "--checkpoint-every",
-    "60",
-    "--global-batch",
-    "64",
-    "--micro-batch",
-    "16",
-    "--learning-rate",
-    "1e-5",
-    "--warmup-steps",
-    "20",
-]
+    "--store", f"{RUN}/store", "--held-out-store", f"{RUN}/held_out_store", "--workers", "2",
+    "--validation-prompts", f"{WORLD}/prompts/validation.txt", "--sampling-steps", "12",
+    "--steps", "120", "--checkpoint-every", "30", "--global-batch", "64", "--micro-batch", "16",
+    "--learning-rate", "1e-5", "--warmup-steps", "10",
+]  # fmt: skip
 
 
 SAMPLING = ["--sampling-steps", "12", "--samplers", "2"]

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from infra import (
     cli,
@@ -111,6 +110,8 @@ def set_judgement(
         "diversity": diversity(features(pixels).numpy(), prompts),
     }
     if true is not None:
+        from torchmetrics.image.kid import KernelInceptionDistance  # after the guard: it imports torchvision
+
         reference = _pixels(true, resolution)
         torch.manual_seed(0)  # KID draws its subsets from torch's generator
         kid = KernelInceptionDistance(feature=features, subset_size=min(200, len(pixels), len(reference)), subsets=50)

@@ -43,7 +43,9 @@ def rendered_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
         label_0 = 0.5 if number % 8 == 7 else float(rng.random() < 0.5)
         if label_0 == 0.0:
             jpegs.reverse()
-        rows.append(label_pairs.raw_pair(number, scene.caption, jpegs, label_0, rng))
+        rows.append(
+            label_pairs.raw_pair(number, scene.caption, [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])], label_0)
+        )
     return rows
 
 
@@ -97,7 +99,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def raw_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 400 raw pairs and six bad rows."""
     rows = rendered_pairs(400)
-    return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *label_pairs.bad_rows(rows, np.random.default_rng(0))])
+    return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *label_pairs.bad_rows(rows)])
 
 
 @pytest.fixture(scope="session")

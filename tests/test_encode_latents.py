@@ -88,7 +88,7 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
     ray_environment: dict[str, str], submit: Submit, tmp_path: Path
 ) -> None:
     rows = rendered_pairs(1500, seed=4)
-    source = write_pairs(tmp_path / "raw", [*rows, *bad_rows(rows, np.random.default_rng(0))], 200)
+    source = write_pairs(tmp_path / "raw", [*rows, *bad_rows(rows)], 200)
     flags = ["--source", str(source), "--rows-per-file", "32", "--batch-size", "16"]
     submit(SCRIPT, *flags, "--store", str(tmp_path / "clean"))
     clean = store.read_manifest(str(tmp_path / "clean"))

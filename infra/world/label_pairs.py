@@ -51,10 +51,10 @@ class LabelConfig:
     """How images become labelled pairs."""
 
     images: str
-    """Folder that generate.py wrote, an even number of images per caption."""
+    """Folder that generate.py wrote, at least two images per caption."""
     output: str
     """Folder for the raw pairs."""
-    temperature: float = 0.04
+    temperature: float = 0.02
     """Of the Bradley-Terry labels, in units of the oracle's score (0..1)."""
     tie_margin: float = 0.0045
     """Score difference below which the oracle is indifferent."""
@@ -77,25 +77,36 @@ def jpeg(png: bytes) -> bytes:
 
 
 def make_rows(config: LabelConfig) -> list[dict[str, Any]]:
-    """Pair each caption's images two by two, in random slots, and label them."""
+    """Pair each caption's images, in random slots, and label the pairs.
+
+    Neighbours are compared, 0 with 1 and 2 with 3, and of four images also 0 with 2 and 1 with 3.
+    """
     table = read_images(files.resolve(config.images)).sort_by([("caption", "ascending"), ("image_index", "ascending")])
     contents, captions = table["image"].to_pylist(), table["caption"].to_pylist()
-    pictures = [Image.open(io.BytesIO(content)) for content in contents]
-    scores = scorers.load("oracle").score(pictures, captions)
-    rng, rows = np.random.default_rng(config.seed), list[dict[str, Any]]()
-    for first in range(0, len(captions), 2):
-        assert captions[first] == captions[first + 1], "an even number of images per caption is needed"
-        slots = (first, first + 1) if rng.random() < 0.5 else (first + 1, first)
-        label_0 = label(float(scores[slots[0]]), float(scores[slots[1]]), config, rng)
-        jpegs = [jpeg(contents[slot]) for slot in slots]
-        rows.append(raw_pair(len(rows), captions[first], jpegs, label_0, rng))
+    scores = scorers.load("oracle").score([Image.open(io.BytesIO(content)) for content in contents], captions)
+    uids = [str(uuid.UUID(int=key % (1 << 128))) for key in table["image_id"].to_pylist()]
+    jpegs, rng, rows = (
+        [jpeg(content) for content in contents],
+        np.random.default_rng(config.seed),
+        list[dict[str, Any]](),
+    )
+    first = 0
+    while first < len(captions):
+        count = captions.count(captions[first])
+        near = [(i, i + 1) for i in range(0, count - 1, 2)]
+        far = [(i, i + 2) for i in range(count - 2) if i % 4 < 2]
+        for pair in near + far:
+            slots = [first + i for i in (pair if rng.random() < 0.5 else pair[::-1])]
+            label_0 = label(float(scores[slots[0]]), float(scores[slots[1]]), config, rng)
+            shown = [(uids[slot], jpegs[slot]) for slot in slots]
+            rows.append(raw_pair(len(rows), captions[first], shown, label_0))
+        first += count
     return rows
 
 
-def raw_pair(number: int, caption: str, jpegs: list[bytes], label_0: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Lay out one pair in Pick-a-Pic v2's columns."""
-    uids = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in (0, 1)]
-    best = "tie" if label_0 == 0.5 else uids[0] if label_0 == 1.0 else uids[1]
+def raw_pair(number: int, caption: str, shown: list[tuple[str, bytes]], label_0: float) -> dict[str, Any]:
+    """Lay out one pair in Pick-a-Pic v2's columns; shown has the uid and the JPEG of each slot."""
+    best = "tie" if label_0 == 0.5 else shown[0][0] if label_0 == 1.0 else shown[1][0]
     row: dict[str, Any] = {
         "are_different": label_0 != 0.5,
         "best_image_uid": best,
@@ -103,16 +114,16 @@ def raw_pair(number: int, caption: str, jpegs: list[bytes], label_0: float, rng:
         "created_at": datetime.datetime(2026, 1, 1) + datetime.timedelta(minutes=number),
         "has_label": True,
         "ranking_id": number,
-        "user_id": int(rng.integers(40)),
+        "user_id": number % 40,
         "num_example_per_prompt": 1,
     }
-    for slot in (0, 1):
-        row |= {f"image_{slot}_uid": uids[slot], f"image_{slot}_url": None, f"jpg_{slot}": jpegs[slot]}
+    for slot, (uid, content) in enumerate(shown):
+        row |= {f"image_{slot}_uid": uid, f"image_{slot}_url": None, f"jpg_{slot}": content}
         row |= {f"label_{slot}": label_0 if slot == 0 else 1 - label_0, f"model_{slot}": "infra/world/model"}
     return row
 
 
-def bad_rows(rows: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
+def bad_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Spoil copies of a few rows, each in one of the ways that real data is spoilt."""
     spoilt: list[dict[str, Any]] = [
         {"jpg_0": rows[0]["jpg_0"][: len(rows[0]["jpg_0"]) // 2]},
@@ -125,7 +136,8 @@ def bad_rows(rows: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[
     made = []
     for index, change in enumerate(spoilt):
         source = rows[index]
-        fresh = raw_pair(len(rows) + index, source["caption"], [source["jpg_0"], source["jpg_1"]], 1.0, rng)
+        shown = [(source[f"image_{slot}_uid"], source[f"jpg_{slot}"]) for slot in (0, 1)]
+        fresh = raw_pair(len(rows) + index, source["caption"], shown, 1.0)
         made.append(fresh | change)
     return made
 
@@ -134,7 +146,7 @@ def main(config: LabelConfig) -> None:
     """Make raw pairs in Pick-a-Pic v2's columns from images, labelled by the embedded world's oracle."""
     output, rng = files.resolve(config.output), np.random.default_rng(config.seed + 1)
     rows = make_rows(config)
-    everything = rows + bad_rows(rows, rng)
+    everything = rows + bad_rows(rows)
     shuffled = [everything[index] for index in rng.permutation(len(everything))]
     for number, start in enumerate(range(0, len(shuffled), ROWS_PER_FILE)):
         sink = pa.BufferOutputStream()
