@@ -71,11 +71,13 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "")
-    ray.init(
+    try:
         # An http address is the job server's; a driver outside a job joins the cluster on this machine.
-        address=None if address.startswith("http") else address or None,
-        logging_level=logging.WARNING,
-    )
+        ray.init("auto" if not address or address.startswith("http") else address, logging_level=logging.WARNING)
+    except ConnectionError:
+        if address:
+            raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there") from None
+        ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if hosts - LOOPBACK and os.environ.get("RAY_AUTH_MODE") != "token":
         raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
