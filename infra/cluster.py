@@ -140,7 +140,7 @@ def main() -> None:
     if sys.argv[1:] == ["up"]:
         process = start(Ports(), ROOT / "runs" / "cluster.log")
         PID_FILE.write_text(str(process.pid))
-        print(print(f"Ray runs at port {DASHBOARD_PORT}; in your shell: . infra/env.sh; to end it: make cluster-down"))
+        print(f"Ray runs at port {DASHBOARD_PORT}; in your shell: . infra/env.sh; to end it: make cluster-down")
     elif sys.argv[1:] == ["down"] and PID_FILE.exists():
         os.killpg(int(PID_FILE.read_text()), signal.SIGTERM)
         PID_FILE.unlink()

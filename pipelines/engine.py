@@ -19,18 +19,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
-from ray.data.checkpoint.checkpoint_filter import NumpyArrayBasedCheckpointFilter
+from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 
 from infra import files
 from infra.errors import UserError
 
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-FILTER_CPUS = 1.0  # Ray Data's checkpoint filter takes a whole core and cannot be told otherwise
+LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,8 @@ def run(job: Job) -> None:
         checkpoint_path=job.checkpoint,
         delete_checkpoint_on_success=False,  # deleting it would make a rerun write every row a second time
         override_filesystem=files.open_filesystem(job.checkpoint)[0],
-        checkpoint_filter_cls=_filter_class(job.row_ids),
+        checkpoint_manager_cls=_ClearPending,
     )
-    config.checkpoint_actor_pool_max_size = 1
-    config.checkpoint_actor_memory_bytes = 64 << 20
     context.checkpoint_config = config
     try:
         with _watch(job):
@@ -120,6 +120,9 @@ def _build(job: Job) -> None:
     filesystem, _ = files.open_filesystem(job.source[0])
     paths = [files.open_filesystem(path)[1] for path in job.source]
     dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=list(job.columns), num_cpus=SMALL_CPUS)
+    if len(done := _done_ids(job)):
+        drop = _DropDone(ray.put(done), job.row_ids)
+        dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
     dataset = dataset.repartition(target_num_rows_per_block=job.rows_per_block)
     for step in job.steps:
@@ -141,15 +144,42 @@ def _build(job: Job) -> None:
     )
 
 
-def _filter_class(row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> type:
-    class ComputedIdFilter(NumpyArrayBasedCheckpointFilter):
-        """Drop rows whose computed id is checkpointed; the id need not be a column of the source."""
+class _ClearPending(IdColumnCheckpointManager):
+    """Delete what a killed run had half written; Ray's own filter of finished rows is left out.
 
-        def filter_rows_for_block(self, block: pa.Table) -> pa.Table:
-            done = np.isin(row_ids(block), self.checkpointed_ids, assume_unique=False)
-            return block.filter(pa.array(~done))
+    That filter's actor holds a whole core for as long as the job runs, and the listing of files wants another: beside
+    the encoder, a two-core cluster then waits for itself forever. It also needs the id among the source's columns.
+    """
 
-    return ComputedIdFilter
+    def load_checkpoint(
+        self, data_file_dir: str | None = None, data_file_filesystem: pafs.FileSystem | None = None
+    ) -> tuple[None, int]:
+        self._clean_pending_checkpoints(data_file_dir, data_file_filesystem)
+        return None, 0
+
+
+class _DropDone:
+    """Drop the rows whose computed ids are checkpointed."""
+
+    def __init__(self, done: ray.ObjectRef, row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> None:
+        self.done, self.row_ids = done, row_ids
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
+
+
+def _done_ids(job: Job) -> npt.NDArray[np.int64]:
+    """Read the ids of the rows that are safely written; files still marked pending do not count."""
+    filesystem, _ = files.open_filesystem(job.checkpoint)
+    paths = [files.open_filesystem(path)[1] for path in _committed(job.checkpoint)]
+    if not paths:
+        return np.empty(0, np.int64)
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[job.id_column])
+    return table[job.id_column].to_numpy()
+
+
+def _committed(checkpoint: str) -> list[str]:
+    return [path for path in files.list_files(checkpoint, ".parquet") if ".pending" not in path]
 
 
 def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
@@ -160,7 +190,8 @@ def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]
 
 def _check_resources(steps: Sequence[Step]) -> None:
     total = ray.cluster_resources()
-    cpus = sum(step.cpus * max(1, step.actors) for step in steps) + 2 * SMALL_CPUS + FILTER_CPUS
+    # Actors stay for as long as the job runs; tasks come and go, and the largest of them is the listing.
+    cpus = sum(step.cpus * step.actors for step in steps) + LISTING_CPUS
     gpus = sum(step.gpus * step.actors for step in steps)
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
         raise UserError(
@@ -176,8 +207,8 @@ def _watch(job: Job, patience: float = 900.0, interval: float = 5.0) -> Iterator
     counted: dict[str, int] = {}
 
     def safe_rows() -> int:
-        for path in files.list_files(job.checkpoint, ".parquet"):
-            if path not in counted and ".pending" not in path:
+        for path in _committed(job.checkpoint):
+            if path not in counted:
                 filesystem, inner = files.open_filesystem(path)
                 counted[path] = pq.read_metadata(inner, filesystem=filesystem).num_rows
         return sum(counted.values())
