@@ -117,7 +117,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     for kind in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, kind)
-            process.wait(timeout=20)
+            process.wait(timeout=5)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:

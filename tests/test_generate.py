@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,29 +62,25 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     assert np.abs(np.asarray(both[1], int) - np.asarray(alone[0], int)).max() <= 2  # rounding of another batch size
 
 
-def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path) -> None:
+def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prompts.txt").write_text(
         "a big red circle on a teal background\na big white ring on a black background\n"
     )
-    output = tmp_path / "images"
-    flags = [
-        "--prompts",
-        str(tmp_path / "prompts.txt"),
-        "--output",
-        str(output),
-        "--images-per-prompt",
-        "2",
-        "--sampling-steps",
-        "8",
-    ]
-    submit("pipelines/generate.py", *flags)
-    table = generate.read_images(str(output))
+    config = generate.GenerateConfig(
+        prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"), images_per_prompt=2, sampling_steps=8
+    )
+    flags = ["--prompts", config.prompts, "--output", config.output]
+    submit("pipelines/generate.py", *flags, "--images-per-prompt", "2", "--sampling-steps", "8")
+    table = generate.read_images(config.output)
     assert table.num_rows == 4
     assert Image.open(io.BytesIO(table["image"][0].as_py())).size == (64, 64)
-    assert "already finished" in submit("pipelines/generate.py", *flags).stdout
-    assert "another seed" in submit("pipelines/generate.py", *flags, "--seed", "3", check=False).stdout
-    submit("pipelines/score.py", "--images", str(output))
-    scores = score.read_scores(str(output))
+    generate.main(config)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="another seed"):
+        generate.main(replace(config, seed=3))
+    submit("pipelines/score.py", "--images", config.output)
+    scores = score.read_scores(config.output)
     assert scores.num_rows == 4
     assert np.isfinite(scores["oracle"].to_numpy()).all()
-    assert "already scored" in submit("pipelines/score.py", "--images", str(output)).stdout
+    score.main(score.ScoreConfig(images=(config.output,)))
+    assert "already scored" in capsys.readouterr().out
