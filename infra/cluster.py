@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,7 @@ def free_ports() -> Ports:
         "dashboard-agent-grpc-port",
         "metrics-export-port",
         "runtime-env-agent-port",
+        "ray-client-server-port",
     )
     sockets = [socket.socket() for _ in range(2 + len(names))]
     for each in sockets:
@@ -77,8 +80,12 @@ def free_ports() -> Ports:
     return Ports(numbers[0], numbers[1], dict(zip(names, numbers[2:], strict=True)))
 
 
-def start(ports: Ports, log: Path, token: Path = TOKEN_FILE) -> subprocess.Popen[bytes]:
+def start(ports: Ports, log: Path, folder: str | None = None, token: Path = TOKEN_FILE) -> subprocess.Popen[bytes]:
     """Start a head node and wait until it answers; the process and its children end together.
+
+    Args:
+        log: file for the node's own output.
+        folder: where Ray keeps its sessions; by default /tmp/ray, whose latest cluster is what bare commands find.
 
     Raises:
         UserError: if it does not come up, with the log's last line.
@@ -96,6 +103,7 @@ def start(ports: Ports, log: Path, token: Path = TOKEN_FILE) -> subprocess.Popen
         f"--dashboard-port={ports.dashboard}",
         f"--object-store-memory={1 << 30}",
         *[f"--{name}={port}" for name, port in ports.others.items()],
+        *([f"--temp-dir={folder}"] if folder else []),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
     surroundings = environment(ports, token)
@@ -126,13 +134,20 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def running(log: Path) -> Iterator[dict[str, str]]:
-    """Hold a cluster of one's own and yield the environment its clients need."""
-    ports = free_ports()
-    process = start(ports, log)
+    """Hold a cluster of one's own and yield the environment its clients need; Ray's logs stay where a client failed.
+
+    Its folder is its own too: in a shared one a job joins whichever cluster on this machine was started last.
+    """
+    ports, folder = free_ports(), tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short: socket paths end at 107 bytes
+    process = start(ports, log, folder)
     try:
         yield environment(ports)
-    finally:
+    except BaseException:
         stop(process)
+        print(f"Ray's logs: {folder}", file=sys.stderr, flush=True)
+        raise
+    stop(process)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:

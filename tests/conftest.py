@@ -62,7 +62,7 @@ def write_pairs(folder: Path, rows: list[dict[str, Any]], rows_per_file: int = 6
 def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Hold one cluster for the session; yields the environment of its clients."""
     with cluster.running(tmp_path_factory.mktemp("ray") / "cluster.log") as surroundings:
-        yield surroundings | {"DIFFUSION_DPO_PROGRESS": "0"}
+        yield surroundings
 
 
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
