@@ -112,8 +112,19 @@ def run(job: Job) -> None:
     try:
         with _watch(job):
             _build(job)
+    except Exception as error:
+        if (refusal := _refusal_in(error)) is not None:
+            raise refusal from None
+        raise
     finally:
         context.checkpoint_config = None
+
+
+def _refusal_in(error: BaseException | None) -> UserError | None:
+    """Find a step's own sentence in the exceptions that Ray wrapped around it."""
+    while error is not None and not isinstance(error, UserError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
 
 
 def _build(job: Job) -> None:
@@ -168,6 +179,16 @@ class _DropDone:
         return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
 
 
+def finished_rows(checkpoint: str) -> int:
+    """Count the rows that a checkpoint holds: what an earlier run wrote safely."""
+    return sum(_rows_of(path) for path in _committed(checkpoint))
+
+
+def _rows_of(path: str) -> int:
+    filesystem, inner = files.open_filesystem(path)
+    return pq.read_metadata(inner, filesystem=filesystem).num_rows
+
+
 def _done_ids(job: Job) -> npt.NDArray[np.int64]:
     """Read the ids of the rows that are safely written; files still marked pending do not count."""
     filesystem, _ = files.open_filesystem(job.checkpoint)
@@ -196,32 +217,39 @@ def _check_resources(steps: Sequence[Step]) -> None:
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
         raise UserError(
             f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}: lower --encoders"
+            f"{total.get('GPU', 0):g}: ask for fewer copies"
         )
 
 
 @contextmanager
-def _watch(job: Job, patience: float = 900.0, interval: float = 5.0) -> Iterator[None]:
-    """Print how many rows are safely written; end the process when none has been for patience seconds."""
+def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: float = 3600.0) -> Iterator[None]:
+    """Print how many rows are safely written, remark when none is for long, and end the process after patience."""
     finished = threading.Event()
     counted: dict[str, int] = {}
 
     def safe_rows() -> int:
         for path in _committed(job.checkpoint):
             if path not in counted:
-                filesystem, inner = files.open_filesystem(path)
-                counted[path] = pq.read_metadata(inner, filesystem=filesystem).num_rows
+                counted[path] = _rows_of(path)
         return sum(counted.values())
 
     def watch() -> None:
-        seen, since = -1, time.monotonic()
+        seen, since, remarked = -1, time.monotonic(), 0.0
         while not finished.wait(interval):
-            safe = safe_rows()
+            try:
+                safe = safe_rows()
+            except OSError:  # the disk or bucket did not answer this time; the job itself notices where it matters
+                continue
+            idle = time.monotonic() - since
             if safe != seen:
                 print(f"{job.name}: {safe:,} of {job.rows:,} written", flush=True)
-                seen, since = safe, time.monotonic()
-            elif time.monotonic() - since > patience:
-                _give_up(job, patience)
+                seen, since, remarked = safe, time.monotonic(), 0.0
+            elif idle > patience:
+                print(f"error: {_standstill(job, idle)}; run the same command again when they are free", flush=True)
+                os._exit(3)  # the main thread waits inside Ray and would not notice an exception here
+            elif idle > remarked + remark:
+                print(_standstill(job, idle), flush=True)
+                remarked = idle
 
     threading.Thread(target=watch, daemon=True).start()
     try:
@@ -231,12 +259,9 @@ def _watch(job: Job, patience: float = 900.0, interval: float = 5.0) -> Iterator
     print(f"{job.name}: {safe_rows():,} of {job.rows:,} written", flush=True)
 
 
-def _give_up(job: Job, patience: float) -> None:
+def _standstill(job: Job, seconds: float) -> str:
     free, total = ray.available_resources(), ray.cluster_resources()
-    print(
-        f"error: {job.output}: nothing was written for {patience:.0f} s; free CPUs {free.get('CPU', 0):g} of "
-        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}. Another job may hold them; "
-        "run the same command again when they are free",
-        flush=True,
+    return (
+        f"{job.output}: nothing was written for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of "
+        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}; another job may hold them"
     )
-    os._exit(3)  # the main thread waits inside Ray and would not notice an exception here

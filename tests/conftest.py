@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from infra import cluster
 from infra.files import ROOT
 from infra.world import label_pairs
 from infra.world.shapes import COLOURS, all_scenes, render
+from training.config import DataConfig, OptimizerConfig, TrainConfig
+from training.objectives import ObjectiveConfig
 
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "infra" / "world" / "model"
@@ -108,3 +111,33 @@ def encoded_store(raw_pairs: Path, submit: Submit, tmp_path_factory: pytest.Temp
     store = tmp_path_factory.mktemp("encoded") / "store"
     submit("pipelines/encode_latents.py", "--source", str(raw_pairs), "--store", str(store))
     return store
+
+
+@pytest.fixture
+def config(encoded_store: Path, tmp_path: Path) -> TrainConfig:
+    """Return settings of a run of six steps of eight pairs."""
+    data = DataConfig(
+        store=str(encoded_store),
+        held_out_store=str(encoded_store),
+        cache=str(tmp_path / "cache"),
+        global_batch=8,
+        micro_batch=4,
+    )
+    return TrainConfig(
+        output=str(tmp_path / "run"),
+        steps=6,
+        checkpoint_every=2,
+        data=data,
+        objective=ObjectiveConfig(beta=500.0),
+        optimizer=OptimizerConfig(warmup_steps=3),
+        validation=replace(TrainConfig().validation, held_out_pairs=8, held_out_draws=1),
+    )
+
+
+def notes(output: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Read what a run noted."""
+    return [json.loads(line) for line in (Path(output) / name).read_text().splitlines()]
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""

@@ -152,7 +152,6 @@ def _wait(condition: object, job: subprocess.Popen[bytes]) -> None:
         (["--source", "/nowhere"], "/nowhere does not exist"),
         (["--model", "/nowhere"], "no model_index.json"),
         (["--resolution", "60"], "not a multiple of 8"),
-        (["--dtype", "int8"], "--dtype int8"),
     ],
 )
 def test_bad_flags_are_refused_in_one_sentence(flags: list[str], told: str, raw_pairs: Path, tmp_path: Path) -> None:

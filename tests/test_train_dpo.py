@@ -10,8 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Submit
-from test_loop import notes
+from conftest import Submit, notes
 
 from infra import cli
 from infra.files import ROOT
