@@ -43,9 +43,8 @@ def rendered_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
         label_0 = 0.5 if number % 8 == 7 else float(rng.random() < 0.5)
         if label_0 == 0.0:
             jpegs.reverse()
-        rows.append(
-            label_pairs.raw_pair(number, scene.caption, [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])], label_0)
-        )
+        slots = [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])]
+        rows.append(label_pairs.labelled_pair(number, scene.caption, slots, label_0, "true renders"))
     return rows
 
 
