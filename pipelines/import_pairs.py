@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipelines.pairs import check_caption, check_label, hash64
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
 ROWS_PER_FILE = 1024
 BYTES_PER_FILE = 128 << 20  # of images; what is held in memory at once
+CONFIG = "_config.json"  # the underscore: whoever reads the folder as Parquet passes over it
 FILE_NAME = re.compile(r"pairs-\d+\.parquet")
 SCHEMA = pa.schema(
     [
@@ -173,8 +174,10 @@ def imported_pairs(comparisons: list[Comparison], images: str) -> Iterator[dict[
         yield row
 
 
-def write_pairs(output: str, rows: Iterable[dict[str, Any]], schema: pa.Schema, rows_per_file: int) -> int:
+def write_pairs(output: str, rows: Iterable[dict[str, Any]], schema: pa.Schema, rows_per_file: int, config: Any) -> int:
     """Write raw pairs as OUTPUT/pairs-NNNN.parquet in place of those there, a file at a time; return their number.
+
+    Last comes CONFIG, the settings that made them.
 
     Raises:
         UserError: if the folder holds other Parquet files, which the encoder would read too.
@@ -183,7 +186,7 @@ def write_pairs(output: str, rows: Iterable[dict[str, Any]], schema: pa.Schema, 
     for path in before:
         if not FILE_NAME.fullmatch(path.removeprefix(output).lstrip("/")):
             raise UserError(f"--output {output}: it holds {path}, which is not ours to replace; give another folder")
-    for path in (*before, files.join(output, "config.json")):
+    for path in (*before, files.join(output, CONFIG)):
         files.remove(path)
     held: list[dict[str, Any]] = []
     number = count = size = 0
@@ -201,6 +204,7 @@ def write_pairs(output: str, rows: Iterable[dict[str, Any]], schema: pa.Schema, 
             flush()
     if held:
         flush()
+    files.write_json(files.join(output, CONFIG), asdict(config))
     return count
 
 
@@ -209,8 +213,7 @@ def main(config: ImportConfig) -> None:
     output, images = files.resolve(config.output), files.resolve(config.images)
     comparisons = read_comparisons(files.resolve(config.table))
     check_images(comparisons, images, config.table)
-    count = write_pairs(output, imported_pairs(comparisons, images), SCHEMA, ROWS_PER_FILE)
-    cli.save_config(output, config)
+    count = write_pairs(output, imported_pairs(comparisons, images), SCHEMA, ROWS_PER_FILE, config)
     print(f"{output}: {count} raw pairs; next: python pipelines/encode_latents.py --source {output}", flush=True)
 
 

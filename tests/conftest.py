@@ -58,6 +58,25 @@ def write_pairs(folder: Path, rows: list[dict[str, Any]], rows_per_file: int = 6
 
 
 @pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Hold an S3 server on loopback with one bucket, and yield the bucket's path."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(name, "testing")
+        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="dpo-test")
+        yield "s3://dpo-test"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Hold one cluster for the session; yields the environment of its clients."""
     with cluster.running(tmp_path_factory.mktemp("ray") / "cluster.log") as surroundings:

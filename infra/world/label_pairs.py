@@ -158,8 +158,7 @@ def main(config: LabelConfig) -> None:
     rows = make_rows(config)
     everything = rows + bad_rows(rows)
     shuffled = [everything[index] for index in rng.permutation(len(everything))]
-    write_pairs(output, shuffled, SCHEMA, ROWS_PER_FILE)
-    cli.save_config(output, config)
+    write_pairs(output, shuffled, SCHEMA, ROWS_PER_FILE, config)
     ties = sum(row["label_0"] == 0.5 for row in rows)
     print(f"{output}: {len(everything)} rows, {ties / len(rows):.1%} ties", flush=True)
 
