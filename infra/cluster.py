@@ -1,6 +1,9 @@
-"""A Ray cluster on this machine, for the demo and the tests: loopback only, token-protected, ended by process id.
+"""A Ray cluster on this machine, for the demo and the tests: token-protected, ended by process id.
 
-`. infra/env.sh` sets the same environment in a shell, and `python infra/cluster.py up` starts a cluster that stays.
+The token is its protection: only the dashboard keeps to loopback. Ray's other ports listen on every address, because
+on Linux `ray start` replaces a loopback address of the node by the machine's own.
+
+`. infra/env.sh` tells a shell the token, and `python infra/cluster.py up` starts a cluster that stays.
 """
 
 from __future__ import annotations
@@ -105,7 +108,6 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
         "--head",
         "--block",
         "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1",
         "--dashboard-host=127.0.0.1",
         "--include-dashboard=true",
         f"--port={ports.gcs}",
