@@ -30,7 +30,7 @@ class EncodeConfig:
     """Flags of the encoder. The first group decides what the store holds; the second only how fast."""
 
     source: str = f"{WORLD}/pairs"
-    """Raw pairs: a Parquet folder or file, local or s3://, or a datasets name."""
+    """Raw pairs: a Parquet folder or file, local, s3:// or hf://, or a datasets name."""
     split: str = "train"
     """Split of a datasets name."""
     model: str = f"{WORLD}/model"
@@ -196,9 +196,7 @@ def encode_captions(plan: Plan) -> None:
         {"prompt_id": pa.array(sorted(found), pa.int64()), "caption": [found[key] for key in sorted(found)]}
     )
     # Checkpointing holds for sources read from files only, so the captions become one first.
-    sink = pa.BufferOutputStream()
-    pq.write_table(captions, sink)
-    files.write_bytes(plan.work("captions.parquet"), sink.getvalue().to_pybytes())
+    files.write_table(plan.work("captions.parquet"), captions)
     config = plan.config
     encode = {"model": plan.model, "batch_size": config.batch_size, "dtype": config.dtype}
     engine.run(

@@ -182,10 +182,8 @@ def _count_rows(path: str) -> int:
 
 
 def _draw(config: GenerateConfig, folder: Path, output: str, wanted: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(wanted, sink)
     source = files.join(output, store.WORK, "wanted.parquet")
-    files.write_bytes(source, sink.getvalue().to_pybytes())
+    files.write_table(source, wanted)
     copies = config.samplers or max(1, engine.device_count())
     arguments = {
         "model": folder,

@@ -187,11 +187,7 @@ def verify(store: str, manifest: Manifest, contents: bool = False) -> None:
 def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:
     """Write a label set beside the latents: one Parquet file, then its own manifest."""
     folder = files.join(store, "labels", name)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.cast(LABELS_SCHEMA).sort_by("pair_id"), sink)
-    content = sink.getvalue().to_pybytes()
-    files.write_bytes(files.join(folder, "part-0.parquet"), content)
-    sha = hashlib.sha256(content).hexdigest()
+    sha = files.write_table(files.join(folder, "part-0.parquet"), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
     files.write_json(files.join(folder, MANIFEST), {**manifest, "rows": table.num_rows, "sha256": sha})
 
 
@@ -220,7 +216,7 @@ def writer_lock(folder: str) -> Iterator[None]:
     Raises:
         UserError: if another process is writing there.
     """
-    if folder.startswith("s3://"):  # no lock that dies with its owner exists there; see docs/decisions.md
+    if files.is_remote(folder):  # no lock that dies with its owner exists there; see docs/decisions.md
         yield
         return
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Killed, notes
+from conftest import HELD_OUT, Killed, notes
 
 from infra.errors import UserError
 from infra.world.shapes import all_scenes
@@ -17,7 +17,7 @@ from training.config import TrainConfig
 @pytest.fixture
 def validated(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("".join(f"{scene.caption}\n" for scene in all_scenes()[:4]))
+    prompts.write_text("".join(f"{scene.caption}\n" for scene in HELD_OUT[:4]))
     return replace(
         config,
         steps=4,
@@ -70,19 +70,19 @@ def test_the_checkpoint_with_the_best_median_is_the_result(
 
 
 def test_captions_on_both_sides_are_refused(validated: TrainConfig, encoded_store: Path, tmp_path: Path) -> None:
+    preflight.check_config(validated)
+    both = replace(validated, data=replace(validated.data, held_out_store=str(encoded_store)))
     with pytest.raises(UserError, match=r"--held-out-store .*: \d+ of its captions are in --store too"):
-        preflight.check_config(validated)
-    alone = replace(validated, data=replace(validated.data, held_out_store=None))
+        preflight.check_config(both)
     known = loop.stage(str(encoded_store), str(tmp_path / "cache")).manifest.counts.prompts
     prompts = tmp_path / "all.txt"
     prompts.write_text("".join(f"{scene.caption}\n" for scene in all_scenes()))
-    leaking = replace(alone, validation=replace(alone.validation, validation_prompts=str(prompts)))
+    leaking = replace(validated, validation=replace(validated.validation, validation_prompts=str(prompts)))
     with pytest.raises(UserError, match=rf"--validation-prompts .*: {known} of its captions are in --store too"):
         preflight.check_config(leaking)
 
 
 def test_fewer_steps_than_taken_are_refused(config: TrainConfig) -> None:
-    alone = replace(config, data=replace(config.data, held_out_store=None))
-    loop.train(replace(alone, steps=4), loop.Rank())
+    loop.train(replace(config, steps=4), loop.Rank())
     with pytest.raises(UserError, match="--steps 2: this run has already taken 4"):
-        preflight.check_config(replace(alone, steps=2))
+        preflight.check_config(replace(config, steps=2))

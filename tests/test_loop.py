@@ -91,7 +91,7 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["train"]["steps"] == 2
     assert facts["implicit_reward"]["draws"] == 10
-    assert facts["implicit_reward"]["n"] == 351
+    assert facts["implicit_reward"]["n"] == 14  # 16 pairs, two of them ties
     assert facts["store_hash"] in (folder / "README.md").read_text()
 
 
