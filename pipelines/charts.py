@@ -71,7 +71,8 @@ def training_charts(steps: Rows, assessments: Rows, control: Rows, best_step: in
         ),
         (
             "Implicit accuracy",
-            "Share of pairs whose winner has the higher implicit reward; fixed draws. Dashed: chance.",
+            "Share of pairs whose winner has the higher implicit reward; the held-out pairs at fixed draws. "
+            "Dashed: chance.",
             draw(accuracy, level=0.5),
         ),
         (
