@@ -12,7 +12,8 @@ from PIL import Image
 from infra import cli, files
 from infra.errors import UserError
 from infra.world.shapes import parse_caption, render
-from pipelines.generate import DONE, read_prompts, wanted_images
+from pipelines.generate import DONE, wanted_images
+from pipelines.prompts import read_prompts
 
 
 @dataclass(frozen=True)
