@@ -44,7 +44,9 @@ class ScoreConfig:
     images: tuple[str, ...]
     """Folders that generate.py wrote."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Names from labelers/scorers.py."""
+    """Names from labelers/scorers.py, or module:function."""
+    weights: tuple[str, ...] = ()
+    """world (the embedded world's, the default), published (the Hub's), or NAME=PATH for single scorers."""
     true_images: str | None = None
     """Folder of true images that KID compares with; without it no KID."""
     feature_model: str = "infra/world/model"
@@ -56,8 +58,8 @@ class ScoreConfig:
 class ScoreImages:
     """Step: images and captions to one column per scorer."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.scorers = {name: scorers.load(name) for name in names}
+    def __init__(self, weights: dict[str, str | None]) -> None:
+        self.scorers = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
 
     def __call__(self, drawn: pa.Table) -> pa.Table:
         """Replace the column image by the scores, float32.
@@ -129,8 +131,10 @@ def _pixels(table: pa.Table, resolution: int) -> torch.Tensor:
 
 def main(config: ScoreConfig) -> None:
     """Score images by each scorer, and each folder as a set."""
-    for name in config.scorers:
-        scorers.load(name)
+    weights = scorers.weights_of(config.scorers, config.weights)
+    for name, wanted in weights.items():
+        scorers.check(name, wanted)
+    fingerprints = {name: scorers.load(name, wanted).fingerprint for name, wanted in weights.items()}
     folder = models.local_folder(config.feature_model)
     resolution = models.component_config(folder, "vae")["sample_size"]
     true = read_images(files.resolve(config.true_images)) if config.true_images else None
@@ -140,7 +144,7 @@ def main(config: ScoreConfig) -> None:
     for path in folders:
         # What was asked and of which images: a finished folder is left alone only if it answers the same question.
         identity = {
-            "scorers": list(config.scorers),
+            "scorers": fingerprints,
             "true_images": config.true_images,
             "of": files.sha256(files.join(path, "manifest.json")),
         }
@@ -151,7 +155,7 @@ def main(config: ScoreConfig) -> None:
         with store.writer_lock(path):
             for stale in ("scores", DONE):
                 files.remove(files.join(path, stale))
-            _score(config, path, tables[path].num_rows)
+            _score(config, weights, path, tables[path].num_rows)
             judged: dict[str, Any] = dict(set_judgement(tables[path], true, features, resolution))
             files.write_json(done, {"identity": identity, **judged})
             files.remove(files.join(path, store.WORK))
@@ -162,14 +166,14 @@ def main(config: ScoreConfig) -> None:
         )
 
 
-def _score(config: ScoreConfig, path: str, rows: int) -> None:
+def _score(config: ScoreConfig, weights: dict[str, str | None], path: str, rows: int) -> None:
     engine.connect()
     files.remove(files.join(path, store.WORK))
     engine.run(
         engine.Job(
             source=files.list_files(files.join(path, "images"), ".parquet"),
             columns=["image_id", "caption", "image_index", "image"],
-            steps=[engine.Step(ScoreImages, {"names": config.scorers}, config.batch_size, actors=1)],
+            steps=[engine.Step(ScoreImages, {"weights": weights}, config.batch_size, actors=1)],
             output=files.join(path, "scores"),
             checkpoint=files.join(path, store.WORK, "scores_done"),
             id_column="image_id",

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from infra import files, models
 from infra.errors import UserError
+from labelers import scorers
 from training import checkpoint, objectives, reward
 from training.backbone import StableDiffusion, check_fingerprints
 from training.config import TrainConfig
@@ -51,6 +52,8 @@ def check_config(config: TrainConfig) -> None:
     """
     from pipelines import store
 
+    if config.validation.validation_prompts:
+        scorers.check(config.validation.validation_scorer, config.validation.validation_weights)
     data = config.data
     if data.global_batch % (config.workers * data.micro_batch):
         raise UserError(
