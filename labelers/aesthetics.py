@@ -42,6 +42,7 @@ class Head(torch.nn.Module):
         self.layers = head_layers(width)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Score embeddings."""
         return self.layers(embeddings).squeeze(-1)
 
 

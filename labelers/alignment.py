@@ -14,7 +14,13 @@ from labelers import towers, weights
 
 
 def cosines(images: torch.Tensor, captions: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Return scale * cos(image, caption) of each pair of unit vectors [B, d], as [B] float32."""
+    """Return scale * cos(image, caption) of each pair of unit vectors [B, d], as [B] float32.
+
+    Raises:
+        ValueError: if there are not as many captions as images.
+    """
+    if images.shape != captions.shape:
+        raise ValueError(f"embeddings of images {tuple(images.shape)}, of captions {tuple(captions.shape)}")
     return scale * (images * captions).sum(-1)
 
 

@@ -73,13 +73,18 @@ class OpenClipFiles:
         """
         if not self.checkpoint.is_file():
             raise UserError(f"{self.checkpoint}: no such checkpoint")
+        shape = self.config()["model_cfg"]
         try:
             with torch.device("meta"):
-                wanted = open_clip.CLIP(**self.config()["model_cfg"]).state_dict()
-        except TypeError as error:
+                wanted = open_clip.CLIP(**shape).state_dict()
+        except (TypeError, AssertionError) as error:
             raise UserError(f"{self.described}/{DESCRIPTION}: not a model_cfg of open_clip ({error})") from error
         what = "ViT-H-14" if self.described is None else f"the model in {DESCRIPTION} beside it"
         weights.require_shapes(weights.shapes(self.checkpoint), wanted, self.checkpoint, what)
+        try:
+            self._tokenizer(shape, context=DEFAULT_CONTEXT_LENGTH)
+        except Exception as error:  # transformers raises many types, some of them its own
+            raise UserError(f"{self.described}: its tokenizer cannot be read ({type(error).__name__})") from error
 
     @property
     def image_size(self) -> int:
@@ -102,7 +107,8 @@ class OpenClipFiles:
         shape = self.config()["model_cfg"]
         context = shape["text_cfg"].get("context_length", DEFAULT_CONTEXT_LENGTH)
         model = open_clip.CLIP(**shape)
-        model.load_state_dict(weights.read_state(self.checkpoint))
+        state = weights.read_state(self.checkpoint)
+        model.load_state_dict({n: value for n, value in state.items() if not n.endswith(weights.BUFFERS)})
         model = model.eval().requires_grad_(False).to(device())
         tokenizer, count_tokens = self._tokenizer(shape, context)
         return Tower(

@@ -124,4 +124,5 @@ def tower(found: ClipFiles) -> Tower:
 
 
 def device() -> str:
+    """Return where models run: on the GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"

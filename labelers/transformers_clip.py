@@ -38,7 +38,8 @@ class TransformersFiles:
         return [self.model / "config.json", *self._weights(), *processor]
 
     def _weights(self) -> list[Path]:
-        return sorted(self.model.glob("model*.safetensors"))
+        whole = self.model / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(self.model.glob("model-*-of-*.safetensors"))
 
     def config(self) -> CLIPConfig:
         """Read the model's configuration.
@@ -77,6 +78,11 @@ class TransformersFiles:
             raise UserError(f"{self.model / 'config.json'}: no CLIP can be made of it ({error})") from error
         found = {name: shape for path in self._weights() for name, shape in weights.shapes(path).items()}
         weights.require_shapes(found, wanted, self.model, "the CLIPModel in its config.json")
+        try:
+            for part in (CLIPImageProcessorPil, CLIPTokenizer):
+                part.from_pretrained(self.processor)
+        except Exception as error:  # transformers raises many types, some of them its own
+            raise UserError(f"{self.processor}: its processor cannot be read ({type(error).__name__})") from error
 
     @property
     def width(self) -> int:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from infra import files
 from infra.errors import UserError
 
+BUFFERS = ("position_ids", "attn_mask")  # in some checkpoints beside the weights; computed, not learned
 WORLD, PUBLISHED = "world", "published"
 WORLD_FOLDER = files.ROOT / "infra" / "world" / "scorers"
 
@@ -158,10 +159,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def require_shapes(
     found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, torch.Tensor], where: Path, what: str
 ) -> None:
-    """Compare a checkpoint's tensors with a model's.
+    """Compare a checkpoint's tensors with a model's; buffers that older versions saved may be more.
 
     Raises:
-        UserError: naming the first tensor that is missing or of another shape.
+        UserError: naming the first tensor that is missing, of another shape, or too much.
     """
     for name, tensor in wanted.items():
         if name not in found:
@@ -169,6 +170,8 @@ def require_shapes(
         if found[name] != tuple(tensor.shape):
             sizes = ["x".join(map(str, shape)) or "a scalar" for shape in (found[name], tuple(tensor.shape))]
             raise UserError(f"{where}: not the weights of {what}: {name} is {sizes[0]}, not {sizes[1]}")
+    if extra := [name for name in found if name not in wanted and not name.endswith(BUFFERS)]:
+        raise UserError(f"{where}: not the weights of {what}: it has no {extra[0]}")
 
 
 def identity(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +21,11 @@ import open_clip  # isort: skip
 from transformers import AutoModel, AutoProcessor, CLIPModel  # isort: skip
 
 from infra.errors import UserError
+from infra.files import ROOT
 from labelers import aesthetics, human_preference, scorers, weights
 from labelers.alignment import cosines
+
+WITH_WEIGHTS = ("aesthetics", "clip", "hpsv2", "hpsv2.1", "pickscore")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,8 @@ def close(scores: npt.NDArray[np.float32], expected: Sequence[float], tolerance:
 def test_cosines_on_hand_worked_vectors() -> None:
     image, caption = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [0.8, 0.6]])
     np.testing.assert_allclose(cosines(image, caption, scale=100.0), [0.0, 96.0], atol=1e-4)
+    with pytest.raises(ValueError, match=r"images \(2, 2\), of captions \(1, 2\)"):
+        cosines(image, caption[:1])
 
 
 @torch.no_grad()
@@ -139,8 +146,23 @@ def test_the_real_aesthetic_head() -> None:
     )
     for layer, number in zip(plain, (0, 2, 4, 6, 7), strict=True):
         layer.load_state_dict({kind: state[f"layers.{number}.{kind}"] for kind in ("weight", "bias")})
-    close(head(embeddings).numpy(), plain(embeddings)[:, 0].tolist())
+    close(head(embeddings).numpy(), plain.double()(embeddings.double())[:, 0].tolist())
     assert weights.files.sha256(str(path)) == aesthetics.HEAD_SHA256
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_the_embedded_worlds_weights_are_sound(name: str) -> None:
+    scorers.check(name)
+    scorer = scorers.load(name)
+    assert np.isfinite(scorer.score(images(), CAPTIONS)).all()
+
+
+def test_fingerprints_tell_all_scorers_and_weights_apart(folder: Path) -> None:
+    made = [scorers.load(name) for name in scorers.SCORERS] + [scorers.load(n, str(folder / n)) for n in WITH_WEIGHTS]
+    prints = [scorer.fingerprint for scorer in made]
+    assert len(set(prints)) == len(prints)
+    assert all(len(bytes.fromhex(print_)) == 32 for print_ in prints)
+    assert prints == [scorer.fingerprint for scorer in made]
 
 
 def test_long_captions_are_counted_and_still_scored(folder: Path) -> None:
@@ -175,6 +197,17 @@ def test_any_function_is_a_scorer() -> None:
 
 def test_a_class_of_ones_own_is_a_scorer() -> None:
     assert scorers.load("labelers.oracle:Oracle").fingerprint == scorers.load("oracle").fingerprint
+
+
+def test_the_scorer_in_contributing_works() -> None:
+    found = re.search(r"`labelers/vividness.py`:\n\n```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    assert found
+    module: dict[str, Any] = {}
+    exec(found[1], module)
+    scorer: scorers.Scorer = module["Vividness"]()
+    grey, red = Image.new("RGB", (4, 4), "grey"), Image.new("RGB", (4, 4), "red")
+    assert scorer.score([grey, red], ["", ""]).tolist() == [0.0, 1.0]
+    assert (scorer.temperature, len(scorer.fingerprint)) == (None, 64)
 
 
 def test_a_function_must_give_one_score_per_image() -> None:

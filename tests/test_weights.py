@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from scorer_material import write_all
 
@@ -122,6 +123,22 @@ def test_another_architecture(folder: Path) -> None:
     torch.save(load_head(768), folder / "aesthetics" / "head.pth")
     message = refusal("aesthetics", folder / "aesthetics")
     assert "not the weights of an aesthetic head over 64 numbers: layers.0.weight is 1024x768, not 1024x64" in message
+
+
+def test_a_deeper_model_is_another_one(folder: Path) -> None:
+    path = folder / "clip" / "open_clip_model.safetensors"
+    state = load_file(path)
+    save_file(state | {"attn_mask": torch.zeros(1), "visual.transformer.resblocks.3.ln_1.weight": torch.zeros(1)}, path)
+    assert refusal("clip", path).endswith("beside it: it has no visual.transformer.resblocks.3.ln_1.weight")
+    save_file(state | {"attn_mask": torch.zeros(1)}, path)
+    scorers.check("clip", str(path))
+    assert scorers.load("clip", str(path)).score([Image.new("RGB", (9, 9))], ["a star"]).shape == (1,)
+
+
+def test_a_broken_tokenizer(folder: Path) -> None:
+    for name, what in [("clip", "tokenizer"), ("pickscore", "processor")]:
+        (folder / name / "tokenizer.json").write_text("{}")
+        assert f"{folder / name}: its {what} cannot be read" in refusal(name, folder / name)
 
 
 def load_head(width: int) -> dict[str, torch.Tensor]:
