@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-import infra.torchvision_guard  # noqa: F401  (before open_clip)
+from infra import torchvision_guard  # noqa: F401  (before open_clip)
+
+import open_clip  # isort: skip
 
 IMAGE_SIZE = 48  # pixels; an image of the world has 64, so that a scorer's resizing matters
 CONTEXT = 77  # tokens, as in the real ones
