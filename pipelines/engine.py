@@ -92,7 +92,7 @@ def run(job: Job) -> None:
     """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
 
     Raises:
-        UserError: if the cluster is too small for the job's steps ever to run at the same time.
+        UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own.
     """
     _check_resources(job.steps)
     context = DataContext.get_current()
@@ -112,6 +112,10 @@ def run(job: Job) -> None:
     try:
         with _watch(job):
             _build(job)
+    except ray.exceptions.RayError as error:
+        if refusal := _refusal(error):
+            raise refusal from None
+        raise
     finally:
         context.checkpoint_config = None
 
@@ -152,6 +156,30 @@ def _filter_class(row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> type:
     return ComputedIdFilter
 
 
+def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+    """Run a function once on the cluster, in a process that ends with it, and return what it returns.
+
+    Raises:
+        UserError: the function's own.
+    """
+    remote = ray.remote(num_cpus=SMALL_CPUS, num_gpus=gpus, max_calls=1)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise _refusal(error) or error from None
+
+
+def _refusal(error: BaseException) -> UserError | None:
+    """Find a step's UserError among the exceptions that Ray wrapped it in; as a new one, without their tracebacks."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None) or seen.__cause__
+        if isinstance(seen, UserError) and not isinstance(seen, ray.exceptions.RayTaskError):
+            return UserError(str(seen))
+        seen = cause if cause is not seen else None
+    return None
+
+
 def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
     """Apply a function to each path on the cluster and return the results in order."""
     remote = ray.remote(num_cpus=SMALL_CPUS)(function)
@@ -165,7 +193,7 @@ def _check_resources(steps: Sequence[Step]) -> None:
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
         raise UserError(
             f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}: lower --encoders"
+            f"{total.get('GPU', 0):g}: start fewer copies"
         )
 
 
