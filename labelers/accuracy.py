@@ -16,7 +16,7 @@ import pyarrow as pa
 from infra import cli, files
 from infra.errors import UserError
 from labelers import label_rules, label_set, preference_accuracy, scorers, scoring
-from labelers.pair_scores import About
+from labelers.scorers import Scorer
 from pipelines import engine, pairs, store
 
 DONE = "accuracy.json"
@@ -74,9 +74,10 @@ def main(config: AccuracyConfig) -> None:
     """Measure how often scorers prefer the image that people preferred, with intervals clustered by prompt."""
     if len(set(config.scorers)) != len(config.scorers) or not config.scorers:
         raise UserError(f"--scorers {' '.join(config.scorers)}: each scorer once")
-    weights = scorers.choose_weights(config.weights, config.scorers)
+    weights = scorers.weights_of(config.scorers, config.weights)
     for name in config.scorers:
-        scorers.check(name, weights.get(name))
+        scorers.check(name, weights[name])
+    judges = {name: scorers.load(name, weights[name]) for name in config.scorers}
     sets = {"test": read_labelled(config.source, config.split)}
     if config.validation_source or config.validation_split:
         name, split = config.validation_source or config.source, config.validation_split or config.split
@@ -86,10 +87,12 @@ def main(config: AccuracyConfig) -> None:
     output = files.resolve(config.output)
     engine.connect()
     with store.writer_lock(output):
-        about = scoring.try_scorers(sets["test"].raw, sets["test"].ids, config.scorers, weights, config.speed)
-        judged = {part: judge(config, output, part, chosen, weights, about) for part, chosen in sets.items()}
-        rows = [row(name, about[name], judged["test"][name], judged.get("validation", {}).get(name)) for name in about]
-        told = {"config": asdict(config), "scorers": {name: asdict(one) for name, one in about.items()}, "rows": rows}
+        scoring.try_scorers(sets["test"].raw, sets["test"].ids, judges, weights, config.speed)
+        margins = {part: judge(config, output, part, chosen, weights, judges) for part, chosen in sets.items()}
+        rows = [
+            row(name, judges[name], margins["test"][name], margins.get("validation", {}).get(name)) for name in judges
+        ]
+        told = {"config": asdict(config), "fingerprints": fingerprints_of(judges), "rows": rows}
         for path in [files.join(output, DONE), *([files.resolve(config.json)] if config.json else [])]:
             files.write_json(path, told)
     print(table(rows), flush=True)
@@ -122,8 +125,8 @@ def judge(
     output: str,
     part: str,
     chosen: Labelled,
-    weights: dict[str, str],
-    about: dict[str, About],
+    weights: dict[str, str | None],
+    judges: dict[str, Scorer],
 ) -> dict[str, Judged]:
     """Score labelled pairs by all scorers.
 
@@ -132,7 +135,7 @@ def judge(
     """
     work = files.join(output, part)
     settings = {"source": chosen.raw.name, "split": chosen.raw.split}
-    settings |= {name: one.fingerprint for name, one in about.items()}
+    settings |= fingerprints_of(judges)
     noted = files.join(work, "config.json")
     before = files.read_json(noted) if files.exists(noted) else settings
     label_set.refuse_other_settings(work, before, settings, "give another --output")
@@ -150,7 +153,12 @@ def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
     return Judged(label_rules.margins(*own.values), chosen.human[good], chosen.prompts[good], len(own.refused))
 
 
-def row(name: str, about: About, test: Judged, validation: Judged | None) -> dict[str, Any]:
+def fingerprints_of(judges: dict[str, Scorer]) -> dict[str, str]:
+    """Return each scorer's fingerprint."""
+    return {name: scorer.fingerprint for name, scorer in judges.items()}
+
+
+def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
     """Measure one scorer by both conventions."""
     untied = preference_accuracy.untied_points(test.margin, test.human)
     accuracy, low, high = preference_accuracy.clustered_interval(untied, test.prompts)
@@ -168,7 +176,7 @@ def row(name: str, about: About, test: Judged, validation: Judged | None) -> dic
     parts = [(np.ones(len(halves), bool), validation)] if validation else _crossed(test, halves)
     points, thresholds, temperatures = np.full(len(untied), np.nan), [], []
     for rows, other in parts:
-        temperature = about.temperature or label_rules.fit_temperature(other.margin, other.human)
+        temperature = scorer.temperature or label_rules.fit_temperature(other.margin, other.human)
         temperatures.append(temperature)
         if temperature is not None:
             thresholds.append(preference_accuracy.tune_threshold(other.margin, other.human, temperature))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pipelines import encoders, pairs
 from pipelines.images import square_pixels
 from training import objectives
 from training.backbone import FROZEN, StableDiffusion, check_fingerprints
-from training.draws import Draw, draw
+from training.draws import draw
 from training.result import FACTS
 
 WORLD_MODEL = "infra/world/model"
@@ -65,73 +66,112 @@ class Folders:
         return cls(policy, reference, config.get("objective", {}).get("beta", BETA))
 
 
+@dataclass(frozen=True)
+class Models:
+    """What is loaded: both networks, and the store's own steps, so that an image becomes what training saw."""
+
+    backbone: StableDiffusion
+    networks: tuple[torch.nn.Module, torch.nn.Module]  # policy, reference
+    images: encoders.LatentEncoder
+    text: encoders.CaptionEncoder
+    shape: tuple[int, int, int]  # C, H, W of a latent
+    device: torch.device
+
+    @classmethod
+    def load(cls, folders: Folders) -> Models:
+        """Load everything from local folders."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        backbone = StableDiffusion(folders.reference)
+        policy = StableDiffusion(folders.policy).load_network().to(device)
+        vae = models.component_config(folders.reference, "vae")
+        side = models.component_config(folders.reference, backbone.network_folder)["sample_size"]
+        resolution = side * 2 ** (len(vae["block_out_channels"]) - 1)
+        return cls(
+            backbone,
+            (policy, backbone.load_network().to(device)),
+            # The posterior's mean, not a sample: a score should not depend on chance.
+            encoders.LatentEncoder(folders.reference, resolution, "mean", False, 0, BATCH, "float32"),
+            encoders.CaptionEncoder(folders.reference, BATCH, "float32"),
+            encoders.latent_shape(vae, resolution),
+            device,
+        )
+
+
 class Implicit:
     """Scores how much likelier than its reference a policy finds an image for its caption."""
 
     temperature: float | None = None
 
     def __init__(self, weights: str) -> None:
-        self.folders = Folders.find(weights)
-        reference = self.folders.reference
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backbone, other = StableDiffusion(reference), StableDiffusion(self.folders.policy)
-        self.backbone, self.networks = backbone, [b.load_network().to(self.device) for b in (other, backbone)]
-        vae = models.component_config(reference, "vae")
-        side = models.component_config(reference, "unet")["sample_size"]
-        self.resolution = side * 2 ** (len(vae["block_out_channels"]) - 1)
-        self.shape = encoders.latent_shape(vae, self.resolution)
-        # The store's own steps, so that an image and a caption become what training saw, but for posterior noise.
-        self.images = encoders.LatentEncoder(reference, self.resolution, "mean", False, 0, BATCH, "float32")
-        self.text = encoders.CaptionEncoder(reference, BATCH, "float32")
-        told = [models.fingerprint(reference, part) for part in (*FROZEN, backbone.network_folder)]
-        told += [models.fingerprint(self.folders.policy, backbone.network_folder)]
-        told += [f"{DRAWS}/{SEED}/{self.folders.beta}/{self.resolution}"]
-        self.fingerprint = hashlib.sha256("/".join(told).encode()).hexdigest()
+        self.weights = weights
 
-    @staticmethod
-    def check(weights: str) -> None:
+    def check(self) -> None:
         """Refuse weights that are no policy and reference of one kind.
 
         Raises:
             UserError: in one sentence.
         """
-        Folders.find(weights)
+        _ = self.folders
+
+    @cached_property
+    def folders(self) -> Folders:
+        """Find the two models."""
+        return Folders.find(self.weights)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash both networks, the frozen components, the draws and beta."""
+        network = StableDiffusion.network_folder
+        told = [models.fingerprint(self.folders.reference, part) for part in (*FROZEN, network)]
+        told += [models.fingerprint(self.folders.policy, network), f"{DRAWS}/{SEED}/{self.folders.beta}"]
+        return hashlib.sha256("/".join(told).encode()).hexdigest()
+
+    @cached_property
+    def loaded(self) -> Models:
+        """Load both networks and the frozen components, once."""
+        return Models.load(self.folders)
 
     def truncated(self, captions: Sequence[str]) -> int:
         """Count the captions that the text encoder sees cut off."""
-        tokenizer = self.text.tokenizer
+        tokenizer = self.loaded.text.tokenizer
         return sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(list(captions)).input_ids)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the mean implicit reward over the draws, [B] float32, in logits of the policy's beta."""
-        pixels = np.stack([square_pixels(image, self.resolution) for image in images])
-        latents = self.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
+        loaded = self.loaded
+        pixels = np.stack([square_pixels(image, loaded.images.resolution) for image in images])
+        latents = loaded.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
         unique = list(dict.fromkeys(captions))
-        hidden = dict(zip(unique, self.text.encode(unique).astype(np.float32), strict=True))
+        hidden = dict(zip(unique, loaded.text.encode(unique).astype(np.float32), strict=True))
         rewards = np.zeros(len(images), np.float64)
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            told = [str(caption) for caption in captions[part]]
-            clean = torch.from_numpy(latents[part]).view(-1, *self.shape).to(self.device)
-            conditioning = torch.from_numpy(np.stack([hidden[caption] for caption in told])).to(self.device)
-            for index in range(DRAWS):
-                visits = [self._draw(index, caption) for caption in told]
-                rewards[part] += self._rewards(clean, conditioning, visits)
-        return (rewards / DRAWS).astype(np.float32)
+            clean = torch.from_numpy(latents[part]).view(-1, *loaded.shape)
+            rewards[part] = self._mean_rewards(clean, hidden, captions[part])
+        return rewards.astype(np.float32)
 
-    def _draw(self, index: int, caption: str) -> Draw:
-        return draw(SEED, index, pairs.prompt_id(caption), self.shape, self.backbone.timesteps)
+    def _mean_rewards(
+        self, clean: torch.Tensor, hidden: dict[str, npt.NDArray[np.float32]], captions: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        loaded, total = self.loaded, np.zeros(len(captions), np.float64)
+        conditioning = torch.from_numpy(np.stack([hidden[caption] for caption in captions]))
+        for index in range(DRAWS):
+            keys = [pairs.prompt_id(caption) for caption in captions]
+            visits = [draw(SEED, index, key, loaded.shape, loaded.backbone.timesteps) for key in keys]
+            noise = torch.from_numpy(np.stack([visit.noise for visit in visits]))
+            timesteps = torch.tensor([visit.timestep for visit in visits])
+            moved = [tensor.to(loaded.device) for tensor in (clean, noise, timesteps, conditioning)]
+            total += self._rewards(*moved).double().cpu().numpy()
+        return total / DRAWS
 
     @torch.inference_mode()
     def _rewards(
-        self, clean: torch.Tensor, conditioning: torch.Tensor, visits: Sequence[Draw]
-    ) -> npt.NDArray[np.float64]:
-        noise = torch.from_numpy(np.stack([visit.noise for visit in visits])).to(self.device)
-        timesteps = torch.tensor([visit.timestep for visit in visits], device=self.device)
-        noisy = self.backbone.add_noise(clean, noise, timesteps)
-        target = self.backbone.target(clean, noise, timesteps)
+        self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor
+    ) -> torch.Tensor:
+        backbone = self.loaded.backbone
+        noisy, target = backbone.add_noise(clean, noise, timesteps), backbone.target(clean, noise, timesteps)
         policy, reference = (
-            objectives.errors(self.backbone.predict(network, noisy, timesteps, conditioning), target)
-            for network in self.networks
+            objectives.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
+            for network in self.loaded.networks
         )
-        return objectives.rewards(policy, reference, self.folders.beta).double().cpu().numpy()
+        return objectives.rewards(policy, reference, self.folders.beta)

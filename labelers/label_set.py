@@ -90,16 +90,12 @@ def scoring_part(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
-    """Compare settings; a fingerprint of None is not known yet and not compared.
+    """Compare settings.
 
     Raises:
         UserError: naming those that differ.
     """
-    differing = [
-        f"{key} was {before.get(key)!r}, now {value!r}"
-        for key, value in now.items()
-        if before.get(key) != value and not (key == "fingerprint" and value is None)
-    ]
+    differing = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
     if differing:
         raise UserError(f"{folder} was made with other settings ({'; '.join(differing)}); {remedy}")
 

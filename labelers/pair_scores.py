@@ -7,7 +7,6 @@ scorer that fails on every pair of a batch is itself what is wrong, and is refus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ def _images(decoded: pa.Table, slot: int) -> list[Image.Image]:
 class ScorePairs:
     """Score both slots of decoded pairs by every scorer."""
 
-    def __init__(self, names: Sequence[str], weights: Mapping[str, str]) -> None:
+    def __init__(self, names: Sequence[str], weights: Mapping[str, str | None]) -> None:
         self.scorers = {name: scorers.load(name, weights.get(name)) for name in names}
         self.too_long: dict[tuple[str, str], bool] = {}  # by scorer and caption, so that each is asked once
 
@@ -150,20 +149,12 @@ def judge(
     return scores, [None if fine else NOT_FINITE for fine in finite]
 
 
-@dataclass(frozen=True)
-class About:
-    """What a scorer says of itself."""
-
-    fingerprint: str
-    temperature: float | None
-
-
-def try_first(names: Sequence[str], weights: Mapping[str, str], raw: pa.Table) -> dict[str, About]:
-    """Load scorers and let them score a first batch of raw pairs.
+def try_first(names: Sequence[str], weights: Mapping[str, str | None], raw: pa.Table) -> dict[str, str]:
+    """Let scorers score a first batch of raw pairs; returns their fingerprints.
 
     Raises:
         UserError: if a scorer cannot be loaded or fails on every one of them.
     """
     step = ScorePairs(names, weights)
     step.score(DecodePairs(pairs.pair_ids(raw))(raw), broken=1)
-    return {name: About(scorer.fingerprint, scorer.temperature) for name, scorer in step.scorers.items()}
+    return {name: scorer.fingerprint for name, scorer in step.scorers.items()}

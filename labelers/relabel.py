@@ -19,7 +19,7 @@ import pyarrow as pa
 from infra import cli, files, models
 from infra.errors import UserError
 from labelers import label_rules, label_set, scorers, scoring
-from labelers.pair_scores import About
+from labelers.scorers import Scorer
 from pipelines import engine, store
 
 WORLD_MODEL = "infra/world/model"
@@ -63,7 +63,8 @@ class Plan:
     store_hash: str
     raw: scoring.PairSource
     kept: npt.NDArray[np.int64]  # pair_ids, ascending
-    weights: dict[str, str]  # by scorer, of those that have weights
+    judges: dict[str, Scorer]
+    weights: dict[str, str | None]  # by scorer, as given
     names: dict[str, str]  # label set by scorer
 
     def folder(self, scorer: str) -> str:
@@ -79,47 +80,49 @@ class Plan:
 def main(config: RelabelConfig) -> None:
     """Label the kept pairs of a latent store by scorers, each pair's images decoded once for all of them."""
     plan = make_plan(config)
-    engine.connect()
-    about = scoring.try_scorers(plan.raw, plan.kept, config.scorer, plan.weights, config.speed)
-    settings = {name: settings_of(plan, name, about[name].fingerprint) for name in config.scorer}
-    done = [name for name in config.scorer if is_finished(plan, name, settings[name])]
+    done = [name for name in config.scorer if is_finished(plan, name)]
     if todo := [name for name in config.scorer if name not in done]:
         with contextlib.ExitStack() as locks:
             for name in todo:
                 locks.enter_context(store.writer_lock(plan.folder(name)))
-            label(plan, todo, about, settings)
+            label(plan, todo)
     for name in config.scorer:
         told = ": already finished, nothing to do" if name in done else ""
         manifest = store.read_labels_manifest(plan.destination, plan.names[name])
         print(f"{plan.folder(name)}{told}\n{label_set.summary(manifest)}", flush=True)
 
 
-def label(plan: Plan, names: list[str], about: dict[str, About], settings: dict[str, dict[str, Any]]) -> None:
-    """Make the label sets of these scorers: known scores where there are some, one pass for the others."""
-    config, found = plan.config, {name: label_set.known_scores(plan.destination, settings[name]) for name in names}
+def label(plan: Plan, names: list[str]) -> None:
+    """Make the label sets of these scorers: from known scores where there are some, else from one pass for all."""
+    config = plan.config
+    found = {name: label_set.known_scores(plan.destination, settings_of(plan, name)) for name in names}
     if missing := [name for name in names if found[name] is None]:
-        table = run_pass(plan, {name: settings[name] for name in missing})
+        table = run_pass(plan, missing)
         found |= {name: label_set.scores_of(table, name) for name in missing}
     human, _ = store.read_labels(plan.destination, "human")
     for name in names:
         scores = found[name]
         assert scores is not None
-        rules = label_set.Rules(config.label, config.min_margin, about[name].temperature)
-        more = {"settings": settings[name], "config": asdict(config)}
+        rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
+        more = {"settings": settings_of(plan, name), "config": asdict(config)}
         label_set.write(plan.destination, plan.names[name], scores, rules, human, more)
     files.remove(plan.work)
 
 
-def run_pass(plan: Plan, settings: dict[str, dict[str, Any]]) -> pa.Table:
+def run_pass(plan: Plan, names: list[str]) -> pa.Table:
     """Score the kept pairs, going on from what an earlier run of the same command left.
 
     Raises:
-        UserError: if that run had other settings.
+        UserError: if that run had other settings, or a scorer fails on the first pairs.
     """
-    noted, wanted = files.join(plan.work, "config.json"), {n: label_set.scoring_part(s) for n, s in settings.items()}
+    noted = files.join(plan.work, "config.json")
+    wanted = {name: label_set.scoring_part(settings_of(plan, name)) for name in names}
     begun = files.read_json(noted) if files.exists(noted) else wanted
     for name, now in wanted.items():
         label_set.refuse_other_settings(plan.work, begun.get(name, {}), now, "remove this folder to start over")
+    engine.connect()
+    judges = {name: plan.judges[name] for name in names}
+    scoring.try_scorers(plan.raw, plan.kept, judges, plan.weights, plan.config.speed)
     files.write_json(noted, begun)
     # A run that published some of its label sets before it was killed still scored the pairs by all its scorers.
     return scoring.score_pairs(plan.raw, plan.kept, list(begun), plan.weights, plan.work, plan.config.speed)
@@ -136,12 +139,12 @@ def make_plan(config: RelabelConfig) -> Plan:
         raise UserError(
             f"--min-margin {config.min_margin}: a positive number in the units of one scorer; label with one --scorer"
         )
-    weights = scorers.choose_weights(config.weights, config.scorer)
+    weights = scorers.weights_of(config.scorer, config.weights)
     destination = files.resolve(config.store)
     manifest = store.read_manifest(destination)
     _refuse_foreign_weights(weights, dict(manifest.fingerprints), config.store, manifest.model)
     for name in config.scorer:
-        scorers.check(name, weights.get(name))
+        scorers.check(name, weights[name])
     raw, kept = scoring.open_pairs(config.source, config.split), store.kept_ids(destination)
     absent = np.setdiff1d(kept, raw.ids)
     if len(absent):
@@ -149,10 +152,8 @@ def make_plan(config: RelabelConfig) -> Plan:
             f"--source {config.source}: lacks {len(absent)} of the {len(kept)} pairs of {config.store}, "
             f"{absent[0]} for one; give the source that it was encoded from ({manifest.source})"
         )
-    plan = Plan(config, destination, manifest.content_hash, raw, kept, weights, names)
-    for name in config.scorer:  # again with the fingerprints, which take loading
-        is_finished(plan, name, settings_of(plan, name, None))
-    return plan
+    judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
+    return Plan(config, destination, manifest.content_hash, raw, kept, judges, weights, names)
 
 
 def label_set_names(config: RelabelConfig) -> dict[str, str]:
@@ -173,8 +174,8 @@ def label_set_names(config: RelabelConfig) -> dict[str, str]:
     return dict(zip(config.scorer, names, strict=True))
 
 
-def _refuse_foreign_weights(weights: dict[str, str], stored: dict[str, str], path: str, model: str) -> None:
-    world = [name for name, chosen in weights.items() if chosen == "world"]
+def _refuse_foreign_weights(weights: dict[str, str | None], stored: dict[str, str], path: str, model: str) -> None:
+    world = [name for name, chosen in weights.items() if chosen in (None, "world") and scorers.has_weights(name)]
     # A policy trained on the embedded world keeps its VAE, so its fingerprint is asked and not the model's name.
     if world and stored["vae"] != models.fingerprint(models.local_folder(WORLD_MODEL), "vae"):
         raise UserError(
@@ -183,22 +184,21 @@ def _refuse_foreign_weights(weights: dict[str, str], stored: dict[str, str], pat
         )
 
 
-def settings_of(plan: Plan, scorer: str, fingerprint: str | None) -> dict[str, Any]:
-    """Collect what decides a label set; a fingerprint of None is not known yet."""
+def settings_of(plan: Plan, scorer: str) -> dict[str, Any]:
+    """Collect what decides a label set."""
     config = plan.config
     return {
         "scorer": scorer,
-        "fingerprint": fingerprint,
+        "fingerprint": plan.judges[scorer].fingerprint,
         "store_hash": plan.store_hash,
         "source": config.source,
         "split": config.split,
-        "weights": plan.weights.get(scorer),
         "label": config.label,
         "min_margin": config.min_margin,
     }
 
 
-def is_finished(plan: Plan, scorer: str, settings: dict[str, Any]) -> bool:
+def is_finished(plan: Plan, scorer: str) -> bool:
     """Say whether a label set is finished with these settings.
 
     Raises:
@@ -207,7 +207,8 @@ def is_finished(plan: Plan, scorer: str, settings: dict[str, Any]) -> bool:
     if plan.names[scorer] not in store.label_sets(plan.destination):
         return False
     before = store.read_labels_manifest(plan.destination, plan.names[scorer]).get("settings", {})
-    label_set.refuse_other_settings(plan.folder(scorer), before, settings, "give another --names, or delete it")
+    remedy = "give another --names, or delete it"
+    label_set.refuse_other_settings(plan.folder(scorer), before, settings_of(plan, scorer), remedy)
     return True
 
 

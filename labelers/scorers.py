@@ -22,23 +22,29 @@ class Scorer(Protocol):
     A scorer with a text limit also has `truncated(captions) -> int`: how many of these captions are over it.
     """
 
-    fingerprint: str
-    """SHA-256 over weights, preprocessing and formula settings."""
-    temperature: float | None
-    """Score difference / temperature is the Bradley-Terry logit; None: fitted on the human labels."""
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of weights, preprocessing and formula, in hex; equal ones mean equal scores."""
+        ...
+
+    @property
+    def temperature(self) -> float | None:
+        """Return what a score difference is divided by to be a Bradley-Terry logit; None where the scorer has none."""
+        ...
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return one score per image, [B] float32; higher is better."""
         ...
 
 
-# name: module and class; a class whose constructor takes `weights` gets "world", "published" or a local path
+# name: module and class; one that has weights takes, as its only argument, world, published or a local path, and has
+# check(), which refuses bad ones
 SCORERS = {
     "oracle": "labelers.oracle:Oracle",
     "fidelity": "labelers.fidelity:Fidelity",
     "implicit": "labelers.implicit:Implicit",
 }
-DEFAULT_WEIGHTS = "world"
+SETS = ("world", "published")
 
 
 class Function:
@@ -60,41 +66,34 @@ def source_fingerprint(thing: Any) -> str:
     return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
 
 
-def find(name: str) -> Any:
-    """Return the class or function behind a scorer's name, or behind `module:name`.
-
-    Raises:
-        UserError: if there is none.
-    """
+def _find(name: str) -> Any:
     if ":" not in name and name not in SCORERS:
-        raise UserError(
-            f"scorer {name!r}: unknown; there are {', '.join(sorted(SCORERS))}, and any callable given as module:name"
-        )
+        raise UserError(f"scorer {name!r}: unknown; there are {', '.join(sorted(SCORERS))}, and any module:function")
     module, _, attribute = SCORERS.get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"scorer {name!r}: {error}") from error
+        raise UserError(f"scorer {name!r}: cannot be imported ({error})") from error
 
 
-def takes_weights(name: str) -> bool:
+def has_weights(name: str) -> bool:
     """Say whether a scorer has weights to choose."""
-    found = find(name)
-    return inspect.isclass(found) and "weights" in inspect.signature(found).parameters
+    return hasattr(_find(name), "check")
 
 
 def load(name: str, weights: str | None = None) -> Scorer:
     """Make a scorer by its name.
 
     Args:
-        weights: "world", "published" or a local path; None: "world".
+        name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
+        weights: world (the default), published, or a local path.
 
     Raises:
-        UserError: if there is none of that name, or its weights cannot be loaded.
+        UserError: if there is none of that name, or nothing where its weights should be.
     """
-    found = find(name)
-    if takes_weights(name):
-        return found(weights or DEFAULT_WEIGHTS)
+    found = _find(name)
+    if has_weights(name):
+        return found(weights or "world")
     if isinstance(found, type):
         made: Scorer = found()
         return made
@@ -102,31 +101,26 @@ def load(name: str, weights: str | None = None) -> Scorer:
 
 
 def check(name: str, weights: str | None = None) -> None:
-    """Refuse a scorer that cannot be loaded, cheaply, before a job starts.
+    """Refuse a scorer that cannot work, cheaply, before a job starts.
 
     Raises:
         UserError: in one sentence.
     """
-    found = find(name)
-    if takes_weights(name):
-        found.check(weights or DEFAULT_WEIGHTS)
+    scorer = load(name, weights)
+    if hasattr(scorer, "check"):
+        scorer.check()
 
 
-def choose_weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Read `--weights world|published|NAME=PATH ...` into the weights of each scorer that has some.
+def weights_of(names: Sequence[str], flags: Sequence[str]) -> dict[str, str | None]:
+    """Read --weights: one set for all scorers, and NAME=PATH for single ones, which go before it.
 
     Raises:
         UserError: for a name that is not among the scorers, or a value that is no named set.
     """
-    chosen, default = {}, DEFAULT_WEIGHTS
-    for value in given:
-        name, separator, path = value.partition("=")
-        if separator and name not in names:
-            raise UserError(f"--weights {value}: {name} is not among the scorers {', '.join(names)}")
-        if not separator and value not in ("world", "published"):
-            raise UserError(f"--weights {value}: give world, published or NAME=PATH")
-        if separator:
-            chosen[name] = path
-        else:
-            default = value
-    return {name: chosen.get(name, default) for name in names if takes_weights(name)}
+    single = dict(flag.split("=", 1) for flag in flags if "=" in flag)
+    sets = [flag for flag in flags if "=" not in flag]
+    if strangers := sorted(set(single) - set(names)):
+        raise UserError(f"--weights {strangers[0]}=...: not among the scorers {', '.join(names)}")
+    if len(sets) > 1 or not set(sets) <= set(SETS):
+        raise UserError(f"--weights {' '.join(sets)}: give world, published or NAME=PATH")
+    return {name: single.get(name, sets[0] if sets else None) for name in names}

@@ -12,7 +12,8 @@ import pyarrow.dataset as pads
 
 from infra import files
 from infra.errors import UserError
-from labelers.pair_scores import About, DecodePairs, ScorePairs, try_first
+from labelers.pair_scores import DecodePairs, ScorePairs, try_first
+from labelers.scorers import Scorer
 from pipelines import engine, pairs, source
 
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
@@ -73,14 +74,23 @@ def first_pairs(raw: PairSource, wanted: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def try_scorers(
-    raw: PairSource, wanted: npt.NDArray[np.int64], names: Sequence[str], weights: Mapping[str, str], speed: SpeedConfig
-) -> dict[str, About]:
-    """Load the scorers on the cluster and try them on the first wanted pairs.
+    raw: PairSource,
+    wanted: npt.NDArray[np.int64],
+    judges: Mapping[str, Scorer],
+    weights: Mapping[str, str | None],
+    speed: SpeedConfig,
+) -> None:
+    """Try scorers on the cluster, on the first wanted pairs, before the pass begins.
 
     Raises:
-        UserError: if one cannot be loaded, or fails on every pair.
+        UserError: if one cannot be loaded there, is another than here, or fails on every pair.
     """
-    return engine.call(try_first, list(names), dict(weights), first_pairs(raw, wanted), gpus=_gpus(speed))
+    found = engine.call(try_first, list(judges), dict(weights), first_pairs(raw, wanted), gpus=_gpus(speed))
+    for name, judge in judges.items():
+        if found[name] != judge.fingerprint:
+            raise UserError(
+                f"scorer {name}: other weights or code on the cluster's nodes than where the job was started"
+            )
 
 
 def _gpus(speed: SpeedConfig) -> float:
@@ -93,7 +103,7 @@ def score_pairs(
     raw: PairSource,
     wanted: npt.NDArray[np.int64],
     names: Sequence[str],
-    weights: Mapping[str, str],
+    weights: Mapping[str, str | None],
     work: str,
     speed: SpeedConfig,
 ) -> pa.Table:
