@@ -85,17 +85,46 @@ def main(config: AccuracyConfig) -> None:
             raise UserError("--validation-source: the very pairs of --source; a threshold is tuned on others")
         sets["validation"] = read_labelled(name, split)
     output = files.resolve(config.output)
-    engine.connect()
+    settings = {part: settings_of(chosen, judges) for part, chosen in sets.items()}
+    done = files.join(output, DONE)
     with store.writer_lock(output):
-        scoring.try_scorers(sets["test"].raw, sets["test"].ids, judges, weights, config.speed)
-        margins = {part: judge(config, output, part, chosen, weights, judges) for part, chosen in sets.items()}
-        rows = [
-            row(name, judges[name], margins["test"][name], margins.get("validation", {}).get(name)) for name in judges
-        ]
-        told = {"config": asdict(config), "fingerprints": fingerprints_of(judges), "rows": rows}
-        for path in [files.join(output, DONE), *([files.resolve(config.json)] if config.json else [])]:
-            files.write_json(path, told)
-    print(table(rows), flush=True)
+        if files.exists(done) and (before := files.read_json(done))["settings"] == settings:
+            print(f"{output}: already finished, nothing to do\n{table(before['rows'])}", flush=True)
+            told = before
+        else:
+            told = {"config": asdict(config), "settings": settings, "rows": measure(config, sets, judges, weights)}
+            files.write_json(done, told)
+            print(table(told["rows"]), flush=True)
+    if config.json:
+        files.write_json(files.resolve(config.json), told)
+
+
+def measure(
+    config: AccuracyConfig, sets: dict[str, Labelled], judges: dict[str, Scorer], weights: dict[str, str | None]
+) -> list[dict[str, Any]]:
+    """Score all pairs and measure every scorer, one row each."""
+    output = files.resolve(config.output)
+    for part, chosen in sets.items():
+        noted, settings = files.join(output, part, "config.json"), settings_of(chosen, judges)
+        if files.exists(noted) and (before := files.read_json(noted)) != settings:
+            differing = sorted(key for key in before | settings if before.get(key) != settings.get(key))
+            raise UserError(f"{output}/{part} was begun with another {', '.join(differing)}; give another --output")
+        files.write_json(noted, settings)
+    engine.connect()
+    scoring.try_scorers(sets["test"].raw, sets["test"].ids, judges, weights, config.speed)
+    margins: dict[str, dict[str, Judged]] = {}
+    for part, chosen in sets.items():
+        work = files.join(output, part)
+        scored = scoring.score_pairs(chosen.raw, chosen.ids, config.scorers, weights, work, config.speed)
+        margins[part] = {name: judged(chosen, scored, name) for name in judges}
+    validation = margins.get("validation", {})
+    return [row(name, judges[name], margins["test"][name], validation.get(name)) for name in judges]
+
+
+def settings_of(chosen: Labelled, judges: dict[str, Scorer]) -> dict[str, Any]:
+    """Collect what decides the scores of a source's pairs."""
+    told = {"source": chosen.raw.name, "split": chosen.raw.split, "pairs": f"{pairs.hash64(chosen.ids.tobytes()):x}"}
+    return told | {f"scorer {name}": scorer.fingerprint for name, scorer in judges.items()}
 
 
 def read_labelled(name: str, split: str) -> Labelled:
@@ -114,36 +143,10 @@ def read_labelled(name: str, split: str) -> Labelled:
         ]
     )
     rows = np.flatnonzero(good)[np.argsort(raw.ids[good])]
-    if not len(rows):
-        raise UserError(f"--source {name}: no pair in it has a caption and a label")
+    if not any(labels[index] != 0.5 for index in rows):
+        raise UserError(f"--source {name}: no pair in it has a caption and a label that is no tie")
     prompts = np.array([pairs.prompt_id(captions[index]) for index in rows])
     return Labelled(raw, raw.ids[rows], np.array([float(labels[index]) for index in rows]), prompts)
-
-
-def judge(
-    config: AccuracyConfig,
-    output: str,
-    part: str,
-    chosen: Labelled,
-    weights: dict[str, str | None],
-    judges: dict[str, Scorer],
-) -> dict[str, Judged]:
-    """Score labelled pairs by all scorers.
-
-    Raises:
-        UserError: if the folder holds scores of other pairs or scorers.
-    """
-    work = files.join(output, part)
-    settings = {"source": chosen.raw.name, "split": chosen.raw.split}
-    settings |= fingerprints_of(judges)
-    noted = files.join(work, "config.json")
-    before = files.read_json(noted) if files.exists(noted) else settings
-    label_set.refuse_other_settings(work, before, settings, "give another --output")
-    if len(before) != len(settings):
-        raise UserError(f"{work} holds the scores of {', '.join(list(before)[2:])}; give another --output")
-    files.write_json(noted, settings)
-    scored = scoring.score_pairs(chosen.raw, chosen.ids, config.scorers, weights, work, config.speed)
-    return {name: judged(chosen, scored, name) for name in config.scorers}
 
 
 def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
@@ -153,16 +156,11 @@ def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
     return Judged(label_rules.margins(*own.values), chosen.human[good], chosen.prompts[good], len(own.refused))
 
 
-def fingerprints_of(judges: dict[str, Scorer]) -> dict[str, str]:
-    """Return each scorer's fingerprint."""
-    return {name: scorer.fingerprint for name, scorer in judges.items()}
-
-
 def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
     """Measure one scorer by both conventions."""
     untied = preference_accuracy.untied_points(test.margin, test.human)
     accuracy, low, high = preference_accuracy.clustered_interval(untied, test.prompts)
-    out: dict[str, Any] = {
+    return {
         "scorer": name,
         "pairs": int(np.isfinite(untied).sum()),
         "human_ties": int((test.human == 0.5).sum()),
@@ -171,25 +169,25 @@ def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> d
         "accuracy": accuracy,
         "low": low,
         "high": high,
-    }
+    } | _with_ties(scorer, test, validation)
+
+
+def _with_ties(scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
     halves = test.prompts % 2 == 0  # prompt_id is a hash, so this halves the prompts at random
     parts = [(np.ones(len(halves), bool), validation)] if validation else _crossed(test, halves)
-    points, thresholds, temperatures = np.full(len(untied), np.nan), [], []
+    points, thresholds, temperatures = np.full(len(halves), np.nan), [], []
     for rows, other in parts:
-        temperature = scorer.temperature or label_rules.fit_temperature(other.margin, other.human)
+        own = scorer.temperature if len(other.human) else None
+        temperature = own or label_rules.fit_temperature(other.margin, other.human)
         temperatures.append(temperature)
         if temperature is not None:
-            thresholds.append(preference_accuracy.tune_threshold(other.margin, other.human, temperature))
-            points[rows] = preference_accuracy.tie_points(
-                test.margin[rows], test.human[rows], temperature, thresholds[-1]
-            )
-    if None in temperatures:  # no probabilities, no thresholds: the scorer disagrees with people, or never does
-        points[:] = np.nan
-    with_ties, ties_low, ties_high = preference_accuracy.clustered_interval(points, test.prompts)
-    return out | {
-        "with_ties": with_ties,
-        "with_ties_low": ties_low,
-        "with_ties_high": ties_high,
+            threshold = preference_accuracy.tune_threshold(other.margin, other.human, temperature)
+            points[rows] = preference_accuracy.tie_points(test.margin[rows], test.human[rows], temperature, threshold)
+            thresholds.append(threshold)
+    fits = None not in temperatures  # else the scorer has no probabilities: it disagrees with people, or never does
+    interval = preference_accuracy.clustered_interval(points, test.prompts) if fits else (None, None, None)
+    return {
+        **dict(zip(("with_ties", "with_ties_low", "with_ties_high"), interval, strict=True)),
         "thresholds": thresholds,
         "temperatures": temperatures,
         "tuned_on": "validation" if validation else "the other half of the prompts",
@@ -210,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for one in rows:
         spans = [
-            f"{one[key]:.3f} ({one[low]:.3f} to {one[high]:.3f})" if np.isfinite(one[key]) else "no temperature fits"
+            f"{one[key]:.3f} ({one[low]:.3f} to {one[high]:.3f})" if one[key] is not None else "no temperature fits"
             for key, low, high in (("accuracy", "low", "high"), ("with_ties", "with_ties_low", "with_ties_high"))
         ]
         thresholds = " / ".join(f"{value:.1f}" for value in one["thresholds"])

@@ -44,35 +44,11 @@ def config(raw_pairs: Path, copied_store: Path) -> relabel.RelabelConfig:
     return relabel.RelabelConfig(scorer=("oracle",), source=str(raw_pairs), store=str(copied_store), speed=SMALL)
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[engine.Job]:
-    """Put a plain loop in the engine's place; yields the jobs it was given."""
-    jobs: list[engine.Job] = []
-
-    def run(job: engine.Job) -> None:
-        jobs.append(job)
-        steps = [step.function(**step.arguments) for step in job.steps]
-        table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])
-        Path(job.output).mkdir(parents=True, exist_ok=True)
-        done = sorted(Path(job.output).glob("*.parquet"))
-        ids = np.concatenate([pq.read_table(path)["pair_id"].to_numpy() for path in done]) if done else np.empty(0)
-        table = table.filter(pa.array(~np.isin(job.row_ids(table), ids)))
-        for start in range(0, table.num_rows, job.rows_per_block):
-            part = table.slice(start, job.rows_per_block)
-            for step in steps:
-                part = step(part)
-            pq.write_table(part, f"{job.output}/part-{len(done)}-{start}.parquet")
-
-    monkeypatch.setattr(engine, "connect", lambda: None)
-    monkeypatch.setattr(engine, "device_count", lambda: 0)
-    monkeypatch.setattr(engine, "call", lambda function, *arguments, **_: function(*arguments))
-    monkeypatch.setattr(engine, "run", run)
-    return jobs
-
-
-def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig, ran: list[engine.Job]) -> None:
+def test_the_kept_pairs_are_labelled_and_no_other(
+    config: relabel.RelabelConfig, plain_engine: list[engine.Job]
+) -> None:
     relabel.main(replace(config, scorer=("oracle", "fidelity")))
-    assert len(ran) == 1  # one pass for both
+    assert len(plain_engine) == 1  # one pass for both
     kept = store.kept_ids(config.store)
     for name in ("oracle", "fidelity"):
         table, _ = store.read_labels(config.store, name)
@@ -85,7 +61,7 @@ def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig,
     assert not (Path(config.store) / "labels" / store.WORK / "oracle+fidelity").exists()
 
 
-@pytest.mark.usefixtures("ran")
+@pytest.mark.usefixtures("plain_engine")
 def test_neither_latents_nor_captions_are_encoded_again(
     config: relabel.RelabelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -103,22 +79,22 @@ def test_neither_latents_nor_captions_are_encoded_again(
 
 
 def test_finished_label_sets_are_left_alone_and_other_settings_refused(
-    config: relabel.RelabelConfig, ran: list[engine.Job], capsys: pytest.CaptureFixture[str]
+    config: relabel.RelabelConfig, plain_engine: list[engine.Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     relabel.main(config)
     part = Path(config.store) / "labels" / "oracle" / "part-0.parquet"
     before = part.stat().st_mtime_ns
     relabel.main(replace(config, speed=scoring.SpeedConfig(batch_size=3)))  # speed is no setting of the labels
     assert "already finished" in capsys.readouterr().out
-    assert (part.stat().st_mtime_ns, len(ran)) == (before, 1)
+    assert (part.stat().st_mtime_ns, len(plain_engine)) == (before, 1)
     with pytest.raises(UserError, match=r"label was 'hard', now 'soft'; min_margin was 0\.0, now 0\.1"):
         relabel.main(replace(config, label="soft", min_margin=0.1))
 
 
-def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, ran: list[engine.Job]) -> None:
+def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, plain_engine: list[engine.Job]) -> None:
     relabel.main(config)
     relabel.main(replace(config, names=("near",), min_margin=0.32))
-    assert len(ran) == 1
+    assert len(plain_engine) == 1
     first, near = (store.read_labels(config.store, name)[0] for name in ("oracle", "near"))
     assert first["score_0"] == near["score_0"]
     gap = np.abs(first["score_0"].to_numpy().astype(float) - first["score_1"].to_numpy())
@@ -126,7 +102,7 @@ def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, ran:
     assert 0 < (gap < 0.32).sum() < len(gap)
 
 
-@pytest.mark.usefixtures("ran")
+@pytest.mark.usefixtures("plain_engine")
 def test_a_run_killed_between_its_label_sets_scores_nothing_twice(
     config: relabel.RelabelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +130,7 @@ def test_a_run_killed_between_its_label_sets_scores_nothing_twice(
     assert {"oracle", "fidelity"} <= set(store.label_sets(config.store))
 
 
-@pytest.mark.usefixtures("ran")
+@pytest.mark.usefixtures("plain_engine")
 def test_a_corrupt_image_is_quarantined_and_its_batch_is_not(config: relabel.RelabelConfig, tmp_path: Path) -> None:
     victim, spoilt = int(store.kept_ids(config.store)[7]), tmp_path / "spoilt"
     spoilt.mkdir()
@@ -178,12 +154,12 @@ def not_a_number(images: Sequence[Image.Image], captions: Sequence[str]) -> list
 
 
 def test_a_scorer_without_one_finite_score_is_refused_and_leaves_nothing(
-    config: relabel.RelabelConfig, ran: list[engine.Job]
+    config: relabel.RelabelConfig, plain_engine: list[engine.Job]
 ) -> None:
     name = f"{__name__}:not_a_number"
     with pytest.raises(UserError, match="score is not finite, on every one of 16 pairs"):
         relabel.main(replace(config, scorer=(name,)))
-    assert ran == []
+    assert plain_engine == []
     assert store.label_sets(config.store) == ["human"]
 
 
