@@ -142,7 +142,9 @@ def make_plan(config: RelabelConfig) -> Plan:
     weights = scorers.weights_of(config.scorer, config.weights)
     destination = files.resolve(config.store)
     manifest = store.read_manifest(destination)
-    _refuse_foreign_weights(weights, dict(manifest.fingerprints), config.store, manifest.model)
+    judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
+    world = [name for name, judge in judges.items() if hasattr(judge, "check") and weights[name] in (None, "world")]
+    _refuse_foreign_weights(world, dict(manifest.fingerprints), config.store, manifest.model)
     for name in config.scorer:
         scorers.check(name, weights[name])
     raw, kept = scoring.open_pairs(config.source, config.split), store.kept_ids(destination)
@@ -152,7 +154,6 @@ def make_plan(config: RelabelConfig) -> Plan:
             f"--source {config.source}: lacks {len(absent)} of the {len(kept)} pairs of {config.store}, "
             f"{absent[0]} for one; give the source that it was encoded from ({manifest.source})"
         )
-    judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
     return Plan(config, destination, manifest.content_hash, raw, kept, judges, weights, names)
 
 
@@ -174,8 +175,7 @@ def label_set_names(config: RelabelConfig) -> dict[str, str]:
     return dict(zip(config.scorer, names, strict=True))
 
 
-def _refuse_foreign_weights(weights: dict[str, str | None], stored: dict[str, str], path: str, model: str) -> None:
-    world = [name for name, chosen in weights.items() if chosen in (None, "world") and scorers.has_weights(name)]
+def _refuse_foreign_weights(world: list[str], stored: dict[str, str], path: str, model: str) -> None:
     # A policy trained on the embedded world keeps its VAE, so its fingerprint is asked and not the model's name.
     if world and stored["vae"] != models.fingerprint(models.local_folder(WORLD_MODEL), "vae"):
         raise UserError(

@@ -76,11 +76,6 @@ def _find(name: str) -> Any:
         raise UserError(f"scorer {name!r}: cannot be imported ({error})") from error
 
 
-def has_weights(name: str) -> bool:
-    """Say whether a scorer has weights to choose."""
-    return hasattr(_find(name), "check")
-
-
 def load(name: str, weights: str | None = None) -> Scorer:
     """Make a scorer by its name.
 
@@ -92,7 +87,7 @@ def load(name: str, weights: str | None = None) -> Scorer:
         UserError: if there is none of that name, or nothing where its weights should be.
     """
     found = _find(name)
-    if has_weights(name):
+    if hasattr(found, "check"):
         return found(weights or "world")
     if isinstance(found, type):
         made: Scorer = found()
