@@ -77,8 +77,8 @@ def test_without_validation_pairs_each_half_of_the_prompts_serves_the_other() ->
 
 
 def test_a_scorers_own_temperature_is_taken() -> None:
-    class Scaled(Oracle):
-        temperature = 0.05
+    class Scaled:
+        fingerprint, temperature, score = "f", 0.05, Oracle.score
 
     told = accuracy.row("one", Scaled(), judged_pairs(0), judged_pairs(1))
     assert (told["temperatures"], len(told["thresholds"])) == ([0.05], 1)
