@@ -27,7 +27,8 @@ cluster-down: .venv/installed
 
 # torch comes first and by its exact version: a plain CPU build where the index has one.
 .venv/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; python3 -m venv .venv; } || { rm -rf .venv; \
+		echo "no virtual environment: install python3-venv (Debian, Ubuntu), or give make PYTHON=..." >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@

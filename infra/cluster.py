@@ -1,27 +1,36 @@
-"""A Ray cluster on this machine, for the demo and the tests: loopback only, token-protected, ended by process id.
+"""A Ray cluster on this machine, for the demo and the tests: token-protected, ended by process id.
 
-`. infra/env.sh` sets the same environment in a shell, and `python infra/cluster.py up` starts a cluster that stays.
+The token is its protection: only the dashboard keeps to loopback. Ray's other ports listen on every address, because
+on Linux `ray start` replaces a loopback address of the node by the machine's own.
+
+`. infra/env.sh` tells a shell the token, and `python infra/cluster.py up` starts a cluster that stays.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import psutil
+import tyro
+
+from infra import cli, files
 from infra.errors import UserError
-from infra.files import ROOT
 
-PID_FILE = ROOT / "runs" / "cluster.pid"
-TOKEN_FILE = ROOT / "runs" / "ray.token"
+PID_FILE = "cluster.json"  # beside the log: which process the cluster is
+TOKEN_FILE = "ray.token"  # noqa: S105  (a file name, beside the log too)
 DASHBOARD_PORT = 8265  # where `ray job submit` looks when told nothing
 
 
@@ -34,8 +43,8 @@ class Ports:
     others: dict[str, int] = field(default_factory=dict)  # flag name: port
 
 
-def environment(ports: Ports = Ports(), token: Path = TOKEN_FILE) -> dict[str, str]:
-    """Return the environment that server and clients share; makes the token on first use.
+def environment(ports: Ports, token: Path) -> dict[str, str]:
+    """Return the environment of a cluster's clients; makes the token on first use, readable by its owner alone.
 
     Threads: two on contended cores make a step of 0.05 s take seconds, so each worker has one.
     """
@@ -43,13 +52,14 @@ def environment(ports: Ports = Ports(), token: Path = TOKEN_FILE) -> dict[str, s
         token.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
+    token.chmod(0o600)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return inherited | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",  # for ray job submit
-        "DIFFUSION_DPO_GCS": f"127.0.0.1:{ports.gcs}",  # for a driver outside a job
+        "RAY_ADDRESS": f"127.0.0.1:{ports.gcs}",  # for a driver outside a job
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",  # for ray job submit, which reads it first
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -67,6 +77,7 @@ def free_ports() -> Ports:
         "dashboard-agent-grpc-port",
         "metrics-export-port",
         "runtime-env-agent-port",
+        "ray-client-server-port",
     )
     sockets = [socket.socket() for _ in range(2 + len(names))]
     for each in sockets:
@@ -77,79 +88,134 @@ def free_ports() -> Ports:
     return Ports(numbers[0], numbers[1], dict(zip(names, numbers[2:], strict=True)))
 
 
-def start(ports: Ports, log: Path, token: Path = TOKEN_FILE) -> subprocess.Popen[bytes]:
+def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> psutil.Process:
     """Start a head node and wait until it answers; the process and its children end together.
 
+    Args:
+        log: file for the node's own output.
+        token: file with the secret that its clients must know.
+        folder: where Ray keeps its sessions; by default /tmp/ray, whose latest cluster is what bare commands find.
+
     Raises:
-        UserError: if it does not come up, with the log's last line.
+        UserError: if its ports are taken, or it does not come up, with the log's last line.
     """
+    for port in (ports.gcs, ports.dashboard):
+        if _answers(port):
+            raise UserError(f"port {port} of this machine is taken; end the Ray cluster or the program that holds it")
     command = [
         "ray",
         "start",
         "--head",
         "--block",
         "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1",
         "--dashboard-host=127.0.0.1",
         "--include-dashboard=true",
         f"--port={ports.gcs}",
         f"--dashboard-port={ports.dashboard}",
         f"--object-store-memory={1 << 30}",
         *[f"--{name}={port}" for name, port in ports.others.items()],
+        *([f"--temp-dir={folder}"] if folder else []),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
-    surroundings = environment(ports, token)
-    server = {name: value for name, value in surroundings.items() if name != "RAY_ADDRESS"}
+    clients = environment(ports, token)
+    server = {name: value for name, value in clients.items() if not name.endswith("_ADDRESS")}
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=server, stdout=out, stderr=out, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        asked = subprocess.run(["ray", "job", "list"], env=surroundings, capture_output=True, check=False)
-        if asked.returncode == 0:
+        process = psutil.Popen(command, cwd=files.ROOT, env=server, stdout=out, stderr=out, start_new_session=True)
+    try:
+        if _wait_until_up(process, clients):
             return process
+    except BaseException:  # Ctrl-C too: nobody else knows this process
+        stop(process)
+        raise
     stop(process)
     lines = log.read_text(errors="replace").strip().splitlines()
     raise UserError(f"no Ray cluster came up; {log} ends: {lines[-1] if lines else 'empty'}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def _wait_until_up(process: psutil.Popen, clients: dict[str, str]) -> bool:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)
+        if asked.returncode == 0:
+            return True
+    return False
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def stop(process: psutil.Process) -> None:
     """End a head node and all its children, by process group."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, kind)
-            process.wait(timeout=20)
+            process.wait(timeout=5)
         except ProcessLookupError:
             return
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             continue
 
 
 @contextmanager
 def running(log: Path) -> Iterator[dict[str, str]]:
-    """Hold a cluster of one's own and yield the environment its clients need."""
-    ports = free_ports()
-    process = start(ports, log)
+    """Hold a cluster of one's own and yield the environment its clients need; Ray's logs stay where a client failed.
+
+    Its token lies beside the log. Its folder is its own too: in a shared one a job joins whichever cluster on this
+    machine was started last.
+    """
+    token = log.parent / TOKEN_FILE
+    ports, folder = free_ports(), tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short: socket paths end at 107 bytes
     try:
-        yield environment(ports)
-    finally:
-        stop(process)
+        process = start(ports, log, token, folder)
+        try:
+            yield environment(ports, token)
+        finally:
+            stop(process)
+    except BaseException:
+        print(f"Ray's logs: {folder}", file=sys.stderr, flush=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> None:
-    """Start (`up`) or end (`down`) the cluster that bare `ray job submit` commands find."""
-    if sys.argv[1:] == ["up"]:
-        process = start(Ports(), ROOT / "runs" / "cluster.log")
-        PID_FILE.write_text(str(process.pid))
-        print(print(f"Ray runs at port {DASHBOARD_PORT}; in your shell: . infra/env.sh; to end it: make cluster-down"))
-    elif sys.argv[1:] == ["down"] and PID_FILE.exists():
-        os.killpg(int(PID_FILE.read_text()), signal.SIGTERM)
-        PID_FILE.unlink()
-    else:
-        raise SystemExit("usage: python infra/cluster.py up|down (down: no cluster was started by this command)")
+@dataclass(frozen=True)
+class ClusterConfig:
+    """What to do with the cluster of this machine."""
+
+    action: tyro.conf.Positional[Literal["up", "down"]]
+
+
+def recorded(file: Path) -> psutil.Process | None:
+    """Return the running process that a file of `up` names; None where it is gone, or another has its number now."""
+    if not file.exists():
+        return None
+    told = files.read_json(str(file))
+    try:
+        process = psutil.Process(told["pid"])
+        # The kernel's clock may be set meanwhile; no number comes round again within seconds.
+        same = abs(process.create_time() - told["started"]) < 5
+        alive = same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if alive else None
+
+
+def main(config: ClusterConfig) -> None:
+    """Start (up) or end (down) the cluster that bare `ray job submit` commands find on this machine."""
+    runs = Path(files.resolve("runs"))
+    process = recorded(runs / PID_FILE)
+    if config.action == "down":
+        if process is not None:
+            stop(process)
+        files.remove(str(runs / PID_FILE))
+        print("the cluster has ended" if process is not None else "no cluster of `make cluster` runs", flush=True)
+        return
+    if process is None:
+        process = start(Ports(), runs / "cluster.log", runs / TOKEN_FILE)
+        files.write_json(str(runs / PID_FILE), {"pid": process.pid, "started": process.create_time()})
+    print(f"Ray runs at port {DASHBOARD_PORT}; in your shell: . infra/env.sh; to end it: make cluster-down", flush=True)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    cli.run(main, ClusterConfig)

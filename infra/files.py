@@ -1,4 +1,7 @@
-"""Files on a local disk or in S3, by one kind of path; local relative paths count from the repository root."""
+"""Files on a local disk, in S3, or (read only) on the Hub, by one kind of path.
+
+Local relative paths count from the repository root.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,61 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from infra.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+S3, HUB = "s3://", "hf://"
+INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a path is not on a local disk."""
+    return path.startswith((S3, HUB))
 
 
 def resolve(path: str | Path) -> str:
-    """Make a path absolute, counting from the repository root; s3:// stays as it is.
+    """Make a path absolute, counting from the repository root; s3:// and hf:// stay as they are.
 
     The working directory is never used: under `ray job submit` it is wherever Ray was started.
 
     Raises:
-        UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted afterwards.
+        UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
+            afterwards, or from an installed copy, whose folder is no place for anybody's files.
     """
     text = str(path)
-    if text.startswith("s3://") or os.path.isabs(text):
+    if is_remote(text) or os.path.isabs(text):
         return text.rstrip("/") or "/"
     if "/runtime_resources/" in str(ROOT):
         raise UserError(f"{text}: with --working-dir every path must be absolute or s3://, else it ends with the job")
+    if INSTALLED & set(ROOT.parts) and not text.startswith("infra/world/"):  # the embedded world is installed too
+        raise UserError(f"{text}: this is an installed copy without a repository; give an absolute path or s3://")
     return str(ROOT / text)
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a resolved path and the path within it."""
-    if path.startswith("s3://"):
+    if path.startswith(S3):
         # S3-compatible servers know fewer checksum headers than AWS does.
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return pafs.S3FileSystem(endpoint_override=endpoint), path.removeprefix("s3://")
+        return pafs.S3FileSystem(endpoint_override=endpoint), path.removeprefix(S3)
+    if path.startswith(HUB):
+        import fsspec  # huggingface_hub registers hf:// there; its token stays in the environment of each process
+
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("hf"))), path.removeprefix(HUB)
     return pafs.LocalFileSystem(), path
+
+
+def _type(path: str) -> pafs.FileType:
+    filesystem, inner = open_filesystem(path)
+    try:
+        return filesystem.get_file_info(inner).type
+    except OSError as error:
+        raise UserError(f"{path}: cannot be reached ({str(error).splitlines()[0]})") from error
 
 
 def join(path: str, *parts: str) -> str:
@@ -47,16 +74,28 @@ def join(path: str, *parts: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Say whether a file or folder is there."""
-    filesystem, inner = open_filesystem(path)
-    return filesystem.get_file_info(inner).type != pafs.FileType.NotFound
+    """Say whether a file or folder is there.
+
+    Raises:
+        UserError: if that cannot be found out: no access, no such server.
+    """
+    return _type(path) != pafs.FileType.NotFound
+
+
+def is_file(path: str) -> bool:
+    """Say whether a file is there, and no folder.
+
+    Raises:
+        UserError: if that cannot be found out.
+    """
+    return _type(path) == pafs.FileType.File
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """List the files below a folder whose names end in suffix, sorted; empty where the folder is absent."""
     filesystem, inner = open_filesystem(folder)
     entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
-    scheme = "s3://" if folder.startswith("s3://") else ""
+    scheme = next((scheme for scheme in (S3, HUB) if folder.startswith(scheme)), "")
     return sorted(scheme + e.path for e in entries if e.type == pafs.FileType.File and e.path.endswith(suffix))
 
 
@@ -67,10 +106,14 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
-def write_bytes(path: str, content: bytes) -> None:
-    """Write a whole file so that it is either absent or complete, creating its folder."""
-    filesystem, inner = open_filesystem(path)
-    if path.startswith("s3://"):  # an upload becomes visible only when it is complete
+def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
+    """Write a whole file so that it is either absent or complete, creating its folder.
+
+    Raises:
+        UserError: for a path on the Hub, where every file written would be a public commit.
+    """
+    filesystem, inner = open_filesystem(_writable(path))
+    if path.startswith(S3):  # an upload becomes visible only when it is complete
         with filesystem.open_output_stream(inner) as stream:
             stream.write(content)
         return
@@ -81,6 +124,21 @@ def write_bytes(path: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(inner)
+
+
+def _writable(path: str) -> str:
+    if path.startswith(HUB):
+        raise UserError(f"{path}: hf:// is only read; write to a local folder or s3://")
+    return path
+
+
+def write_table(path: str, table: pa.Table) -> str:
+    """Write a table as one Parquet file, absent or complete, and return the SHA-256 of its bytes, in hex."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content = sink.getvalue()
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_json(path: str) -> Any:
@@ -102,8 +160,8 @@ def write_json(path: str, value: Any) -> None:
 
 def remove(path: str) -> None:
     """Delete a file, or a folder with everything in it; nothing happens where it is absent."""
-    filesystem, inner = open_filesystem(path)
-    match filesystem.get_file_info(inner).type:
+    filesystem, inner = open_filesystem(_writable(path))
+    match _type(path):
         case pafs.FileType.Directory:
             filesystem.delete_dir(inner)
         case pafs.FileType.File:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ def quiet() -> None:
 WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
 
 
-def local_folder(model: str, revision: str | None = None) -> Path:
+def local_folder(model: str, revision: str | None = None, weights_of: Sequence[str] = ("*",)) -> Path:
     """Return the local folder of a model, fetching it from the Hub if it is a name and not a folder.
 
-    Only configurations, tokenizers and safetensors are fetched: no pickle, no code.
+    Only configurations, tokenizers and the components' safetensors are fetched: no pickle, no code, and none of the
+    whole checkpoints that lie beside the components in some repositories.
+
+    Args:
+        weights_of: the components whose weights are needed.
 
     Raises:
         UserError: if there is neither such a folder nor such a model.
@@ -38,20 +44,42 @@ def local_folder(model: str, revision: str | None = None) -> Path:
         return folder
     if folder.exists() or os.path.isabs(model) or model.count("/") != 1:
         raise UserError(f"--model {model}: {folder} has no model_index.json, so it is no diffusers folder")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    settings = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model"]
+    weights = [f"{component}/*.safetensors" for component in weights_of]
     try:
         return Path(
             snapshot_download(
-                model, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*.non_ema.*"]
+                model,
+                revision=revision,
+                allow_patterns=settings + weights,
+                ignore_patterns=["*.fp16.*", "*.non_ema.*"],
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        offline = "; HF_HUB_OFFLINE=1 is set, so the Hub was not asked" if constants.HF_HUB_OFFLINE else ""
         raise UserError(
-            f"--model {model}: neither a local folder nor a reachable Hub name ({type(error).__name__})"
+            f"--model {model}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline})"
         ) from error
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its name and commit: what is sent to other nodes, where the driver's own folder may not exist."""
+
+    name: str
+    revision: str | None = None
+
+    def folder(self, weights_of: Sequence[str] = ("*",)) -> Path:
+        """Return its folder on this node, fetched if need be."""
+        return local_folder(self.name, self.revision, weights_of)
+
+    def pinned(self, weights_of: Sequence[str] = ("*",)) -> Model:
+        """Return the same model at the commit its revision stands for now, so that every node loads the same one."""
+        folder = self.folder(weights_of)
+        return Model(self.name, folder.name if folder.parent.name == "snapshots" else self.revision)
 
 
 def component_config(folder: Path, name: str) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from PIL import Image
 
 from infra import files, models
 from infra.errors import UserError
-from pipelines import encoders, pairs
+from pipelines import encoders, pairs, store
 from pipelines.images import square_pixels
 from training import objectives
-from training.backbone import FROZEN, StableDiffusion, check_fingerprints
+from training.backbone import StableDiffusion, check_fingerprints
 from training.draws import draw
 from training.result import FACTS
 
@@ -56,13 +56,14 @@ class Folders:
         policy = models.local_folder(name)
         facts = policy / FACTS
         config = files.read_json(str(facts))["config"] if facts.is_file() else {}
-        reference = models.local_folder(against or config.get("model", WORLD_MODEL))
+        started_from = models.local_folder(config.get("model", WORLD_MODEL), config.get("revision"))
+        reference = models.local_folder(against) if against else started_from
         for folder in (policy, reference):
             if StableDiffusion(folder).network_folder not in {
                 path.parent.name for path in folder.glob("*/*.safetensors")
             }:
                 raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
-        check_fingerprints({part: models.fingerprint(policy, part) for part in FROZEN}, reference, str(policy))
+        check_fingerprints({part: models.fingerprint(policy, part) for part in store.FROZEN}, reference, str(policy))
         return cls(policy, reference, config.get("objective", {}).get("beta", BETA))
 
 
@@ -81,17 +82,17 @@ class Models:
     def load(cls, folders: Folders) -> Models:
         """Load everything from local folders."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backbone = StableDiffusion(folders.reference)
+        backbone, reference = StableDiffusion(folders.reference), models.Model(str(folders.reference))
         policy = StableDiffusion(folders.policy).load_network().to(device)
-        vae = models.component_config(folders.reference, "vae")
+        vae = encoders.vae_config(folders.reference)
         side = models.component_config(folders.reference, backbone.network_folder)["sample_size"]
         resolution = side * 2 ** (len(vae["block_out_channels"]) - 1)
         return cls(
             backbone,
             (policy, backbone.load_network().to(device)),
             # The posterior's mean, not a sample: a score should not depend on chance.
-            encoders.LatentEncoder(folders.reference, resolution, "mean", False, 0, BATCH, "float32"),
-            encoders.CaptionEncoder(folders.reference, BATCH, "float32"),
+            encoders.LatentEncoder(reference, resolution, "mean", False, 0, BATCH, "float32"),
+            encoders.CaptionEncoder(reference, BATCH, "float32"),
             encoders.latent_shape(vae, resolution),
             device,
         )
@@ -122,7 +123,7 @@ class Implicit:
     def fingerprint(self) -> str:
         """Hash both networks, the frozen components, the draws and beta."""
         network = StableDiffusion.network_folder
-        told = [models.fingerprint(self.folders.reference, part) for part in (*FROZEN, network)]
+        told = [models.fingerprint(self.folders.reference, part) for part in (*store.FROZEN, network)]
         told += [models.fingerprint(self.folders.policy, network), f"{DRAWS}/{SEED}/{self.folders.beta}"]
         return hashlib.sha256("/".join(told).encode()).hexdigest()
 

@@ -131,10 +131,8 @@ def write(
         "agreement": asdict(agreement),
         "calibration": [asdict(row) for row in label_rules.calibration(margin, people, temperature)],
     }
-    sink = pa.BufferOutputStream()
     lost = {"pair_id": pa.array(scores.refused, pa.int64()), "reason": pa.array(scores.refused.values(), pa.string())}
-    pq.write_table(pa.table(lost), sink)
-    files.write_bytes(_refused_file(destination, name), sink.getvalue().to_pybytes())
+    files.write_table(_refused_file(destination, name), pa.table(lost))
     store.write_labels(destination, name, pa.table(columns, schema=store.LABELS_SCHEMA), manifest)
     return manifest
 

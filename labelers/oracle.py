@@ -110,9 +110,22 @@ class Oracle:
         """
         return np.array([self._score_one(i, c) for i, c in zip(images, captions, strict=True)], np.float32)
 
+    def check_captions(self, captions: Sequence[str]) -> None:
+        """Refuse captions that cannot be scored, before a job starts.
+
+        Raises:
+            UserError: for a caption from outside the world.
+        """
+        for caption in captions:
+            _known_scene(caption)
+
     def _score_one(self, image: Image.Image, caption: str) -> float:
-        scene = parse_caption(caption)
-        if scene is None:
-            raise UserError(f"the oracle knows only the embedded world's captions, not {caption[:80]!r}")
-        parts = agreement(scene, read_image(image))
+        parts = agreement(_known_scene(caption), read_image(image))
         return sum(WEIGHTS[name] * value for name, value in parts.items())
+
+
+def _known_scene(caption: str) -> Scene:
+    scene = parse_caption(caption)
+    if scene is None:
+        raise UserError(f"the oracle knows only the embedded world's captions, not {caption[:80]!r}")
+    return scene

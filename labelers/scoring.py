@@ -17,7 +17,6 @@ from labelers.scorers import Scorer
 from pipelines import engine, pairs, source
 
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
-SCORER_CPUS = 0.125  # so that two copies fit on two cores beside reader, writer, decoder and the checkpoint filter
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,12 @@ def score_pairs(
             columns=raw.columns,
             steps=[
                 # On GPUs decoding runs beside the scorers; without, its equal share lets Ray fuse it into their copies.
-                engine.Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size, cpus=SCORER_CPUS),
+                engine.Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
                 engine.Step(
                     ScorePairs,
                     {"names": tuple(names), "weights": dict(weights)},
                     batch_size=speed.batch_size,
                     actors=speed.copies or max(1, engine.device_count()),
-                    cpus=SCORER_CPUS,
                     gpus=_gpus(speed),
                 ),
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -14,83 +15,114 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 Rows = Sequence[dict[str, Any]]
-COLOURS = {"policy": "#0b6e6e", "control": "#b4691f", "base": "#8a8f98"}
+ALIGNED, CONTROL, BATCH = "#0b6e6e", "#b4691f", "#9aa0ab"
+QUARTERS = {  # of the timesteps
+    "t in quarter 1, least noise": "#a9cfcf",
+    "quarter 2": "#7fb5b5",
+    "quarter 3": "#3f8f8f",
+    "quarter 4, most noise": "#0b4f4f",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve."""
+
+    label: str
+    x: npt.NDArray[np.float64]  # [n] steps
+    y: npt.NDArray[np.float64]  # [n]
+    colour: str = ALIGNED
+
+    def smoothed(self, window: int) -> Line:
+        """Return the curve with each value averaged with the window - 1 before it; it starts where a window is full."""
+        return Line(self.label, self.x[window - 1 :], smooth(self.y, window), self.colour)
+
+
+def line(rows: Rows, name: str, label: str, colour: str = ALIGNED) -> Line:
+    """Take a curve from a run's notes; steps that have no such value are left out."""
+    kept = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    values = np.array(kept, np.float64).reshape(-1, 2)
+    return Line(label, values[:, 0], values[:, 1], colour)
 
 
 def smooth(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
-    """Average each value with the window - 1 before it; fewer at the start."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - window)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    """Average each value with the window - 1 before it: [n] to [n - window + 1], empty where n < window."""
+    return np.convolve(values, np.full(window, 1 / window), "valid") if len(values) >= window else values[:0]
 
 
-def training_charts(steps: Rows, assessments: Rows, control: Rows) -> list[dict[str, str]]:
+def training_charts(steps: Rows, assessments: Rows, control: Rows, best_step: int | None) -> list[dict[str, str]]:
     """Draw the curves that a run has data for; each with a title and a sentence that says how to read it."""
-    drawn = []
-    if any("validation_median" in row for row in assessments):
-        drawn.append(
-            {
-                "title": "Validation score",
-                "note": "Median score of images from captions kept out of training; the best checkpoint is the result.",
-                "svg": _lines(
-                    {
-                        "policy": _series(assessments, "validation_median"),
-                        "control": _series(control, "validation_median"),
-                    }
-                ),
-            }
-        )
-    held_out = _series(assessments, "held_out_accuracy")
-    train = _series(steps, "accuracy")
-    window = max(1, len(train[0]) // 12)
-    drawn.append(
-        {
-            "title": "Implicit accuracy",
-            "note": "Share of pairs whose winner has the higher implicit reward: each step's batch "
-            f"(grey, mean of {window} steps), held-out pairs at fixed draws (green).",
-            "svg": _lines({"base": (train[0], smooth(train[1], window)), "policy": held_out}, level=0.5),
-        }
-    )
-    loss = _series(steps, "loss")
-    drawn.append(
-        {
-            "title": "Loss",
-            "note": f"Mean of {window} steps. It stays near its start while images improve; read the curves above.",
-            "svg": _lines({"policy": (loss[0], smooth(loss[1], window))}),
-        }
-    )
-    return drawn
+    window = max(1, len(steps) // 12)
+    mean = f"mean of {window} steps" if window > 1 else "each step"
+    validation = [
+        line(assessments, "validation_median", "aligned"),
+        line(control, "validation_median", "control", CONTROL),
+    ]
+    accuracy = [
+        line(steps, "accuracy", f"training batch, {mean}", BATCH).smoothed(window),
+        line(assessments, "held_out_accuracy", "held-out pairs"),
+    ]
+    loss = [line(steps, "loss", f"loss, {mean}").smoothed(window)]
+    drawn = [
+        (
+            "Validation score",
+            "Median score of images of captions kept out of training. Dotted: the checkpoint kept as the result.",
+            draw(validation, mark=best_step),
+        ),
+        (
+            "Implicit accuracy",
+            "Share of pairs whose winner has the higher implicit reward; the held-out pairs at fixed draws. "
+            "Dashed: chance.",
+            draw(accuracy, level=0.5),
+        ),
+        (
+            "Error against the reference's",
+            "Policy error over reference error, by quarter of the timesteps, winners and losers alike. "
+            "Far above 1 the images fall apart, however well preferences are scored.",
+            draw(_error_ratios(steps, window), level=1.0),
+        ),
+        ("Loss", "It stays near its start while images improve; read the other curves.", draw(loss)),
+    ]
+    return [{"title": title, "note": note, "svg": svg} for title, note, svg in drawn if svg]
 
 
-def _series(rows: Rows, name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    kept = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-    values = np.array(kept, np.float64).reshape(-1, 2)
-    return values[:, 0], values[:, 1]
+def _error_ratios(steps: Rows, window: int) -> list[Line]:
+    lines = []
+    for quarter, (label, colour) in enumerate(QUARTERS.items(), 1):
+        policy = line(steps, f"policy_error_q{quarter}", label, colour).smoothed(window)
+        reference = line(steps, f"reference_error_q{quarter}", "").smoothed(window)
+        lines.append(Line(policy.label, policy.x, policy.y / reference.y, colour))
+    return lines
 
 
-def _lines(
-    series: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]], level: float | None = None
-) -> str:
-    with plt.rc_context(
-        {"font.family": "sans-serif", "font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "report"}
-    ):
-        figure, axes = plt.subplots(figsize=(4.6, 2.5), layout="constrained")
-        for name, (x, y) in series.items():
-            if len(x):
-                axes.plot(
-                    x,
-                    y,
-                    color=COLOURS[name],
-                    linewidth=1.8,
-                    marker="o" if len(x) < 30 else "",
-                    markersize=3.5,
-                    label=name,
-                )
+def draw(lines: Sequence[Line], level: float | None = None, mark: float | None = None) -> str:
+    """Draw curves with a legend.
+
+    Args:
+        level: value to draw a dashed line at.
+        mark: step to draw a dotted line at.
+
+    Returns:
+        An <svg> element, or nothing where no curve has a point.
+    """
+    lines = [one for one in lines if len(one.x)]
+    if not lines:
+        return ""
+    style: Any = {"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": lines[0].label}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(figsize=(5.2, 3.1), layout="constrained")
+        for one in lines:
+            marker = "o" if len(one.x) < 30 else ""
+            axes.plot(one.x, one.y, color=one.colour, linewidth=2, marker=marker, markersize=4, label=one.label)
         if level is not None:
-            axes.axhline(level, color="#c9ccd1", linewidth=1, linestyle="--")
+            axes.axhline(level, color="#c9ccd1", linewidth=1, linestyle="--", zorder=0)
+        if mark is not None:
+            axes.axvline(mark, color=ALIGNED, linewidth=1, linestyle=":", zorder=0)
         axes.set_xlabel("step")
+        axes.grid(axis="y", color="#eef0f3", linewidth=0.8)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.4)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
         plt.close(figure)

@@ -7,6 +7,7 @@ command again finishes what is missing, and does nothing to a finished store.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class EncodeConfig:
     """Flags of the encoder. The first group decides what the store holds; the second only how fast."""
 
     source: str = f"{WORLD}/pairs"
-    """Raw pairs: a Parquet folder or file, local or s3://, or a datasets name."""
+    """Raw pairs: a Parquet folder or file, local, s3:// or hf://, or a datasets name."""
     split: str = "train"
     """Split of a datasets name."""
     model: str = f"{WORLD}/model"
@@ -48,15 +49,15 @@ class EncodeConfig:
     """Quarantine rows whose label_1 contradicts label_0; by default they are only counted."""
     seed: int = 0
     """Of the posterior samples."""
-    dtype: str = "float32"
-    """Of the encoders' arithmetic: float32, bfloat16 or float16. SDXL's own VAE overflows in float16."""
+    dtype: encoders.Dtype = "float32"
+    """Of the encoders' arithmetic. SDXL's own VAE overflows in float16."""
 
     encoders: int = 0
     """Copies of the VAE; 0: one per GPU, or one where there is none."""
     gpus_per_encoder: float | None = None
     """By default 1 where the cluster has GPUs, else 0."""
     batch_size: int = 32
-    """Pairs per VAE batch."""
+    """Pairs per VAE batch. It moves the latents' last bits, so a store is finished with the one it was begun with."""
     rows_per_file: int = 256
     """Rows per block and file: what a killed run may lose, per copy of the VAE."""
 
@@ -66,7 +67,7 @@ PRESETS = {
         model="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512, batch_size=16, rows_per_file=1024
     ),
 }
-SPEED_FLAGS = ("encoders", "gpus_per_encoder", "batch_size", "rows_per_file", "store")
+SPEED_FLAGS = ("encoders", "gpus_per_encoder", "rows_per_file", "store")
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,20 @@ class Plan:
     """Everything known before Ray starts."""
 
     config: EncodeConfig
-    folder: Path  # of the model
+    model: models.Model
+    folder: Path  # of the model, on the driver
     destination: str
     sources: list[str]
     dataset: pads.Dataset
     resolution: int
-    latent_shape: tuple[int, int, int]
+    vae: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    written_before: int  # rows that earlier runs finished
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of a latent."""
+        return encoders.latent_shape(self.vae, self.resolution)
 
     def work(self, *parts: str) -> str:
         """Return a path among the work files."""
@@ -93,7 +102,7 @@ def main(config: EncodeConfig) -> None:
         finished = store.read_manifest(destination)
         _refuse_other_settings(destination, dict(finished.config), config)
         store.verify(destination, finished)
-        print(f"{destination}: already finished, nothing to do\n{table(finished, 0.0)}", flush=True)
+        print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
         return
     with store.writer_lock(destination):
         plan = make_plan(config, destination)
@@ -103,49 +112,55 @@ def main(config: EncodeConfig) -> None:
         encode_captions(plan)
         manifest = summarise(plan)
         store.publish(destination, manifest)
-    print(f"{destination}\n{table(manifest, time.perf_counter() - started)}", flush=True)
+    seconds = time.perf_counter() - started
+    print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
 
 
 def make_plan(config: EncodeConfig, destination: str) -> Plan:
     """Check every input before Ray starts, and note the settings that an unfinished store goes on with."""
-    if config.dtype not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"--dtype {config.dtype}: choose float32, bfloat16 or float16")
     sources = source.parquet_files(config.source, config.split)
     dataset = source.open_source(sources)
     source.all_pair_ids(dataset)
-    folder = models.local_folder(config.model, config.revision)
-    vae = models.component_config(folder, "vae")
+    model = models.Model(config.model, config.revision).pinned(store.FROZEN)
+    folder = model.folder(store.FROZEN)
+    vae = encoders.vae_config(folder)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     resolution = config.resolution or models.component_config(folder, "unet")["sample_size"] * factor
     if resolution % factor:
         raise UserError(f"--resolution {resolution}: not a multiple of {factor}, the VAE's step")
-    shape = encoders.latent_shape(vae, resolution)
-    plan = Plan(config, folder, destination, sources, dataset, resolution, shape)
-    settings = plan.work("config.json")
+    fingerprints = {name: models.fingerprint(folder, name) for name in store.FROZEN}
+    settings = files.join(destination, store.WORK, "config.json")
     if files.exists(settings):
-        _refuse_other_settings(destination, files.read_json(settings), config)
-    files.write_json(settings, asdict(config))
-    return plan
+        _refuse_other_settings(destination, files.read_json(settings), config, fingerprints)
+    files.write_json(settings, asdict(config) | {"fingerprints": fingerprints})
+    before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
+    return Plan(config, model, folder, destination, sources, dataset, resolution, vae, fingerprints, before)
 
 
-def _refuse_other_settings(destination: str, before: dict[str, Any], config: EncodeConfig) -> None:
-    now = asdict(config)
+def _refuse_other_settings(
+    destination: str, before: dict[str, Any], config: EncodeConfig, fingerprints: Mapping[str, str] | None = None
+) -> None:
+    now = asdict(config) | ({"fingerprints": fingerprints} if fingerprints else {})
     differing = [name for name in now if name not in SPEED_FLAGS and before.get(name) != now[name]]
     if differing:
         told = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing)
         raise UserError(f"{destination} was begun with other settings ({told}); give another --store")
 
 
+def _gpus(config: EncodeConfig) -> float:
+    """Return the share of a GPU that each encoder takes."""
+    if config.gpus_per_encoder is not None:
+        return config.gpus_per_encoder
+    return 1.0 if engine.device_count() else 0.0
+
+
 def encode_pairs(plan: Plan) -> None:
     """Run the first pass: raw rows to pairs/, partitioned by status."""
     config = plan.config
-    gpus = config.gpus_per_encoder
-    if gpus is None:
-        gpus = 1.0 if engine.device_count() else 0.0
     copies = config.encoders or max(1, engine.device_count())
     check = {"resolution": plan.resolution, "strict_labels": config.strict_labels}
     encode = {
-        "model": plan.folder,
+        "model": plan.model,
         "resolution": plan.resolution,
         "posterior": config.posterior,
         "flip": config.flip,
@@ -159,7 +174,7 @@ def encode_pairs(plan: Plan) -> None:
             columns=source.columns_to_read(plan.dataset),
             steps=[
                 engine.Step(encoders.CheckAndDecode, check, batch_size=config.batch_size),
-                engine.Step(encoders.LatentEncoder, encode, config.batch_size, copies, cpus=0.25, gpus=gpus),
+                engine.Step(encoders.LatentEncoder, encode, config.batch_size, copies, gpus=_gpus(config)),
             ],
             output=files.join(plan.destination, "pairs"),
             checkpoint=plan.work("pairs_done"),
@@ -175,23 +190,20 @@ def encode_pairs(plan: Plan) -> None:
 
 def encode_captions(plan: Plan) -> None:
     """Run the second pass: the kept pairs' unique captions, and the empty one, to prompts/."""
-    wanted = set(kept_column(plan, "prompt_id").unique().to_pylist()) | {pairs.prompt_id("")}
+    wanted = set(kept_prompt_ids(plan)) | {pairs.prompt_id("")}
     found = dict(source.captions_of(plan.dataset, wanted)) | {pairs.prompt_id(""): ""}
     captions = pa.table(
         {"prompt_id": pa.array(sorted(found), pa.int64()), "caption": [found[key] for key in sorted(found)]}
     )
     # Checkpointing holds for sources read from files only, so the captions become one first.
-    sink = pa.BufferOutputStream()
-    pq.write_table(captions, sink)
-    files.write_bytes(plan.work("captions.parquet"), sink.getvalue().to_pybytes())
+    files.write_table(plan.work("captions.parquet"), captions)
     config = plan.config
-    encode = {"model": plan.folder, "batch_size": config.batch_size, "dtype": config.dtype}
-    gpus = 1.0 if engine.device_count() else 0.0
+    encode = {"model": plan.model, "batch_size": config.batch_size, "dtype": config.dtype}
     engine.run(
         engine.Job(
             source=[plan.work("captions.parquet")],
             columns=["prompt_id", "caption"],
-            steps=[engine.Step(encoders.CaptionEncoder, encode, config.batch_size, actors=1, cpus=0.25, gpus=gpus)],
+            steps=[engine.Step(encoders.CaptionEncoder, encode, config.batch_size, actors=1, gpus=_gpus(config))],
             output=files.join(plan.destination, "prompts"),
             checkpoint=plan.work("prompts_done"),
             id_column="prompt_id",
@@ -207,16 +219,20 @@ def _prompt_ids(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
     return table["prompt_id"].to_numpy()
 
 
-def kept_column(plan: Plan, *names: str) -> Any:
-    """Read one or more columns of the kept pairs: a column for one name, a table for several."""
-    filesystem, inner = files.open_filesystem(files.join(plan.destination, "pairs", "status=kept"))
-    paths = [
-        files.open_filesystem(p)[1] for p in files.list_files(files.join(plan.destination, "pairs", "status=kept"))
-    ]
+def kept_prompt_ids(plan: Plan) -> list[int]:
+    """List the captions of the kept pairs, each once.
+
+    Raises:
+        UserError: if no pair was kept.
+    """
+    folder = files.join(plan.destination, "pairs", "status=kept")
+    filesystem, _ = files.open_filesystem(folder)
+    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
     if not paths:
-        raise UserError(f"{plan.config.source}: no pair was kept; {inner.replace('kept', 'quarantined')} says why")
-    rows = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=list(names))
-    return rows[names[0]] if len(names) == 1 else rows
+        reasons = files.join(plan.destination, "pairs", "status=quarantined")
+        raise UserError(f"--source {plan.config.source}: no pair was kept; {reasons} says why")
+    rows = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["prompt_id"])
+    return rows["prompt_id"].unique().to_pylist()
 
 
 def summarise(plan: Plan) -> store.Manifest:
@@ -243,7 +259,7 @@ def summarise(plan: Plan) -> store.Manifest:
         quarantined=int(refused.sum()),
         kept=int((status == "kept").sum()),
         contradicting=int(pc.sum(rows["contradicts"]).as_py() or 0),
-        prompts=len(kept_column(plan, "prompt_id").unique()),
+        prompts=len(kept_prompt_ids(plan)),
     )
     if rows.num_rows != counts.rows_in or len(rows["pair_id"].unique()) != counts.rows_in:
         raise UserError(
@@ -266,22 +282,20 @@ def summarise(plan: Plan) -> store.Manifest:
 def _manifest(
     plan: Plan, counts: store.Counts, reasons: dict[str, int], described: dict[str, dict[str, Any]]
 ) -> store.Manifest:
-    vae = models.component_config(plan.folder, "vae")
-    content = sum(int(about["digest"], 16) for path, about in described.items() if "status=tie" not in path)
-    prompts_file = next(path for path in described if "/prompts/" in path)
-    filesystem, inner = files.open_filesystem(prompts_file)
-    text_config = models.component_config(plan.folder, "text_encoder")
-    size = pq.read_schema(inner, filesystem=filesystem).field("text_encoder").type.list_size
-    width = int(text_config["hidden_size"])
     names = {path: path.removeprefix(plan.destination + "/") for path in described}
+    trained_on = [path for path, name in names.items() if name.startswith(("pairs/status=kept/", "prompts/"))]
+    content = sum(int(described[path]["digest"], 16) for path in trained_on)
+    filesystem, inner = files.open_filesystem(next(p for p in trained_on if names[p].startswith("prompts/")))
+    size = pq.read_schema(inner, filesystem=filesystem).field("text_encoder").type.list_size
+    width = int(models.component_config(plan.folder, "text_encoder")["hidden_size"])
     return store.Manifest(
         source=plan.config.source,
         model=plan.config.model,
-        fingerprints={name: models.fingerprint(plan.folder, name) for name in ("vae", "text_encoder")},
+        fingerprints=plan.fingerprints,
         resolution=plan.resolution,
         latent_shape=plan.latent_shape,
-        scaling_factor=vae["scaling_factor"],
-        shift_factor=vae.get("shift_factor") or 0.0,
+        scaling_factor=plan.vae["scaling_factor"],
+        shift_factor=plan.vae["shift_factor"] or 0.0,
         posterior=plan.config.posterior,
         flip=plan.config.flip,
         embeddings={"text_encoder": (size // width, width)},
@@ -295,15 +309,15 @@ def _manifest(
     )
 
 
-def table(manifest: store.Manifest, seconds: float) -> str:
-    """Lay out what was done, for the terminal."""
+def table(manifest: store.Manifest, seconds: float | None = None, written_before: int = 0) -> str:
+    """Lay out what was done, for the terminal; a resumed run's speed counts the rows that it wrote itself."""
     counts = asdict(manifest.counts)
     size = sum(int(about["bytes"]) for about in manifest.files.values())
     lines = [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()]
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.reasons.items()]
-    if seconds:
-        images = 2 * manifest.counts.kept / seconds
-        lines += [("seconds", f"{seconds:,.1f}"), ("images/s", f"{images:,.1f}")]
+    if seconds is not None:
+        share = 1 - written_before / manifest.counts.rows_in
+        lines += [("seconds", f"{seconds:,.1f}"), ("images/s", f"{2 * manifest.counts.kept * share / seconds:,.1f}")]
     lines.append(("bytes", f"{size:,}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"  {name:<{width}}  {value:>14}" for name, value in lines)

@@ -5,8 +5,9 @@ Each step is a callable from one Arrow table to another; pipelines/engine.py run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from pipelines import pairs, store
 from pipelines.images import BadImage, decode_image
 
 Posterior = Literal["sample", "mean", "moments"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class CheckAndDecode:
@@ -79,13 +81,22 @@ class LatentEncoder:
     """Turn pixels into scaled latents with a frozen VAE: z = (posterior - shift) * scale."""
 
     def __init__(
-        self, model: Path, resolution: int, posterior: Posterior, flip: bool, seed: int, batch_size: int, dtype: str
+        self,
+        model: models.Model,
+        resolution: int,
+        posterior: Posterior,
+        flip: bool,
+        seed: int,
+        batch_size: int,
+        dtype: Dtype,
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, dtype)
         models.quiet()
-        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", use_safetensors=True)
-        self.vae = vae.to(self.device, self.dtype).eval().requires_grad_(False)
+        vae = AutoencoderKL.from_pretrained(
+            model.folder(("vae",)), subfolder="vae", use_safetensors=True, dtype=self.dtype
+        )
+        self.vae = vae.to(self.device).eval().requires_grad_(False)
         self.scale, self.shift = vae.config["scaling_factor"], vae.config.get("shift_factor") or 0.0
         self.resolution, self.posterior, self.flip = resolution, posterior, flip
         self.seed, self.batch_size = seed, batch_size
@@ -167,14 +178,16 @@ class LatentEncoder:
         return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def latent_shape(vae_config: dict[str, object], resolution: int) -> tuple[int, int, int]:
+def vae_config(folder: Path) -> Mapping[str, Any]:
+    """Read a VAE's settings with diffusers' defaults: SD1.5's own file, for one, does not name its scaling factor."""
+    with torch.device("meta"):
+        return AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae")).config
+
+
+def latent_shape(config: Mapping[str, Any], resolution: int) -> tuple[int, int, int]:
     """Return (C, H, W) of one latent of an image of this resolution."""
-    blocks = vae_config["block_out_channels"]
-    assert isinstance(blocks, (list, tuple))
-    side = resolution // 2 ** (len(blocks) - 1)
-    channels = vae_config["latent_channels"]
-    assert isinstance(channels, int)
-    return channels, side, side
+    side = resolution // 2 ** (len(config["block_out_channels"]) - 1)
+    return config["latent_channels"], side, side
 
 
 def _posterior_noise(seed: int, pair_id: int, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -185,12 +198,13 @@ def _posterior_noise(seed: int, pair_id: int, slot: int, shape: tuple[int, ...])
 class CaptionEncoder:
     """Turn captions into the text encoder's last hidden state, after its final norm, as SD1.5 and SD2.1 condition."""
 
-    def __init__(self, model: Path, batch_size: int, dtype: str) -> None:
+    def __init__(self, model: models.Model, batch_size: int, dtype: Dtype) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         models.quiet()
-        self.tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
+        folder = model.folder(("text_encoder",))
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
         encoder = CLIPTextModel.from_pretrained(
-            model, subfolder="text_encoder", use_safetensors=True, dtype=getattr(torch, dtype)
+            folder, subfolder="text_encoder", use_safetensors=True, dtype=getattr(torch, dtype)
         )
         self.encoder = encoder.to(self.device).eval().requires_grad_(False)
         self.batch_size = batch_size

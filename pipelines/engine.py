@@ -19,18 +19,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
-from ray.data.checkpoint.checkpoint_filter import NumpyArrayBasedCheckpointFilter
+from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 
 from infra import files
 from infra.errors import UserError
 
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-FILTER_CPUS = 1.0  # Ray Data's checkpoint filter takes a whole core and cannot be told otherwise
+LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
 
 
 @dataclass(frozen=True)
@@ -104,26 +106,34 @@ def run(job: Job) -> None:
         checkpoint_path=job.checkpoint,
         delete_checkpoint_on_success=False,  # deleting it would make a rerun write every row a second time
         override_filesystem=files.open_filesystem(job.checkpoint)[0],
-        checkpoint_filter_cls=_filter_class(job.row_ids),
+        checkpoint_manager_cls=_ClearPending,
     )
-    config.checkpoint_actor_pool_max_size = 1
-    config.checkpoint_actor_memory_bytes = 64 << 20
     context.checkpoint_config = config
     try:
         with _watch(job):
             _build(job)
-    except ray.exceptions.RayError as error:
-        if refusal := _refusal(error):
+    except Exception as error:
+        if (refusal := _refusal_in(error)) is not None:
             raise refusal from None
         raise
     finally:
         context.checkpoint_config = None
 
 
+def _refusal_in(error: BaseException | None) -> UserError | None:
+    """Find a step's own sentence in the exceptions that Ray wrapped around it."""
+    while error is not None and not isinstance(error, UserError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
+
+
 def _build(job: Job) -> None:
     filesystem, _ = files.open_filesystem(job.source[0])
     paths = [files.open_filesystem(path)[1] for path in job.source]
     dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=list(job.columns), num_cpus=SMALL_CPUS)
+    if len(done := _done_ids(job)):
+        drop = _DropDone(ray.put(done), job.row_ids)
+        dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
     dataset = dataset.repartition(target_num_rows_per_block=job.rows_per_block)
     for step in job.steps:
@@ -145,15 +155,52 @@ def _build(job: Job) -> None:
     )
 
 
-def _filter_class(row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> type:
-    class ComputedIdFilter(NumpyArrayBasedCheckpointFilter):
-        """Drop rows whose computed id is checkpointed; the id need not be a column of the source."""
+class _ClearPending(IdColumnCheckpointManager):
+    """Delete what a killed run had half written; Ray's own filter of finished rows is left out.
 
-        def filter_rows_for_block(self, block: pa.Table) -> pa.Table:
-            done = np.isin(row_ids(block), self.checkpointed_ids, assume_unique=False)
-            return block.filter(pa.array(~done))
+    That filter's actor holds a whole core for as long as the job runs, and the listing of files wants another: beside
+    the encoder, a two-core cluster then waits for itself forever. It also needs the id among the source's columns.
+    """
 
-    return ComputedIdFilter
+    def load_checkpoint(
+        self, data_file_dir: str | None = None, data_file_filesystem: pafs.FileSystem | None = None
+    ) -> tuple[None, int]:
+        self._clean_pending_checkpoints(data_file_dir, data_file_filesystem)
+        return None, 0
+
+
+class _DropDone:
+    """Drop the rows whose computed ids are checkpointed."""
+
+    def __init__(self, done: ray.ObjectRef, row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> None:
+        self.done, self.row_ids = done, row_ids
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
+
+
+def finished_rows(checkpoint: str) -> int:
+    """Count the rows that a checkpoint holds: what an earlier run wrote safely."""
+    return sum(_rows_of(path) for path in _committed(checkpoint))
+
+
+def _rows_of(path: str) -> int:
+    filesystem, inner = files.open_filesystem(path)
+    return pq.read_metadata(inner, filesystem=filesystem).num_rows
+
+
+def _done_ids(job: Job) -> npt.NDArray[np.int64]:
+    """Read the ids of the rows that are safely written; files still marked pending do not count."""
+    filesystem, _ = files.open_filesystem(job.checkpoint)
+    paths = [files.open_filesystem(path)[1] for path in _committed(job.checkpoint)]
+    if not paths:
+        return np.empty(0, np.int64)
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[job.id_column])
+    return table[job.id_column].to_numpy()
+
+
+def _committed(checkpoint: str) -> list[str]:
+    return [path for path in files.list_files(checkpoint, ".parquet") if ".pending" not in path]
 
 
 def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
@@ -166,18 +213,7 @@ def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> An
     try:
         return ray.get(remote.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
-        raise _refusal(error) or error from None
-
-
-def _refusal(error: BaseException) -> UserError | None:
-    """Find a step's UserError among the exceptions that Ray wrapped it in; as a new one, without their tracebacks."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None) or seen.__cause__
-        if isinstance(seen, UserError) and not isinstance(seen, ray.exceptions.RayTaskError):
-            return UserError(str(seen))
-        seen = cause if cause is not seen else None
-    return None
+        raise _refusal_in(error.cause) or error from None
 
 
 def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
@@ -188,37 +224,45 @@ def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]
 
 def _check_resources(steps: Sequence[Step]) -> None:
     total = ray.cluster_resources()
-    cpus = sum(step.cpus * max(1, step.actors) for step in steps) + 2 * SMALL_CPUS + FILTER_CPUS
+    # Actors stay for as long as the job runs; tasks come and go, and the largest of them is the listing.
+    cpus = sum(step.cpus * step.actors for step in steps) + LISTING_CPUS
     gpus = sum(step.gpus * step.actors for step in steps)
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
         raise UserError(
             f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}: start fewer copies"
+            f"{total.get('GPU', 0):g}: ask for fewer copies"
         )
 
 
 @contextmanager
-def _watch(job: Job, patience: float = 900.0, interval: float = 5.0) -> Iterator[None]:
-    """Print how many rows are safely written; end the process when none has been for patience seconds."""
+def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: float = 3600.0) -> Iterator[None]:
+    """Print how many rows are safely written, remark when none is for long, and end the process after patience."""
     finished = threading.Event()
     counted: dict[str, int] = {}
 
     def safe_rows() -> int:
-        for path in files.list_files(job.checkpoint, ".parquet"):
-            if path not in counted and ".pending" not in path:
-                filesystem, inner = files.open_filesystem(path)
-                counted[path] = pq.read_metadata(inner, filesystem=filesystem).num_rows
+        for path in _committed(job.checkpoint):
+            if path not in counted:
+                counted[path] = _rows_of(path)
         return sum(counted.values())
 
     def watch() -> None:
-        seen, since = -1, time.monotonic()
+        seen, since, remarked = -1, time.monotonic(), 0.0
         while not finished.wait(interval):
-            safe = safe_rows()
+            try:
+                safe = safe_rows()
+            except OSError:  # the disk or bucket did not answer this time; the job itself notices where it matters
+                continue
+            idle = time.monotonic() - since
             if safe != seen:
                 print(f"{job.name}: {safe:,} of {job.rows:,} written", flush=True)
-                seen, since = safe, time.monotonic()
-            elif time.monotonic() - since > patience:
-                _give_up(job, patience)
+                seen, since, remarked = safe, time.monotonic(), 0.0
+            elif idle > patience:
+                print(f"error: {_standstill(job, idle)}; run the same command again when they are free", flush=True)
+                os._exit(3)  # the main thread waits inside Ray and would not notice an exception here
+            elif idle > remarked + remark:
+                print(_standstill(job, idle), flush=True)
+                remarked = idle
 
     threading.Thread(target=watch, daemon=True).start()
     try:
@@ -228,12 +272,9 @@ def _watch(job: Job, patience: float = 900.0, interval: float = 5.0) -> Iterator
     print(f"{job.name}: {safe_rows():,} of {job.rows:,} written", flush=True)
 
 
-def _give_up(job: Job, patience: float) -> None:
+def _standstill(job: Job, seconds: float) -> str:
     free, total = ray.available_resources(), ray.cluster_resources()
-    print(
-        f"error: {job.output}: nothing was written for {patience:.0f} s; free CPUs {free.get('CPU', 0):g} of "
-        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}. Another job may hold them; "
-        "run the same command again when they are free",
-        flush=True,
+    return (
+        f"{job.output}: nothing was written for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of "
+        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}; another job may hold them"
     )
-    os._exit(3)  # the main thread waits inside Ray and would not notice an exception here

@@ -6,21 +6,25 @@ from the same noise. Resumable: images that are there are not drawn again.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from infra import cli, files, models
 from infra.errors import UserError
 from pipelines import engine, pairs, sampling, store
+from pipelines.prompts import read_prompts
 
 DONE = "manifest.json"
 
@@ -43,8 +47,8 @@ class GenerateConfig:
     seed: int = 0
     sampling_steps: int = 20
     guidance_scale: float = 3.0
-    dtype: str = "float32"
-    """Of the pipeline's arithmetic: float32, bfloat16 or float16."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the pipeline's arithmetic."""
 
     samplers: int = 0
     """Copies of the pipeline; 0: one per GPU, or one where there is none."""
@@ -52,7 +56,17 @@ class GenerateConfig:
     """Images drawn at once, per copy."""
 
 
-SPEED_FLAGS = ("samplers", "batch_size", "output")
+PRESETS = {
+    "sd15": GenerateConfig(
+        model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        sampling_steps=50,
+        guidance_scale=7.5,
+        dtype="bfloat16",
+        batch_size=16,
+    ),
+}
+# What does not change an image; which captions are drawn is told by their hash, not by the file they stood in.
+OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit")
 
 
 class DrawImages:
@@ -80,46 +94,6 @@ class DrawImages:
         return wanted.append_column("image", pa.array(contents, pa.binary()))
 
 
-def read_prompts(path: str) -> list[str]:
-    """Read captions from text, TSV, CSV, JSONL or Parquet.
-
-    Raises:
-        UserError: if the file is missing, has no such column, or a caption in it is missing.
-    """
-    if not files.exists(path):
-        raise UserError(f"--prompts {path}: no such file")
-    content = files.read_bytes(path)
-    suffix = path.rsplit(".", 1)[-1].lower()
-    if suffix not in ("tsv", "csv", "jsonl", "parquet"):
-        captions: Sequence[Any] = [line for line in content.decode().splitlines() if line.strip()]
-    else:
-        table = _read_table(content, suffix)
-        names = {name.lower(): name for name in table.column_names}
-        column = names.get("prompt") or names.get("caption")
-        if column is None:
-            raise UserError(f"--prompts {path}: no column prompt or caption; it has {', '.join(table.column_names)}")
-        captions = table[column].to_pylist()
-    for row, caption in enumerate(captions):
-        if refusal := pairs.check_caption(caption):
-            raise UserError(f"--prompts {path}: row {row}: {refusal.reason}")
-    if not captions:
-        raise UserError(f"--prompts {path}: no captions in it")
-    return list(captions)
-
-
-def _read_table(content: bytes, suffix: str) -> pa.Table:
-    import pyarrow.csv
-    import pyarrow.json
-
-    if suffix == "parquet":
-        return pq.read_table(pa.BufferReader(content))
-    if suffix == "jsonl":
-        return pyarrow.json.read_json(pa.BufferReader(content))
-    # A TSV's quotes are part of its text; a CSV's are not.
-    options = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False) if suffix == "tsv" else None
-    return pyarrow.csv.read_csv(pa.BufferReader(content), parse_options=options)
-
-
 def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
     """List the images to draw: image_id, caption, image_index (running per repeated caption), image_seed."""
     rows, used = [], dict.fromkeys(captions, 0)
@@ -143,27 +117,32 @@ def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
     return table["image_id"].to_numpy()
 
 
+def image_identity(config: GenerateConfig, folder: Path, captions: Sequence[str]) -> dict[str, Any]:
+    """Return what decides a folder's images: the flags, the captions' hash, and the fingerprints of the weights."""
+    identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
+    identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
+    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
+    return identity | {"fingerprints": {name: models.fingerprint(folder, name) for name in parts}}
+
+
 def main(config: GenerateConfig) -> None:
     """Draw images of prompts with a diffusers pipeline, the same start noise for every model."""
+    for name in ("limit", "images_per_prompt", "sampling_steps", "batch_size"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     output = files.resolve(config.output)
+    captions = read_prompts(files.resolve(config.prompts))[: config.limit]
     folder = models.local_folder(config.model, config.revision)
-    identity = {k: v for k, v in asdict(config).items() if k not in SPEED_FLAGS}
-    identity["fingerprints"] = {
-        part.parent.name: models.fingerprint(folder, part.parent.name)
-        for part in sorted(folder.glob("*/*.safetensors"))
-    }
-    finished = files.join(output, DONE)
-    begun = files.join(output, store.WORK, "config.json")
+    identity = image_identity(config, folder, captions)
+    finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
     for path in (finished, begun):
         if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
             told = [name for name in identity if before.get(name) != identity[name]]
-            raise UserError(f"{output} was drawn with another {', '.join(told)}; give another --output")
+            raise UserError(f"{output} was drawn with other settings ({', '.join(told)}); give another --output")
     if files.exists(finished):
         print(f"{output}: already finished, nothing to do", flush=True)
         return
-    wanted = wanted_images(
-        read_prompts(files.resolve(config.prompts))[: config.limit], config.images_per_prompt, config.seed
-    )
+    wanted = wanted_images(captions, config.images_per_prompt, config.seed)
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
@@ -182,10 +161,8 @@ def _count_rows(path: str) -> int:
 
 
 def _draw(config: GenerateConfig, folder: Path, output: str, wanted: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(wanted, sink)
     source = files.join(output, store.WORK, "wanted.parquet")
-    files.write_bytes(source, sink.getvalue().to_pybytes())
+    files.write_table(source, wanted)
     copies = config.samplers or max(1, engine.device_count())
     arguments = {
         "model": folder,
@@ -218,20 +195,31 @@ def _draw(config: GenerateConfig, folder: Path, output: str, wanted: pa.Table) -
     )
 
 
-def read_images(folder: str) -> pa.Table:
-    """Read a finished folder of images in the order of its captions' ids.
+def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a finished folder of images in the order of image_id.
+
+    Args:
+        ids: the images wanted; all by default.
+        columns: the columns wanted; all by default.
 
     Raises:
         UserError: if it is not finished.
     """
     if not files.exists(files.join(folder, DONE)):
         raise UserError(f"{folder}: no finished images here; run generate.py")
+    wanted = None if ids is None else pc.field("image_id").isin(list(ids))
+    names = None if columns is None else list(dict.fromkeys(["image_id", *columns]))
+    return read_tables(files.join(folder, "images"), columns=names, filters=wanted).sort_by("image_id")
+
+
+def read_tables(folder: str, **options: Any) -> pa.Table:
+    """Read every Parquet file below a folder as one table; options are pyarrow.parquet.read_table's."""
     tables = []
-    for path in files.list_files(files.join(folder, "images"), ".parquet"):
+    for path in files.list_files(folder, ".parquet"):
         filesystem, inner = files.open_filesystem(path)
-        tables.append(pq.read_table(inner, filesystem=filesystem, partitioning=None))
-    return pa.concat_tables(tables).sort_by("image_id")
+        tables.append(pq.read_table(inner, filesystem=filesystem, partitioning=None, **options))
+    return pa.concat_tables(tables)
 
 
 if __name__ == "__main__":
-    cli.run(main, GenerateConfig)
+    cli.run(main, GenerateConfig, PRESETS)

@@ -12,6 +12,8 @@ from infra import torchvision_guard  # noqa: F401  (before torchvision)
 
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize  # isort: skip
 
+# Pillow's other formats are never tried on bytes from elsewhere: EPS would start Ghostscript on them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000  # a header that promises more is refused before anything is decoded
 
 
@@ -23,18 +25,18 @@ def open_image(content: object) -> Image.Image:
     """Decode and orient one image, at its full size.
 
     Args:
-        content: encoded bytes of any format Pillow reads; of an animation the first frame counts.
+        content: encoded bytes in one of FORMATS; of an animation the first frame counts.
 
     Returns:
         An upright RGB image.
 
     Raises:
-        BadImage: if the bytes are missing, empty, truncated, not an image, or promise more than MAX_PIXELS.
+        BadImage: if the bytes are missing, empty, truncated, in no format of FORMATS, or promise more than MAX_PIXELS.
     """
     if not isinstance(content, bytes) or not content:
         raise BadImage("image is null" if content is None else "image is empty")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImage(f"image promises {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}")
             return ImageOps.exif_transpose(image).convert("RGB")

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from infra import cli, files
 from infra.errors import UserError
@@ -20,6 +23,24 @@ from pipelines.pairs import check_caption, check_label, hash64
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
 ROWS_PER_FILE = 1024
+BYTES_PER_FILE = 128 << 20  # of images; what is held in memory at once
+CONFIG = "_config.json"  # the underscore: whoever reads the folder as Parquet passes over it
+FILE_NAME = re.compile(r"pairs-\d+\.parquet")
+SCHEMA = pa.schema(
+    [
+        ("caption", pa.string()),
+        ("has_label", pa.bool_()),
+        ("image_0_uid", pa.string()),
+        ("image_1_uid", pa.string()),
+        ("jpg_0", pa.binary()),
+        ("jpg_1", pa.binary()),
+        ("label_0", pa.float64()),
+        ("label_1", pa.float64()),
+        ("model_0", pa.string()),
+        ("model_1", pa.string()),
+        ("ranking_id", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -29,67 +50,171 @@ class ImportConfig:
     table: str
     """CSV (with a header) or JSONL with the columns caption, image_0, image_1, label_0."""
     images: str
-    """Folder that the image names count from."""
+    """Folder that the image names count from, local or s3://."""
     output: str = "runs/imported"
-    """Folder for the raw pairs."""
+    """Folder for the raw pairs, local or s3://."""
 
 
-def read_table(path: str) -> list[dict[str, Any]]:
-    """Read the comparisons.
+@dataclass(frozen=True)
+class Comparison:
+    """One checked line of the table."""
+
+    line: int  # of the file, from 1
+    caption: str
+    names: tuple[str, str]  # of the images in slot 0 and 1, below the folder of images
+    label_0: float
+
+
+def read_comparisons(path: str) -> list[Comparison]:
+    """Read and check the table.
 
     Raises:
-        UserError: naming the file and, where there is one, the row.
+        UserError: naming the file and, where there is one, the line.
     """
-    if not files.exists(path):
+    if not files.is_file(path):
         raise UserError(f"--table {path}: no such file")
-    content = files.read_bytes(path)
     try:
-        if path.endswith(".jsonl"):
-            rows = [json.loads(line) for line in content.decode().splitlines() if line.strip()]
-        else:
-            rows = pyarrow.csv.read_csv(pa.BufferReader(content)).to_pylist()
-    except (ValueError, pa.ArrowInvalid) as error:
+        text = files.read_bytes(path).decode("utf-8-sig")
+        lines = _jsonl_lines(text) if path.endswith(".jsonl") else _csv_lines(text)
+        found = [_comparison(number, row, f"--table {path}: line {number}") for number, row in lines]
+    except (ValueError, csv.Error) as error:
         raise UserError(f"--table {path}: not readable ({error})") from error
-    for number, row in enumerate(rows):
-        if missing := [name for name in COLUMNS if name not in row]:
-            raise UserError(f"--table {path}: row {number} has no {', '.join(missing)}")
-    return rows
+    if not found:
+        raise UserError(f"--table {path}: no comparisons in it")
+    return found
 
 
-def raw_pair(number: int, row: dict[str, Any], images: Path, table: str) -> dict[str, Any]:
-    """Turn one comparison into a raw pair; the images' bytes go in as they are.
+def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _jsonl_lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+
+
+def _comparison(number: int, row: Any, place: str) -> Comparison:
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: not an object with {', '.join(COLUMNS)}")
+    if missing := [name for name in COLUMNS if name not in row]:
+        raise UserError(f"{place}: no {', '.join(missing)}")
+    if None in row:  # where csv puts what has no column
+        raise UserError(f"{place}: more values than the header has columns; quote captions that hold a comma")
+    caption, label = row["caption"], row["label_0"]
+    if isinstance(label, str):  # all that a CSV knows
+        try:
+            label = float(label)
+        except ValueError:
+            raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1") from None
+    if refusal := check_caption(caption) or check_label(label, None, strict=False):
+        raise UserError(f"{place}: {refusal.reason}")
+    for name in COLUMNS[:3]:
+        if not isinstance(row[name], str) or not row[name] or not _is_unicode(row[name]):
+            raise UserError(f"{place}: {name} is {'empty' if row[name] in ('', None) else 'not text'}")
+    return Comparison(number, caption, (row["image_0"], row["image_1"]), float(label))
+
+
+def _is_unicode(text: str) -> bool:
+    """Say whether UTF-8 can hold a text; JSON's escapes can make one that it cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def image_path(images: str, name: str) -> str | None:
+    """Return the path of an image, or None where the folder has none of that name or the name leads out of it."""
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        return None
+    path = files.join(images, name)
+    return path if files.is_file(path) else None
+
+
+def check_images(comparisons: list[Comparison], images: str, table: str) -> None:
+    """Look for every image before anything is written.
 
     Raises:
-        UserError: naming the row, for a bad caption or label or an image that is not in the folder.
+        UserError: naming the first line whose image is not there.
     """
-    refusal = check_caption(row["caption"]) or check_label(row["label_0"], None, strict=False)
-    if refusal:
-        raise UserError(f"--table {table}: row {number}: {refusal.reason}")
-    out: dict[str, Any] = {"caption": row["caption"], "label_0": float(row["label_0"]), "label_1": 1.0 - row["label_0"]}
-    for slot in (0, 1):
-        name = str(row[f"image_{slot}"])
-        path = (images / name).resolve()
-        if not path.is_relative_to(images.resolve()) or not path.is_file():
-            raise UserError(f"--table {table}: row {number}: no image {name} in {images}")
-        out |= {f"jpg_{slot}": path.read_bytes(), f"image_{slot}_uid": name, f"model_{slot}": "imported"}
-    told = (out["caption"], out["image_0_uid"], out["image_1_uid"])
-    return out | {"ranking_id": hash64(*(str(part).encode() for part in told)), "has_label": True}
+    known: set[str] = set()
+    for comparison in comparisons:
+        for name in comparison.names:
+            if name not in known and image_path(images, name) is None:
+                raise UserError(f"--table {table}: line {comparison.line}: no image {name} in {images}")
+            known.add(name)
+
+
+def ranking_ids(comparisons: list[Comparison]) -> list[int]:
+    """Give each comparison an id, two raters' comparisons of the same images included.
+
+    Equal (caption, image_0, image_1) are numbered by label, so the ids do not depend on the order of the table.
+    """
+    numbered: dict[int, int] = {}
+    used: Counter[tuple[str, str, str]] = Counter()
+    for index in sorted(range(len(comparisons)), key=lambda index: comparisons[index].label_0):
+        one = comparisons[index]
+        told = (one.caption, *one.names)
+        numbered[index] = hash64(*(part.encode() for part in told), str(used[told]).encode())
+        used[told] += 1
+    return [numbered[index] for index in range(len(comparisons))]
+
+
+def imported_pairs(comparisons: list[Comparison], images: str) -> Iterator[dict[str, Any]]:
+    """Turn comparisons into raw pairs one by one; the images' bytes go in as they are."""
+    for comparison, ranking_id in zip(comparisons, ranking_ids(comparisons), strict=True):
+        row: dict[str, Any] = {"caption": comparison.caption, "ranking_id": ranking_id, "has_label": True}
+        for slot, name in enumerate(comparison.names):
+            row |= {f"jpg_{slot}": files.read_bytes(files.join(images, name)), f"image_{slot}_uid": name}
+            label = comparison.label_0 if slot == 0 else 1 - comparison.label_0
+            row |= {f"label_{slot}": label, f"model_{slot}": "imported"}
+        yield row
+
+
+def write_pairs(output: str, rows: Iterable[dict[str, Any]], schema: pa.Schema, rows_per_file: int, config: Any) -> int:
+    """Write raw pairs as OUTPUT/pairs-NNNN.parquet in place of those there, a file at a time; return their number.
+
+    Last comes CONFIG, the settings that made them.
+
+    Raises:
+        UserError: if the folder holds other Parquet files, which the encoder would read too.
+    """
+    before = files.list_files(output, ".parquet")
+    for path in before:
+        if not FILE_NAME.fullmatch(path.removeprefix(output).lstrip("/")):
+            raise UserError(f"--output {output}: it holds {path}, which is not ours to replace; give another folder")
+    for path in (*before, files.join(output, CONFIG)):
+        files.remove(path)
+    held: list[dict[str, Any]] = []
+    number = count = size = 0
+
+    def flush() -> None:
+        nonlocal number, size
+        files.write_table(files.join(output, f"pairs-{number:04d}.parquet"), pa.Table.from_pylist(held, schema=schema))
+        held.clear()
+        number, size = number + 1, 0
+
+    for row in rows:
+        held.append(row)
+        count, size = count + 1, size + len(row["jpg_0"]) + len(row["jpg_1"])
+        if len(held) == rows_per_file or size >= BYTES_PER_FILE:
+            flush()
+    if held:
+        flush()
+    files.write_json(files.join(output, CONFIG), asdict(config))
+    return count
 
 
 def main(config: ImportConfig) -> None:
     """Make raw pairs in Pick-a-Pic's columns from a folder of images and a table of comparisons."""
-    output, images = files.resolve(config.output), Path(files.resolve(config.images))
-    rows = [
-        raw_pair(number, row, images, config.table)
-        for number, row in enumerate(read_table(files.resolve(config.table)))
-    ]
-    if not rows:
-        raise UserError(f"--table {config.table}: no comparisons in it")
-    for number, start in enumerate(range(0, len(rows), ROWS_PER_FILE)):
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows[start : start + ROWS_PER_FILE]), sink)
-        files.write_bytes(files.join(output, f"pairs-{number:04d}.parquet"), sink.getvalue().to_pybytes())
-    print(f"{output}: {len(rows)} raw pairs; next: python pipelines/encode_latents.py --source {output}", flush=True)
+    output, images = files.resolve(config.output), files.resolve(config.images)
+    comparisons = read_comparisons(files.resolve(config.table))
+    check_images(comparisons, images, config.table)
+    count = write_pairs(output, imported_pairs(comparisons, images), SCHEMA, ROWS_PER_FILE, config)
+    print(f"{output}: {count} raw pairs; next: python pipelines/encode_latents.py --source {output}", flush=True)
 
 
 if __name__ == "__main__":

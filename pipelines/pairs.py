@@ -89,7 +89,7 @@ def check_label(label_0: object, label_1: object, strict: bool) -> Refusal | Non
 
 
 def contradicts(label_0: object, label_1: object) -> bool:
-    """Say whether a given label_1 is not the complement of label_0."""
-    if not isinstance(label_0, (int, float)) or label_1 is None:
+    """Say whether a given label_1 is not the complement of a valid label_0; an invalid one is refused for itself."""
+    if label_0 not in (0.0, 0.5, 1.0) or label_1 is None:
         return False
     return not isinstance(label_1, (int, float)) or label_0 + label_1 != 1.0

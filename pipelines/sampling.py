@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from infra import (
+    files,
     models,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
@@ -18,10 +19,17 @@ from diffusers import DiffusionPipeline  # isort: skip
 
 from pipelines.pairs import hash64
 
+SAFETY_CHECKER = "safety_checker"
+
 
 def load_pipeline(folder: Path, dtype: torch.dtype, device: str, **components: Any) -> DiffusionPipeline:
-    """Load any diffusers pipeline from a local folder, safetensors only; components in memory replace its own."""
+    """Load any diffusers pipeline from a local folder, safetensors only; components in memory replace its own.
+
+    A safety checker is left out: the images it blackens would count as losses, more for one model than for the other.
+    """
     models.quiet()
+    if SAFETY_CHECKER in files.read_json(str(folder / "model_index.json")):
+        components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -1,40 +1,34 @@
 """Score images: `python pipelines/score.py --images runs/a runs/b --scorers oracle fidelity`, on Ray Data.
 
-Beside each folder's images it writes scores/*.parquet, and set.json with what holds for the set as a whole: KID against
-true images where a folder of them is given, and diversity.
+Beside each folder's images it writes one folder per scorer, scores/NAME/, each with a manifest of its own, and set.json
+with what holds for the set as a whole. Scorers that are done are left alone; the missing ones share one pass.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 
-from infra import (
-    cli,
-    files,
-    models,
-    torchvision_guard,  # noqa: F401  (before diffusers)
-)
+from infra import cli, files, models
 from infra.errors import UserError
-
-from diffusers import AutoencoderKL  # isort: skip
-
 from labelers import scorers
 from pipelines import engine, store
-from pipelines.generate import image_ids, read_images
-from pipelines.images import decode_image
-from pipelines.win_rate import diversity
+from pipelines.generate import DONE, image_ids, read_images, read_tables
+from pipelines.set_judges import LatentFeatures, judge_set, set_identity
 
-DONE = "set.json"
+SCORES, SCORES_FILE, SET = "scores", "scores.parquet", "set.json"
+KEYS = ("image_id", "caption", "image_index")  # what an image is known by, beside its scores
 
 
 @dataclass(frozen=True)
@@ -63,136 +57,159 @@ class ScoreImages:
         """Replace the column image by the scores, float32.
 
         Raises:
-            ValueError: if a scorer gives a score that is not finite.
+            UserError: if a scorer gives a score that is not finite.
         """
-        images = [Image.open(io.BytesIO(content)) for content in drawn["image"].to_pylist()]
-        captions = drawn["caption"].to_pylist()
-        columns = {name: drawn[name] for name in ("image_id", "caption", "image_index")}
+        contents, captions = drawn["image"].to_pylist(), drawn["caption"].to_pylist()
+        images = [Image.open(io.BytesIO(content), formats=("PNG",)).convert("RGB") for content in contents]
+        columns = {name: drawn[name] for name in KEYS}
         for name, scorer in self.scorers.items():
             scores = scorer.score(images, captions)
             if not np.isfinite(scores).all():
-                raise ValueError(
-                    f"scorer {name}: a score is not finite, caption {captions[int(np.argmin(np.isfinite(scores)))]!r}"
-                )
+                caption = captions[int(np.argmin(np.isfinite(scores)))]
+                raise UserError(f"scorer {name}: its score is not finite for an image of {caption[:80]!r}")
             columns[name] = pa.array(scores, pa.float32())
         return pa.table(columns)
 
 
-class LatentFeatures(torch.nn.Module):
-    """The features of KID and diversity: a VAE's latent means, flat. Inception's weights cannot be had offline."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True).eval()
-
-    @torch.inference_mode()
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map [B, 3, R, R] uint8 to [B, d] float32."""
-        parts = [self.vae.encode(part.float() / 127.5 - 1).latent_dist.mean.flatten(1) for part in images.split(64)]
-        return torch.cat(parts)
-
-
-def set_judgement(
-    drawn: pa.Table, true: pa.Table | None, features: LatentFeatures, resolution: int
-) -> dict[str, float | int]:
-    """Judge a set of images as a whole.
-
-    Returns:
-        diversity (mean distance of features within a prompt), images, and with true images KID's mean and standard
-        deviation over subsets (Binkowski et al. 2018, unbiased, cubic kernel).
-    """
-    pixels = _pixels(drawn, resolution)
-    captions = drawn["caption"].to_pylist()
-    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    prompts = np.array([numbers[caption] for caption in captions])
-    judged: dict[str, float | int] = {
-        "images": len(captions),
-        "diversity": diversity(features(pixels).numpy(), prompts),
-    }
-    if true is not None:
-        from torchmetrics.image.kid import KernelInceptionDistance  # after the guard: it imports torchvision
-
-        reference = _pixels(true, resolution)
-        torch.manual_seed(0)  # KID draws its subsets from torch's generator
-        kid = KernelInceptionDistance(feature=features, subset_size=min(200, len(pixels), len(reference)), subsets=50)
-        kid.update(reference, real=True)
-        kid.update(pixels, real=False)
-        mean, spread = kid.compute()
-        judged |= {"kid": float(mean), "kid_std": float(spread)}
-    return judged
-
-
-def _pixels(table: pa.Table, resolution: int) -> torch.Tensor:
-    stacked = np.stack([decode_image(content, resolution) for content in table["image"].to_pylist()])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2)
-
-
 def main(config: ScoreConfig) -> None:
     """Score images by each scorer, and each folder as a set."""
-    for name in config.scorers:
-        scorers.load(name)
-    folder = models.local_folder(config.feature_model)
-    resolution = models.component_config(folder, "vae")["sample_size"]
-    true = read_images(files.resolve(config.true_images)) if config.true_images else None
+    loaded = {name: scorers.load(name) for name in config.scorers}
+    fingerprints = {name: _fingerprint(scorer) for name, scorer in loaded.items()}
     folders = [files.resolve(path) for path in config.images]
-    tables = {path: read_images(path) for path in folders}
-    features = LatentFeatures(folder)
+    true_images = files.resolve(config.true_images) if config.true_images else None
     for path in folders:
-        # What was asked and of which images: a finished folder is left alone only if it answers the same question.
-        identity = {
-            "scorers": list(config.scorers),
-            "true_images": config.true_images,
-            "of": files.sha256(files.join(path, "manifest.json")),
-        }
-        done = files.join(path, DONE)
-        if files.exists(done) and files.read_json(done)["identity"] == identity:
-            print(f"{path}: already scored, nothing to do", flush=True)
-            continue
-        with store.writer_lock(path):
-            for stale in ("scores", DONE):
-                files.remove(files.join(path, stale))
-            _score(config, path, tables[path].num_rows)
-            judged: dict[str, Any] = dict(set_judgement(tables[path], true, features, resolution))
-            files.write_json(done, {"identity": identity, **judged})
-            files.remove(files.join(path, store.WORK))
+        captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
+        for scorer in loaded.values():
+            if hasattr(scorer, "check_captions"):
+                scorer.check_captions(captions)
+    done = [_score_folder(config, path, fingerprints) for path in folders]
+    judged = _judge_folders(config, folders, true_images)
+    for path in folders:
         scores = read_scores(path)
-        print(
-            f"{path}: " + "  ".join(f"{n} median {np.median(scores[n].to_numpy()):.4f}" for n in config.scorers),
-            flush=True,
-        )
+        medians = (f"{name} median {np.median(scores[name].to_numpy()):.4f}" for name in loaded)
+        nothing = not (done[folders.index(path)] or path in judged)
+        print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
 
-def _score(config: ScoreConfig, path: str, rows: int) -> None:
+def _fingerprint(scorer: scorers.Scorer) -> str:
+    # A scorer without weights to hash is its code.
+    return getattr(scorer, "fingerprint", None) or files.sha256(inspect.getfile(type(scorer)))
+
+
+def _score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
+    """Run the missing scorers over one folder of images in one pass; say whether there were any."""
+    of = files.sha256(files.join(path, DONE))
+    wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}
+    with store.writer_lock(path):
+        missing = {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
+        if not missing:
+            return False
+        work = files.join(path, store.WORK)
+        begun = files.join(work, "config.json")
+        if not files.exists(begun) or files.read_json(begun) != missing:
+            files.remove(work)  # of a pass of other scorers
+            files.write_json(begun, missing)
+        _run_pass(config, path, tuple(missing))
+        table = read_tables(files.join(work, SCORES)).sort_by("image_id")
+        if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
+            raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
+        for name, identity in missing.items():
+            _write_scores(path, name, table, {"identity": identity, "config": asdict(config)})
+        files.remove(work)
+    return True
+
+
+def _identity(path: str, name: str) -> dict[str, Any] | None:
+    manifest = files.join(path, SCORES, name, DONE)
+    return files.read_json(manifest)["identity"] if files.exists(manifest) else None
+
+
+def _run_pass(config: ScoreConfig, path: str, names: tuple[str, ...]) -> None:
     engine.connect()
-    files.remove(files.join(path, store.WORK))
+    work, gpus = files.join(path, store.WORK), engine.device_count()
     engine.run(
         engine.Job(
             source=files.list_files(files.join(path, "images"), ".parquet"),
-            columns=["image_id", "caption", "image_index", "image"],
-            steps=[engine.Step(ScoreImages, {"names": config.scorers}, config.batch_size, actors=1)],
-            output=files.join(path, "scores"),
-            checkpoint=files.join(path, store.WORK, "scores_done"),
+            columns=[*KEYS, "image"],
+            steps=[
+                engine.Step(
+                    ScoreImages, {"names": names}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0
+                )
+            ],
+            output=files.join(work, SCORES),
+            checkpoint=files.join(work, "scores_done"),
             id_column="image_id",
             row_ids=image_ids,
             rows_per_block=4 * config.batch_size,
-            name="scores",
-            rows=rows,
+            name=f"images scored by {', '.join(names)}",
+            rows=int(files.read_json(files.join(path, DONE))["images"]),
         )
     )
 
 
+def _write_scores(path: str, name: str, table: pa.Table, about: Mapping[str, Any]) -> None:
+    """Publish one scorer's scores: the manifest goes first and comes last."""
+    folder = files.join(path, SCORES, name)
+    files.remove(files.join(folder, DONE))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.select([*KEYS, name]).rename_columns([*KEYS, "score"]), sink)
+    content = sink.getvalue().to_pybytes()
+    files.write_bytes(files.join(folder, SCORES_FILE), content)
+    sha = hashlib.sha256(content).hexdigest()
+    files.write_json(files.join(folder, DONE), {**about, "rows": table.num_rows, "sha256": sha})
+
+
 def read_scores(path: str) -> pa.Table:
-    """Read a scored folder's scores in the order of image_id.
+    """Read a folder's finished scores: image_id, caption, image_index and a column per scorer, in order of image_id.
 
     Raises:
-        UserError: if the folder is not scored.
+        UserError: if no scorer has scored these images, or scores differ from their manifest.
     """
-    if not files.exists(files.join(path, DONE)):
+    of = files.sha256(files.join(path, DONE))
+    columns: dict[str, pa.ChunkedArray] = {}
+    for manifest in files.list_files(files.join(path, SCORES), DONE):
+        name, about = manifest.split("/")[-2], files.read_json(manifest)
+        if about["identity"]["of"] != of:
+            continue  # of images that were here before these
+        content = files.read_bytes(files.join(path, SCORES, name, SCORES_FILE))
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise UserError(f"{path}: the scores of {name} differ from their manifest; delete them and run score.py")
+        table = pq.read_table(pa.BufferReader(content))
+        columns |= {key: table[key] for key in KEYS} | {name: table["score"]}
+    if not columns:
         raise UserError(f"{path}: not scored yet; run score.py")
-    found = files.list_files(files.join(path, "scores"), ".parquet")
-    filesystem, _ = files.open_filesystem(path)
-    parts = [pq.read_table(files.open_filesystem(p)[1], filesystem=filesystem, partitioning=None) for p in found]
-    return pa.concat_tables(parts).sort_by("image_id")
+    return pa.table(columns)
+
+
+def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None) -> set[str]:
+    """Judge as sets the folders that are not judged yet, and return those."""
+    folder = models.local_folder(config.feature_model)
+    wanted = {path: set_identity(path, true_images, folder) for path in folders}
+    missing = {
+        path: identity
+        for path, identity in wanted.items()
+        if not files.exists(files.join(path, SET)) or files.read_json(files.join(path, SET))["identity"] != identity
+    }
+    if not missing:
+        return set()
+    features = LatentFeatures(folder)
+    true = features.of(true_images)[0] if true_images else None
+    for path, identity in missing.items():
+        judged = judge_set(*features.of(path), true)
+        files.write_json(files.join(path, SET), {"identity": identity, "config": asdict(config), "judged": judged})
+    return set(missing)
+
+
+def read_set(path: str) -> dict[str, Any]:
+    """Read what score.py found of a folder's images as a set, and by whose features.
+
+    Raises:
+        UserError: if it was not judged.
+    """
+    if not files.exists(files.join(path, SET)):
+        raise UserError(f"{path}: not scored to the end; run score.py")
+    found = files.read_json(files.join(path, SET))
+    return found["judged"] | {"feature_model": found["config"]["feature_model"]}
 
 
 def paired_scores(
@@ -203,7 +220,7 @@ def paired_scores(
     Raises:
         UserError: if they are not images of the same prompts.
     """
-    first = [table.filter(pa.compute.equal(table["image_index"], 0)) for table in (policy, base)]
+    first = [table.filter(pc.equal(table["image_index"], 0)) for table in (policy, base)]
     if first[0]["image_id"] != first[1]["image_id"]:
         raise UserError("policy and base were drawn for different prompts; give both the same --prompts and --limit")
     return first[0][name].to_numpy(), first[1][name].to_numpy()

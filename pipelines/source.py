@@ -1,7 +1,9 @@
-"""Where raw pairs come from: a Parquet folder or file, local or s3://, or the name of a dataset."""
+"""Where raw pairs come from: a Parquet folder or file, local, s3:// or hf://, or the name of a dataset."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,50 +16,60 @@ from infra import files
 from infra.errors import UserError
 from pipelines import pairs
 
+DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # of the Hub: name, or owner/name
+
 
 def parquet_files(source: str, split: str) -> list[str]:
     """List the Parquet files of a source.
 
     Args:
-        source: a Parquet file, a folder of them, s3://..., or a name that datasets knows.
+        source: a Parquet file, a folder of them, s3://..., hf://datasets/..., or a name that datasets knows.
         split: the split of a named dataset; a folder is taken whole.
 
     Raises:
         UserError: if there are none.
     """
+    if DATASET_NAME.fullmatch(source) and not (files.ROOT / source).exists():
+        return _named_dataset(source, split)
     path = files.resolve(source)
-    if path.endswith(".parquet") and files.exists(path):
+    if path.endswith(".parquet") and files.is_file(path):
         return [path]
-    if files.exists(path):
-        found = files.list_files(path, ".parquet")
-        if not found:
-            raise UserError(f"--source {source}: {path} holds no .parquet file")
-        return found
-    if source.startswith(("s3://", "/")) or source.count("/") != 1:
+    if not files.exists(path):
         raise UserError(f"--source {source}: {path} does not exist")
-    return _named_dataset(source, split)
+    found = files.list_files(path, ".parquet")
+    if not found:
+        raise UserError(f"--source {source}: {path} holds no .parquet file")
+    return found
 
 
 def _named_dataset(name: str, split: str) -> list[str]:
+    """List a named dataset's Parquet files, where the Hub (or datasets' cache of it) has them: nothing is copied."""
+    if os.path.exists(name):  # datasets would take it, but no path counts from the working directory
+        raise UserError(f"--source {name}: {files.ROOT / name} does not exist; paths count from the repository's root")
     import datasets
 
     try:
         builder = datasets.load_dataset_builder(name)
     except Exception as error:  # datasets raises its own, the Hub's and the network's kinds
-        raise UserError(
-            f"--source {name}: no such folder, and datasets cannot load it ({type(error).__name__})"
-        ) from error
+        reason = type(error).__name__ + ("; HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "")
+        path = files.ROOT / name
+        raise UserError(f"--source {name}: {path} does not exist, and datasets cannot load it ({reason})") from error
     data_files = builder.config.data_files or {}
     if split not in data_files:
         raise UserError(f"--source {name}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
-    found = [str(path) for path in data_files[split] if str(path).endswith(".parquet")]
-    if not found:
+    found = [str(path) for path in data_files[split]]
+    if not found or not all(path.endswith(".parquet") for path in found):
         raise UserError(
-            f"--source {name}: not stored as Parquet; export it with datasets' to_parquet and give the folder"
+            f"--source {name}: not stored as Parquet; export it once and give that file as --source: "
+            f"{export_command(name, split)}"
         )
-    from huggingface_hub import HfFileSystem
+    return found
 
-    return [HfFileSystem().url(path) if path.startswith("hf://") else path for path in found]
+
+def export_command(name: str, split: str) -> str:
+    """Return the command that writes one split of a named dataset as a Parquet file."""
+    output = f"runs/{name.split('/')[-1]}-{split}.parquet"
+    return f'python -c "import datasets; datasets.load_dataset({name!r}, split={split!r}).to_parquet({output!r})"'
 
 
 def open_source(paths: list[str]) -> pads.Dataset:

@@ -4,7 +4,7 @@ store/
   manifest.json                       written last; a store without it is unfinished
   pairs/status=kept/*.parquet         pair_id, prompt_id, latents_0, latents_1, label_0, uids, models
   pairs/status=tie/*.parquet          the same columns, latents null
-  pairs/status=quarantined/*.parquet  pair_id, stage, reason, the rest null
+  pairs/status=quarantined/*.parquet  pair_id, stage, reason; what was known of the row, the rest null
   prompts/*.parquet                   prompt_id, caption, one column per text encoder; the empty caption is a row
   labels/NAME/*.parquet               pair_id, score_0, score_1, label_0, probability_0, and a manifest of its own
 """
@@ -31,7 +31,7 @@ from infra.errors import UserError
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
-STATUSES = ("kept", "tie", "quarantined")
+FROZEN = ("vae", "text_encoder")  # components whose outputs a store holds
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
@@ -54,7 +54,7 @@ class Manifest:
 
     source: str
     model: str
-    fingerprints: Mapping[str, str]  # of each frozen component: SHA-256 over config and weights
+    fingerprints: Mapping[str, str]  # of each of FROZEN: SHA-256 over config and weights
     resolution: int  # pixels
     latent_shape: tuple[int, int, int]  # C, H, W
     scaling_factor: float
@@ -197,11 +197,7 @@ def verify(store: str, manifest: Manifest, contents: bool = False) -> None:
 def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:
     """Write a label set beside the latents: one Parquet file, then its own manifest."""
     folder = files.join(store, "labels", name)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.cast(LABELS_SCHEMA).sort_by("pair_id"), sink)
-    content = sink.getvalue().to_pybytes()
-    files.write_bytes(files.join(folder, "part-0.parquet"), content)
-    sha = hashlib.sha256(content).hexdigest()
+    sha = files.write_table(files.join(folder, "part-0.parquet"), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
     files.write_json(files.join(folder, MANIFEST), {**manifest, "rows": table.num_rows, "sha256": sha})
 
 
@@ -243,7 +239,7 @@ def writer_lock(folder: str) -> Iterator[None]:
     Raises:
         UserError: if another process is writing there.
     """
-    if folder.startswith("s3://"):  # no lock that dies with its owner exists there; see docs/decisions.md
+    if files.is_remote(folder):  # no lock that dies with its owner exists there; see docs/decisions.md
         yield
         return
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Win rates and their intervals, and set-level judges: the arithmetic of the report."""
+"""Win rates, their intervals, and diversity: the arithmetic of the report."""
 
 from __future__ import annotations
 
@@ -45,12 +45,15 @@ def win_rate(policy: npt.NDArray[np.floating], base: npt.NDArray[np.floating]) -
     return WinRate(wins / len(policy), low, high, len(policy))
 
 
-def diversity(features: npt.NDArray[np.floating], prompts: npt.NDArray[np.int64]) -> float:
+def diversity(features: npt.NDArray[np.floating], prompts: npt.NDArray[np.int64]) -> float | None:
     """Compute the mean distance between images of the same prompt, averaged over prompts: small when modes collapse.
 
     Args:
         features: [n, d].
         prompts: [n], which prompt each image belongs to; prompts with one image do not count.
+
+    Returns:
+        The distance, or None where every prompt has one image.
     """
     means = []
     for prompt in np.unique(prompts):
@@ -58,4 +61,4 @@ def diversity(features: npt.NDArray[np.floating], prompts: npt.NDArray[np.int64]
         if len(own) > 1:
             distances = np.linalg.norm(own[:, None] - own[None], axis=-1)
             means.append(distances.sum() / (len(own) * (len(own) - 1)))
-    return float(np.mean(means)) if means else float("nan")
+    return float(np.mean(means)) if means else None

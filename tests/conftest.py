@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,21 @@ from PIL import Image
 from infra import cluster
 from infra.files import ROOT
 from infra.world import label_pairs
-from infra.world.shapes import COLOURS, all_scenes, render
+from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines import engine
+from training.config import DataConfig, OptimizerConfig, TrainConfig
+from training.objectives import ObjectiveConfig
 
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "infra" / "world" / "model"
 
 
-def rendered_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
+TRAINED, HELD_OUT = all_scenes()[::2], all_scenes()[1::2]  # no caption stands on both sides
+
+
+def rendered_pairs(count: int, seed: int = 0, scenes: Sequence[Scene] = TRAINED) -> list[dict[str, Any]]:
     """Make raw pairs of true renders: one slot shows the caption, the other a wrong background; one in eight ties."""
-    rng, scenes = np.random.default_rng(seed), all_scenes()
+    rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
         scene = scenes[int(rng.integers(len(scenes)))]
@@ -44,9 +50,8 @@ def rendered_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
         label_0 = 0.5 if number % 8 == 7 else float(rng.random() < 0.5)
         if label_0 == 0.0:
             jpegs.reverse()
-        rows.append(
-            label_pairs.raw_pair(number, scene.caption, [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])], label_0)
-        )
+        slots = [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])]
+        rows.append(label_pairs.labelled_pair(number, scene.caption, slots, label_0, "true renders"))
     return rows
 
 
@@ -60,10 +65,29 @@ def write_pairs(folder: Path, rows: list[dict[str, Any]], rows_per_file: int = 6
 
 
 @pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Hold an S3 server on loopback with one bucket, and yield the bucket's path."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(name, "testing")
+        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="dpo-test")
+        yield "s3://dpo-test"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Hold one cluster for the session; yields the environment of its clients."""
     with cluster.running(tmp_path_factory.mktemp("ray") / "cluster.log") as surroundings:
-        yield surroundings | {"DIFFUSION_DPO_PROGRESS": "0"}
+        yield surroundings
 
 
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -135,3 +159,42 @@ def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[engine.Job]:
     monkeypatch.setattr(engine, "call", lambda function, *arguments, **_: function(*arguments))
     monkeypatch.setattr(engine, "run", run)
     return jobs
+
+
+@pytest.fixture(scope="session")
+def held_out_store(submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the latent store of 16 pairs, two of them ties, of other captions."""
+    folder = tmp_path_factory.mktemp("held_out")
+    raw = write_pairs(folder / "raw", rendered_pairs(16, seed=1, scenes=HELD_OUT))
+    submit("pipelines/encode_latents.py", "--source", str(raw), "--store", str(folder / "store"))
+    return folder / "store"
+
+
+@pytest.fixture
+def config(encoded_store: Path, held_out_store: Path, tmp_path: Path) -> TrainConfig:
+    """Return settings of a run of six steps of eight pairs."""
+    data = DataConfig(
+        store=str(encoded_store),
+        held_out_store=str(held_out_store),
+        cache=str(tmp_path / "cache"),
+        global_batch=8,
+        micro_batch=4,
+    )
+    return TrainConfig(
+        output=str(tmp_path / "run"),
+        steps=6,
+        checkpoint_every=2,
+        data=data,
+        objective=ObjectiveConfig(beta=500.0),
+        optimizer=OptimizerConfig(warmup_steps=3),
+        validation=replace(TrainConfig().validation, held_out_pairs=8, held_out_draws=1),
+    )
+
+
+def notes(output: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Read what a run noted."""
+    return [json.loads(line) for line in (Path(output) / name).read_text().splitlines()]
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""

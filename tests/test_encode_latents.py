@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import duckdb
@@ -17,9 +20,12 @@ import pytest
 import torch
 from conftest import MODEL, Submit, rendered_pairs, write_pairs
 
+from infra import cli
+from infra.errors import UserError
 from infra.files import ROOT
 from infra.world.label_pairs import bad_rows
 from pipelines import encoders, store
+from pipelines.encode_latents import PRESETS, EncodeConfig, main
 from pipelines.images import decode_image
 
 SCRIPT = "pipelines/encode_latents.py"
@@ -74,14 +80,16 @@ def test_the_store_is_readable_without_us(encoded_store: Path) -> None:
     assert "" in prompts["caption"]
 
 
-def test_a_rerun_of_a_finished_store_does_nothing(encoded_store: Path, raw_pairs: Path, submit: Submit) -> None:
+def test_a_rerun_of_a_finished_store_does_nothing(
+    encoded_store: Path, raw_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in encoded_store.rglob("*.parquet")}
-    done = submit(SCRIPT, "--source", str(raw_pairs), "--store", str(encoded_store))
-    assert "already finished" in done.stdout
+    config = EncodeConfig(source=str(raw_pairs), store=str(encoded_store))
+    main(config)
+    assert "already finished" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in encoded_store.rglob("*.parquet")}
-    refused = submit(SCRIPT, "--source", str(raw_pairs), "--store", str(encoded_store), "--seed", "9", check=False)
-    assert refused.returncode != 0
-    assert "seed was 0, now 9" in refused.stdout
+    with pytest.raises(UserError, match="seed was 0, now 9"):
+        main(replace(config, seed=9))
 
 
 def test_sigkill_of_the_driver_loses_and_doubles_nothing(
@@ -144,48 +152,43 @@ def _wait(condition: object, job: subprocess.Popen[bytes]) -> None:
         (["--source", "/nowhere"], "/nowhere does not exist"),
         (["--model", "/nowhere"], "no model_index.json"),
         (["--resolution", "60"], "not a multiple of 8"),
-        (["--dtype", "int8"], "--dtype int8"),
     ],
 )
 def test_bad_flags_are_refused_in_one_sentence(flags: list[str], told: str, raw_pairs: Path, tmp_path: Path) -> None:
-    given = flags if "--source" in flags else ["--source", str(raw_pairs), *flags]
-    done = _run_bare(*given, "--store", str(tmp_path / "s"))
-    assert done.returncode == 2
-    assert told in done.stderr.strip().splitlines()[-1]
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    source = [] if "--source" in flags else ["--source", str(raw_pairs)]
+    assert told in refusal(*source, *flags, "--store", str(tmp_path / "s"))
+
+
+def refusal(*flags: str) -> str:
+    """Run the encoder's command line in this process, and return the one sentence it ends with."""
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told), pytest.raises(SystemExit) as stopped:
+        cli.run(main, EncodeConfig, PRESETS, list(flags))
+    assert stopped.value.code == 2
+    assert told.getvalue().startswith("error: ")
+    assert len(told.getvalue().splitlines()) == 1
+    return told.getvalue()
+
+
+def test_a_refusal_ends_the_process_with_2(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, "--source", "/nowhere", "--store", str(tmp_path / "s")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (2, "error: --source /nowhere: /nowhere does not exist\n")
 
 
 def test_duplicate_pairs_and_missing_columns_are_refused(tmp_path: Path) -> None:
     rows = rendered_pairs(3)
     twice = write_pairs(tmp_path / "twice", [*rows, rows[1]])
-    done = _run_bare("--source", str(twice), "--store", str(tmp_path / "s"))
-    assert "source row 3: the same ranking_id" in done.stderr
-    table = store.pq.read_table(write_pairs(tmp_path / "bare", rows)).drop_columns(["caption"])
-    shutil.rmtree(tmp_path / "bare")
-    (tmp_path / "bare").mkdir()
-    store.pq.write_table(table, tmp_path / "bare" / "x.parquet")
-    assert "no column caption" in _run_bare("--source", str(tmp_path / "bare"), "--store", str(tmp_path / "s")).stderr
-
-
-def _run_bare(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [os.path.join(ROOT, ".venv", "bin", "python"), SCRIPT, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    assert "source row 3: the same ranking_id" in refusal("--source", str(twice), "--store", str(tmp_path / "s"))
+    table = store.pq.read_table(write_pairs(tmp_path / "whole", rows)).drop_columns(["caption"])
+    store.pq.write_table(table, tmp_path / "bare.parquet")
+    told = refusal("--source", str(tmp_path / "bare.parquet"), "--store", str(tmp_path / "s"))
+    assert "no column caption" in told
 
 
 def test_an_unfinished_store_goes_on_only_with_its_own_settings(tmp_path: Path, raw_pairs: Path) -> None:
     work = tmp_path / "s" / store.WORK
     work.mkdir(parents=True)
-    from dataclasses import asdict
-
-    from pipelines.encode_latents import EncodeConfig
-
     (work / "config.json").write_text(json.dumps(asdict(EncodeConfig(source=str(raw_pairs), posterior="mean"))))
-    done = _run_bare("--source", str(raw_pairs), "--store", str(tmp_path / "s"))
-    assert done.returncode == 2
-    assert "posterior was 'mean', now 'sample'" in done.stderr
+    told = refusal("--source", str(raw_pairs), "--store", str(tmp_path / "s"))
+    assert "posterior was 'mean', now 'sample'" in told

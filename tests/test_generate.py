@@ -1,48 +1,23 @@
-"""Prompts are read from every format; start noise is a function of seed, index and caption."""
+"""Start noise is a function of seed, index and caption; what is drawn decides whether a folder is finished."""
 
 from __future__ import annotations
 
 import io
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL, SHARED, Submit
+import torch
+from conftest import MODEL, Submit
 from PIL import Image
 
+from infra import cli
 from infra.errors import UserError
 from pipelines import generate, score
 from pipelines.sampling import draw_images, image_seed, load_pipeline
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("p.txt", 'a cat\n\na "dog"\n'),
-        ("p.tsv", 'Prompt\tCategory\na cat\tAnimals\na "dog"\tAnimals\n'),
-        ("p.csv", 'id,caption\n1,a cat\n2,"a ""dog"""\n'),
-        ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": "a \\"dog\\""}\n'),
-    ],
-)
-def test_prompts_are_read_from_every_format(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
-    assert generate.read_prompts(str(tmp_path / name)) == ["a cat", 'a "dog"']
-
-
-def test_bad_prompt_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text\na cat\n")
-    with pytest.raises(UserError, match="no column prompt or caption; it has text"):
-        generate.read_prompts(str(tmp_path / "a.csv"))
-    (tmp_path / "b.jsonl").write_text('{"prompt": "a"}\n{"prompt": null}\n')
-    with pytest.raises(UserError, match="row 1: caption is null"):
-        generate.read_prompts(str(tmp_path / "b.jsonl"))
-    with pytest.raises(UserError, match="no such file"):
-        generate.read_prompts(str(tmp_path / "c.txt"))
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
-def test_parti_prompts() -> None:
-    assert len(generate.read_prompts(str(SHARED / "PartiPrompts.tsv"))) == 1632
 
 
 def test_wanted_images_are_numbered_per_caption_and_seeded_apart() -> None:
@@ -54,36 +29,68 @@ def test_wanted_images_are_numbered_per_caption_and_seeded_apart() -> None:
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
-    pipeline = load_pipeline(MODEL, score.torch.float32, "cpu")
+    pipeline = load_pipeline(MODEL, torch.float32, "cpu")
     captions = ["a big red circle on a teal background", "a small white cross on a black background"]
     both = draw_images(pipeline, captions, [5, 6], 4, 3.0)
     alone = draw_images(pipeline, captions[1:], [6], 4, 3.0)
     assert np.abs(np.asarray(both[1], int) - np.asarray(alone[0], int)).max() <= 2  # rounding of another batch size
 
 
-def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path) -> None:
+def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prompts.txt").write_text(
         "a big red circle on a teal background\na big white ring on a black background\n"
     )
-    output = tmp_path / "images"
-    flags = [
-        "--prompts",
-        str(tmp_path / "prompts.txt"),
-        "--output",
-        str(output),
-        "--images-per-prompt",
-        "2",
-        "--sampling-steps",
-        "8",
-    ]
-    submit("pipelines/generate.py", *flags)
-    table = generate.read_images(str(output))
+    config = generate.GenerateConfig(
+        prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"), images_per_prompt=2, sampling_steps=8
+    )
+    flags = ["--prompts", config.prompts, "--output", config.output]
+    submit("pipelines/generate.py", *flags, "--images-per-prompt", "2", "--sampling-steps", "8")
+    table = generate.read_images(config.output)
     assert table.num_rows == 4
     assert Image.open(io.BytesIO(table["image"][0].as_py())).size == (64, 64)
-    assert "already finished" in submit("pipelines/generate.py", *flags).stdout
-    assert "another seed" in submit("pipelines/generate.py", *flags, "--seed", "3", check=False).stdout
-    submit("pipelines/score.py", "--images", str(output))
-    scores = score.read_scores(str(output))
+    generate.main(config)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"other settings \(seed\)"):
+        generate.main(replace(config, seed=3))
+    Path(config.prompts).write_text("a big red circle on a teal background\na small red ring on a pink background\n")
+    with pytest.raises(UserError, match=r"other settings \(captions\)"):
+        generate.main(config)
+    submit("pipelines/score.py", "--images", config.output)
+    scores = score.read_scores(config.output)
     assert scores.num_rows == 4
     assert np.isfinite(scores["oracle"].to_numpy()).all()
-    assert "already scored" in submit("pipelines/score.py", "--images", str(output)).stdout
+    score.main(score.ScoreConfig(images=(config.output,)))
+    assert "already scored" in capsys.readouterr().out
+
+
+def test_the_captions_count_and_not_the_file_they_stood_in() -> None:
+    config = generate.GenerateConfig(prompts="a.txt", limit=2)
+    one = generate.image_identity(config, MODEL, ["a", "b"])
+    assert one == generate.image_identity(replace(config, prompts="b.csv", limit=None), MODEL, ["a", "b"])
+    assert one != generate.image_identity(config, MODEL, ["a", "b "])
+    assert one != generate.image_identity(config, MODEL, ["ab"])
+
+
+def test_counts_below_one_are_refused(tmp_path: Path) -> None:
+    config = generate.GenerateConfig(output=str(tmp_path / "images"))
+    with pytest.raises(UserError, match="--images-per-prompt 0: must be at least 1"):
+        generate.main(replace(config, images_per_prompt=0))
+    with pytest.raises(UserError, match="--limit -1: must be at least 1"):
+        generate.main(replace(config, limit=-1))
+    assert not (tmp_path / "images").exists()
+
+
+def test_the_preset_samples_as_stable_diffusion_is_judged() -> None:
+    seen: list[generate.GenerateConfig] = []
+    cli.run(seen.append, generate.GenerateConfig, generate.PRESETS, ["--preset", "sd15", "--model", "x"])
+    assert (seen[0].sampling_steps, seen[0].guidance_scale, seen[0].dtype, seen[0].model) == (50, 7.5, "bfloat16", "x")
+
+
+def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    pipeline = load_pipeline(folder, torch.float32, "cpu")  # the checker's own folder is not there to be read
+    assert pipeline.safety_checker is None
+    assert not pipeline.config.requires_safety_checker

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from pipelines.images import BadImage, decode_image
+from pipelines.images import FORMATS, BadImage, decode_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -59,6 +60,24 @@ def test_exif_rotation_is_applied() -> None:
 def test_what_is_no_image_is_refused(content: bytes | None, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
         decode_image(content, 8)
+
+
+def test_eps_never_reaches_the_program_that_would_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()  # as any other use of Pillow in the process may have done: EPS is registered now
+    ghostscript = Mock(side_effect=AssertionError("unknown bytes were handed to Ghostscript"))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", ghostscript)
+    eps = encoded(Image.new("RGB", (16, 16)), "EPS")
+    with pytest.raises(AssertionError, match="Ghostscript"):
+        Image.open(io.BytesIO(eps)).load()  # what Pillow does unless told otherwise
+    for content in (eps, b"\xc5\xd0\xd3\xc6" + eps):
+        with pytest.raises(BadImage, match="cannot be decoded: UnidentifiedImageError"):
+            decode_image(content, 8)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_formats_of_the_web_are_read(kind: str) -> None:
+    decoded = decode_image(encoded(Image.new("RGB", (16, 16), (200, 200, 200)), kind), 8)
+    assert np.abs(decoded.astype(int) - 200).max() <= 2  # JPEG and WebP round
 
 
 def test_a_truncated_jpeg_is_refused() -> None:

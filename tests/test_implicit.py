@@ -13,6 +13,7 @@ from conftest import MODEL, rendered_pairs
 from PIL import Image
 
 from infra.errors import UserError
+from infra.models import Model
 from labelers import implicit, scorers
 from pipelines.encoders import CaptionEncoder, LatentEncoder
 from pipelines.images import decode_image, open_image
@@ -48,9 +49,9 @@ def test_the_score_is_minus_half_beta_times_the_mean_difference_of_errors(policy
 
     backbone, trained = StableDiffusion(MODEL), StableDiffusion(policy).load_network()
     base, expected = backbone.load_network(), []
-    hidden = torch.from_numpy(CaptionEncoder(MODEL, 4, "float32").encode([caption]).astype(np.float32))
+    hidden = torch.from_numpy(CaptionEncoder(Model(str(MODEL)), 4, "float32").encode([caption]).astype(np.float32))
     for content in contents:
-        encoder = LatentEncoder(MODEL, 64, "mean", False, 0, 4, "float32")
+        encoder = LatentEncoder(Model(str(MODEL)), 64, "mean", False, 0, 4, "float32")
         clean = encoder.encode(decode_image(content, 64)[None], np.zeros(1, np.int64), 0).astype(np.float32)
         x = torch.from_numpy(clean).view(1, 4, 8, 8)
         differences = []

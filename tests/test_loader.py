@@ -12,7 +12,8 @@ import pytest
 from infra.errors import UserError
 from pipelines import store
 from training.draws import draw
-from training.loader import Labelled, Share, apply_labels, assemble, prefetch, stage, step_batches
+from training.loader import Labelled, Share, apply_labels, assemble, prefetch, step_batches
+from training.staging import stage
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +104,7 @@ def test_an_altered_store_is_refused_by_name(encoded_store: Path, tmp_path: Path
 
 
 def test_prefetch_hands_errors_to_the_consumer() -> None:
-    def make(step: int) -> list[object]:
+    def make(step: int) -> list[int]:
         if step == 2:
             raise ValueError("step 2")
         return [step]

@@ -9,7 +9,19 @@ import pytest
 from PIL import Image
 
 from infra.errors import UserError
-from infra.world.shapes import COLOURS, RADII, SHAPES, Scene, all_scenes, parse_caption, render, split_captions
+from infra.files import ROOT
+from infra.world.shapes import (
+    COLOURS,
+    RADII,
+    SHAPES,
+    SPLITS,
+    Scene,
+    all_scenes,
+    parse_caption,
+    render,
+    shape_mask,
+    split_captions,
+)
 from labelers import scorers
 from labelers.oracle import WEIGHTS, Oracle
 
@@ -30,6 +42,16 @@ def test_splits_share_no_caption() -> None:
     splits = split_captions()
     every = [caption for captions in splits.values() for caption in captions]
     assert len(every) == len(set(every)) == len(all_scenes())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_committed_prompts_are_the_splits(split: str) -> None:
+    told = (ROOT / "infra" / "world" / "prompts" / f"{split}.txt").read_text()
+    assert told == "\n".join(split_captions()[split]) + "\n"
+
+
+def test_the_memory_of_drawn_masks_is_bounded() -> None:
+    assert shape_mask.cache_parameters()["maxsize"] == 2048
 
 
 def test_true_renders_score_high() -> None:

@@ -64,6 +64,9 @@ def test_contradictions_are_refused_only_when_strict() -> None:
     assert not pairs.contradicts(1.0, 0.0)
     assert not pairs.contradicts(0.5, 0.5)
     assert not pairs.contradicts(1.0, None)
+    # A label_0 that is refused for itself is counted once, as invalid.
+    assert not pairs.contradicts(float("nan"), 0.0)
+    assert not pairs.contradicts(2.0, 0.0)
     assert pairs.check_label(1.0, 1.0, strict=False) is None
     refusal = pairs.check_label(1.0, 1.0, strict=True)
     assert refusal is not None

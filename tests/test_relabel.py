@@ -223,7 +223,7 @@ def test_on_a_cluster_a_broken_scorer_fails_with_its_sentence_and_training_takes
     bare = subprocess.run(  # outside a job, against the running cluster
         [sys.executable, SCRIPT, *flags, "--scorer", "oracle"],
         cwd=ROOT,
-        env=ray_environment | {"RAY_ADDRESS": ray_environment["DIFFUSION_DPO_GCS"]},
+        env=ray_environment,
         capture_output=True,
         text=True,
         check=False,

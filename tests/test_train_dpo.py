@@ -10,10 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Submit
-from test_loop import notes
+from conftest import Submit, notes
 
+from infra import cli
 from infra.files import ROOT
+from training.config import PRESETS, TrainConfig
+from training.train_dpo import main
 
 SCRIPT = "training/train_dpo.py"
 
@@ -85,10 +87,11 @@ def test_sigkill_of_a_worker_mid_step_changes_no_loss(
 
 
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
-    two_workers: Path, flags: list[str], submit: Submit
+    two_workers: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = submit(SCRIPT, *flags, "--workers", "2", "--output", str(two_workers))
-    assert "already finished" in done.stdout
-    refused = submit(SCRIPT, *flags, "--workers", "2", "--output", str(two_workers), "--beta", "7", check=False)
-    assert refused.returncode != 0
-    assert "beta was 500.0, now 7.0" in refused.stdout
+    again = [*flags, "--workers", "2", "--output", str(two_workers)]
+    cli.run(main, TrainConfig, PRESETS, again)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.run(main, TrainConfig, PRESETS, [*again, "--beta", "7"])
+    assert "beta was 500.0, now 7.0" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,10 +12,9 @@ from infra import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.errors import UserError
+from pipelines import store
 
 from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
-
-FROZEN = ("vae", "text_encoder")  # components whose outputs the latent store holds
 
 
 class StableDiffusion:
@@ -67,16 +67,16 @@ class StableDiffusion:
         return alpha[timesteps].view(-1, 1, 1, 1), sigma[timesteps].view(-1, 1, 1, 1)
 
 
-def check_fingerprints(stored: dict[str, str], folder: Path, store: str) -> None:
+def check_fingerprints(stored: Mapping[str, str], folder: Path, path: str) -> None:
     """Refuse a store made with other frozen components than the model's.
 
     Raises:
         UserError: with both fingerprints.
     """
-    for name in FROZEN:
+    for name in store.FROZEN:
         own = models.fingerprint(folder, name)
         if stored.get(name) != own:
             raise UserError(
-                f"{store} was encoded with another {name} than {folder} has: "
+                f"{path} was encoded with another {name} than {folder} has: "
                 f"store {str(stored.get(name))[:16]}, model {own[:16]}; encode it again with this --model"
             )

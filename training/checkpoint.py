@@ -31,6 +31,11 @@ def folder_of(output: Path, step: int) -> Path:
     return output / "checkpoints" / f"step-{step:07d}"
 
 
+def step_of(folder: Path) -> int:
+    """Read the step from a checkpoint's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def save(output: Path, state: State, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> Path:
     """Write a checkpoint; the file that says it is complete comes last and holds the others' hashes."""
     folder = folder_of(output, state.step)
@@ -75,14 +80,19 @@ def read_state(folder: Path) -> State:
     return State(**marker["state"])
 
 
-def load(folder: Path, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Load weights and optimizer state, bit for bit, into a network and its optimizer."""
+def load_network(folder: Path, network: torch.nn.Module) -> None:
+    """Load a checkpoint's weights, bit for bit."""
     network.load_state_dict(load_file(folder / "network.safetensors"))
-    tensors = load_file(folder / "optimizer.safetensors")
-    for name, parameter in network.named_parameters():
-        mine = {key.split("/", 1)[0]: value for key, value in tensors.items() if key.split("/", 1)[1] == name}
-        # AdamW keeps its step count on the CPU, the moments beside the parameter.
-        optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in mine.items()}
+
+
+def load_optimizer(folder: Path, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
+    """Load a checkpoint's optimizer state, bit for bit; torch puts each tensor where this optimizer wants it."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    places = {name: place for place, (name, _) in enumerate(network.named_parameters())}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        kind, name = key.split("/", 1)
+        state.setdefault(places[name], {})[kind] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def sweep(output: Path, keep: int, best: int | None) -> None:

@@ -25,19 +25,24 @@ class StepRecord:
 
     def __init__(self, step: int, learning_rate: float, timesteps: int, device: torch.device) -> None:
         self.step, self.learning_rate, self.timesteps = step, learning_rate, timesteps
+        self.has_reference = True
         self.stream = 0  # sum of the micro-batches' fingerprints, modulo 2^64
         # pairs, loss, accuracy, margin; then per quarter of the schedule: images, policy error, reference error
         self.sums = torch.zeros(4 + 3 * QUARTERS, dtype=torch.float64, device=device)
         self.values: dict[str, Any] = {}
 
-    def add(self, losses: torch.Tensor, policy: torch.Tensor, reference: torch.Tensor, timesteps: torch.Tensor) -> None:
-        """Count a micro-batch: losses [B], errors [2, B], timesteps [B]."""
-        margin = objectives.margins(policy, reference)
+    def add(
+        self, losses: torch.Tensor, policy: torch.Tensor, reference: torch.Tensor | None, timesteps: torch.Tensor
+    ) -> None:
+        """Count a micro-batch: losses [B], errors [2, B], timesteps [B]; what needs a reference is left out without."""
+        self.has_reference = reference is not None
+        compared = policy if reference is None else reference
+        margin = objectives.margins(policy, compared)
         ones = torch.ones_like(losses)
         head = torch.stack([ones, losses, objectives.implicit_accuracy(margin), margin])
         self.sums[:4] += head.double().sum(1)
         quarter = (timesteps * QUARTERS) // self.timesteps
-        body = torch.stack([torch.full_like(losses, 2.0), policy.sum(0), reference.sum(0)]).double()
+        body = torch.stack([torch.full_like(losses, 2.0), policy.sum(0), compared.sum(0)]).double()
         self.sums[4:].view(3, QUARTERS).index_add_(1, quarter, body)
 
     def reduce(self, world_size: int, gradient_norm: torch.Tensor) -> None:
@@ -51,15 +56,15 @@ class StepRecord:
         self.values = {
             "step": self.step,
             "loss": loss / pairs,
-            "accuracy": accuracy / pairs,
-            "margin": margin / pairs,
+            "accuracy": accuracy / pairs if self.has_reference else None,
+            "margin": margin / pairs if self.has_reference else None,
             "gradient_norm": float(gradient_norm),
             "learning_rate": self.learning_rate,
             "stream": f"{((high << 32) + low) % (1 << 64):016x}",
         }
         for quarter, (images, policy, reference) in enumerate(self.sums[4:].view(3, QUARTERS).T.tolist(), 1):
             self.values[f"policy_error_q{quarter}"] = policy / images if images else None
-            self.values[f"reference_error_q{quarter}"] = reference / images if images else None
+            self.values[f"reference_error_q{quarter}"] = reference / images if images and self.has_reference else None
 
     def finish(self, seconds: float, waited: float, pairs: int) -> dict[str, Any]:
         """Add the times of the step and return all values."""
@@ -109,8 +114,9 @@ class Journal:
         """Note one step."""
         self._note(STEPS, row)
         if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
+            accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}  "
             _say(
-                f"step {row['step']}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.2f}  "
+                f"step {row['step']}  loss {row['loss']:.4f}  {accuracy}"
                 f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
             )
 
@@ -134,12 +140,14 @@ class Journal:
         scored = [row for row in self.rows(ASSESSMENTS) if row["step"] > 0 and "validation_median" in row]
         return max(scored, key=lambda row: (row["validation_median"], -row["step"]))["step"] if scored else None
 
-    def best_step_everywhere(self, world_size: int) -> int | None:
-        """Return rank 0's best step on every rank."""
-        told: list[int | None] = [self.best_step() if self.enabled else None]
-        if world_size > 1:
-            dist.broadcast_object_list(told, src=0)
-        return told[0]
+    def is_assessed(self, step: int) -> bool:
+        """Say whether the policy after a step was judged already."""
+        return any(row["step"] == step for row in self.rows(ASSESSMENTS))
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds."""
+        if self.board is not None:
+            self.board.close()
 
     def summary(self) -> dict[str, Any]:
         """Sum up the run: steps, pairs/s and the share of time lost waiting for data, the first step left out."""

@@ -1,108 +1,25 @@
-"""Pairs for training: the store staged once per node as memory-mapped arrays, and micro-batches cut from them."""
+"""Pairs for training: a label set applied to a staged store, and micro-batches cut from it."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import queue
-import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 
-from infra import files
 from infra.errors import UserError
-from pipelines import pairs, store
+from pipelines import store
 from training.draws import Draw, draw
 from training.order import batch_rows
+from training.staging import Staged
 
-
-@dataclass(frozen=True)
-class Staged:
-    """A store's kept pairs in the order of their ids, as arrays on local disk."""
-
-    manifest: store.Manifest
-    pair_ids: npt.NDArray[np.int64]  # [n], ascending
-    prompt_rows: npt.NDArray[np.int64]  # [n], row of each pair's caption in prompts
-    latents: npt.NDArray[np.float16]  # [n, slots, C or 2C, H, W], memory-mapped; slots 0, 1 and, flipped, 2, 3
-    prompts: npt.NDArray[np.float16]  # [captions, L, D], memory-mapped
-    empty_prompt: int  # row of the empty caption in prompts
-
-
-def stage(path: str, cache: str | None = None) -> Staged:
-    """Copy a store's arrays to local disk once, and map them.
-
-    Parquet is the record; random rows come from these copies, because Parquet gives hundreds of rows a second and a
-    memory map tens of thousands. The folder is named by the store's content, so it is never stale.
-
-    Raises:
-        UserError: if the store is unfinished or a file differs from the manifest's hash.
-    """
-    manifest = store.read_manifest(path)
-    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = base / manifest.content_hash
-    with open(base / f"{manifest.content_hash}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # one process per node copies, the others wait
-        if not (folder / "complete").exists():
-            store.verify(path, manifest, contents=True)
-            folder.mkdir(exist_ok=True)
-            _stage_prompts(path, folder, manifest)
-            _stage_pairs(path, folder, manifest)
-            (folder / "complete").touch()
-    prompt_ids = np.load(folder / "prompt_ids.npy")
-    return Staged(
-        manifest=manifest,
-        pair_ids=np.load(folder / "pair_ids.npy"),
-        prompt_rows=np.load(folder / "prompt_rows.npy"),
-        latents=np.load(folder / "latents.npy", mmap_mode="r"),
-        prompts=np.load(folder / "prompts.npy", mmap_mode="r"),
-        empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
-    )
-
-
-def _tables(path: str, part: str, columns: list[str]) -> Iterator[store.pa.Table]:
-    for name in files.list_files(files.join(path, part), ".parquet"):
-        filesystem, inner = files.open_filesystem(name)
-        yield pq.read_table(inner, filesystem=filesystem, columns=columns, partitioning=None)
-
-
-def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
-    tables = list(_tables(path, "prompts", ["prompt_id", "text_encoder"]))
-    ids = np.concatenate([table["prompt_id"].to_numpy() for table in tables])
-    values = np.concatenate([store.half_rows(table["text_encoder"]) for table in tables])
-    order = np.argsort(ids)
-    np.save(folder / "prompt_ids.npy", ids[order])
-    np.save(folder / "prompts.npy", values[order].reshape(-1, *manifest.embeddings["text_encoder"]))
-
-
-def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
-    kept = "pairs/status=kept"
-    ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, kept, ["pair_id"])])
-    rank = np.empty(len(ids), np.int64)
-    rank[np.argsort(ids)] = np.arange(len(ids))
-    prompt_ids, prompt_rows = np.load(folder / "prompt_ids.npy"), np.empty(len(ids), np.int64)
-    channels, height, width = manifest.latent_shape
-    columns = list(store.latent_columns(manifest.flip))
-    shape = (len(columns), channels * (2 if manifest.posterior == "moments" else 1), height, width)
-    latents = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
-    start = 0
-    for table in _tables(path, kept, ["prompt_id", *columns]):
-        rows = rank[start : start + table.num_rows]
-        stacked = np.stack([store.half_rows(table[name]) for name in columns], axis=1)
-        latents[rows] = stacked.reshape(-1, *shape)
-        prompt_rows[rows] = np.searchsorted(prompt_ids, table["prompt_id"].to_numpy())
-        start += table.num_rows
-    latents.flush()
-    np.save(folder / "pair_ids.npy", np.sort(ids))
-    np.save(folder / "prompt_rows.npy", prompt_rows)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -228,16 +145,15 @@ def step_batches(data: Labelled, step: int, share: Share, seed: int, timesteps: 
     return [assemble(data, rows[s : s + share.micro_batch], seed, epoch, timesteps, dropout) for s in starts]
 
 
-def prefetch(steps: range, make: object, depth: int = 2) -> Iterator[list[Batch]]:
+def prefetch(steps: range, make: Callable[[int], Item], depth: int = 2) -> Iterator[Item]:
     """Yield make(step) for each step in order, computed up to depth steps ahead on a thread of its own."""
-    assert callable(make)
-    ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[Item | BaseException] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
     def work() -> None:
         for step in steps:
             try:
-                item: list[Batch] | BaseException = make(step)
+                item: Item | BaseException = make(step)
             except BaseException as error:  # handed to the consumer, who raises it
                 item = error
             while not stopped.is_set():

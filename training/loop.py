@@ -23,12 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from infra import files, models
 from infra.errors import UserError
 from training import checkpoint, objectives, reward
-from training.backbone import StableDiffusion, check_fingerprints
+from training.assessment import agree, assess, held_out, held_out_accuracy
+from training.backbone import StableDiffusion
 from training.config import TrainConfig
 from training.journal import Journal, StepRecord
-from training.loader import Batch, Labelled, Share, apply_labels, prefetch, stage, step_batches
+from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
 from training.result import write_result
-from training.validation import GRID, Validator, make_validator, paste_grid
+from training.staging import stage
+from training.validation import Validator, make_validator
 
 FINAL_DRAWS = 10  # of the final implicit accuracy, S4.1
 
@@ -41,36 +43,6 @@ class Rank:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
-
-
-def check_config(config: TrainConfig) -> None:
-    """Check the settings against store and model before anything large is loaded.
-
-    Raises:
-        UserError: naming the flag that does not fit.
-    """
-    from pipelines import store
-
-    data = config.data
-    if data.global_batch % (config.workers * data.micro_batch):
-        raise UserError(
-            f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
-            f"x --micro-batch {data.micro_batch}"
-        )
-    path = files.resolve(data.store)
-    manifest = store.read_manifest(path)
-    store.verify(path, manifest)
-    folder = models.local_folder(config.model, config.revision)
-    check_fingerprints(dict(manifest.fingerprints), folder, path)
-    table, _ = store.read_labels(path, data.labels)
-    decided = sum(label in (0.0, 1.0) for label in table["label_0"].to_pylist())
-    if decided < data.global_batch:
-        raise UserError(
-            f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
-        )
-    if data.held_out_store:
-        held_out = files.resolve(data.held_out_store)
-        check_fingerprints(dict(store.read_manifest(held_out).fingerprints), folder, held_out)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -108,9 +80,9 @@ def train(config: TrainConfig, rank: Rank) -> None:
     wrapped = trainer.policy
     if rank.world_size > 1:
         wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
-    if step == 0:
-        assess(trainer, 0)
-    batches = prefetch(range(step, config.steps), partial(_step_batches, trainer))
+    if not agree(trainer.journal.is_assessed(step), rank):  # a kill may fall between a checkpoint and its assessment
+        assess(trainer, step)
+    batches = prefetch(range(step, config.steps), partial(step_share, trainer))
     while step < config.steps:
         started = time.perf_counter()
         micro_batches = next(batches)
@@ -125,7 +97,8 @@ def train(config: TrainConfig, rank: Rank) -> None:
     finish(trainer)
 
 
-def _step_batches(trainer: Trainer, step: int) -> list[Batch]:
+def step_share(trainer: Trainer, step: int) -> list[Batch]:
+    """Assemble this rank's micro-batches of a step."""
     config, data = trainer.config, trainer.config.data
     share = Share(data.global_batch, data.micro_batch, trainer.rank.rank, trainer.rank.world_size)
     return step_batches(trainer.data, step, share, config.seed, trainer.backbone.timesteps, data.caption_dropout)
@@ -150,18 +123,9 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         fused=rank.device.type == "cuda",
     )
     validator = make_validator(config.validation, folder, policy, rank.rank, rank.world_size)
-    held_out = _held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
+    few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
     journal = Journal(output, enabled=rank.rank == 0)
-    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, held_out, journal)
-
-
-def _held_out(config: TrainConfig, rank: Rank, draws: int, limit: int | None) -> reward.HeldOut | None:
-    if config.data.held_out_store is None:
-        return None
-    path = files.resolve(config.data.held_out_store)
-    data = apply_labels(stage(path, config.data.cache), path, "human")
-    pairs = min(limit or len(data.rows), len(data.rows))
-    return reward.HeldOut(data, draws, pairs, config.data.micro_batch, rank.rank, rank.world_size)
+    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal)
 
 
 def resume(trainer: Trainer) -> int:
@@ -170,26 +134,32 @@ def resume(trainer: Trainer) -> int:
     Raises:
         UserError: if the checkpoint belongs to other data, seed or batch.
     """
-    done = checkpoint.complete(trainer.output)
+    done = agree(checkpoint.complete(trainer.output), trainer.rank)  # a shared disk may show ranks different things
     if not done:
         trainer.journal.rewind(0)
         return 0
     state = checkpoint.read_state(done[-1])
-    expected = checkpoint.State(
-        step=state.step,
-        seed=trainer.config.seed,
-        global_batch=trainer.config.data.global_batch,
-        store_hash=trainer.data.staged.manifest.content_hash,
-        labels_hash=trainer.data.labels_hash,
-    )
+    expected = run_state(trainer, state.step)
     if state != expected:
         told = "; ".join(
             f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
         )
         raise UserError(f"{trainer.output} holds another run ({told}); give another --output")
-    checkpoint.load(done[-1], trainer.policy, trainer.optimizer)
+    checkpoint.load_network(done[-1], trainer.policy)
+    checkpoint.load_optimizer(done[-1], trainer.policy, trainer.optimizer)
     trainer.journal.rewind(state.step)
     return state.step
+
+
+def run_state(trainer: Trainer, step: int) -> checkpoint.State:
+    """Describe the run after a step: all that order and draws depend on."""
+    return checkpoint.State(
+        step=step,
+        seed=trainer.config.seed,
+        global_batch=trainer.config.data.global_batch,
+        store_hash=trainer.data.staged.manifest.content_hash,
+        labels_hash=trainer.data.labels_hash,
+    )
 
 
 def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], step: int) -> StepRecord:
@@ -211,8 +181,10 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
         with contextlib.nullcontext() if last else no_sync():
             moved = batch.to(trainer.rank.device)
             policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
-            with torch.no_grad():
-                reference = reward.pair_errors(trainer.backbone, trainer.reference, moved, trainer.autocast)
+            reference = None
+            if config.objective.needs_reference:
+                with torch.no_grad():
+                    reference = reward.pair_errors(trainer.backbone, trainer.reference, moved, trainer.autocast)
             losses = objectives.loss(config.objective, policy, reference)
             # DDP averages over ranks; dividing by this rank's share makes the sum the mean over the global batch.
             (losses.sum() / share).backward()
@@ -233,80 +205,38 @@ def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, bat
         dist.all_reduce(broken, op=dist.ReduceOp.MAX)
     if not broken.item():
         return
-    everyone: list[list[int]] = [bad]
+    mine = (bad, [int(pair) for batch in batches for pair in batch.pair_ids])
+    everyone = [mine]
     if world > 1:
-        everyone = [[] for _ in range(world)]
-        dist.all_gather_object(everyone, bad)
-    named = sorted(pair for part in everyone for pair in part)
-    what = "the loss of pairs" if named else "the gradient of the batch with pairs"
-    named = named or [int(pair) for batch in batches for pair in batch.pair_ids]
+        everyone = [([], [])] * world
+        dist.all_gather_object(everyone, mine)
+    named = sorted(pair for spoilt, _ in everyone for pair in spoilt)
+    what = "the loss of pairs" if named else "the gradient of the batch of pairs"
+    named = named or sorted(pair for _, all_pairs in everyone for pair in all_pairs)
     raise UserError(
-        f"step {step + 1}: {what} {', '.join(map(str, named[:16]))} is not finite; nothing was updated, "
+        f"step {step + 1}: {what} {', '.join(map(str, named))} is not finite; nothing was updated, "
         f"the last checkpoint in {trainer.output} stands"
     )
 
 
 def _save(trainer: Trainer, step: int) -> None:
     if trainer.rank.rank == 0:
-        state = checkpoint.State(
-            step=step,
-            seed=trainer.config.seed,
-            global_batch=trainer.config.data.global_batch,
-            store_hash=trainer.data.staged.manifest.content_hash,
-            labels_hash=trainer.data.labels_hash,
-        )
-        checkpoint.save(trainer.output, state, trainer.policy, trainer.optimizer)
+        checkpoint.save(trainer.output, run_state(trainer, step), trainer.policy, trainer.optimizer)
     if trainer.rank.world_size > 1:
         dist.barrier()
-
-
-def assess(trainer: Trainer, step: int) -> None:
-    """Judge the policy at a checkpoint: validation images, held-out implicit accuracy; keep the best checkpoint."""
-    values: dict[str, float] = {}
-    if trainer.validator:
-        scores, grid = trainer.validator.run()
-        total = torch.from_numpy(scores)
-        images = [grid]
-        if trainer.rank.world_size > 1:
-            dist.all_reduce(total)
-            images = [[] for _ in range(trainer.rank.world_size)]
-            dist.all_gather_object(images, grid)
-        values |= {"validation_median": total.median().item(), "validation_mean": total.mean().item()}
-        ordered = [image for _, image in sorted((pair for part in images for pair in part), key=lambda pair: pair[0])]
-        trainer.journal.picture(step, paste_grid(ordered[:GRID]))
-    if trainer.held_out:
-        values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
-    trainer.journal.assessment(step, values)
-    if trainer.rank.rank == 0 and step > 0:
-        checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
-    if trainer.rank.world_size > 1:
-        dist.barrier()
-
-
-def held_out_accuracy(trainer: Trainer, held_out: reward.HeldOut) -> float:
-    """Compute the implicit accuracy on held-out pairs over all ranks: the mean margin's sign, ties a half."""
-    sums = reward.margin_sums(
-        trainer.backbone, trainer.policy, trainer.reference, held_out, trainer.autocast, trainer.rank.device
-    )
-    if trainer.rank.world_size > 1:
-        dist.all_reduce(sums)
-    return objectives.implicit_accuracy(sums / held_out.draws).mean().item()
 
 
 def finish(trainer: Trainer) -> None:
     """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
-    best = trainer.journal.best_step_everywhere(trainer.rank.world_size) or trainer.config.steps
-    checkpoint.load(checkpoint.folder_of(trainer.output, best), trainer.policy, trainer.optimizer)
+    best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
+    checkpoint.load_network(checkpoint.folder_of(trainer.output, best), trainer.policy)
     facts: dict[str, Any] = {"best_step": best}
-    held_out = _held_out(trainer.config, trainer.rank, FINAL_DRAWS, None)
-    if held_out:
-        facts["implicit_reward"] = {
-            "accuracy": held_out_accuracy(trainer, held_out),
-            "n": held_out.pairs,
-            "draws": FINAL_DRAWS,
-        }
+    if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
+        accuracy = held_out_accuracy(trainer, every)
+        facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": FINAL_DRAWS}
     if trainer.rank.rank == 0:
         facts["train"] = trainer.journal.summary()
         write_result(trainer.config, trainer.output, trainer.backbone, trainer.policy, facts, trainer.data)
+    trainer.journal.close()
     if trainer.rank.world_size > 1:
         dist.barrier()

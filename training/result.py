@@ -72,12 +72,15 @@ def write_result(
     facts: dict[str, Any],
     data: Labelled,
 ) -> None:
-    """Write the base model's folder with the trained network in place of its own."""
-    folder = result_folder(output)
+    """Write the base model's folder with the trained network in its place; an older result stands until it is whole."""
+    folder = output / f"{RESULT}.partial"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(
-        backbone.folder, folder, ignore=shutil.ignore_patterns(backbone.network_folder, "README.md", "*.partial")
-    )
+    folder.mkdir(parents=True)
+    index = files.read_json(str(backbone.folder / "model_index.json"))
+    for name in index:
+        if name != backbone.network_folder and (backbone.folder / name).is_dir():
+            shutil.copytree(backbone.folder / name, folder / name)
+    shutil.copy(backbone.folder / "model_index.json", folder)
     policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)  # type: ignore[operator]
     accuracy = facts.get("implicit_reward")
     card = _CARD.format(
@@ -99,3 +102,5 @@ def write_result(
     (folder / "README.md").write_text(card)
     told = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash, "config": asdict(config)}
     files.write_json(str(folder / FACTS), facts | told)
+    shutil.rmtree(result_folder(output), ignore_errors=True)
+    folder.rename(result_folder(output))

@@ -6,7 +6,7 @@ checkpoint, exactly; a finished run is left as it is.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from infra import cli, files
 from infra.errors import UserError
 from pipelines.store import writer_lock
 from training.config import PRESETS, TrainConfig
-from training.loop import check_config
+from training.preflight import check_config
 from training.result import is_finished, result_folder
 
 # Settings that do not change what is computed, so a resumed run may have others.
@@ -30,14 +30,16 @@ def main(config: TrainConfig) -> None:
         _refuse_other_settings(output, config)
         print(f"{output}: already finished, its result is {result_folder(output)}", flush=True)
         return
-    check_config(config)
+    model = check_config(config)
     with writer_lock(str(output)):
         if (output / "config.json").exists():
             _refuse_other_settings(output, config)
         cli.save_config(str(output), config)
         from training.workers import launch
 
-        launch(config, output)
+        launch(replace(config, revision=model.revision), output)
+        if not is_finished(output, config.steps):
+            raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {result_folder(output)}", flush=True)
 
 

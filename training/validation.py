@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from infra import files
-from infra.errors import UserError
 from labelers import scorers
+from pipelines.prompts import read_prompts
 from pipelines.sampling import draw_images, image_seed, load_pipeline
 from training.config import ValidationConfig
 
@@ -49,20 +49,6 @@ class Validator:
             scores[part] = self.scorer.score(images, captions)
             grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
         return scores, grid
-
-
-def read_prompts(path: str) -> list[str]:
-    """Read captions, one a line.
-
-    Raises:
-        UserError: if the file is missing or has none.
-    """
-    if not files.exists(path):
-        raise UserError(f"{path}: no such file of captions")
-    captions = [line.strip() for line in files.read_bytes(path).decode().splitlines() if line.strip()]
-    if not captions:
-        raise UserError(f"{path}: no captions in it")
-    return captions
 
 
 def make_validator(

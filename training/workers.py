@@ -52,9 +52,14 @@ def launch(config: TrainConfig, output: Path) -> None:
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except Exception:
+        if not (output / REFUSAL).exists():
+            raise
     if (output / REFUSAL).exists():
         raise UserError(files.read_json(str(output / REFUSAL))["sentence"])
+    files.remove(str(output / "ray"))
 
 
 def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:
@@ -64,9 +69,13 @@ def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:
 def run_worker(arguments: dict[str, Any]) -> None:
     """Run the loop as one Ray Train worker.
 
-    A refusal is handed to the driver as a file and not raised: Ray Train would take it for a lost worker and retry.
+    Any rank's refusal reaches the driver as a file. It is raised too, which ends the other ranks; Ray Train takes that
+    for a lost worker and starts again, and the second attempt sees the file and returns at once.
     """
     config: TrainConfig = arguments["config"]
+    refusal = Path(files.resolve(config.output)) / REFUSAL
+    if refusal.exists():
+        return
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = ray.train.torch.get_device()
@@ -75,8 +84,8 @@ def run_worker(arguments: dict[str, Any]) -> None:
     try:
         train(config, rank)
     except UserError as error:
-        if rank.rank == 0:
-            files.write_json(str(Path(files.resolve(config.output)) / REFUSAL), {"sentence": str(error)})
+        files.write_json(str(refusal), {"sentence": str(error)})
+        raise
 
 
 def _report(metrics: dict[str, Any]) -> None:

@@ -134,8 +134,7 @@ def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
 def main(config: BenchmarkConfig) -> None:
     """Measure pairs/s of the encoder's Ray job against a bare loop of the same steps."""
     with tempfile.TemporaryDirectory() as folder, cluster.running(Path(folder) / "cluster.log") as surroundings:
-        os.environ.update({name: value for name, value in surroundings.items() if name != "RAY_ADDRESS"})
-        os.environ["RAY_ADDRESS"] = surroundings["DIFFUSION_DPO_GCS"]
+        os.environ.update(surroundings)
         path = f"{folder}/raw.parquet"
         pq.write_table(repeated_pairs(config.source, config.pairs), path, row_group_size=256)
         alternate(

@@ -147,8 +147,7 @@ def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
 def main(config: BenchmarkConfig) -> None:
     """Measure pairs/s of relabelling against a bare batched loop, and against scoring pairs one by one."""
     with tempfile.TemporaryDirectory() as folder, cluster.running(Path(folder) / "cluster.log") as surroundings:
-        os.environ.update({name: value for name, value in surroundings.items() if name != "RAY_ADDRESS"})
-        os.environ["RAY_ADDRESS"] = surroundings["DIFFUSION_DPO_GCS"]
+        os.environ.update(surroundings)
         path, rest = f"{folder}/raw.parquet", config.pairs - COPIES * BLOCK
         pq.write_table(repeated_pairs(config.source, config.pairs), path, row_group_size=BLOCK)
         ways = {

@@ -19,6 +19,7 @@ from infra.benchmarks.measure import alternate
 from training import loop, objectives, reward
 from training.config import DataConfig, TrainConfig
 from training.loader import prefetch
+from training.preflight import check_config
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ def main(config: BenchmarkConfig) -> None:
             TrainConfig(output=folder, data=DataConfig(store=config.store, global_batch=32, micro_batch=16)),
             steps=10**6,
         )
-        loop.check_config(settings)
+        check_config(settings)
         trainer = loop.build(settings, loop.Rank())
         loop.resume(trainer)
         pairs = config.steps * settings.data.global_batch
-        batches = prefetch(range(10**6), partial(loop._step_batches, trainer))
+        batches = prefetch(range(10**6), partial(loop.step_share, trainer))
         resident = [batch.to(trainer.rank.device) for batch in next(batches)]
 
         def ours() -> float:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from infra import cli, files
+from infra.errors import UserError
 from labelers import scorers
-from pipelines.generate import read_images
+from pipelines.generate import DONE, read_images
+from pipelines.import_pairs import write_pairs
 
 SCHEMA = pa.schema(
     [
@@ -80,8 +81,13 @@ def make_rows(config: LabelConfig) -> list[dict[str, Any]]:
     """Pair each caption's images, in random slots, and label the pairs.
 
     Neighbours are compared, 0 with 1 and 2 with 3, and of four images also 0 with 2 and 1 with 3.
+
+    Raises:
+        UserError: if no caption has two images.
     """
-    table = read_images(files.resolve(config.images)).sort_by([("caption", "ascending"), ("image_index", "ascending")])
+    folder = files.resolve(config.images)
+    table = read_images(folder).sort_by([("caption", "ascending"), ("image_index", "ascending")])
+    model = files.read_json(files.join(folder, DONE))["identity"].get("model", "true renders")
     contents, captions = table["image"].to_pylist(), table["caption"].to_pylist()
     scores = scorers.load("oracle").score([Image.open(io.BytesIO(content)) for content in contents], captions)
     uids = [str(uuid.UUID(int=key % (1 << 128))) for key in table["image_id"].to_pylist()]
@@ -99,13 +105,17 @@ def make_rows(config: LabelConfig) -> list[dict[str, Any]]:
             slots = [first + i for i in (pair if rng.random() < 0.5 else pair[::-1])]
             label_0 = label(float(scores[slots[0]]), float(scores[slots[1]]), config, rng)
             shown = [(uids[slot], jpegs[slot]) for slot in slots]
-            rows.append(raw_pair(len(rows), captions[first], shown, label_0))
+            rows.append(labelled_pair(len(rows), captions[first], shown, label_0, model))
         first += count
+    if not rows:
+        raise UserError(f"--images {config.images}: no caption has two images; draw with --images-per-prompt 2")
     return rows
 
 
-def raw_pair(number: int, caption: str, shown: list[tuple[str, bytes]], label_0: float) -> dict[str, Any]:
-    """Lay out one pair in Pick-a-Pic v2's columns; shown has the uid and the JPEG of each slot."""
+def labelled_pair(
+    number: int, caption: str, shown: list[tuple[str, bytes]], label_0: float, model: str
+) -> dict[str, Any]:
+    """Lay out one pair in Pick-a-Pic v2's columns; shown has the uid and the JPEG of each slot, model drew both."""
     best = "tie" if label_0 == 0.5 else shown[0][0] if label_0 == 1.0 else shown[1][0]
     row: dict[str, Any] = {
         "are_different": label_0 != 0.5,
@@ -119,7 +129,7 @@ def raw_pair(number: int, caption: str, shown: list[tuple[str, bytes]], label_0:
     }
     for slot, (uid, content) in enumerate(shown):
         row |= {f"image_{slot}_uid": uid, f"image_{slot}_url": None, f"jpg_{slot}": content}
-        row |= {f"label_{slot}": label_0 if slot == 0 else 1 - label_0, f"model_{slot}": "infra/world/model"}
+        row |= {f"label_{slot}": label_0 if slot == 0 else 1 - label_0, f"model_{slot}": model}
     return row
 
 
@@ -135,9 +145,9 @@ def bad_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     made = []
     for index, change in enumerate(spoilt):
-        source = rows[index]
+        source = rows[index % len(rows)]
         shown = [(source[f"image_{slot}_uid"], source[f"jpg_{slot}"]) for slot in (0, 1)]
-        fresh = raw_pair(len(rows) + index, source["caption"], shown, 1.0)
+        fresh = labelled_pair(len(rows) + index, source["caption"], shown, 1.0, source["model_0"])
         made.append(fresh | change)
     return made
 
@@ -148,10 +158,7 @@ def main(config: LabelConfig) -> None:
     rows = make_rows(config)
     everything = rows + bad_rows(rows)
     shuffled = [everything[index] for index in rng.permutation(len(everything))]
-    for number, start in enumerate(range(0, len(shuffled), ROWS_PER_FILE)):
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(shuffled[start : start + ROWS_PER_FILE], schema=SCHEMA), sink)
-        files.write_bytes(files.join(output, f"pairs-{number:04d}.parquet"), sink.getvalue().to_pybytes())
+    write_pairs(output, shuffled, SCHEMA, ROWS_PER_FILE, config)
     ties = sum(row["label_0"] == 0.5 for row in rows)
     print(f"{output}: {len(everything)} rows, {ties / len(rows):.1%} ties", flush=True)
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from infra import cli, files
 from infra.errors import UserError
 from infra.world.shapes import parse_caption, render
-from pipelines.generate import DONE, read_prompts, wanted_images
+from pipelines.generate import DONE, wanted_images
+from pipelines.prompts import read_prompts
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ def main(config: RenderConfig) -> None:
         buffer = io.BytesIO()
         Image.fromarray(render(scene, np.random.default_rng(number))).save(buffer, format="PNG")
         contents.append(buffer.getvalue())
-    sink = pa.BufferOutputStream()
-    pq.write_table(wanted.append_column("image", pa.array(contents, pa.binary())), sink)
-    files.write_bytes(files.join(output, "images", "part-0.parquet"), sink.getvalue().to_pybytes())
-    files.write_json(files.join(output, DONE), {"identity": asdict(config), "images": len(contents)})
+    table = wanted.append_column("image", pa.array(contents, pa.binary()))
+    files.write_table(files.join(output, "images", "part-0.parquet"), table)
+    files.write_json(
+        files.join(output, DONE), {"identity": asdict(config), "images": len(contents), "config": asdict(config)}
+    )
     print(f"{output}: {len(contents)} images", flush=True)
 
 

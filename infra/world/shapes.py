@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ def all_scenes() -> list[Scene]:
     ]
 
 
-@cache
+@lru_cache(maxsize=2048)  # 32 MiB; a long job meets tens of thousands of masks
 def shape_mask(shape: str, radius: int, x: int, y: int) -> npt.NDArray[np.float32]:
     """Draw one shape's coverage.
 

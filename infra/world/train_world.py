@@ -7,7 +7,6 @@ cores. The result is a Stable Diffusion folder; it is committed, so nobody needs
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +14,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.resnet import ResnetBlock2D
 from tokenizers import pre_tokenizers
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-import infra.torchvision_guard  # noqa: F401  (before diffusers)
+from infra import (
+    cli,
+    files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.world.shapes import COLOURS, RADII, RESOLUTION, SHAPES, Scene, all_scenes, compose, render, shape_mask
 
-MODEL = Path(__file__).parent / "model"
+from diffusers import (  # isort: skip
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.resnet import ResnetBlock2D  # isort: skip
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # isort: skip
+
 VAE_RADII = {"small": (10, 13), "big": (19, 23)}  # pixels; the small ones smaller than the world's, for good measure
 
 
@@ -33,7 +41,7 @@ VAE_RADII = {"small": (10, 13), "big": (19, 23)}  # pixels; the small ones small
 class Config:
     """How the world's model is trained."""
 
-    output: Path = MODEL
+    output: str = "infra/world/model"
     """Folder to write the pipeline into."""
     seed: int = 0
     vae_steps: int = 7000
@@ -54,6 +62,11 @@ class Config:
     """Scenes rendered once as the UNet's training set."""
     reuse_vae: bool = False
     """Take the VAE already in the output folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the output folder's absolute path."""
+        return Path(files.resolve(self.output))
 
 
 class Average:
@@ -160,7 +173,7 @@ def train_vae(config: Config) -> AutoencoderKL:
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     initialise_vae(vae)
     fit_vae(config, vae, rng, config.vae_steps, config.vae_batch, edge_weight=0.0)
-    vae.save_pretrained(config.output / "vae")
+    vae.save_pretrained(config.folder / "vae")
     return refine_vae(config, vae)
 
 
@@ -300,12 +313,11 @@ def train_denoiser(
 
 def main(config: Config) -> None:
     """Train all parts and write the pipeline and the settings that made it."""
-    config.output.mkdir(parents=True, exist_ok=True)
     if config.reuse_vae:
-        vae = AutoencoderKL.from_pretrained(config.output / "vae")
+        vae = AutoencoderKL.from_pretrained(config.folder / "vae")
     else:
         vae = train_vae(config)
-        vae.save_pretrained(config.output / "vae")
+        vae.save_pretrained(config.folder / "vae")
     tokenizer = build_tokenizer()
     text_encoder, unet = train_denoiser(config, vae, tokenizer)
     scheduler = DDIMScheduler(
@@ -325,10 +337,10 @@ def main(config: Config) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,  # type: ignore[arg-type]
-    ).save_pretrained(config.output)
+    ).save_pretrained(config.folder)
     settings = {name: value for name, value in vars(config).items() if name not in ("output", "reuse_vae")}
-    (config.output / "trained_with.json").write_text(json.dumps(settings, indent=2) + "\n")
+    files.write_json(str(config.folder / "trained_with.json"), settings)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config)

@@ -1,0 +1,83 @@
+"""Two models' images of the same prompts and start noise, and what their scores say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infra import files
+from infra.errors import UserError
+from pipelines.generate import DONE
+from pipelines.score import KEYS, paired_scores, read_scores, read_set
+from pipelines.win_rate import win_rate
+
+MODEL_FLAGS = ("model", "revision", "fingerprints", "images_per_prompt")  # may differ between the two
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One model's images, as they were drawn, scored and judged."""
+
+    folder: str
+    identity: Mapping[str, Any]
+    scores: pa.Table
+    judged: Mapping[str, Any]
+
+    @property
+    def scorers(self) -> list[str]:
+        """Return the names of the score columns."""
+        return [name for name in self.scores.column_names if name not in KEYS]
+
+
+def read_drawn(path: str) -> Drawn:
+    """Read what is known of a scored folder of images.
+
+    Raises:
+        UserError: if it is unfinished or not scored.
+    """
+    folder = files.resolve(path)
+    if not files.exists(files.join(folder, DONE)):
+        raise UserError(f"{folder}: no finished images here; run generate.py")
+    identity = files.read_json(files.join(folder, DONE))["identity"]
+    return Drawn(folder, identity, read_scores(folder), read_set(folder))
+
+
+def check_comparable(one: Drawn, other: Drawn) -> None:
+    """Refuse two sets of images that differ in more than the model.
+
+    Raises:
+        UserError: naming the flags that differ.
+    """
+    names = sorted((set(one.identity) | set(other.identity)) - set(MODEL_FLAGS))
+    if differing := [name for name in names if one.identity.get(name) != other.identity.get(name)]:
+        raise UserError(
+            f"{one.folder} and {other.folder} were drawn with different {', '.join(differing)}; "
+            "only the model may differ, else the comparison is not of models"
+        )
+
+
+def compare(policy: Drawn, base: Drawn) -> dict[str, dict[str, Any]]:
+    """Compute win rate and medians over one image per prompt, for each scorer that scored both."""
+    check_comparable(policy, base)
+    compared = {}
+    for name in [name for name in policy.scorers if name in base.scorers]:
+        ours, theirs = paired_scores(policy.scores, base.scores, name)
+        medians = {"base": float(np.median(theirs)), "policy": float(np.median(ours))}
+        compared[name] = {"win_rate": asdict(win_rate(ours, theirs)), "median": medians}
+    return compared
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the settings in which two resolved configs differ, where the results lie left out: name to both values."""
+    found: dict[str, list[Any]] = {}
+    for name in sorted((set(one) | set(other)) - {"output"}):
+        mine, yours = one.get(name), other.get(name)
+        if isinstance(mine, Mapping) and isinstance(yours, Mapping):
+            found |= differences(mine, yours)
+        elif mine != yours:
+            found[name] = [mine, yours]
+    return found

@@ -1,0 +1,102 @@
+"""The report as one HTML page that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
+
+from infra import files
+from pipelines import charts
+from pipelines.comparison import Drawn
+from pipelines.generate import read_images
+from pipelines.score import paired_scores
+from training.journal import ASSESSMENTS, STEPS, Journal
+
+SHOWN = 6  # image pairs per section
+IMAGE_SIDE, GRID_SIDE = 512, 1600  # pixels at most, embedded
+
+
+def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[str, Any]]]:
+    """Choose image pairs to show: a random few, the policy's best gains, and its worst losses."""
+    ours, theirs = paired_scores(policy.scores, base.scores, judge)
+    gain, order = ours - theirs, np.argsort(ours - theirs, kind="stable")
+    chosen = {
+        "At random": np.random.default_rng(0).permutation(len(gain))[:SHOWN],
+        "Largest gains": order[::-1][:SHOWN],
+        "Largest losses": order[:SHOWN],
+    }
+    first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
+    ids = [first["image_id"][int(row)].as_py() for rows in chosen.values() for row in rows]
+    left, right = (_contents(drawn.folder, ids) for drawn in (base, policy))
+
+    def show(row: int) -> dict[str, Any]:
+        key = first["image_id"][row].as_py()
+        return {
+            "caption": first["caption"][row].as_py(),
+            "base": data_uri(left[key], IMAGE_SIDE),
+            "policy": data_uri(right[key], IMAGE_SIDE),
+            "base_score": float(theirs[row]),
+            "policy_score": float(ours[row]),
+        }
+
+    return {title: [show(int(row)) for row in rows] for title, rows in chosen.items()}
+
+
+def _contents(folder: str, ids: list[int]) -> dict[int, bytes]:
+    table = read_images(folder, ids, columns=["image"])
+    return dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
+
+
+def data_uri(content: bytes, side: int) -> str:
+    """Embed image bytes in a page, at most side pixels wide and high: PNG while small, JPEG from 256 pixels on."""
+    image = Image.open(io.BytesIO(content), formats=("PNG",)).convert("RGB")
+    image.thumbnail((side, side))
+    kind = "PNG" if max(image.size) < 256 else "JPEG"
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, quality=92)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
+    """Embed a few of a run's sample grids, the first and the last among them."""
+    found = sorted((Path(files.resolve(run)) / "samples").glob("step-*.png"))
+    if len(found) > limit:
+        found = [found[round(i * (len(found) - 1) / (limit - 1))] for i in range(limit)]
+    return [
+        {"step": str(int(path.stem.split("-")[1])), "image": data_uri(path.read_bytes(), GRID_SIDE)} for path in found
+    ]
+
+
+def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, control_train: str | None) -> str:
+    """Lay the report out; every text in it is escaped.
+
+    Args:
+        report: what report.json holds.
+        train, control_train: run folders, for their curves and sample grids.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    run = Journal(Path(files.resolve(train)), enabled=False)
+    control = Journal(Path(files.resolve(control_train)), enabled=False) if control_train else None
+    drawn = charts.training_charts(
+        run.rows(STEPS),
+        run.rows(ASSESSMENTS),
+        control.rows(ASSESSMENTS) if control else [],
+        report["train"]["best_step"],
+    )
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        pairs=image_pairs(policy, base, report["judge"]),
+        grids=sample_grids(train),
+        charts=drawn,
+        settings=json.dumps(report["config"], indent=2),
+    )

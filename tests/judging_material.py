@@ -1,0 +1,124 @@
+"""Images, scores, a store's manifest and a run's notes, made by hand: what the tests of scoring and report read."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import MODEL
+from PIL import Image
+
+from infra import files
+from labelers import scorers
+from pipelines import engine, generate, score, store
+
+STORE_HASH = "ab" * 16
+TOLD: list[str] = []  # what the scorers below were asked, in order
+
+
+class Red:
+    """Scores the mean of the red channel."""
+
+    channel = 0
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        TOLD.append(f"{type(self).__name__} {len(captions)}")
+        return np.array([np.asarray(image)[..., self.channel].mean() for image in images], np.float32)
+
+
+class Green(Red):
+    """Scores the mean of the green channel."""
+
+    channel = 1
+
+
+class Broken(Red):
+    """Gives no number."""
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.full(len(images), np.nan, np.float32) + super().score(images, captions)
+
+
+def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs run without a cluster, file by file, to one output file each; and name the scorers above."""
+    TOLD.clear()
+
+    def run(job: engine.Job) -> None:
+        for number, path in enumerate(job.source):
+            table = pq.read_table(path, columns=list(job.columns), partitioning=None)
+            for step in job.steps:
+                table = step.function(**step.arguments)(table)
+            Path(job.output).mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, f"{job.output}/{number}.parquet")
+
+    monkeypatch.setattr(engine, "connect", lambda: None)
+    monkeypatch.setattr(engine, "device_count", lambda: 0)
+    monkeypatch.setattr(engine, "run", run)
+    for kind in (Red, Green, Broken):
+        monkeypatch.setitem(scorers.SCORERS, kind.__name__.lower(), f"judging_material:{kind.__name__}")
+
+
+def write_images(folder: Path, colours: dict[str, list[tuple[int, int, int]]], **identity: Any) -> str:
+    """Write one-coloured images in generate.py's layout: a caption's colours are its images, in order."""
+    rows = []
+    for caption, shown in colours.items():
+        for index, colour in enumerate(shown):
+            buffer = io.BytesIO()
+            Image.new("RGB", (64, 64), colour).save(buffer, format="PNG")
+            wanted = generate.wanted_images([caption] * (index + 1), 1, seed=0).slice(index)
+            rows.append(wanted.append_column("image", pa.array([buffer.getvalue()], pa.binary())))
+    (folder / "images").mkdir(parents=True)
+    pq.write_table(pa.concat_tables(rows), folder / "images" / "part-0.parquet")
+    known = {"model": str(folder), "seed": 0, "guidance_scale": 3.0, "captions": "c", "images_per_prompt": 1}
+    files.write_json(str(folder / generate.DONE), {"identity": known | identity, "images": len(rows)})
+    return str(folder)
+
+
+def write_store(folder: Path) -> str:
+    """Write a store's manifest: 10 rows in, 2 ties, 1 quarantined for its label, 7 kept."""
+    counts = store.Counts(rows_in=10, ties=2, invalid=1, quarantined=1, kept=7, contradicting=0, prompts=3)
+    manifest = store.Manifest(
+        source="raw", model="m", fingerprints={}, resolution=64, latent_shape=(4, 8, 8), scaling_factor=1.0,
+        shift_factor=0.0, posterior="sample", flip=False, embeddings={}, counts=counts, reasons={},
+        content_hash=STORE_HASH, config={"source": "raw"}, files={},
+    )  # fmt: skip
+    store.publish(str(folder), manifest)
+    return str(folder)
+
+
+def write_run(folder: Path, objective: str = "dpo", store_hash: str = STORE_HASH) -> str:
+    """Write what a finished run leaves: facts, and notes whose last line a kill cut short."""
+    config = {
+        "model": "base-model", "output": str(folder), "data": {"global_batch": 32},
+        "objective": {"objective": objective, "beta": 500.0}, "optimizer": {"learning_rate": 1e-5},
+    }  # fmt: skip
+    facts = {
+        "best_step": 2,
+        "implicit_reward": {"accuracy": 0.625, "n": 8, "draws": 10},
+        "train": {"steps": 4, "pairs_per_second": 10.0, "data_wait_fraction": 0.001},
+        "store_hash": store_hash,
+        "config": config,
+    }
+    files.write_json(str(folder / "result" / "facts.json"), facts)
+    errors = {f"{who}_error_q{quarter}": 0.5 for who in ("policy", "reference") for quarter in (1, 2, 3, 4)}
+    steps = [{"step": step, "loss": 0.7, "accuracy": 0.5 + step / 100, **errors} for step in (1, 2, 3, 4)]
+    lines = "".join(json.dumps(row) + "\n" for row in steps) + '{"step": 5, "los'
+    (folder / "metrics.jsonl").write_text(lines)
+    found = [{"step": step, "validation_median": 0.5, "held_out_accuracy": 0.6} for step in (0, 2, 4)]
+    (folder / "assessments.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "samples").mkdir()
+    Image.new("RGB", (512, 128), (9, 9, 9)).save(folder / "samples" / "step-0000002.png")
+    return str(folder)
+
+
+def score_folders(*folders: str, names: tuple[str, ...] = ("red",), true_images: str | None = None) -> None:
+    """Run score.py's main."""
+    score.main(score.ScoreConfig(folders, names, true_images, feature_model=str(MODEL)))

@@ -1,0 +1,100 @@
+"""Paths and files, local and in S3: a file is absent or complete, listings are sorted, hashes are of the bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from unittest.mock import Mock
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from infra import files
+from infra.errors import UserError
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def test_files_are_written_listed_read_hashed_and_removed(folder: str) -> None:
+    path = files.join(folder, "a", "b.bin")
+    assert not files.exists(path)
+    assert files.list_files(folder) == []
+    files.write_bytes(path, b"one")
+    files.write_bytes(path, b"two, longer")  # replaces, and leaves nothing beside it
+    files.write_bytes(files.join(folder, "a.txt"), b"")
+    assert files.list_files(folder) == [files.join(folder, "a.txt"), path]
+    assert files.list_files(folder, ".bin") == [path]
+    assert files.read_bytes(path) == b"two, longer"
+    assert files.sha256(path) == hashlib.sha256(b"two, longer").hexdigest()
+    assert (files.is_file(path), files.is_file(files.join(folder, "a"))) == (True, False)
+    assert files.exists(files.join(folder, "a"))
+    files.remove(files.join(folder, "a"))
+    files.remove(files.join(folder, "a"))  # an absent one is no error
+    assert files.list_files(folder) == [files.join(folder, "a.txt")]
+
+
+def test_a_table_is_one_file_and_its_hash_that_of_the_bytes(folder: str) -> None:
+    path, table = files.join(folder, "t.parquet"), pa.table({"x": [1, 2, 3]})
+    assert files.write_table(path, table) == files.sha256(path)
+    filesystem, inner = files.open_filesystem(path)
+    assert pq.read_table(inner, filesystem=filesystem).equals(table)
+
+
+def test_json_comes_back_and_broken_json_is_told_by_its_path(folder: str) -> None:
+    path = files.join(folder, "x.json")
+    files.write_json(path, {"a": [1, None]})
+    assert files.read_json(path) == {"a": [1, None]}
+    files.write_bytes(path, b"{")
+    with pytest.raises(UserError, match=r"x\.json: not valid JSON"):
+        files.read_json(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    files.write_bytes(str(path), b"old")
+
+    monkeypatch.setattr(files.os, "fsync", Mock(side_effect=OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        files.write_bytes(str(path), b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_the_hub_is_read_and_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = DirFileSystem(path=str(tmp_path), fs=LocalFileSystem())
+    monkeypatch.setattr(fsspec, "filesystem", {"hf": hub}.__getitem__)
+    (tmp_path / "datasets" / "me" / "pairs").mkdir(parents=True)
+    (tmp_path / "datasets" / "me" / "pairs" / "a.parquet").write_bytes(b"PAR1")
+    path = "hf://datasets/me/pairs/a.parquet"
+    assert files.list_files("hf://datasets/me/pairs") == [path]
+    assert files.read_bytes(path) == b"PAR1"
+    assert files.sha256(path) == hashlib.sha256(b"PAR1").hexdigest()
+    again, inner = pickle.loads(pickle.dumps(files.open_filesystem(path)))  # as it reaches another process
+    assert again.open_input_stream(inner).read() == b"PAR1"
+    for write in (lambda: files.write_bytes(path, b""), lambda: files.remove(path)):
+        with pytest.raises(UserError, match="only read"):
+            write()
+    assert files.read_bytes(path) == b"PAR1"
+
+
+def test_what_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = LocalFileSystem(skip_instance_cache=True)
+    monkeypatch.setattr(down, "info", Mock(side_effect=ConnectionError("no route to host\nand many lines more")))
+    monkeypatch.setattr(fsspec, "filesystem", {"hf": down}.__getitem__)
+    with pytest.raises(UserError, match=r"^hf://datasets/x: cannot be reached \(no route to host\)$"):
+        files.exists("hf://datasets/x")
+
+
+def test_an_installed_copy_takes_no_relative_paths_but_the_embedded_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROOT", Path("/opt/venv/lib/python3.11/site-packages"))
+    with pytest.raises(UserError, match="runs/store: this is an installed copy"):
+        files.resolve("runs/store")
+    assert files.resolve("infra/world/model") == "/opt/venv/lib/python3.11/site-packages/infra/world/model"
+    assert files.resolve("/data/store") == "/data/store"

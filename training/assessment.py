@@ -1,0 +1,76 @@
+"""What is found out about the policy at a checkpoint: validation images and their score, held-out implicit accuracy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from infra import files
+from training import checkpoint, objectives, reward
+from training.config import TrainConfig
+from training.loader import apply_labels
+from training.staging import stage
+from training.validation import GRID, paste_grid
+
+if TYPE_CHECKING:
+    from training.loop import Rank, Trainer
+
+
+def agree(value: Any, rank: Rank) -> Any:
+    """Return rank 0's value on every rank."""
+    told = [value]
+    if rank.world_size > 1:
+        dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def assess(trainer: Trainer, step: int) -> None:
+    """Judge the policy after a step, note what was found, and keep the best and the latest checkpoints."""
+    values: dict[str, float] = {}
+    if trainer.validator:
+        values |= validate(trainer, step)
+    if trainer.held_out:
+        values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
+    trainer.journal.assessment(step, values)
+    if trainer.rank.rank == 0 and step > 0:
+        checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
+    if trainer.rank.world_size > 1:
+        dist.barrier()
+
+
+def validate(trainer: Trainer, step: int) -> dict[str, float]:
+    """Draw and judge the validation images over all ranks; keep a grid of the first (Sec. 5.1)."""
+    assert trainer.validator is not None
+    scores, grid = trainer.validator.run()
+    total, parts = torch.from_numpy(scores).to(trainer.rank.device), [grid]
+    if trainer.rank.world_size > 1:
+        dist.all_reduce(total)
+        parts = [[] for _ in range(trainer.rank.world_size)]
+        dist.all_gather_object(parts, grid)
+    ordered = [image for _, image in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+    trainer.journal.picture(step, paste_grid(ordered[:GRID]))
+    found = total.cpu().numpy()
+    return {"validation_median": float(np.median(found)), "validation_mean": float(found.mean())}
+
+
+def held_out(config: TrainConfig, rank: Rank, draws: int, limit: int | None) -> reward.HeldOut | None:
+    """Open this rank's share of the held-out pairs, the first so many of them; None where there is no such store."""
+    if config.data.held_out_store is None:
+        return None
+    path = files.resolve(config.data.held_out_store)
+    data = apply_labels(stage(path, config.data.cache), path, "human")
+    pairs = min(limit or len(data.rows), len(data.rows))
+    return reward.HeldOut(data, draws, pairs, config.data.micro_batch, rank.rank, rank.world_size)
+
+
+def held_out_accuracy(trainer: Trainer, pairs: reward.HeldOut) -> float:
+    """Compute the implicit accuracy on held-out pairs over all ranks: the mean margin's sign, ties a half (S4.1)."""
+    sums = reward.margin_sums(
+        trainer.backbone, trainer.policy, trainer.reference, pairs, trainer.autocast, trainer.rank.device
+    )
+    if trainer.rank.world_size > 1:
+        dist.all_reduce(sums)
+    return objectives.implicit_accuracy(sums / pairs.draws).mean().item()

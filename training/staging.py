@@ -1,0 +1,124 @@
+"""The store on local disk: its arrays copied once per node and memory-mapped, because Parquet gives no random rows."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra import files
+from infra.errors import UserError
+from pipelines import pairs, store
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A store's kept pairs in the order of their ids, as arrays on local disk."""
+
+    manifest: store.Manifest
+    pair_ids: npt.NDArray[np.int64]  # [n], ascending
+    prompt_rows: npt.NDArray[np.int64]  # [n], row of each pair's caption in prompts
+    latents: npt.NDArray[np.float16]  # [n, slots, C or 2C, H, W], memory-mapped; slots 0, 1 and, flipped, 2, 3
+    prompts: npt.NDArray[np.float16]  # [captions, L, D], memory-mapped
+    empty_prompt: int  # row of the empty caption in prompts
+
+
+def stage(path: str, cache: str | None = None) -> Staged:
+    """Copy a store's arrays to local disk once, and map them.
+
+    Parquet is the record; random rows come from these copies, because Parquet gives hundreds of rows a second and a
+    memory map tens of thousands. The folder is named by the store's content, so it is never stale.
+
+    Raises:
+        UserError: if the store is unfinished or a file differs from the manifest's hash.
+    """
+    manifest = store.read_manifest(path)
+    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if base.stat().st_uid != os.getuid():
+        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
+    needed = _staged_bytes(manifest)
+    folder = base / manifest.content_hash
+    with open(base / f"{manifest.content_hash}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # one process per node copies, the others wait
+        if not (folder / "complete").exists():
+            if (free := shutil.disk_usage(base).free) < needed:
+                raise UserError(f"--cache {base}: {needed:,} bytes are needed for {path}, {free:,} are free")
+            store.verify(path, manifest, contents=True)
+            folder.mkdir(exist_ok=True)
+            _stage_prompts(path, folder, manifest)
+            _stage_pairs(path, folder, manifest)
+            (folder / "complete").touch()
+    prompt_ids = np.load(folder / "prompt_ids.npy")
+    return Staged(
+        manifest=manifest,
+        pair_ids=np.load(folder / "pair_ids.npy"),
+        prompt_rows=np.load(folder / "prompt_rows.npy"),
+        latents=np.load(folder / "latents.npy", mmap_mode="r"),
+        prompts=np.load(folder / "prompts.npy", mmap_mode="r"),
+        empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
+    )
+
+
+def _staged_bytes(manifest: store.Manifest) -> int:
+    """Count the bytes of a store's arrays: float16 latents of kept pairs and embeddings of captions."""
+    images = len(store.latent_columns(manifest.flip)) * (2 if manifest.posterior == "moments" else 1)
+    pair = images * math.prod(manifest.latent_shape)
+    prompt = sum(math.prod(shape) for shape in manifest.embeddings.values())
+    return 2 * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
+
+
+def _tables(path: str, part: str, columns: list[str]) -> Iterator[pa.Table]:
+    for name in files.list_files(files.join(path, part), ".parquet"):
+        filesystem, inner = files.open_filesystem(name)
+        yield pq.read_table(inner, filesystem=filesystem, columns=columns, partitioning=None)
+
+
+def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
+    ids = np.concatenate([table["prompt_id"].to_numpy() for table in _tables(path, "prompts", ["prompt_id"])])
+    rank, shape = _rank(ids), manifest.embeddings["text_encoder"]
+    prompts = np.lib.format.open_memmap(folder / "prompts.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+    start = 0
+    for table in _tables(path, "prompts", ["text_encoder"]):
+        prompts[rank[start : start + table.num_rows]] = store.half_rows(table["text_encoder"]).reshape(-1, *shape)
+        start += table.num_rows
+    prompts.flush()
+    np.save(folder / "prompt_ids.npy", np.sort(ids))
+
+
+def _rank(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the place of each id in ascending order."""
+    rank = np.empty(len(ids), np.int64)
+    rank[np.argsort(ids)] = np.arange(len(ids))
+    return rank
+
+
+def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
+    kept = "pairs/status=kept"
+    ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, kept, ["pair_id"])])
+    rank = _rank(ids)
+    prompt_ids, prompt_rows = np.load(folder / "prompt_ids.npy"), np.empty(len(ids), np.int64)
+    channels, height, width = manifest.latent_shape
+    columns = list(store.latent_columns(manifest.flip))
+    shape = (len(columns), channels * (2 if manifest.posterior == "moments" else 1), height, width)
+    latents = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+    start = 0
+    for table in _tables(path, kept, ["prompt_id", *columns]):
+        rows = rank[start : start + table.num_rows]
+        stacked = np.stack([store.half_rows(table[name]) for name in columns], axis=1)
+        latents[rows] = stacked.reshape(-1, *shape)
+        prompt_rows[rows] = np.searchsorted(prompt_ids, table["prompt_id"].to_numpy())
+        start += table.num_rows
+    latents.flush()
+    np.save(folder / "pair_ids.npy", np.sort(ids))
+    np.save(folder / "prompt_rows.npy", prompt_rows)
