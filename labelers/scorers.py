@@ -47,6 +47,7 @@ SCORERS = {
     "fidelity": "labelers.fidelity:Fidelity",
     "hpsv2": "labelers.human_preference:HPSv2",
     "hpsv2.1": "labelers.human_preference:HPSv21",
+    "implicit": "labelers.implicit:Implicit",
     "oracle": "labelers.oracle:Oracle",
     "pickscore": "labelers.pickscore:PickScore",
 }
@@ -80,6 +81,10 @@ class FunctionScorer:
 
 def load(name: str, weights: str | None = None) -> Scorer:
     """Make a scorer; its model is read at the first score.
+
+    Args:
+        name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
+        weights: world (the default), published, or a local path.
 
     Args:
         name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.

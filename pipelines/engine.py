@@ -94,7 +94,7 @@ def run(job: Job) -> None:
     """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
 
     Raises:
-        UserError: if the cluster is too small for the job's steps ever to run at the same time.
+        UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own.
     """
     _check_resources(job.steps)
     context = DataContext.get_current()
@@ -201,6 +201,19 @@ def _done_ids(job: Job) -> npt.NDArray[np.int64]:
 
 def _committed(checkpoint: str) -> list[str]:
     return [path for path in files.list_files(checkpoint, ".parquet") if ".pending" not in path]
+
+
+def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+    """Run a function once on the cluster, in a process that ends with it, and return what it returns.
+
+    Raises:
+        UserError: the function's own.
+    """
+    remote = ray.remote(num_cpus=SMALL_CPUS, num_gpus=gpus, max_calls=1)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise _refusal_in(error.cause) or error from None
 
 
 def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:

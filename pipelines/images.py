@@ -21,15 +21,14 @@ class BadImage(ValueError):
     """Bytes that are no usable image; the message is the reason."""
 
 
-def decode_image(content: object, resolution: int) -> npt.NDArray[np.uint8]:
-    """Decode, orient, convert, resize and crop one image.
+def open_image(content: object) -> Image.Image:
+    """Decode and orient one image, at its full size.
 
     Args:
         content: encoded bytes in one of FORMATS; of an animation the first frame counts.
-        resolution: side of the square result, pixels.
 
     Returns:
-        [resolution, resolution, 3] uint8 RGB.
+        An upright RGB image.
 
     Raises:
         BadImage: if the bytes are missing, empty, truncated, in no format of FORMATS, or promise more than MAX_PIXELS.
@@ -40,10 +39,23 @@ def decode_image(content: object, resolution: int) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImage(f"image promises {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}")
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except BadImage:
         raise
     except Exception as error:  # Pillow raises many kinds, and not all of them are OSError
         raise BadImage(f"image cannot be decoded: {type(error).__name__}") from error
+
+
+def square_pixels(image: Image.Image, resolution: int) -> npt.NDArray[np.uint8]:
+    """Resize an RGB image's shorter side to the resolution and crop its centre.
+
+    Returns:
+        [resolution, resolution, 3] uint8 RGB.
+    """
     resize = Resize(resolution, interpolation=InterpolationMode.BILINEAR)
-    return np.asarray(Compose([resize, CenterCrop(resolution)])(upright), dtype=np.uint8)
+    return np.asarray(Compose([resize, CenterCrop(resolution)])(image), dtype=np.uint8)
+
+
+def decode_image(content: object, resolution: int) -> npt.NDArray[np.uint8]:
+    """Decode encoded bytes into [resolution, resolution, 3] uint8 RGB: open_image, then square_pixels."""
+    return square_pixels(open_image(content), resolution)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from infra import files
@@ -160,6 +161,15 @@ def read_manifest(store: str) -> Manifest:
     return Manifest(**value)
 
 
+def kept_ids(store: str) -> npt.NDArray[np.int64]:
+    """Read the ids of the kept pairs, [kept] int64 ascending."""
+    folder = files.join(store, "pairs", "status=kept")
+    filesystem, _ = files.open_filesystem(folder)
+    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id"])
+    return np.sort(table["pair_id"].to_numpy())
+
+
 def publish(store: str, manifest: Manifest) -> None:
     """Finish a store: write its manifest, then drop the work files."""
     files.write_json(files.join(store, MANIFEST), asdict(manifest))
@@ -191,17 +201,30 @@ def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, 
     files.write_json(files.join(folder, MANIFEST), {**manifest, "rows": table.num_rows, "sha256": sha})
 
 
+def label_sets(store: str) -> list[str]:
+    """Name the finished label sets of a store."""
+    return sorted({path.split("/")[-2] for path in files.list_files(files.join(store, "labels"), MANIFEST)})
+
+
+def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
+    """Read what a label set says of itself.
+
+    Raises:
+        UserError: if the store has no such label set.
+    """
+    path = files.join(store, "labels", name, MANIFEST)
+    if not files.exists(path):
+        raise UserError(f"--labels {name}: {store} has the label sets {', '.join(label_sets(store)) or 'none'}")
+    return files.read_json(path)
+
+
 def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
         UserError: if the store has no such label set, or it differs from its manifest.
     """
-    folder = files.join(store, "labels", name)
-    if not files.exists(files.join(folder, MANIFEST)):
-        known = sorted({path.split("/")[-2] for path in files.list_files(files.join(store, "labels"), MANIFEST)})
-        raise UserError(f"--labels {name}: {store} has the label sets {', '.join(known) or 'none'}")
-    manifest = files.read_json(files.join(folder, MANIFEST))
+    folder, manifest = files.join(store, "labels", name), read_labels_manifest(store, name)
     content = files.read_bytes(files.join(folder, "part-0.parquet"))
     sha = hashlib.sha256(content).hexdigest()
     if sha != manifest["sha256"]:

@@ -23,6 +23,7 @@ from infra import cluster
 from infra.files import ROOT
 from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
+from pipelines import engine
 from training.config import DataConfig, OptimizerConfig, TrainConfig
 from training.objectives import ObjectiveConfig
 
@@ -142,6 +143,32 @@ def encoded_store(raw_pairs: Path, submit: Submit, tmp_path_factory: pytest.Temp
     store = tmp_path_factory.mktemp("encoded") / "store"
     submit("pipelines/encode_latents.py", "--source", str(raw_pairs), "--store", str(store))
     return store
+
+
+@pytest.fixture
+def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[engine.Job]:
+    """Put a plain loop in the engine's place; yields the jobs it was given."""
+    jobs: list[engine.Job] = []
+
+    def run(job: engine.Job) -> None:
+        jobs.append(job)
+        steps = [step.function(**step.arguments) for step in job.steps]
+        table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])
+        Path(job.output).mkdir(parents=True, exist_ok=True)
+        done = sorted(Path(job.output).glob("*.parquet"))
+        ids = np.concatenate([pq.read_table(path)["pair_id"].to_numpy() for path in done]) if done else np.empty(0)
+        table = table.filter(pa.array(~np.isin(job.row_ids(table), ids)))
+        for start in range(0, table.num_rows, job.rows_per_block):
+            part = table.slice(start, job.rows_per_block)
+            for step in steps:
+                part = step(part)
+            pq.write_table(part, f"{job.output}/part-{len(done)}-{start}.parquet")
+
+    monkeypatch.setattr(engine, "connect", lambda: None)
+    monkeypatch.setattr(engine, "device_count", lambda: 0)
+    monkeypatch.setattr(engine, "call", lambda function, *arguments, **_: function(*arguments))
+    monkeypatch.setattr(engine, "run", run)
+    return jobs
 
 
 @pytest.fixture(scope="session")
