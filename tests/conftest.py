@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
+
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -127,7 +130,6 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")

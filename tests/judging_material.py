@@ -40,6 +40,7 @@ class Green(Red):
     """Scores the mean of the green channel."""
 
     channel = 1
+    fingerprint = "the first"  # its own: a test changes the other one's
 
 
 class Broken(Red):
