@@ -2,7 +2,7 @@
 
 As their big sisters came about: a CLIP on captioned renders, contrastively; from it HPSv2-like and PickScore-like
 models on preferences, and an aesthetic head on what is visible, here vividness. The oracle plays the human raters.
-About ten minutes on one core. The result, in the real checkpoints' file formats, is committed, so nobody needs to run
+About twelve minutes on one core. The result, in the real checkpoints' file formats, is committed, so nobody needs to run
 this to use the project.
 """
 
