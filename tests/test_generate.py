@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import MODEL, Submit
@@ -34,6 +35,16 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     both = draw_images(pipeline, captions, [5, 6], 4, 3.0)
     alone = draw_images(pipeline, captions[1:], [6], 4, 3.0)
     assert np.abs(np.asarray(both[1], int) - np.asarray(alone[0], int)).max() <= 2  # rounding of another batch size
+
+
+def test_images_are_scored_by_tiny_models() -> None:
+    captions = ["a big red circle on a teal background", "a small white cross on a black background"]
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(buffer, format="PNG")
+    columns = {"image_id": [1, 2], "caption": captions, "image_index": [0, 0], "image": [buffer.getvalue()] * 2}
+    scores = score.ScoreImages({"clip": None, "oracle": "published"})(pa.table(columns))
+    assert scores.column_names == ["image_id", "caption", "image_index", "clip", "oracle"]
+    assert scores["clip"][0].as_py() > scores["clip"][1].as_py()  # teal is half of what the first caption says
 
 
 def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

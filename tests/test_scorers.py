@@ -22,6 +22,8 @@ from transformers import AutoModel, AutoProcessor, CLIPModel  # isort: skip
 
 from infra.errors import UserError
 from infra.files import ROOT
+from infra.world import judge_scorers, scorer_images
+from infra.world.shapes import split_captions
 from labelers import aesthetics, human_preference, scorers, weights
 from labelers.alignment import cosines
 
@@ -155,6 +157,17 @@ def test_the_embedded_worlds_weights_are_sound(name: str) -> None:
     scorers.check(name)
     scorer = scorers.load(name)
     assert np.isfinite(scorer.score(images(), CAPTIONS)).all()
+
+
+def test_the_embedded_worlds_scorers_mean_something() -> None:
+    judged = scorer_images.true_and_wrong(split_captions()["test"][:80], np.random.default_rng(0))
+    for name in ("clip", "hpsv2", "hpsv2.1", "pickscore"):
+        scores = judge_scorers.score_pairs(name, judged)
+        assert (scores[:, 0] > scores[:, 1]).mean() > 0.8
+    vivid = np.corrcoef(
+        judge_scorers.score_pairs("aesthetics", judged).ravel(), scorer_images.vividness(judged.pixels).ravel()
+    )
+    assert vivid[0, 1] > 0.9
 
 
 def test_fingerprints_tell_all_scorers_and_weights_apart(folder: Path) -> None:

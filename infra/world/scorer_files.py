@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from infra import torchvision_guard  # noqa: F401  (before open_clip)
+from infra import torchvision_guard  # noqa: F401  (before open_clip and transformers)
 
 import open_clip  # isort: skip
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 IMAGE_SIZE = 48  # pixels; an image of the world has 64, so that a scorer's resizing matters
 CONTEXT = 77  # tokens, as in the real ones

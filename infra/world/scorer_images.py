@@ -9,7 +9,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 
-from infra import files, models
+from infra import (
+    files,
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.world.shapes import RESOLUTION, Scene, all_scenes, parse_caption, render, split_captions
 from infra.world.train_world import corrupt
 from labelers.oracle import Oracle
@@ -62,6 +66,19 @@ def rendered_choices(rng: np.random.Generator) -> Judged:
         renders = [render(each, rng) for each in shown]
         pixels.append(np.stack([*renders, degrade(renders[0], rng), degrade(renders[0], rng)]))
     return _judge([scene.caption for scene in scenes], np.stack(pixels))
+
+
+def true_and_wrong(captions: list[str], rng: np.random.Generator) -> Judged:
+    """Render each caption truly, and beside it with one attribute that is wrong for certain."""
+    pixels = []
+    for caption in captions:
+        scene = parse_caption(caption)
+        assert scene is not None
+        wrong = scene
+        while wrong == scene or wrong.colour == wrong.background:
+            wrong = corrupt(scene, rng)
+        pixels.append(np.stack([render(scene, rng), render(wrong, rng)]))
+    return _judge(captions, np.stack(pixels))
 
 
 def model_choices(captions: list[str], images: int, steps: int, guidance_scale: float, seed: int) -> Judged:

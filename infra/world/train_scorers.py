@@ -2,8 +2,8 @@
 
 As their big sisters came about: a CLIP on captioned renders, contrastively; from it HPSv2-like and PickScore-like
 models on preferences, and an aesthetic head on what is visible, here vividness. The oracle plays the human raters.
-About ten minutes on one core. The result, in the real checkpoints' file formats, is committed, so nobody needs to run
-this to use the project.
+About twelve minutes on one core. The result, in the real checkpoints' file formats, is committed, so nobody needs to
+run this to use the project.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy.typing as npt
 import torch
 import tyro
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
 
-from infra import torchvision_guard  # noqa: F401  (before open_clip)
+from infra import torchvision_guard  # noqa: F401  (before open_clip and transformers)
 
 import open_clip  # isort: skip
+from transformers import CLIPTokenizer
 
 from infra.world import scorer_files
 from infra.world.label_pairs import LabelConfig, label
