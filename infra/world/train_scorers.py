@@ -52,6 +52,8 @@ class Config:
     preference_batch: int = 128
     """Pairs."""
     preference_learning_rate: float = 2e-4
+    rater_temperature: float = 0.02
+    """Of the Bradley-Terry choices, in units of the oracle's score."""
     model_images: int = 4
     """Images of the base model per training caption."""
     sampling_steps: int = 12
@@ -142,7 +144,7 @@ def train_preference(
     model = copy.deepcopy(start)
     torch.nn.init.constant_(model.logit_scale, SCALE)  # what tells captions apart would be too sure of choices
     tokens = [tokenize(tokenizer, judged.captions) for judged in choices]
-    raters = LabelConfig(images="", output="")
+    raters = LabelConfig(images="", output="", temperature=config.rater_temperature)
 
     turns = itertools.cycle(zip(choices, tokens, strict=True))
 
