@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from infra import cluster
+from infra import cli, cluster, files
 from infra.errors import UserError
 from infra.files import ROOT
 
-RUN = "runs/demo"
 WORLD = "infra/world"
 MODEL = f"{WORLD}/model"
 RAY_JOBS = {f"pipelines/{name}.py" for name in ("generate", "encode_latents", "score")} | {"training/train_dpo.py"}
@@ -26,15 +27,20 @@ NOISE = (
     "Warning:", "deprecate(", "kept in float32", "read_parquet(", "weights:",
 )  # fmt: skip
 TRAINING = [
-    "--store", f"{RUN}/store", "--held-out-store", f"{RUN}/held_out_store", "--workers", "2",
-    "--validation-prompts", f"{WORLD}/prompts/validation.txt", "--sampling-steps", "12",
-    "--steps", "120", "--checkpoint-every", "30", "--global-batch", "64", "--micro-batch", "16",
-    "--learning-rate", "1e-5", "--warmup-steps", "10",
+    "--workers", "2", "--steps", "120", "--checkpoint-every", "30", "--global-batch", "64", "--micro-batch", "16",
+    "--learning-rate", "2e-5", "--warmup-steps", "10",
+    "--validation-prompts", f"{WORLD}/prompts/validation.txt", "--validation-images", "2", "--sampling-steps", "12",
 ]  # fmt: skip
-
-
 SAMPLING = ["--sampling-steps", "12", "--samplers", "2"]
 TEST_CAPTIONS = f"{WORLD}/prompts/test.txt"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Flags of the demo."""
+
+    output: str = "runs/demo"
+    """Folder for everything it makes; the same folder again goes on from what is there."""
 
 
 def generate(model: str, prompts: str, output: str, *flags: str) -> list[str]:
@@ -53,46 +59,39 @@ def encode(source: str, store: str) -> list[str]:
     return ["python", "pipelines/encode_latents.py", "--source", source, "--model", MODEL, "--store", store]
 
 
-def train(objective: str) -> list[str]:
+def train(run: str, objective: str) -> list[str]:
     """Return the command that trains by an objective."""
-    script = ["python", "training/train_dpo.py", "--output", f"{RUN}/{objective}", "--objective", objective]
-    return [*script, "--beta", "500", *TRAINING]
+    script = ["python", "training/train_dpo.py", "--output", f"{run}/{objective}", "--objective", objective]
+    stores = ["--store", f"{run}/store", "--held-out-store", f"{run}/held_out_store"]
+    return [*script, "--beta", "500", *stores, *TRAINING]
 
 
-def commands() -> list[tuple[str, list[str]]]:
+def commands(run: str) -> list[tuple[str, list[str]]]:
     """List the demo's steps: what each is for, and its command."""
-    drawn = {"train": f"{RUN}/drawn/train", "held_out": f"{RUN}/drawn/held_out"}
-    judged = [f"{RUN}/images/{name}" for name in ("base", "dpo", "sft")]
-    models = [MODEL, f"{RUN}/dpo/result", f"{RUN}/sft/result"]
-    true = f"{RUN}/images/true"
-    train_images = ["--images-per-prompt", "4", "--seed", "1"]
-    held_out_images = ["--images-per-prompt", "2", "--seed", "2", "--limit", "200"]
-    judge = ["python", "pipelines/score.py", "--true-images", true, "--images", *judged]
-    report = ["python", "pipelines/report.py", "--base", judged[0], "--policy", judged[1], "--control", judged[2]]
-    runs = ["--train", f"{RUN}/dpo", "--control-train", f"{RUN}/sft", "--store", f"{RUN}/store", "--output", RUN]
+    drawn, held_out, true = f"{run}/drawn/train", f"{run}/drawn/held_out", f"{run}/images/true"
+    base, dpo, sft = (f"{run}/images/{name}" for name in ("base", "dpo", "sft"))
+    render = ["python", f"{WORLD}/render_images.py", "--prompts", TEST_CAPTIONS, "--output", true]
+    two = ["--images-per-prompt", "2"]
+    held_out_flags = [*two, "--seed", "2", "--limit", "200"]
+    report = ["python", "pipelines/report.py", "--base", base, "--policy", dpo, "--control", sft]
+    runs = ["--train", f"{run}/dpo", "--control-train", f"{run}/sft", "--store", f"{run}/store", "--output", run]
     return [
-        (
-            "draw images for training pairs",
-            generate(MODEL, f"{WORLD}/prompts/train.txt", drawn["train"], *train_images),
-        ),
-        ("draw images for held-out pairs", generate(MODEL, TEST_CAPTIONS, drawn["held_out"], *held_out_images)),
-        ("let the oracle label the training pairs", label(drawn["train"], f"{RUN}/raw")),
-        ("let the oracle label the held-out pairs", label(drawn["held_out"], f"{RUN}/held_out_raw")),
-        ("encode the training pairs", encode(f"{RUN}/raw", f"{RUN}/store")),
-        ("encode the held-out pairs", encode(f"{RUN}/held_out_raw", f"{RUN}/held_out_store")),
-        ("train: Diffusion-DPO", train("dpo")),
-        ("train: SFT on the winners, the control", train("sft")),
-        *[
-            (f"draw held-out captions: {name}", generate(model, TEST_CAPTIONS, output, "--images-per-prompt", "2"))
-            for name, model, output in zip(("base", "Diffusion-DPO", "SFT"), models, judged, strict=True)
-        ],
-        (
-            "render the true images",
-            ["python", f"{WORLD}/render_images.py", "--prompts", TEST_CAPTIONS, "--output", true],
-        ),
-        ("score the images", judge),
+        ("draw images for training pairs",
+         generate(MODEL, f"{WORLD}/prompts/train.txt", drawn, "--images-per-prompt", "4", "--seed", "1")),
+        ("draw images for held-out pairs", generate(MODEL, TEST_CAPTIONS, held_out, *held_out_flags)),
+        ("let the oracle label the training pairs", label(drawn, f"{run}/raw")),
+        ("let the oracle label the held-out pairs", label(held_out, f"{run}/held_out_raw")),
+        ("encode the training pairs", encode(f"{run}/raw", f"{run}/store")),
+        ("encode the held-out pairs", encode(f"{run}/held_out_raw", f"{run}/held_out_store")),
+        ("train: Diffusion-DPO", train(run, "dpo")),
+        ("train: SFT on the winners, the control", train(run, "sft")),
+        ("draw held-out captions: base", generate(MODEL, TEST_CAPTIONS, base, *two)),
+        ("draw held-out captions: Diffusion-DPO", generate(f"{run}/dpo/result", TEST_CAPTIONS, dpo, *two)),
+        ("draw held-out captions: SFT", generate(f"{run}/sft/result", TEST_CAPTIONS, sft, *two)),
+        ("render the true images", render),
+        ("score the images", ["python", "pipelines/score.py", "--true-images", true, "--images", base, dpo, sft]),
         ("write the report", [*report, *runs]),
-    ]
+    ]  # fmt: skip
 
 
 def needs_ray(command: list[str]) -> bool:
@@ -100,23 +99,23 @@ def needs_ray(command: list[str]) -> bool:
     return command[1] in RAY_JOBS
 
 
-def main() -> None:
-    """Run the demo's steps in order on a cluster of its own."""
-    started, steps = time.monotonic(), commands()
+def main(config: DemoConfig) -> None:
+    """Run the whole path on this machine, on a Ray cluster of its own: pairs, store, training, images, report."""
+    run = Path(files.resolve(config.output))
+    started, steps = time.monotonic(), commands(config.output)
     print("starting a local Ray cluster", flush=True)
-    with cluster.running(ROOT / RUN / "cluster.log") as surroundings:
+    with cluster.running(run / "cluster.log") as surroundings:
         for number, (title, command) in enumerate(steps, 1):
             submitted = ["ray", "job", "submit", "--", *command] if needs_ray(command) else command
-            print(
-                f"\n[{number}/{len(steps)}, {time.monotonic() - started:.0f} s] {title}\n$ {' '.join(submitted)}",
-                flush=True,
-            )
-            if _run(submitted, surroundings):
+            clock = f"{time.monotonic() - started:.0f} s"
+            print(f"\n[{number}/{len(steps)}, {clock}] {title}\n$ {' '.join(submitted)}", flush=True)
+            if run_step(submitted, surroundings):
                 raise UserError(f"step {number} ({title}) failed; run make demo again to go on from there")
-    print(f"\ndone in {time.monotonic() - started:.0f} s; open {ROOT / RUN / 'report.html'}")
+    print(f"\ndone in {time.monotonic() - started:.0f} s; open {run / 'report.html'}")
 
 
-def _run(command: list[str], surroundings: dict[str, str]) -> int:
+def run_step(command: list[str], surroundings: Mapping[str, str]) -> int:
+    """Run one step, show what it says, and return its exit code."""
     with subprocess.Popen(
         command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as job:
@@ -133,7 +132,4 @@ def _worth_showing(line: str) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    cli.run(main, DemoConfig)

@@ -12,17 +12,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from infra.world.shapes import RESOLUTION, SHAPES, compose, shape_mask
+from labelers import weights
 from labelers.oracle import CONTRAST
-from labelers.scorers import source_fingerprint
 
 
 class Fidelity:
     """Scores how clean an image is: minus the root mean square distance (0..255) to the nearest render found."""
 
-    temperature: float | None = None
-
-    def __init__(self) -> None:
-        self.fingerprint = source_fingerprint(type(self))
+    temperature = None
+    fingerprint = weights.fingerprint([], "fidelity", CONTRAST, RESOLUTION, SHAPES)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Score images; captions are not looked at. Returns [B] float32, 0 at best."""

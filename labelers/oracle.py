@@ -12,7 +12,7 @@ from PIL import Image
 
 from infra.errors import UserError
 from infra.world.shapes import COLOURS, RADII, RESOLUTION, SHAPES, Scene, parse_caption, shape_mask
-from labelers.scorers import source_fingerprint
+from labelers import weights
 
 WEIGHTS = {"colour": 0.3, "background": 0.3, "shape": 0.3, "size": 0.1}
 COLOUR_TOLERANCE = 45.0  # RGB distance (0..441) at which a colour counts 1/e; the palette's nearest two are 84 apart
@@ -94,10 +94,8 @@ def _overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
 class Oracle:
     """Scores prompt alignment in the embedded world, 0..1: the weighted mean of the attributes' agreements."""
 
-    temperature: float | None = None
-
-    def __init__(self) -> None:
-        self.fingerprint = source_fingerprint(type(self))
+    temperature = None
+    fingerprint = weights.fingerprint([], "oracle", WEIGHTS, COLOUR_TOLERANCE, CONTRAST, TEMPLATE, COLOURS, RADII)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Score images against their captions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -14,12 +14,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from infra.errors import UserError
+from labelers import weights as scorer_weights
+from labelers.weights import PUBLISHED, WORLD
 
 
 class Scorer(Protocol):
     """Judges images, each beside the caption that asked for it.
 
-    A scorer with a text limit also has `truncated(captions) -> int`: how many of these captions are over it.
+    A scorer whose text has a limit also has `truncated(captions)`: how many of them are over it. One that has weights
+    takes, as its only argument, `world`, `published` or a local path, and has `check()`, which refuses bad ones.
     """
 
     @property
@@ -33,73 +36,80 @@ class Scorer(Protocol):
         ...
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return one score per image, [B] float32; higher is better."""
+        """Return one score per full-size, upright RGB image, [B] float32; higher is better."""
         ...
 
 
-# name: module and class; one that has weights takes, as its only argument, world, published or a local path, and has
-# check(), which refuses bad ones
+# name: module and class
 SCORERS = {
-    "oracle": "labelers.oracle:Oracle",
+    "aesthetics": "labelers.aesthetics:Aesthetics",
+    "clip": "labelers.clip_score:ClipScore",
     "fidelity": "labelers.fidelity:Fidelity",
+    "hpsv2": "labelers.human_preference:HPSv2",
+    "hpsv2.1": "labelers.human_preference:HPSv21",
     "implicit": "labelers.implicit:Implicit",
+    "oracle": "labelers.oracle:Oracle",
+    "pickscore": "labelers.pickscore:PickScore",
 }
-SETS = ("world", "published")
 
 
-class Function:
-    """A scorer made of a plain function of images and captions."""
+class FunctionScorer:
+    """Any function of images and captions as a scorer."""
 
-    temperature: float | None = None
+    temperature = None
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.fingerprint = source_fingerprint(function)
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function, self.name = function, name
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash the function's name and the file it is written in."""
+        source = inspect.getsourcefile(inspect.unwrap(self.function))
+        return scorer_weights.fingerprint([Path(source)] if source else [], self.name)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the function's scores, [B] float32."""
-        return np.asarray(self.function(images, captions), np.float32)
+        """Call the function.
 
-
-def source_fingerprint(thing: Any) -> str:
-    """Hash the source file of a class or function: the fingerprint of a scorer without weights."""
-    return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
-
-
-def _find(name: str) -> Any:
-    if ":" not in name and name not in SCORERS:
-        raise UserError(f"scorer {name!r}: unknown; there are {', '.join(sorted(SCORERS))}, and any module:function")
-    module, _, attribute = SCORERS.get(name, name).partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"scorer {name!r}: cannot be imported ({error})") from error
+        Raises:
+            ValueError: if it does not return one number per image.
+        """
+        scores = np.asarray(self.function(images, captions), np.float32)
+        if scores.shape != (len(images),):
+            raise ValueError(f"scorer {self.name}: {len(images)} images gave scores of shape {scores.shape}")
+        return scores
 
 
 def load(name: str, weights: str | None = None) -> Scorer:
-    """Make a scorer by its name.
+    """Make a scorer; its model is read at the first score.
+
+    Args:
+        name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
+        weights: world (the default), published, or a local path.
 
     Args:
         name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
         weights: world (the default), published, or a local path.
 
     Raises:
-        UserError: if there is none of that name, or nothing where its weights should be.
+        UserError: if there is no such scorer, or nothing where its weights should be.
     """
     found = _find(name)
-    if hasattr(found, "check"):
-        return found(weights or "world")
-    if isinstance(found, type):
-        made: Scorer = found()
-        return made
-    return Function(found)
+    if not hasattr(found, "score"):
+        scorer: Scorer = FunctionScorer(found, name)
+    elif hasattr(found, "check"):
+        return found(weights or WORLD)
+    else:
+        scorer = found()
+    if weights not in (None, WORLD, PUBLISHED):
+        raise UserError(f"--weights {name}={weights}: {name} has no weights")
+    return scorer
 
 
 def check(name: str, weights: str | None = None) -> None:
-    """Refuse a scorer that cannot work, cheaply, before a job starts.
+    """Refuse a scorer that cannot work, from names, headers and shapes alone; published weights are fetched.
 
     Raises:
-        UserError: in one sentence.
+        UserError: if it is unknown, or its weights are missing, of another architecture, or not only tensors.
     """
     scorer = load(name, weights)
     if hasattr(scorer, "check"):
@@ -107,15 +117,28 @@ def check(name: str, weights: str | None = None) -> None:
 
 
 def weights_of(names: Sequence[str], flags: Sequence[str]) -> dict[str, str | None]:
-    """Read --weights: one set for all scorers, and NAME=PATH for single ones, which go before it.
+    """Read --weights: one set for all scorers, and NAME=PATH (or NAME=SET) for single ones, which go before it.
 
     Raises:
-        UserError: for a name that is not among the scorers, or a value that is no named set.
+        UserError: if a flag names a scorer that was not asked for, or two sets are given for all.
     """
     single = dict(flag.split("=", 1) for flag in flags if "=" in flag)
     sets = [flag for flag in flags if "=" not in flag]
     if strangers := sorted(set(single) - set(names)):
-        raise UserError(f"--weights {strangers[0]}=...: not among the scorers {', '.join(names)}")
-    if len(sets) > 1 or not set(sets) <= set(SETS):
-        raise UserError(f"--weights {' '.join(sets)}: give world, published or NAME=PATH")
+        raise UserError(f"--weights {strangers[0]}=...: not among the scorers asked for, {', '.join(names)}")
+    if len(sets) > 1 or not set(sets) <= {WORLD, PUBLISHED}:
+        raise UserError(f"--weights {' '.join(sets)}: give {WORLD}, {PUBLISHED} or NAME=PATH")
     return {name: single.get(name, sets[0] if sets else None) for name in names}
+
+
+def _find(name: str) -> Any:
+    module, _, attribute = SCORERS.get(name, name).partition(":")
+    if not attribute:
+        raise UserError(f"scorer {name!r}: unknown; there are {', '.join(sorted(SCORERS))}, and any module:function")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"scorer {name!r}: cannot be imported ({error})") from error
+    if not callable(found):
+        raise UserError(f"scorer {name!r}: {attribute} is not a function")
+    return found

@@ -72,9 +72,9 @@ OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit")
 class DrawImages:
     """Step: captions and seeds to PNG images."""
 
-    def __init__(self, model: Path, steps: int, guidance_scale: float, dtype: str) -> None:
+    def __init__(self, model: models.Model, steps: int, guidance_scale: float, dtype: str) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = sampling.load_pipeline(model, getattr(torch, dtype), device)
+        self.pipeline = sampling.load_pipeline(model.folder(), getattr(torch, dtype), device)
         self.steps, self.guidance_scale = steps, guidance_scale
 
     def __call__(self, wanted: pa.Table) -> pa.Table:
@@ -132,8 +132,8 @@ def main(config: GenerateConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     output = files.resolve(config.output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
-    folder = models.local_folder(config.model, config.revision)
-    identity = image_identity(config, folder, captions)
+    model = models.Model(config.model, config.revision).pinned()
+    identity = image_identity(config, model.folder(), captions)
     finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
     for path in (finished, begun):
         if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
@@ -146,7 +146,7 @@ def main(config: GenerateConfig) -> None:
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
-        _draw(config, folder, output, wanted)
+        _draw(config, model, output, wanted)
         rows = sum(engine.map_files(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
@@ -160,12 +160,12 @@ def _count_rows(path: str) -> int:
     return pq.read_metadata(inner, filesystem=filesystem).num_rows
 
 
-def _draw(config: GenerateConfig, folder: Path, output: str, wanted: pa.Table) -> None:
+def _draw(config: GenerateConfig, model: models.Model, output: str, wanted: pa.Table) -> None:
     source = files.join(output, store.WORK, "wanted.parquet")
     files.write_table(source, wanted)
     copies = config.samplers or max(1, engine.device_count())
     arguments = {
-        "model": folder,
+        "model": model,
         "steps": config.sampling_steps,
         "guidance_scale": config.guidance_scale,
         "dtype": config.dtype,

@@ -7,7 +7,6 @@ with what holds for the set as a whole. Scorers that are done are left alone; th
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -38,7 +37,9 @@ class ScoreConfig:
     images: tuple[str, ...]
     """Folders that generate.py wrote."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Names from labelers/scorers.py."""
+    """Names from labelers/scorers.py, or module:function."""
+    weights: tuple[str, ...] = ()
+    """world (the embedded world's, the default), published (the Hub's), or NAME=PATH for single scorers."""
     true_images: str | None = None
     """Folder of true images that KID compares with; without it no KID."""
     feature_model: str = "infra/world/model"
@@ -50,8 +51,8 @@ class ScoreConfig:
 class ScoreImages:
     """Step: images and captions to one column per scorer."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.scorers = {name: scorers.load(name) for name in names}
+    def __init__(self, weights: Mapping[str, str | None]) -> None:
+        self.scorers = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
 
     def __call__(self, drawn: pa.Table) -> pa.Table:
         """Replace the column image by the scores, float32.
@@ -73,8 +74,11 @@ class ScoreImages:
 
 def main(config: ScoreConfig) -> None:
     """Score images by each scorer, and each folder as a set."""
-    loaded = {name: scorers.load(name) for name in config.scorers}
-    fingerprints = {name: _fingerprint(scorer) for name, scorer in loaded.items()}
+    weights = scorers.weights_of(config.scorers, config.weights)
+    for name, wanted in weights.items():
+        scorers.check(name, wanted)
+    loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
+    fingerprints = {name: scorer.fingerprint for name, scorer in loaded.items()}
     folders = [files.resolve(path) for path in config.images]
     true_images = files.resolve(config.true_images) if config.true_images else None
     for path in folders:
@@ -91,11 +95,6 @@ def main(config: ScoreConfig) -> None:
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
 
-def _fingerprint(scorer: scorers.Scorer) -> str:
-    # A scorer without weights to hash is its code.
-    return getattr(scorer, "fingerprint", None) or files.sha256(inspect.getfile(type(scorer)))
-
-
 def _score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
@@ -109,7 +108,8 @@ def _score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str
         if not files.exists(begun) or files.read_json(begun) != missing:
             files.remove(work)  # of a pass of other scorers
             files.write_json(begun, missing)
-        _run_pass(config, path, tuple(missing))
+        weights = scorers.weights_of(config.scorers, config.weights)
+        _run_pass(config, path, {name: weights[name] for name in missing})
         table = read_tables(files.join(work, SCORES)).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
@@ -124,7 +124,7 @@ def _identity(path: str, name: str) -> dict[str, Any] | None:
     return files.read_json(manifest)["identity"] if files.exists(manifest) else None
 
 
-def _run_pass(config: ScoreConfig, path: str, names: tuple[str, ...]) -> None:
+def _run_pass(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> None:
     engine.connect()
     work, gpus = files.join(path, store.WORK), engine.device_count()
     engine.run(
@@ -133,7 +133,7 @@ def _run_pass(config: ScoreConfig, path: str, names: tuple[str, ...]) -> None:
             columns=[*KEYS, "image"],
             steps=[
                 engine.Step(
-                    ScoreImages, {"names": names}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0
+                    ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0
                 )
             ],
             output=files.join(work, SCORES),
@@ -141,7 +141,7 @@ def _run_pass(config: ScoreConfig, path: str, names: tuple[str, ...]) -> None:
             id_column="image_id",
             row_ids=image_ids,
             rows_per_block=4 * config.batch_size,
-            name=f"images scored by {', '.join(names)}",
+            name=f"images scored by {', '.join(weights)}",
             rows=int(files.read_json(files.join(path, DONE))["images"]),
         )
     )
@@ -151,11 +151,8 @@ def _write_scores(path: str, name: str, table: pa.Table, about: Mapping[str, Any
     """Publish one scorer's scores: the manifest goes first and comes last."""
     folder = files.join(path, SCORES, name)
     files.remove(files.join(folder, DONE))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.select([*KEYS, name]).rename_columns([*KEYS, "score"]), sink)
-    content = sink.getvalue().to_pybytes()
-    files.write_bytes(files.join(folder, SCORES_FILE), content)
-    sha = hashlib.sha256(content).hexdigest()
+    scores = table.select([*KEYS, name]).rename_columns([*KEYS, "score"])
+    sha = files.write_table(files.join(folder, SCORES_FILE), scores)
     files.write_json(files.join(folder, DONE), {**about, "rows": table.num_rows, "sha256": sha})
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,15 @@ def submit(ray_environment: dict[str, str]) -> Submit:
         return done
 
     return run
+
+
+def wait_for(condition: Callable[[], bool], job: subprocess.Popen[bytes]) -> None:
+    """Poll until a condition holds while a job runs; the condition decides, not the clock."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert job.poll() is None, "the job ended before what the test waits for"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,8 @@ class Red:
     """Scores the mean of the red channel."""
 
     channel = 0
+    fingerprint = "the first"
+    temperature = None
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         TOLD.append(f"{type(self).__name__} {len(captions)}")
@@ -121,4 +123,4 @@ def write_run(folder: Path, objective: str = "dpo", store_hash: str = STORE_HASH
 
 def score_folders(*folders: str, names: tuple[str, ...] = ("red",), true_images: str | None = None) -> None:
     """Run score.py's main."""
-    score.main(score.ScoreConfig(folders, names, true_images, feature_model=str(MODEL)))
+    score.main(score.ScoreConfig(folders, names, true_images=true_images, feature_model=str(MODEL)))

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import MODEL, Submit, rendered_pairs, write_pairs
+from conftest import MODEL, Submit, rendered_pairs, wait_for, write_pairs
 
 from infra import cli
 from infra.errors import UserError
@@ -110,7 +109,7 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _wait(lambda: len(list(checkpoints.glob("*.parquet"))) >= 6, job)
+    wait_for(lambda: len(list(checkpoints.glob("*.parquet"))) >= 6, job)
     drivers = [
         p
         for p in psutil.process_iter(["cmdline"])
@@ -135,15 +134,6 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
     assert resumed.content_hash == clean.content_hash
     now = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.parquet")}
     assert surviving.items() <= now.items()  # finished rows were not encoded again
-
-
-def _wait(condition: object, job: subprocess.Popen[bytes]) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert job.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # a poll, not a synchronisation: the condition decides
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,21 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def unsafe_loads(tree: ast.Module) -> list[str]:
+    """Find every load of torch's but a call of torch.load that itself says weights_only=True."""
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            found += [alias.name for alias in node.names if alias.name == "load"]
+        if isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node).startswith("torch."):
+            call = calls.get(id(node))
+            said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} if call else {}
+            if ast.unparse(node) != "torch.load" or said.get("weights_only") != "True":
+                found.append(ast.unparse(node))
+    return found
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_the_adapters_import_ray(path: Path) -> None:
     allowed = str(path.relative_to(ROOT)) in MAY_IMPORT_RAY or "benchmarks" in path.parts
@@ -47,4 +62,20 @@ def test_no_file_shadows_a_library(path: Path) -> None:
 def test_nothing_loads_pickles_or_remote_code(path: Path) -> None:
     text = path.read_text()
     assert not {"pickle", "dill", "joblib"} & imports(path)
-    assert not re.search(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|torch\.load\(", text)
+    assert not re.search(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False", text)
+    assert not unsafe_loads(ast.parse(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("torch.load(p, weights_only=True)", True),
+        ("torch.load(p)", False),
+        ("torch.load(p, weights_only=safe)", False),
+        ("load = torch.load", False),
+        ("from torch import load", False),
+        ("torch.jit.load(p)", False),
+    ],
+)
+def test_the_rule_sees_each_way_to_unpickle(line: str, allowed: bool) -> None:
+    assert bool(unsafe_loads(ast.parse(line))) is not allowed

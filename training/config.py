@@ -48,6 +48,9 @@ class ValidationConfig:
     validation_prompts: str | None = None
     """Captions, one a line; without them the last checkpoint is the result."""
     validation_scorer: str = "oracle"
+    """A name from labelers/scorers.py, or module:function."""
+    validation_weights: str = "world"
+    """The scorer's weights: world (the embedded world's), published (the Hub's), or a local path."""
     validation_images: int = 1
     """Images per caption, at fixed seeds."""
     sampling_steps: int = 20

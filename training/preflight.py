@@ -60,7 +60,7 @@ def _check_captions_apart(config: TrainConfig, path: str) -> None:
         if shared := len(np.intersect1d(trained, _prompt_ids(other))):
             raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
     if prompts := config.validation.validation_prompts:
-        scorers.load(config.validation.validation_scorer)
+        scorers.check(config.validation.validation_scorer, config.validation.validation_weights)
         ids = [pairs.prompt_id(caption) for caption in read_prompts(files.resolve(prompts))]
         if shared := int(np.isin(np.unique(ids), trained).sum()):
             raise UserError(f"--validation-prompts {prompts}: {shared} of its captions are in --store too")

@@ -60,7 +60,8 @@ def make_validator(
     captions = read_prompts(files.resolve(config.validation_prompts)) * config.validation_images
     device = next(network.parameters()).device
     pipeline = load_pipeline(folder, torch.float32, str(device), unet=network)
-    return Validator(config, captions, pipeline, scorers.load(config.validation_scorer), rank, world_size)
+    scorer = scorers.load(config.validation_scorer, config.validation_weights)
+    return Validator(config, captions, pipeline, scorer, rank, world_size)
 
 
 def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:

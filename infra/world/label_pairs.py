@@ -55,7 +55,7 @@ class LabelConfig:
     """Folder that generate.py wrote, at least two images per caption."""
     output: str
     """Folder for the raw pairs."""
-    temperature: float = 0.02
+    temperature: float = 0.01
     """Of the Bradley-Terry labels, in units of the oracle's score (0..1)."""
     tie_margin: float = 0.0045
     """Score difference below which the oracle is indifferent."""

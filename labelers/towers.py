@@ -1,0 +1,128 @@
+"""CLIP's two towers in memory: images and captions to unit vectors.
+
+A model is loaded once per process and set of files, whichever scorers use it, and embeds a caption once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from labelers import weights
+
+CAPTIONS_KEPT = 16_384  # per tower; 64 MiB at ViT-H-14's 1,024 numbers
+IMAGES_AT_ONCE = 64
+
+Preprocess = Callable[[Image.Image], torch.Tensor]  # an RGB image to [3, S, S] float32, normalised
+
+
+class ClipFiles(Protocol):
+    """The files of one CLIP, in one of the two libraries' formats."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Return the library's own image preprocessing for it."""
+        ...
+
+    @property
+    def logit_scale(self) -> float:
+        """Return exp(logit_scale) of the weights, read without the rest."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the image tower's input, pixels."""
+        ...
+
+    def paths(self) -> list[Path]:
+        """Return all files that decide what it embeds."""
+        ...
+
+    def check(self) -> None:
+        """Refuse files that are missing, hold code or do not fit together, with a UserError, reading no weights."""
+        ...
+
+    def load(self) -> Tower:
+        """Load it."""
+        ...
+
+
+class CaptionCache:
+    """Embeds each caption once, and forgets the least recently used beyond a bound."""
+
+    def __init__(self, embed: Callable[[list[str]], torch.Tensor], bound: int = CAPTIONS_KEPT) -> None:
+        self.embed, self.bound = embed, bound
+        self.kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        """Return the captions' embeddings, [B, d]."""
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self.kept]
+        rows = {caption: self.kept[caption] for caption in captions if caption in self.kept}
+        if missing:
+            # Cloned: a row that is a view would keep its whole batch alive.
+            rows |= {c: row.clone() for c, row in zip(missing, self.embed(missing), strict=True)}
+        for caption in captions:
+            self.kept[caption] = rows[caption]
+            self.kept.move_to_end(caption)
+        while len(self.kept) > self.bound:
+            self.kept.popitem(last=False)
+        return torch.stack([rows[caption] for caption in captions])
+
+
+class Tower:
+    """A CLIP in memory, on the GPU where there is one, float32."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        encode_images: Callable[[torch.Tensor], torch.Tensor],
+        encode_captions: Callable[[list[str]], torch.Tensor],
+        count_tokens: Callable[[str], int],
+        context: int,
+    ) -> None:
+        self.model = model
+        self.encode_images = encode_images
+        self.captions = CaptionCache(lambda captions: F.normalize(encode_captions(captions), dim=-1))
+        self.count_tokens, self.context = count_tokens, context
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image.Image], preprocess: Preprocess) -> torch.Tensor:
+        """Embed images, [B, d] float32 of length 1."""
+        parts = []
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            pixels = torch.stack([preprocess(image) for image in images[start : start + IMAGES_AT_ONCE]])
+            parts.append(F.normalize(self.encode_images(pixels.to(device())), dim=-1))
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def embed_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """Embed captions, [B, d] float32 of length 1, or take what is known of them."""
+        return self.captions(captions)
+
+    def truncated(self, captions: Sequence[str]) -> int:
+        """Count the captions of more tokens than the text tower takes, start and end included."""
+        return sum(self.count_tokens(caption) > self.context for caption in captions)
+
+
+_towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()
+
+
+def tower(found: ClipFiles) -> Tower:
+    """Return the tower of these files, loading it unless a living scorer has it already."""
+    key = (type(found), weights.identity(found.paths()))
+    loaded = _towers.get(key)
+    if loaded is None:
+        loaded = _towers[key] = found.load()
+    return loaded
+
+
+def device() -> str:
+    """Return where models run: on the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

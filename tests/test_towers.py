@@ -1,0 +1,89 @@
+"""A model is loaded once however many scorers use it, and a caption is embedded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scorer_material import CAPTIONS, images, write_all
+
+from labelers import scorers, towers
+from labelers.open_clip_files import OpenClipFiles
+from labelers.towers import CaptionCache
+from labelers.transformers_clip import TransformersFiles
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all(tmp_path_factory.mktemp("scorers"))
+
+
+def numbered(calls: list[list[str]], captions: list[str]) -> torch.Tensor:
+    calls.append(captions)
+    return torch.tensor([[float(len(caption)), 1.0] for caption in captions])
+
+
+def test_a_caption_is_embedded_once_and_the_oldest_is_forgotten() -> None:
+    calls: list[list[str]] = []
+    cache = CaptionCache(lambda captions: numbered(calls, captions), bound=2)
+    assert cache(["a", "bb", "a"]).tolist() == [[1, 1], [2, 1], [1, 1]]
+    assert cache(["bb", "a"]).tolist() == [[2, 1], [1, 1]]
+    assert calls == [["a", "bb"]]
+    cache(["ccc"])  # bb is the least recently used
+    cache(["a", "ccc", "bb"])
+    assert calls == [["a", "bb"], ["ccc"], ["bb"]]
+    assert len(cache.kept) == 2
+
+
+def test_a_batch_may_hold_more_captions_than_the_cache() -> None:
+    cache = CaptionCache(lambda captions: numbered([], captions), bound=2)
+    assert cache(["a", "bb", "ccc", "a"])[:, 0].tolist() == [1, 2, 3, 1]
+    assert list(cache.kept) == ["ccc", "a"]
+
+
+def test_scorers_over_one_checkpoint_share_its_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Path] = []
+
+    def count(kind: type[OpenClipFiles] | type[TransformersFiles]) -> None:
+        load = kind.load
+
+        def counted(files: Any) -> towers.Tower:
+            loads.append(files.paths()[0])
+            return load(files)
+
+        monkeypatch.setattr(kind, "load", counted)
+
+    count(OpenClipFiles)
+    count(TransformersFiles)
+    checkpoint = folder / "hpsv2" / "HPS_v2_compressed.pt"
+    made = [scorers.load(name, str(checkpoint)) for name in ("hpsv2", "hpsv2.1", "clip")]
+    made += [
+        scorers.load("pickscore", str(folder / "aesthetics")),
+        scorers.load("aesthetics", str(folder / "aesthetics")),
+    ]
+    scored = [scorer.score(images(), CAPTIONS) for scorer in made]
+    assert loads == [checkpoint, folder / "aesthetics" / "config.json"]
+    assert (scored[0] == scored[1]).all()
+    assert (scored[0] != scored[2]).any()  # the same weights behind another preprocessing
+
+
+def test_an_overwritten_checkpoint_is_another_model(folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "clip"
+    copied.mkdir()
+    for path in (folder / "clip").iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    before = scorers.load("clip", str(copied))
+    first = before.score(images(), CAPTIONS)
+    state = torch.load(folder / "hpsv2" / "HPS_v2_compressed.pt", weights_only=True)["state_dict"]
+    save_file(state, copied / "open_clip_model.safetensors")
+    assert (scorers.load("clip", str(copied)).score(images(), CAPTIONS) != first).any()
+
+
+def test_many_images_are_embedded_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = scorers.load("clip", str(folder / "clip"))
+    whole = scorer.score(images(), CAPTIONS)
+    monkeypatch.setattr(towers, "IMAGES_AT_ONCE", 3)
+    assert scorer.score(images(), CAPTIONS) == pytest.approx(whole, abs=1e-6)
