@@ -56,8 +56,8 @@ class Folders:
         policy = models.local_folder(name)
         facts = policy / FACTS
         config = files.read_json(str(facts))["config"] if facts.is_file() else {}
-        started_from = models.local_folder(config.get("model", WORLD_MODEL), config.get("revision"))
-        reference = models.local_folder(against) if against else started_from
+        start = {} if against else config
+        reference = models.local_folder(against or start.get("model", WORLD_MODEL), start.get("revision"))
         for folder in (policy, reference):
             if StableDiffusion(folder).network_folder not in {
                 path.parent.name for path in folder.glob("*/*.safetensors")

@@ -115,7 +115,7 @@ def submit(ray_environment: dict[str, str]) -> Submit:
     return run
 
 
-def wait_for(condition: Callable[[], bool], job: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Callable[[], bool], job: subprocess.Popen[Any]) -> None:
     """Poll until a condition holds while a job runs; the condition decides, not the clock."""
     deadline = time.monotonic() + 240
     while not condition():

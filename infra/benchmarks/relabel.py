@@ -28,9 +28,9 @@ import torch
 from infra import cli, cluster, files
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import in_turns, median
-from labelers import scorers, scoring
+from labelers import scorers
 from labelers.pair_scores import DecodePairs, ScorePairs
-from pipelines import engine, pairs
+from pipelines import pairs
 from pipelines.images import open_image
 
 COPIES = 2
@@ -133,6 +133,9 @@ class TimedScorePairs(ScorePairs):
 
 def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
     """Score with relabel.py's pass; returns pairs/s from when each copy has scored BLOCK pairs to the last batch."""
+    from labelers import scoring  # Ray reads the cluster's token when it is imported, so not before there is one
+    from pipelines import engine
+
     engine.connect()
     raw, work = scoring.open_pairs(path, ""), tempfile.mkdtemp(dir=folder)
     speed = scoring.SpeedConfig(batch_size=config.batch_size, copies=COPIES, rows_per_file=BLOCK)
