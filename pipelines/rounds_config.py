@@ -11,7 +11,7 @@ from tyro.conf import Suppress
 from infra import files
 from infra.errors import UserError
 from labelers import scorers
-from pipelines import encode_latents, generate, rank_pairs
+from pipelines import encode_latents, generate, rank_pairs, store
 from pipelines.comparison import differences
 from pipelines.prompts import read_prompts
 from training import train_dpo
@@ -141,8 +141,16 @@ def check_config(config: RoundsConfig) -> None:
         raise UserError("--output: run folders are local or shared disk; copy the result to S3 afterwards")
     trained = read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]
     tested = read_prompts(files.resolve(config.test_prompts))[: config.test_limit]
-    if shared := set(trained) & set(tested):
-        raise UserError(f"--test-prompts {config.test_prompts}: {len(shared)} of its captions are in --prompts too")
+    validation = config.train.validation.validation_prompts
+    validated = read_prompts(files.resolve(validation)) if validation else []
+    for flag, path, kept in (
+        ("--test-prompts", config.test_prompts, tested),
+        ("--validation-prompts", validation, validated),
+    ):
+        if shared := set(trained) & set(kept):
+            raise UserError(f"{flag} {path}: {len(shared)} of its captions are in --prompts too")
+    if held_out := config.train.data.held_out_store:
+        store.read_manifest(files.resolve(held_out))
     check_batch(config.train)
     per_group = 1 if config.pairs == "best-worst" else config.group_size * (config.group_size - 1) // 2
     if (most := len(trained) * config.groups * per_group) < config.train.data.global_batch:

@@ -193,6 +193,7 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"weights": ("clip=/nowhere",)}, "--weights clip=...: not among the scorers asked for"),
         ({"train": {"workers": 3}}, "--global-batch 8: not a multiple of 3 workers"),
         ({"train": {"data": {"global_batch": 16}}}, "--global-batch 16: a round has 8 pairs at the most"),
+        ({"train": {"data": {"held_out_store": "/nowhere"}}}, "no latent store"),
         ({"train": {"output": "s3://bucket/run"}}, "--output: run folders are local"),
     ],
 )
@@ -208,8 +209,11 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
 
 def test_captions_that_are_trained_on_are_no_test(stand: Stand, config: RoundsConfig) -> None:
     Path(config.test_prompts).write_text("\n".join([*TESTED, CAPTIONS[3]]))
-    with pytest.raises(UserError, match="1 of its captions are in --prompts too"):
+    with pytest.raises(UserError, match=r"--test-prompts .*: 1 of its captions are in --prompts too"):
         main(config)
+    validation = replace(config.train.validation, validation_prompts=config.draw.prompts)
+    with pytest.raises(UserError, match=r"--validation-prompts .*: 8 of its captions are in --prompts too"):
+        main(replace(config, test_limit=6, train=replace(config.train, validation=validation)))
     assert stand.calls == []
     main(replace(config, rounds=1, test_limit=6))  # the seventh is not drawn
     assert read_images(f"{config.train.output}/base").num_rows == 6
