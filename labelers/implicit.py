@@ -9,10 +9,11 @@ the caption, so both slots of a pair share their timesteps and noise; no caption
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ class Folders:
 
     @classmethod
     def find(cls, weights: str) -> Folders:
-        """Read POLICY or POLICY,REFERENCE; without a reference it is the model that the policy says it started from.
+        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name.
 
         Raises:
             UserError: if a folder is missing or the two encode images or text differently.
@@ -56,8 +57,7 @@ class Folders:
         policy = models.local_folder(name)
         facts = policy / FACTS
         config = files.read_json(str(facts))["config"] if facts.is_file() else {}
-        start = {} if against else config
-        reference = models.local_folder(against or start.get("model", WORLD_MODEL), start.get("revision"))
+        reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
             if StableDiffusion(folder).network_folder not in {
                 path.parent.name for path in folder.glob("*/*.safetensors")
@@ -65,6 +65,13 @@ class Folders:
                 raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
         check_fingerprints({part: models.fingerprint(policy, part) for part in store.FROZEN}, reference, str(policy))
         return cls(policy, reference, config.get("objective", {}).get("beta", BETA))
+
+
+def trained_against(config: Mapping[str, Any]) -> models.Model:
+    """Return the reference that a result's settings name: one of its own, else the policy's start."""
+    if own := config.get("reference_model"):
+        return models.Model(own, config.get("reference_revision"))
+    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
 
 
 @dataclass(frozen=True)

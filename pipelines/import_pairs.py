@@ -8,39 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-
 from infra import cli, files
 from infra.errors import UserError
+from pipelines import raw_pairs
 from pipelines.pairs import check_caption, check_label, hash64
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
-ROWS_PER_FILE = 1024
-BYTES_PER_FILE = 128 << 20  # of images; what is held in memory at once
-CONFIG = "_config.json"  # the underscore: whoever reads the folder as Parquet passes over it
-FILE_NAME = re.compile(r"pairs-\d+\.parquet")
-SCHEMA = pa.schema(
-    [
-        ("caption", pa.string()),
-        ("has_label", pa.bool_()),
-        ("image_0_uid", pa.string()),
-        ("image_1_uid", pa.string()),
-        ("jpg_0", pa.binary()),
-        ("jpg_1", pa.binary()),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("ranking_id", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -166,46 +145,8 @@ def ranking_ids(comparisons: list[Comparison]) -> list[int]:
 def imported_pairs(comparisons: list[Comparison], images: str) -> Iterator[dict[str, Any]]:
     """Turn comparisons into raw pairs one by one; the images' bytes go in as they are."""
     for comparison, ranking_id in zip(comparisons, ranking_ids(comparisons), strict=True):
-        row: dict[str, Any] = {"caption": comparison.caption, "ranking_id": ranking_id, "has_label": True}
-        for slot, name in enumerate(comparison.names):
-            row |= {f"jpg_{slot}": files.read_bytes(files.join(images, name)), f"image_{slot}_uid": name}
-            label = comparison.label_0 if slot == 0 else 1 - comparison.label_0
-            row |= {f"label_{slot}": label, f"model_{slot}": "imported"}
-        yield row
-
-
-def write_pairs(output: str, rows: Iterable[dict[str, Any]], schema: pa.Schema, rows_per_file: int, config: Any) -> int:
-    """Write raw pairs as OUTPUT/pairs-NNNN.parquet in place of those there, a file at a time; return their number.
-
-    Last comes CONFIG, the settings that made them.
-
-    Raises:
-        UserError: if the folder holds other Parquet files, which the encoder would read too.
-    """
-    before = files.list_files(output, ".parquet")
-    for path in before:
-        if not FILE_NAME.fullmatch(path.removeprefix(output).lstrip("/")):
-            raise UserError(f"--output {output}: it holds {path}, which is not ours to replace; give another folder")
-    for path in (*before, files.join(output, CONFIG)):
-        files.remove(path)
-    held: list[dict[str, Any]] = []
-    number = count = size = 0
-
-    def flush() -> None:
-        nonlocal number, size
-        files.write_table(files.join(output, f"pairs-{number:04d}.parquet"), pa.Table.from_pylist(held, schema=schema))
-        held.clear()
-        number, size = number + 1, 0
-
-    for row in rows:
-        held.append(row)
-        count, size = count + 1, size + len(row["jpg_0"]) + len(row["jpg_1"])
-        if len(held) == rows_per_file or size >= BYTES_PER_FILE:
-            flush()
-    if held:
-        flush()
-    files.write_json(files.join(output, CONFIG), asdict(config))
-    return count
+        shown = [(name, files.read_bytes(files.join(images, name))) for name in comparison.names]
+        yield raw_pairs.labelled_pair(ranking_id, comparison.caption, shown, comparison.label_0, "imported")
 
 
 def main(config: ImportConfig) -> None:
@@ -213,7 +154,7 @@ def main(config: ImportConfig) -> None:
     output, images = files.resolve(config.output), files.resolve(config.images)
     comparisons = read_comparisons(files.resolve(config.table))
     check_images(comparisons, images, config.table)
-    count = write_pairs(output, imported_pairs(comparisons, images), SCHEMA, ROWS_PER_FILE, config)
+    count = raw_pairs.write_pairs(output, imported_pairs(comparisons, images), asdict(config))
     print(f"{output}: {count} raw pairs; next: python pipelines/encode_latents.py --source {output}", flush=True)
 
 

@@ -27,6 +27,7 @@ from infra.files import ROOT
 from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines import engine
+from pipelines.raw_pairs import SCHEMA
 from training.config import DataConfig, OptimizerConfig, TrainConfig
 from training.objectives import ObjectiveConfig
 
@@ -55,7 +56,7 @@ def rendered_pairs(count: int, seed: int = 0, scenes: Sequence[Scene] = TRAINED)
         if label_0 == 0.0:
             jpegs.reverse()
         slots = [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])]
-        rows.append(label_pairs.labelled_pair(number, scene.caption, slots, label_0, "true renders"))
+        rows.append(label_pairs.rated_pair(number, scene.caption, slots, label_0, "true renders"))
     return rows
 
 
@@ -63,7 +64,7 @@ def write_pairs(folder: Path, rows: list[dict[str, Any]], rows_per_file: int = 6
     """Write raw pairs as Parquet files."""
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(rows), rows_per_file):
-        table = pa.Table.from_pylist(rows[start : start + rows_per_file], schema=label_pairs.SCHEMA)
+        table = pa.Table.from_pylist(rows[start : start + rows_per_file], schema=SCHEMA)
         pq.write_table(table, folder / f"pairs-{start:05d}.parquet")
     return folder
 

@@ -16,10 +16,10 @@ from conftest import SHARED
 from PIL import Image
 
 from infra import cli, files
-from pipelines import import_pairs
 from pipelines.encoders import CheckAndDecode
-from pipelines.import_pairs import CONFIG, Comparison, ImportConfig, main, ranking_ids
+from pipelines.import_pairs import Comparison, ImportConfig, main, ranking_ids
 from pipelines.pairs import pair_ids
+from pipelines.raw_pairs import CONFIG
 
 HEADER = "caption,image_0,image_1,label_0\n"
 Import = Callable[..., pa.Table]
@@ -83,21 +83,6 @@ def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
 def test_the_encoder_takes_two_raters_of_one_pair(folder: Path) -> None:
     table = imported(folder, "t.csv", HEADER + "a,0001,1,1\na,0001,1,0\n")
     assert len(set(pair_ids(table).tolist())) == 2
-
-
-def test_pairs_are_written_file_by_file_and_stale_files_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_pairs, "ROWS_PER_FILE", 2)
-    imported(folder, "t.csv", HEADER + "".join(f"caption {n},0001,1,1\n" for n in range(5)))
-    assert [pq.read_metadata(path).num_rows for path in sorted((folder / "raw").glob("*.parquet"))] == [2, 2, 1]
-    table = imported(folder, "t.csv", HEADER + "only one,0001,1,1\n")
-    assert table["caption"].to_pylist() == ["only one"]
-    assert sorted(path.name for path in (folder / "raw").iterdir()) == [CONFIG, "pairs-0000.parquet"]
-
-
-def test_files_end_at_so_many_bytes_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_pairs, "BYTES_PER_FILE", 1)
-    assert imported(folder, "t.csv", HEADER + "a,0001,1,1\nb,0001,1,1\n").num_rows == 2
-    assert len(list((folder / "raw").glob("*.parquet"))) == 2
 
 
 def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,11 @@ import pytest
 from infra import files
 from infra.errors import UserError
 from infra.world import render_images
-from infra.world.label_pairs import SCHEMA, LabelConfig, label, main
+from infra.world.label_pairs import LabelConfig, label, main
 from pipelines import pairs
 from pipelines.encoders import CheckAndDecode
 from pipelines.generate import DONE
+from pipelines.raw_pairs import SCHEMA
 
 CAPTIONS = ["a big red circle on a teal background", "a small white cross on a black background"]
 
@@ -49,7 +50,7 @@ def test_four_images_make_four_pairs_in_pick_a_pics_columns(tmp_path: Path) -> N
     assert set(table["model_0"].to_pylist()) == {"true renders"}
     status = CheckAndDecode(64, strict_labels=False)(table)["status"].to_pylist()
     assert status.count("quarantined") == 5  # the sixth bad row, with contradicting labels, is kept and counted
-    assert files.read_json(f"{config.output}/_config.json")["temperature"] == 0.01
+    assert files.read_json(f"{config.output}/_config.json")["temperature"] == config.temperature
 
 
 def test_the_model_is_the_one_that_drew(tmp_path: Path) -> None:

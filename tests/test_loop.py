@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,18 @@ import pytest
 import torch
 from conftest import MODEL, Killed, notes
 
+from infra import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.errors import UserError
+from labelers.implicit import trained_against
 from training import checkpoint, loop, objectives, preflight
 from training.config import TrainConfig
+from training.loader import Batch
 from training.result import is_finished, result_folder
+
+from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
 
 
 def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
@@ -49,6 +58,96 @@ def test_step_1_is_at_ln_2_and_the_warm_up_is_linear(config: TrainConfig) -> Non
     assert [row["learning_rate"] for row in rows] == pytest.approx([rate / 3, 2 * rate / 3, rate, rate])
     assert rows[3]["loss"] != rows[0]["loss"]
     assert {row["step"] for row in notes(config.output, "assessments.jsonl")} == {0, 2, 4}
+
+
+def moved_model(folder: Path, move: float) -> str:
+    """Copy the embedded world's model with each of its network's weights moved a little; return its folder."""
+    shutil.copytree(MODEL, folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = checkpoint.load_file(path)
+    generator = torch.Generator().manual_seed(0)
+    moved = {k: v + move * torch.randn(v.shape, generator=generator) for k, v in weights.items()}
+    checkpoint.save_file(moved, path)
+    return str(folder)
+
+
+def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch.Tensor:
+    """Work Eq. 14 out for a batch on diffusers' own classes; the embedded world's model predicts noise."""
+    alphas = DDPMScheduler.from_pretrained(MODEL, subfolder="scheduler").alphas_cumprod[batch.timesteps]
+    alpha, sigma = (root.sqrt().view(-1, 1, 1, 1) for root in (alphas, 1 - alphas))
+    gaps = []  # of policy and reference: winner's error minus loser's
+    for folder in (policy, reference):
+        network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
+        noisy = [alpha * latents + sigma * batch.noise for latents in batch.latents]
+        told = [network(x, batch.timesteps, batch.conditioning).sample for x in noisy]
+        winner, loser = (((one - batch.noise) ** 2).mean((1, 2, 3)) for one in told)
+        gaps.append(winner - loser)
+    return -torch.log(torch.sigmoid(-beta / 2 * (gaps[0] - gaps[1])))
+
+
+def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig, tmp_path: Path) -> None:
+    other = moved_model(tmp_path / "other", 2e-3)
+    config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
+    trainer = loop.build(preflight.check_config(config), loop.Rank())
+    with torch.no_grad():
+        losses = [hand_losses(b, str(MODEL), other, config.objective.beta) for b in loop.step_share(trainer, 0)]
+    loop.train(config, loop.Rank())
+    loss = notes(config.output)[0]["loss"]
+    assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
+    assert abs(loss - 0.693147) > 1e-3
+    facts = json.loads((result_folder(Path(config.output)) / "facts.json").read_text())
+    assert facts["reference"] == other
+    assert f"| reference | {other} |" in (result_folder(Path(config.output)) / "README.md").read_text()
+    assert trained_against(facts["config"]) == models.Model(other)
+
+
+def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
+    loop.train(replace(config, steps=2), loop.Rank())
+    named = replace(config, steps=2, output=str(tmp_path / "named"), reference_model=moved_model(tmp_path / "same", 0))
+    loop.train(preflight.check_config(named), loop.Rank())
+    for name in ("loss", "stream", "gradient_norm"):
+        assert [row[name] for row in notes(named.output)] == [row[name] for row in notes(config.output)]
+
+
+def test_a_resumed_run_keeps_its_reference(config: TrainConfig, tmp_path: Path) -> None:
+    other = moved_model(tmp_path / "other", 2e-3)
+    straight = replace(config, steps=4, output=str(tmp_path / "straight"), reference_model=other)
+    loop.train(straight, loop.Rank())
+    loop.train(replace(straight, steps=2, output=config.output), loop.Rank())
+    loop.train(replace(straight, output=config.output), loop.Rank())
+    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
+
+
+def change_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("vae/config.json", {"scaling_factor": 0.5}, "its vae is not that of --model"),
+        ("scheduler/scheduler_config.json", {"beta_end": 0.5}, "its noise schedule is not that of --model"),
+        ("unet/config.json", {"norm_num_groups": 4}, "its network differs from --model .* in norm_num_groups"),
+    ],
+)
+def test_a_reference_of_another_kind_is_refused(
+    config: TrainConfig, tmp_path: Path, file: str, changes: dict[str, object], told: str
+) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "other")
+    change_json(folder / file, **changes)
+    with pytest.raises(UserError, match=f"--reference-model {folder}: {told}"):
+        preflight.check_config(replace(config, reference_model=str(folder)))
+
+
+def test_a_default_left_out_of_a_network_s_file_is_no_difference(config: TrainConfig, tmp_path: Path) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "other")
+    path = folder / "unet" / "config.json"
+    known = json.loads(path.read_text())
+    assert known.pop("time_embedding_type") == "positional"  # older files have no such line
+    path.write_text(json.dumps(known))
+    assert preflight.check_config(replace(config, reference_model=str(folder))).reference_model == str(folder)
+    with pytest.raises(UserError, match="--reference-revision main: of which --reference-model"):
+        preflight.check_config(replace(config, reference_revision="main"))
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig) -> None:

@@ -12,10 +12,10 @@ from conftest import rendered_pairs
 from PIL import Image
 
 from infra.errors import UserError
-from infra.world.label_pairs import SCHEMA
 from labelers import pair_scores
 from labelers.oracle import Oracle
 from pipelines import pairs
+from pipelines.raw_pairs import SCHEMA
 
 
 def raw_table(rows: list[dict[str, Any]]) -> pa.Table:

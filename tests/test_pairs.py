@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from conftest import rendered_pairs
 
-from infra.world.label_pairs import SCHEMA
 from pipelines import pairs
+from pipelines.raw_pairs import SCHEMA
 
 
 def table(rows: list[dict[str, object]]) -> pa.Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +45,14 @@ class StableDiffusion:
             self.folder, subfolder=self.network_folder, use_safetensors=True, dtype=torch.float32
         )
         return network.eval()
+
+    def network_settings(self) -> dict[str, Any]:
+        """Return the network's settings, defaults that its file leaves out filled in; no weights are read."""
+        with torch.device("meta"):
+            known = UNet2DConditionModel.load_config(self.folder, subfolder=self.network_folder)
+            network = UNet2DConditionModel.from_config(known)
+        told = {name: value for name, value in network.config.items() if not name.startswith("_")}
+        return json.loads(json.dumps(told))  # a default may be a tuple where a file has a list
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Compute x_t = alpha_t x_0 + sigma_t noise (Eq. 1's forward process); all [B, C, H, W] float32."""

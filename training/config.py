@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from infra.models import Model
 from training.objectives import ObjectiveConfig
 
 
@@ -66,8 +67,13 @@ class TrainConfig:
     """Flags of the trainer."""
 
     model: str = "infra/world/model"
-    """Diffusers folder or Hub name: the start of the policy, and the reference."""
+    """Diffusers folder or Hub name: the start of the policy, and the reference where no other is named."""
     revision: str | None = None
+    """Revision of a Hub name."""
+    reference_model: str | None = None
+    """The reference, where it is not the policy's start: a model of the same shape and frozen parts."""
+    reference_revision: str | None = None
+    """Revision of the reference's Hub name."""
     output: str = "runs/dpo"
     """Run folder; the same folder again resumes."""
     seed: int = 0
@@ -86,6 +92,16 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    @property
+    def start(self) -> Model:
+        """Return the model that the policy starts from."""
+        return Model(self.model, self.revision)
+
+    @property
+    def reference(self) -> Model:
+        """Return the model that the policy is held to."""
+        return self.start if self.reference_model is None else Model(self.reference_model, self.reference_revision)
 
 
 # The paper and its launchers contradict each other on the learning rate, 2,500-fold at beta 5000; the launchers' is

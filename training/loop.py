@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from infra import files, models
+from infra import files
 from infra.errors import UserError
 from training import checkpoint, objectives, reward
 from training.assessment import agree, assess, held_out, held_out_accuracy
@@ -107,11 +107,12 @@ def step_share(trainer: Trainer, step: int) -> list[Batch]:
 def build(config: TrainConfig, rank: Rank) -> Trainer:
     """Load data and models onto this rank's device."""
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
-    folder, output = models.local_folder(config.model, config.revision), Path(files.resolve(config.output))
+    folder, output = config.start.folder(), Path(files.resolve(config.output))
     backbone = StableDiffusion(folder)
     path = files.resolve(config.data.store)
     data = apply_labels(stage(path, config.data.cache), path, config.data.labels)
-    policy, reference = backbone.load_network().to(rank.device), backbone.load_network().to(rank.device)
+    policy = backbone.load_network().to(rank.device)
+    reference = StableDiffusion(config.reference.folder()).load_network().to(rank.device)
     reference.requires_grad_(False)
     settings = config.optimizer
     optimizer = torch.optim.AdamW(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,19 @@ from infra.errors import UserError
 from labelers import scorers
 from pipelines import pairs, store
 from training import checkpoint
-from training.backbone import check_fingerprints
+from training.backbone import StableDiffusion, check_fingerprints
 from training.config import TrainConfig
 from training.validation import read_prompts
 
 
-def check_config(config: TrainConfig) -> models.Model:
-    """Check the settings of a run, and return its model at the commit that every worker shall load.
+def check_config(config: TrainConfig) -> TrainConfig:
+    """Check the settings of a run, and return them with its models at the commits that every worker shall load.
 
     Raises:
         UserError: naming the flag that does not fit.
     """
     data = config.data
-    if data.global_batch % (config.workers * data.micro_batch):
-        raise UserError(
-            f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
-            f"x --micro-batch {data.micro_batch}"
-        )
+    check_batch(config)
     if config.keep_checkpoints < 1:
         raise UserError(f"--keep-checkpoints {config.keep_checkpoints}: at least the latest is needed to resume")
     done = checkpoint.complete(Path(files.resolve(config.output)))
@@ -45,9 +42,50 @@ def check_config(config: TrainConfig) -> models.Model:
             f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
         )
     # First the frozen parts alone: a store of another model is refused before the network is fetched.
-    check_fingerprints(manifest.fingerprints, models.local_folder(config.model, config.revision, store.FROZEN), path)
+    check_fingerprints(manifest.fingerprints, config.start.folder(store.FROZEN), path)
+    _check_reference(config)
     _check_captions_apart(config, path)
-    return models.Model(config.model, config.revision).pinned()
+    pinned = replace(config, revision=config.start.pinned().revision)
+    if config.reference_model is None:
+        return pinned
+    return replace(pinned, reference_revision=config.reference.pinned().revision)
+
+
+def check_batch(config: TrainConfig) -> None:
+    """Refuse a global batch that the workers cannot share out evenly.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    data = config.data
+    if data.global_batch % (config.workers * data.micro_batch):
+        raise UserError(
+            f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
+            f"x --micro-batch {data.micro_batch}"
+        )
+
+
+def _check_reference(config: TrainConfig) -> None:
+    """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
+    if config.reference_model is None:
+        if config.reference_revision is not None:
+            raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
+        return
+    start, reference = (model.folder(store.FROZEN) for model in (config.start, config.reference))
+    backbones = StableDiffusion(start), StableDiffusion(reference)
+    told = f"--reference-model {config.reference_model}"
+    for name in store.FROZEN:
+        if models.fingerprint(start, name) != models.fingerprint(reference, name):
+            raise UserError(f"{told}: its {name} is not that of --model {config.model}, so it would see other inputs")
+    if any(_schedule(backbones[0]) != _schedule(one) for one in backbones):
+        raise UserError(f"{told}: its noise schedule is not that of --model {config.model}")
+    shapes = [backbone.network_settings() for backbone in backbones]
+    if differing := sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k)):
+        raise UserError(f"{told}: its network differs from --model {config.model} in {', '.join(differing)}")
+
+
+def _schedule(backbone: StableDiffusion) -> tuple[str, list[float]]:
+    return backbone.prediction_type, backbone.alpha.tolist()
 
 
 def _check_captions_apart(config: TrainConfig, path: str) -> None:
@@ -55,8 +93,7 @@ def _check_captions_apart(config: TrainConfig, path: str) -> None:
     trained, held_out = _prompt_ids(path), config.data.held_out_store
     if held_out:
         other = files.resolve(held_out)
-        folder = models.local_folder(config.model, config.revision, store.FROZEN)
-        check_fingerprints(store.read_manifest(other).fingerprints, folder, other)
+        check_fingerprints(store.read_manifest(other).fingerprints, config.start.folder(store.FROZEN), other)
         if shared := len(np.intersect1d(trained, _prompt_ids(other))):
             raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
     if prompts := config.validation.validation_prompts:

@@ -38,6 +38,7 @@ pipeline = DiffusionPipeline.from_pretrained("{name}")
 |---|---|
 | steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
 | beta, learning rate | {beta:g}, {rate:g} |
+| reference | {reference} |
 | label set | {labels} |
 | latent store, content hash | {store_hash} |
 | label set, hash | {labels_hash} |
@@ -83,6 +84,7 @@ def write_result(
     shutil.copy(backbone.folder / "model_index.json", folder)
     policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)  # type: ignore[operator]
     accuracy = facts.get("implicit_reward")
+    reference = config.reference.name if config.objective.needs_reference else "none"
     card = _CARD.format(
         model=config.model,
         name=output.name,
@@ -93,6 +95,7 @@ def write_result(
         best=facts["best_step"],
         beta=config.objective.beta,
         rate=config.optimizer.learning_rate,
+        reference=reference,
         labels=config.data.labels,
         store_hash=data.staged.manifest.content_hash,
         labels_hash=data.labels_hash,
@@ -100,7 +103,7 @@ def write_result(
         settings=json.dumps(asdict(config), indent=2),
     )
     (folder / "README.md").write_text(card)
-    told = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash, "config": asdict(config)}
-    files.write_json(str(folder / FACTS), facts | told)
+    hashes = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash}
+    files.write_json(str(folder / FACTS), facts | hashes | {"reference": reference, "config": asdict(config)})
     shutil.rmtree(result_folder(output), ignore_errors=True)
     folder.rename(result_folder(output))

@@ -6,7 +6,7 @@ checkpoint, exactly; a finished run is left as it is.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ def main(config: TrainConfig) -> None:
         _refuse_other_settings(output, config)
         print(f"{output}: already finished, its result is {result_folder(output)}", flush=True)
         return
-    model = check_config(config)
+    pinned = check_config(config)
     with writer_lock(str(output)):
         if (output / "config.json").exists():
             _refuse_other_settings(output, config)
         cli.save_config(str(output), config)
         from training.workers import launch
 
-        launch(replace(config, revision=model.revision), output)
+        launch(pinned, output)
         if not is_finished(output, config.steps):
             raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {result_folder(output)}", flush=True)

@@ -9,41 +9,18 @@ from __future__ import annotations
 import datetime
 import io
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from infra import cli, files
 from infra.errors import UserError
 from labelers import scorers
 from pipelines.generate import DONE, read_images
-from pipelines.import_pairs import write_pairs
+from pipelines.raw_pairs import labelled_pair, write_pairs
 
-SCHEMA = pa.schema(
-    [
-        ("are_different", pa.bool_()),
-        ("best_image_uid", pa.string()),
-        ("caption", pa.string()),
-        ("created_at", pa.timestamp("ns")),
-        ("has_label", pa.bool_()),
-        ("image_0_uid", pa.string()),
-        ("image_0_url", pa.string()),
-        ("image_1_uid", pa.string()),
-        ("image_1_url", pa.string()),
-        ("jpg_0", pa.binary()),
-        ("jpg_1", pa.binary()),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("ranking_id", pa.int64()),
-        ("user_id", pa.int64()),
-        ("num_example_per_prompt", pa.int64()),
-    ]
-)
 ROWS_PER_FILE = 256
 
 
@@ -105,32 +82,21 @@ def make_rows(config: LabelConfig) -> list[dict[str, Any]]:
             slots = [first + i for i in (pair if rng.random() < 0.5 else pair[::-1])]
             label_0 = label(float(scores[slots[0]]), float(scores[slots[1]]), config, rng)
             shown = [(uids[slot], jpegs[slot]) for slot in slots]
-            rows.append(labelled_pair(len(rows), captions[first], shown, label_0, model))
+            rows.append(rated_pair(len(rows), captions[first], shown, label_0, model))
         first += count
     if not rows:
         raise UserError(f"--images {config.images}: no caption has two images; draw with --images-per-prompt 2")
     return rows
 
 
-def labelled_pair(
-    number: int, caption: str, shown: list[tuple[str, bytes]], label_0: float, model: str
-) -> dict[str, Any]:
-    """Lay out one pair in Pick-a-Pic v2's columns; shown has the uid and the JPEG of each slot, model drew both."""
-    best = "tie" if label_0 == 0.5 else shown[0][0] if label_0 == 1.0 else shown[1][0]
-    row: dict[str, Any] = {
-        "are_different": label_0 != 0.5,
-        "best_image_uid": best,
-        "caption": caption,
+def rated_pair(number: int, caption: str, shown: list[tuple[str, bytes]], label_0: float, model: str) -> dict[str, Any]:
+    """Lay out one pair with what Pick-a-Pic tells of its rater: who, when, and after how many of the same caption."""
+    rated = {
         "created_at": datetime.datetime(2026, 1, 1) + datetime.timedelta(minutes=number),
-        "has_label": True,
-        "ranking_id": number,
         "user_id": number % 40,
         "num_example_per_prompt": 1,
     }
-    for slot, (uid, content) in enumerate(shown):
-        row |= {f"image_{slot}_uid": uid, f"image_{slot}_url": None, f"jpg_{slot}": content}
-        row |= {f"label_{slot}": label_0 if slot == 0 else 1 - label_0, f"model_{slot}": model}
-    return row
+    return labelled_pair(number, caption, shown, label_0, model) | rated
 
 
 def bad_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,7 +113,7 @@ def bad_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for index, change in enumerate(spoilt):
         source = rows[index % len(rows)]
         shown = [(source[f"image_{slot}_uid"], source[f"jpg_{slot}"]) for slot in (0, 1)]
-        fresh = labelled_pair(len(rows) + index, source["caption"], shown, 1.0, source["model_0"])
+        fresh = rated_pair(len(rows) + index, source["caption"], shown, 1.0, source["model_0"])
         made.append(fresh | change)
     return made
 
@@ -158,7 +124,7 @@ def main(config: LabelConfig) -> None:
     rows = make_rows(config)
     everything = rows + bad_rows(rows)
     shuffled = [everything[index] for index in rng.permutation(len(everything))]
-    write_pairs(output, shuffled, SCHEMA, ROWS_PER_FILE, config)
+    write_pairs(output, shuffled, asdict(config), ROWS_PER_FILE)
     ties = sum(row["label_0"] == 0.5 for row in rows)
     print(f"{output}: {len(everything)} rows, {ties / len(rows):.1%} ties", flush=True)
 
