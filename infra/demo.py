@@ -27,8 +27,8 @@ NOISE = (
     "Warning:", "deprecate(", "kept in float32", "read_parquet(", "weights:",
 )  # fmt: skip
 TRAINING = [
-    "--workers", "2", "--steps", "120", "--checkpoint-every", "30", "--global-batch", "64", "--micro-batch", "16",
-    "--learning-rate", "2e-5", "--warmup-steps", "10",
+    "--workers", "2", "--steps", "120", "--checkpoint-every", "40", "--global-batch", "128", "--micro-batch", "16",
+    "--learning-rate", "1e-5", "--warmup-steps", "10",
     "--validation-prompts", f"{WORLD}/prompts/validation.txt", "--validation-images", "2", "--sampling-steps", "12",
 ]  # fmt: skip
 SAMPLING = ["--sampling-steps", "12", "--samplers", "2"]
