@@ -60,7 +60,7 @@ def own_scorer_wins(points: Points, own: list[str]) -> Hypothesis:
     claim = "Each policy wins by the scorer that labelled its training data."
     parts = [_part(points, name, name) for name in own]
     told = ", ".join(f"{part['judge']} {_percent(part)}" for part in parts)
-    return Hypothesis(claim, *_told(parts, f"{_share(parts)} of {len(parts)} win by their own scorer ({told})."))
+    return Hypothesis(claim, *_told(parts, f"{_share(parts)} of {len(parts)} win by their own scorer: {told}."))
 
 
 def own_scorer_is_highest(points: Points, own: list[str]) -> Hypothesis:
@@ -81,7 +81,7 @@ def own_scorer_is_highest(points: Points, own: list[str]) -> Hypothesis:
         )  # fmt: skip
         span = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
         told.append(f"{name} {100 * found.value:+.1f} points over the {nearest} row ({span})")
-    shown = f"{_share(parts)} of {len(parts)} are shown to be the highest in their column ({'; '.join(told)})."
+    shown = f"{_share(parts)} of {len(parts)} are shown to be the highest in their column: {'; '.join(told)}."
     return Hypothesis(claim, *_told(parts, shown))
 
 
@@ -127,7 +127,7 @@ def _told(parts: list[dict[str, Any]], shown: str) -> tuple[Answer, str, list[di
     answer = every(part["answer"] for part in parts)
     if answer == "not tested":
         return answer, f"Not tested: it takes rows trained on labels of {', '.join(SCORERS)}.", parts
-    return answer, f"{answer.capitalize()}: {shown}", parts
+    return answer, f"{answer.capitalize()}, {shown}", parts
 
 
 def _not_tested(claim: str, why: str) -> Hypothesis:

@@ -47,7 +47,7 @@ def test_the_papers_shapes_are_found_where_they_are() -> None:
         "human_labels_win": "yes",
     }
     assert found["own_scorer_wins"].sentence.startswith(
-        "Yes: 3 of 3 win by their own scorer (pickscore 80.0 % (71.1 to"
+        "Yes, 3 of 3 win by their own scorer: pickscore 80.0 % (71.1 to"
     )
 
 
