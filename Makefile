@@ -1,11 +1,14 @@
-# make demo: the whole path and its report.  make test: the proof.  make check: style and types.
+# make demo: the whole path and its report.  make feedback: the same on AI feedback.  make test: the proof.  make check: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check cluster cluster-down format
+.PHONY: demo feedback test check cluster cluster-down format
 
 demo: .venv/installed
 	$(BIN)/python infra/demo.py
+
+feedback: .venv/installed
+	$(BIN)/python infra/feedback.py
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(TESTS)

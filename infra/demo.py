@@ -19,7 +19,8 @@ from infra.files import ROOT
 
 WORLD = "infra/world"
 MODEL = f"{WORLD}/model"
-RAY_JOBS = {f"pipelines/{name}.py" for name in ("generate", "encode_latents", "score")} | {"training/train_dpo.py"}
+RAY_JOBS = {f"pipelines/{name}.py" for name in ("generate", "encode_latents", "score")}
+RAY_JOBS |= {"labelers/relabel.py", "training/train_dpo.py"}
 WORKER = re.compile(r"\x1b\[36m\(\w.*?pid=\d+\)\x1b\[0m ")
 NOISE = (
     "INFO ", "SUCC ", "WARNING __init__", "WebSocket", "Requesting resources", "Attempting to start", "core_worker.cc",
@@ -32,7 +33,9 @@ TRAINING = [
     "--validation-prompts", f"{WORLD}/prompts/validation.txt", "--validation-images", "2", "--sampling-steps", "12",
 ]  # fmt: skip
 SAMPLING = ["--sampling-steps", "12", "--samplers", "2"]
+TWO = ["--images-per-prompt", "2"]
 TEST_CAPTIONS = f"{WORLD}/prompts/test.txt"
+Step = tuple[str, list[str]]  # what it is for, and its command
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,27 @@ def encode(source: str, store: str) -> list[str]:
     return ["python", "pipelines/encode_latents.py", "--source", source, "--model", MODEL, "--store", store]
 
 
-def train(run: str, objective: str) -> list[str]:
-    """Return the command that trains by an objective."""
-    script = ["python", "training/train_dpo.py", "--output", f"{run}/{objective}", "--objective", objective]
+def train(run: str, output: str, objective: str, *flags: str) -> list[str]:
+    """Return the command that trains by an objective on the stores of a run."""
+    script = ["python", "training/train_dpo.py", "--output", output, "--objective", objective]
     stores = ["--store", f"{run}/store", "--held-out-store", f"{run}/held_out_store"]
-    return [*script, "--beta", "500", *stores, *TRAINING]
+    return [*script, "--beta", "500", *stores, *TRAINING, *flags]
 
 
-def commands(run: str) -> list[tuple[str, list[str]]]:
-    """List the demo's steps: what each is for, and its command."""
-    drawn, held_out, true = f"{run}/drawn/train", f"{run}/drawn/held_out", f"{run}/images/true"
-    base, dpo, sft = (f"{run}/images/{name}" for name in ("base", "dpo", "sft"))
-    render = ["python", f"{WORLD}/render_images.py", "--prompts", TEST_CAPTIONS, "--output", true]
-    two = ["--images-per-prompt", "2"]
-    held_out_flags = [*two, "--seed", "2", "--limit", "200"]
-    report = ["python", "pipelines/report.py", "--base", base, "--policy", dpo, "--control", sft]
-    runs = ["--train", f"{run}/dpo", "--control-train", f"{run}/sft", "--store", f"{run}/store", "--output", run]
+def draw_tests(model: str, output: str) -> list[str]:
+    """Return the command that draws the images to be judged."""
+    return generate(model, TEST_CAPTIONS, output, *TWO)
+
+
+def render_tests(output: str) -> list[str]:
+    """Return the command that renders true images of the captions that are judged."""
+    return ["python", f"{WORLD}/render_images.py", "--prompts", TEST_CAPTIONS, "--output", output]
+
+
+def pair_commands(run: str) -> list[Step]:
+    """List the steps from nothing to the two stores of labelled pairs."""
+    drawn, held_out = f"{run}/drawn/train", f"{run}/drawn/held_out"
+    held_out_flags = [*TWO, "--seed", "2", "--limit", "200"]
     return [
         ("draw images for training pairs",
          generate(MODEL, f"{WORLD}/prompts/train.txt", drawn, "--images-per-prompt", "4", "--seed", "1")),
@@ -83,15 +91,25 @@ def commands(run: str) -> list[tuple[str, list[str]]]:
         ("let the oracle label the held-out pairs", label(held_out, f"{run}/held_out_raw")),
         ("encode the training pairs", encode(f"{run}/raw", f"{run}/store")),
         ("encode the held-out pairs", encode(f"{run}/held_out_raw", f"{run}/held_out_store")),
-        ("train: Diffusion-DPO", train(run, "dpo")),
-        ("train: SFT on the winners, the control", train(run, "sft")),
-        ("draw held-out captions: base", generate(MODEL, TEST_CAPTIONS, base, *two)),
-        ("draw held-out captions: Diffusion-DPO", generate(f"{run}/dpo/result", TEST_CAPTIONS, dpo, *two)),
-        ("draw held-out captions: SFT", generate(f"{run}/sft/result", TEST_CAPTIONS, sft, *two)),
-        ("render the true images", render),
+    ]  # fmt: skip
+
+
+def commands(run: str) -> list[Step]:
+    """List the demo's steps."""
+    base, dpo, sft, true = (f"{run}/images/{name}" for name in ("base", "dpo", "sft", "true"))
+    report = ["python", "pipelines/report.py", "--base", base, "--policy", dpo, "--control", sft]
+    runs = ["--train", f"{run}/dpo", "--control-train", f"{run}/sft", "--store", f"{run}/store", "--output", run]
+    return [
+        *pair_commands(run),
+        ("train: Diffusion-DPO", train(run, f"{run}/dpo", "dpo")),
+        ("train: SFT on the winners, the control", train(run, f"{run}/sft", "sft")),
+        ("draw held-out captions: base", draw_tests(MODEL, base)),
+        ("draw held-out captions: Diffusion-DPO", draw_tests(f"{run}/dpo/result", dpo)),
+        ("draw held-out captions: SFT", draw_tests(f"{run}/sft/result", sft)),
+        ("render the true images", render_tests(true)),
         ("score the images", ["python", "pipelines/score.py", "--true-images", true, "--images", base, dpo, sft]),
         ("write the report", [*report, *runs]),
-    ]  # fmt: skip
+    ]
 
 
 def needs_ray(command: list[str]) -> bool:
@@ -101,8 +119,20 @@ def needs_ray(command: list[str]) -> bool:
 
 def main(config: DemoConfig) -> None:
     """Run the whole path on this machine, on a Ray cluster of its own: pairs, store, training, images, report."""
-    run = Path(files.resolve(config.output))
-    started, steps = time.monotonic(), commands(config.output)
+    run_steps(commands(config.output), config.output, "make demo")
+
+
+def run_steps(steps: list[Step], output: str, again: str) -> None:
+    """Run steps one after the other on a Ray cluster of their own, and point to the report.
+
+    Args:
+        output: folder of the report and of the cluster's log.
+        again: what to run again after a failure.
+
+    Raises:
+        UserError: naming the step that failed.
+    """
+    run, started = Path(files.resolve(output)), time.monotonic()
     print("starting a local Ray cluster", flush=True)
     with cluster.running(run / "cluster.log") as surroundings:
         for number, (title, command) in enumerate(steps, 1):
@@ -110,7 +140,7 @@ def main(config: DemoConfig) -> None:
             clock = f"{time.monotonic() - started:.0f} s"
             print(f"\n[{number}/{len(steps)}, {clock}] {title}\n$ {' '.join(submitted)}", flush=True)
             if run_step(submitted, surroundings):
-                raise UserError(f"step {number} ({title}) failed; run make demo again to go on from there")
+                raise UserError(f"step {number} ({title}) failed; run {again} again to go on from there")
     print(f"\ndone in {time.monotonic() - started:.0f} s; open {run / 'report.html'}")
 
 

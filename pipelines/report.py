@@ -51,7 +51,7 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         raise UserError(f"--judge {config.judge}: base and policy were both scored by {', '.join(compared) or 'none'}")
     compared = {config.judge: compared[config.judge]} | compared  # the headline's judge comes first
     manifest = store.read_manifest(files.resolve(config.store))
-    facts = _facts(config.train, manifest)
+    facts = read_facts(config.train, manifest)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "judge": config.judge,
@@ -69,7 +69,7 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         },
     }
     if config.control and config.control_train:
-        control, control_facts = read_drawn(config.control), _facts(config.control_train, manifest)
+        control, control_facts = read_drawn(config.control), read_facts(config.control_train, manifest)
         report["control"] = _control(control, base, policy)
         report["control"]["differs_in"] = differences(facts["config"], control_facts["config"])
         report["sets"]["control"] = control.judged
@@ -86,7 +86,12 @@ def _control(control: Drawn, base: Drawn, policy: Drawn) -> dict[str, Any]:
     }
 
 
-def _facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
+def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
+    """Read what a finished run says of itself.
+
+    Raises:
+        UserError: if it is not finished, or was trained on another store.
+    """
     path = result_folder(Path(files.resolve(run))) / FACTS
     if not path.is_file():
         raise UserError(f"{run}: no finished run here; train_dpo.py writes {path}")

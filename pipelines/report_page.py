@@ -35,7 +35,7 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
     }
     first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
     ids = [first["image_id"][int(row)].as_py() for rows in chosen.values() for row in rows]
-    left, right = (_contents(drawn.folder, ids) for drawn in (base, policy))
+    left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
 
     def show(row: int) -> dict[str, Any]:
         key = first["image_id"][row].as_py()
@@ -50,7 +50,8 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
     return {title: [show(int(row)) for row in rows] for title, rows in chosen.items()}
 
 
-def _contents(folder: str, ids: list[int]) -> dict[int, bytes]:
+def image_contents(folder: str, ids: list[int]) -> dict[int, bytes]:
+    """Read images by their ids."""
     table = read_images(folder, ids, columns=["image"])
     return dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
 
@@ -75,6 +76,19 @@ def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
     ]
 
 
+def fill(template: str, report: dict[str, Any], **more: Any) -> str:
+    """Fill a template of this folder; every text is escaped, and a name that is not given is an error.
+
+    Args:
+        report: what report.json holds; its config is shown as the settings.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    settings = json.dumps(report["config"], indent=2)
+    return environment.get_template(template).render(report=report, settings=settings, **more)
+
+
 def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, control_train: str | None) -> str:
     """Lay the report out; every text in it is escaped.
 
@@ -82,9 +96,6 @@ def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, contr
         report: what report.json holds.
         train, control_train: run folders, for their curves and sample grids.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     run = Journal(Path(files.resolve(train)), enabled=False)
     control = Journal(Path(files.resolve(control_train)), enabled=False) if control_train else None
     drawn = charts.training_charts(
@@ -93,10 +104,10 @@ def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, contr
         control.rows(ASSESSMENTS) if control else [],
         report["train"]["best_step"],
     )
-    return environment.get_template("report.html.jinja").render(
-        report=report,
+    return fill(
+        "report.html.jinja",
+        report,
         pairs=image_pairs(policy, base, report["judge"]),
         grids=sample_grids(train),
         charts=drawn,
-        settings=json.dumps(report["config"], indent=2),
     )

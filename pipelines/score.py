@@ -78,7 +78,7 @@ def main(config: ScoreConfig) -> None:
     for name, wanted in weights.items():
         scorers.check(name, wanted)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
-    fingerprints = {name: scorer.fingerprint for name, scorer in loaded.items()}
+    current = {name: scorer.fingerprint for name, scorer in loaded.items()}
     folders = [files.resolve(path) for path in config.images]
     true_images = files.resolve(config.true_images) if config.true_images else None
     for path in folders:
@@ -86,7 +86,7 @@ def main(config: ScoreConfig) -> None:
         for scorer in loaded.values():
             if hasattr(scorer, "check_captions"):
                 scorer.check_captions(captions)
-    done = [_score_folder(config, path, fingerprints) for path in folders]
+    done = [_score_folder(config, path, current) for path in folders]
     judged = _judge_folders(config, folders, true_images)
     for path in folders:
         scores = read_scores(path)
@@ -176,6 +176,12 @@ def read_scores(path: str) -> pa.Table:
     if not columns:
         raise UserError(f"{path}: not scored yet; run score.py")
     return pa.table(columns)
+
+
+def fingerprints(path: str) -> dict[str, str]:
+    """Read which scorers scored a folder, by name: the fingerprints of their weights, preprocessing and formula."""
+    manifests = files.list_files(files.join(path, SCORES), DONE)
+    return {manifest.split("/")[-2]: files.read_json(manifest)["identity"]["fingerprint"] for manifest in manifests}
 
 
 def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None) -> set[str]:

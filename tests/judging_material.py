@@ -97,10 +97,23 @@ def write_store(folder: Path) -> str:
     return str(folder)
 
 
-def write_run(folder: Path, objective: str = "dpo", store_hash: str = STORE_HASH) -> str:
+def write_label_set(folder: str, name: str, scorer: str | None = None, fingerprint: str = "the first") -> str:
+    """Write a label set of two pairs into a store, a scorer's or the people's; return its hash."""
+    settings = {"scorer": scorer, "fingerprint": fingerprint}
+    agreement = {"value": 0.75, "low": 0.3, "high": 0.95, "pairs": 4, "ties": 0}
+    told = {"settings": settings, "counts": {"labelled": 2}, "agreement": agreement} if scorer else {"scorer": "human"}
+    columns = [[1, 2], [0.1, 0.2], [0.2, 0.1], [0.0, 1.0], [None, None]]
+    store.write_labels(folder, name, pa.table(columns, names=store.LABELS_SCHEMA.names), told)
+    return store.read_labels_manifest(folder, name)["sha256"]
+
+
+def write_run(
+    folder: Path, objective: str = "dpo", store_hash: str = STORE_HASH, labels: str = "human", labels_hash: str = ""
+) -> str:
     """Write what a finished run leaves: facts, and notes whose last line a kill cut short."""
     config = {
-        "model": "base-model", "output": str(folder), "data": {"global_batch": 32},
+        "model": "base-model", "output": str(folder), "data": {"global_batch": 32, "labels": labels},
+        "validation": {"validation_scorer": "oracle", "validation_prompts": "validation.txt"},
         "objective": {"objective": objective, "beta": 500.0}, "optimizer": {"learning_rate": 1e-5},
     }  # fmt: skip
     facts = {
@@ -108,6 +121,7 @@ def write_run(folder: Path, objective: str = "dpo", store_hash: str = STORE_HASH
         "implicit_reward": {"accuracy": 0.625, "n": 8, "draws": 10},
         "train": {"steps": 4, "pairs_per_second": 10.0, "data_wait_fraction": 0.001},
         "store_hash": store_hash,
+        "labels_hash": labels_hash,
         "config": config,
     }
     files.write_json(str(folder / "result" / "facts.json"), facts)
