@@ -1,4 +1,7 @@
-"""Judge a run and show it: `python pipelines/report.py ...` writes report.json and a self-contained report.html."""
+"""Judge a run and show it: `python pipelines/report.py ...` writes report.json and a self-contained report.html.
+
+Beside them result.png, a strip of images to show elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
 
 
 def main(config: ReportConfig) -> None:
-    """Compare a trained model with its base and write report.json and report.html."""
+    """Compare a trained model with its base and write report.json, report.html and result.png."""
     output = files.resolve(config.output)
     policy, base = read_drawn(config.policy), read_drawn(config.base)
     report = build(config, policy, base)
@@ -110,6 +113,7 @@ def main(config: ReportConfig) -> None:
     content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
     files.write_bytes(files.join(output, "report.json"), content.encode())
     files.write_bytes(files.join(output, "report.html"), page.encode())
+    files.write_bytes(files.join(output, "result.png"), report_page.picture(policy, base))
     won = report["win_rate"][config.judge]
     print(
         f"win rate of the policy over the base, judged by {config.judge}: {won['value']:.3f} "

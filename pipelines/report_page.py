@@ -66,6 +66,21 @@ def data_uri(content: bytes, side: int) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> bytes:
+    """Paste a random few prompts' images into one PNG, the base's above the policy's, to show elsewhere."""
+    first = base.scores.filter(pc.equal(base.scores["image_index"], 0))["image_id"].to_pylist()
+    chosen = [first[row] for row in np.random.default_rng(1).permutation(len(first))[:columns]]
+    canvas = Image.new("RGB", (len(chosen) * side, 2 * side))
+    for row, drawn in enumerate((base, policy)):
+        contents = image_contents(drawn.folder, chosen)
+        for column, key in enumerate(chosen):
+            image = Image.open(io.BytesIO(contents[key]), formats=("PNG",)).convert("RGB").resize((side, side))
+            canvas.paste(image, (column * side, row * side))
+    buffer = io.BytesIO()
+    canvas.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
     """Embed a few of a run's sample grids, the first and the last among them."""
     found = sorted((Path(files.resolve(run)) / "samples").glob("step-*.png"))

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import judging_material
+import numpy as np
 import pytest
 from judging_material import score_folders, write_images, write_run, write_store
+from PIL import Image
 
 from infra.errors import UserError
 from pipelines import report
@@ -56,6 +58,14 @@ def test_figures_and_keys(config: report.ReportConfig) -> None:
     assert {"invalid", "prompts"} <= set(counts)
     assert {"steps", "pairs_per_second", "data_wait_fraction"} <= set(told["train"])
     assert told["config"]["train"]["objective"]["objective"] == "dpo"
+
+
+def test_the_picture_has_the_base_above_the_policy(config: report.ReportConfig) -> None:
+    made(config)
+    reds = np.asarray(Image.open(Path(config.output) / "result.png"))[..., 0]
+    assert reds.shape == (2 * 128, 4 * 128)
+    shown = {(int(reds[64, 64 + 128 * k]), int(reds[192, 64 + 128 * k])) for k in range(4)}
+    assert shown == {(10, 50), (20, 60), (30, 5), (40, 40)}  # the same prompt in a column
 
 
 class Page(HTMLParser):
