@@ -1,7 +1,8 @@
 """What encoding through Ray costs over a bare loop: `python infra/benchmarks/encode.py`.
 
-Ours: the encoder's job on a local cluster, two copies of the VAE, measured from its first written file to its last
-("once it runs"). Bare: two processes, one thread each, the same steps and batches over the same rows, no Ray.
+Ours: the encoder's job on a local cluster, two copies of the VAE. Bare: two processes, one thread each, the same steps
+and batches over the same rows, no Ray. Both are measured once each copy has encoded a file's worth of pairs ("once it
+runs"), ours by the time at which each batch is done: files come later, in bursts.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra import cli, cluster, files
+from infra import cli, cluster, files, models
 from infra.benchmarks.measure import alternate
 
 COPIES = 2
 BATCH = 32
+BLOCK = 256  # pairs per file: what each copy does before it is measured
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def steps(model: str) -> tuple[dict[str, object], dict[str, object]]:
     """Return the arguments of the encoder's two steps."""
     check: dict[str, object] = {"resolution": 64, "strict_labels": False}
     encode: dict[str, object] = {
-        "model": Path(files.resolve(model)),
+        "model": models.Model(model),
         "resolution": 64,
         "posterior": "sample",
         "flip": False,
@@ -71,15 +74,19 @@ def _bare_worker(path: str, model: str, part: int, ready: object, go: object, do
     check, encode = steps(model)
     decode, vae = CheckAndDecode(**check), LatentEncoder(**encode)  # type: ignore[arg-type]
     table = pq.read_table(path)
+    mine = range(part, -(-table.num_rows // BATCH), COPIES)
+    before = BLOCK // BATCH
+    for index in mine[:before]:
+        vae(decode(table.slice(index * BATCH, BATCH)))
     ready.release()  # type: ignore[attr-defined]
     go.wait()  # type: ignore[attr-defined]
-    for index in range(part, -(-table.num_rows // BATCH), COPIES):
+    for index in mine[before:]:
         vae(decode(table.slice(index * BATCH, BATCH)))
     done.release()  # type: ignore[attr-defined]
 
 
 def bare_loop(path: str, model: str, pairs: int) -> float:
-    """Encode with plain processes; returns pairs/s from the moment all are ready."""
+    """Encode with plain processes; returns pairs/s from when each has encoded BLOCK pairs."""
     context = multiprocessing.get_context("spawn")
     ready, go, done = context.Semaphore(0), context.Event(), context.Semaphore(0)
     workers = [
@@ -96,39 +103,52 @@ def bare_loop(path: str, model: str, pairs: int) -> float:
     seconds = time.perf_counter() - started
     for worker in workers:
         worker.join()
-    return pairs / seconds
+    return (pairs - COPIES * BLOCK) / seconds
 
 
 def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
-    """Encode with the engine; returns pairs/s between the first and the last written file."""
+    """Encode with the engine; returns pairs/s from when each copy has encoded BLOCK pairs to the last batch."""
     from pipelines import engine
     from pipelines.encoders import CheckAndDecode, LatentEncoder
     from pipelines.pairs import pair_ids
 
+    output = tempfile.mkdtemp(dir=folder)
+    notes = Path(output) / "notes"
+    notes.mkdir()
+
+    class TimedLatentEncoder(LatentEncoder):
+        """The encoder's step, which also notes how many pairs it has done by when."""
+
+        def __call__(self, decoded: pa.Table) -> pa.Table:
+            encoded = super().__call__(decoded)
+            with (notes / str(os.getpid())).open("a") as file:
+                file.write(f"{time.time()} {encoded.num_rows}\n")
+            return encoded
+
     check, encode = steps(model)
     engine.connect()
-    output = tempfile.mkdtemp(dir=folder)
     engine.run(
         engine.Job(
             source=[path],
             columns=pq.read_schema(path).names,
             steps=[
                 engine.Step(CheckAndDecode, check, BATCH),
-                engine.Step(LatentEncoder, encode, BATCH, COPIES, cpus=0.25),
+                engine.Step(TimedLatentEncoder, encode, BATCH, COPIES),
             ],
             output=f"{output}/pairs",
             checkpoint=f"{output}/done",
             id_column="pair_id",
             row_ids=pair_ids,
-            rows_per_block=256,
+            rows_per_block=BLOCK,
             name="pairs",
             rows=pairs,
             partition_by="status",
         )
     )
-    written = sorted((os.stat(p).st_mtime, pq.read_metadata(p).num_rows) for p in files.list_files(f"{output}/done"))
-    first, last = written[0][0], written[-1][0]
-    return sum(rows for at, rows in written if at > first) / (last - first)
+    copies = [np.loadtxt(note, ndmin=2) for note in notes.iterdir()]
+    began = max(copy[np.searchsorted(copy[:, 1].cumsum(), BLOCK), 0] for copy in copies)
+    every = np.concatenate(copies)
+    return float(every[every[:, 0] > began, 1].sum() / (every[:, 0].max() - began))
 
 
 def main(config: BenchmarkConfig) -> None:
