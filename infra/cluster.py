@@ -31,6 +31,7 @@ from infra.errors import UserError
 
 PID_FILE = "cluster.json"  # beside the log: which process the cluster is
 TOKEN_FILE = "ray.token"  # noqa: S105  (a file name, beside the log too)
+RAY_FOLDER = "/tmp/ray"  # noqa: S108  (Ray's own default)
 DASHBOARD_PORT = 8265  # where `ray job submit` looks when told nothing
 
 
@@ -122,7 +123,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
     with log.open("wb") as out:
         process = psutil.Popen(command, cwd=files.ROOT, env=server, stdout=out, stderr=out, start_new_session=True)
     try:
-        if _wait_until_up(process, clients):
+        if _wait_until_up(process, clients, Path(folder or RAY_FOLDER) / "ray_current_cluster", ports.gcs):
             return process
     except BaseException:  # Ctrl-C too: nobody else knows this process
         stop(process)
@@ -132,11 +133,12 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
     raise UserError(f"no Ray cluster came up; {log} ends: {lines[-1] if lines else 'empty'}")
 
 
-def _wait_until_up(process: psutil.Popen, clients: dict[str, str]) -> bool:
+def _wait_until_up(process: psutil.Popen, clients: dict[str, str], noted: Path, gcs: int) -> bool:
+    """Wait for the job server, and for the note of the address that bare commands read: an older cluster's may stand."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)
-        if asked.returncode == 0:
+        if asked.returncode == 0 and noted.exists() and noted.read_text().strip().endswith(f":{gcs}"):
             return True
     return False
 
