@@ -134,7 +134,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
 
 
 def _wait_until_up(process: psutil.Popen, clients: dict[str, str], noted: Path, gcs: int) -> bool:
-    """Wait for the job server, and for the note of the address that bare commands read: an older cluster's may stand."""
+    """Wait for the job server, and for the note of the address that bare commands read; an older one may stand."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)

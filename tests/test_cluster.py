@@ -122,7 +122,7 @@ def test_an_interrupted_start_leaves_no_process(tmp_path: Path, monkeypatch: pyt
         nodes.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **flags))
         return nodes[-1]
 
-    def interrupt(process: psutil.Process, clients: dict[str, str]) -> bool:
+    def interrupt(process: psutil.Process, clients: dict[str, str], *_: object) -> bool:
         assert process.is_running()
         assert clients["RAY_AUTH_MODE"] == "token"
         raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def test_a_cluster_that_does_not_come_up_is_told_with_its_last_words(
     popen = psutil.Popen
     dying = [sys.executable, "-c", "print('first'); print('no memory left')"]
     monkeypatch.setattr(psutil, "Popen", lambda command, **flags: popen(dying, **flags) if command else None)
-    monkeypatch.setattr(cluster, "_wait_until_up", lambda process, clients: bool(process.wait() and clients))
+    monkeypatch.setattr(cluster, "_wait_until_up", lambda process, *_: bool(process.wait()))
     with pytest.raises(UserError, match="log ends: no memory left"):
         cluster.start(cluster.free_ports(), tmp_path / "log", tmp_path / "token")
 
