@@ -9,8 +9,10 @@ nothing but weights, optimizer state and the step number.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,7 +84,7 @@ def train(config: TrainConfig, rank: Rank) -> None:
         wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
     if not agree(trainer.journal.is_assessed(step), rank):  # a kill may fall between a checkpoint and its assessment
         assess(trainer, step)
-    batches = prefetch(range(step, config.steps), partial(step_share, trainer))
+    batches = step_shares(trainer, range(step, config.steps))
     while step < config.steps:
         started = time.perf_counter()
         micro_batches = next(batches)
@@ -97,6 +99,15 @@ def train(config: TrainConfig, rank: Rank) -> None:
     finish(trainer)
 
 
+def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
+    """Yield this rank's micro-batches of each step, made ahead where a GPU computes meanwhile.
+
+    On a CPU a thread that makes them takes turns with the step it feeds: 14 ms of a step of 323 ms, against 5 in line.
+    """
+    make = partial(step_share, trainer)
+    return prefetch(steps, make) if trainer.rank.device.type == "cuda" else map(make, steps)
+
+
 def step_share(trainer: Trainer, step: int) -> list[Batch]:
     """Assemble this rank's micro-batches of a step."""
     config, data = trainer.config, trainer.config.data
@@ -104,8 +115,21 @@ def step_share(trainer: Trainer, step: int) -> list[Batch]:
     return step_batches(trainer.data, step, share, config.seed, trainer.backbone.timesteps, data.caption_dropout)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees: else it hands activations back and takes them anew, page by page, every step.
+
+    Measured on two cores: 123 pairs/s instead of 110, and for a bare PyTorch step 124 instead of 118.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        for parameter, size in ((-1, 2_000_000_000), (-2, 64 << 20), (-3, 32 << 20)):  # trim, top pad, mmap threshold
+            library.mallopt(parameter, size)
+
+
 def build(config: TrainConfig, rank: Rank) -> Trainer:
     """Load data and models onto this rank's device."""
+    if rank.device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
     folder, output = config.start.folder(), Path(files.resolve(config.output))
     backbone = StableDiffusion(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,6 @@ from infra import cli
 from infra.benchmarks.measure import alternate
 from training import loop, objectives, reward
 from training.config import DataConfig, TrainConfig
-from training.loader import prefetch
 from training.preflight import check_config
 
 
@@ -28,9 +26,9 @@ class BenchmarkConfig:
 
     store: str = "runs/store"
     """Latent store to train on."""
-    steps: int = 20
+    steps: int = 10
     """Steps per round."""
-    rounds: int = 5
+    rounds: int = 9
     json: str | None = None
     """File for the figures."""
 
@@ -47,7 +45,7 @@ def main(config: BenchmarkConfig) -> None:
         trainer = loop.build(settings, loop.Rank())
         loop.resume(trainer)
         pairs = config.steps * settings.data.global_batch
-        batches = prefetch(range(10**6), partial(loop.step_share, trainer))
+        batches = loop.step_shares(trainer, range(10**6))
         resident = [batch.to(trainer.rank.device) for batch in next(batches)]
 
         def ours() -> float:
