@@ -25,7 +25,7 @@ from infra.errors import UserError
 from pipelines import encoders, pairs, store
 from pipelines.images import square_pixels
 from training import objectives
-from training.backbone import StableDiffusion, check_fingerprints
+from training.backbone import Backbone, check_fingerprints, open_backbone
 from training.draws import draw
 from training.result import FACTS
 
@@ -59,7 +59,7 @@ class Folders:
         config = files.read_json(str(facts))["config"] if facts.is_file() else {}
         reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
-            if StableDiffusion(folder).network_folder not in {
+            if open_backbone(folder).network_folder not in {
                 path.parent.name for path in folder.glob("*/*.safetensors")
             }:
                 raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
@@ -78,7 +78,7 @@ def trained_against(config: Mapping[str, Any]) -> models.Model:
 class Models:
     """What is loaded: both networks, and the store's own steps, so that an image becomes what training saw."""
 
-    backbone: StableDiffusion
+    backbone: Backbone
     networks: tuple[torch.nn.Module, torch.nn.Module]  # policy, reference
     images: encoders.LatentEncoder
     text: encoders.CaptionEncoder
@@ -89,8 +89,8 @@ class Models:
     def load(cls, folders: Folders) -> Models:
         """Load everything from local folders."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backbone, reference = StableDiffusion(folders.reference), models.Model(str(folders.reference))
-        policy = StableDiffusion(folders.policy).load_network().to(device)
+        backbone, reference = open_backbone(folders.reference), models.Model(str(folders.reference))
+        policy = open_backbone(folders.policy).load_network().to(device)
         vae = encoders.vae_config(folders.reference)
         side = models.component_config(folders.reference, backbone.network_folder)["sample_size"]
         resolution = side * 2 ** (len(vae["block_out_channels"]) - 1)
@@ -129,7 +129,7 @@ class Implicit:
     @cached_property
     def fingerprint(self) -> str:
         """Hash both networks, the frozen components, the draws and beta."""
-        network = StableDiffusion.network_folder
+        network = open_backbone(self.folders.reference).network_folder
         told = [models.fingerprint(self.folders.reference, part) for part in (*store.FROZEN, network)]
         told += [models.fingerprint(self.folders.policy, network), f"{DRAWS}/{SEED}/{self.folders.beta}"]
         return hashlib.sha256("/".join(told).encode()).hexdigest()
@@ -162,19 +162,23 @@ class Implicit:
         self, clean: torch.Tensor, hidden: dict[str, npt.NDArray[np.float32]], captions: Sequence[str]
     ) -> npt.NDArray[np.float64]:
         loaded, total = self.loaded, np.zeros(len(captions), np.float64)
-        conditioning = torch.from_numpy(np.stack([hidden[caption] for caption in captions]))
+        text = torch.from_numpy(np.stack([hidden[caption] for caption in captions])).to(loaded.device)
         for index in range(DRAWS):
             keys = [pairs.prompt_id(caption) for caption in captions]
-            visits = [draw(SEED, index, key, loaded.shape, loaded.backbone.timesteps) for key in keys]
+            visits = [draw(SEED, index, key, loaded.shape, loaded.backbone.timestep) for key in keys]
             noise = torch.from_numpy(np.stack([visit.noise for visit in visits]))
             timesteps = torch.tensor([visit.timestep for visit in visits])
-            moved = [tensor.to(loaded.device) for tensor in (clean, noise, timesteps, conditioning)]
-            total += self._rewards(*moved).double().cpu().numpy()
+            moved = [tensor.to(loaded.device) for tensor in (clean, noise, timesteps)]
+            total += self._rewards(moved[0], moved[1], moved[2], {"text_encoder": text}).double().cpu().numpy()
         return total / DRAWS
 
     @torch.inference_mode()
     def _rewards(
-        self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor
+        self,
+        clean: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
         backbone = self.loaded.backbone
         noisy, target = backbone.add_noise(clean, noise, timesteps), backbone.target(clean, noise, timesteps)

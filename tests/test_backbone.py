@@ -11,7 +11,7 @@ import torch
 from conftest import MODEL
 
 from infra.errors import UserError
-from training.backbone import StableDiffusion, check_fingerprints
+from training.backbone import StableDiffusion, check_fingerprints, open_backbone
 
 
 def with_scheduler(folder: Path, **changes: object) -> Path:
@@ -48,6 +48,24 @@ def test_velocity_target(tmp_path: Path) -> None:
     # From x_t and v the noise comes back: eps = sigma x_t + alpha v.
     recovered = sigma * backbone.add_noise(latents, noise, timesteps) + alpha * velocity
     assert torch.allclose(recovered, noise, atol=1e-5)
+
+
+def test_errors_of_velocity_become_errors_of_noise(tmp_path: Path) -> None:
+    backbone = StableDiffusion(with_scheduler(tmp_path / "v", prediction_type="v_prediction"))
+    latents, noise, t = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2), torch.tensor([700])
+    noisy, velocity = backbone.add_noise(latents, noise, t), backbone.target(latents, noise, t)
+    wrong = velocity + 0.5  # a prediction off by a half everywhere: v-error 1/4
+    implied = backbone.sigma[700] * noisy + backbone.alpha[700] * wrong
+    error = (implied - noise).square().mean()
+    assert error.item() == pytest.approx(0.25 * backbone.epsilon_factor(t).item(), rel=1e-4)
+    alpha2 = backbone.alpha[700].item() ** 2
+    assert backbone.signal_to_noise(t).item() == pytest.approx(alpha2 / (1 - alpha2), rel=1e-4)
+
+
+def test_a_pipeline_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
+    with pytest.raises(UserError, match="a PixArtAlphaPipeline; this trainer knows StableDiffusionPipeline"):
+        open_backbone(tmp_path)
 
 
 def test_unknown_prediction_types_are_refused(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ def test_the_score_is_minus_half_beta_times_the_mean_difference_of_errors(policy
         x = torch.from_numpy(clean).view(1, 4, 8, 8)
         differences = []
         for index in range(10):
-            visit = draw(implicit.SEED, index, prompt_id(caption), (4, 8, 8), 1000)
+            visit = draw(implicit.SEED, index, prompt_id(caption), (4, 8, 8), backbone.timestep)
             t, noise = torch.tensor([visit.timestep]), torch.from_numpy(visit.noise)[None]
             noisy, target = backbone.add_noise(x, noise, t), backbone.target(x, noise, t)
             with torch.no_grad():
-                e_policy = (backbone.predict(trained, noisy, t, hidden) - target).square().mean()
-                e_reference = (backbone.predict(base, noisy, t, hidden) - target).square().mean()
+                e_policy = (backbone.predict(trained, noisy, t, {"text_encoder": hidden}) - target).square().mean()
+                e_reference = (backbone.predict(base, noisy, t, {"text_encoder": hidden}) - target).square().mean()
             differences.append(float(e_policy - e_reference))
         expected.append(-150.0 * float(np.mean(differences)))
     assert scores == pytest.approx(expected, rel=1e-3)

@@ -16,6 +16,10 @@ from training.loader import Labelled, Share, apply_labels, assemble, prefetch, s
 from training.staging import stage
 
 
+def thousand(uniform: float) -> int:
+    return int(uniform * 1000)
+
+
 @pytest.fixture(scope="session")
 def labelled(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     path = str(encoded_store)
@@ -33,7 +37,7 @@ def test_staged_rows_are_the_stores(labelled: Labelled, encoded_store: Path) -> 
 
 
 def test_row_0_of_a_batch_is_the_winner(labelled: Labelled) -> None:
-    batch = assemble(labelled, np.array([0, 1, 2, 3]), seed=0, epoch=0, timesteps=1000, dropout=0.0)
+    batch = assemble(labelled, np.array([0, 1, 2, 3]), seed=0, epoch=0, timestep=thousand, dropout=0.0)
     for index in range(4):
         slots = labelled.staged.latents[labelled.rows[index]].astype(np.float32)
         assert np.array_equal(batch.latents[0, index].numpy(), slots[labelled.winners[index]])
@@ -41,16 +45,16 @@ def test_row_0_of_a_batch_is_the_winner(labelled: Labelled) -> None:
 
 
 def test_batches_use_the_contracts_draws(labelled: Labelled) -> None:
-    batch = assemble(labelled, np.array([7]), seed=3, epoch=2, timesteps=1000, dropout=0.0)
-    expected = draw(3, 2, int(batch.pair_ids[0]), (4, 8, 8), 1000)
+    batch = assemble(labelled, np.array([7]), seed=3, epoch=2, timestep=thousand, dropout=0.0)
+    expected = draw(3, 2, int(batch.pair_ids[0]), (4, 8, 8), thousand)
     assert batch.timesteps.tolist() == [expected.timestep]
     assert np.array_equal(batch.noise[0].numpy(), expected.noise)
 
 
 def test_a_dropped_caption_is_the_encoded_empty_one(labelled: Labelled) -> None:
-    batch = assemble(labelled, np.array([0]), seed=0, epoch=0, timesteps=1000, dropout=1.0)
-    empty = labelled.staged.prompts[labelled.staged.empty_prompt]
-    assert np.array_equal(batch.conditioning[0].numpy(), empty.astype(np.float32))
+    batch = assemble(labelled, np.array([0]), seed=0, epoch=0, timestep=thousand, dropout=1.0)
+    empty = labelled.staged.prompts["text_encoder"][labelled.staged.empty_prompt]
+    assert np.array_equal(batch.conditioning["text_encoder"][0].numpy(), empty.astype(np.float32))
     assert np.abs(empty).sum() > 0  # never zeros
 
 
@@ -61,7 +65,7 @@ def test_the_stream_is_the_same_at_any_world_size_and_micro_batch(labelled: Labe
         total = 0
         for rank in range(world):
             share = Share(16, micro, rank, world)
-            for index, batch in enumerate(step_batches(labelled, step, share, seed=1, timesteps=1000, dropout=0.2)):
+            for index, batch in enumerate(step_batches(labelled, step, share, seed=1, timestep=thousand, dropout=0.2)):
                 total += batch.fingerprint(share.offset + index * micro)
         return total % (1 << 64)
 
@@ -69,8 +73,8 @@ def test_the_stream_is_the_same_at_any_world_size_and_micro_batch(labelled: Labe
 
 
 def test_the_fingerprint_sees_pair_timestep_and_position(labelled: Labelled) -> None:
-    one = assemble(labelled, np.array([0, 1]), 0, 0, 1000, 0.0)
-    other = assemble(labelled, np.array([0, 1]), 0, 1, 1000, 0.0)
+    one = assemble(labelled, np.array([0, 1]), 0, 0, thousand, 0.0)
+    other = assemble(labelled, np.array([0, 1]), 0, 1, thousand, 0.0)
     assert one.fingerprint(0) != other.fingerprint(0)
     assert one.fingerprint(0) != one.fingerprint(2)
 

@@ -79,7 +79,7 @@ def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch
     for folder in (policy, reference):
         network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
         noisy = [alpha * latents + sigma * batch.noise for latents in batch.latents]
-        told = [network(x, batch.timesteps, batch.conditioning).sample for x in noisy]
+        told = [network(x, batch.timesteps, batch.conditioning["text_encoder"]).sample for x in noisy]
         winner, loser = (((one - batch.noise) ** 2).mean((1, 2, 3)) for one in told)
         gaps.append(winner - loser)
     return -torch.log(torch.sigmoid(-beta / 2 * (gaps[0] - gaps[1])))
@@ -185,7 +185,7 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
     assert is_finished(Path(config.output), 2)
     assert not is_finished(Path(config.output), 3)
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    trained, base = pipeline.unet.state_dict(), loop.StableDiffusion(MODEL).load_network().state_dict()
+    trained, base = pipeline.unet.state_dict(), loop.open_backbone(MODEL).load_network().state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["train"]["steps"] == 2

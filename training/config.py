@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from infra.models import Model
 from training.objectives import ObjectiveConfig
+from training.optimizers import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,6 @@ class DataConfig:
     """Pairs per forward pass and worker."""
     caption_dropout: float = 0.2
     """Share of pairs that see the empty caption, both slots and both models alike."""
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up, then a constant rate."""
-
-    learning_rate: float = 1e-5
-    warmup_steps: int = 20
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +82,11 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    @property
+    def autocast(self) -> torch.dtype:
+        """Return the dtype of forward passes."""
+        return getattr(torch, self.precision)
 
     @property
     def start(self) -> Model:

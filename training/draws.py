@@ -7,6 +7,7 @@ draws ahead (Wallace et al. 2023, Eq. 14: timestep and noise are shared by the t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 class Draw:
     """One visit's randomness."""
 
-    timestep: int  # 0..timesteps-1
+    timestep: int  # as the backbone counts them
     noise: npt.NDArray[np.float32]  # [C, H, W], standard normal, shared by both slots
     drop_caption: bool
     flip: bool
@@ -29,7 +30,7 @@ def draw(
     epoch: int,
     pair_id: int,
     shape: tuple[int, int, int],
-    timesteps: int,
+    timestep: Callable[[float], int],
     caption_dropout: float = 0.0,
     posterior: bool = False,
 ) -> Draw:
@@ -39,7 +40,7 @@ def draw(
 
     Args:
         shape: (C, H, W) of a latent.
-        timesteps: length of the noise schedule.
+        timestep: the backbone's map from a uniform number in [0, 1) to a timestep.
         caption_dropout: probability that the caption gives way to the empty one, for both slots.
         posterior: draw the VAE posterior's noise too.
     """
@@ -49,7 +50,7 @@ def draw(
     noise = generator.standard_normal(shape, dtype=np.float32)
     slots = generator.standard_normal((2, *shape), dtype=np.float32) if posterior else np.empty(0, np.float32)
     return Draw(
-        timestep=int(uniform[0] * timesteps),
+        timestep=timestep(float(uniform[0])),
         noise=noise,
         drop_caption=bool(uniform[1] < caption_dropout),
         flip=bool(uniform[2] < 0.5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -57,12 +57,16 @@ class Batch:
     latents: torch.Tensor  # [2, B, C, H, W] float32
     noise: torch.Tensor  # [B, C, H, W] float32
     timesteps: torch.Tensor  # [B] int64
-    conditioning: torch.Tensor  # [B, L, D] float32
+    conditioning: Mapping[str, torch.Tensor]  # the store's embedding columns, [B, ...] float32 each
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "pair_ids"}
-        return Batch(pair_ids=self.pair_ids, **moved)
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        conditioning = {name: move(value) for name, value in self.conditioning.items()}
+        return Batch(self.pair_ids, move(self.latents), move(self.noise), move(self.timesteps), conditioning)
 
     def fingerprint(self, position: int) -> int:
         """Hash (position in the global batch, pair, timestep, noise) of each row and add up, modulo 2^64."""
@@ -75,19 +79,25 @@ class Batch:
 
 
 def assemble(
-    data: Labelled, rows: npt.NDArray[np.int64], seed: int, epoch: int, timesteps: int, dropout: float
+    data: Labelled,
+    rows: npt.NDArray[np.int64],
+    seed: int,
+    epoch: int,
+    timestep: Callable[[float], int],
+    dropout: float,
 ) -> Batch:
     """Gather rows of a label set and make their draws.
 
     Args:
         rows: [B] positions in data.rows.
+        timestep: the backbone's map from a uniform number to a timestep.
         dropout: probability that a caption gives way to the empty one.
     """
     staged, manifest = data.staged, data.staged.manifest
     chosen = data.rows[rows]
     moments = manifest.posterior == "moments"
     visits = [
-        draw(seed, epoch, int(pair), manifest.latent_shape, timesteps, dropout, moments)
+        draw(seed, epoch, int(pair), manifest.latent_shape, timestep, dropout, moments)
         for pair in staged.pair_ids[chosen]
     ]
     latents = np.stack(
@@ -105,7 +115,9 @@ def assemble(
         latents=torch.from_numpy(latents),
         noise=torch.from_numpy(np.stack([visit.noise for visit in visits])),
         timesteps=torch.tensor([visit.timestep for visit in visits]),
-        conditioning=torch.from_numpy(staged.prompts[captions].astype(np.float32)),
+        conditioning={
+            name: torch.from_numpy(rows[captions].astype(np.float32)) for name, rows in staged.prompts.items()
+        },
     )
 
 
@@ -138,11 +150,13 @@ class Share:
         return self.global_batch // self.world_size // self.micro_batch
 
 
-def step_batches(data: Labelled, step: int, share: Share, seed: int, timesteps: int, dropout: float) -> list[Batch]:
+def step_batches(
+    data: Labelled, step: int, share: Share, seed: int, timestep: Callable[[float], int], dropout: float
+) -> list[Batch]:
     """Assemble one rank's micro-batches of one step: a pure function of its arguments."""
     epoch, rows = batch_rows(step, len(data.rows), share.global_batch, seed)
     starts = range(share.offset, share.offset + share.micro_batches * share.micro_batch, share.micro_batch)
-    return [assemble(data, rows[s : s + share.micro_batch], seed, epoch, timesteps, dropout) for s in starts]
+    return [assemble(data, rows[s : s + share.micro_batch], seed, epoch, timestep, dropout) for s in starts]
 
 
 def prefetch(steps: range, make: Callable[[int], Item], depth: int = 2) -> Iterator[Item]:

@@ -26,10 +26,11 @@ from infra import files
 from infra.errors import UserError
 from training import checkpoint, objectives, reward
 from training.assessment import agree, assess, held_out, held_out_accuracy
-from training.backbone import StableDiffusion
+from training.backbone import Backbone, open_backbone
 from training.config import TrainConfig
 from training.journal import Journal, StepRecord
 from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
+from training.optimizers import learning_rate, make_optimizer
 from training.result import write_result
 from training.staging import stage
 from training.validation import Validator, make_validator
@@ -47,12 +48,6 @@ class Rank:
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the rate of a step: linear warm-up, then constant."""
-    warmup = config.optimizer.warmup_steps
-    return config.optimizer.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
-
-
 @dataclass
 class Trainer:
     """Everything one rank holds while it trains."""
@@ -60,10 +55,10 @@ class Trainer:
     config: TrainConfig
     rank: Rank
     output: Path
-    backbone: StableDiffusion
+    backbone: Backbone
     data: Labelled
     policy: torch.nn.Module
-    reference: torch.nn.Module
+    reference: reward.Reference
     optimizer: torch.optim.AdamW
     validator: Validator | None
     held_out: reward.HeldOut | None
@@ -72,7 +67,7 @@ class Trainer:
     @property
     def autocast(self) -> torch.dtype:
         """Return the dtype of forward passes."""
-        return getattr(torch, self.config.precision)
+        return self.config.autocast
 
 
 def train(config: TrainConfig, rank: Rank) -> None:
@@ -112,7 +107,7 @@ def step_share(trainer: Trainer, step: int) -> list[Batch]:
     """Assemble this rank's micro-batches of a step."""
     config, data = trainer.config, trainer.config.data
     share = Share(data.global_batch, data.micro_batch, trainer.rank.rank, trainer.rank.world_size)
-    return step_batches(trainer.data, step, share, config.seed, trainer.backbone.timesteps, data.caption_dropout)
+    return step_batches(trainer.data, step, share, config.seed, trainer.backbone.timestep, data.caption_dropout)
 
 
 def keep_freed_memory() -> None:
@@ -132,25 +127,23 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         keep_freed_memory()
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
     folder, output = config.start.folder(), Path(files.resolve(config.output))
-    backbone = StableDiffusion(folder)
+    backbone = open_backbone(folder)
     path = files.resolve(config.data.store)
     data = apply_labels(stage(path, config.data.cache), path, config.data.labels)
     policy = backbone.load_network().to(rank.device)
-    reference = StableDiffusion(config.reference.folder()).load_network().to(rank.device)
-    reference.requires_grad_(False)
-    settings = config.optimizer
-    optimizer = torch.optim.AdamW(
-        policy.parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-        fused=rank.device.type == "cuda",
-    )
+    reference = make_reference(config, rank.device)
+    optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
     validator = make_validator(config.validation, folder, policy, rank.rank, rank.world_size)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
     journal = Journal(output, enabled=rank.rank == 0)
     return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal)
+
+
+def make_reference(config: TrainConfig, device: torch.device) -> reward.Reference:
+    """Load the frozen reference."""
+    backbone = open_backbone(config.reference.folder())
+    network = backbone.load_network().to(device).requires_grad_(False)
+    return reward.NetworkReference(backbone, network, config.autocast)
 
 
 def resume(trainer: Trainer) -> int:
@@ -194,7 +187,7 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
         UserError: on every rank, before the update, if any loss or gradient is not finite, naming the pairs.
     """
     config = trainer.config
-    rate = learning_rate(config, step)
+    rate = learning_rate(config.optimizer, step)
     trainer.optimizer.param_groups[0]["lr"] = rate
     record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
     bad: list[int] = []
@@ -206,10 +199,7 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
         with contextlib.nullcontext() if last else no_sync():
             moved = batch.to(trainer.rank.device)
             policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
-            reference = None
-            if config.objective.needs_reference:
-                with torch.no_grad():
-                    reference = reward.pair_errors(trainer.backbone, trainer.reference, moved, trainer.autocast)
+            reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
             losses = objectives.loss(config.objective, policy, reference)
             # DDP averages over ranks; dividing by this rank's share makes the sum the mean over the global batch.
             (losses.sum() / share).backward()

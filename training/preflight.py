@@ -14,7 +14,7 @@ from infra.errors import UserError
 from labelers import scorers
 from pipelines import pairs, store
 from training import checkpoint
-from training.backbone import StableDiffusion, check_fingerprints
+from training.backbone import check_fingerprints, open_backbone
 from training.config import TrainConfig
 from training.validation import read_prompts
 
@@ -72,20 +72,16 @@ def _check_reference(config: TrainConfig) -> None:
             raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
         return
     start, reference = (model.folder(store.FROZEN) for model in (config.start, config.reference))
-    backbones = StableDiffusion(start), StableDiffusion(reference)
+    backbones = open_backbone(start), open_backbone(reference)
     told = f"--reference-model {config.reference_model}"
     for name in store.FROZEN:
         if models.fingerprint(start, name) != models.fingerprint(reference, name):
             raise UserError(f"{told}: its {name} is not that of --model {config.model}, so it would see other inputs")
-    if any(_schedule(backbones[0]) != _schedule(one) for one in backbones):
+    if backbones[0].schedule() != backbones[1].schedule():
         raise UserError(f"{told}: its noise schedule is not that of --model {config.model}")
     shapes = [backbone.network_settings() for backbone in backbones]
     if differing := sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k)):
         raise UserError(f"{told}: its network differs from --model {config.model} in {', '.join(differing)}")
-
-
-def _schedule(backbone: StableDiffusion) -> tuple[str, list[float]]:
-    return backbone.prediction_type, backbone.alpha.tolist()
 
 
 def _check_captions_apart(config: TrainConfig, path: str) -> None:

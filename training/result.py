@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from infra import files
-from training.backbone import StableDiffusion
+from training.backbone import Backbone
 from training.config import TrainConfig
 from training.loader import Labelled
 
@@ -68,7 +68,7 @@ def is_finished(output: Path, steps: int) -> bool:
 def write_result(
     config: TrainConfig,
     output: Path,
-    backbone: StableDiffusion,
+    backbone: Backbone,
     policy: torch.nn.Module,
     facts: dict[str, Any],
     data: Labelled,

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Staged:
     pair_ids: npt.NDArray[np.int64]  # [n], ascending
     prompt_rows: npt.NDArray[np.int64]  # [n], row of each pair's caption in prompts
     latents: npt.NDArray[np.float16]  # [n, slots, C or 2C, H, W], memory-mapped; slots 0, 1 and, flipped, 2, 3
-    prompts: npt.NDArray[np.float16]  # [captions, L, D], memory-mapped
+    prompts: Mapping[str, npt.NDArray[np.float16]]  # by embedding column: [captions, ...], memory-mapped
     empty_prompt: int  # row of the empty caption in prompts
 
 
@@ -65,7 +65,7 @@ def stage(path: str, cache: str | None = None) -> Staged:
         pair_ids=np.load(folder / "pair_ids.npy"),
         prompt_rows=np.load(folder / "prompt_rows.npy"),
         latents=np.load(folder / "latents.npy", mmap_mode="r"),
-        prompts=np.load(folder / "prompts.npy", mmap_mode="r"),
+        prompts={name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings},
         empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
     )
 
@@ -86,13 +86,14 @@ def _tables(path: str, part: str, columns: list[str]) -> Iterator[pa.Table]:
 
 def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
     ids = np.concatenate([table["prompt_id"].to_numpy() for table in _tables(path, "prompts", ["prompt_id"])])
-    rank, shape = _rank(ids), manifest.embeddings["text_encoder"]
-    prompts = np.lib.format.open_memmap(folder / "prompts.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
-    start = 0
-    for table in _tables(path, "prompts", ["text_encoder"]):
-        prompts[rank[start : start + table.num_rows]] = store.half_rows(table["text_encoder"]).reshape(-1, *shape)
-        start += table.num_rows
-    prompts.flush()
+    rank = _rank(ids)
+    for name, shape in manifest.embeddings.items():
+        file, start = folder / f"prompts-{name}.npy", 0
+        prompts = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+        for table in _tables(path, "prompts", [name]):
+            prompts[rank[start : start + table.num_rows]] = store.half_rows(table[name]).reshape(-1, *shape)
+            start += table.num_rows
+        prompts.flush()
     np.save(folder / "prompt_ids.npy", np.sort(ids))
 
 

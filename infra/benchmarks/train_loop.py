@@ -63,8 +63,7 @@ def main(config: BenchmarkConfig) -> None:
             for _ in range(config.steps):
                 for batch in resident:
                     policy = reward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
-                    with torch.no_grad():
-                        reference = reward.pair_errors(trainer.backbone, trainer.reference, batch, torch.float32)
+                    reference = trainer.reference.errors(batch)
                     losses = objectives.loss(settings.objective, policy, reference)
                     (losses.mean() / len(resident)).backward()
                 torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), 1.0)
