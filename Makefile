@@ -1,14 +1,20 @@
-# make demo: the whole path and its report.  make feedback: the same on AI feedback.  make test: the proof.  make check: style and types.
+# make demo: the whole path and its report.  make feedback: the same on AI feedback.  make arena: judge the demo's images.
+# make test: the proof.  make check: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo feedback test check cluster cluster-down format
+.PHONY: demo feedback arena test check cluster cluster-down format
 
 demo: .venv/installed
 	$(BIN)/python infra/demo.py
 
 feedback: .venv/installed
 	$(BIN)/python infra/feedback.py
+
+arena: .venv/installed
+	@test -f runs/demo/images/base/manifest.json -a -f runs/demo/images/dpo/manifest.json || { \
+		echo "no images to judge yet: run make demo first" >&2; exit 1; }
+	$(BIN)/python pipelines/arena.py --images runs/demo/images/base runs/demo/images/dpo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(TESTS)

@@ -19,11 +19,17 @@ MODEL_FLAGS = ("model", "revision", "fingerprints", "images_per_prompt")  # may 
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One model's images, as they were drawn, scored and judged."""
+class Images:
+    """One model's images, as they were drawn."""
 
     folder: str
     identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn(Images):
+    """One model's images, scored and judged too."""
+
     scores: pa.Table
     judged: Mapping[str, Any]
 
@@ -33,20 +39,29 @@ class Drawn:
         return [name for name in self.scores.column_names if name not in KEYS]
 
 
+def find_images(path: str) -> Images:
+    """Read what a folder of images was drawn with.
+
+    Raises:
+        UserError: if it is unfinished.
+    """
+    folder = files.resolve(path)
+    if not files.exists(files.join(folder, DONE)):
+        raise UserError(f"{folder}: no finished images here; run generate.py")
+    return Images(folder, files.read_json(files.join(folder, DONE))["identity"])
+
+
 def read_drawn(path: str) -> Drawn:
     """Read what is known of a scored folder of images.
 
     Raises:
         UserError: if it is unfinished or not scored.
     """
-    folder = files.resolve(path)
-    if not files.exists(files.join(folder, DONE)):
-        raise UserError(f"{folder}: no finished images here; run generate.py")
-    identity = files.read_json(files.join(folder, DONE))["identity"]
-    return Drawn(folder, identity, read_scores(folder), read_set(folder))
+    found = find_images(path)
+    return Drawn(found.folder, found.identity, read_scores(found.folder), read_set(found.folder))
 
 
-def check_comparable(one: Drawn, other: Drawn) -> None:
+def check_comparable(one: Images, other: Images) -> None:
     """Refuse two sets of images that differ in more than the model.
 
     Raises:

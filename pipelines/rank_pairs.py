@@ -80,6 +80,11 @@ def choose(scores: Sequence[float], pairs: Pairs) -> list[tuple[int, int]]:
     return [(min(best, worst), max(best, worst))]
 
 
+def drawing_of(identity: Mapping[str, Any]) -> str:
+    """Return, as JSON, what decides a folder's images beside their captions and indices."""
+    return json.dumps({name: value for name, value in identity.items() if name not in SETS_ONLY}, sort_keys=True)
+
+
 def image_uid(drawn_with: str, image_id: int) -> str:
     """Name an image by what it was drawn with and its id; image_id alone is the same for every model and seed."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{drawn_with}/{image_id}"))
@@ -94,8 +99,7 @@ def read_groups(folder: str, config: RankConfig) -> list[Group]:
     table = read_scores(folder).sort_by([("caption", "ascending"), ("image_index", "ascending")])
     if config.scorer not in table.column_names:
         raise UserError(f"--scorer {config.scorer}: has not scored {folder}; run score.py --scorers {config.scorer}")
-    identity = files.read_json(files.join(folder, DONE))["identity"]
-    drawn_with = json.dumps({k: v for k, v in identity.items() if k not in SETS_ONLY}, sort_keys=True)
+    drawn_with = drawing_of(files.read_json(files.join(folder, DONE))["identity"])
     groups = []
     rows = zip(*(table[name].to_pylist() for name in ("caption", "image_id", config.scorer)), strict=True)
     for caption, own in itertools.groupby(rows, key=lambda row: row[0]):

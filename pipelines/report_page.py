@@ -91,17 +91,21 @@ def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
     ]
 
 
-def fill(template: str, report: dict[str, Any], **more: Any) -> str:
-    """Fill a template of this folder; every text is escaped, and a name that is not given is an error.
+def template(name: str) -> jinja2.Template:
+    """Load a template of this folder; every text is escaped, and a name that is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(name)
+
+
+def fill(name: str, report: dict[str, Any], **more: Any) -> str:
+    """Fill a report's template.
 
     Args:
         report: what report.json holds; its config is shown as the settings.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    settings = json.dumps(report["config"], indent=2)
-    return environment.get_template(template).render(report=report, settings=settings, **more)
+    return template(name).render(report=report, settings=json.dumps(report["config"], indent=2), **more)
 
 
 def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, control_train: str | None) -> str:
