@@ -11,7 +11,9 @@ import torch
 from conftest import MODEL
 
 from infra.errors import UserError
-from training.backbone import StableDiffusion, check_fingerprints, open_backbone
+from training.backbone import check_fingerprints, open_backbone
+from training.backbone_base import ScheduleConfig
+from training.backbone_diffusion import StableDiffusion
 
 
 def with_scheduler(folder: Path, **changes: object) -> Path:
@@ -65,7 +67,7 @@ def test_errors_of_velocity_become_errors_of_noise(tmp_path: Path) -> None:
 def test_a_pipeline_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
     with pytest.raises(UserError, match="a PixArtAlphaPipeline; this trainer knows StableDiffusionPipeline"):
-        open_backbone(tmp_path)
+        open_backbone(tmp_path, ScheduleConfig())
 
 
 def test_unknown_prediction_types_are_refused(tmp_path: Path) -> None:

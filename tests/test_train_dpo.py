@@ -14,7 +14,8 @@ from conftest import Submit, notes, wait_for
 
 from infra import cli
 from infra.files import ROOT
-from training.config import PRESETS, TrainConfig
+from training.config import TrainConfig
+from training.presets import PRESETS
 from training.train_dpo import main
 
 SCRIPT = "training/train_dpo.py"
