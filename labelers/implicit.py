@@ -47,6 +47,7 @@ class Folders:
     beta: float
     schedule: ScheduleConfig
     max_tokens: int | None  # of T5
+    resolution: int  # pixels
 
     @classmethod
     def find(cls, weights: str) -> Folders:
@@ -69,7 +70,14 @@ class Folders:
         drawn = config.get("schedule", {})
         chosen = drawn.get("timesteps")
         schedule = ScheduleConfig(tuple(chosen) if chosen else None, drawn.get("zero_terminal_snr", False))
-        found = cls(policy, reference, config.get("objective", {}).get("beta", BETA), schedule, told.get("max_tokens"))
+        found = cls(
+            policy,
+            reference,
+            config.get("objective", {}).get("beta", BETA),
+            schedule,
+            told.get("max_tokens"),
+            told.get("resolution") or kinds.native_resolution(reference),
+        )
         own = {part: models.fingerprint(policy, part) for part in found.frozen if (policy / part).is_dir()}
         check_fingerprints(own, reference, str(policy))
         return found
@@ -106,14 +114,13 @@ class Models:
         backbone = open_backbone(folders.reference, folders.schedule)
         reference = models.Model(str(folders.reference))
         policy = open_backbone(folders.policy, folders.schedule).load_network().to(device)
-        resolution = kinds.native_resolution(folders.reference)
         return cls(
             backbone,
             (policy, backbone.load_network().to(device)),
             # The posterior's mean, not a sample: a score should not depend on chance.
-            encoders.LatentEncoder(reference, resolution, "mean", False, 0, BATCH, "float32"),
+            encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, BATCH, "float32"),
             CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
-            encoders.latent_shape(encoders.vae_config(folders.reference), resolution),
+            encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
             device,
         )
 
@@ -145,8 +152,9 @@ class Implicit:
         folders, network = self.folders, kinds.kind_of(self.folders.reference).network
         told = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
         told += [models.fingerprint(folders.policy, network), f"{DRAWS}/{SEED}/{folders.beta}"]
-        if (folders.schedule, folders.max_tokens) != (ScheduleConfig(), None):
-            told.append(f"{folders.schedule}/{folders.max_tokens}")
+        other = folders.schedule, folders.max_tokens, folders.resolution
+        if other != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
+            told.append("/".join(map(str, other)))
         return hashlib.sha256("/".join(told).encode()).hexdigest()
 
     @cached_property

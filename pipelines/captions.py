@@ -114,11 +114,11 @@ def load_text_pipeline(folder: Path, dtype: torch.dtype, tokens: int) -> Any:
     models.quiet()
     name, kind = kinds.pipeline_class(folder), kinds.kind_of(folder)
     wanted = {part for part in kind.text_encoders if tokens or part != kind.t5}
-    wanted |= {part.replace("text_encoder", "tokenizer") for part in wanted}
+    wanted |= {kinds.tokenizer_of(part) for part in wanted}
     index = files.read_json(str(folder / "model_index.json"))
-    others: dict[str, Any] = {
-        part: None for part, told in index.items() if isinstance(told, list) and part not in wanted
-    }
+    parts = {part for part, told in index.items() if isinstance(told, list)}
+    parts |= {kind.t5, kinds.tokenizer_of(kind.t5)} if kind.t5 else set()
+    others: dict[str, Any] = dict.fromkeys(parts - wanted)
     if "safety_checker" in others:
         others["requires_safety_checker"] = False
     pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=dtype, use_safetensors=True, **others)
@@ -178,7 +178,7 @@ class CaptionEncoder:
         """Count the captions that no text encoder sees whole."""
         whole = np.zeros(len(captions), bool)
         for part in self.parts:
-            tokenizer = getattr(self.pipeline, part.replace("text_encoder", "tokenizer"))
+            tokenizer = getattr(self.pipeline, kinds.tokenizer_of(part))
             limit = self.tokens if part == kinds.KINDS[self.name].t5 else tokenizer.model_max_length
             whole |= np.array([len(ids) <= limit for ids in tokenizer(list(captions)).input_ids])
         return int((~whole).sum())

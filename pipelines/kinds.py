@@ -17,7 +17,7 @@ class Kind:
     """What is known of a pipeline by its class."""
 
     network: str  # the part that is trained
-    text_encoders: tuple[str, ...]  # in the pipeline's own order; tokenizers are named alike
+    text_encoders: tuple[str, ...]  # in the pipeline's own order
     t5: str | None = None  # which of them is a T5: its captions' length can be chosen
     t5_optional: bool = False  # its place may be filled with zeros
     t5_tokens: int = 0  # diffusers' own length
@@ -89,6 +89,11 @@ def t5_tokens(folder: Path, wanted: int | None) -> int:
     if wanted == 0 and not kind.t5_optional:
         raise UserError(f"--max-tokens 0: a {pipeline_class(folder)} can't do without its text encoders")
     return kind.t5_tokens if wanted is None else wanted
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """Name a text encoder's tokenizer."""
+    return text_encoder.replace("text_encoder", "tokenizer")
 
 
 def tokens_of(kind: Kind, embeddings: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -37,11 +37,12 @@ def load_pipeline(
         UserError: if the model has no T5 to choose it for, or can't do without.
     """
     models.quiet()
-    if max_tokens is not None:
-        max_tokens, t5 = kinds.t5_tokens(folder, max_tokens), kinds.kind_of(folder).t5
-        if t5 and not max_tokens:
-            components |= {t5: None, t5.replace("text_encoder", "tokenizer"): None}
-    if SAFETY_CHECKER in files.read_json(str(folder / "model_index.json")):
+    index = files.read_json(str(folder / "model_index.json"))
+    if max_tokens is not None or index["_class_name"] in kinds.KINDS:
+        t5 = kinds.kind_of(folder).t5
+        if not kinds.t5_tokens(folder, max_tokens) and t5:  # diffusers wants to be told even where the folder has none
+            components |= {t5: None, kinds.tokenizer_of(t5): None}
+    if SAFETY_CHECKER in index:
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
     pipeline.set_progress_bar_config(disable=True)

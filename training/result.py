@@ -106,7 +106,12 @@ def write_result(
     (folder / "README.md").write_text(card)
     tokens = tokens_of(kind_of(backbone.folder), data.staged.manifest.embeddings)  # to sample and score with
     hashes = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash}
-    told = {"reference": reference, "max_tokens": tokens, "config": asdict(config)}
+    told = {
+        "reference": reference,
+        "resolution": data.staged.manifest.resolution,
+        "max_tokens": tokens,
+        "config": asdict(config),
+    }
     files.write_json(str(folder / FACTS), facts | hashes | told)
     shutil.rmtree(result_folder(output), ignore_errors=True)
     folder.rename(result_folder(output))
