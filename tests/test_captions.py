@@ -51,6 +51,7 @@ def test_the_columns_put_together_are_what_the_pipeline_is_conditioned_on(kind: 
     folder = tiny_pipeline(kind)
     hidden, pooled = assembled(kind, folder, conditioning(folder, TOKENS.get(kind)))
     pipeline: Any = sampling.load_pipeline(folder, torch.float32, "cpu")
+    expected: Any
     with torch.no_grad():
         match kind:
             case "sd-v":

@@ -1,4 +1,4 @@
-"""The table of pipelines: what a store depends on, what resolution a model was made for, how long captions are."""
+"""The table of pipelines: what a store depends on, what resolution a model was made for, T5's tokens."""
 
 from __future__ import annotations
 
