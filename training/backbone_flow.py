@@ -58,7 +58,7 @@ class RectifiedFlow(DiffusersNetwork):
         return self.prediction_type, self.sigmas.tolist()
 
     def timestep(self, uniform: float) -> int:
-        """Draw timesteps logit-normally, mean 0 and deviation 1 (Esser et al. 2024, Eq. 19); a given list uniformly.
+        """Draw timesteps logit-normally, mean 0 and deviation 1 (Esser et al. 2024, Sec. 3.1); a given list uniformly.
 
         The uniform number becomes a normal one by the inverse of its distribution; its sigmoid is the share of the
         schedule, and the schedule's own shift comes after.
