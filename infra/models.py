@@ -23,6 +23,7 @@ def quiet() -> None:
 
 
 WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
+VARIANTS = ("fp16", "non_ema")  # other weights of the same component, which lie beside the default ones
 
 
 def local_folder(model: str, revision: str | None = None, weights_of: Sequence[str] = ("*",)) -> Path:
@@ -55,7 +56,7 @@ def local_folder(model: str, revision: str | None = None, weights_of: Sequence[s
                 model,
                 revision=revision,
                 allow_patterns=settings + weights,
-                ignore_patterns=["*.fp16.*", "*.non_ema.*"],
+                ignore_patterns=[f"*.{variant}{end}*" for variant in VARIANTS for end in ".-"],
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -105,10 +106,15 @@ def fingerprint(folder: Path, name: str) -> str:
     weights = sorted(
         path
         for path in (folder / name).glob("*.safetensors")
-        if path.name.split(".")[0].split("-")[0] in WEIGHTS and not path.stem.endswith((".fp16", ".non_ema"))
+        if path.name.split(".")[0].split("-")[0] in WEIGHTS and not _is_variant(path)
     )
     if not weights:
         raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
     for path in weights:
         digest.update(bytes.fromhex(files.sha256(str(path))))
     return digest.hexdigest()
+
+
+def _is_variant(weights: Path) -> bool:
+    """Tell model.fp16.safetensors and its like, whole or in parts (model.fp16-00001-of-00002)."""
+    return any(part.split("-")[0] in VARIANTS for part in weights.name.split("."))

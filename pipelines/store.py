@@ -5,7 +5,7 @@ store/
   pairs/status=kept/*.parquet         pair_id, prompt_id, latents_0, latents_1, label_0, uids, models
   pairs/status=tie/*.parquet          the same columns, latents null
   pairs/status=quarantined/*.parquet  pair_id, stage, reason; what was known of the row, the rest null
-  prompts/*.parquet                   prompt_id, caption, one column per text encoder; the empty caption is a row
+  prompts/*.parquet                   prompt_id, caption, one column per output of a text encoder; "" is a row
   labels/NAME/*.parquet               pair_id, score_0, score_1, label_0, probability_0, and a manifest of its own
 """
 
@@ -31,7 +31,6 @@ from infra.errors import UserError
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
-FROZEN = ("vae", "text_encoder")  # components whose outputs a store holds
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
@@ -54,7 +53,7 @@ class Manifest:
 
     source: str
     model: str
-    fingerprints: Mapping[str, str]  # of each of FROZEN: SHA-256 over config and weights
+    fingerprints: Mapping[str, str]  # of each frozen part (pipelines/kinds.py): SHA-256 over config and weights
     resolution: int  # pixels
     latent_shape: tuple[int, int, int]  # C, H, W
     scaling_factor: float

@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
 
+import functools
 import io
 import json
 import subprocess
@@ -146,6 +147,14 @@ def encoded_store(raw_pairs: Path, submit: Submit, tmp_path_factory: pytest.Temp
     store = tmp_path_factory.mktemp("encoded") / "store"
     submit("pipelines/encode_latents.py", "--source", str(raw_pairs), "--store", str(store))
     return store
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives the folder of a tiny random pipeline of one of tiny_pipelines.KINDS."""
+    from tiny_pipelines import write_pipeline  # which loads diffusers: most tests need none of it
+
+    return functools.cache(lambda kind: write_pipeline(kind, tmp_path_factory.mktemp(kind) / "model"))
 
 
 @pytest.fixture

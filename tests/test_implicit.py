@@ -15,10 +15,11 @@ from PIL import Image
 from infra.errors import UserError
 from infra.models import Model
 from labelers import implicit, scorers
-from pipelines.encoders import CaptionEncoder, LatentEncoder
+from pipelines.captions import CaptionEncoder
+from pipelines.encoders import LatentEncoder
 from pipelines.images import decode_image, open_image
 from pipelines.pairs import prompt_id
-from training.backbone import StableDiffusion
+from training.backbone_diffusion import StableDiffusion
 from training.draws import draw
 
 
@@ -49,7 +50,8 @@ def test_the_score_is_minus_half_beta_times_the_mean_difference_of_errors(policy
 
     backbone, trained = StableDiffusion(MODEL), StableDiffusion(policy).load_network()
     base, expected = backbone.load_network(), []
-    hidden = torch.from_numpy(CaptionEncoder(Model(str(MODEL)), 4, "float32").encode([caption]).astype(np.float32))
+    encoded = CaptionEncoder(Model(str(MODEL)), 4, "float32").encode([caption])["text_encoder"]
+    hidden = torch.from_numpy(encoded.astype(np.float32))
     for content in contents:
         encoder = LatentEncoder(Model(str(MODEL)), 64, "mean", False, 0, 4, "float32")
         clean = encoder.encode(decode_image(content, 64)[None], np.zeros(1, np.int64), 0).astype(np.float32)

@@ -220,7 +220,7 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
     assert is_finished(Path(config.output), 2)
     assert not is_finished(Path(config.output), 3)
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    trained, base = pipeline.unet.state_dict(), loop.open_backbone(MODEL).load_network().state_dict()
+    trained, base = pipeline.unet.state_dict(), loop.open_backbone(MODEL, config.schedule).load_network().state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["train"]["steps"] == 2

@@ -12,8 +12,9 @@ import pytest
 from infra.errors import UserError
 from pipelines import store
 from training import preflight
-from training.config import PRESETS, TrainConfig
+from training.config import TrainConfig
 from training.objectives import ObjectiveConfig
+from training.presets import PRESETS
 
 
 @pytest.mark.parametrize(

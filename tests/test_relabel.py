@@ -22,6 +22,7 @@ from infra.errors import UserError
 from infra.files import ROOT
 from labelers import label_set, pair_scores, relabel, scorers, scoring
 from pipelines import encoders, engine, store
+from pipelines.captions import CaptionEncoder
 from training import loop
 from training.config import DataConfig, TrainConfig
 
@@ -63,7 +64,7 @@ def test_neither_latents_nor_captions_are_encoded_again(
     config: relabel.RelabelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[str] = []
-    for encoder in (encoders.LatentEncoder, encoders.CaptionEncoder):
+    for encoder in (encoders.LatentEncoder, CaptionEncoder):
         monkeypatch.setattr(encoder, "encode", lambda *_, name=encoder.__name__: calls.append(name))
     parts = [path for part in ("pairs", "prompts") for path in (Path(config.store) / part).rglob("*.parquet")]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in parts}

@@ -6,16 +6,20 @@ import contextlib
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import Submit, notes, wait_for
 
-from infra import cli
+from infra import cli, files
+from infra.errors import UserError
 from infra.files import ROOT
-from training.config import PRESETS, TrainConfig
-from training.train_dpo import main
+from training.backbone_base import ScheduleConfig
+from training.config import TrainConfig
+from training.presets import PRESETS
+from training.train_dpo import _refuse_other_settings, main
 
 SCRIPT = "training/train_dpo.py"
 
@@ -101,3 +105,17 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
     with pytest.raises(SystemExit):
         cli.run(main, TrainConfig, PRESETS, [*again, "--beta", "7"])
     assert "beta was 500.0, now 7.0" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_its_own_settings_and_with_flags_that_are_newer_than_it(tmp_path: Path) -> None:
+    turbo = replace(PRESETS["sdxl-turbo"], output=str(tmp_path))
+    cli.save_config(str(tmp_path), turbo)
+    _refuse_other_settings(tmp_path, turbo)
+    with pytest.raises(UserError, match=r"timesteps was \[249, 499, 749\], now \[249\]"):
+        _refuse_other_settings(tmp_path, replace(turbo, schedule=replace(turbo.schedule, timesteps=(249,))))
+    before = files.read_json(str(tmp_path / "config.json"))
+    del before["schedule"]  # begun before there were such flags, when all timesteps were drawn
+    files.write_json(str(tmp_path / "config.json"), before)
+    _refuse_other_settings(tmp_path, replace(turbo, schedule=ScheduleConfig()))
+    with pytest.raises(UserError, match="zero_terminal_snr was False, now True"):
+        _refuse_other_settings(tmp_path, turbo)

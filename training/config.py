@@ -1,4 +1,4 @@
-"""The trainer's settings, each group owned by the part it sets, and the named presets."""
+"""The trainer's settings, each group owned by the part it sets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from infra.models import Model
+from training.backbone_base import ScheduleConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
 
@@ -79,6 +80,7 @@ class TrainConfig:
     max_failures: int = 3
     """Lost workers to recover from before giving up."""
     data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -97,32 +99,3 @@ class TrainConfig:
     def reference(self) -> Model:
         """Return the model that the policy is held to."""
         return self.start if self.reference_model is None else Model(self.reference_model, self.reference_revision)
-
-
-# The paper and its launchers contradict each other on the learning rate, 2,500-fold at beta 5000; the launchers' is
-# the preset `sd15`, the paper's `sd15-paper`. See docs/method.md.
-_SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-PRESETS = {
-    "sd15": TrainConfig(
-        model=_SD15,
-        steps=2000,
-        checkpoint_every=100,
-        precision="bfloat16",
-        cpus_per_worker=4,
-        data=DataConfig(global_batch=2048, micro_batch=16),
-        objective=ObjectiveConfig(beta=5000.0),
-        optimizer=OptimizerConfig(learning_rate=1e-8 * 2048, warmup_steps=500),
-        validation=ValidationConfig(sampling_steps=50, guidance_scale=7.5),
-    ),
-    "sd15-paper": TrainConfig(
-        model=_SD15,
-        steps=2000,
-        checkpoint_every=100,
-        precision="bfloat16",
-        cpus_per_worker=4,
-        data=DataConfig(global_batch=2048, micro_batch=16),
-        objective=ObjectiveConfig(beta=2000.0),
-        optimizer=OptimizerConfig(learning_rate=2.048e-8, warmup_steps=500),
-        validation=ValidationConfig(sampling_steps=50, guidance_scale=7.5),
-    ),
-}

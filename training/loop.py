@@ -128,14 +128,14 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         keep_freed_memory()
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
     folder, output = config.start.folder(), Path(files.resolve(config.output))
-    backbone = open_backbone(folder)
+    backbone = open_backbone(folder, config.schedule)
     path = files.resolve(config.data.store)
     soft = config.objective.objective == "soft"
     data = apply_labels(stage(path, config.data.cache), path, config.data.labels, soft)
     policy = backbone.load_network().to(rank.device)
     reference = make_reference(config, rank.device)
     optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
-    validator = make_validator(config.validation, folder, policy, rank.rank, rank.world_size)
+    validator = make_validator(config.validation, backbone, policy, data.staged.manifest, rank.rank, rank.world_size)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
     journal = Journal(output, enabled=rank.rank == 0)
     return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal)
@@ -143,7 +143,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
 
 def make_reference(config: TrainConfig, device: torch.device) -> reward.Reference:
     """Load the frozen reference."""
-    backbone = open_backbone(config.reference.folder())
+    backbone = open_backbone(config.reference.folder(), config.schedule)
     network = backbone.load_network().to(device).requires_grad_(False)
     return reward.NetworkReference(backbone, network, config.autocast)
 

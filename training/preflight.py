@@ -15,6 +15,7 @@ from infra import files, models
 from infra.errors import UserError
 from labelers import scorers
 from pipelines import pairs, store
+from pipelines.kinds import kind_of, pipeline_class
 from training import checkpoint
 from training.backbone import check_fingerprints, open_backbone
 from training.config import TrainConfig
@@ -47,9 +48,10 @@ def check_config(config: TrainConfig) -> TrainConfig:
         )
     if config.objective.objective == "soft":
         _check_probabilities(config, table)
-    # First the frozen parts alone: a store of another model is refused before the network is fetched.
-    check_fingerprints(manifest.fingerprints, config.start.folder(store.FROZEN), path)
-    _check_reference(config)
+    # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
+    open_backbone(config.start.folder(()), config.schedule)
+    check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
+    _check_reference(config, manifest)
     _check_captions_apart(config, path)
     pinned = replace(config, revision=config.start.pinned().revision)
     if config.reference_model is None:
@@ -110,16 +112,23 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
         )
 
 
-def _check_reference(config: TrainConfig) -> None:
+def _frozen_folder(model: models.Model, manifest: store.Manifest) -> Path:
+    """Fetch a model's settings and the frozen parts that a store depends on."""
+    return model.folder(kind_of(model.folder(())).frozen_in(manifest.fingerprints))
+
+
+def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
     """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
     if config.reference_model is None:
         if config.reference_revision is not None:
             raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
         return
-    start, reference = (model.folder(store.FROZEN) for model in (config.start, config.reference))
-    backbones = open_backbone(start), open_backbone(reference)
+    start, reference = (_frozen_folder(model, manifest) for model in (config.start, config.reference))
     told = f"--reference-model {config.reference_model}"
-    for name in store.FROZEN:
+    if pipeline_class(start) != pipeline_class(reference):
+        raise UserError(f"{told}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
+    backbones = open_backbone(start, config.schedule), open_backbone(reference, config.schedule)
+    for name in kind_of(start).frozen_in(manifest.fingerprints):
         if models.fingerprint(start, name) != models.fingerprint(reference, name):
             raise UserError(f"{told}: its {name} is not that of --model {config.model}, so it would see other inputs")
     if backbones[0].schedule() != backbones[1].schedule():
@@ -134,7 +143,10 @@ def _check_captions_apart(config: TrainConfig, path: str) -> None:
     trained, held_out = _prompt_ids(path), config.data.held_out_store
     if held_out:
         other = files.resolve(held_out)
-        check_fingerprints(store.read_manifest(other).fingerprints, config.start.folder(store.FROZEN), other)
+        manifest, apart = store.read_manifest(path), store.read_manifest(other)
+        check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
+        if apart.embeddings != manifest.embeddings:
+            raise UserError(f"--held-out-store {held_out}: its captions were encoded with another --max-tokens")
         if shared := len(np.intersect1d(trained, _prompt_ids(other))):
             raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
     if prompts := config.validation.validation_prompts:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from infra import files
+from pipelines.kinds import kind_of, tokens_of
 from training.backbone import Backbone
 from training.config import TrainConfig
 from training.loader import Labelled
@@ -103,7 +104,14 @@ def write_result(
         settings=json.dumps(asdict(config), indent=2),
     )
     (folder / "README.md").write_text(card)
+    tokens = tokens_of(kind_of(backbone.folder), data.staged.manifest.embeddings)  # to sample and score with
     hashes = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash}
-    files.write_json(str(folder / FACTS), facts | hashes | {"reference": reference, "config": asdict(config)})
+    told = {
+        "reference": reference,
+        "resolution": data.staged.manifest.resolution,
+        "max_tokens": tokens,
+        "config": asdict(config),
+    }
+    files.write_json(str(folder / FACTS), facts | hashes | told)
     shutil.rmtree(result_folder(output), ignore_errors=True)
     folder.rename(result_folder(output))

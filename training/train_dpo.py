@@ -6,6 +6,7 @@ checkpoint, exactly; a finished run is left as it is.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from infra import cli, files
 from infra.errors import UserError
 from pipelines.store import writer_lock
-from training.config import PRESETS, TrainConfig
+from training.config import TrainConfig
 from training.preflight import check_config
+from training.presets import PRESETS
 from training.result import is_finished, result_folder
 
 # Settings that do not change what is computed, so a resumed run may have others.
@@ -51,7 +53,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_settings(output: Path, config: TrainConfig) -> None:
-    before, now = _flat(files.read_json(str(output / "config.json"))), _flat(asdict(config))
+    # As JSON, where a tuple is a list; a run begun before a setting existed has its default.
+    default, now = (_flat(json.loads(json.dumps(asdict(one)))) for one in (TrainConfig(), config))
+    before = default | _flat(files.read_json(str(output / "config.json")))
     differing = [f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in now if before.get(name) != now[name]]
     if differing:
         raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,11 @@ from PIL import Image
 
 from infra import files
 from labelers import scorers
+from pipelines import store
+from pipelines.kinds import kind_of, tokens_of
 from pipelines.prompts import read_prompts
 from pipelines.sampling import draw_images, image_seed, load_pipeline
+from training.backbone import Backbone
 from training.config import ValidationConfig
 
 GRID = 16  # images of the sample grid
@@ -32,6 +34,7 @@ class Validator:
     scorer: scorers.Scorer
     rank: int
     world_size: int
+    max_tokens: int | None = None  # of T5
 
     def run(self) -> tuple[npt.NDArray[np.float64], list[tuple[int, Image.Image]]]:
         """Draw and score this rank's share.
@@ -45,23 +48,34 @@ class Validator:
             part = list(mine)[start : start + BATCH]
             captions = [self.captions[i] for i in part]
             seeds = [image_seed(SEED, i, self.captions[i]) for i in part]
-            images = draw_images(self.pipeline, captions, seeds, self.config.sampling_steps, self.config.guidance_scale)
+            steps, guidance = self.config.sampling_steps, self.config.guidance_scale
+            images = draw_images(self.pipeline, captions, seeds, steps, guidance, self.max_tokens)
             scores[part] = self.scorer.score(images, captions)
             grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
         return scores, grid
 
 
 def make_validator(
-    config: ValidationConfig, folder: Path, network: torch.nn.Module, rank: int, world_size: int
+    config: ValidationConfig,
+    backbone: Backbone,
+    network: torch.nn.Module,
+    manifest: store.Manifest,
+    rank: int,
+    world_size: int,
 ) -> Validator | None:
-    """Make the validator that samples with the network being trained, or None where no captions are given."""
+    """Make the validator that samples with the network being trained, or None where no captions are given.
+
+    T5 sees as many tokens of a caption as in the store that is trained on.
+    """
     if config.validation_prompts is None:
         return None
     captions = read_prompts(files.resolve(config.validation_prompts)) * config.validation_images
     device = next(network.parameters()).device
-    pipeline = load_pipeline(folder, torch.float32, str(device), unet=network)
+    tokens = tokens_of(kind_of(backbone.folder), manifest.embeddings)
+    part = {backbone.network_folder: network}
+    pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **part)
     scorer = scorers.load(config.validation_scorer, config.validation_weights)
-    return Validator(config, captions, pipeline, scorer, rank, world_size)
+    return Validator(config, captions, pipeline, scorer, rank, world_size, tokens)
 
 
 def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:
