@@ -189,7 +189,8 @@ class Implicit:
         pixels = np.stack([square_pixels(image, loaded.images.resolution) for image in images])
         latents = loaded.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
         unique = list(dict.fromkeys(captions))
-        place = np.array([unique.index(caption) for caption in captions])
+        row = {caption: index for index, caption in enumerate(unique)}
+        place = np.array([row[caption] for caption in captions])
         text = loaded.text.encode(unique)
         rewards = np.zeros(len(images), np.float64)
         for start in range(0, len(images), BATCH):
