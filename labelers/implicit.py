@@ -27,6 +27,7 @@ from pipelines.images import square_pixels
 from training import objectives
 from training.backbone import Backbone, check_fingerprints, open_backbone
 from training.draws import draw
+from training.policy import load_adapters
 from training.result import FACTS
 
 WORLD_MODEL = "infra/world/model"
@@ -38,15 +39,16 @@ BATCH = 32  # images in one forward pass
 
 @dataclass(frozen=True)
 class Folders:
-    """A policy and the model it is judged against."""
+    """A policy and the model it is judged against; of a LoRA policy the base, and the folder of its adapters."""
 
     policy: Path
     reference: Path
     beta: float
+    lora: Path | None = None
 
     @classmethod
     def find(cls, weights: str) -> Folders:
-        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name.
+        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name. A LoRA result is a policy.
 
         Raises:
             UserError: if a folder is missing or the two encode images or text differently.
@@ -54,9 +56,15 @@ class Folders:
         name, _, against = weights.partition(",")
         if name in ("world", "published"):
             raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
-        policy = models.local_folder(name)
-        facts = policy / FACTS
+        result = Path(files.resolve(name))
+        lora = result if (result / models.ADAPTERS).is_file() else None
+        facts = (lora or models.local_folder(name)) / FACTS
         config = files.read_json(str(facts))["config"] if facts.is_file() else {}
+        if lora and not config:
+            raise UserError(f"--weights implicit={weights}: {lora} has no {FACTS} that names the base of its adapters")
+        policy = started_from(config).folder() if lora else models.local_folder(name)
+        if lora:
+            models.check_adapters("--weights", lora, policy)
         reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
             if open_backbone(folder).network_folder not in {
@@ -64,14 +72,19 @@ class Folders:
             }:
                 raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
         check_fingerprints({part: models.fingerprint(policy, part) for part in store.FROZEN}, reference, str(policy))
-        return cls(policy, reference, config.get("objective", {}).get("beta", BETA))
+        return cls(policy, reference, config.get("objective", {}).get("beta", BETA), lora)
+
+
+def started_from(config: Mapping[str, Any]) -> models.Model:
+    """Return the model that a result's settings say it was trained from."""
+    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
 
 
 def trained_against(config: Mapping[str, Any]) -> models.Model:
     """Return the reference that a result's settings name: one of its own, else the policy's start."""
     if own := config.get("reference_model"):
         return models.Model(own, config.get("reference_revision"))
-    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
+    return started_from(config)
 
 
 @dataclass(frozen=True)
@@ -90,13 +103,15 @@ class Models:
         """Load everything from local folders."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         backbone, reference = open_backbone(folders.reference), models.Model(str(folders.reference))
-        policy = open_backbone(folders.policy).load_network().to(device)
+        policy = open_backbone(folders.policy).load_network()
+        if folders.lora:
+            load_adapters(policy, folders.lora, backbone.network_folder)
         vae = encoders.vae_config(folders.reference)
         side = models.component_config(folders.reference, backbone.network_folder)["sample_size"]
         resolution = side * 2 ** (len(vae["block_out_channels"]) - 1)
         return cls(
             backbone,
-            (policy, backbone.load_network().to(device)),
+            (policy.to(device), backbone.load_network().to(device)),
             # The posterior's mean, not a sample: a score should not depend on chance.
             encoders.LatentEncoder(reference, resolution, "mean", False, 0, BATCH, "float32"),
             encoders.CaptionEncoder(reference, BATCH, "float32"),
@@ -132,6 +147,8 @@ class Implicit:
         network = open_backbone(self.folders.reference).network_folder
         told = [models.fingerprint(self.folders.reference, part) for part in (*store.FROZEN, network)]
         told += [models.fingerprint(self.folders.policy, network), f"{DRAWS}/{SEED}/{self.folders.beta}"]
+        if self.folders.lora:
+            told.append(files.sha256(str(self.folders.lora / models.ADAPTERS)))
         return hashlib.sha256("/".join(told).encode()).hexdigest()
 
     @cached_property

@@ -22,15 +22,20 @@ from pipelines.pairs import hash64
 SAFETY_CHECKER = "safety_checker"
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, device: str, **components: Any) -> DiffusionPipeline:
+def load_pipeline(
+    folder: Path, dtype: torch.dtype, device: str, lora: Path | None = None, **components: Any
+) -> DiffusionPipeline:
     """Load any diffusers pipeline from a local folder, safetensors only; components in memory replace its own.
 
-    A safety checker is left out: the images it blackens would count as losses, more for one model than for the other.
+    Adapters, if any, are those in a LoRA result's folder. A safety checker is left out: the images it blackens would
+    count as losses, more for one model than for the other.
     """
     models.quiet()
     if SAFETY_CHECKER in files.read_json(str(folder / "model_index.json")):
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
+    if lora:
+        pipeline.load_lora_weights(str(lora), weight_name=models.ADAPTERS, use_safetensors=True, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -22,6 +22,7 @@ from pipelines.rounds import main
 from pipelines.rounds_config import PRESETS, Drawing, RoundsConfig, Training
 from training import train_dpo
 from training.config import DataConfig, TrainConfig
+from training.policy import PolicyConfig
 
 CAPTIONS = [f"caption {number}" for number in range(8)]
 TESTED = [f"test {number}" for number in range(6)]
@@ -195,6 +196,7 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"train": {"data": {"global_batch": 16}}}, "--global-batch 16: a round has 8 pairs at the most"),
         ({"train": {"data": {"held_out_store": "/nowhere"}}}, "no latent store"),
         ({"train": {"output": "s3://bucket/run"}}, "--output: run folders are local"),
+        ({"train": {"policy": PolicyConfig(lora_rank=4)}}, "--lora-rank 4: a round starts from a whole model"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_drawn(

@@ -6,15 +6,18 @@ import contextlib
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Submit, notes, wait_for
+from conftest import MODEL, Killed, Submit, notes, wait_for
 
-from infra import cli
+from infra import cli, models
+from infra.errors import UserError
 from infra.files import ROOT
 from training.config import PRESETS, TrainConfig
+from training.policy import PolicyConfig
 from training.train_dpo import main
 
 SCRIPT = "training/train_dpo.py"
@@ -101,3 +104,22 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
     with pytest.raises(SystemExit):
         cli.run(main, TrainConfig, PRESETS, [*again, "--beta", "7"])
     assert "beta was 500.0, now 7.0" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_the_commits_it_began_with(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[TrainConfig] = []
+
+    def launch(pinned: TrainConfig, _: Path) -> None:
+        launched.append(pinned)
+        raise Killed
+
+    monkeypatch.setattr("training.workers.launch", launch)
+    config = replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q", "to_k")))
+    for newest in ("1111", "2222"):
+        pinned = lambda model, newest=newest: models.Model(str(MODEL), model.revision or newest)  # noqa: E731
+        monkeypatch.setattr(models.Model, "pinned", pinned)
+        with pytest.raises(Killed):
+            main(config)
+    assert [one.revision for one in launched] == ["1111", "1111"]
+    with pytest.raises(UserError, match=r"lora_targets was \['to_q', 'to_k'\], now \['to_q'\]"):
+        main(replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q",))))

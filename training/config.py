@@ -10,6 +10,7 @@ import torch
 from infra.models import Model
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
+from training.policy import PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class TrainConfig:
     max_failures: int = 3
     """Lost workers to recover from before giving up."""
     data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

@@ -16,6 +16,8 @@ from pipelines import pairs, store
 from training import checkpoint
 from training.backbone import check_fingerprints, open_backbone
 from training.config import TrainConfig
+from training.optimizers import check_optimizer
+from training.policy import lora_targets, skeleton
 from training.validation import read_prompts
 
 
@@ -43,6 +45,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
         )
     # First the frozen parts alone: a store of another model is refused before the network is fetched.
     check_fingerprints(manifest.fingerprints, config.start.folder(store.FROZEN), path)
+    _check_policy(config)
     _check_reference(config)
     _check_captions_apart(config, path)
     pinned = replace(config, revision=config.start.pinned().revision)
@@ -63,6 +66,22 @@ def check_batch(config: TrainConfig) -> None:
             f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
             f"x --micro-batch {data.micro_batch}"
         )
+
+
+def _check_policy(config: TrainConfig) -> None:
+    """Refuse settings of adapters, average and optimizer that make no sense, and layers that the network has not."""
+    policy = config.policy
+    if policy.lora_rank < 0:
+        raise UserError(f"--lora-rank {policy.lora_rank}: must be at least 1, or 0 to train the network itself")
+    if policy.lora_alpha is not None and policy.lora_alpha < 1:
+        raise UserError(f"--lora-alpha {policy.lora_alpha}: must be at least 1")
+    if policy.ema_decay is not None and not 0 < policy.ema_decay < 1:
+        raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
+    check_optimizer(config.optimizer)
+    if policy.lora_rank:
+        lora_targets(skeleton(open_backbone(config.start.folder(store.FROZEN))), policy.lora_targets)
+    elif policy.lora_alpha is not None or policy.lora_targets:
+        raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
 
 
 def _check_reference(config: TrainConfig) -> None:
