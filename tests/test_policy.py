@@ -128,7 +128,7 @@ def test_unknown_and_unfit_targets_are_refused() -> None:
 
 def transformer(pipeline: str) -> Any:
     """Make a tiny network of one of the pipelines' real classes."""
-    shape = {"in_channels": 4, "num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+    shape = {"in_channels": 4, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2}
     shape |= {"joint_attention_dim": 8, "pooled_projection_dim": 8}
     if pipeline == "FluxPipeline":
         return FluxTransformer2DModel(num_single_layers=1, axes_dims_rope=(4, 2, 2), **shape)
