@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from infra import files
 from infra.errors import UserError
 
@@ -22,6 +24,7 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+ADAPTERS = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
 WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
 VARIANTS = ("fp16", "non_ema")  # other weights of the same component, which lie beside the default ones
 
@@ -43,6 +46,8 @@ def local_folder(model: str, revision: str | None = None, weights_of: Sequence[s
     folder = Path(files.resolve(model))
     if (folder / "model_index.json").is_file():
         return folder
+    if (folder / ADAPTERS).is_file():
+        raise UserError(f"--model {model}: {folder} holds adapters (LoRA), not a model; name the base they belong to")
     if folder.exists() or os.path.isabs(model) or model.count("/") != 1:
         raise UserError(f"--model {model}: {folder} has no model_index.json, so it is no diffusers folder")
     from huggingface_hub import constants, snapshot_download
@@ -81,6 +86,46 @@ class Model:
         """Return the same model at the commit its revision stands for now, so that every node loads the same one."""
         folder = self.folder(weights_of)
         return Model(self.name, folder.name if folder.parent.name == "snapshots" else self.revision)
+
+
+def adapters_folder(flag: str, path: str) -> Path:
+    """Return the local folder of a LoRA result.
+
+    Raises:
+        UserError: naming the flag, if there are no adapters in safetensors.
+    """
+    folder = Path(files.resolve(path))
+    if not (folder / ADAPTERS).is_file():
+        raise UserError(f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result")
+    return folder
+
+
+def check_adapters(flag: str, adapters: Path, folder: Path) -> None:
+    """Refuse adapters of another network than the folder's, by the shapes in the files' headers.
+
+    Only names as this trainer writes them, COMPONENT.LAYER.lora_A.weight, are looked at.
+
+    Raises:
+        UserError: naming the flag and the first layer that does not fit.
+    """
+    wanted = _shapes(adapters / ADAPTERS)
+    for component in {name.split(".")[0] for name in wanted}:
+        parts = [_shapes(path) for path in (folder / component).glob("*.safetensors")]
+        found = {f"{component}.{name}": shape for part in parts for name, shape in part.items()}
+        for name, shape in wanted.items():
+            layer, is_down, _ = name.partition(".lora_A.")
+            if name.startswith(f"{component}.") and is_down and found.get(f"{layer}.weight", [0, 0])[1] != shape[1]:
+                raise UserError(
+                    f"{flag} {adapters}: belongs to another model than {folder}, whose {layer} does not fit"
+                )
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def component_config(folder: Path, name: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from training.backbone import Backbone, check_fingerprints, open_backbone
 from training.backbone_base import ScheduleConfig
 from training.draws import draw
 from training.objectives import ObjectiveConfig
+from training.policy import load_adapters
 from training.result import FACTS
 
 WORLD_MODEL = "infra/world/model"
@@ -41,7 +42,7 @@ BATCH = 32  # images in one forward pass
 
 @dataclass(frozen=True)
 class Folders:
-    """A policy and the model it is judged against."""
+    """A policy and the model it is judged against; of a LoRA policy the base, and the folder of its adapters."""
 
     policy: Path
     reference: Path
@@ -49,10 +50,11 @@ class Folders:
     schedule: ScheduleConfig
     max_tokens: int | None  # of T5
     resolution: int  # pixels
+    lora: Path | None = None
 
     @classmethod
     def find(cls, weights: str) -> Folders:
-        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name.
+        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name. A LoRA result is a policy.
 
         Raises:
             UserError: if a folder is missing or the two encode images or text differently.
@@ -60,10 +62,16 @@ class Folders:
         name, _, against = weights.partition(",")
         if name in ("world", "published"):
             raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
-        policy = models.local_folder(name)
-        facts = policy / FACTS
+        result = Path(files.resolve(name))
+        lora = result if (result / models.ADAPTERS).is_file() else None
+        facts = (lora or models.local_folder(name)) / FACTS
         told = files.read_json(str(facts)) if facts.is_file() else {}
         config = told.get("config", {})
+        if lora and not config:
+            raise UserError(f"--weights implicit={weights}: {lora} has no {FACTS} that names the base of its adapters")
+        policy = started_from(config).folder() if lora else models.local_folder(name)
+        if lora:
+            models.check_adapters("--weights", lora, policy)
         reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
             if not any((folder / kinds.kind_of(folder).network).glob("*.safetensors")):
@@ -78,6 +86,7 @@ class Folders:
             schedule,
             told.get("max_tokens"),
             told.get("resolution") or kinds.native_resolution(reference),
+            lora,
         )
         own = {part: models.fingerprint(policy, part) for part in found.frozen if (policy / part).is_dir()}
         check_fingerprints(own, reference, str(policy))
@@ -90,11 +99,16 @@ class Folders:
         return kind.frozen(with_t5=bool(kinds.t5_tokens(self.reference, self.max_tokens)))
 
 
+def started_from(config: Mapping[str, Any]) -> models.Model:
+    """Return the model that a result's settings say it was trained from."""
+    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
+
+
 def trained_against(config: Mapping[str, Any]) -> models.Model:
     """Return the reference that a result's settings name: one of its own, else the policy's start."""
     if own := config.get("reference_model"):
         return models.Model(own, config.get("reference_revision"))
-    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
+    return started_from(config)
 
 
 def trained_beta(objective: Mapping[str, Any]) -> float:
@@ -130,10 +144,12 @@ class Models:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         backbone = open_backbone(folders.reference, folders.schedule)
         reference = models.Model(str(folders.reference))
-        policy = open_backbone(folders.policy, folders.schedule).load_network().to(device)
+        policy = open_backbone(folders.policy, folders.schedule).load_network()
+        if folders.lora:
+            load_adapters(policy, folders.lora, backbone.network_folder)
         return cls(
             backbone,
-            (policy, backbone.load_network().to(device)),
+            (policy.to(device), backbone.load_network().to(device)),
             # The posterior's mean, not a sample: a score should not depend on chance.
             encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, BATCH, "float32"),
             CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
@@ -169,6 +185,8 @@ class Implicit:
         folders, network = self.folders, kinds.kind_of(self.folders.reference).network
         told = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
         told += [models.fingerprint(folders.policy, network), f"{DRAWS}/{SEED}/{folders.beta}"]
+        if folders.lora:
+            told.append(files.sha256(str(folders.lora / models.ADAPTERS)))
         other = folders.schedule, folders.max_tokens, folders.resolution
         if other != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
             told.append("/".join(map(str, other)))

@@ -15,7 +15,7 @@ from pipelines.generate import DONE
 from pipelines.score import KEYS, paired_scores, read_scores, read_set
 from pipelines.win_rate import win_rate
 
-MODEL_FLAGS = ("model", "revision", "fingerprints", "images_per_prompt")  # may differ between the two
+MODEL_FLAGS = ("model", "revision", "lora", "fingerprints", "images_per_prompt")  # may differ between the two
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[st
     rows: dict[str, Row] = {}
     for path in config.policies:
         drawn = read_drawn(path)
-        model = Path(drawn.identity["model"])
+        model = Path(drawn.identity.get("lora") or drawn.identity["model"])
         if model.name != RESULT:
             raise UserError(f"{drawn.folder}: drawn by {model}, which is no result of train_dpo.py")
         facts = read_facts(str(model.parent), manifest)

@@ -37,6 +37,8 @@ class GenerateConfig:
     """A diffusers folder or Hub name."""
     revision: str | None = None
     """Revision of a Hub name."""
+    lora: str | None = None
+    """Result folder of a LoRA run, whose adapters go onto the model; of the model that they were trained on."""
     prompts: str = "infra/world/prompts/test.txt"
     """Captions: text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption."""
     limit: int | None = None
@@ -86,10 +88,16 @@ class DrawImages:
     """Step: captions and seeds to PNG images."""
 
     def __init__(
-        self, model: models.Model, steps: int, guidance_scale: float, dtype: str, max_tokens: int | None = None
+        self,
+        model: models.Model,
+        steps: int,
+        guidance_scale: float,
+        dtype: str,
+        max_tokens: int | None = None,
+        lora: Path | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = sampling.load_pipeline(model.folder(), getattr(torch, dtype), device, max_tokens)
+        self.pipeline = sampling.load_pipeline(model.folder(), getattr(torch, dtype), device, max_tokens, lora)
         self.steps, self.guidance_scale, self.max_tokens = steps, guidance_scale, max_tokens
 
     def __call__(self, wanted: pa.Table) -> pa.Table:
@@ -133,14 +141,20 @@ def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
     return table["image_id"].to_numpy()
 
 
-def image_identity(config: GenerateConfig, folder: Path, captions: Sequence[str]) -> dict[str, Any]:
+def image_identity(
+    config: GenerateConfig, folder: Path, captions: Sequence[str], lora: Path | None = None
+) -> dict[str, Any]:
     """Return what decides a folder's images: the flags, the captions' hash, and the fingerprints of the weights."""
     identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
-    if config.max_tokens is None:  # so that images drawn before there was this flag are still the same
-        del identity["max_tokens"]
+    for name in ("max_tokens", "lora"):
+        if identity[name] is None:  # so that images drawn before there was this flag are still the same
+            del identity[name]
     identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
     parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
-    return identity | {"fingerprints": {name: models.fingerprint(folder, name) for name in parts}}
+    fingerprints = {name: models.fingerprint(folder, name) for name in parts}
+    if lora:
+        fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
+    return identity | {"fingerprints": fingerprints}
 
 
 def main(config: GenerateConfig) -> None:
@@ -153,7 +167,10 @@ def main(config: GenerateConfig) -> None:
     if config.max_tokens is not None:
         kinds.t5_tokens(models.Model(config.model, config.revision).folder(()), config.max_tokens)
     model = models.Model(config.model, config.revision).pinned()
-    identity = image_identity(config, model.folder(), captions)
+    lora = models.adapters_folder("--lora", config.lora) if config.lora else None
+    if lora:
+        models.check_adapters("--lora", lora, model.folder())
+    identity = image_identity(config, model.folder(), captions, lora)
     finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
     for path in (finished, begun):
         if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
@@ -166,7 +183,7 @@ def main(config: GenerateConfig) -> None:
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
-        _draw(config, model, output, wanted)
+        _draw(config, model, lora, output, wanted)
         rows = sum(engine.map_files(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
@@ -180,7 +197,7 @@ def _count_rows(path: str) -> int:
     return pq.read_metadata(inner, filesystem=filesystem).num_rows
 
 
-def _draw(config: GenerateConfig, model: models.Model, output: str, wanted: pa.Table) -> None:
+def _draw(config: GenerateConfig, model: models.Model, lora: Path | None, output: str, wanted: pa.Table) -> None:
     source = files.join(output, store.WORK, "wanted.parquet")
     files.write_table(source, wanted)
     copies = config.samplers or max(1, engine.device_count())
@@ -190,6 +207,7 @@ def _draw(config: GenerateConfig, model: models.Model, output: str, wanted: pa.T
         "guidance_scale": config.guidance_scale,
         "dtype": config.dtype,
         "max_tokens": config.max_tokens,
+        "lora": lora,
     }
     engine.run(
         engine.Job(

@@ -26,7 +26,7 @@ from pipelines.score import SCORES, read_scores
 BATCH = 256  # images read at once
 Pairs = Literal["best-worst", "all"]
 # What a folder was drawn with beside these decides an image, given its caption and index.
-SETS_ONLY = ("model", "revision", "captions", "images_per_prompt")
+SETS_ONLY = ("model", "revision", "lora", "captions", "images_per_prompt")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def main(config: RankConfig) -> None:
     if files.exists(told) and files.read_json(told) == settings:
         print(f"{output}: already ranked, nothing to do: {count} pairs, {ties} ties", flush=True)
         return
-    model = files.read_json(files.join(folder, DONE))["identity"].get("model", "true renders")
+    identity = files.read_json(files.join(folder, DONE))["identity"]
+    model = identity.get("lora") or identity.get("model", "true renders")
     raw_pairs.write_pairs(output, ranked_pairs(folder, groups, model), settings)
     print(f"{output}: {count} pairs of {len(groups)} groups, {ties} ties", flush=True)
 

@@ -50,6 +50,7 @@ class Drawing(generate.GenerateConfig):
     model: Suppress[str] = ""
     revision: Suppress[str | None] = None
     output: Suppress[str] = ""
+    lora: Suppress[str | None] = None
     images_per_prompt: Suppress[int] = 1
     seed: Suppress[int] = 0
     sampling_steps: Suppress[int] = 0
@@ -140,6 +141,8 @@ def check_config(config: RoundsConfig) -> None:
     for name, least in (("rounds", 1), ("groups", 1), ("group_size", 2)):
         if (value := getattr(config, name)) < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if rank := config.train.policy.lora_rank:
+        raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
     if config.train.output.startswith(files.S3):
         raise UserError("--output: run folders are local or shared disk; copy the result to S3 afterwards")
     trained = read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]

@@ -24,7 +24,12 @@ SAFETY_CHECKER = "safety_checker"
 
 
 def load_pipeline(
-    folder: Path, dtype: torch.dtype, device: str, max_tokens: int | None = None, **components: Any
+    folder: Path,
+    dtype: torch.dtype,
+    device: str,
+    max_tokens: int | None = None,
+    lora: Path | None = None,
+    **components: Any,
 ) -> DiffusionPipeline:
     """Load any diffusers pipeline from a local folder, safetensors only; components in memory replace its own.
 
@@ -32,6 +37,7 @@ def load_pipeline(
 
     Args:
         max_tokens: of T5; 0 leaves it out, and zeros take its place.
+        lora: folder of a LoRA result, whose adapters are added.
 
     Raises:
         UserError: if the model has no T5 to choose it for, or can't do without.
@@ -45,6 +51,8 @@ def load_pipeline(
     if SAFETY_CHECKER in index:
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
+    if lora:
+        pipeline.load_lora_weights(str(lora), weight_name=models.ADAPTERS, use_safetensors=True, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

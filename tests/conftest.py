@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from infra import cluster
@@ -29,8 +30,12 @@ from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines import engine
 from pipelines.raw_pairs import SCHEMA
+from training.backbone import open_backbone
+from training.backbone_base import EVERY
 from training.config import DataConfig, OptimizerConfig, TrainConfig
 from training.objectives import ObjectiveConfig
+from training.policy import PolicyConfig, make_policy, trained
+from training.result import write_adapters
 
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "infra" / "world" / "model"
@@ -211,6 +216,20 @@ def config(encoded_store: Path, held_out_store: Path, tmp_path: Path) -> TrainCo
         optimizer=OptimizerConfig(warmup_steps=3),
         validation=replace(TrainConfig().validation, held_out_pairs=8, held_out_draws=1),
     )
+
+
+def lora_result(folder: Path, alpha: int = 8) -> tuple[Path, Any]:
+    """Write adapters of the embedded world's model, moved off zero, as a run leaves them; and return their policy."""
+    backbone = open_backbone(MODEL, EVERY)
+    policy = make_policy(PolicyConfig(lora_rank=4, lora_alpha=alpha), backbone, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in trained(policy).items():
+        if "lora_B" in name:
+            weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+    write_adapters(folder, backbone, policy)
+    facts = {"config": {"model": str(MODEL), "objective": {"beta": 300.0}}}
+    (folder / "facts.json").write_text(json.dumps(facts))
+    return folder, policy
 
 
 def notes(output: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

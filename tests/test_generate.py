@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import MODEL, Submit
+from conftest import MODEL, Submit, lora_result
 from PIL import Image
 
-from infra import cli
+from infra import cli, models
 from infra.errors import UserError
-from pipelines import generate, score
+from pipelines import engine, generate, score
 from pipelines.sampling import draw_images, image_seed, load_pipeline
 
 
@@ -105,3 +105,48 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
     pipeline = load_pipeline(folder, torch.float32, "cpu")  # the checker's own folder is not there to be read
     assert pipeline.safety_checker is None
     assert not pipeline.config.requires_safety_checker
+
+
+def test_adapters_draw_as_the_policy_they_were_saved_from(
+    plain_engine: list[engine.Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
+    lora, policy = lora_result(tmp_path / "lora")
+    caption = "a big red circle on a teal background"
+    (tmp_path / "prompts.txt").write_text(f"{caption}\n")
+    config = generate.GenerateConfig(
+        prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"), sampling_steps=2, lora=str(lora)
+    )
+    generate.main(config)
+    assert len(plain_engine) == 1
+    found = np.asarray(Image.open(io.BytesIO(generate.read_images(config.output)["image"][0].as_py())))
+    seeds = [image_seed(0, 0, caption)]
+    base = load_pipeline(MODEL, torch.float32, "cpu")
+    drawn = [
+        np.asarray(draw_images(pipeline, [caption], seeds, 2, 3.0)[0])
+        for pipeline in (load_pipeline(MODEL, torch.float32, "cpu", unet=policy), base)
+    ]
+    assert np.array_equal(found, drawn[0])
+    assert not np.array_equal(found, drawn[1])
+    other, _ = lora_result(tmp_path / "other", alpha=4)
+    with pytest.raises(UserError, match=r"other settings \(lora, fingerprints\)"):
+        generate.main(replace(config, lora=str(other)))
+    with pytest.raises(UserError, match=r"other settings"):
+        generate.main(replace(config, lora=None))
+
+
+def test_folders_drawn_before_there_were_adapters_stay_finished() -> None:
+    assert "lora" not in generate.image_identity(generate.GenerateConfig(), MODEL, ["a"])
+
+
+def test_adapters_of_nothing_or_of_another_model_are_refused(tmp_path: Path) -> None:
+    config = generate.GenerateConfig(output=str(tmp_path / "images"), lora=str(tmp_path))
+    with pytest.raises(UserError, match=r"--lora .* has no pytorch_lora_weights\.safetensors"):
+        generate.main(config)
+    lora, _ = lora_result(tmp_path / "lora")
+    with pytest.raises(UserError, match=r"--model .*lora: .* holds adapters \(LoRA\), not a model"):
+        models.local_folder(str(lora))
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"--lora .*lora: belongs to another model than .*/model, whose unet\.\S+ does"):
+        models.check_adapters("--lora", lora, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MODEL, rendered_pairs
+from conftest import MODEL, lora_result, rendered_pairs
 from PIL import Image
 
 from infra.errors import UserError
@@ -124,3 +124,22 @@ def test_no_policy_and_a_foreign_reference_are_refused(policy: Path, tmp_path: P
     (other / "text_encoder" / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
     with pytest.raises(UserError, match="another text_encoder"):
         scorers.check("implicit", f"{policy},{other}")
+
+
+def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path) -> None:
+    lora, network = lora_result(tmp_path / "lora")
+    merged = shutil.copytree(MODEL, tmp_path / "merged")
+    network.fuse_lora()
+    network.unload_lora()
+    network.save_pretrained(merged / "unet", safe_serialization=True)
+    shutil.copy(lora / "facts.json", merged)
+    images, caption, _ = shown(1)
+    adapted, whole = implicit.Implicit(str(lora)), implicit.Implicit(str(merged))
+    assert (adapted.folders.policy, adapted.folders.reference, adapted.folders.beta) == (MODEL, MODEL, 300.0)
+    scores = adapted.score(images, [caption] * 2)
+    assert scores == pytest.approx(whole.score(images, [caption] * 2), rel=1e-2)
+    assert abs(scores[0]) > 0.01
+    assert adapted.fingerprint != implicit.Implicit(f"{MODEL},{MODEL}").fingerprint
+    (lora / "facts.json").unlink()
+    with pytest.raises(UserError, match=r"has no facts\.json that names the base"):
+        scorers.check("implicit", str(lora))

@@ -23,6 +23,7 @@ from pipelines.rounds_config import PRESETS, Drawing, RoundsConfig, Training
 from training import train_dpo
 from training.config import DataConfig, TrainConfig
 from training.objectives import ObjectiveConfig
+from training.policy import PolicyConfig
 
 CAPTIONS = [f"caption {number}" for number in range(8)]
 TESTED = [f"test {number}" for number in range(6)]
@@ -198,6 +199,7 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"train": {"objective": ObjectiveConfig("soft")}}, "--objective soft: the pairs of a round"),
         ({"train": {"objective": ObjectiveConfig(beta=-1.0)}}, "--beta -1: must be above 0"),
         ({"train": {"output": "s3://bucket/run"}}, "--output: run folders are local"),
+        ({"train": {"policy": PolicyConfig(lora_rank=4)}}, "--lora-rank 4: a round starts from a whole model"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_drawn(

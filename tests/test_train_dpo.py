@@ -11,13 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Submit, notes, wait_for
+from conftest import MODEL, Killed, Submit, notes, wait_for
 
-from infra import cli, files
+from infra import cli, files, models
 from infra.errors import UserError
 from infra.files import ROOT
 from training.backbone_base import ScheduleConfig
 from training.config import TrainConfig
+from training.policy import PolicyConfig
 from training.presets import PRESETS
 from training.train_dpo import _refuse_other_settings, main
 
@@ -119,3 +120,22 @@ def test_a_run_goes_on_with_its_own_settings_and_with_flags_that_are_newer_than_
     _refuse_other_settings(tmp_path, replace(turbo, schedule=ScheduleConfig()))
     with pytest.raises(UserError, match="zero_terminal_snr was False, now True"):
         _refuse_other_settings(tmp_path, turbo)
+
+
+def test_a_resumed_run_keeps_the_commits_it_began_with(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[TrainConfig] = []
+
+    def launch(pinned: TrainConfig, _: Path) -> None:
+        launched.append(pinned)
+        raise Killed
+
+    monkeypatch.setattr("training.workers.launch", launch)
+    config = replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q", "to_k")))
+    for newest in ("1111", "2222"):
+        pinned = lambda model, newest=newest: models.Model(str(MODEL), model.revision or newest)  # noqa: E731
+        monkeypatch.setattr(models.Model, "pinned", pinned)
+        with pytest.raises(Killed):
+            main(config)
+    assert [one.revision for one in launched] == ["1111", "1111"]
+    with pytest.raises(UserError, match=r"lora_targets was \['to_q', 'to_k'\], now \['to_q'\]"):
+        main(replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q",))))

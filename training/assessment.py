@@ -30,10 +30,11 @@ def agree(value: Any, rank: Rank) -> Any:
 def assess(trainer: Trainer, step: int) -> None:
     """Judge the policy after a step, note what was found, and keep the best and the latest checkpoints."""
     values: dict[str, float] = {}
-    if trainer.validator:
-        values |= validate(trainer, step)
-    if trainer.held_out:
-        values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
+    with trainer.judged():
+        if trainer.validator:
+            values |= validate(trainer, step)
+        if trainer.held_out:
+            values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
     trainer.journal.assessment(step, values)
     if trainer.rank.rank == 0 and step > 0:
         checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())

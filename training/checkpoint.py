@@ -1,8 +1,9 @@
-"""Checkpoints: weights and optimizer state in safetensors, marked complete last, so that a torn one is never taken."""
+"""Checkpoints: groups of tensors in safetensors, marked complete last, so that a torn one is never taken."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,27 +37,34 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def save(output: Path, state: State, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> Path:
-    """Write a checkpoint; the file that says it is complete comes last and holds the others' hashes."""
+def save(output: Path, state: State, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
+    """Write named groups of tensors, a file each; the one that says it is complete comes last and holds their hashes.
+
+    Returns:
+        the checkpoint's folder.
+    """
     folder = folder_of(output, state.step)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
-        folder / "network.safetensors",
-    )
-    save_file(_optimizer_tensors(network, optimizer), folder / "optimizer.safetensors")
+    for group, tensors in groups.items():
+        save_file({name: _own(value) for name, value in tensors.items()}, _file(folder, group))
     hashes = {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())}
     files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
     return folder
 
 
-def _optimizer_tensors(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, parameter in network.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().cpu().clone()
-    return tensors
+def load(folder: Path, group: str) -> dict[str, torch.Tensor]:
+    """Read one group of a checkpoint's tensors, bit for bit."""
+    return load_file(_file(folder, group))
+
+
+def _own(value: torch.Tensor) -> torch.Tensor:
+    """Copy to memory of its own: safetensors refuses tensors that share any, as 8-bit AdamW's tables do."""
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
+def _file(folder: Path, group: str) -> Path:
+    return folder / f"{group}.safetensors"
 
 
 def complete(output: Path) -> list[Path]:
@@ -78,21 +86,6 @@ def read_state(folder: Path) -> State:
         if files.sha256(str(path)) != expected:
             raise UserError(f"{path}: altered since it was written; delete {folder} to resume from the one before")
     return State(**marker["state"])
-
-
-def load_network(folder: Path, network: torch.nn.Module) -> None:
-    """Load a checkpoint's weights, bit for bit."""
-    network.load_state_dict(load_file(folder / "network.safetensors"))
-
-
-def load_optimizer(folder: Path, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Load a checkpoint's optimizer state, bit for bit; torch puts each tensor where this optimizer wants it."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    places = {name: place for place, (name, _) in enumerate(network.named_parameters())}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        kind, name = key.split("/", 1)
-        state.setdefault(places[name], {})[kind] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def sweep(output: Path, keep: int, best: int | None) -> None:

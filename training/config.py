@@ -11,6 +11,7 @@ from infra.models import Model
 from training.backbone_base import ScheduleConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
+from training.policy import PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class TrainConfig:
     """Lost workers to recover from before giving up."""
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

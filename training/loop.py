@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from infra import files
 from infra.errors import UserError
-from training import checkpoint, reward
+from training import checkpoint, optimizers, reward
 from training.assessment import agree, assess, held_out, held_out_accuracy
 from training.backbone import Backbone, open_backbone
 from training.config import TrainConfig
@@ -32,6 +32,7 @@ from training.journal import Journal, StepRecord
 from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
 from training.losses import batch_losses, step_baseline
 from training.optimizers import learning_rate, make_optimizer
+from training.policy import AdaptersOff, Average, load_weights, make_policy, trained
 from training.result import write_result
 from training.staging import stage
 from training.validation import Validator, make_validator
@@ -60,7 +61,8 @@ class Trainer:
     data: Labelled
     policy: torch.nn.Module
     reference: reward.Reference
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
+    average: Average | None  # of the trained weights; where there is one, it is what is judged and kept
     validator: Validator | None
     held_out: reward.HeldOut | None
     journal: Journal
@@ -69,6 +71,10 @@ class Trainer:
     def autocast(self) -> torch.dtype:
         """Return the dtype of forward passes."""
         return self.config.autocast
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Let the policy have the weights that are judged: their average where one is kept."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
 
 def train(config: TrainConfig, rank: Rank) -> None:
@@ -126,23 +132,29 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     """Load data and models onto this rank's device."""
     if rank.device.type == "cpu":
         keep_freed_memory()
+    optimizers.check_optimizer(config.optimizer, rank.device)
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
     folder, output = config.start.folder(), Path(files.resolve(config.output))
     backbone = open_backbone(folder, config.schedule)
     path = files.resolve(config.data.store)
     soft = config.objective.objective == "soft"
     data = apply_labels(stage(path, config.data.cache), path, config.data.labels, soft)
-    policy = backbone.load_network().to(rank.device)
-    reference = make_reference(config, rank.device)
-    optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
+    policy = make_policy(config.policy, backbone, config.seed).to(rank.device)
+    reference = make_reference(config, backbone, policy, rank.device)
+    optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
+    average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
     validator = make_validator(config.validation, backbone, policy, data.staged.manifest, rank.rank, rank.world_size)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
     journal = Journal(output, enabled=rank.rank == 0)
-    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal)
+    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, average, validator, few, journal)
 
 
-def make_reference(config: TrainConfig, device: torch.device) -> reward.Reference:
-    """Load the frozen reference."""
+def make_reference(
+    config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, device: torch.device
+) -> reward.Reference:
+    """Return the frozen reference: the policy without its adapters where it has some and no other model is named."""
+    if config.policy.lora_rank and config.reference_model is None:
+        return AdaptersOff(backbone, policy, config.autocast)
     backbone = open_backbone(config.reference.folder(), config.schedule)
     network = backbone.load_network().to(device).requires_grad_(False)
     return reward.NetworkReference(backbone, network, config.autocast)
@@ -165,8 +177,10 @@ def resume(trainer: Trainer) -> int:
             f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
         )
         raise UserError(f"{trainer.output} holds another run ({told}); give another --output")
-    checkpoint.load_network(done[-1], trainer.policy)
-    checkpoint.load_optimizer(done[-1], trainer.policy, trainer.optimizer)
+    load_weights(trainer.policy, checkpoint.load(done[-1], "network"))
+    optimizers.load_state(trainer.optimizer, trained(trainer.policy), checkpoint.load(done[-1], "optimizer"))
+    if trainer.average:
+        trainer.average.load(checkpoint.load(done[-1], "ema"), state.step)
     trainer.journal.rewind(state.step)
     return state.step
 
@@ -212,6 +226,8 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
     _refuse_non_finite(trainer, bad, norm, batches, step)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.average:
+        trainer.average.update()
     record.reduce(trainer.rank.world_size, norm)
     return record
 
@@ -239,15 +255,24 @@ def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, bat
 
 def _save(trainer: Trainer, step: int) -> None:
     if trainer.rank.rank == 0:
-        checkpoint.save(trainer.output, run_state(trainer, step), trainer.policy, trainer.optimizer)
+        checkpoint.save(trainer.output, run_state(trainer, step), snapshot(trainer))
     if trainer.rank.world_size > 1:
         dist.barrier()
+
+
+def snapshot(trainer: Trainer) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Return what a checkpoint keeps, by group: trained weights, optimizer state, and their average if one is kept."""
+    weights = trained(trainer.policy)
+    groups: dict[str, Mapping[str, torch.Tensor]] = {"network": weights}
+    groups["optimizer"] = optimizers.state_tensors(trainer.optimizer, weights)
+    return groups | ({"ema": trainer.average.tensors()} if trainer.average else {})
 
 
 def finish(trainer: Trainer) -> None:
     """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
     best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
-    checkpoint.load_network(checkpoint.folder_of(trainer.output, best), trainer.policy)
+    kept = "ema" if trainer.average else "network"
+    load_weights(trainer.policy, checkpoint.load(checkpoint.folder_of(trainer.output, best), kept))
     facts: dict[str, Any] = {"best_step": best}
     if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
         accuracy = held_out_accuracy(trainer, every)

@@ -17,9 +17,11 @@ from labelers import scorers
 from pipelines import pairs, store
 from pipelines.kinds import kind_of, pipeline_class
 from training import checkpoint
-from training.backbone import check_fingerprints, open_backbone
+from training.backbone import Backbone, check_fingerprints, open_backbone
 from training.config import TrainConfig
 from training.objectives import ObjectiveConfig
+from training.optimizers import check_optimizer
+from training.policy import lora_targets, skeleton
 from training.validation import read_prompts
 
 
@@ -49,7 +51,8 @@ def check_config(config: TrainConfig) -> TrainConfig:
     if config.objective.objective == "soft":
         _check_probabilities(config, table)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
-    open_backbone(config.start.folder(()), config.schedule)
+    backbone = open_backbone(config.start.folder(()), config.schedule)
+    _check_policy(config, backbone)
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
     _check_reference(config, manifest)
     _check_captions_apart(config, path)
@@ -110,6 +113,22 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
             f"--objective soft: --labels {config.data.labels} has no probability_0 for {lacking} of {decided.sum()} "
             "labelled pairs; make a label set with relabel.py --label soft"
         )
+
+
+def _check_policy(config: TrainConfig, backbone: Backbone) -> None:
+    """Refuse settings of adapters, average and optimizer that make no sense, and layers that the network has not."""
+    policy = config.policy
+    if policy.lora_rank < 0:
+        raise UserError(f"--lora-rank {policy.lora_rank}: must be at least 1, or 0 to train the network itself")
+    if policy.lora_alpha is not None and policy.lora_alpha < 1:
+        raise UserError(f"--lora-alpha {policy.lora_alpha}: must be at least 1")
+    if policy.ema_decay is not None and not 0 < policy.ema_decay < 1:
+        raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
+    check_optimizer(config.optimizer)
+    if policy.lora_rank:
+        lora_targets(skeleton(backbone), policy.lora_targets)
+    elif policy.lora_alpha is not None or policy.lora_targets:
+        raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
 
 
 def _frozen_folder(model: models.Model, manifest: store.Manifest) -> Path:

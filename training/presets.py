@@ -26,7 +26,7 @@ _SDXL = replace(
     _SD15,
     model="stabilityai/stable-diffusion-xl-base-1.0",
     data=DataConfig(global_batch=2048, micro_batch=4),
-    optimizer=OptimizerConfig(learning_rate=1e-8 * 2048, warmup_steps=200),
+    optimizer=OptimizerConfig(optimizer="adafactor", learning_rate=1e-8 * 2048, warmup_steps=200),
     validation=ValidationConfig(sampling_steps=50, guidance_scale=5.0),
 )
 PRESETS = {

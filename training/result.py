@@ -1,20 +1,26 @@
-"""The result of a run: a complete diffusers folder with the trained network, its facts, and a model card."""
+"""The result of a run: a whole diffusers folder with the trained network, or adapters alone; facts and model card."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from infra import files
-from pipelines.kinds import kind_of, tokens_of
+from infra import (
+    files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from training.backbone import Backbone
 from training.config import TrainConfig
 from training.loader import Labelled
+from training.policy import PolicyConfig
+
+import diffusers  # isort: skip
 
 RESULT = "result"
 FACTS = "facts.json"
@@ -23,7 +29,7 @@ _CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-image
 base_model: {model}
-tags: [diffusion-dpo]
+{relation}tags: [diffusion-dpo{tag}]
 ---
 # {name}
 
@@ -32,12 +38,13 @@ tags: [diffusion-dpo]
 
 ```python
 from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained("{name}")
+{loading}
 ```
 
 | what | value |
 |---|---|
 | steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
+| trained | {trained} |
 | beta, learning rate | {beta}, {rate:g} |
 | reference | {reference} |
 | label set | {labels} |
@@ -74,44 +81,88 @@ def write_result(
     facts: dict[str, Any],
     data: Labelled,
 ) -> None:
-    """Write the base model's folder with the trained network in its place; an older result stands until it is whole."""
+    """Write what was trained, its card and its facts; an older result stands until the new one is whole.
+
+    Without adapters it is the base model's folder with the trained network in its place; with adapters it is these
+    alone, as diffusers' load_lora_weights reads them.
+    """
     folder = output / f"{RESULT}.partial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    if config.policy.lora_rank:
+        write_adapters(folder, backbone, policy)
+    else:
+        _write_pipeline(folder, backbone, policy)
+    manifest = data.staged.manifest
+    facts = facts | {
+        "store_hash": manifest.content_hash,
+        "labels_hash": data.labels_hash,
+        "base": {"model": config.model, "revision": config.revision},
+        "reference": config.reference.name if config.objective.needs_reference else "none",
+        "resolution": manifest.resolution,
+        "max_tokens": tokens_of(kind_of(backbone.folder), manifest.embeddings),  # to sample and score with
+        "config": asdict(config),
+    }
+    (folder / "README.md").write_text(_card(config, output.name, facts, len(data.rows)))
+    files.write_json(str(folder / FACTS), facts)
+    shutil.rmtree(result_folder(output), ignore_errors=True)
+    folder.rename(result_folder(output))
+
+
+def _write_pipeline(folder: Path, backbone: Backbone, policy: Any) -> None:
     index = files.read_json(str(backbone.folder / "model_index.json"))
     for name in index:
         if name != backbone.network_folder and (backbone.folder / name).is_dir():
             shutil.copytree(backbone.folder / name, folder / name)
     shutil.copy(backbone.folder / "model_index.json", folder)
-    policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)  # type: ignore[operator]
-    accuracy = facts.get("implicit_reward")
-    reference = config.reference.name if config.objective.needs_reference else "none"
-    card = _CARD.format(
+    policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)
+
+
+def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
+    """Write the adapters through the pipeline's own class, with the settings that say how they are scaled."""
+    from peft import get_peft_model_state_dict
+
+    pipeline = getattr(diffusers, files.read_json(str(backbone.folder / "model_index.json"))["_class_name"])
+    tensors = {name: value.cpu().contiguous() for name, value in get_peft_model_state_dict(policy).items()}
+    settings = policy.peft_config["default"].to_dict()
+    # A set's order changes from process to process, and with it the file's hash.
+    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    name = backbone.network_folder
+    told = {f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings}
+    pipeline.save_lora_weights(folder, **told)
+
+
+def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int) -> str:
+    accuracy, lora = facts.get("implicit_reward"), config.policy.lora_rank
+    revision = f', revision="{config.revision}"' if config.revision else ""
+    base = f'pipeline = DiffusionPipeline.from_pretrained("{config.model}"{revision})'
+    whole = f'pipeline = DiffusionPipeline.from_pretrained("{name}")'
+    return _CARD.format(
         model=config.model,
-        name=output.name,
+        relation="base_model_relation: adapter\n" if lora else "",
+        tag=", lora" if lora else "",
+        loading=f'{base}\npipeline.load_lora_weights("{name}")' if lora else whole,
+        name=name,
         objective=config.objective.objective,
-        pairs=len(data.rows),
+        pairs=pairs,
         steps=config.steps,
         batch=config.data.global_batch,
         best=facts["best_step"],
+        trained=_trained(config.policy),
         beta=f"{config.objective.beta:g}" if config.objective.needs_reference else "none",
         rate=config.optimizer.learning_rate,
-        reference=reference,
+        reference=facts["reference"],
         labels=config.data.labels,
-        store_hash=data.staged.manifest.content_hash,
-        labels_hash=data.labels_hash,
+        store_hash=facts["store_hash"],
+        labels_hash=facts["labels_hash"],
         accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
-        settings=json.dumps(asdict(config), indent=2),
+        settings=json.dumps(facts["config"], indent=2),
     )
-    (folder / "README.md").write_text(card)
-    tokens = tokens_of(kind_of(backbone.folder), data.staged.manifest.embeddings)  # to sample and score with
-    hashes = {"store_hash": data.staged.manifest.content_hash, "labels_hash": data.labels_hash}
-    told = {
-        "reference": reference,
-        "resolution": data.staged.manifest.resolution,
-        "max_tokens": tokens,
-        "config": asdict(config),
-    }
-    files.write_json(str(folder / FACTS), facts | hashes | told)
-    shutil.rmtree(result_folder(output), ignore_errors=True)
-    folder.rename(result_folder(output))
+
+
+def _trained(policy: PolicyConfig) -> str:
+    what = "every weight of the network"
+    if policy.lora_rank:
+        layers = ", ".join(policy.lora_targets) or "the attention projections"
+        what = f"LoRA of rank {policy.lora_rank}, alpha {policy.lora_alpha or policy.lora_rank}, on {layers}"
+    return f"{what}; the average at decay {policy.ema_decay:g}" if policy.ema_decay else what

@@ -7,7 +7,7 @@ checkpoint, exactly; a finished run is left as it is.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from training.result import is_finished, result_folder
 # Settings that do not change what is computed, so a resumed run may have others.
 FREE = ("workers", "cpus_per_worker", "max_failures", "keep_checkpoints", "output", "steps", "cache")
 
+REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
+
 
 def main(config: TrainConfig) -> None:
     """Align a diffusion model with the preferences in a latent store, on Ray Train workers."""
@@ -32,17 +34,24 @@ def main(config: TrainConfig) -> None:
         _refuse_other_settings(output, config)
         print(f"{output}: already finished, its result is {result_folder(output)}", flush=True)
         return
-    pinned = check_config(config)
+    pinned = check_config(_as_begun(output, config))
     with writer_lock(str(output)):
         if (output / "config.json").exists():
             _refuse_other_settings(output, config)
         cli.save_config(str(output), config)
+        files.write_json(str(output / REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         from training.workers import launch
 
         launch(pinned, output)
         if not is_finished(output, config.steps):
             raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {result_folder(output)}", flush=True)
+
+
+def _as_begun(output: Path, config: TrainConfig) -> TrainConfig:
+    """Take the models at the commits that a run began with: a resumed run keeps its start and its reference."""
+    path = output / REVISIONS
+    return replace(config, **files.read_json(str(path))) if path.exists() else config
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +65,7 @@ def _refuse_other_settings(output: Path, config: TrainConfig) -> None:
     # As JSON, where a tuple is a list; a run begun before a setting existed has its default.
     default, now = (_flat(json.loads(json.dumps(asdict(one)))) for one in (TrainConfig(), config))
     before = default | _flat(files.read_json(str(output / "config.json")))
-    differing = [f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in now if before.get(name) != now[name]]
+    differing = [f"{name} was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
     if differing:
         raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")
 

@@ -72,8 +72,8 @@ def make_validator(
     captions = read_prompts(files.resolve(config.validation_prompts)) * config.validation_images
     device = next(network.parameters()).device
     tokens = tokens_of(kind_of(backbone.folder), manifest.embeddings)
-    part = {backbone.network_folder: network}
-    pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **part)
+    parts: dict[str, Any] = {backbone.network_folder: network}
+    pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **parts)
     scorer = scorers.load(config.validation_scorer, config.validation_weights)
     return Validator(config, captions, pipeline, scorer, rank, world_size, tokens)
 
