@@ -49,6 +49,12 @@ def apply_labels(staged: Staged, path: str, name: str) -> Labelled:
     return Labelled(staged, rows, np.where(label[place][rows] == 1.0, 0, 1), labels_hash)
 
 
+def as_stored(staged: Staged) -> Labelled:
+    """Take every pair without labels: slot 0 stands where winners do."""
+    pairs = len(staged.pair_ids)
+    return Labelled(staged, rows=np.arange(pairs), winners=np.zeros(pairs, np.int64), labels_hash="")
+
+
 @dataclass(frozen=True)
 class Batch:
     """A micro-batch; row 0 of latents are the winners, row 1 the losers."""
@@ -58,6 +64,7 @@ class Batch:
     noise: torch.Tensor  # [B, C, H, W] float32
     timesteps: torch.Tensor  # [B] int64
     conditioning: Mapping[str, torch.Tensor]  # the store's embedding columns, [B, ...] float32 each
+    reference_errors: torch.Tensor | None = None  # [2, B] float32, row 0 winners, row 1 losers; where cached
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -66,7 +73,8 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         conditioning = {name: move(value) for name, value in self.conditioning.items()}
-        return Batch(self.pair_ids, move(self.latents), move(self.noise), move(self.timesteps), conditioning)
+        errors = None if self.reference_errors is None else move(self.reference_errors)
+        return Batch(self.pair_ids, move(self.latents), move(self.noise), move(self.timesteps), conditioning, errors)
 
     def fingerprint(self, position: int) -> int:
         """Hash (position in the global batch, pair, timestep, noise) of each row and add up, modulo 2^64."""
@@ -118,6 +126,7 @@ def assemble(
         conditioning={
             name: torch.from_numpy(rows[captions].astype(np.float32)) for name, rows in staged.prompts.items()
         },
+        reference_errors=_cached_errors(staged, chosen, data.winners[rows], epoch),
     )
 
 
@@ -128,6 +137,16 @@ def _pair_latents(staged: Staged, row: int, winner: int, visit: Draw) -> npt.NDA
         mean, std = np.split(slots, 2, axis=1)
         slots = mean + std * visit.posterior
     return slots[[winner, 1 - winner]]
+
+
+def _cached_errors(
+    staged: Staged, chosen: npt.NDArray[np.int64], winners: npt.NDArray[np.int64], epoch: int
+) -> torch.Tensor | None:
+    if staged.reference_errors is None:
+        return None
+    order = np.stack([winners, 1 - winners], axis=1)
+    slots = staged.reference_errors[chosen, epoch]
+    return torch.from_numpy(np.take_along_axis(slots, order, axis=1).T.copy())
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from training.config import TrainConfig
 from training.journal import Journal, StepRecord
 from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
 from training.optimizers import learning_rate, make_optimizer
+from training.reference_check import meet_reference
+from training.reference_errors import attach
 from training.result import write_result
 from training.staging import stage
 from training.validation import Validator, make_validator
@@ -63,6 +65,7 @@ class Trainer:
     validator: Validator | None
     held_out: reward.HeldOut | None
     journal: Journal
+    held_out_reference: torch.Tensor | None = None  # the reference's errors on held_out, [2, draws, pairs]
 
     @property
     def autocast(self) -> torch.dtype:
@@ -74,6 +77,7 @@ def train(config: TrainConfig, rank: Rank) -> None:
     """Train from the last complete checkpoint, or from the start, to the end, and write the result."""
     trainer = build(config, rank)
     step = resume(trainer)
+    meet_reference(trainer, step, partial(step_share, trainer))
     wrapped = trainer.policy
     if rank.world_size > 1:
         wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
@@ -129,7 +133,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     folder, output = config.start.folder(), Path(files.resolve(config.output))
     backbone = open_backbone(folder)
     path = files.resolve(config.data.store)
-    data = apply_labels(stage(path, config.data.cache), path, config.data.labels)
+    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
+    data = apply_labels(staged, path, config.data.labels)
     policy = backbone.load_network().to(rank.device)
     reference = make_reference(config, rank.device)
     optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
@@ -247,7 +252,11 @@ def finish(trainer: Trainer) -> None:
     checkpoint.load_network(checkpoint.folder_of(trainer.output, best), trainer.policy)
     facts: dict[str, Any] = {"best_step": best}
     if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
-        accuracy = held_out_accuracy(trainer, every)
+        # A reference whose errors were cached comes back: without gradients there is room for it.
+        cached = trainer.config.data.reference is not None
+        live = make_reference(trainer.config, trainer.rank.device) if cached else trainer.reference
+        errors = reward.held_out_errors(every, trainer.backbone, live.errors, trainer.rank.device)
+        accuracy = held_out_accuracy(trainer, every, errors)
         facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": FINAL_DRAWS}
     if trainer.rank.rank == 0:
         facts["train"] = trainer.journal.summary()

@@ -16,6 +16,7 @@ from pipelines import pairs, store
 from training import checkpoint
 from training.backbone import check_fingerprints, open_backbone
 from training.config import TrainConfig
+from training.reference_check import check_reference_errors
 from training.validation import read_prompts
 
 
@@ -45,6 +46,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
     check_fingerprints(manifest.fingerprints, config.start.folder(store.FROZEN), path)
     _check_reference(config)
     _check_captions_apart(config, path)
+    check_reference_errors(config, decided)
     pinned = replace(config, revision=config.start.pinned().revision)
     if config.reference_model is None:
         return pinned
