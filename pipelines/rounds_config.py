@@ -32,6 +32,7 @@ class RoundData(DataConfig):
 
     store: Suppress[str] = ""
     labels: Suppress[str] = "human"
+    reference: Suppress[str | None] = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ store/
   pairs/status=quarantined/*.parquet  pair_id, stage, reason; what was known of the row, the rest null
   prompts/*.parquet                   prompt_id, caption, one column per output of a text encoder; "" is a row
   labels/NAME/*.parquet               pair_id, score_0, score_1, label_0, probability_0, and a manifest of its own
+  reference/NAME/*.parquet            pair_id, draw, timestep, error_0, error_1; see training/reference_errors.py
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -175,8 +176,17 @@ def publish(store: str, manifest: Manifest) -> None:
     files.remove(files.join(store, WORK))
 
 
-def verify(store: str, manifest: Manifest, contents: bool = False) -> None:
-    """Compare a store's files with its manifest: names and sizes, and with contents their hashes.
+class Described(Protocol):
+    """A manifest that describes files."""
+
+    @property
+    def files(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return bytes and sha256 by path within the folder."""
+        ...
+
+
+def verify(store: str, manifest: Described, contents: bool = False) -> None:
+    """Compare a folder's files with its manifest: names and sizes, and with contents their hashes.
 
     Raises:
         UserError: naming the first file that is missing or differs.
@@ -186,11 +196,11 @@ def verify(store: str, manifest: Manifest, contents: bool = False) -> None:
         filesystem, inner = files.open_filesystem(path)
         size = filesystem.get_file_info(inner).size
         if size is None:
-            raise UserError(f"{path}: missing, though the store's manifest names it")
+            raise UserError(f"{path}: missing, though its manifest names it")
         if size != expected["bytes"]:
-            raise UserError(f"{path}: {size} bytes, but the store's manifest says {expected['bytes']}")
+            raise UserError(f"{path}: {size} bytes, but its manifest says {expected['bytes']}")
         if contents and files.sha256(path) != expected["sha256"]:
-            raise UserError(f"{path}: its contents differ from the store's manifest")
+            raise UserError(f"{path}: its contents differ from its manifest")
 
 
 def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, 
 import functools
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -163,6 +164,14 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
 
 @pytest.fixture
+def copied_store(encoded_store: Path, tmp_path: Path) -> Path:
+    """Return a copy of encoded_store that a test may change."""
+    path = tmp_path / "store"
+    shutil.copytree(encoded_store, path, ignore=shutil.ignore_patterns(".lock"))
+    return path
+
+
+@pytest.fixture
 def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[engine.Job]:
     """Put a plain loop in the engine's place; yields the jobs it was given."""
     jobs: list[engine.Job] = []
@@ -173,7 +182,7 @@ def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[engine.Job]:
         table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])
         Path(job.output).mkdir(parents=True, exist_ok=True)
         done = sorted(Path(job.output).glob("*.parquet"))
-        ids = np.concatenate([pq.read_table(path)["pair_id"].to_numpy() for path in done]) if done else np.empty(0)
+        ids = np.concatenate([pq.read_table(path)[job.id_column].to_numpy() for path in done]) if done else np.empty(0)
         table = table.filter(pa.array(~np.isin(job.row_ids(table), ids)))
         for start in range(0, table.num_rows, job.rows_per_block):
             part = table.slice(start, job.rows_per_block)

@@ -31,13 +31,6 @@ SMALL = scoring.SpeedConfig(batch_size=16, rows_per_file=64)
 
 
 @pytest.fixture
-def copied_store(encoded_store: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    shutil.copytree(encoded_store, path, ignore=shutil.ignore_patterns(".lock"))
-    return path
-
-
-@pytest.fixture
 def config(raw_pairs: Path, copied_store: Path) -> relabel.RelabelConfig:
     return relabel.RelabelConfig(scorer=("oracle",), source=str(raw_pairs), store=str(copied_store), speed=SMALL)
 

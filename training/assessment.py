@@ -11,7 +11,7 @@ import torch.distributed as dist
 from infra import files
 from training import checkpoint, objectives, reward
 from training.config import TrainConfig
-from training.loader import apply_labels
+from training.loader import Batch, apply_labels
 from training.staging import stage
 from training.validation import GRID, paste_grid
 
@@ -34,7 +34,8 @@ def assess(trainer: Trainer, step: int) -> None:
         if trainer.validator:
             values |= validate(trainer, step)
         if trainer.held_out:
-            values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
+            assert trainer.held_out_reference is not None
+            values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out, trainer.held_out_reference)
     trainer.journal.assessment(step, values)
     if trainer.rank.rank == 0 and step > 0:
         checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
@@ -67,11 +68,18 @@ def held_out(config: TrainConfig, rank: Rank, draws: int, limit: int | None) -> 
     return reward.HeldOut(data, draws, pairs, config.data.micro_batch, rank.rank, rank.world_size)
 
 
-def held_out_accuracy(trainer: Trainer, pairs: reward.HeldOut) -> float:
-    """Compute the implicit accuracy on held-out pairs over all ranks: the mean margin's sign, ties a half (S4.1)."""
-    sums = reward.margin_sums(
-        trainer.backbone, trainer.policy, trainer.reference, pairs, trainer.autocast, trainer.rank.device
-    )
+def held_out_accuracy(trainer: Trainer, pairs: reward.HeldOut, reference: torch.Tensor) -> float:
+    """Compute the implicit accuracy on held-out pairs over all ranks: the mean margin's sign, ties a half (S4.1).
+
+    Args:
+        reference: the reference's errors on them, [2, draws, pairs] float32.
+    """
+
+    def errors(batch: Batch) -> torch.Tensor:
+        return reward.pair_errors(trainer.backbone, trainer.policy, batch, trainer.autocast)
+
+    policy = reward.held_out_errors(pairs, trainer.backbone, errors, trainer.rank.device)
+    sums = objectives.margins(policy, reference).double().sum(0)
     if trainer.rank.world_size > 1:
         dist.all_reduce(sums)
     return objectives.implicit_accuracy(sums / pairs.draws).mean().item()

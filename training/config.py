@@ -22,6 +22,8 @@ class DataConfig:
     """Latent store, from encode_latents.py."""
     labels: str = "human"
     """Label set of the store that says which slot won."""
+    reference: str | None = None
+    """Cached reference errors of the store, from encode_reference.py; without, the reference runs beside the policy."""
     held_out_store: str | None = None
     """Latent store of another split, for the held-out implicit accuracy."""
     cache: str | None = None

@@ -71,8 +71,8 @@ class StepRecord:
         return self.values | {"seconds": seconds, "data_wait_seconds": waited, "pairs_per_second": pairs / seconds}
 
 
-def _say(line: str) -> None:
-    # Ray Train patches print() in its workers and shows each line a second time.
+def say(line: str) -> None:
+    """Print a line once: Ray Train patches print() in its workers and shows each line a second time."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -115,7 +115,7 @@ class Journal:
         self._note(STEPS, row)
         if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
             accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}  "
-            _say(
+            say(
                 f"step {row['step']}  loss {row['loss']:.4f}  {accuracy}"
                 f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
             )
@@ -124,7 +124,7 @@ class Journal:
         """Note what was found at a checkpoint."""
         self._note(ASSESSMENTS, {"step": step, **values})
         if self.enabled and values:
-            _say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+            say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
     def picture(self, step: int, grid: Image.Image) -> None:
         """Keep a sample grid."""

@@ -55,6 +55,12 @@ def apply_labels(staged: Staged, path: str, name: str, soft: bool = False) -> La
     return Labelled(staged, rows, winners, preferred, labels_hash)
 
 
+def as_stored(staged: Staged) -> Labelled:
+    """Take every pair without labels: slot 0 stands where winners do."""
+    pairs = len(staged.pair_ids)
+    return Labelled(staged, np.arange(pairs), np.zeros(pairs, np.int64), np.ones(pairs, np.float32), labels_hash="")
+
+
 @dataclass(frozen=True)
 class Batch:
     """A micro-batch; row 0 of latents are the winners, row 1 the losers."""
@@ -65,6 +71,7 @@ class Batch:
     timesteps: torch.Tensor  # [B] int64
     conditioning: Mapping[str, torch.Tensor]  # the store's embedding columns, [B, ...] float32 each
     preferred: torch.Tensor  # [B] float32, P(row 0 is preferred); 1 but for soft labels
+    reference_errors: torch.Tensor | None = None  # [2, B] float32, row 0 winners, row 1 losers; where cached
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -74,7 +81,8 @@ class Batch:
 
         conditioning = {name: move(value) for name, value in self.conditioning.items()}
         latents, noise, timesteps = move(self.latents), move(self.noise), move(self.timesteps)
-        return Batch(self.pair_ids, latents, noise, timesteps, conditioning, move(self.preferred))
+        errors = None if self.reference_errors is None else move(self.reference_errors)
+        return Batch(self.pair_ids, latents, noise, timesteps, conditioning, move(self.preferred), errors)
 
     def fingerprint(self, position: int) -> int:
         """Hash (position in the global batch, pair, timestep, noise) of each row and add up, modulo 2^64."""
@@ -127,6 +135,7 @@ def assemble(
             name: torch.from_numpy(rows[captions].astype(np.float32)) for name, rows in staged.prompts.items()
         },
         preferred=torch.from_numpy(data.preferred[rows]),
+        reference_errors=_cached_errors(staged, chosen, data.winners[rows], epoch),
     )
 
 
@@ -137,6 +146,16 @@ def _pair_latents(staged: Staged, row: int, winner: int, visit: Draw) -> npt.NDA
         mean, std = np.split(slots, 2, axis=1)
         slots = mean + std * visit.posterior
     return slots[[winner, 1 - winner]]
+
+
+def _cached_errors(
+    staged: Staged, chosen: npt.NDArray[np.int64], winners: npt.NDArray[np.int64], epoch: int
+) -> torch.Tensor | None:
+    if staged.reference_errors is None:
+        return None
+    order = np.stack([winners, 1 - winners], axis=1)
+    slots = staged.reference_errors[chosen, epoch]
+    return torch.from_numpy(np.take_along_axis(slots, order, axis=1).T.copy())
 
 
 @dataclass(frozen=True)

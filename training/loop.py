@@ -33,6 +33,8 @@ from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step
 from training.losses import batch_losses, step_baseline
 from training.optimizers import learning_rate, make_optimizer
 from training.policy import AdaptersOff, Average, load_weights, make_policy, trained
+from training.reference_check import meet_reference
+from training.reference_errors import attach
 from training.result import write_result
 from training.staging import stage
 from training.validation import Validator, make_validator
@@ -66,6 +68,7 @@ class Trainer:
     validator: Validator | None
     held_out: reward.HeldOut | None
     journal: Journal
+    held_out_reference: torch.Tensor | None = None  # the reference's errors on held_out, [2, draws, pairs]
 
     @property
     def autocast(self) -> torch.dtype:
@@ -81,6 +84,7 @@ def train(config: TrainConfig, rank: Rank) -> None:
     """Train from the last complete checkpoint, or from the start, to the end, and write the result."""
     trainer = build(config, rank)
     step = resume(trainer)
+    meet_reference(trainer, step, partial(step_share, trainer))
     wrapped = trainer.policy
     if rank.world_size > 1:
         wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
@@ -138,7 +142,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     backbone = open_backbone(folder, config.schedule)
     path = files.resolve(config.data.store)
     soft = config.objective.objective == "soft"
-    data = apply_labels(stage(path, config.data.cache), path, config.data.labels, soft)
+    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
+    data = apply_labels(staged, path, config.data.labels, soft)
     policy = make_policy(config.policy, backbone, config.seed).to(rank.device)
     reference = make_reference(config, backbone, policy, rank.device)
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
@@ -275,7 +280,12 @@ def finish(trainer: Trainer) -> None:
     load_weights(trainer.policy, checkpoint.load(checkpoint.folder_of(trainer.output, best), kept))
     facts: dict[str, Any] = {"best_step": best}
     if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
-        accuracy = held_out_accuracy(trainer, every)
+        # A reference whose errors were cached comes back: without gradients there is room for it.
+        live = trainer.reference
+        if trainer.config.data.reference is not None:
+            live = make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank.device)
+        errors = reward.held_out_errors(every, trainer.backbone, live.errors, trainer.rank.device)
+        accuracy = held_out_accuracy(trainer, every, errors)
         facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": FINAL_DRAWS}
     if trainer.rank.rank == 0:
         facts["train"] = trainer.journal.summary()

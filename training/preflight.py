@@ -22,6 +22,7 @@ from training.config import TrainConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import check_optimizer
 from training.policy import lora_targets, skeleton
+from training.reference_check import check_reference_errors
 from training.validation import read_prompts
 
 
@@ -56,6 +57,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
     _check_reference(config, manifest)
     _check_captions_apart(config, path)
+    check_reference_errors(config, decided)
     pinned = replace(config, revision=config.start.pinned().revision)
     if config.reference_model is None:
         return pinned

@@ -15,6 +15,7 @@ from infra import (
     files,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
+from pipelines.kinds import kind_of, tokens_of
 from training.backbone import Backbone
 from training.config import TrainConfig
 from training.loader import Labelled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,11 +28,13 @@ class HeldOut:
     rank: int
     world_size: int
 
-    def batches(self, timestep: Callable[[float], int]) -> list[tuple[npt.NDArray[np.int64], Batch]]:
-        """Assemble this rank's batches, each with its positions among the pairs; no caption is dropped."""
+    def batches(self, timestep: Callable[[float], int]) -> Iterator[tuple[int, npt.NDArray[np.int64], Batch]]:
+        """Assemble this rank's batches, each with its draw and its positions among the pairs; no caption is dropped."""
         mine = np.arange(self.pairs)[self.rank :: self.world_size]
         parts = [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
-        return [(p, assemble(self.data, p, SEED, k, timestep, 0.0)) for k in range(self.draws) for p in parts]
+        for k in range(self.draws):
+            for p in parts:
+                yield k, p, assemble(self.data, p, SEED, k, timestep, 0.0)
 
 
 def pair_errors(backbone: Backbone, network: torch.nn.Module, batch: Batch, autocast: torch.dtype) -> torch.Tensor:
@@ -68,23 +70,29 @@ class NetworkReference:
         return pair_errors(self.backbone, self.network, batch, self.autocast)
 
 
+@dataclass(frozen=True)
+class CachedReference:
+    """A reference whose errors were computed ahead and come with the batch; no network is held."""
+
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """Return the errors [2, B] of winners and losers that encode_reference.py stored."""
+        assert batch.reference_errors is not None
+        return batch.reference_errors
+
+
 @torch.no_grad()
-def margin_sums(
-    backbone: Backbone,
-    policy: torch.nn.Module,
-    reference: Reference,
-    held_out: HeldOut,
-    autocast: torch.dtype,
-    device: torch.device,
+def held_out_errors(
+    held_out: HeldOut, backbone: Backbone, errors: Callable[[Batch], torch.Tensor], device: torch.device
 ) -> torch.Tensor:
-    """Add up each held-out pair's margin over the draws; pairs of other ranks stay zero.
+    """Compute a model's errors on held-out pairs; pairs of other ranks stay zero.
+
+    Args:
+        errors: the model's [2, B] float32 on a batch.
 
     Returns:
-        [pairs] float64 on device; summed over ranks and divided by the draws it is the mean margin.
+        [2, draws, pairs] float32 on device, row 0 winners, row 1 losers.
     """
-    sums = torch.zeros(held_out.pairs, dtype=torch.float64, device=device)
-    for positions, batch in held_out.batches(backbone.timestep):
-        moved = batch.to(device)
-        margin = objectives.margins(pair_errors(backbone, policy, moved, autocast), reference.errors(moved))
-        sums[torch.from_numpy(positions).to(device)] += margin.double()
-    return sums
+    found = torch.zeros(2, held_out.draws, held_out.pairs, device=device)
+    for draw, positions, batch in held_out.batches(backbone.timestep):
+        found[:, draw, torch.from_numpy(positions).to(device)] = errors(batch.to(device))
+    return found

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Staged:
     latents: npt.NDArray[np.float16]  # [n, slots, C or 2C, H, W], memory-mapped; slots 0, 1 and, flipped, 2, 3
     prompts: Mapping[str, npt.NDArray[np.float16]]  # by embedding column: [captions, ...], memory-mapped
     empty_prompt: int  # row of the empty caption in prompts
+    reference_errors: npt.NDArray[np.float32] | None = None  # [n, draws, 2], memory-mapped; slots 0, 1; where cached
 
 
 def stage(path: str, cache: str | None = None) -> Staged:
@@ -43,22 +44,13 @@ def stage(path: str, cache: str | None = None) -> Staged:
         UserError: if the store is unfinished or a file differs from the manifest's hash.
     """
     manifest = store.read_manifest(path)
-    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if base.stat().st_uid != os.getuid():
-        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
-    needed = _staged_bytes(manifest)
-    folder = base / manifest.content_hash
-    with open(base / f"{manifest.content_hash}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # one process per node copies, the others wait
-        if not (folder / "complete").exists():
-            if (free := shutil.disk_usage(base).free) < needed:
-                raise UserError(f"--cache {base}: {needed:,} bytes are needed for {path}, {free:,} are free")
-            store.verify(path, manifest, contents=True)
-            folder.mkdir(exist_ok=True)
-            _stage_prompts(path, folder, manifest)
-            _stage_pairs(path, folder, manifest)
-            (folder / "complete").touch()
+
+    def fill(folder: Path) -> None:
+        store.verify(path, manifest, contents=True)
+        _stage_prompts(path, folder, manifest)
+        _stage_pairs(path, folder, manifest)
+
+    folder = staged_once(cache, manifest.content_hash, _staged_bytes(manifest), path, fill)
     prompt_ids = np.load(folder / "prompt_ids.npy")
     return Staged(
         manifest=manifest,
@@ -68,6 +60,34 @@ def stage(path: str, cache: str | None = None) -> Staged:
         prompts={name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings},
         empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
     )
+
+
+def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder of local copies, filled once per node by the first process that asks; the others wait for it.
+
+    Args:
+        cache: where the folders stand; by default in the temporary folder.
+        name: of the folder, made from the content's hash, so that it is never stale.
+        needed: bytes.
+        source: what is copied, for a refusal's sentence.
+
+    Raises:
+        UserError: if the cache is another user's or its disk too full; and fill's own.
+    """
+    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if base.stat().st_uid != os.getuid():
+        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
+    folder = base / name
+    with open(base / f"{name}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            if (free := shutil.disk_usage(base).free) < needed:
+                raise UserError(f"--cache {base}: {needed:,} bytes are needed for {source}, {free:,} are free")
+            folder.mkdir(exist_ok=True)
+            fill(folder)
+            (folder / "complete").touch()
+    return folder
 
 
 def _staged_bytes(manifest: store.Manifest) -> int:
