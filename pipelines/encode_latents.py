@@ -1,7 +1,7 @@
 """Turn raw pairs into a latent store: `ray job submit -- python pipelines/encode_latents.py`.
 
 Two checkpointed passes: pairs (check, decode, VAE), then captions (text encoder, once per unique caption). The same
-command again finishes what is missing, and does nothing to a finished store.
+command again finishes what is missing, and does nothing to a finished store. `--dry-run` prints what it would take.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+import torch
 
-from infra import cli, files, models
+from infra import cli, dry_run, files, models
+from infra.dry_run import DryRunConfig
 from infra.errors import UserError
-from pipelines import encoders, engine, pairs, source, store
+from pipelines import encode_plan, encoders, engine, pairs, source, store
 
 WORLD = "infra/world"
 
@@ -124,10 +126,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     model = models.Model(config.model, config.revision).pinned(store.FROZEN)
     folder = model.folder(store.FROZEN)
     vae = encoders.vae_config(folder)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    resolution = config.resolution or models.component_config(folder, "unet")["sample_size"] * factor
-    if resolution % factor:
-        raise UserError(f"--resolution {resolution}: not a multiple of {factor}, the VAE's step")
+    resolution = choose_resolution(config, folder, vae)
     fingerprints = {name: models.fingerprint(folder, name) for name in store.FROZEN}
     settings = files.join(destination, store.WORK, "config.json")
     if files.exists(settings):
@@ -135,6 +134,46 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     files.write_json(settings, asdict(config) | {"fingerprints": fingerprints})
     before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
     return Plan(config, model, folder, destination, sources, dataset, resolution, vae, fingerprints, before)
+
+
+def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
+    """Return the side of the images in pixels: as asked for, or what the model was made for.
+
+    Raises:
+        UserError: if the VAE cannot halve it as often as it does.
+    """
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    resolution = config.resolution or models.component_config(folder, "unet")["sample_size"] * factor
+    if resolution % factor:
+        raise UserError(f"--resolution {resolution}: not a multiple of {factor}, the VAE's step")
+    return int(resolution)
+
+
+def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
+    """Print what an encoding would take, from the source's labels and captions and the models' settings.
+
+    Raises:
+        UserError: if the settings do not fit, or the store was begun with others.
+    """
+    destination = files.resolve(config.store)
+    for path in (files.join(destination, store.MANIFEST), files.join(destination, store.WORK, "config.json")):
+        if files.exists(path):
+            told = files.read_json(path)
+            _refuse_other_settings(destination, told.get("config", told), config)
+    dataset = source.open_source(source.parquet_files(config.source, config.split))
+    folder = models.Model(config.model, config.revision).folder(())
+    vae = encoders.vae_config(folder)
+    resolution = choose_resolution(config, folder, vae)
+    stored = encode_plan.Stored(encoders.latent_shape(vae, resolution), config.posterior, config.flip)
+    rows = encode_plan.plan_rows(
+        stored,
+        asked,
+        encode_plan.read_source(dataset, config.strict_labels),
+        encode_plan.count_networks(folder, resolution, config.batch_size, getattr(torch, config.dtype)),
+        copies=max(1, config.encoders),
+        dtype=config.dtype,
+    )
+    print(dry_run.table(rows), flush=True)
 
 
 def _refuse_other_settings(
@@ -324,4 +363,4 @@ def table(manifest: store.Manifest, seconds: float | None = None, written_before
 
 
 if __name__ == "__main__":
-    cli.run(main, EncodeConfig, PRESETS)
+    cli.run(main, EncodeConfig, PRESETS, plan=print_plan)

@@ -19,8 +19,11 @@ from training.config import TrainConfig
 from training.validation import read_prompts
 
 
-def check_config(config: TrainConfig) -> TrainConfig:
-    """Check the settings of a run, and return them with its models at the commits that every worker shall load.
+def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
+    """Check the flags against each other, earlier checkpoints and the store's tables; no model is looked at.
+
+    Returns:
+        The store's manifest, and how many of its pairs the label set decides.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -29,6 +32,8 @@ def check_config(config: TrainConfig) -> TrainConfig:
     check_batch(config)
     if config.keep_checkpoints < 1:
         raise UserError(f"--keep-checkpoints {config.keep_checkpoints}: at least the latest is needed to resume")
+    if config.reference_revision is not None and config.reference_model is None:
+        raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
     done = checkpoint.complete(Path(files.resolve(config.output)))
     if done and config.steps < (taken := checkpoint.step_of(done[-1])):
         raise UserError(f"--steps {config.steps}: this run has already taken {taken}; give another --output")
@@ -41,10 +46,26 @@ def check_config(config: TrainConfig) -> TrainConfig:
         raise UserError(
             f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
         )
+    _check_captions_apart(config, path)
+    return manifest, decided
+
+
+def check_config(config: TrainConfig) -> TrainConfig:
+    """Check the settings of a run, and return them with its models at the commits that every worker shall load.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    manifest, _ = check_settings(config)
+    path = files.resolve(config.data.store)
     # First the frozen parts alone: a store of another model is refused before the network is fetched.
     check_fingerprints(manifest.fingerprints, config.start.folder(store.FROZEN), path)
+    if config.data.held_out_store:
+        other = files.resolve(config.data.held_out_store)
+        check_fingerprints(store.read_manifest(other).fingerprints, config.start.folder(store.FROZEN), other)
+    if config.validation.validation_prompts:
+        scorers.check(config.validation.validation_scorer, config.validation.validation_weights)
     _check_reference(config)
-    _check_captions_apart(config, path)
     pinned = replace(config, revision=config.start.pinned().revision)
     if config.reference_model is None:
         return pinned
@@ -68,8 +89,6 @@ def check_batch(config: TrainConfig) -> None:
 def _check_reference(config: TrainConfig) -> None:
     """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
     if config.reference_model is None:
-        if config.reference_revision is not None:
-            raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
         return
     start, reference = (model.folder(store.FROZEN) for model in (config.start, config.reference))
     backbones = open_backbone(start), open_backbone(reference)
@@ -86,16 +105,12 @@ def _check_reference(config: TrainConfig) -> None:
 
 def _check_captions_apart(config: TrainConfig, path: str) -> None:
     """Refuse held-out pairs and validation captions that are trained on: their figures would flatter the model."""
-    trained, held_out = _prompt_ids(path), config.data.held_out_store
-    if held_out:
-        other = files.resolve(held_out)
-        check_fingerprints(store.read_manifest(other).fingerprints, config.start.folder(store.FROZEN), other)
-        if shared := len(np.intersect1d(trained, _prompt_ids(other))):
-            raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
-    if prompts := config.validation.validation_prompts:
-        scorers.check(config.validation.validation_scorer, config.validation.validation_weights)
+    held_out, prompts = config.data.held_out_store, config.validation.validation_prompts
+    if held_out and (shared := len(np.intersect1d(_prompt_ids(path), _prompt_ids(files.resolve(held_out))))):
+        raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
+    if prompts:
         ids = [pairs.prompt_id(caption) for caption in read_prompts(files.resolve(prompts))]
-        if shared := int(np.isin(np.unique(ids), trained).sum()):
+        if shared := int(np.isin(np.unique(ids), _prompt_ids(path)).sum()):
             raise UserError(f"--validation-prompts {prompts}: {shared} of its captions are in --store too")
 
 

@@ -47,7 +47,7 @@ def stage(path: str, cache: str | None = None) -> Staged:
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     if base.stat().st_uid != os.getuid():
         raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
-    needed = _staged_bytes(manifest)
+    needed = staged_bytes(manifest)
     folder = base / manifest.content_hash
     with open(base / f"{manifest.content_hash}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # one process per node copies, the others wait
@@ -70,7 +70,7 @@ def stage(path: str, cache: str | None = None) -> Staged:
     )
 
 
-def _staged_bytes(manifest: store.Manifest) -> int:
+def staged_bytes(manifest: store.Manifest) -> int:
     """Count the bytes of a store's arrays: float16 latents of kept pairs and embeddings of captions."""
     images = len(store.latent_columns(manifest.flip)) * (2 if manifest.posterior == "moments" else 1)
     pair = images * math.prod(manifest.latent_shape)
