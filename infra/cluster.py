@@ -32,6 +32,7 @@ from infra.errors import UserError
 PID_FILE = "cluster.json"  # beside the log: which process the cluster is
 TOKEN_FILE = "ray.token"  # noqa: S105  (a file name, beside the log too)
 RAY_FOLDER = "/tmp/ray"  # noqa: S108  (Ray's own default)
+CURRENT = "ray_current_cluster"  # in it: the address that bare commands read
 DASHBOARD_PORT = 8265  # where `ray job submit` looks when told nothing
 
 
@@ -123,7 +124,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
     with log.open("wb") as out:
         process = psutil.Popen(command, cwd=files.ROOT, env=server, stdout=out, stderr=out, start_new_session=True)
     try:
-        if _wait_until_up(process, clients, Path(folder or RAY_FOLDER) / "ray_current_cluster", ports.gcs):
+        if _wait_until_up(process, clients, Path(folder or RAY_FOLDER) / CURRENT, ports.gcs):
             return process
     except BaseException:  # Ctrl-C too: nobody else knows this process
         stop(process)
@@ -210,6 +211,7 @@ def main(config: ClusterConfig) -> None:
     if config.action == "down":
         if process is not None:
             stop(process)
+            Path(RAY_FOLDER, CURRENT).unlink(missing_ok=True)  # else bare commands ask a dead address for minutes
         files.remove(str(runs / PID_FILE))
         print("the cluster has ended" if process is not None else "no cluster of `make cluster` runs", flush=True)
         return

@@ -27,12 +27,13 @@ from pipelines.images import square_pixels
 from training import objectives
 from training.backbone import Backbone, check_fingerprints, open_backbone
 from training.draws import draw
+from training.objectives import ObjectiveConfig
 from training.result import FACTS
 
 WORLD_MODEL = "infra/world/model"
 DRAWS = 10  # S4.1
 SEED = 20_231_121  # as training/reward.py: its draws belong to no training run
-BETA = 5000.0  # where the policy does not say which one it was trained with
+BETA = 5000.0  # where the policy was trained with none that fits, see trained_beta
 BATCH = 32  # images in one forward pass
 
 
@@ -64,7 +65,7 @@ class Folders:
             }:
                 raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
         check_fingerprints({part: models.fingerprint(policy, part) for part in store.FROZEN}, reference, str(policy))
-        return cls(policy, reference, config.get("objective", {}).get("beta", BETA))
+        return cls(policy, reference, trained_beta(config.get("objective", {})))
 
 
 def trained_against(config: Mapping[str, Any]) -> models.Model:
@@ -72,6 +73,22 @@ def trained_against(config: Mapping[str, Any]) -> models.Model:
     if own := config.get("reference_model"):
         return models.Model(own, config.get("reference_revision"))
     return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
+
+
+def trained_beta(objective: Mapping[str, Any]) -> float:
+    """Return the beta of a result's settings, or BETA where it would mean nothing here.
+
+    mapo and sft have no beta; one for weighted errors, or for errors of the noise, does not carry over to the native,
+    unweighted ones that a score is made of. A score's sign, and so its winner, does not depend on beta.
+    """
+    settings = ObjectiveConfig(
+        objective.get("objective", "dpo"),
+        objective.get("beta", BETA),
+        weighting=objective.get("weighting", "constant"),
+        error=objective.get("error", "native"),
+    )
+    fits = settings.needs_reference and settings.weighting == "constant" and settings.error == "native"
+    return settings.beta if fits else BETA
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,7 @@ class Implicit:
         return sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(list(captions)).input_ids)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the mean implicit reward over the draws, [B] float32, in logits of the policy's beta."""
+        """Return the mean implicit reward over the draws, [B] float32, in logits of trained_beta."""
         loaded = self.loaded
         pixels = np.stack([square_pixels(image, loaded.images.resolution) for image in images])
         latents = loaded.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,8 @@ def connect() -> None:
         return
     address = os.environ.get("RAY_ADDRESS", "")
     try:
+        if not address and _noted_cluster_is_gone():
+            raise ConnectionError
         # An http address is the job server's; a driver outside a job joins the cluster on this machine.
         ray.init("auto" if not address or address.startswith("http") else address, logging_level=logging.WARNING)
     except ConnectionError:
@@ -83,6 +87,19 @@ def connect() -> None:
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if hosts - LOOPBACK and os.environ.get("RAY_AUTH_MODE") != "token":
         raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
+
+
+def _noted_cluster_is_gone() -> bool:
+    """Say whether this machine's last cluster left its address behind when it died: Ray would ask it for minutes."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108  (Ray's own place)
+    if not note.is_file():
+        return False
+    host, _, port = note.read_text().strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False
 
 
 def device_count() -> int:

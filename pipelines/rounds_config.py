@@ -18,7 +18,7 @@ from training import train_dpo
 from training.config import PRESETS as TRAIN_PRESETS
 from training.config import DataConfig, OptimizerConfig, TrainConfig
 from training.objectives import ObjectiveConfig
-from training.preflight import check_batch
+from training.preflight import check_batch, check_objective
 
 WORLD = "infra/world"
 # What may differ when a run goes on: how many rounds, and what does not change a result.
@@ -152,6 +152,9 @@ def check_config(config: RoundsConfig) -> None:
     if held_out := config.train.data.held_out_store:
         store.read_manifest(files.resolve(held_out))
     check_batch(config.train)
+    check_objective(config.train.objective)
+    if config.train.objective.objective == "soft":
+        raise UserError("--objective soft: the pairs of a round are ranked and have no probabilities")
     per_group = 1 if config.pairs == "best-worst" else config.group_size * (config.group_size - 1) // 2
     if (most := len(trained) * config.groups * per_group) < config.train.data.global_batch:
         raise UserError(f"--global-batch {config.train.data.global_batch}: a round has {most} pairs at the most")

@@ -17,6 +17,7 @@ from infra import cluster, files
 from infra.cluster import ClusterConfig, Ports
 from infra.errors import UserError
 from infra.files import ROOT
+from pipelines import engine
 
 UP, DOWN = ClusterConfig("up"), ClusterConfig("down")
 
@@ -41,6 +42,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ps
 
     monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(cluster, "start", start)
+    monkeypatch.setattr(cluster, "RAY_FOLDER", tmp_path)
     yield found
     for process in found:
         cluster.stop(process)
@@ -75,10 +77,13 @@ def test_up_twice_is_one_cluster_and_down_ends_it(
     cluster.main(UP)
     cluster.main(UP)
     assert len(started) == 1
+    note = tmp_path / "ray_current_cluster"  # Ray's own, which a killed node leaves behind
+    note.write_text("127.0.0.1:6379\n")
     assert capsys.readouterr().out.count("Ray runs at port 8265") == 2
     cluster.main(DOWN)
     assert not started[0].is_running()
     assert not (tmp_path / "runs" / cluster.PID_FILE).exists()
+    assert not note.exists()
     cluster.main(DOWN)
     assert capsys.readouterr().out == "the cluster has ended\nno cluster of `make cluster` runs\n"
 
@@ -157,6 +162,19 @@ def test_a_driver_outside_a_job_joins_this_cluster(ray_environment: dict[str, st
     token = Path(ray_environment["RAY_AUTH_TOKEN_PATH"])
     assert not token.is_relative_to(ROOT)  # the user's own token stays as it is
     assert token.read_text() not in token.with_name("cluster.log").read_text() + done.stdout + done.stderr
+
+
+def test_a_note_of_a_dead_cluster_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    note = tmp_path / "ray" / "ray_current_cluster"
+    assert not engine._noted_cluster_is_gone()  # no note: nothing is known
+    note.parent.mkdir()
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        note.write_text(f"127.0.0.1:{head.getsockname()[1]}\n")
+        assert not engine._noted_cluster_is_gone()
+    assert engine._noted_cluster_is_gone()
 
 
 def test_make_removes_an_environment_that_it_could_not_finish(tmp_path: Path) -> None:

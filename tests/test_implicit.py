@@ -95,6 +95,22 @@ def test_the_reference_is_what_the_policy_started_from(policy: Path, tmp_path: P
     assert implicit.Implicit(str(policy)).fingerprint != implicit.Implicit(f"{policy},{policy}").fingerprint
 
 
+@pytest.mark.parametrize(
+    ("objective", "beta"),
+    [
+        ({}, implicit.BETA),
+        ({"beta": 300.0}, 300.0),
+        ({"objective": "kto", "beta": 300.0}, 300.0),
+        ({"objective": "mapo", "beta": 300.0}, implicit.BETA),
+        ({"objective": "sft", "beta": 300.0}, implicit.BETA),
+        ({"beta": 300.0, "error": "eps"}, implicit.BETA),
+        ({"beta": 300.0, "weighting": "min-snr"}, implicit.BETA),
+    ],
+)
+def test_beta_is_the_policys_where_it_means_anything(objective: dict[str, object], beta: float) -> None:
+    assert implicit.trained_beta(objective) == beta
+
+
 def test_no_policy_and_a_foreign_reference_are_refused(policy: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--weights implicit=POLICY"):
         scorers.check("implicit")

@@ -93,6 +93,23 @@ def test_labels_flip_the_winner_and_ties_are_left_out(labelled: Labelled, encode
     assert np.array_equal(other.winners, 1 - labelled.winners[kept])
 
 
+def test_soft_labels_follow_the_winner(labelled: Labelled, encoded_store: Path, tmp_path: Path) -> None:
+    assert set(labelled.preferred) == {1.0}
+    path = tmp_path / "store"
+    shutil.copytree(encoded_store, path)
+    table, _ = store.read_labels(str(path), "human")
+    probable = np.where(table["label_0"].to_numpy() == 1.0, 0.875, 0.25)  # of slot 0
+    place = table.schema.get_field_index("probability_0")
+    soft = table.set_column(place, "probability_0", pa.array(probable, pa.float32()))
+    store.write_labels(str(path), "soft", soft, {"scorer": "soft"})
+    other = apply_labels(labelled.staged, str(path), "soft", soft=True)
+    assert np.array_equal(other.rows, labelled.rows)
+    rows = np.arange(8)
+    batch = assemble(other, rows, seed=0, epoch=0, timestep=thousand, dropout=0.0)
+    assert batch.preferred.tolist() == [0.875 if winner == 0 else 0.75 for winner in labelled.winners[rows]]
+    assert {0.75, 0.875} == set(other.preferred)
+
+
 def test_an_altered_store_is_refused_by_name(encoded_store: Path, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(encoded_store, path)

@@ -71,17 +71,20 @@ def moved_model(folder: Path, move: float) -> str:
     return str(folder)
 
 
-def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch.Tensor:
-    """Work Eq. 14 out for a batch on diffusers' own classes; the embedded world's model predicts noise."""
+def hand_errors(batch: Batch, folder: str) -> torch.Tensor:
+    """Work the errors [2, B] of a batch out on diffusers' own classes; the embedded world's model predicts noise."""
     alphas = DDPMScheduler.from_pretrained(MODEL, subfolder="scheduler").alphas_cumprod[batch.timesteps]
     alpha, sigma = (root.sqrt().view(-1, 1, 1, 1) for root in (alphas, 1 - alphas))
-    gaps = []  # of policy and reference: winner's error minus loser's
-    for folder in (policy, reference):
-        network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
-        noisy = [alpha * latents + sigma * batch.noise for latents in batch.latents]
-        told = [network(x, batch.timesteps, batch.conditioning["text_encoder"]).sample for x in noisy]
-        winner, loser = (((one - batch.noise) ** 2).mean((1, 2, 3)) for one in told)
-        gaps.append(winner - loser)
+    network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
+    noisy = [alpha * latents + sigma * batch.noise for latents in batch.latents]
+    told = [network(x, batch.timesteps, batch.conditioning["text_encoder"]).sample for x in noisy]
+    return torch.stack([((one - batch.noise) ** 2).mean((1, 2, 3)) for one in told])
+
+
+def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch.Tensor:
+    """Work Eq. 14 out for a batch."""
+    errors = [hand_errors(batch, folder) for folder in (policy, reference)]
+    gaps = [winner - loser for winner, loser in errors]
     return -torch.log(torch.sigmoid(-beta / 2 * (gaps[0] - gaps[1])))
 
 
@@ -158,6 +161,38 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig)
     split_row, whole_row = notes(first.output)[0], notes(whole.output)[0]
     assert split_row["stream"] == whole_row["stream"]
     assert split_row["gradient_norm"] == pytest.approx(whole_row["gradient_norm"], rel=1e-4)
+
+
+def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_loss, baselines = objectives.loss, []
+
+    def spied(*arguments: object) -> torch.Tensor:
+        baselines.append(float(arguments[4]))  # type: ignore[arg-type]
+        return true_loss(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(objectives, "loss", spied)
+    other = moved_model(tmp_path / "other", 2e-2)  # a worse reference, so that rewards are positive
+    config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
+    config = replace(config, objective=replace(config.objective, objective="kto"))
+    rows, beta = [], config.objective.beta
+    for micro in (4, 8, 2):
+        output, data = f"{config.output}-{micro}", replace(config.data, micro_batch=micro)
+        loop.train(replace(config, output=output, data=data), loop.Rank())
+        rows.append(notes(output)[0])
+    assert baselines[0] == baselines[1]  # two micro-batches of four
+    assert len(set(baselines[3:])) == 1  # four of two
+    whole = loop.step_share(loop.build(replace(config, data=replace(config.data, micro_batch=8)), loop.Rank()), 0)
+    with torch.no_grad():
+        policy, reference = (hand_errors(whole[0], folder) for folder in (str(MODEL), other))
+    rewards = -beta / 2 * (policy - reference)
+    z = rewards.mean().item()
+    assert z > 0.1
+    assert baselines == pytest.approx([z] * 7, rel=1e-3)
+    hand = 1 - torch.sigmoid(torch.stack([rewards[0] - z, z - rewards[1]]))
+    assert [row["loss"] for row in rows] == pytest.approx([hand.mean().item()] * 3, abs=1e-4)
+    assert [row["gradient_norm"] for row in rows] == pytest.approx([rows[0]["gradient_norm"]] * 3, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pair(

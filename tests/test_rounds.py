@@ -22,6 +22,7 @@ from pipelines.rounds import main
 from pipelines.rounds_config import PRESETS, Drawing, RoundsConfig, Training
 from training import train_dpo
 from training.config import DataConfig, TrainConfig
+from training.objectives import ObjectiveConfig
 
 CAPTIONS = [f"caption {number}" for number in range(8)]
 TESTED = [f"test {number}" for number in range(6)]
@@ -194,6 +195,8 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"train": {"workers": 3}}, "--global-batch 8: not a multiple of 3 workers"),
         ({"train": {"data": {"global_batch": 16}}}, "--global-batch 16: a round has 8 pairs at the most"),
         ({"train": {"data": {"held_out_store": "/nowhere"}}}, "no latent store"),
+        ({"train": {"objective": ObjectiveConfig("soft")}}, "--objective soft: the pairs of a round"),
+        ({"train": {"objective": ObjectiveConfig(beta=-1.0)}}, "--beta -1: must be above 0"),
         ({"train": {"output": "s3://bucket/run"}}, "--output: run folders are local"),
     ],
 )

@@ -29,11 +29,12 @@ class Labelled:
     staged: Staged
     rows: npt.NDArray[np.int64]  # [m] rows of staged, in the order of their ids
     winners: npt.NDArray[np.int64]  # [m] 0 or 1
+    preferred: npt.NDArray[np.float32]  # [m] P(the winner is preferred); 1 but for soft labels
     labels_hash: str
 
 
-def apply_labels(staged: Staged, path: str, name: str) -> Labelled:
-    """Apply a label set; ties and pairs it does not know are left out.
+def apply_labels(staged: Staged, path: str, name: str, soft: bool = False) -> Labelled:
+    """Apply a label set, with its probabilities where soft; ties and pairs it does not know are left out.
 
     Raises:
         UserError: if it decides no pair.
@@ -46,7 +47,12 @@ def apply_labels(staged: Staged, path: str, name: str) -> Labelled:
     rows = np.flatnonzero(decided)
     if not len(rows):
         raise UserError(f"--labels {name}: decides none of the {len(staged.pair_ids)} pairs of {path}")
-    return Labelled(staged, rows, np.where(label[place][rows] == 1.0, 0, 1), labels_hash)
+    winners = np.where(label[place][rows] == 1.0, 0, 1)
+    preferred = np.ones(len(rows), np.float32)
+    if soft:
+        first = table["probability_0"].to_numpy()[order][place][rows]
+        preferred = np.where(winners == 0, first, 1 - first).astype(np.float32)
+    return Labelled(staged, rows, winners, preferred, labels_hash)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Batch:
     noise: torch.Tensor  # [B, C, H, W] float32
     timesteps: torch.Tensor  # [B] int64
     conditioning: Mapping[str, torch.Tensor]  # the store's embedding columns, [B, ...] float32 each
+    preferred: torch.Tensor  # [B] float32, P(row 0 is preferred); 1 but for soft labels
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -66,7 +73,8 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         conditioning = {name: move(value) for name, value in self.conditioning.items()}
-        return Batch(self.pair_ids, move(self.latents), move(self.noise), move(self.timesteps), conditioning)
+        latents, noise, timesteps = move(self.latents), move(self.noise), move(self.timesteps)
+        return Batch(self.pair_ids, latents, noise, timesteps, conditioning, move(self.preferred))
 
     def fingerprint(self, position: int) -> int:
         """Hash (position in the global batch, pair, timestep, noise) of each row and add up, modulo 2^64."""
@@ -117,6 +125,7 @@ def assemble(
         noise=torch.from_numpy(np.stack([visit.noise for visit in visits])),
         timesteps=torch.tensor([visit.timestep for visit in visits]),
         conditioning={name: torch.from_numpy(rows[captions]).float() for name, rows in staged.prompts.items()},
+        preferred=torch.from_numpy(data.preferred[rows]),
     )
 
 

@@ -24,12 +24,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from infra import files
 from infra.errors import UserError
-from training import checkpoint, objectives, reward
+from training import checkpoint, reward
 from training.assessment import agree, assess, held_out, held_out_accuracy
 from training.backbone import Backbone, open_backbone
 from training.config import TrainConfig
 from training.journal import Journal, StepRecord
 from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
+from training.losses import batch_losses, step_baseline
 from training.optimizers import learning_rate, make_optimizer
 from training.result import write_result
 from training.staging import stage
@@ -129,7 +130,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     folder, output = config.start.folder(), Path(files.resolve(config.output))
     backbone = open_backbone(folder)
     path = files.resolve(config.data.store)
-    data = apply_labels(stage(path, config.data.cache), path, config.data.labels)
+    soft = config.objective.objective == "soft"
+    data = apply_labels(stage(path, config.data.cache), path, config.data.labels, soft)
     policy = backbone.load_network().to(rank.device)
     reference = make_reference(config, rank.device)
     optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
@@ -192,6 +194,7 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
     record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
     bad: list[int] = []
     share = config.data.global_batch // trainer.rank.world_size
+    baseline = step_baseline(trainer, wrapped, batches)
     for index, batch in enumerate(batches):
         record.stream += batch.fingerprint(trainer.rank.rank * share + index * config.data.micro_batch)
         last = index == len(batches) - 1
@@ -200,7 +203,7 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
             moved = batch.to(trainer.rank.device)
             policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
             reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
-            losses = objectives.loss(config.objective, policy, reference)
+            losses = batch_losses(trainer, moved, policy, reference, baseline)
             # DDP averages over ranks; dividing by this rank's share makes the sum the mean over the global batch.
             (losses.sum() / share).backward()
         bad += batch.pair_ids[~losses.detach().isfinite().cpu().numpy()].tolist()

@@ -44,12 +44,17 @@ class Layout:
 
     reference: bool  # a reference network runs at every step
     checkpointing: bool = False  # the policy's activations are computed again in the backward pass
+    first_pass: bool = False  # both models see the step's pairs once before, for kto's baseline
     shards: int = 1  # over how many workers weights, gradients and optimizer state are spread
 
 
 def layout(config: TrainConfig) -> Layout:
     """Return the layout that the settings ask for."""
-    return Layout(reference=config.objective.needs_reference)
+    share = config.data.global_batch // config.workers
+    return Layout(
+        reference=config.objective.needs_reference,
+        first_pass=config.objective.objective == "kto" and share > config.data.micro_batch,
+    )
 
 
 def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
@@ -152,6 +157,8 @@ def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
         parts.append(("policy, forward again for the backward", 2 * forward))
     if laid_out.reference:
         parts.append(("reference, forward of 2 images", 2 * forward))
+    if laid_out.first_pass:
+        parts.append(("kto's baseline, 2 images through both", 4 * forward))
     return parts
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import files, models
@@ -16,6 +18,7 @@ from pipelines import pairs, store
 from training import checkpoint
 from training.backbone import check_fingerprints, open_backbone
 from training.config import TrainConfig
+from training.objectives import ObjectiveConfig
 from training.validation import read_prompts
 
 
@@ -30,6 +33,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     """
     data = config.data
     check_batch(config)
+    check_objective(config.objective)
     if config.keep_checkpoints < 1:
         raise UserError(f"--keep-checkpoints {config.keep_checkpoints}: at least the latest is needed to resume")
     if config.reference_revision is not None and config.reference_model is None:
@@ -46,6 +50,8 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
         raise UserError(
             f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
         )
+    if config.objective.objective == "soft":
+        _check_probabilities(config, table)
     _check_captions_apart(config, path)
     return manifest, decided
 
@@ -83,6 +89,45 @@ def check_batch(config: TrainConfig) -> None:
         raise UserError(
             f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
             f"x --micro-batch {data.micro_batch}"
+        )
+
+
+def check_objective(config: ObjectiveConfig) -> None:
+    """Refuse parameters that the objective does not have, or that make no loss.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    chosen = f"--objective {config.objective}"
+    owned = {
+        "label_smoothing": (config.objective == "conservative", "--objective conservative"),
+        **dict.fromkeys(("mapo_k", "mapo_b", "mapo_t"), (config.objective == "mapo", "--objective mapo")),
+        "snr_gamma": (config.weighting == "min-snr", "--weighting min-snr"),
+    }
+    for name, (used, owner) in owned.items():
+        if not used and getattr(config, name) != getattr(ObjectiveConfig(), name):
+            raise UserError(f"{_flag(config, name)}: only {owner} has it, and this is {chosen}")
+    for name in ("mapo_k", "mapo_b", "mapo_t", "snr_gamma", *(["beta"] if config.needs_reference else [])):
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(f"{_flag(config, name)}: must be above 0")
+    if not 0 <= config.label_smoothing < 0.5:
+        raise UserError(f"{_flag(config, 'label_smoothing')}: from 0 to below 0.5, where labels would say nothing")
+    if config.objective == "mapo" and config.weighting != "constant":
+        raise UserError(f"--weighting {config.weighting}: {chosen} has none; its k stands in a timestep weight's place")
+
+
+def _flag(config: ObjectiveConfig, name: str) -> str:
+    return f"--{name.replace('_', '-')} {getattr(config, name):g}"
+
+
+def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
+    """Refuse soft labels where a pair that the label set decides has no probability."""
+    decided = np.isin(labels["label_0"].to_numpy(), (0.0, 1.0))
+    probability = labels["probability_0"].to_numpy()[decided]
+    if lacking := int((~((probability >= 0) & (probability <= 1))).sum()):
+        raise UserError(
+            f"--objective soft: --labels {config.data.labels} has no probability_0 for {lacking} of {decided.sum()} "
+            "labelled pairs; make a label set with relabel.py --label soft"
         )
 
 

@@ -37,7 +37,7 @@ pipeline = DiffusionPipeline.from_pretrained("{name}")
 | what | value |
 |---|---|
 | steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
-| beta, learning rate | {beta:g}, {rate:g} |
+| beta, learning rate | {beta}, {rate:g} |
 | reference | {reference} |
 | label set | {labels} |
 | latent store, content hash | {store_hash} |
@@ -93,7 +93,7 @@ def write_result(
         steps=config.steps,
         batch=config.data.global_batch,
         best=facts["best_step"],
-        beta=config.objective.beta,
+        beta=f"{config.objective.beta:g}" if config.objective.needs_reference else "none",
         rate=config.optimizer.learning_rate,
         reference=reference,
         labels=config.data.labels,

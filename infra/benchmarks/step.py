@@ -93,7 +93,8 @@ class Bench:
         latents, conditioning = self.encode()
         noise = torch.randn(latents.shape[1:], device=self.device)
         timesteps = torch.randint(0, self.backbone.timesteps, (self.pairs,), device=self.device)
-        self._four_passes(Batch(self.resident.pair_ids, latents, noise, timesteps, conditioning))
+        certain = self.resident.preferred
+        self._four_passes(Batch(self.resident.pair_ids, latents, noise, timesteps, conditioning, certain))
 
     def latents(self) -> None:
         """Take a batch from the loader, then four passes."""
