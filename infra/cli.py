@@ -6,14 +6,18 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import tyro
 
+from infra import dry_run
+from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from infra.files import join, write_json
 
 Config = TypeVar("Config")
+FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
 def run(
@@ -21,10 +25,12 @@ def run(
     config_class: type[Config],
     presets: Mapping[str, Config] | None = None,
     arguments: list[str] | None = None,
+    plan: Callable[[Config, DryRunConfig], None] | None = None,
 ) -> None:
     """Parse the command line into config_class and call main; exit 2 with one sentence on a UserError.
 
-    With presets, `--preset NAME` picks the defaults that the remaining flags then change.
+    With presets, `--preset NAME` picks the defaults that the remaining flags then change. With plan there are the flags
+    of a dry run, and `--dry-run` calls plan in main's place; they are no settings of a run, so no run records them.
     """
     rest = sys.argv[1:] if arguments is None else arguments
     default: Config | None = None
@@ -35,13 +41,30 @@ def run(
         default = presets[chosen.preset] if chosen.preset else None
     names = f" Presets (--preset NAME): {', '.join(sorted(presets))}." if presets else ""
     described = f"{main.__doc__ or ''}{names}"
-    extra: dict[str, Any] = {} if default is None else {"default": default}
-    config = tyro.cli(config_class, args=rest, description=described, config=(tyro.conf.OmitArgPrefixes,), **extra)
+    if plan is None:
+        extra: dict[str, Any] = {} if default is None else {"default": default}
+        work = partial(main, tyro.cli(config_class, args=rest, description=described, config=FLAT, **extra))
+    else:
+        start = config_class() if default is None else default
+        groups = [("settings", config_class, start), ("planned", DryRunConfig, DryRunConfig())]
+        both = dataclasses.make_dataclass("Both", [(n, kind, dataclasses.field(default=d)) for n, kind, d in groups])
+        told: Any = tyro.cli(both, args=rest, description=described, config=FLAT)
+        work = partial(_run_or_plan, main, plan, told.settings, told.planned)
     try:
-        main(config)
+        work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
+
+
+def _run_or_plan(
+    main: Callable[[Config], None], plan: Callable[[Config, DryRunConfig], None], config: Config, asked: DryRunConfig
+) -> None:
+    dry_run.check(asked)
+    if asked.dry_run:
+        plan(config, asked)
+    else:
+        main(config)
 
 
 def save_config(folder: str, config: Any) -> None:

@@ -1,7 +1,7 @@
 """Turn raw pairs into a latent store: `ray job submit -- python pipelines/encode_latents.py`.
 
 Two checkpointed passes: pairs (check, decode, VAE), then captions (text encoder, once per unique caption). The same
-command again finishes what is missing, and does nothing to a finished store.
+command again finishes what is missing, and does nothing to a finished store. `--dry-run` prints what it would take.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+import torch
 
-from infra import cli, files, models
+from infra import cli, dry_run, files, models
+from infra.dry_run import DryRunConfig
 from infra.errors import UserError
-from pipelines import captions, encoders, engine, kinds, pairs, source, store
+from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, source, store
 from pipelines.store_summary import kept_prompt_ids, summarise, table
 
 WORLD = "infra/world"
@@ -145,7 +147,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     model = named.pinned(frozen)
     folder = model.folder(frozen)
     vae = encoders.vae_config(folder)
-    resolution = check_resolution(config, folder, vae)
+    resolution = choose_resolution(config, folder, vae)
     fingerprints = {name: models.fingerprint(folder, name) for name in frozen}
     embeddings = captions.embedding_shapes(folder, tokens)
     begun = files.join(destination, store.WORK, "config.json")
@@ -156,8 +158,8 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     return Plan(config, model, folder, destination, sources, dataset, resolution, vae, embeddings, fingerprints, before)
 
 
-def check_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
-    """Return the side of the images in pixels.
+def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
+    """Return the side of the images in pixels: as asked for, or what the model was made for.
 
     Raises:
         UserError: if VAE and network cannot cut it evenly, or the VAE normalises latents by more than two numbers.
@@ -169,6 +171,33 @@ def check_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any])
     if vae.get("latents_mean") is not None:
         raise UserError(f"--model {config.model}: its VAE has a mean per channel, which no known pipeline here uses")
     return resolution
+
+
+def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
+    """Print what an encoding would take, from the source's labels and captions and the models' settings.
+
+    Raises:
+        UserError: if the settings do not fit, or the store was begun with others.
+    """
+    destination = files.resolve(config.store)
+    for path in (files.join(destination, store.MANIFEST), files.join(destination, store.WORK, "config.json")):
+        if files.exists(path):
+            told = files.read_json(path)
+            _refuse_other_settings(destination, told.get("config", told), config)
+    dataset = source.open_source(source.parquet_files(config.source, config.split))
+    folder = models.Model(config.model, config.revision).folder(())
+    tokens, vae = kinds.t5_tokens(folder, config.max_tokens), encoders.vae_config(folder)
+    resolution = choose_resolution(config, folder, vae)
+    stored = encode_plan.Stored(encoders.latent_shape(vae, resolution), config.posterior, config.flip)
+    rows = encode_plan.plan_rows(
+        stored,
+        asked,
+        encode_plan.read_source(dataset, config.strict_labels),
+        encode_plan.count_networks(folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype)),
+        copies=max(1, config.encoders),
+        dtype=config.dtype,
+    )
+    print(dry_run.table(rows), flush=True)
 
 
 def _refuse_other_settings(
@@ -260,4 +289,4 @@ def _prompt_ids(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 if __name__ == "__main__":
-    cli.run(main, EncodeConfig, PRESETS)
+    cli.run(main, EncodeConfig, PRESETS, plan=print_plan)

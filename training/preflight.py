@@ -17,7 +17,7 @@ from labelers import scorers
 from pipelines import pairs, store
 from pipelines.kinds import kind_of, pipeline_class
 from training import checkpoint
-from training.backbone import Backbone, check_fingerprints, open_backbone
+from training.backbone import check_fingerprints, open_backbone
 from training.config import TrainConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import check_optimizer
@@ -26,8 +26,11 @@ from training.reference_check import check_reference_errors
 from training.validation import read_prompts
 
 
-def check_config(config: TrainConfig) -> TrainConfig:
-    """Check the settings of a run, and return them with its models at the commits that every worker shall load.
+def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
+    """Check the flags against each other, earlier checkpoints and the store's tables; no model is looked at.
+
+    Returns:
+        The store's manifest, and how many of its pairs the label set decides.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -37,6 +40,8 @@ def check_config(config: TrainConfig) -> TrainConfig:
     check_objective(config.objective)
     if config.keep_checkpoints < 1:
         raise UserError(f"--keep-checkpoints {config.keep_checkpoints}: at least the latest is needed to resume")
+    if config.reference_revision is not None and config.reference_model is None:
+        raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
     done = checkpoint.complete(Path(files.resolve(config.output)))
     if done and config.steps < (taken := checkpoint.step_of(done[-1])):
         raise UserError(f"--steps {config.steps}: this run has already taken {taken}; give another --output")
@@ -51,12 +56,33 @@ def check_config(config: TrainConfig) -> TrainConfig:
         )
     if config.objective.objective == "soft":
         _check_probabilities(config, table)
+    _check_policy(config)
+    _check_captions_apart(config, path)
+    return manifest, decided
+
+
+def check_config(config: TrainConfig) -> TrainConfig:
+    """Check the settings of a run, and return them with its models at the commits that every worker shall load.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    manifest, decided = check_settings(config)
+    path = files.resolve(config.data.store)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     backbone = open_backbone(config.start.folder(()), config.schedule)
-    _check_policy(config, backbone)
+    if config.policy.lora_rank:
+        lora_targets(skeleton(backbone), config.policy.lora_targets)
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
+    if config.data.held_out_store:
+        other = files.resolve(config.data.held_out_store)
+        apart = store.read_manifest(other)
+        check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
+        if apart.embeddings != manifest.embeddings:
+            raise UserError(f"--held-out-store {other}: its captions were encoded with another --max-tokens")
+    if config.validation.validation_prompts:
+        scorers.check(config.validation.validation_scorer, config.validation.validation_weights)
     _check_reference(config, manifest)
-    _check_captions_apart(config, path)
     check_reference_errors(config, decided)
     pinned = replace(config, revision=config.start.pinned().revision)
     if config.reference_model is None:
@@ -117,8 +143,8 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
         )
 
 
-def _check_policy(config: TrainConfig, backbone: Backbone) -> None:
-    """Refuse settings of adapters, average and optimizer that make no sense, and layers that the network has not."""
+def _check_policy(config: TrainConfig) -> None:
+    """Refuse settings of adapters, average and optimizer that make no sense."""
     policy = config.policy
     if policy.lora_rank < 0:
         raise UserError(f"--lora-rank {policy.lora_rank}: must be at least 1, or 0 to train the network itself")
@@ -127,9 +153,7 @@ def _check_policy(config: TrainConfig, backbone: Backbone) -> None:
     if policy.ema_decay is not None and not 0 < policy.ema_decay < 1:
         raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
     check_optimizer(config.optimizer)
-    if policy.lora_rank:
-        lora_targets(skeleton(backbone), policy.lora_targets)
-    elif policy.lora_alpha is not None or policy.lora_targets:
+    if not policy.lora_rank and (policy.lora_alpha is not None or policy.lora_targets):
         raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
 
 
@@ -141,8 +165,6 @@ def _frozen_folder(model: models.Model, manifest: store.Manifest) -> Path:
 def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
     """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
     if config.reference_model is None:
-        if config.reference_revision is not None:
-            raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
         return
     start, reference = (_frozen_folder(model, manifest) for model in (config.start, config.reference))
     told = f"--reference-model {config.reference_model}"
@@ -161,19 +183,12 @@ def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
 
 def _check_captions_apart(config: TrainConfig, path: str) -> None:
     """Refuse held-out pairs and validation captions that are trained on: their figures would flatter the model."""
-    trained, held_out = _prompt_ids(path), config.data.held_out_store
-    if held_out:
-        other = files.resolve(held_out)
-        manifest, apart = store.read_manifest(path), store.read_manifest(other)
-        check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
-        if apart.embeddings != manifest.embeddings:
-            raise UserError(f"--held-out-store {held_out}: its captions were encoded with another --max-tokens")
-        if shared := len(np.intersect1d(trained, _prompt_ids(other))):
-            raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
-    if prompts := config.validation.validation_prompts:
-        scorers.check(config.validation.validation_scorer, config.validation.validation_weights)
+    held_out, prompts = config.data.held_out_store, config.validation.validation_prompts
+    if held_out and (shared := len(np.intersect1d(_prompt_ids(path), _prompt_ids(files.resolve(held_out))))):
+        raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
+    if prompts:
         ids = [pairs.prompt_id(caption) for caption in read_prompts(files.resolve(prompts))]
-        if shared := int(np.isin(np.unique(ids), trained).sum()):
+        if shared := int(np.isin(np.unique(ids), _prompt_ids(path)).sum()):
             raise UserError(f"--validation-prompts {prompts}: {shared} of its captions are in --store too")
 
 

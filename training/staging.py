@@ -50,7 +50,7 @@ def stage(path: str, cache: str | None = None) -> Staged:
         _stage_prompts(path, folder, manifest)
         _stage_pairs(path, folder, manifest)
 
-    folder = staged_once(cache, manifest.content_hash, _staged_bytes(manifest), path, fill)
+    folder = staged_once(cache, manifest.content_hash, staged_bytes(manifest), path, fill)
     prompt_ids = np.load(folder / "prompt_ids.npy")
     return Staged(
         manifest=manifest,
@@ -90,7 +90,7 @@ def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Ca
     return folder
 
 
-def _staged_bytes(manifest: store.Manifest) -> int:
+def staged_bytes(manifest: store.Manifest) -> int:
     """Count the bytes of a store's arrays: float16 latents of kept pairs and embeddings of captions."""
     images = len(store.latent_columns(manifest.flip)) * (2 if manifest.posterior == "moments" else 1)
     pair = images * math.prod(manifest.latent_shape)

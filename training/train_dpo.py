@@ -1,7 +1,7 @@
 """Align a diffusion model with preferences: `ray job submit -- python training/train_dpo.py`.
 
 Diffusion-DPO (Wallace et al. 2023) over a latent store. The same command again resumes from the last complete
-checkpoint, exactly; a finished run is left as it is.
+checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a run would take and cost.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from infra import cli, files
 from infra.errors import UserError
 from pipelines.store import writer_lock
 from training.config import TrainConfig
+from training.plan import print_plan
 from training.preflight import check_config
 from training.presets import PRESETS
 from training.result import is_finished, result_folder
@@ -71,4 +72,4 @@ def _refuse_other_settings(output: Path, config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig, PRESETS)
+    cli.run(main, TrainConfig, PRESETS, plan=print_plan)

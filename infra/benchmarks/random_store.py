@@ -1,0 +1,94 @@
+"""Random pairs for the benchmarks, in memory and as a latent store: random numbers cost what real ones do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from infra import files
+from pipelines import pairs, store
+from training.loader import Labelled
+from training.staging import Staged
+
+Embeddings = Mapping[str, tuple[int, ...]]
+PROMPTS = 16
+ROWS_PER_FILE = 256
+
+
+def manifest(
+    count: int, shape: tuple[int, ...], embeddings: Embeddings, described: Mapping[str, dict[str, Any]]
+) -> store.Manifest:
+    """Describe a store of random pairs; shape is (C, H, W) of a latent, embeddings those of a caption by column."""
+    channels, height, width = shape
+    return store.Manifest(
+        source="random",
+        model="random",
+        fingerprints={},
+        resolution=8 * height,
+        latent_shape=(channels, height, width),
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        posterior="sample",
+        flip=False,
+        embeddings=dict(embeddings),
+        counts=store.Counts(count, 0, 0, 0, count, 0, PROMPTS),
+        reasons={},
+        content_hash=f"random-{count}-{channels}x{height}x{width}",
+        config={},
+        files=described,
+    )
+
+
+def normal(generator: np.random.Generator, *size: int) -> npt.NDArray[np.float16]:
+    """Draw standard normal numbers."""
+    return generator.standard_normal(size, dtype=np.float32).astype(np.float16)
+
+
+def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> Labelled:
+    """Make pairs with random latents and embeddings in memory, slot 0 preferred in every second."""
+    generator = np.random.default_rng(0)
+    staged = Staged(
+        manifest=manifest(count, shape, embeddings, {}),
+        pair_ids=np.arange(count, dtype=np.int64),
+        prompt_rows=generator.integers(0, PROMPTS, count),
+        latents=normal(generator, count, 2, *shape),
+        prompts={name: normal(generator, PROMPTS + 1, *size) for name, size in embeddings.items()},
+        empty_prompt=PROMPTS,
+    )
+    return Labelled(staged, np.arange(count), np.arange(count) % 2, np.ones(count, np.float32), "random")
+
+
+def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Embeddings) -> None:
+    """Write the same as a latent store, with the label set human."""
+    generator = np.random.default_rng(0)
+    captions = ["", *(f"caption {number}" for number in range(PROMPTS))]
+    prompt_ids = np.array([pairs.prompt_id(caption) for caption in captions])
+    columns: dict[str, Any] = {"prompt_id": prompt_ids, "caption": captions}
+    for name, size in embeddings.items():
+        columns[name] = store.half_lists(normal(generator, len(captions), math.prod(size)))
+    tables = {"prompts/part-0.parquet": pa.table(columns)}
+    for start in range(0, count, ROWS_PER_FILE):
+        ids = np.arange(start, min(start + ROWS_PER_FILE, count))
+        latents = [store.half_lists(normal(generator, len(ids), math.prod(shape))) for _ in range(2)]
+        kept = {
+            "pair_id": ids,
+            "prompt_id": prompt_ids[1 + ids % PROMPTS],
+            "latents_0": latents[0],
+            "latents_1": latents[1],
+        }
+        tables[f"pairs/status=kept/part-{start}.parquet"] = pa.table(kept)
+    described = {}
+    for name, table in tables.items():
+        sha = files.write_table(str(folder / name), table)
+        described[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha, "rows": table.num_rows}
+    nulls = pa.nulls(count, pa.float32())
+    label = pa.array(np.arange(count) % 2, pa.float32())
+    labels = [np.arange(count), nulls, nulls, label, nulls]
+    store.write_labels(str(folder), "human", pa.table(labels, names=store.LABELS_SCHEMA.names), {"scorer": "human"})
+    store.publish(str(folder), manifest(count, shape, embeddings, described))

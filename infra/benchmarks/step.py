@@ -1,0 +1,236 @@
+"""What the stored latents, the batched pair and cached reference errors make of a step: `infra/benchmarks/step.py`.
+
+One model, one batch size and the same pairs in four modes. *inline* works as the public scripts do: the VAE and the
+text encoders run at every step, and winner and loser go through policy and reference in four passes. *latents* takes
+latents and embeddings from the loader; *batched* puts both slots through in one pass; *cached* has the reference's
+errors already. The *limit* is the policy's forward, backward and update alone, on tensors that lie there. All in turns
+in one process, without Ray; images are there decoded. On a GPU also the utilisation of its peak, of all that is
+computed and of the model alone (without what checkpointing recomputes).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from infra import accelerators, cli, files
+from infra.benchmarks import step_models
+from infra.benchmarks.measure import in_turns, median
+from infra.benchmarks.random_store import random_pairs
+from training import objectives, reward
+from training.loader import Batch, Labelled, Share, prefetch, step_batches
+from training.loop import keep_freed_memory
+from training.optimizers import OptimizerConfig, make_optimizer
+
+MODES = ("inline", "latents", "batched", "cached")
+OBJECTIVE = objectives.ObjectiveConfig()
+STORED = 8  # batches of pairs in the store
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Flags of the benchmark."""
+
+    model: Literal["sd15", "sdxl"] = "sd15"
+    scale: Literal["small", "full"] = "small"
+    """The true shapes need a GPU; the small ones share out the work as those do."""
+    micro_batch: int = 4
+    """Pairs per step."""
+    checkpointing: bool = False
+    """Recompute the policy's activations in the backward pass."""
+    steps: int = 2
+    """Steps per turn."""
+    rounds: int = 5
+    json: str | None = None
+    """File for the figures."""
+
+
+class Bench:
+    """The models and the pairs, and a step in each mode."""
+
+    def __init__(self, config: BenchmarkConfig, device: torch.device) -> None:
+        self.device = device
+        self.autocast = torch.bfloat16 if device.type == "cuda" else torch.float32
+        folder = step_models.folder_of(config.model, config.scale)
+        torch.manual_seed(0)
+        self.backbone = step_models.Shaped(folder)
+        self.policy, self.frozen = step_models.load(folder, device, self.autocast)
+        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        if config.checkpointing:
+            self.policy.enable_gradient_checkpointing()  # type: ignore[operator]
+        self.optimizer = make_optimizer(OptimizerConfig(), self.policy.parameters(), device)
+        self.pairs, side = config.micro_batch, self.frozen.vae.config["sample_size"]
+        length = self.frozen.texts[0].config.max_position_embeddings
+        self.images = torch.randint(0, 256, (2, self.pairs, 3, side, side), dtype=torch.uint8)
+        self.tokens = torch.randint(0, 500, (self.pairs, length))
+        with torch.no_grad():
+            shape = self.frozen.encode_images(self._pixels()[:1]).shape[1:]
+            embeddings = self.frozen.encode_captions(self.tokens[:1].to(device))
+        shapes = {name: tuple(value.shape[1:]) for name, value in embeddings.items()}
+        self.data = random_pairs(STORED * self.pairs, tuple(shape), shapes)
+        self.feed = feed(self.data, self.pairs, self.backbone.timestep, device)
+        self.resident = next(self.feed).to(device)
+        self.errors = reward.NetworkReference(self.backbone, self.reference, self.autocast).errors(self.resident)
+
+    def _pixels(self) -> torch.Tensor:
+        return self.images.to(self.device, non_blocking=True).flatten(0, 1).float() / 127.5 - 1
+
+    def encode(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Run the VAE on both slots and the text encoders."""
+        latents = self.frozen.encode_images(self._pixels()).unflatten(0, (2, -1))
+        return latents, self.frozen.encode_captions(self.tokens.to(self.device))
+
+    def inline(self) -> None:
+        """Encode, then four passes."""
+        latents, conditioning = self.encode()
+        noise = torch.randn(latents.shape[1:], device=self.device)
+        timesteps = torch.randint(0, self.backbone.timesteps, (self.pairs,), device=self.device)
+        certain = self.resident.preferred
+        self._four_passes(Batch(self.resident.pair_ids, latents, noise, timesteps, conditioning, certain))
+
+    def latents(self) -> None:
+        """Take a batch from the loader, then four passes."""
+        self._four_passes(next(self.feed).to(self.device))
+
+    def batched(self) -> None:
+        """Take a batch from the loader; both slots in one pass."""
+        batch = next(self.feed).to(self.device)
+        reference = reward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
+        self._update(reward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
+
+    def cached(self) -> None:
+        """Take a batch from the loader; the reference's errors are there."""
+        batch = next(self.feed).to(self.device)
+        self._update(reward.pair_errors(self.backbone, self.policy, batch, self.autocast), self.errors)
+
+    def limit(self) -> None:
+        """Forward, backward and update of the policy on tensors that lie there."""
+        self._update(reward.pair_errors(self.backbone, self.policy, self.resident, self.autocast), self.errors)
+
+    def encoder(self) -> None:
+        """Run the frozen networks alone."""
+        self.encode()
+
+    def _four_passes(self, batch: Batch) -> None:
+        slots = [self._slot_errors(self.policy, batch, slot) for slot in (0, 1)]
+        with torch.no_grad():
+            reference = [self._slot_errors(self.reference, batch, slot) for slot in (0, 1)]
+        self._update(torch.stack(slots), torch.stack(reference))
+
+    def _slot_errors(self, network: torch.nn.Module, batch: Batch, slot: int) -> torch.Tensor:
+        latents = batch.latents[slot]
+        noisy = self.backbone.add_noise(latents, batch.noise, batch.timesteps)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast != torch.float32):
+            prediction = self.backbone.predict(network, noisy, batch.timesteps, batch.conditioning)
+        return objectives.errors(prediction, self.backbone.target(latents, batch.noise, batch.timesteps))
+
+    def _update(self, policy: torch.Tensor, reference: torch.Tensor) -> None:
+        objectives.loss(OBJECTIVE, policy, reference).mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def feed(data: Labelled, pairs: int, timestep: Callable[[float], int], device: torch.device) -> Iterator[Batch]:
+    """Yield batches as the training loop takes them: made ahead on a thread where a GPU computes."""
+    share = Share(pairs, pairs)
+
+    def make(step: int) -> Batch:
+        return step_batches(data, step, share, 0, timestep, 0.2)[0]
+
+    return prefetch(range(10**9), make) if device.type == "cuda" else map(make, range(10**9))
+
+
+def throughput(step: Callable[[], None], steps: int, pairs: int, device: torch.device) -> float:
+    """Take some steps and return pairs/s."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return steps * pairs / (time.perf_counter() - started)
+
+
+def figures(
+    speeds: Mapping[str, float], work: step_models.Work, checkpointing: bool, peak: float | None
+) -> dict[str, Any]:
+    """Work out the figures from pairs/s of each mode.
+
+    Args:
+        peak: of the accelerator in TFLOP/s; None where it is not known, and then there is no utilisation.
+
+    Returns:
+        ratio (inline's time over the best mode's), limit (inline's over that of the policy alone), both counted in
+        FLOPs too, and by mode pairs/s and TFLOP per pair.
+    """
+    counted, plain = work.per_pair(checkpointing), work.per_pair(False)
+    best = max(MODES, key=lambda mode: speeds[mode])
+    modes: dict[str, dict[str, float]] = {}
+    for mode, speed in speeds.items():
+        modes[mode] = {"pairs_per_second": speed, "tflop_per_pair": counted[mode] / 1e12}
+        if peak is not None:
+            modes[mode]["utilisation"] = counted[mode] * speed / (peak * 1e12)
+            modes[mode]["model_flop_utilisation"] = plain[mode] * speed / (peak * 1e12)
+    return {
+        "ratio": speeds[best] / speeds["inline"],
+        "limit": speeds["limit"] / speeds["inline"],
+        "best": best,
+        "counted_ratio": counted["inline"] / counted["limit"],
+        "modes": modes,
+    }
+
+
+def show(told: Mapping[str, Any]) -> str:
+    """Lay the figures out for the terminal."""
+    inline = told["modes"]["inline"]["pairs_per_second"]
+    lines = [f"{'mode':<8}  {'pairs/s':>9}  {'x inline':>8}  {'TFLOP/pair':>10}  {'of peak':>7}  {'model':>6}"]
+    for mode, one in told["modes"].items():
+        shares = [f"{one[name]:.3f}" if name in one else "-" for name in ("utilisation", "model_flop_utilisation")]
+        speed = one["pairs_per_second"]
+        lines.append(
+            f"{mode:<8}  {speed:>9.3f}  {speed / inline:>8.3f}  {one['tflop_per_pair']:>10.5f}  "
+            f"{shares[0]:>7}  {shares[1]:>6}"
+        )
+    share = told["ratio"] / told["limit"]
+    return "\n".join(
+        [
+            *lines,
+            f"ratio {told['ratio']:.3f} ({told['best']} over inline), limit {told['limit']:.3f}: {share:.1%} of it; "
+            f"FLOPs counted {told['counted_ratio']:.3f}",
+        ]
+    )
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Measure a training step in four modes against its limit."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        keep_freed_memory()
+    work = step_models.count(step_models.folder_of(config.model, config.scale))
+    bench = Bench(config, device)
+    ways = {
+        mode: partial(throughput, getattr(bench, mode), config.steps, config.micro_batch, device)
+        for mode in (*MODES, "limit", "encoder")
+    }
+    samples = in_turns(ways, config.rounds, "pairs/s")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    known = accelerators.of_device(name)
+    speeds = {mode: median(values) for mode, values in samples.items()}
+    told = figures(speeds, work, config.checkpointing, known.peak if known else None)
+    print(show(told), flush=True)
+    if config.json:
+        facts = {"device": known.title if known else name or "cpu", "samples": samples, "config": asdict(config)}
+        Path(files.resolve(config.json)).write_text(json.dumps(told | facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, BenchmarkConfig)

@@ -1,0 +1,186 @@
+"""The trainer's dry run: steps, memory, arithmetic and cost, from the store's manifest and the network's settings.
+
+Let F be the FLOPs of one image's forward pass of the network, counted (infra/counting.py). A pair costs the policy
+2 F forward and twice that backward, the reference 2 F, and recomputation under activation checkpointing 2 F more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from infra import counting, dry_run, files
+from infra.accelerators import ACCELERATORS
+from infra.dry_run import DryRunConfig, Row
+from infra.errors import UserError
+from labelers import scorers
+from pipelines import store
+from training.backbone import Backbone, open_backbone
+from training.config import TrainConfig
+from training.loop import FINAL_DRAWS
+from training.preflight import check_settings
+from training.staging import staged_bytes
+from training.validation import read_prompts
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is to be known of a network to plan with it."""
+
+    parameters: int
+    forward: float  # FLOPs of one image's forward pass
+    activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a run holds and computes beside the policy's own step."""
+
+    reference: bool  # a reference network runs at every step
+    checkpointing: bool = False  # the policy's activations are computed again in the backward pass
+    first_pass: bool = False  # both models see the step's pairs once before, for kto's baseline
+    shards: int = 1  # over how many workers weights, gradients and optimizer state are spread
+
+
+def layout(config: TrainConfig) -> Layout:
+    """Return the layout that the settings ask for."""
+    share = config.data.global_batch // config.workers
+    return Layout(
+        reference=config.objective.needs_reference,
+        first_pass=config.objective.objective == "kto" and share > config.data.micro_batch,
+    )
+
+
+def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
+    """Print what a run would take.
+
+    Raises:
+        UserError: if the settings do not fit each other or the store.
+    """
+    manifest, decided = check_settings(config)
+    told = config.validation
+    if told.validation_prompts and told.validation_weights != scorers.PUBLISHED:  # those would be fetched
+        scorers.check(told.validation_scorer, told.validation_weights)
+    folder = config.start.folder(())
+    network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
+    rows = plan_rows(config, asked, manifest, decided, network)
+    print(dry_run.table(rows), flush=True)
+
+
+def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifest: store.Manifest) -> Network:
+    """Count a network on the meta device, on inputs of the store's shapes.
+
+    Raises:
+        UserError: if the network does not take them.
+    """
+    network = counting.empty(folder, backbone.network_folder)
+    images = 2 * config.data.micro_batch
+    try:
+        with torch.no_grad():
+            forward = counting.flops(forward_pass(backbone, network, manifest, 1))
+        pass_ = forward_pass(backbone, network, manifest, images)
+        activations = counting.peak_bytes(network, pass_, config.autocast, layout(config).checkpointing)
+    except (RuntimeError, ValueError, KeyError) as error:
+        told = {"latents": manifest.latent_shape, **manifest.embeddings}
+        raise UserError(
+            f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
+            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in told.items())})"
+        ) from error
+    return Network(counting.parameters(network), forward, activations)
+
+
+def forward_pass(
+    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, images: int
+) -> Callable[[], torch.Tensor]:
+    """Return a forward pass of a network on so many images of a store's shapes, on the meta device."""
+    with counting.META:
+        noisy = torch.empty(images, *manifest.latent_shape)
+        timesteps = torch.empty(images, dtype=torch.int64)
+        conditioning = {name: torch.empty(images, *shape) for name, shape in manifest.embeddings.items()}
+    return lambda: backbone.predict(network, noisy, timesteps, conditioning)
+
+
+def plan_rows(
+    config: TrainConfig, asked: DryRunConfig, manifest: store.Manifest, decided: int, network: Network
+) -> list[Row]:
+    """Lay out the plan.
+
+    Args:
+        decided: pairs that the label set decides.
+    """
+    data, accelerator = config.data, ACCELERATORS[asked.accelerator]
+    laid_out = layout(config)
+    pair = pair_work(laid_out, network.forward)
+    judged = validation_work(config, network.forward)
+    trained = config.steps * data.global_batch * sum(work for _, work in pair)
+    per_epoch = decided // data.global_batch
+    mode = "batched" if laid_out.reference else "cached"
+    label = f"activations of {2 * data.micro_batch} images, {config.precision} (estimate)"
+    held = [*memory(laid_out, network.parameters), (label, float(network.activations))]
+    return [
+        ("pairs", f"{decided:,} of --labels {data.labels}"),
+        ("steps", f"{config.steps:,} of {data.global_batch:,} pairs, {config.workers} x {data.micro_batch} at once"),
+        ("epochs", f"{config.steps / per_epoch:,.3g} of {per_epoch:,} steps"),
+        *store_rows(manifest),
+        ("parameters", f"{network.parameters:,}"),
+        *dry_run.memory_rows(held, accelerator),
+        *dry_run.flop_rows("pair", pair),
+        ("TFLOP of training", f"{trained / 1e12:,.4g}"),
+        ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),
+        *dry_run.cost_rows(asked, trained + judged, config.workers, mode, config.precision),
+    ]
+
+
+def store_rows(manifest: store.Manifest) -> list[Row]:
+    """Lay out the store's bytes, as its files have them."""
+
+    def size(part: str) -> float:
+        return sum(float(about["bytes"]) for name, about in manifest.files.items() if name.startswith(part))
+
+    return [
+        ("store", dry_run.gigabytes(size(""))),
+        ("  embeddings and captions", dry_run.gigabytes(size("prompts/"))),
+        ("copy on each node's disk", dry_run.gigabytes(staged_bytes(manifest))),
+    ]
+
+
+def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
+    """Return the FLOPs of one pair's training by part; forward: FLOPs of one image's forward pass."""
+    parts = [("policy, forward of 2 images", 2 * forward), ("policy, backward, twice that", 4 * forward)]
+    if laid_out.checkpointing:
+        parts.append(("policy, forward again for the backward", 2 * forward))
+    if laid_out.reference:
+        parts.append(("reference, forward of 2 images", 2 * forward))
+    if laid_out.first_pass:
+        parts.append(("kto's baseline, 2 images through both", 4 * forward))
+    return parts
+
+
+def memory(laid_out: Layout, parameters: int) -> list[tuple[str, float]]:
+    """Return the bytes of weights and their like on each accelerator, by part."""
+    weights = FLOAT32 * parameters / laid_out.shards
+    parts = [
+        ("weights, float32", weights),
+        ("gradients, float32", weights),
+        ("optimizer state, two float32 a weight", 2 * weights),
+    ]
+    return [*parts, ("reference, float32", weights)] if laid_out.reference else parts
+
+
+def validation_work(config: TrainConfig, forward: float) -> float:
+    """Return the FLOPs of all assessments: held-out margins and, with guidance, two passes a sampling step."""
+    times = 1 + math.ceil(config.steps / config.checkpoint_every)
+    told, images = config.validation, 0.0
+    if config.data.held_out_store:
+        kept = store.read_manifest(files.resolve(config.data.held_out_store)).counts.kept
+        images += 4 * (times * min(kept, told.held_out_pairs) * told.held_out_draws + kept * FINAL_DRAWS)
+    if told.validation_prompts:
+        captions = len(read_prompts(files.resolve(told.validation_prompts))) * told.validation_images
+        images += times * captions * told.sampling_steps * 2
+    return images * forward
