@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from infra import files
-from training import checkpoint, objectives, reward
+from training import objectives, reward
 from training.config import TrainConfig
 from training.loader import apply_labels
 from training.staging import stage
@@ -28,15 +28,13 @@ def agree(value: Any, rank: Rank) -> Any:
 
 
 def assess(trainer: Trainer, step: int) -> None:
-    """Judge the policy after a step, note what was found, and keep the best and the latest checkpoints."""
+    """Judge the policy after a step and note what was found."""
     values: dict[str, float] = {}
     if trainer.validator:
         values |= validate(trainer, step)
     if trainer.held_out:
         values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
     trainer.journal.assessment(step, values)
-    if trainer.rank.rank == 0 and step > 0:
-        checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
     if trainer.rank.world_size > 1:
         dist.barrier()
 

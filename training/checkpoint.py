@@ -13,6 +13,7 @@ from infra import files
 from infra.errors import UserError
 
 COMPLETE = "complete.json"
+Groups = dict[str, dict[str, torch.Tensor]]  # tensors by name, by the part that they belong to
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,39 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def save(output: Path, state: State, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> Path:
-    """Write a checkpoint; the file that says it is complete comes last and holds the others' hashes."""
-    folder = folder_of(output, state.step)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
-        folder / "network.safetensors",
-    )
-    save_file(_optimizer_tensors(network, optimizer), folder / "optimizer.safetensors")
-    hashes = {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())}
-    files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
-    return folder
+def snapshot(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> Groups:
+    """Copy what a checkpoint holds into CPU memory, so that it can be written while training goes on."""
+    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in network.state_dict().items()}
+    return {"network": weights, "optimizer": _optimizer_tensors(network, optimizer)}
 
 
 def _optimizer_tensors(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().cpu().clone()
+            tensors[f"{key}/{name}"] = value.detach().to("cpu", copy=True)
     return tensors
+
+
+def write(output: Path, state: State, groups: Groups) -> None:
+    """Write a checkpoint, one file a group; the file that says it is complete comes last and holds the hashes."""
+    folder = begin(output, state.step)
+    for name, tensors in groups.items():
+        save_file(tensors, folder / f"{name}.safetensors")
+    mark(folder, state, {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())})
+
+
+def begin(output: Path, step: int) -> Path:
+    """Make the empty folder of a checkpoint; what an earlier attempt left there goes."""
+    folder = folder_of(output, step)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
+    """Mark a checkpoint complete, with the hashes of its files by their paths in its folder."""
+    files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
 
 
 def complete(output: Path) -> list[Path]:
@@ -102,3 +115,17 @@ def sweep(output: Path, keep: int, best: int | None) -> None:
     for path in (output / "checkpoints").glob("step-*"):
         if path.name not in spared:
             shutil.rmtree(path)
+
+
+def rewind(output: Path, step: int) -> None:
+    """Make the checkpoint after a step the latest: later ones are complete no more, and go at the next sweep.
+
+    Raises:
+        UserError: if there is no complete checkpoint of that step.
+    """
+    steps = [step_of(folder) for folder in complete(output)]
+    if step not in steps:
+        raise UserError(f"--resume-from {step}: {output} has complete checkpoints of steps {steps or 'none'}")
+    for later in steps:
+        if later > step:
+            (folder_of(output, later) / COMPLETE).unlink()

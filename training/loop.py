@@ -27,6 +27,7 @@ from infra.errors import UserError
 from training import checkpoint, objectives, reward
 from training.assessment import agree, assess, held_out, held_out_accuracy
 from training.backbone import Backbone, open_backbone
+from training.checkpoint_writer import CheckpointWriter
 from training.config import TrainConfig
 from training.journal import Journal, StepRecord
 from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
@@ -63,6 +64,7 @@ class Trainer:
     validator: Validator | None
     held_out: reward.HeldOut | None
     journal: Journal
+    writer: CheckpointWriter
 
     @property
     def autocast(self) -> torch.dtype:
@@ -73,6 +75,14 @@ class Trainer:
 def train(config: TrainConfig, rank: Rank) -> None:
     """Train from the last complete checkpoint, or from the start, to the end, and write the result."""
     trainer = build(config, rank)
+    with contextlib.closing(trainer.writer):
+        run_steps(trainer)
+        finish(trainer)
+
+
+def run_steps(trainer: Trainer) -> None:
+    """Take the steps that are left."""
+    config, rank = trainer.config, trainer.rank
     step = resume(trainer)
     wrapped = trainer.policy
     if rank.world_size > 1:
@@ -88,10 +98,10 @@ def train(config: TrainConfig, rank: Rank) -> None:
         step += 1
         trainer.journal.step(record.finish(time.perf_counter() - started, waited, config.data.global_batch))
         rank.on_step({"step": step, "loss": record.values["loss"]})
+        trainer.writer.check()
         if step % config.checkpoint_every == 0 or step == config.steps:
-            _save(trainer, step)
+            save(trainer, step)
             assess(trainer, step)
-    finish(trainer)
 
 
 def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
@@ -105,9 +115,15 @@ def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
 
 def step_share(trainer: Trainer, step: int) -> list[Batch]:
     """Assemble this rank's micro-batches of a step."""
-    config, data = trainer.config, trainer.config.data
-    share = Share(data.global_batch, data.micro_batch, trainer.rank.rank, trainer.rank.world_size)
-    return step_batches(trainer.data, step, share, config.seed, trainer.backbone.timestep, data.caption_dropout)
+    config = trainer.config
+    dropout = config.data.caption_dropout
+    return step_batches(trainer.data, step, rank_share(trainer), config.seed, trainer.backbone.timestep, dropout)
+
+
+def rank_share(trainer: Trainer) -> Share:
+    """Say which part of every global batch this rank takes."""
+    data, rank = trainer.config.data, trainer.rank
+    return Share(data.global_batch, data.micro_batch, rank.rank, rank.world_size)
 
 
 def keep_freed_memory() -> None:
@@ -135,8 +151,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
     validator = make_validator(config.validation, folder, policy, rank.rank, rank.world_size)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
-    journal = Journal(output, enabled=rank.rank == 0)
-    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal)
+    journal, writer = Journal(output, enabled=rank.rank == 0), CheckpointWriter(output)
+    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal, writer)
 
 
 def make_reference(config: TrainConfig, device: torch.device) -> reward.Reference:
@@ -191,17 +207,17 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
     trainer.optimizer.param_groups[0]["lr"] = rate
     record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
     bad: list[int] = []
-    share = config.data.global_batch // trainer.rank.world_size
-    for index, batch in enumerate(batches):
-        record.stream += batch.fingerprint(trainer.rank.rank * share + index * config.data.micro_batch)
-        last = index == len(batches) - 1
+    share = config.data.global_batch / trainer.rank.world_size  # not whole with some elastic world sizes
+    for piece, batch in zip(rank_share(trainer).pieces, batches, strict=True):
+        record.stream += batch.fingerprint(piece.start)
+        last = batch is batches[-1]
         no_sync = getattr(wrapped, "no_sync", contextlib.nullcontext)
         with contextlib.nullcontext() if last else no_sync():
             moved = batch.to(trainer.rank.device)
             policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
             reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
             losses = objectives.loss(config.objective, policy, reference)
-            # DDP averages over ranks; dividing by this rank's share makes the sum the mean over the global batch.
+            # Gradients are averaged over ranks; divided by the mean share, they add up to the global batch's mean.
             (losses.sum() / share).backward()
         bad += batch.pair_ids[~losses.detach().isfinite().cpu().numpy()].tolist()
         record.add(losses.detach(), policy.detach(), reference, moved.timesteps)
@@ -234,15 +250,29 @@ def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, bat
     )
 
 
-def _save(trainer: Trainer, step: int) -> None:
+def save(trainer: Trainer, step: int) -> None:
+    """Copy weights and optimizer state, and write them while training goes on.
+
+    What is no longer needed goes first, when every checkpoint is complete and the last one judged: a kill before the
+    new one is complete then finds all that the notes up to the last one name.
+    """
+    trainer.writer.wait()
     if trainer.rank.rank == 0:
-        checkpoint.save(trainer.output, run_state(trainer, step), trainer.policy, trainer.optimizer)
-    if trainer.rank.world_size > 1:
-        dist.barrier()
+        sweep(trainer)
+        groups = checkpoint.snapshot(trainer.policy, trainer.optimizer)
+        trainer.writer.submit(partial(checkpoint.write, trainer.output, run_state(trainer, step), groups))
+
+
+def sweep(trainer: Trainer) -> None:
+    """Keep the best and the latest checkpoints."""
+    checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
 
 
 def finish(trainer: Trainer) -> None:
     """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
+    trainer.writer.wait()
+    if trainer.rank.rank == 0:
+        sweep(trainer)
     best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
     checkpoint.load_network(checkpoint.folder_of(trainer.output, best), trainer.policy)
     facts: dict[str, Any] = {"best_step": best}
@@ -252,6 +282,7 @@ def finish(trainer: Trainer) -> None:
     if trainer.rank.rank == 0:
         facts["train"] = trainer.journal.summary()
         write_result(trainer.config, trainer.output, trainer.backbone, trainer.policy, facts, trainer.data)
+    trainer.writer.close()
     trainer.journal.close()
     if trainer.rank.world_size > 1:
         dist.barrier()

@@ -52,16 +52,28 @@ def check_config(config: TrainConfig) -> TrainConfig:
 
 
 def check_batch(config: TrainConfig) -> None:
-    """Refuse a global batch that the workers cannot share out evenly.
+    """Refuse a global batch that the workers cannot share out: evenly, or with elastic workers in whole pairs.
 
     Raises:
         UserError: naming the flags.
     """
-    data = config.data
-    if data.global_batch % (config.workers * data.micro_batch):
+    data, least = config.data, config.min_workers
+    if least is None:
+        if data.global_batch % (config.workers * data.micro_batch):
+            raise UserError(
+                f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
+                f"x --micro-batch {data.micro_batch}"
+            )
+        return
+    if not 1 <= least <= config.workers:
+        raise UserError(f"--min-workers {least}: from 1 to --workers {config.workers}")
+    if data.global_batch < config.workers:
+        raise UserError(f"--global-batch {data.global_batch}: fewer pairs than --workers {config.workers}")
+    uneven = [world for world in range(least, config.workers + 1) if data.global_batch % world]
+    if data.micro_batch == 1 and uneven:  # a rank with one pair fewer would have nothing for its last pass
         raise UserError(
-            f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
-            f"x --micro-batch {data.micro_batch}"
+            f"--micro-batch 1: {uneven[0]} of --min-workers {least} to --workers {config.workers} does not divide "
+            f"--global-batch {data.global_batch}; give --micro-batch 2 or another global batch"
         )
 
 
