@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from infra import files
 from infra.errors import UserError
-from training import checkpoint, objectives, reward
+from training import checkpoint, objectives, reward, stopping
 from training.assessment import agree, assess, held_out, held_out_accuracy
 from training.backbone import Backbone, open_backbone
 from training.checkpoint_writer import CheckpointWriter
@@ -73,11 +73,16 @@ class Trainer:
 
 
 def train(config: TrainConfig, rank: Rank) -> None:
-    """Train from the last complete checkpoint, or from the start, to the end, and write the result."""
-    trainer = build(config, rank)
-    with contextlib.closing(trainer.writer):
-        run_steps(trainer)
-        finish(trainer)
+    """Train from the last complete checkpoint, or from the start, to the end, and write the result.
+
+    Raises:
+        Stopped: on every rank, after a checkpoint, if a SIGTERM asked any of them to end.
+    """
+    with stopping.listening():
+        trainer = build(config, rank)
+        with contextlib.closing(trainer.writer):
+            run_steps(trainer)
+            finish(trainer)
 
 
 def run_steps(trainer: Trainer) -> None:
@@ -87,7 +92,7 @@ def run_steps(trainer: Trainer) -> None:
     wrapped = trainer.policy
     if rank.world_size > 1:
         wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
-    if not agree(trainer.journal.is_assessed(step), rank):  # a kill may fall between a checkpoint and its assessment
+    if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed between the two
         assess(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
     while step < config.steps:
@@ -99,9 +104,19 @@ def run_steps(trainer: Trainer) -> None:
         trainer.journal.step(record.finish(time.perf_counter() - started, waited, config.data.global_batch))
         rank.on_step({"step": step, "loss": record.values["loss"]})
         trainer.writer.check()
-        if step % config.checkpoint_every == 0 or step == config.steps:
+        stopped = stopping.agreed(trainer.output, rank.rank, rank.world_size, rank.device)
+        if stopped or is_due(config, step):
             save(trainer, step)
+        if stopped:
+            trainer.writer.wait()
+            raise stopping.Stopped(step)
+        if is_due(config, step):
             assess(trainer, step)
+
+
+def is_due(config: TrainConfig, step: int) -> bool:
+    """Say whether the policy after a step is judged; it is kept then, too."""
+    return step % config.checkpoint_every == 0 or step == config.steps
 
 
 def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:

@@ -29,8 +29,9 @@ def check_config(config: TrainConfig) -> TrainConfig:
     check_batch(config)
     if config.keep_checkpoints < 1:
         raise UserError(f"--keep-checkpoints {config.keep_checkpoints}: at least the latest is needed to resume")
-    done = checkpoint.complete(Path(files.resolve(config.output)))
-    if done and config.steps < (taken := checkpoint.step_of(done[-1])):
+    done = [checkpoint.step_of(folder) for folder in checkpoint.complete(Path(files.resolve(config.output)))]
+    taken = max(done, default=0) if config.resume_from is None else config.resume_from
+    if config.steps < taken:
         raise UserError(f"--steps {config.steps}: this run has already taken {taken}; give another --output")
     path = files.resolve(data.store)
     manifest = store.read_manifest(path)
