@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HELD_OUT, Killed, notes
+from safetensors.torch import load_file
 
 from infra.errors import UserError
 from infra.world.shapes import all_scenes
@@ -64,8 +65,8 @@ def test_the_checkpoint_with_the_best_median_is_the_result(
     monkeypatch.setattr(assessment, "validate", lambda *_: {"validation_median": next(medians)})
     loop.train(validated, loop.Rank())
     output = Path(validated.output)
-    result = checkpoint.load_file(output / "result" / "unet" / "diffusion_pytorch_model.safetensors")
-    best = checkpoint.load_file(checkpoint.folder_of(output, 2) / "network.safetensors")
+    result = load_file(output / "result" / "unet" / "diffusion_pytorch_model.safetensors")
+    best = load_file(checkpoint.folder_of(output, 2) / "network.safetensors")
     assert all(result[name].equal(best[name]) for name in best)
 
 

@@ -18,25 +18,27 @@ from training.config import TrainConfig
 STATE = checkpoint.State(step=1, seed=0, global_batch=8, store_hash="s", labels_hash="l")
 
 
-def updated(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
+def updated(network: torch.nn.Linear, optimizer: torch.optim.AdamW) -> None:
     network(torch.ones(1, 3)).sum().backward()
     optimizer.step()
 
 
 @pytest.fixture
-def network() -> torch.nn.Module:
+def network() -> torch.nn.Linear:
     torch.manual_seed(0)
     return torch.nn.Linear(3, 2)
 
 
-def test_a_snapshot_does_not_follow_later_updates(network: torch.nn.Module, tmp_path: Path) -> None:
+def test_a_snapshot_does_not_follow_later_updates(network: torch.nn.Linear, tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
     updated(network, optimizer)
     weight = network.weight.detach().clone()
     moment = optimizer.state[network.weight]["exp_avg"].clone()
-    groups = checkpoint.snapshot(network, optimizer)
+    groups = checkpoint.copied(
+        {"network": network.state_dict(), "optimizer": checkpoint.optimizer_tensors(network, optimizer)}
+    )
     updated(network, optimizer)  # in place, while the snapshot waits to be written
-    checkpoint.write(tmp_path, STATE, groups)
+    checkpoint.save(tmp_path, STATE, groups)
     folder = checkpoint.folder_of(tmp_path, 1)
     assert not torch.equal(network.weight, weight)
     assert torch.equal(load_file(folder / "network.safetensors")["weight"], weight)
@@ -75,10 +77,10 @@ def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
         writer.close()
 
 
-def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Module, tmp_path: Path) -> None:
+def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Linear, tmp_path: Path) -> None:
     for step in (2, 4, 6):
         state = checkpoint.State(**{**vars(STATE), "step": step})
-        checkpoint.write(tmp_path, state, {"network": dict(network.state_dict())})
+        checkpoint.save(tmp_path, state, {"network": dict(network.state_dict())})
     with pytest.raises(UserError, match=r"--resume-from 5: .* has complete checkpoints of steps \[2, 4, 6\]"):
         checkpoint.rewind(tmp_path, 5)
     checkpoint.rewind(tmp_path, 4)
@@ -86,14 +88,14 @@ def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Modu
 
 
 def test_a_full_disk_ends_the_run_with_one_sentence(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = checkpoint.write
+    whole = checkpoint.save
 
     def full(output: Path, state: checkpoint.State, groups: checkpoint.Groups) -> None:
         if state.step == 4:
             raise OSError(28, "No space left on device")
         whole(output, state, groups)
 
-    monkeypatch.setattr(checkpoint, "write", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(UserError, match="No space left on device"):
         loop.train(config, loop.Rank())
     assert [folder.name for folder in checkpoint.complete(Path(config.output))] == ["step-0000002"]

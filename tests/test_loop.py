@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODEL, Killed, notes
+from safetensors.torch import load_file, save_file
 
 from infra import (
     models,
@@ -46,7 +47,7 @@ def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, 
 
 
 def _policy(output: str) -> list[torch.Tensor]:
-    return list(checkpoint.load_file(checkpoint.folder_of(Path(output), 6) / "network.safetensors").values())
+    return list(load_file(checkpoint.folder_of(Path(output), 6) / "network.safetensors").values())
 
 
 def test_step_1_is_at_ln_2_and_the_warm_up_is_linear(config: TrainConfig) -> None:
@@ -64,10 +65,10 @@ def moved_model(folder: Path, move: float) -> str:
     """Copy the embedded world's model with each of its network's weights moved a little; return its folder."""
     shutil.copytree(MODEL, folder)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = checkpoint.load_file(path)
+    weights = load_file(path)
     generator = torch.Generator().manual_seed(0)
     moved = {k: v + move * torch.randn(v.shape, generator=generator) for k, v in weights.items()}
-    checkpoint.save_file(moved, path)
+    save_file(moved, path)
     return str(folder)
 
 

@@ -30,10 +30,11 @@ def agree(value: Any, rank: Rank) -> Any:
 def assess(trainer: Trainer, step: int) -> None:
     """Judge the policy after a step and note what was found."""
     values: dict[str, float] = {}
-    if trainer.validator:
-        values |= validate(trainer, step)
-    if trainer.held_out:
-        values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
+    with trainer.gathered():
+        if trainer.validator:
+            values |= validate(trainer, step)
+        if trainer.held_out:
+            values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out)
     trainer.journal.assessment(step, values)
     if trainer.rank.world_size > 1:
         dist.barrier()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from infra import files
 from infra.errors import UserError
@@ -37,21 +37,15 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def snapshot(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> Groups:
-    """Copy what a checkpoint holds into CPU memory, so that it can be written while training goes on."""
-    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in network.state_dict().items()}
-    return {"network": weights, "optimizer": _optimizer_tensors(network, optimizer)}
+def copied(groups: Groups) -> Groups:
+    """Copy tensors into CPU memory, so that they can be written while training changes the ones it has."""
+    return {
+        group: {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        for group, tensors in groups.items()
+    }
 
 
-def _optimizer_tensors(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, parameter in network.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().to("cpu", copy=True)
-    return tensors
-
-
-def write(output: Path, state: State, groups: Groups) -> None:
+def save(output: Path, state: State, groups: Groups) -> None:
     """Write a checkpoint, one file a group; the file that says it is complete comes last and holds the hashes."""
     folder = begin(output, state.step)
     for name, tensors in groups.items():
@@ -93,16 +87,20 @@ def read_state(folder: Path) -> State:
     return State(**marker["state"])
 
 
-def load_network(folder: Path, network: torch.nn.Module) -> None:
-    """Load a checkpoint's weights, bit for bit."""
-    network.load_state_dict(load_file(folder / "network.safetensors"))
+def optimizer_tensors(network: torch.nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as KIND/NAME of the parameter."""
+    return {
+        f"{kind}/{name}": value
+        for name, parameter in network.named_parameters()
+        for kind, value in optimizer.state[parameter].items()
+    }
 
 
-def load_optimizer(folder: Path, network: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Load a checkpoint's optimizer state, bit for bit; torch puts each tensor where this optimizer wants it."""
+def put_optimizer(tensors: dict[str, torch.Tensor], network: torch.nn.Module, optimizer: torch.optim.AdamW) -> None:
+    """Give the optimizer a state as optimizer_tensors() returns it, bit for bit."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     places = {name: place for place, (name, _) in enumerate(network.named_parameters())}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
+    for key, value in tensors.items():
         kind, name = key.split("/", 1)
         state.setdefault(places[name], {})[kind] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

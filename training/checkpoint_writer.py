@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 
 from infra.errors import UserError
@@ -18,8 +20,10 @@ class CheckpointWriter:
     next call of any method, once.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, world_size: int = 1) -> None:
         self.output = output
+        # Jobs of all ranks talk to one another while the main threads do, so they need a group of their own.
+        self.workers: Any = dist.new_group(backend="gloo") if world_size > 1 else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 

@@ -10,6 +10,7 @@ import torch
 from infra.models import Model
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
+from training.sharding import ShardingConfig
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     @property

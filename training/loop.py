@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from infra import files
 from infra.errors import UserError
-from training import checkpoint, objectives, reward, stopping
+from training import checkpoint, objectives, reward, sharded_checkpoint, sharding, stopping
 from training.assessment import agree, assess, held_out, held_out_accuracy
 from training.backbone import Backbone, open_backbone
 from training.checkpoint_writer import CheckpointWriter
@@ -71,6 +70,11 @@ class Trainer:
         """Return the dtype of forward passes."""
         return self.config.autocast
 
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Hold sharded networks whole for a while, without backward passes."""
+        frozen = [self.reference.network] if isinstance(self.reference, reward.NetworkReference) else []
+        return sharding.gathered([self.policy, *frozen])
+
 
 def train(config: TrainConfig, rank: Rank) -> None:
     """Train from the last complete checkpoint, or from the start, to the end, and write the result.
@@ -89,9 +93,7 @@ def run_steps(trainer: Trainer) -> None:
     """Take the steps that are left."""
     config, rank = trainer.config, trainer.rank
     step = resume(trainer)
-    wrapped = trainer.policy
-    if rank.world_size > 1:
-        wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
+    wrapped = sharding.replicate(trainer.policy, rank.world_size)
     if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed between the two
         assess(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
@@ -162,18 +164,20 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     path = files.resolve(config.data.store)
     data = apply_labels(stage(path, config.data.cache), path, config.data.labels)
     policy = backbone.load_network().to(rank.device)
-    reference = make_reference(config, rank.device)
+    sharding.prepare(config.sharding, policy, config.autocast, rank.device, rank.world_size)
+    reference = make_reference(config, rank)
     optimizer = make_optimizer(config.optimizer, policy.parameters(), rank.device)
     validator = make_validator(config.validation, folder, policy, rank.rank, rank.world_size)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
-    journal, writer = Journal(output, enabled=rank.rank == 0), CheckpointWriter(output)
+    journal, writer = Journal(output, enabled=rank.rank == 0), CheckpointWriter(output, rank.world_size)
     return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, validator, few, journal, writer)
 
 
-def make_reference(config: TrainConfig, device: torch.device) -> reward.Reference:
-    """Load the frozen reference."""
+def make_reference(config: TrainConfig, rank: Rank) -> reward.Reference:
+    """Load the frozen reference, laid out as the policy is."""
     backbone = open_backbone(config.reference.folder())
-    network = backbone.load_network().to(device).requires_grad_(False)
+    network = backbone.load_network().to(rank.device).requires_grad_(False)
+    sharding.prepare(config.sharding, network, config.autocast, rank.device, rank.world_size)
     return reward.NetworkReference(backbone, network, config.autocast)
 
 
@@ -187,15 +191,17 @@ def resume(trainer: Trainer) -> int:
     if not done:
         trainer.journal.rewind(0)
         return 0
-    state = checkpoint.read_state(done[-1])
+    state = agree(checkpoint.read_state(done[-1]) if trainer.rank.rank == 0 else None, trainer.rank)
     expected = run_state(trainer, state.step)
     if state != expected:
         told = "; ".join(
             f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
         )
         raise UserError(f"{trainer.output} holds another run ({told}); give another --output")
-    checkpoint.load_network(done[-1], trainer.policy)
-    checkpoint.load_optimizer(done[-1], trainer.policy, trainer.optimizer)
+    parameters = dict(trainer.policy.named_parameters())
+    trainer.policy.load_state_dict(sharded_checkpoint.load(done[-1], "network", parameters))
+    moments = sharded_checkpoint.load(done[-1], "optimizer", parameters)
+    checkpoint.put_optimizer(moments, trainer.policy, trainer.optimizer)
     trainer.journal.rewind(state.step)
     return state.step
 
@@ -225,9 +231,7 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
     share = config.data.global_batch / trainer.rank.world_size  # not whole with some elastic world sizes
     for piece, batch in zip(rank_share(trainer).pieces, batches, strict=True):
         record.stream += batch.fingerprint(piece.start)
-        last = batch is batches[-1]
-        no_sync = getattr(wrapped, "no_sync", contextlib.nullcontext)
-        with contextlib.nullcontext() if last else no_sync():
+        with sharding.synchronised(wrapped, last=batch is batches[-1]):
             moved = batch.to(trainer.rank.device)
             policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
             reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
@@ -236,7 +240,8 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
             (losses.sum() / share).backward()
         bad += batch.pair_ids[~losses.detach().isfinite().cpu().numpy()].tolist()
         record.add(losses.detach(), policy.detach(), reference, moved.timesteps)
-    norm = torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), config.optimizer.max_gradient_norm)
+    parameters = trainer.policy.parameters()
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm))
     _refuse_non_finite(trainer, bad, norm, batches, step)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -272,10 +277,19 @@ def save(trainer: Trainer, step: int) -> None:
     new one is complete then finds all that the notes up to the last one name.
     """
     trainer.writer.wait()
-    if trainer.rank.rank == 0:
+    first, sharded = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy)
+    if first:
         sweep(trainer)
-        groups = checkpoint.snapshot(trainer.policy, trainer.optimizer)
-        trainer.writer.submit(partial(checkpoint.write, trainer.output, run_state(trainer, step), groups))
+    if first or sharded:
+        kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
+        write = partial(sharded_checkpoint.save, workers=trainer.writer.workers) if sharded else checkpoint.save
+        trainer.writer.submit(partial(write, *kept))
+
+
+def snapshot(trainer: Trainer) -> checkpoint.Groups:
+    """Return what a checkpoint keeps, by group: weights and optimizer state."""
+    moments = checkpoint.optimizer_tensors(trainer.policy, trainer.optimizer)
+    return {"network": trainer.policy.state_dict(), "optimizer": moments}
 
 
 def sweep(trainer: Trainer) -> None:
@@ -289,14 +303,22 @@ def finish(trainer: Trainer) -> None:
     if trainer.rank.rank == 0:
         sweep(trainer)
     best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
-    checkpoint.load_network(checkpoint.folder_of(trainer.output, best), trainer.policy)
+    parameters = dict(trainer.policy.named_parameters())
+    folder = checkpoint.folder_of(trainer.output, best)
+    trainer.policy.load_state_dict(sharded_checkpoint.load(folder, "network", parameters))
     facts: dict[str, Any] = {"best_step": best}
     if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
-        accuracy = held_out_accuracy(trainer, every)
+        with trainer.gathered():
+            accuracy = held_out_accuracy(trainer, every)
         facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": FINAL_DRAWS}
+    state = sharding.whole_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
     if trainer.rank.rank == 0:
+        policy = trainer.policy
+        if state is not None:
+            policy = trainer.backbone.load_network()
+            policy.load_state_dict(state)
         facts["train"] = trainer.journal.summary()
-        write_result(trainer.config, trainer.output, trainer.backbone, trainer.policy, facts, trainer.data)
+        write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
     trainer.writer.close()
     trainer.journal.close()
     if trainer.rank.world_size > 1:

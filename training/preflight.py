@@ -44,6 +44,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
         )
     # First the frozen parts alone: a store of another model is refused before the network is fetched.
     check_fingerprints(manifest.fingerprints, config.start.folder(store.FROZEN), path)
+    _check_sharding(config)
     _check_reference(config)
     _check_captions_apart(config, path)
     pinned = replace(config, revision=config.start.pinned().revision)
@@ -76,6 +77,17 @@ def check_batch(config: TrainConfig) -> None:
             f"--micro-batch 1: {uneven[0]} of --min-workers {least} to --workers {config.workers} does not divide "
             f"--global-batch {data.global_batch}; give --micro-batch 2 or another global batch"
         )
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """Refuse a layout that the network or its shards cannot have."""
+    if not config.sharding.channels_last:
+        return
+    if config.sharding.sharding == "fsdp":
+        raise UserError("--channels-last: shards have no such layout; leave it out, or take --sharding ddp")
+    part = open_backbone(config.start.folder(store.FROZEN)).network_folder
+    if part != "unet":
+        raise UserError(f"--channels-last: a layout of convolutions, and the {part} of --model {config.model} has none")
 
 
 def _check_reference(config: TrainConfig) -> None:

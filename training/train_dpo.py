@@ -18,9 +18,10 @@ from training.config import PRESETS, TrainConfig
 from training.preflight import check_config
 from training.result import is_finished, result_folder
 
-# Settings that do not change what is computed, so a resumed run may have others.
+# Settings that do not change what is computed, but for rounding, so a resumed run may have others.
 FREE = (
     *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
+    *("sharding", "activation_checkpointing", "compile", "channels_last"),
     *("keep_checkpoints", "output", "steps", "cache"),
 )
 

@@ -58,7 +58,7 @@ def launch(config: TrainConfig, output: Path) -> None:
         train_loop_config={"config": config},
         torch_config=_Torch(),
         scaling_config=ScalingConfig(
-            num_workers=config.workers if least is None else (least, config.workers),
+            num_workers=config.workers if least is None else (least, config.workers),  # type: ignore[arg-type]
             use_gpu=use_gpu,
             resources_per_worker=_resources(config, use_gpu),
         ),
@@ -67,7 +67,7 @@ def launch(config: TrainConfig, output: Path) -> None:
         run_config=RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
             storage_path=str(output / "ray"),
-            failure_config=FailureConfig(
+            failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=config.max_failures, max_preemption_failures=config.max_preemptions
             ),
         ),
