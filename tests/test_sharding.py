@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import MODEL, Killed, notes
+from conftest import HELD_OUT, MODEL, Killed, notes
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from infra.errors import UserError
 from training import checkpoint, loop, preflight, sharding
-from training.config import DataConfig, TrainConfig
+from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
 
@@ -26,6 +27,17 @@ FSDP = sharding.ShardingConfig(sharding="fsdp")
 def at(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
     """Return settings with another output beside the old one."""
     return replace(config, output=str(Path(config.output).parent / name), **changes)
+
+
+def three_captions(config: TrainConfig) -> ValidationConfig:
+    """Validate with one caption more on rank 0 than on rank 1."""
+    prompts = Path(config.output).parent / "prompts.txt"
+    prompts.write_text("".join(f"{scene.caption}\n" for scene in HELD_OUT[:3]))
+    return replace(config.validation, validation_prompts=str(prompts), sampling_steps=2)
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
@@ -51,7 +63,12 @@ def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
     alone = replace(quick.data, global_batch=7)
     run(at(config, "uneven-ddp", data=alone, steps=1))
     run(at(config, "uneven-fsdp", data=alone, steps=1, sharding=FSDP))
-    run(at(config, "low", data=alone, steps=1, sharding=FSDP, precision="bfloat16"))
+    run(at(config, "low", data=alone, steps=1, sharding=FSDP, precision="bfloat16", validation=three_captions(config)))
+    full = at(config, "full", data=alone, steps=1, checkpoint_every=1, sharding=FSDP)
+    if rank == 1:
+        HuggingFaceStorageWriter.write_data = no_space  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"full: a checkpoint could not be written .*rank 1: .*No space left on device"):
+        run(full)
     dist.destroy_process_group()
 
 
@@ -145,6 +162,14 @@ def test_low_precision_keeps_float32_weights(runs: TrainConfig) -> None:
     weights = load_file(next((folder / "shards").iterdir()))
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert column(runs, "low", "loss") == pytest.approx([0.693147], abs=1e-2)
+    judged = notes(at(runs, "low").output, "assessments.jsonl")
+    assert all(0 < row["validation_median"] <= 1 for row in judged)
+
+
+def test_a_disk_full_on_one_rank_ends_all_with_one_sentence(runs: TrainConfig) -> None:
+    # That both ranks raise it stands in two_ranks.
+    assert not checkpoint.complete(Path(at(runs, "full").output))
+    assert column(runs, "full", "step") == [1]
 
 
 def test_compiling_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

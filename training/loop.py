@@ -111,6 +111,8 @@ def run_steps(trainer: Trainer) -> None:
             save(trainer, step)
         if stopped:
             trainer.writer.wait()
+            if rank.world_size > 1:
+                dist.barrier()  # the first rank that ends may take the others with it, rank 0 in the middle of writing
             raise stopping.Stopped(step)
         if is_due(config, step):
             assess(trainer, step)

@@ -29,13 +29,19 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
     Args:
         groups: copies in CPU memory, sharded tensors or, alike on every rank, whole ones.
         workers: a gloo group of its own: this runs on a thread beside the training's collectives.
+
+    Raises:
+        OSError: on every rank, if any could not write.
     """
     rank, folder = dist.get_rank(workers), checkpoint.folder_of(output, state.step)
     if rank == 0:
         checkpoint.begin(output, state.step)
     flat = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
-    dcp.save(flat, storage_writer=writer, process_group=workers)
+    try:
+        dcp.save(flat, storage_writer=writer, process_group=workers)
+    except dcp.CheckpointException as error:
+        raise OSError("; ".join(f"rank {failed}: {cause}" for failed, (cause, _) in error.failures.items())) from error
     own = sorted((folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
     hashes = {f"{SHARDS}/{path.name}": files.sha256(str(path)) for path in own}
     told: list[dict[str, str]] | None = [{}] * dist.get_world_size(workers) if rank == 0 else None
@@ -62,7 +68,7 @@ def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> di
             like = _like(parameters, key)
             shaped = torch.empty(entry.size) if like is None or like.shape != entry.size else like
             found[key] = torch.empty_like(shaped, dtype=entry.properties.dtype)
-    dcp.load(found, storage_reader=reader, no_dist=not dist.is_initialized())
+    dcp.load(found, storage_reader=reader)
     return {key.removeprefix(f"{group}/"): value for key, value in found.items()}
 
 

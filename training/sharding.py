@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -56,8 +56,10 @@ def prepare(config: ShardingConfig, network: Any, autocast: torch.dtype, device:
         mesh = init_device_mesh(device.type, (world_size,))
         low = None if autocast == torch.float32 else autocast
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)  # the master weights are float32
-        for part in (*parts, network):
+        for part in parts:
             fully_shard(part, mesh=mesh, mp_policy=policy)
+        # What leaves the network is float32: samplers would hand a lower dtype on to a float32 decoder.
+        fully_shard(network, mesh=mesh, mp_policy=replace(policy, output_dtype=torch.float32))
 
 
 def repeated_blocks(network: Any) -> list[torch.nn.Module]:
