@@ -41,6 +41,7 @@ class Training(TrainConfig):
 
     reference_model: Suppress[str | None] = None
     reference_revision: Suppress[str | None] = None
+    resume_from: Suppress[int | None] = None
     data: RoundData = field(default_factory=RoundData)
 
 

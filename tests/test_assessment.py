@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import HELD_OUT, Killed, notes
+from safetensors.torch import load_file
 
 from infra.errors import UserError
 from infra.world.shapes import all_scenes
-from training import assessment, checkpoint, loop, preflight
+from training import assembly, assessment, checkpoint, loop, preflight
 from training.config import TrainConfig
+from training.staging import stage
 
 
 @pytest.fixture
@@ -30,18 +32,18 @@ def test_a_kill_before_an_assessment_neither_skips_nor_doubles_it(
     validated: TrainConfig, killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = replace(validated, output=str(tmp_path / "straight"))
-    loop.train(straight, loop.Rank())
+    loop.train(straight, assembly.Rank())
 
-    def die(trainer: loop.Trainer, step: int) -> None:
+    def die(trainer: assembly.Trainer, step: int) -> None:
         if step == killed_at:
             raise Killed
         assessment.assess(trainer, step)
 
     monkeypatch.setattr(loop, "assess", die)
     with pytest.raises(Killed):
-        loop.train(validated, loop.Rank())
+        loop.train(validated, assembly.Rank())
     monkeypatch.undo()
-    loop.train(validated, loop.Rank())
+    loop.train(validated, assembly.Rank())
     expected, found = (notes(run.output, "assessments.jsonl") for run in (straight, validated))
     assert [row["step"] for row in expected] == [0, 2, 4]
     assert found == expected
@@ -52,8 +54,8 @@ def test_a_kill_before_the_first_checkpoint_notes_step_0_once(validated: TrainCo
         raise Killed
 
     with pytest.raises(Killed):
-        loop.train(validated, loop.Rank(on_step=die))
-    loop.train(validated, loop.Rank())
+        loop.train(validated, assembly.Rank(on_step=die))
+    loop.train(validated, assembly.Rank())
     assert [row["step"] for row in notes(validated.output, "assessments.jsonl")] == [0, 2, 4]
 
 
@@ -62,10 +64,10 @@ def test_the_checkpoint_with_the_best_median_is_the_result(
 ) -> None:
     medians = iter([0.9, 0.7, 0.6])  # of steps 0, 2, 4; step 0 is the base and no candidate
     monkeypatch.setattr(assessment, "validate", lambda *_: {"validation_median": next(medians)})
-    loop.train(validated, loop.Rank())
+    loop.train(validated, assembly.Rank())
     output = Path(validated.output)
-    result = checkpoint.load_file(output / "result" / "unet" / "diffusion_pytorch_model.safetensors")
-    best = checkpoint.load_file(checkpoint.folder_of(output, 2) / "network.safetensors")
+    result = load_file(output / "result" / "unet" / "diffusion_pytorch_model.safetensors")
+    best = load_file(checkpoint.folder_of(output, 2) / "network.safetensors")
     assert all(result[name].equal(best[name]) for name in best)
 
 
@@ -74,7 +76,7 @@ def test_captions_on_both_sides_are_refused(validated: TrainConfig, encoded_stor
     both = replace(validated, data=replace(validated.data, held_out_store=str(encoded_store)))
     with pytest.raises(UserError, match=r"--held-out-store .*: \d+ of its captions are in --store too"):
         preflight.check_config(both)
-    known = loop.stage(str(encoded_store), str(tmp_path / "cache")).manifest.counts.prompts
+    known = stage(str(encoded_store), str(tmp_path / "cache")).manifest.counts.prompts
     prompts = tmp_path / "all.txt"
     prompts.write_text("".join(f"{scene.caption}\n" for scene in all_scenes()))
     leaking = replace(validated, validation=replace(validated.validation, validation_prompts=str(prompts)))
@@ -83,6 +85,6 @@ def test_captions_on_both_sides_are_refused(validated: TrainConfig, encoded_stor
 
 
 def test_fewer_steps_than_taken_are_refused(config: TrainConfig) -> None:
-    loop.train(replace(config, steps=4), loop.Rank())
+    loop.train(replace(config, steps=4), assembly.Rank())
     with pytest.raises(UserError, match="--steps 2: this run has already taken 4"):
         preflight.check_config(replace(config, steps=2))

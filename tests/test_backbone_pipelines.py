@@ -22,7 +22,7 @@ from labelers.implicit import Implicit
 from pipelines import encode_latents, engine, sampling, store
 from pipelines.encode_latents import EncodeConfig
 from pipelines.images import open_image
-from training import loop, preflight, reward
+from training import assembly, loop, preflight, reward
 from training.backbone_base import ScheduleConfig
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
@@ -100,15 +100,15 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
 
     config = preflight.check_config(settings(kind, model, path, tmp_path))
     straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, loop.Rank())
+    loop.train(straight, assembly.Rank())
 
     def die(metrics: dict[str, object]) -> None:
         if metrics["step"] == 3:
             raise Killed
 
     with pytest.raises(Killed):
-        loop.train(config, loop.Rank(on_step=die))
-    loop.train(config, loop.Rank())
+        loop.train(config, assembly.Rank(on_step=die))
+    loop.train(config, assembly.Rank())
     expected, found = notes(straight.output), notes(config.output)
     assert found[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
     assert found[3]["loss"] != pytest.approx(0.693147, abs=1e-6)  # it learns
@@ -136,7 +136,7 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_gets_a_gradient(kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
     config = settings(kind, tiny_pipeline(kind), encode(kind), tmp_path)
-    trainer = loop.build(config, loop.Rank())
+    trainer = assembly.build(config, assembly.Rank())
     batch = loop.step_share(trainer, 0)[0]
     whole = reward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
     whole.sum().backward()
@@ -149,7 +149,7 @@ def test_every_weight_gets_a_gradient(kind: str, tiny_pipeline: Pipelines, encod
 
 def test_a_turbo_run_draws_its_three_timesteps(tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
     config = settings("sdxl-turbo", tiny_pipeline("sdxl-turbo"), encode("sdxl-turbo"), tmp_path)
-    trainer = loop.build(config, loop.Rank())
+    trainer = assembly.build(config, assembly.Rank())
     drawn = [batch.timesteps.tolist() for step in range(12) for batch in loop.step_share(trainer, step)]
     assert {t for batch in drawn for t in batch} == {249, 499, 749}
     with pytest.raises(UserError, match="--timesteps 999: pure noise"):

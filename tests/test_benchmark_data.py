@@ -10,7 +10,7 @@ import pytest
 
 from infra.benchmarks import data, resume
 from infra.benchmarks.random_store import random_pairs, write_store
-from training import loop
+from training import assembly, keeping
 from training.config import DataConfig, TrainConfig
 from training.loader import apply_labels
 from training.staging import stage
@@ -56,6 +56,6 @@ def test_a_faked_checkpoint_resumes_at_its_step(stored: Path, tmp_path: Path) ->
     notes = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(notes) == 1234
     assert '"step": 1234,' in notes[-1]
-    trainer = loop.build(config, loop.Rank())
-    assert loop.resume(trainer) == 1234
+    trainer = assembly.build(config, assembly.Rank())
+    assert keeping.resume(trainer) == 1234
     assert np.isfinite(1 / resume.starts_per_second(config, 1234))

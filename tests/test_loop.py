@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODEL, Killed, notes
+from safetensors.torch import load_file, save_file
 
 from infra import (
     models,
@@ -17,7 +18,8 @@ from infra import (
 )
 from infra.errors import UserError
 from labelers.implicit import trained_against
-from training import checkpoint, loop, objectives, preflight
+from training import assembly, checkpoint, loop, objectives, preflight
+from training.backbone import StableDiffusion
 from training.config import TrainConfig
 from training.loader import Batch
 from training.result import is_finished, result_folder
@@ -27,16 +29,16 @@ from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
 
 def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, loop.Rank())
+    loop.train(straight, assembly.Rank())
 
     def die(metrics: dict[str, object]) -> None:
         if metrics["step"] == 5:
             raise Killed
 
     with pytest.raises(Killed):
-        loop.train(config, loop.Rank(on_step=die))
+        loop.train(config, assembly.Rank(on_step=die))
     (Path(config.output) / "metrics.jsonl").open("a").write('{"step": 6, "lo')  # a line cut short
-    loop.train(config, loop.Rank())
+    loop.train(config, assembly.Rank())
     expected, found = notes(straight.output), notes(config.output)
     assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
     for name in ("loss", "stream", "gradient_norm", "accuracy", "learning_rate"):
@@ -46,11 +48,11 @@ def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, 
 
 
 def _policy(output: str) -> list[torch.Tensor]:
-    return list(checkpoint.load_file(checkpoint.folder_of(Path(output), 6) / "network.safetensors").values())
+    return list(load_file(checkpoint.folder_of(Path(output), 6) / "network.safetensors").values())
 
 
 def test_step_1_is_at_ln_2_and_the_warm_up_is_linear(config: TrainConfig) -> None:
-    loop.train(replace(config, steps=4), loop.Rank())
+    loop.train(replace(config, steps=4), assembly.Rank())
     rows = notes(config.output)
     assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
     assert rows[0]["accuracy"] == 0.5
@@ -64,10 +66,10 @@ def moved_model(folder: Path, move: float) -> str:
     """Copy the embedded world's model with each of its network's weights moved a little; return its folder."""
     shutil.copytree(MODEL, folder)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = checkpoint.load_file(path)
+    weights = load_file(path)
     generator = torch.Generator().manual_seed(0)
     moved = {k: v + move * torch.randn(v.shape, generator=generator) for k, v in weights.items()}
-    checkpoint.save_file(moved, path)
+    save_file(moved, path)
     return str(folder)
 
 
@@ -91,10 +93,10 @@ def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch
 def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig, tmp_path: Path) -> None:
     other = moved_model(tmp_path / "other", 2e-3)
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
-    trainer = loop.build(preflight.check_config(config), loop.Rank())
+    trainer = assembly.build(preflight.check_config(config), assembly.Rank())
     with torch.no_grad():
         losses = [hand_losses(b, str(MODEL), other, config.objective.beta) for b in loop.step_share(trainer, 0)]
-    loop.train(config, loop.Rank())
+    loop.train(config, assembly.Rank())
     loss = notes(config.output)[0]["loss"]
     assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
     assert abs(loss - 0.693147) > 1e-3
@@ -105,9 +107,9 @@ def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig
 
 
 def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
-    loop.train(replace(config, steps=2), loop.Rank())
+    loop.train(replace(config, steps=2), assembly.Rank())
     named = replace(config, steps=2, output=str(tmp_path / "named"), reference_model=moved_model(tmp_path / "same", 0))
-    loop.train(preflight.check_config(named), loop.Rank())
+    loop.train(preflight.check_config(named), assembly.Rank())
     for name in ("loss", "stream", "gradient_norm"):
         assert [row[name] for row in notes(named.output)] == [row[name] for row in notes(config.output)]
 
@@ -115,9 +117,9 @@ def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp
 def test_a_resumed_run_keeps_its_reference(config: TrainConfig, tmp_path: Path) -> None:
     other = moved_model(tmp_path / "other", 2e-3)
     straight = replace(config, steps=4, output=str(tmp_path / "straight"), reference_model=other)
-    loop.train(straight, loop.Rank())
-    loop.train(replace(straight, steps=2, output=config.output), loop.Rank())
-    loop.train(replace(straight, output=config.output), loop.Rank())
+    loop.train(straight, assembly.Rank())
+    loop.train(replace(straight, steps=2, output=config.output), assembly.Rank())
+    loop.train(replace(straight, output=config.output), assembly.Rank())
     assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
 
 
@@ -155,9 +157,9 @@ def test_a_default_left_out_of_a_network_s_file_is_no_difference(config: TrainCo
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig) -> None:
     first = replace(config, steps=1, checkpoint_every=1)
-    loop.train(first, loop.Rank())
+    loop.train(first, assembly.Rank())
     whole = replace(first, output=config.output + "-whole", data=replace(config.data, micro_batch=8))
-    loop.train(whole, loop.Rank())
+    loop.train(whole, assembly.Rank())
     split_row, whole_row = notes(first.output)[0], notes(whole.output)[0]
     assert split_row["stream"] == whole_row["stream"]
     assert split_row["gradient_norm"] == pytest.approx(whole_row["gradient_norm"], rel=1e-4)
@@ -179,11 +181,12 @@ def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
     rows, beta = [], config.objective.beta
     for micro in (4, 8, 2):
         output, data = f"{config.output}-{micro}", replace(config.data, micro_batch=micro)
-        loop.train(replace(config, output=output, data=data), loop.Rank())
+        loop.train(replace(config, output=output, data=data), assembly.Rank())
         rows.append(notes(output)[0])
     assert baselines[0] == baselines[1]  # two micro-batches of four
     assert len(set(baselines[3:])) == 1  # four of two
-    whole = loop.step_share(loop.build(replace(config, data=replace(config.data, micro_batch=8)), loop.Rank()), 0)
+    at_once = replace(config, data=replace(config.data, micro_batch=8))
+    whole = loop.step_share(assembly.build(at_once, assembly.Rank()), 0)
     with torch.no_grad():
         policy, reference = (hand_errors(whole[0], folder) for folder in (str(MODEL), other))
     rewards = -beta / 2 * (policy - reference)
@@ -207,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pair(
 
     monkeypatch.setattr(objectives, "loss", spoilt)
     with pytest.raises(UserError, match=r"step 3: the loss of pairs -?\d+ is not finite; nothing was updated"):
-        loop.train(config, loop.Rank())
+        loop.train(config, assembly.Rank())
     assert [path.name for path in checkpoint.complete(Path(config.output))] == ["step-0000002"]
     assert len(notes(config.output)) == 2
 
@@ -215,12 +218,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pair(
 def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig) -> None:
     from diffusers import StableDiffusionPipeline
 
-    loop.train(replace(config, steps=2), loop.Rank())
+    loop.train(replace(config, steps=2), assembly.Rank())
     folder = result_folder(Path(config.output))
     assert is_finished(Path(config.output), 2)
     assert not is_finished(Path(config.output), 3)
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    trained, base = pipeline.unet.state_dict(), loop.open_backbone(MODEL, config.schedule).load_network().state_dict()
+    trained, base = pipeline.unet.state_dict(), StableDiffusion(MODEL).load_network().state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["train"]["steps"] == 2
@@ -230,20 +233,20 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
 
 
 def test_a_torn_checkpoint_is_not_taken_and_an_altered_one_is_refused(config: TrainConfig) -> None:
-    loop.train(replace(config, steps=4), loop.Rank())
+    loop.train(replace(config, steps=4), assembly.Rank())
     output = Path(config.output)
     (checkpoint.folder_of(output, 4) / checkpoint.COMPLETE).unlink()
     assert checkpoint.complete(output)[-1].name == "step-0000002"
     weights = checkpoint.folder_of(output, 2) / "network.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"step-0000002/network\.safetensors: altered"):
-        loop.train(config, loop.Rank())
+        loop.train(config, assembly.Rank())
 
 
 def test_another_seed_in_the_same_folder_is_refused(config: TrainConfig) -> None:
-    loop.train(replace(config, steps=2), loop.Rank())
+    loop.train(replace(config, steps=2), assembly.Rank())
     with pytest.raises(UserError, match="seed was 0, now 1"):
-        loop.train(replace(config, seed=1), loop.Rank())
+        loop.train(replace(config, seed=1), assembly.Rank())
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 import torch
 from conftest import Killed, notes
+from safetensors.torch import load_file
 
 from infra.errors import UserError
-from training import checkpoint, loop, optimizers, preflight
+from training import assembly, checkpoint, loop, optimizers, preflight
 from training.config import TrainConfig
 from training.optimizers import OptimizerConfig, check_optimizer, load_state, make_optimizer, state_tensors
 
@@ -66,10 +67,12 @@ def test_a_state_comes_back_with_its_types_and_goes_on_as_if_uninterrupted(name:
         take_step(straight, optimizer)
     weights = dict(straight.named_parameters())
     state = checkpoint.State(3, 0, 8, "", "")
-    folder = checkpoint.save(tmp_path, state, {"network": weights, "optimizer": state_tensors(optimizer, weights)})
-    resumed.load_state_dict(checkpoint.load(folder, "network"))
+    groups: checkpoint.Groups = {"network": weights, "optimizer": state_tensors(optimizer, weights)}
+    checkpoint.save(tmp_path, state, checkpoint.copied(groups))
+    folder = checkpoint.folder_of(tmp_path, 3)
+    resumed.load_state_dict(load_file(folder / "network.safetensors"))
     again = make_optimizer(config, resumed.parameters(), CPU)
-    load_state(again, dict(resumed.named_parameters()), checkpoint.load(folder, "optimizer"))
+    load_state(again, dict(resumed.named_parameters()), load_file(folder / "optimizer.safetensors"))
     one, other = state_tensors(optimizer, weights), state_tensors(again, dict(resumed.named_parameters()))
     assert one.keys() == other.keys()  # which say what is a Python number
     assert all(torch.equal(one[key], other[key]) and one[key].dtype == other[key].dtype for key in one)
@@ -80,8 +83,10 @@ def test_a_state_comes_back_with_its_types_and_goes_on_as_if_uninterrupted(name:
 
 def test_tables_that_weights_share_are_saved_for_each(tmp_path: Path) -> None:
     table = torch.arange(256, dtype=torch.uint8)  # bitsandbytes has one such table for all weights
-    folder = checkpoint.save(tmp_path, checkpoint.State(1, 0, 8, "", ""), {"optimizer": {"a": table, "b": table}})
-    found = checkpoint.load(folder, "optimizer")
+    groups = {"optimizer": {"a": table, "b": table}}
+    checkpoint.save(tmp_path, checkpoint.State(1, 0, 8, "", ""), checkpoint.copied(groups))
+    folder = checkpoint.folder_of(tmp_path, 1)
+    found = load_file(folder / "optimizer.safetensors")
     assert torch.equal(found["a"], table)
     assert torch.equal(found["b"], table)
 
@@ -89,15 +94,15 @@ def test_tables_that_weights_share_are_saved_for_each(tmp_path: Path) -> None:
 def test_a_run_with_adafactor_resumes_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, steps=4, optimizer=replace(config.optimizer, optimizer="adafactor"))
     straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, loop.Rank())
+    loop.train(straight, assembly.Rank())
 
     def die(metrics: dict[str, object]) -> None:
         if metrics["step"] == 3:
             raise Killed
 
     with pytest.raises(Killed):
-        loop.train(config, loop.Rank(on_step=die))
-    loop.train(config, loop.Rank())
+        loop.train(config, assembly.Rank(on_step=die))
+    loop.train(config, assembly.Rank())
     for name in ("loss", "gradient_norm"):
         assert [row[name] for row in notes(config.output)] == [row[name] for row in notes(straight.output)]
 
@@ -110,4 +115,4 @@ def test_8_bit_adamw_is_refused_where_it_cannot_run(config: TrainConfig, monkeyp
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: importlib.util)
     check_optimizer(wanted, torch.device("cuda"))
     with pytest.raises(UserError, match="needs a GPU, this worker has a cpu"):
-        loop.build(replace(config, optimizer=wanted), loop.Rank())
+        assembly.build(replace(config, optimizer=wanted), assembly.Rank())

@@ -13,12 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import MODEL, Killed, lora_result, notes
+from safetensors.torch import load_file
 from test_loop import moved_model
 from torch.nn.parallel import DistributedDataParallel
 
 from infra import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.errors import UserError
-from training import checkpoint, loop, preflight, reward
+from training import assembly, checkpoint, loop, preflight, reward
 from training.backbone import StableDiffusion
 from training.config import TrainConfig
 from training.loader import Batch
@@ -192,15 +193,15 @@ def test_an_interrupted_run_repeats_losses_and_checkpoints_bit_for_bit(
 ) -> None:
     config = replace(config, steps=4, policy=WAYS[way])
     straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, loop.Rank())
+    loop.train(straight, assembly.Rank())
 
     def die(metrics: dict[str, object]) -> None:
         if metrics["step"] == 3:
             raise Killed
 
     with pytest.raises(Killed):
-        loop.train(config, loop.Rank(on_step=die))
-    loop.train(config, loop.Rank())
+        loop.train(config, assembly.Rank(on_step=die))
+    loop.train(config, assembly.Rank())
     for name in ("loss", "gradient_norm", "accuracy"):
         assert [row[name] for row in notes(config.output)] == [row[name] for row in notes(straight.output)]
     assert notes(config.output)[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
@@ -210,25 +211,25 @@ def test_an_interrupted_run_repeats_losses_and_checkpoints_bit_for_bit(
     groups = {path.stem for path in ours.glob("*.safetensors")}
     assert groups == {"network", "optimizer"} | ({"ema"} if config.policy.ema_decay else set())
     for group in groups:
-        found, expected = checkpoint.load(ours, group), checkpoint.load(theirs, group)
+        found, expected = (load_file(one / f"{group}.safetensors") for one in (ours, theirs))
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     config = replace(config, steps=2, policy=replace(LORA, lora_alpha=16))
-    loop.train(config, loop.Rank())
+    loop.train(config, assembly.Rank())
     folder, kept = result_folder(Path(config.output)), checkpoint.folder_of(Path(config.output), 2)
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "facts.json",
         "pytorch_lora_weights.safetensors",
     ]
-    weights = checkpoint.load(kept, "network")
+    weights = load_file(kept / "network.safetensors")
     assert all("lora_" in name for name in weights)
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL)
     pipeline.load_lora_weights(folder)
-    trainer = loop.build(config, loop.Rank())
+    trainer = assembly.build(config, assembly.Rank())
     loop.load_weights(trainer.policy, weights)
     found = [
         reward.pair_errors(trainer.backbone, n, random_batch(), torch.float32) for n in (pipeline.unet, trainer.policy)
@@ -245,9 +246,9 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
 def test_another_reference_stays_a_network_of_its_own(config: TrainConfig, tmp_path: Path) -> None:
     other = moved_model(tmp_path / "other", 2e-3)
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
-    loop.train(config, loop.Rank())
+    loop.train(config, assembly.Rank())
     adapted = replace(config, output=str(tmp_path / "adapted"), policy=LORA)
-    loop.train(adapted, loop.Rank())
+    loop.train(adapted, assembly.Rank())
     assert notes(adapted.output)[0]["loss"] == notes(config.output)[0]["loss"]  # both policies start as the same model
     assert abs(notes(config.output)[0]["loss"] - 0.693147) > 1e-3
 
@@ -256,19 +257,19 @@ def test_the_average_is_judged_and_is_the_result(config: TrainConfig, monkeypatc
     config = replace(config, steps=4, policy=PolicyConfig(ema_decay=0.5))
     judged: list[dict[str, torch.Tensor]] = []
 
-    def look(trainer: loop.Trainer, *_: object) -> float:
+    def look(trainer: assembly.Trainer, *_: object) -> float:
         judged.append({name: weight.detach().clone() for name, weight in trained(trainer.policy).items()})
         return 0.5
 
     monkeypatch.setattr("training.assessment.held_out_accuracy", look)
-    loop.train(config, loop.Rank())
+    loop.train(config, assembly.Rank())
     output = Path(config.output)
-    result = checkpoint.load_file(result_folder(output) / "unet" / "diffusion_pytorch_model.safetensors")
-    averages = [checkpoint.load(checkpoint.folder_of(output, step), "ema") for step in (2, 4)]
+    result = load_file(result_folder(output) / "unet" / "diffusion_pytorch_model.safetensors")
+    averages = [load_file(checkpoint.folder_of(output, step) / "ema.safetensors") for step in (2, 4)]
     assert all(torch.equal(judged[1][name], averages[0][name]) for name in result)  # judged[0] is the start
     assert all(torch.equal(judged[2][name], averages[1][name]) for name in result)
     assert all(torch.equal(result[name], averages[1][name]) for name in result)
-    last = checkpoint.load(checkpoint.folder_of(output, 4), "network")
+    last = load_file(checkpoint.folder_of(output, 4) / "network.safetensors")
     assert any(not torch.equal(result[name], last[name]) for name in result)
 
 

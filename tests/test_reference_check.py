@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import MODEL, Killed, notes
+from safetensors.torch import load_file, save_file
 
 from infra import files
 from infra.errors import UserError
 from pipelines import encode_reference, store
 from pipelines.visit_pairs import VisitPairs
-from training import loop, preflight, reference_check, reference_errors, reward
+from training import assembly, loop, preflight, reference_check, reference_errors, reward
 from training.config import TrainConfig
 from training.result import result_folder
 
@@ -78,9 +79,9 @@ def same_steps(one: TrainConfig, other: TrainConfig) -> bool:
 def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
     inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop.train(inline, loop.Rank())
+    loop.train(inline, assembly.Rank())
     held: list[weakref.ref[torch.nn.Module]] = []
-    make = loop.make_reference
+    make = assembly.make_reference
 
     def watched(*arguments: Any) -> reward.Reference:
         made = make(*arguments)
@@ -92,8 +93,8 @@ def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
         gc.collect()
         assert held[-1]() is None, metrics
 
-    monkeypatch.setattr(loop, "make_reference", watched)
-    loop.train(preflight.check_config(cached), loop.Rank(on_step=nothing_held))
+    monkeypatch.setattr(assembly, "make_reference", watched)
+    loop.train(preflight.check_config(cached), assembly.Rank(on_step=nothing_held))
     assert len(held) == 2  # at the start, and for the final figure
     assert same_steps(inline, cached)
     assert notes(cached.output, "assessments.jsonl") == notes(inline.output, "assessments.jsonl")
@@ -103,15 +104,15 @@ def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
 
 
 def test_an_interrupted_cached_run_repeats_the_inline_losses(inline: TrainConfig, cached: TrainConfig) -> None:
-    loop.train(inline, loop.Rank())
+    loop.train(inline, assembly.Rank())
 
     def die(metrics: dict[str, Any]) -> None:
         if metrics["step"] == 5:
             raise Killed
 
     with pytest.raises(Killed):
-        loop.train(cached, loop.Rank(on_step=die))
-    loop.train(cached, loop.Rank())
+        loop.train(cached, assembly.Rank(on_step=die))
+    loop.train(cached, assembly.Rank())
     assert same_steps(inline, cached)
 
 
@@ -119,7 +120,7 @@ def test_flipped_labels_take_the_same_errors(
     inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flipped = [replace(run, data=replace(run.data, labels="flipped", held_out_store=None)) for run in (inline, cached)]
-    loop.train(flipped[0], loop.Rank())
+    loop.train(flipped[0], assembly.Rank())
     calls: list[int] = []
     asked = reward.NetworkReference.errors
 
@@ -128,11 +129,11 @@ def test_flipped_labels_take_the_same_errors(
         return asked(self, batch)
 
     monkeypatch.setattr(reward.NetworkReference, "errors", count)
-    loop.train(preflight.check_config(flipped[1]), loop.Rank())
+    loop.train(preflight.check_config(flipped[1]), assembly.Rank())
     assert calls == [4, 4]  # the first step's comparison alone
     assert same_steps(*flipped)
-    human = loop.build(replace(cached, output=cached.output + "-human"), loop.Rank())
-    turned = loop.build(flipped[1], loop.Rank())
+    human = assembly.build(replace(cached, output=cached.output + "-human"), assembly.Rank())
+    turned = assembly.build(flipped[1], assembly.Rank())
     batches = [loop.step_share(trainer, 0)[0] for trainer in (human, turned)]
     assert batches[0].reference_errors is not None
     assert batches[1].reference_errors is not None
@@ -186,8 +187,8 @@ def test_another_stores_schedules_or_references_errors_are_refused(
     config, path = spoilt
     other = shutil.copytree(MODEL, tmp_path / "other")
     weights = other / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = loop.checkpoint.load_file(weights)
-    loop.checkpoint.save_file({name: 1.01 * value for name, value in tensors.items()}, weights)
+    tensors = load_file(weights)
+    save_file({name: 1.01 * value for name, value in tensors.items()}, weights)
     with pytest.raises(UserError, match="computed with another reference network"):
         preflight.check_config(replace(config, reference_model=str(other)))
     for name, told in (("store_hash", "another store's pairs"), ("schedule", "another schedule of noise or timesteps")):
@@ -214,7 +215,7 @@ def test_an_altered_file_is_refused_by_its_hash(spoilt: tuple[TrainConfig, Path]
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"draw-0001\.parquet: its contents differ from its manifest"):
-        loop.build(config, loop.Rank())
+        assembly.build(config, assembly.Rank())
     victim.unlink()
     with pytest.raises(UserError, match=r"draw-0001\.parquet: missing"):
         preflight.check_config(config)
@@ -231,20 +232,20 @@ def test_errors_that_are_not_the_references_are_refused_at_the_first_step(spoilt
     told.write_text(json.dumps(value))
     preflight.check_config(config)
     with pytest.raises(UserError, match=r"differ by 2\.5e-03 logits in the mean.*step 1; 1\.0e-05 in the mean is let"):
-        loop.train(config, loop.Rank())
+        loop.train(config, assembly.Rank())
     assert notes(config.output) == []
 
 
 def test_another_micro_batch_is_let_pass_and_told(
     cached: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop.train(replace(cached, steps=2), loop.Rank())
+    loop.train(replace(cached, steps=2), assembly.Rank())
     told = capsys.readouterr().out
     assert "differ by 0.0e+00 logits in the mean, 0.0e+00 at the most, over the pairs of step 1" in told
     assert "bit for bit" not in told
     other = replace(cached, steps=2, output=cached.output + "-8", data=replace(cached.data, micro_batch=8))
     monkeypatch.setattr(reference_errors, "hardware", lambda _: "another card, torch 9")
-    loop.train(preflight.check_config(other), loop.Rank())
+    loop.train(preflight.check_config(other), assembly.Rank())
     told = capsys.readouterr().out
     assert "computed with 4 pairs in a pass (here --micro-batch 8), CPU with " in told
     assert "(here another card, torch 9), so losses equal an inline run's within rounding, not bit for bit" in told

@@ -23,7 +23,7 @@ from infra.files import ROOT
 from labelers import label_set, pair_scores, relabel, scorers, scoring
 from pipelines import encoders, engine, store
 from pipelines.captions import CaptionEncoder
-from training import loop
+from training import assembly, loop
 from training.config import DataConfig, TrainConfig
 
 SCRIPT = "labelers/relabel.py"
@@ -63,7 +63,7 @@ def test_neither_latents_nor_captions_are_encoded_again(
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in parts}
     relabel.main(config)
     data = DataConfig(store=config.store, labels="oracle", cache=str(tmp_path / "c"), global_batch=8, micro_batch=4)
-    loop.train(TrainConfig(output=str(tmp_path / "run"), steps=2, checkpoint_every=2, data=data), loop.Rank())
+    loop.train(TrainConfig(output=str(tmp_path / "run"), steps=2, checkpoint_every=2, data=data), assembly.Rank())
     assert calls == []
     assert before == {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in parts}
     assert (tmp_path / "run" / "result" / "facts.json").exists()

@@ -16,6 +16,7 @@ from conftest import MODEL, Killed, Submit, notes, wait_for
 from infra import cli, files, models
 from infra.errors import UserError
 from infra.files import ROOT
+from training import checkpoint
 from training.backbone_base import ScheduleConfig
 from training.config import TrainConfig
 from training.policy import PolicyConfig
@@ -95,6 +96,46 @@ def test_sigkill_of_a_worker_mid_step_changes_no_loss(
     assert job.wait(timeout=300) == 0
     for name in ("loss", "stream", "gradient_norm"):
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
+
+
+def driver(output: Path) -> int:
+    """Find the process of a run's driver."""
+    for process in psutil.process_iter(["cmdline"]):
+        told = process.info["cmdline"] or []
+        if str(output) in told and told[1:2] == [SCRIPT]:
+            return process.pid
+    raise AssertionError("no driver")
+
+
+def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpoint(
+    two_workers: Path, flags: list[str], submit: Submit, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output, log = tmp_path / "elastic", tmp_path / "log"
+    elastic = [*flags, "--workers", "2", "--min-workers", "1", "--output", str(output), "--steps"]
+    with log.open("w") as out:
+        job = subprocess.Popen(
+            ["ray", "job", "submit", "--", "python", SCRIPT, *elastic, "10000"],
+            cwd=ROOT,
+            env=ray_environment,
+            stdout=out,
+            stderr=out,
+        )
+        metrics = output / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 8, job)
+        before = train_workers(ray_environment)
+        os.kill(max(before), signal.SIGKILL)
+        wait_for(lambda: bool(train_workers(ray_environment) - before), job)  # a new group, of one or two
+        killed_at = len(notes(output))
+        wait_for(lambda: len(metrics.read_text().splitlines()) > killed_at, job)  # is past where it was
+        os.kill(driver(output), signal.SIGTERM)
+        assert job.wait(timeout=300) != 0
+    step = len(notes(output))
+    assert f"stopped on request after step {step}; the same command goes on from there" in log.read_text()
+    assert checkpoint.complete(output)[-1] == checkpoint.folder_of(output, step)
+    submit(SCRIPT, *elastic, str(step + 1))
+    streams = [[row["stream"] for row in notes(path)] for path in (output, two_workers)]
+    assert len(streams[0]) == step + 1
+    assert all(one == other for one, other in zip(*streams, strict=False))
 
 
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(

@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 
 from infra import files
-from training import checkpoint, objectives, reward
+from training import objectives, reward
 from training.config import TrainConfig
 from training.loader import Batch, apply_labels
 from training.staging import stage
 from training.validation import GRID, paste_grid
 
 if TYPE_CHECKING:
-    from training.loop import Rank, Trainer
+    from training.assembly import Rank, Trainer
 
 
 def agree(value: Any, rank: Rank) -> Any:
@@ -28,17 +28,15 @@ def agree(value: Any, rank: Rank) -> Any:
 
 
 def assess(trainer: Trainer, step: int) -> None:
-    """Judge the policy after a step, note what was found, and keep the best and the latest checkpoints."""
+    """Judge the policy after a step and note what was found."""
     values: dict[str, float] = {}
-    with trainer.judged():
+    with trainer.gathered(), trainer.judged():
         if trainer.validator:
             values |= validate(trainer, step)
         if trainer.held_out:
             assert trainer.held_out_reference is not None
             values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out, trainer.held_out_reference)
     trainer.journal.assessment(step, values)
-    if trainer.rank.rank == 0 and step > 0:
-        checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
     if trainer.rank.world_size > 1:
         dist.barrier()
 

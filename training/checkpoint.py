@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from infra import files
 from infra.errors import UserError
 
 COMPLETE = "complete.json"
+Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,33 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def save(output: Path, state: State, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
-    """Write named groups of tensors, a file each; the one that says it is complete comes last and holds their hashes.
+def copied(groups: Groups) -> Groups:
+    """Copy tensors into CPU memory, so that they can be written while training changes the ones it has."""
+    return {
+        group: {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        for group, tensors in groups.items()
+    }
 
-    Returns:
-        the checkpoint's folder.
-    """
-    folder = folder_of(output, state.step)
+
+def save(output: Path, state: State, groups: Groups) -> None:
+    """Write a checkpoint, one file a group; the file that says it is complete comes last and holds the hashes."""
+    folder = begin(output, state.step)
+    for name, tensors in groups.items():
+        save_file(dict(tensors), folder / f"{name}.safetensors")
+    mark(folder, state, {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())})
+
+
+def begin(output: Path, step: int) -> Path:
+    """Make the empty folder of a checkpoint; what an earlier attempt left there goes."""
+    folder = folder_of(output, step)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for group, tensors in groups.items():
-        save_file({name: _own(value) for name, value in tensors.items()}, _file(folder, group))
-    hashes = {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())}
-    files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
     return folder
 
 
-def load(folder: Path, group: str) -> dict[str, torch.Tensor]:
-    """Read one group of a checkpoint's tensors, bit for bit."""
-    return load_file(_file(folder, group))
-
-
-def _own(value: torch.Tensor) -> torch.Tensor:
-    """Copy to memory of its own: safetensors refuses tensors that share any, as 8-bit AdamW's tables do."""
-    return value.detach().to("cpu", copy=True).contiguous()
-
-
-def _file(folder: Path, group: str) -> Path:
-    return folder / f"{group}.safetensors"
+def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
+    """Mark a checkpoint complete, with the hashes of its files by their paths in its folder."""
+    files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
 
 
 def complete(output: Path) -> list[Path]:
@@ -95,3 +95,17 @@ def sweep(output: Path, keep: int, best: int | None) -> None:
     for path in (output / "checkpoints").glob("step-*"):
         if path.name not in spared:
             shutil.rmtree(path)
+
+
+def rewind(output: Path, step: int) -> None:
+    """Make the checkpoint after a step the latest: later ones are complete no more, and go at the next sweep.
+
+    Raises:
+        UserError: if there is no complete checkpoint of that step.
+    """
+    steps = [step_of(folder) for folder in complete(output)]
+    if step not in steps:
+        raise UserError(f"--resume-from {step}: {output} has complete checkpoints of steps {steps or 'none'}")
+    for later in steps:
+        if later > step:
+            (folder_of(output, later) / COMPLETE).unlink()

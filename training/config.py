@@ -12,6 +12,7 @@ from training.backbone_base import ScheduleConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
 from training.policy import PolicyConfig
+from training.sharding import ShardingConfig
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,21 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; weights, errors and losses stay float32."""
     workers: int = 1
+    min_workers: int | None = None
+    """Go on with as few workers as this where the cluster has no more, and with up to --workers when it has again."""
     cpus_per_worker: float = 0.5
     max_failures: int = 3
     """Lost workers to recover from before giving up."""
+    max_preemptions: int = -1
+    """Nodes taken back by their owner to recover from, which count apart; -1: any number."""
+    resume_from: int | None = None
+    """Go back to the checkpoint after this step and forget the later ones; by default the last complete one counts."""
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     @property

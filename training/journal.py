@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from infra import files
 from training import objectives
 
 STEPS, ASSESSMENTS = "metrics.jsonl", "assessments.jsonl"
@@ -77,6 +77,21 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _cut_after(path: Path, step: int) -> None:
+    """Cut a file of notes after the last one up to a step, from its end: a long run resumes as fast as a short one."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            end = text.rfind(b"\n") + 1  # a last line cut short by a kill goes too
+            while end:
+                start = text.rfind(b"\n", 0, end - 1) + 1
+                if json.loads(text[start:end])["step"] <= step:
+                    break
+                end = start
+        file.truncate(end)
+
+
 class Journal:
     """Writes a run's notes on rank 0; on other ranks it does nothing."""
 
@@ -90,8 +105,7 @@ class Journal:
             return
         self.output.mkdir(parents=True, exist_ok=True)
         for name in (STEPS, ASSESSMENTS):
-            kept = [row for row in self.rows(name) if row["step"] <= step]
-            files.write_bytes(str(self.output / name), b"".join(json.dumps(row).encode() + b"\n" for row in kept))
+            _cut_after(self.output / name, step)
         self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
     def rows(self, name: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -160,7 +161,11 @@ def _cached_errors(
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every global batch a rank takes, and in which pieces."""
+    """Which part of every global batch a rank takes, and in which pieces.
+
+    Every rank has equally many pieces, each of micro_batch pairs where the world size divides the global batch, of at
+    most so many where it does not: ranks that compute together need equally many passes.
+    """
 
     global_batch: int
     micro_batch: int
@@ -170,12 +175,21 @@ class Share:
     @property
     def offset(self) -> int:
         """Return the position in the global batch where this rank's part begins."""
-        return self.rank * (self.global_batch // self.world_size)
+        return _cut(self.global_batch, self.world_size)[self.rank].start
 
     @property
-    def micro_batches(self) -> int:
-        """Return the number of pieces per step."""
-        return self.global_batch // self.world_size // self.micro_batch
+    def pieces(self) -> list[range]:
+        """Return the positions in the global batch of each of this rank's micro-batches."""
+        parts = _cut(self.global_batch, self.world_size)
+        mine, longest = parts[self.rank], len(parts[0])
+        return [mine[piece.start : piece.stop] for piece in _cut(len(mine), -(-longest // self.micro_batch))]
+
+
+def _cut(length: int, parts: int) -> list[range]:
+    """Cut 0..length-1 into consecutive parts of equal length, the first ones longer by one where it does not divide."""
+    size, longer = divmod(length, parts)
+    starts = [part * size + min(part, longer) for part in range(parts + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]
 
 
 def step_batches(
@@ -183,8 +197,7 @@ def step_batches(
 ) -> list[Batch]:
     """Assemble one rank's micro-batches of one step: a pure function of its arguments."""
     epoch, rows = batch_rows(step, len(data.rows), share.global_batch, seed)
-    starts = range(share.offset, share.offset + share.micro_batches * share.micro_batch, share.micro_batch)
-    return [assemble(data, rows[s : s + share.micro_batch], seed, epoch, timestep, dropout) for s in starts]
+    return [assemble(data, rows[p.start : p.stop], seed, epoch, timestep, dropout) for p in share.pieces]
 
 
 def prefetch(steps: range, make: Callable[[int], Item], depth: int = 2) -> Iterator[Item]:

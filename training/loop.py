@@ -9,86 +9,50 @@ nothing but weights, optimizer state and the step number.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
-from infra import files
 from infra.errors import UserError
-from training import checkpoint, optimizers, reward
+from training import assembly, checkpoint, keeping, reward, sharded_checkpoint, sharding, stopping
+from training.assembly import Rank, Trainer
 from training.assessment import agree, assess, held_out, held_out_accuracy
-from training.backbone import Backbone, open_backbone
 from training.config import TrainConfig
-from training.journal import Journal, StepRecord
-from training.loader import Batch, Labelled, Share, apply_labels, prefetch, step_batches
+from training.journal import StepRecord
+from training.loader import Batch, Share, prefetch, step_batches
 from training.losses import batch_losses, step_baseline
-from training.optimizers import learning_rate, make_optimizer
-from training.policy import AdaptersOff, Average, load_weights, make_policy, trained
+from training.optimizers import learning_rate
+from training.policy import load_weights, trained
 from training.reference_check import meet_reference
-from training.reference_errors import attach
 from training.result import write_result
-from training.staging import stage
-from training.validation import Validator, make_validator
 
 FINAL_DRAWS = 10  # of the final implicit accuracy, S4.1
 
 
-@dataclass(frozen=True)
-class Rank:
-    """Where this process stands among the workers."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    on_step: Callable[[dict[str, Any]], None] = lambda _: None
-
-
-@dataclass
-class Trainer:
-    """Everything one rank holds while it trains."""
-
-    config: TrainConfig
-    rank: Rank
-    output: Path
-    backbone: Backbone
-    data: Labelled
-    policy: torch.nn.Module
-    reference: reward.Reference
-    optimizer: torch.optim.Optimizer
-    average: Average | None  # of the trained weights; where there is one, it is what is judged and kept
-    validator: Validator | None
-    held_out: reward.HeldOut | None
-    journal: Journal
-    held_out_reference: torch.Tensor | None = None  # the reference's errors on held_out, [2, draws, pairs]
-
-    @property
-    def autocast(self) -> torch.dtype:
-        """Return the dtype of forward passes."""
-        return self.config.autocast
-
-    def judged(self) -> contextlib.AbstractContextManager[None]:
-        """Let the policy have the weights that are judged: their average where one is kept."""
-        return self.average.in_place() if self.average else contextlib.nullcontext()
-
-
 def train(config: TrainConfig, rank: Rank) -> None:
-    """Train from the last complete checkpoint, or from the start, to the end, and write the result."""
-    trainer = build(config, rank)
-    step = resume(trainer)
+    """Train from the last complete checkpoint, or from the start, to the end, and write the result.
+
+    Raises:
+        Stopped: on every rank, after a checkpoint, if a SIGTERM asked any of them to end.
+    """
+    with stopping.listening():
+        trainer = assembly.build(config, rank)
+        with contextlib.closing(trainer.writer):
+            run_steps(trainer)
+            finish(trainer)
+
+
+def run_steps(trainer: Trainer) -> None:
+    """Take the steps that are left."""
+    config, rank = trainer.config, trainer.rank
+    step = keeping.resume(trainer)
     meet_reference(trainer, step, partial(step_share, trainer))
-    wrapped = trainer.policy
-    if rank.world_size > 1:
-        wrapped = DistributedDataParallel(trainer.policy, gradient_as_bucket_view=True)
-    if not agree(trainer.journal.is_assessed(step), rank):  # a kill may fall between a checkpoint and its assessment
+    wrapped = sharding.replicate(trainer.policy, rank.world_size)
+    if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed between the two
         assess(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
     while step < config.steps:
@@ -99,10 +63,22 @@ def train(config: TrainConfig, rank: Rank) -> None:
         step += 1
         trainer.journal.step(record.finish(time.perf_counter() - started, waited, config.data.global_batch))
         rank.on_step({"step": step, "loss": record.values["loss"]})
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            _save(trainer, step)
+        trainer.writer.check()
+        stopped = stopping.agreed(trainer.output, rank.rank, rank.world_size, rank.device)
+        if stopped or is_due(config, step):
+            keeping.save(trainer, step)
+        if stopped:
+            trainer.writer.wait()
+            if rank.world_size > 1:
+                dist.barrier()  # the first rank that ends may take the others with it, rank 0 in the middle of writing
+            raise stopping.Stopped(step)
+        if is_due(config, step):
             assess(trainer, step)
-    finish(trainer)
+
+
+def is_due(config: TrainConfig, step: int) -> bool:
+    """Say whether the policy after a step is judged; it is kept then, too."""
+    return step % config.checkpoint_every == 0 or step == config.steps
 
 
 def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
@@ -116,89 +92,15 @@ def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
 
 def step_share(trainer: Trainer, step: int) -> list[Batch]:
     """Assemble this rank's micro-batches of a step."""
-    config, data = trainer.config, trainer.config.data
-    share = Share(data.global_batch, data.micro_batch, trainer.rank.rank, trainer.rank.world_size)
-    return step_batches(trainer.data, step, share, config.seed, trainer.backbone.timestep, data.caption_dropout)
+    config = trainer.config
+    dropout = config.data.caption_dropout
+    return step_batches(trainer.data, step, rank_share(trainer), config.seed, trainer.backbone.timestep, dropout)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees: else it hands activations back and takes them anew, page by page, every step.
-
-    Measured on two cores: 123 pairs/s instead of 110, and for a bare PyTorch step 124 instead of 118.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        for parameter, size in ((-1, 2_000_000_000), (-2, 64 << 20), (-3, 32 << 20)):  # trim, top pad, mmap threshold
-            library.mallopt(parameter, size)
-
-
-def build(config: TrainConfig, rank: Rank) -> Trainer:
-    """Load data and models onto this rank's device."""
-    if rank.device.type == "cpu":
-        keep_freed_memory()
-    optimizers.check_optimizer(config.optimizer, rank.device)
-    torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
-    folder, output = config.start.folder(), Path(files.resolve(config.output))
-    backbone = open_backbone(folder, config.schedule)
-    path = files.resolve(config.data.store)
-    soft = config.objective.objective == "soft"
-    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
-    data = apply_labels(staged, path, config.data.labels, soft)
-    policy = make_policy(config.policy, backbone, config.seed).to(rank.device)
-    reference = make_reference(config, backbone, policy, rank.device)
-    optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
-    average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
-    validator = make_validator(config.validation, backbone, policy, data.staged.manifest, rank.rank, rank.world_size)
-    few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
-    journal = Journal(output, enabled=rank.rank == 0)
-    return Trainer(config, rank, output, backbone, data, policy, reference, optimizer, average, validator, few, journal)
-
-
-def make_reference(
-    config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, device: torch.device
-) -> reward.Reference:
-    """Return the frozen reference: the policy without its adapters where it has some and no other model is named."""
-    if config.policy.lora_rank and config.reference_model is None:
-        return AdaptersOff(backbone, policy, config.autocast)
-    backbone = open_backbone(config.reference.folder(), config.schedule)
-    network = backbone.load_network().to(device).requires_grad_(False)
-    return reward.NetworkReference(backbone, network, config.autocast)
-
-
-def resume(trainer: Trainer) -> int:
-    """Load the last complete checkpoint, drop what was noted after it, and return its step; 0 without one.
-
-    Raises:
-        UserError: if the checkpoint belongs to other data, seed or batch.
-    """
-    done = agree(checkpoint.complete(trainer.output), trainer.rank)  # a shared disk may show ranks different things
-    if not done:
-        trainer.journal.rewind(0)
-        return 0
-    state = checkpoint.read_state(done[-1])
-    expected = run_state(trainer, state.step)
-    if state != expected:
-        told = "; ".join(
-            f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
-        )
-        raise UserError(f"{trainer.output} holds another run ({told}); give another --output")
-    load_weights(trainer.policy, checkpoint.load(done[-1], "network"))
-    optimizers.load_state(trainer.optimizer, trained(trainer.policy), checkpoint.load(done[-1], "optimizer"))
-    if trainer.average:
-        trainer.average.load(checkpoint.load(done[-1], "ema"), state.step)
-    trainer.journal.rewind(state.step)
-    return state.step
-
-
-def run_state(trainer: Trainer, step: int) -> checkpoint.State:
-    """Describe the run after a step: all that order and draws depend on."""
-    return checkpoint.State(
-        step=step,
-        seed=trainer.config.seed,
-        global_batch=trainer.config.data.global_batch,
-        store_hash=trainer.data.staged.manifest.content_hash,
-        labels_hash=trainer.data.labels_hash,
-    )
+def rank_share(trainer: Trainer) -> Share:
+    """Say which part of every global batch this rank takes."""
+    data, rank = trainer.config.data, trainer.rank
+    return Share(data.global_batch, data.micro_batch, rank.rank, rank.world_size)
 
 
 def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], step: int) -> StepRecord:
@@ -212,22 +114,21 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
     trainer.optimizer.param_groups[0]["lr"] = rate
     record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
     bad: list[int] = []
-    share = config.data.global_batch // trainer.rank.world_size
+    share = config.data.global_batch / trainer.rank.world_size  # not whole with some elastic world sizes
     baseline = step_baseline(trainer, wrapped, batches)
-    for index, batch in enumerate(batches):
-        record.stream += batch.fingerprint(trainer.rank.rank * share + index * config.data.micro_batch)
-        last = index == len(batches) - 1
-        no_sync = getattr(wrapped, "no_sync", contextlib.nullcontext)
-        with contextlib.nullcontext() if last else no_sync():
+    for piece, batch in zip(rank_share(trainer).pieces, batches, strict=True):
+        record.stream += batch.fingerprint(piece.start)
+        with sharding.synchronised(wrapped, last=batch is batches[-1]):
             moved = batch.to(trainer.rank.device)
             policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
             reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
             losses = batch_losses(trainer, moved, policy, reference, baseline)
-            # DDP averages over ranks; dividing by this rank's share makes the sum the mean over the global batch.
+            # Gradients are averaged over ranks; divided by the mean share, they add up to the global batch's mean.
             (losses.sum() / share).backward()
         bad += batch.pair_ids[~losses.detach().isfinite().cpu().numpy()].tolist()
         record.add(losses.detach(), policy.detach(), reference, moved.timesteps)
-    norm = torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), config.optimizer.max_gradient_norm)
+    parameters = trainer.policy.parameters()
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm))
     _refuse_non_finite(trainer, bad, norm, batches, step)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -258,38 +159,33 @@ def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, bat
     )
 
 
-def _save(trainer: Trainer, step: int) -> None:
-    if trainer.rank.rank == 0:
-        checkpoint.save(trainer.output, run_state(trainer, step), snapshot(trainer))
-    if trainer.rank.world_size > 1:
-        dist.barrier()
-
-
-def snapshot(trainer: Trainer) -> dict[str, Mapping[str, torch.Tensor]]:
-    """Return what a checkpoint keeps, by group: trained weights, optimizer state, and their average if one is kept."""
-    weights = trained(trainer.policy)
-    groups: dict[str, Mapping[str, torch.Tensor]] = {"network": weights}
-    groups["optimizer"] = optimizers.state_tensors(trainer.optimizer, weights)
-    return groups | ({"ema": trainer.average.tensors()} if trainer.average else {})
-
-
 def finish(trainer: Trainer) -> None:
     """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
+    trainer.writer.wait()
+    if trainer.rank.rank == 0:
+        keeping.sweep(trainer)
     best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
-    kept = "ema" if trainer.average else "network"
-    load_weights(trainer.policy, checkpoint.load(checkpoint.folder_of(trainer.output, best), kept))
+    weights, kept = trained(trainer.policy), "ema" if trainer.average else "network"
+    folder = checkpoint.folder_of(trainer.output, best)
+    load_weights(trainer.policy, sharded_checkpoint.load(folder, kept, weights))
     facts: dict[str, Any] = {"best_step": best}
     if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
-        # A reference whose errors were cached comes back: without gradients there is room for it.
-        live = trainer.reference
         if trainer.config.data.reference is not None:
-            live = make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank.device)
-        errors = reward.held_out_errors(every, trainer.backbone, live.errors, trainer.rank.device)
-        accuracy = held_out_accuracy(trainer, every, errors)
+            # A reference whose errors were cached comes back: without gradients there is room for it.
+            trainer.reference = assembly.make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank)
+        with trainer.gathered():
+            errors = reward.held_out_errors(every, trainer.backbone, trainer.reference.errors, trainer.rank.device)
+            accuracy = held_out_accuracy(trainer, every, errors)
         facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": FINAL_DRAWS}
+    state = sharding.whole_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
     if trainer.rank.rank == 0:
+        policy = trainer.policy
+        if state is not None:
+            policy = trainer.backbone.load_network()
+            policy.load_state_dict(state)
         facts["train"] = trainer.journal.summary()
-        write_result(trainer.config, trainer.output, trainer.backbone, trainer.policy, facts, trainer.data)
+        write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
+    trainer.writer.close()
     trainer.journal.close()
     if trainer.rank.world_size > 1:
         dist.barrier()

@@ -12,7 +12,7 @@ from training import objectives, reward
 from training.loader import Batch
 
 if TYPE_CHECKING:
-    from training.loop import Trainer
+    from training.assembly import Trainer
 
 
 def batch_losses(
@@ -55,15 +55,15 @@ def step_baseline(trainer: Trainer, network: torch.nn.Module, batches: Sequence[
 
 
 def global_baseline(rewards: Sequence[torch.Tensor], world_size: int) -> torch.Tensor:
-    """Compute kto's z over all ranks' rewards, each rank's as many; a float32 scalar, summed in float64.
+    """Compute kto's z over all ranks' rewards, a float32 scalar, summed in float64.
 
     A reward that is not finite is left out: its own pair's loss or gradient stops the step and names that pair alone.
     """
     mine = torch.cat([part.detach().flatten() for part in rewards]).double()
-    total = torch.where(mine.isfinite(), mine, 0.0).sum()
+    total = torch.stack([torch.where(mine.isfinite(), mine, 0.0).sum(), mine.new_tensor(len(mine))])
     if world_size > 1:
         dist.all_reduce(total)
-    return objectives.kto_baseline(total / (len(mine) * world_size)).float()
+    return objectives.kto_baseline(total[0] / total[1]).float()
 
 
 def _weights(trainer: Trainer, batch: Batch) -> torch.Tensor:

@@ -42,8 +42,9 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
         raise UserError(f"--keep-checkpoints {config.keep_checkpoints}: at least the latest is needed to resume")
     if config.reference_revision is not None and config.reference_model is None:
         raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
-    done = checkpoint.complete(Path(files.resolve(config.output)))
-    if done and config.steps < (taken := checkpoint.step_of(done[-1])):
+    done = [checkpoint.step_of(folder) for folder in checkpoint.complete(Path(files.resolve(config.output)))]
+    taken = max(done, default=0) if config.resume_from is None else config.resume_from
+    if config.steps < taken:
         raise UserError(f"--steps {config.steps}: this run has already taken {taken}; give another --output")
     path = files.resolve(data.store)
     manifest = store.read_manifest(path)
@@ -71,6 +72,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
     path = files.resolve(config.data.store)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     backbone = open_backbone(config.start.folder(()), config.schedule)
+    _check_sharding(config)
     if config.policy.lora_rank:
         lora_targets(skeleton(backbone), config.policy.lora_targets)
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
@@ -91,16 +93,28 @@ def check_config(config: TrainConfig) -> TrainConfig:
 
 
 def check_batch(config: TrainConfig) -> None:
-    """Refuse a global batch that the workers cannot share out evenly.
+    """Refuse a global batch that the workers cannot share out: evenly, or with elastic workers in whole pairs.
 
     Raises:
         UserError: naming the flags.
     """
-    data = config.data
-    if data.global_batch % (config.workers * data.micro_batch):
+    data, least = config.data, config.min_workers
+    if least is None:
+        if data.global_batch % (config.workers * data.micro_batch):
+            raise UserError(
+                f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
+                f"x --micro-batch {data.micro_batch}"
+            )
+        return
+    if not 1 <= least <= config.workers:
+        raise UserError(f"--min-workers {least}: from 1 to --workers {config.workers}")
+    if data.global_batch < config.workers:
+        raise UserError(f"--global-batch {data.global_batch}: fewer pairs than --workers {config.workers}")
+    uneven = [world for world in range(least, config.workers + 1) if data.global_batch % world]
+    if data.micro_batch == 1 and uneven:  # a rank with one pair fewer would have nothing for its last pass
         raise UserError(
-            f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
-            f"x --micro-batch {data.micro_batch}"
+            f"--micro-batch 1: {uneven[0]} of --min-workers {least} to --workers {config.workers} does not divide "
+            f"--global-batch {data.global_batch}; give --micro-batch 2 or another global batch"
         )
 
 
@@ -155,6 +169,20 @@ def _check_policy(config: TrainConfig) -> None:
     check_optimizer(config.optimizer)
     if not policy.lora_rank and (policy.lora_alpha is not None or policy.lora_targets):
         raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """Refuse a layout that the network or its shards cannot have."""
+    layout = config.sharding
+    if layout.sharding == "fsdp" and config.policy.lora_rank:
+        raise UserError("--sharding fsdp: adapters are small; leave it out, or leave --lora-rank out")
+    if not layout.channels_last:
+        return
+    if layout.sharding == "fsdp":
+        raise UserError("--channels-last: shards have no such layout; leave it out, or take --sharding ddp")
+    part = kind_of(config.start.folder(())).network
+    if part != "unet":
+        raise UserError(f"--channels-last: a layout of convolutions, and the {part} of --model {config.model} has none")
 
 
 def _frozen_folder(model: models.Model, manifest: store.Manifest) -> Path:

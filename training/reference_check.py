@@ -19,7 +19,7 @@ from training.journal import say
 from training.loader import Batch
 
 if TYPE_CHECKING:
-    from training.loop import Trainer
+    from training.assembly import Trainer
 
 BETA = 5000.0  # that the tolerances are for; an error counts by beta/2
 # Mean |difference| in logits at that beta. Where shape, kernels and precision are the same, it is 0.
@@ -98,9 +98,10 @@ def meet_reference(trainer: Trainer, step: int, share: Callable[[int], list[Batc
         UserError: on every rank, if the cached errors of the next step are not the live ones.
     """
     if trainer.held_out:
-        trainer.held_out_reference = reward.held_out_errors(
-            trainer.held_out, trainer.backbone, trainer.reference.errors, trainer.rank.device
-        )
+        with trainer.gathered():
+            trainer.held_out_reference = reward.held_out_errors(
+                trainer.held_out, trainer.backbone, trainer.reference.errors, trainer.rank.device
+            )
     if trainer.config.data.reference is None:
         return
     if step < trainer.config.steps:

@@ -14,14 +14,19 @@ from typing import Any
 from infra import cli, files
 from infra.errors import UserError
 from pipelines.store import writer_lock
+from training import checkpoint
 from training.config import TrainConfig
 from training.plan import print_plan
 from training.preflight import check_config
 from training.presets import PRESETS
 from training.result import is_finished, result_folder
 
-# Settings that do not change what is computed, so a resumed run may have others.
-FREE = ("workers", "cpus_per_worker", "max_failures", "keep_checkpoints", "output", "steps", "cache")
+# Settings that do not change what is computed, but for rounding, so a resumed run may have others.
+FREE = (
+    *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
+    *("sharding", "activation_checkpointing", "compile", "channels_last"),
+    *("keep_checkpoints", "output", "steps", "cache"),
+)
 
 REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
 
@@ -31,7 +36,7 @@ def main(config: TrainConfig) -> None:
     if config.output.startswith("s3://"):
         raise UserError("--output: run folders are local or shared disk; copy the result to S3 afterwards")
     output = Path(files.resolve(config.output))
-    if is_finished(output, config.steps):
+    if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
         print(f"{output}: already finished, its result is {result_folder(output)}", flush=True)
         return
@@ -39,6 +44,8 @@ def main(config: TrainConfig) -> None:
     with writer_lock(str(output)):
         if (output / "config.json").exists():
             _refuse_other_settings(output, config)
+        if config.resume_from is not None:
+            checkpoint.rewind(output, config.resume_from)
         cli.save_config(str(output), config)
         files.write_json(str(output / REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         from training.workers import launch

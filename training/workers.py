@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,33 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra import files
 from infra.errors import UserError
 from pipelines import engine
+from training import checkpoint, stopping
+from training.assembly import Rank
 from training.config import TrainConfig
-from training.loop import Rank, train
+from training.loop import train
+from training.result import is_finished
 
 REFUSAL = "refusal.json"
+
+
+class _Torch(TorchConfig):
+    """PyTorch's process group, and a handler of SIGTERM in each worker's main thread, where alone one can be set."""
+
+    @property
+    def backend_cls(self) -> type:
+        """Return what starts a group of workers."""
+        return _TorchBackend
+
+
+class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(stopping.listen)
 
 
 def launch(config: TrainConfig, output: Path) -> None:
@@ -27,39 +46,57 @@ def launch(config: TrainConfig, output: Path) -> None:
 
     Raises:
         UserError: with the loop's own sentence, or if the cluster cannot hold the workers.
+        SystemExit: after a checkpoint, if this process was sent SIGTERM.
     """
     engine.connect()
     use_gpu = engine.device_count() > 0
-    total = ray.cluster_resources()
-    wanted = config.workers * config.cpus_per_worker
-    if wanted > total.get("CPU", 0) or (use_gpu and config.workers > engine.device_count()):
-        raise UserError(
-            f"--workers {config.workers}: needs {wanted:g} CPUs and {config.workers if use_gpu else 0} GPUs, "
-            f"the cluster has {total.get('CPU', 0):g} and {engine.device_count()}"
-        )
-    files.remove(str(output / REFUSAL))
+    _check_room(config, use_gpu)
+    for name in (REFUSAL, stopping.STOP):
+        files.remove(str(output / name))
+    least = config.min_workers
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"config": config},
+        torch_config=_Torch(),
         scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=_resources(config, use_gpu)
+            num_workers=config.workers if least is None else (least, config.workers),  # type: ignore[arg-type]
+            use_gpu=use_gpu,
+            resources_per_worker=_resources(config, use_gpu),
         ),
         # A name of its own for each attempt: what is resumed from is our last complete checkpoint, whose marker is
         # exact, not Ray Train's snapshot, which can lag behind it.
         run_config=RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
             storage_path=str(output / "ray"),
-            failure_config=FailureConfig(max_failures=config.max_failures),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=config.max_failures, max_preemption_failures=config.max_preemptions
+            ),
         ),
     )
     try:
-        trainer.fit()
+        with stopping.passing_on(output):  # after connect(), which sets a handler of its own
+            trainer.fit()
     except Exception:
         if not (output / REFUSAL).exists():
             raise
     if (output / REFUSAL).exists():
         raise UserError(files.read_json(str(output / REFUSAL))["sentence"])
     files.remove(str(output / "ray"))
+    if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
+        done = checkpoint.complete(output)
+        print(f"{output}: {stopping.Stopped(checkpoint.step_of(done[-1]) if done else 0)}", file=sys.stderr, flush=True)
+        raise SystemExit(stopping.EXIT)
+
+
+def _check_room(config: TrainConfig, use_gpu: bool) -> None:
+    total, least = ray.cluster_resources(), config.min_workers or config.workers
+    wanted = least * config.cpus_per_worker
+    if wanted > total.get("CPU", 0) or (use_gpu and least > engine.device_count()):
+        flag = "--workers" if config.min_workers is None else "--min-workers"
+        raise UserError(
+            f"{flag} {least}: needs {wanted:g} CPUs and {least if use_gpu else 0} GPUs, "
+            f"the cluster has {total.get('CPU', 0):g} and {engine.device_count()}"
+        )
 
 
 def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:
@@ -73,8 +110,9 @@ def run_worker(arguments: dict[str, Any]) -> None:
     for a lost worker and starts again, and the second attempt sees the file and returns at once.
     """
     config: TrainConfig = arguments["config"]
-    refusal = Path(files.resolve(config.output)) / REFUSAL
-    if refusal.exists():
+    output = Path(files.resolve(config.output))
+    refusal = output / REFUSAL
+    if refusal.exists() or stopping.asked_by_driver(output):
         return
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
@@ -86,6 +124,9 @@ def run_worker(arguments: dict[str, Any]) -> None:
     except UserError as error:
         files.write_json(str(refusal), {"sentence": str(error)})
         raise
+    except stopping.Stopped:
+        if not stopping.asked_by_driver(output):  # this or another worker's node goes: Ray Train starts the rest again
+            raise
 
 
 def _report(metrics: dict[str, Any]) -> None:

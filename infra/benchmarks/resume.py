@@ -18,7 +18,7 @@ import torch
 from infra import cli, files
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import write_store
-from training import checkpoint, loop
+from training import assembly, checkpoint, keeping, loop
 from training.config import DataConfig, TrainConfig
 from training.journal import STEPS
 
@@ -36,10 +36,10 @@ class BenchmarkConfig:
 
 def fake_checkpoint(config: TrainConfig, step: int) -> None:
     """Write what a run of so many steps leaves: a checkpoint that says so, and a line of notes for each step."""
-    trainer = loop.build(config, loop.Rank())
-    loop.resume(trainer)
+    trainer = assembly.build(config, assembly.Rank())
+    keeping.resume(trainer)
     record = loop.take_step(trainer, trainer.policy, loop.step_share(trainer, 0), 0)
-    checkpoint.save(trainer.output, loop.run_state(trainer, step), loop.snapshot(trainer))
+    checkpoint.save(trainer.output, keeping.run_state(trainer, step), keeping.snapshot(trainer))
     head = json.dumps(record.finish(1.0, 0.0, config.data.global_batch) | {"step": "STEP"})
     with (trainer.output / STEPS).open("w") as notes:
         notes.writelines(head.replace('"STEP"', str(number)) + "\n" for number in range(1, step + 1))
@@ -49,8 +49,8 @@ def fake_checkpoint(config: TrainConfig, step: int) -> None:
 def starts_per_second(config: TrainConfig, expected: int) -> float:
     """Build, resume and take one step; returns one over the seconds that took."""
     started = time.perf_counter()
-    trainer = loop.build(config, loop.Rank())
-    step = loop.resume(trainer)
+    trainer = assembly.build(config, assembly.Rank())
+    step = keeping.resume(trainer)
     loop.take_step(trainer, trainer.policy, loop.step_share(trainer, step), step)
     seconds = time.perf_counter() - started
     trainer.journal.close()

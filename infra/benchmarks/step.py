@@ -26,8 +26,8 @@ from infra.benchmarks import step_models
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
 from training import objectives, reward
+from training.assembly import keep_freed_memory
 from training.loader import Batch, Labelled, Share, prefetch, step_batches
-from training.loop import keep_freed_memory
 from training.optimizers import OptimizerConfig, make_optimizer
 
 MODES = ("inline", "latents", "batched", "cached")

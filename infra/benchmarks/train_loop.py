@@ -15,7 +15,7 @@ import torch
 
 from infra import cli
 from infra.benchmarks.measure import alternate
-from training import loop, objectives, reward
+from training import assembly, keeping, loop, objectives, reward
 from training.config import DataConfig, TrainConfig
 from training.preflight import check_config
 
@@ -42,8 +42,8 @@ def main(config: BenchmarkConfig) -> None:
             steps=10**6,
         )
         check_config(settings)
-        trainer = loop.build(settings, loop.Rank())
-        loop.resume(trainer)
+        trainer = assembly.build(settings, assembly.Rank())
+        keeping.resume(trainer)
         pairs = config.steps * settings.data.global_batch
         batches = loop.step_shares(trainer, range(10**6))
         resident = [batch.to(trainer.rank.device) for batch in next(batches)]

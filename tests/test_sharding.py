@@ -1,0 +1,216 @@
+"""Two processes over gloo: sharded training, its checkpoints at other world sizes, shares of unequal size."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import HELD_OUT, MODEL, Killed, notes
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+from infra.errors import UserError
+from training import assembly, checkpoint, loop, preflight, sharding
+from training.backbone import StableDiffusion
+from training.config import DataConfig, TrainConfig, ValidationConfig
+from training.objectives import ObjectiveConfig
+from training.optimizers import OptimizerConfig
+
+FSDP = sharding.ShardingConfig(sharding="fsdp")
+
+
+def at(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
+    """Return settings with another output beside the old one."""
+    return replace(config, output=str(Path(config.output).parent / name), **changes)
+
+
+def three_captions(config: TrainConfig) -> ValidationConfig:
+    """Validate with one caption more on rank 0 than on rank 1."""
+    prompts = Path(config.output).parent / "prompts.txt"
+    prompts.write_text("".join(f"{scene.caption}\n" for scene in HELD_OUT[:3]))
+    return replace(config.validation, validation_prompts=str(prompts), sampling_steps=2)
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
+    """Run what needs two ranks, all in one pair of processes: starting them costs more than the runs."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+
+    def die(metrics: dict[str, object]) -> None:
+        if metrics["step"] == 3:
+            raise Killed
+
+    def run(config: TrainConfig, on_step: Any = lambda _: None) -> None:
+        loop.train(config, assembly.Rank(rank, 2, torch.device("cpu"), on_step))
+
+    run(at(config, "sharded", sharding=FSDP))
+    quick = replace(config, data=replace(config.data, held_out_store=None))
+    killed = at(quick, "killed", sharding=replace(FSDP, activation_checkpointing=True))
+    try:
+        run(killed, die)
+    except Killed:
+        run(killed)
+    run(at(quick, "one", sharding=FSDP, steps=6))  # begun by one rank
+    alone = replace(quick.data, global_batch=7)
+    run(at(config, "uneven-ddp", data=alone, steps=1))
+    run(at(config, "uneven-fsdp", data=alone, steps=1, sharding=FSDP))
+    run(at(config, "low", data=alone, steps=1, sharding=FSDP, precision="bfloat16", validation=three_captions(config)))
+    full = at(config, "full", data=alone, steps=1, checkpoint_every=1, sharding=FSDP)
+    if rank == 1:
+        HuggingFaceStorageWriter.write_data = no_space  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"full: a checkpoint could not be written .*rank 1: .*No space left on device"):
+        run(full)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Return the settings of one rank's run `whole` of six steps, beside which the two ranks' runs lie."""
+    folder = tmp_path_factory.mktemp("sharding")
+    # Five held-out pairs in twos: one rank passes twice, the other once.
+    data = DataConfig(
+        store=str(encoded_store),
+        held_out_store=str(held_out_store),
+        cache=str(folder / "cache"),
+        global_batch=8,
+        micro_batch=2,
+    )
+    config = TrainConfig(
+        output=str(folder / "whole"),
+        steps=4,
+        checkpoint_every=2,
+        data=data,
+        objective=ObjectiveConfig(beta=500.0),
+        optimizer=OptimizerConfig(warmup_steps=3),
+        validation=replace(TrainConfig().validation, held_out_pairs=5, held_out_draws=1),
+    )
+    loop.train(config, assembly.Rank())
+    shutil.copytree(config.output, folder / "one")
+    torch.multiprocessing.spawn(two_ranks, (config, f"file://{folder / 'meeting'}"), nprocs=2)
+    shutil.copytree(folder / "sharded", folder / "resharded")
+    whole = replace(config, steps=6, data=replace(data, held_out_store=None))
+    loop.train(whole, assembly.Rank())
+    loop.train(at(whole, "resharded", sharding=FSDP), assembly.Rank())  # begun by two ranks
+    return whole
+
+
+def column(config: TrainConfig, name: str, key: str) -> list[Any]:
+    return [row[key] for row in notes(at(config, name).output)]
+
+
+def test_two_ranks_with_shards_see_the_stream_and_losses_of_one(runs: TrainConfig) -> None:
+    assert column(runs, "sharded", "stream") == column(runs, "whole", "stream")[:4]
+    for key in ("loss", "gradient_norm"):
+        assert column(runs, "sharded", key) == pytest.approx(column(runs, "whole", key)[:4], rel=1e-3)
+    told = [notes(at(runs, name).output, "assessments.jsonl") for name in ("sharded", "whole")]
+    assert [row["held_out_accuracy"] for row in told[0]] == [row["held_out_accuracy"] for row in told[1][:3]]
+
+
+def test_a_sharded_run_resumes_bit_for_bit_and_recomputed_activations_change_nothing(runs: TrainConfig) -> None:
+    for key in ("step", "loss", "stream", "gradient_norm"):
+        assert column(runs, "killed", key) == column(runs, "sharded", key)
+
+
+def test_a_sharded_checkpoint_holds_safetensors_alone_and_hashes_of_all(runs: TrainConfig) -> None:
+    folder = checkpoint.folder_of(Path(at(runs, "sharded").output), 4)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    shards = {f"shards/shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)}
+    assert names == {checkpoint.COMPLETE, *shards}
+    assert set(checkpoint.files.read_json(str(folder / checkpoint.COMPLETE))["sha256"]) == shards
+
+
+@pytest.mark.parametrize("name", ["resharded", "one"])  # from two ranks to one, from one to two
+def test_a_checkpoint_goes_on_at_another_world_size(runs: TrainConfig, name: str) -> None:
+    assert column(runs, name, "stream") == column(runs, "whole", "stream")
+    assert column(runs, name, "loss") == pytest.approx(column(runs, "whole", "loss"), rel=1e-3)
+    assert column(runs, name, "loss")[5] != pytest.approx(column(runs, name, "loss")[0], rel=1e-3)
+
+
+def test_the_result_of_a_sharded_run_is_its_last_checkpoint_whole(runs: TrainConfig) -> None:
+    results = [
+        load_file(Path(at(runs, name).output) / "result" / "unet" / "diffusion_pytorch_model.safetensors")
+        for name in ("sharded", "killed")
+    ]
+    start = load_file(MODEL / "unet" / "diffusion_pytorch_model.safetensors")
+    assert results[0].keys() == start.keys()
+    assert all(results[0][name].shape == start[name].shape for name in start)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in start)
+    assert any(not torch.equal(results[0][name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize("name", ["uneven-ddp", "uneven-fsdp"])
+def test_unequal_shares_give_the_gradient_of_the_global_batch(runs: TrainConfig, name: str) -> None:
+    data = replace(runs.data, global_batch=7, micro_batch=7)
+    alone = at(runs, f"alone-{name}", data=data, steps=1)
+    loop.train(alone, assembly.Rank())
+    assert column(runs, name, "stream") == column(runs, f"alone-{name}", "stream")
+    for key in ("loss", "gradient_norm"):
+        assert column(runs, name, key) == pytest.approx(column(runs, f"alone-{name}", key), rel=1e-4)
+
+
+def test_low_precision_keeps_float32_weights(runs: TrainConfig) -> None:
+    folder = checkpoint.folder_of(Path(at(runs, "low").output), 1)
+    weights = load_file(next((folder / "shards").iterdir()))
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert column(runs, "low", "loss") == pytest.approx([0.693147], abs=1e-2)
+    judged = notes(at(runs, "low").output, "assessments.jsonl")
+    assert all(0 < row["validation_median"] <= 1 for row in judged)
+
+
+def test_a_disk_full_on_one_rank_ends_all_with_one_sentence(runs: TrainConfig) -> None:
+    # That both ranks raise it stands in two_ranks.
+    assert not checkpoint.complete(Path(at(runs, "full").output))
+    assert column(runs, "full", "step") == [1]
+
+
+def test_compiling_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    network = StableDiffusion(MODEL).load_network()
+    names = list(network.state_dict())
+    compiled = sharding.ShardingConfig(compile=True)
+    monkeypatch.setenv("CXX", os.devnull)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"--compile: torch\.compile needs a C\+\+ compiler"):
+        sharding.prepare(compiled, network, torch.float32, torch.device("cpu"), 1)
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    sharding.prepare(compiled, network, torch.float32, torch.device("cpu"), 1)
+    assert network._compiled_call_impl is not None
+    assert list(network.state_dict()) == names
+
+
+def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -> None:
+    network = StableDiffusion(MODEL).load_network()
+    sharding.prepare(sharding.ShardingConfig(channels_last=True), network, torch.float32, torch.device("cpu"), 1)
+    assert network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    both = replace(config, sharding=replace(FSDP, channels_last=True))
+    with pytest.raises(UserError, match="--channels-last: shards have no such layout"):
+        preflight.check_config(both)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"workers": 3}, "--global-batch 8: not a multiple of 3 workers"),
+        ({"workers": 3, "min_workers": 4}, "--min-workers 4: from 1 to --workers 3"),
+        ({"workers": 9, "min_workers": 1}, "--global-batch 8: fewer pairs than --workers 9"),
+    ],
+)
+def test_world_sizes_that_cannot_share_a_batch_are_refused(
+    config: TrainConfig, changes: dict[str, int], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        preflight.check_batch(replace(config, **changes))  # type: ignore[arg-type]
+    preflight.check_batch(replace(config, workers=3, min_workers=2))
+    ones = replace(config, workers=3, min_workers=2, data=replace(config.data, micro_batch=1))
+    with pytest.raises(UserError, match="--micro-batch 1: 3 of --min-workers 2 to --workers 3 does not divide"):
+        preflight.check_batch(ones)

@@ -1,0 +1,77 @@
+"""What of a run is kept and taken up again: weights, optimizer state and the step they belong to."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from infra.errors import UserError
+from training import checkpoint, optimizers, sharded_checkpoint, sharding
+from training.assembly import Trainer
+from training.assessment import agree
+from training.policy import load_weights, trained
+
+
+def resume(trainer: Trainer) -> int:
+    """Load the last complete checkpoint, drop what was noted after it, and return its step; 0 without one.
+
+    Raises:
+        UserError: if the checkpoint belongs to other data, seed or batch.
+    """
+    done = agree(checkpoint.complete(trainer.output), trainer.rank)  # a shared disk may show ranks different things
+    if not done:
+        trainer.journal.rewind(0)
+        return 0
+    state = agree(checkpoint.read_state(done[-1]) if trainer.rank.rank == 0 else None, trainer.rank)
+    expected = run_state(trainer, state.step)
+    if state != expected:
+        told = "; ".join(
+            f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
+        )
+        raise UserError(f"{trainer.output} holds another run ({told}); give another --output")
+    weights = trained(trainer.policy)
+    load_weights(trainer.policy, sharded_checkpoint.load(done[-1], "network", weights))
+    moments = sharded_checkpoint.load(done[-1], "optimizer", weights)
+    optimizers.load_state(trainer.optimizer, weights, moments)
+    if trainer.average:
+        trainer.average.load(sharded_checkpoint.load(done[-1], "ema", weights), state.step)
+    trainer.journal.rewind(state.step)
+    return state.step
+
+
+def run_state(trainer: Trainer, step: int) -> checkpoint.State:
+    """Describe the run after a step: all that order and draws depend on."""
+    return checkpoint.State(
+        step=step,
+        seed=trainer.config.seed,
+        global_batch=trainer.config.data.global_batch,
+        store_hash=trainer.data.staged.manifest.content_hash,
+        labels_hash=trainer.data.labels_hash,
+    )
+
+
+def save(trainer: Trainer, step: int) -> None:
+    """Copy weights and optimizer state, and write them while training goes on.
+
+    What is no longer needed goes first, when every checkpoint is complete and the last one judged: a kill before the
+    new one is complete then finds all that the notes up to the last one name.
+    """
+    trainer.writer.wait()
+    first, sharded = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy)
+    if first:
+        sweep(trainer)
+    if first or sharded:
+        kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
+        write = partial(sharded_checkpoint.save, workers=trainer.writer.workers) if sharded else checkpoint.save
+        trainer.writer.submit(partial(write, *kept))
+
+
+def sweep(trainer: Trainer) -> None:
+    """Keep the best and the latest checkpoints."""
+    checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
+
+
+def snapshot(trainer: Trainer) -> checkpoint.Groups:
+    """Return what a checkpoint keeps, by group: trained weights, optimizer state, and their average if one is kept."""
+    weights = trained(trainer.policy)
+    groups: checkpoint.Groups = {"network": weights, "optimizer": optimizers.state_tensors(trainer.optimizer, weights)}
+    return {**groups, "ema": trainer.average.tensors()} if trainer.average else groups

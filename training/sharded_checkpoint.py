@@ -1,0 +1,86 @@
+"""Checkpoints of sharded networks, through torch.distributed.checkpoint: each rank writes its shards as safetensors.
+
+Its usual format keeps a pickle beside the tensors; in the one taken here each file's header says what it holds. Such a
+checkpoint can be read at any world size, sharded or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import safe_open
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from infra import files
+from training import checkpoint
+
+SHARDS = "shards"
+
+
+def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, workers: dist.ProcessGroup) -> None:
+    """Write this rank's part of a checkpoint; rank 0 marks it complete when all ranks have written and hashed theirs.
+
+    Args:
+        groups: copies in CPU memory, sharded tensors or, alike on every rank, whole ones.
+        workers: a gloo group of its own: this runs on a thread beside the training's collectives.
+
+    Raises:
+        OSError: on every rank, if any could not write.
+    """
+    rank, folder = dist.get_rank(workers), checkpoint.folder_of(output, state.step)
+    if rank == 0:
+        checkpoint.begin(output, state.step)
+    flat = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+    writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
+    try:
+        dcp.save(flat, storage_writer=writer, process_group=workers)
+    except dcp.CheckpointException as error:
+        raise OSError("; ".join(f"rank {failed}: {cause}" for failed, (cause, _) in error.failures.items())) from error
+    own = sorted((folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
+    hashes = {f"{SHARDS}/{path.name}": files.sha256(str(path)) for path in own}
+    told: list[dict[str, str]] | None = [{}] * dist.get_world_size(workers) if rank == 0 else None
+    dist.gather_object(hashes, told, group=workers)
+    if told is not None:
+        checkpoint.mark(folder, state, {name: digest for part in told for name, digest in part.items()})
+
+
+def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read a group of a checkpoint of either kind.
+
+    Args:
+        parameters: by name. What the group holds under NAME or .../NAME in a parameter's shape (weights, moments) is
+            laid out and sharded as that is; anything else comes whole. All ranks must call this.
+    """
+    if not (folder / SHARDS).is_dir():
+        with safe_open(folder / f"{group}.safetensors", framework="pt") as file:  # one tensor at a time in memory
+            return {key: _laid_out(file.get_tensor(key), _like(parameters, key)) for key in file.keys()}  # noqa: SIM118
+    reader = HuggingFaceStorageReader(str(folder / SHARDS))
+    found = {}
+    for key, entry in reader.read_metadata().state_dict_metadata.items():
+        if key.startswith(f"{group}/"):
+            assert isinstance(entry, TensorStorageMetadata)
+            like = _like(parameters, key)
+            shaped = torch.empty(entry.size) if like is None or like.shape != entry.size else like
+            found[key] = torch.empty_like(shaped, dtype=entry.properties.dtype)
+    dcp.load(found, storage_reader=reader)
+    return {key.removeprefix(f"{group}/"): value for key, value in found.items()}
+
+
+def _like(parameters: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | None:
+    value = parameters.get(key.rpartition("/")[2])
+    return None if value is None else value.detach()
+
+
+def _laid_out(value: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
+    """Lay a whole tensor out as another of its shape: device, strides (fused optimizers want them equal), shards."""
+    if like is None or like.shape != value.shape:
+        return value
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -1,0 +1,83 @@
+"""Ending early on request: SIGTERM to any worker, or a file in the run folder that the driver leaves on SIGTERM.
+
+The step under way is finished, its checkpoint written, and Stopped is raised on every rank; the same command goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from infra import files
+
+STOP = "stop.json"
+EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
+
+_terminated = threading.Event()
+
+
+class Stopped(Exception):
+    """The run was asked to end and has a checkpoint of its last step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped on request after step {step}; the same command goes on from there")
+
+
+def listen() -> None:
+    """Take SIGTERM as a request to end after the step under way; only a process's main thread may call this."""
+    _terminated.clear()
+    signal.signal(signal.SIGTERM, _note)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Listen for SIGTERM inside the block, if this is the main thread; elsewhere whoever owns it has called listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    listen()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def passing_on(output: Path) -> Iterator[None]:
+    """Turn SIGTERM inside the block into a note in the run folder, which asks the workers, wherever they are, to end.
+
+    Only a process's main thread may use this.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: files.write_json(str(output / STOP), {"reason": "SIGTERM"}))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _note(_signal: int, _frame: FrameType | None) -> None:
+    _terminated.set()
+
+
+def asked_by_driver(output: Path) -> bool:
+    """Say whether the driver asked the workers to end."""
+    return (output / STOP).exists()
+
+
+def agreed(output: Path, rank: int, world_size: int, device: torch.device) -> bool:
+    """Say, alike on every rank, whether any of them was asked to end; rank 0 alone looks for the driver's note."""
+    asked = _terminated.is_set() or (rank == 0 and asked_by_driver(output))
+    if world_size == 1:
+        return asked
+    told = torch.tensor([float(asked)], device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told.item())
