@@ -62,7 +62,9 @@ def test_the_baseline_is_the_mean_over_micro_batches_and_ranks(monkeypatch: pyte
     first, second = torch.tensor([[2.0], [-1.0]]), torch.tensor([[4.0], [3.0]])
     assert losses.global_baseline([first, second], 1).item() == 2.0  # (2 - 1 + 4 + 3) / 4
     assert losses.global_baseline([-first, -second], 1).item() == 0.0
-    monkeypatch.setattr(losses.dist, "all_reduce", lambda total: total.sub_(6.0))  # another rank's four rewards: -6
+    monkeypatch.setattr(
+        losses.dist, "all_reduce", lambda total: total.add_(torch.tensor([-6.0, 4.0]))
+    )  # of another rank
     assert losses.global_baseline([first, second], 2).item() == 0.25  # (8 - 6) / 8
 
 

@@ -21,6 +21,7 @@ from infra import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.errors import UserError
 from training import assembly, checkpoint, loop, preflight, reward
 from training.backbone import StableDiffusion
+from training.backbone_base import DiffusersNetwork
 from training.config import TrainConfig
 from training.loader import Batch
 from training.policy import (
@@ -287,7 +288,7 @@ def test_the_average_is_judged_and_is_the_result(config: TrainConfig, monkeypatc
 def test_impossible_settings_are_refused_before_a_model_loads(
     config: TrainConfig, policy: PolicyConfig, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(StableDiffusion, "load_network")
+    monkeypatch.delattr(DiffusersNetwork, "load_network")
     with pytest.raises(UserError, match=told):
         preflight.check_config(replace(config, policy=policy))
     preflight.check_config(replace(config, policy=LORA))
