@@ -97,12 +97,16 @@ class OpenClipFiles:
         """Return exp(logit_scale) of the checkpoint."""
         return weights.read_scale(self.checkpoint)
 
+    def transform(self) -> Compose:
+        """Return open_clip's own transform of one image for this model."""
+        settings = merge_preprocess_dict(PreprocessCfg(size=self.image_size), self.config().get("preprocess_cfg", {}))
+        return image_transform_v2(PreprocessCfg(**settings), is_train=False)
+
     @functools.cached_property
     def preprocess(self) -> Preprocess:
-        """Return open_clip's own image preprocessing for this model."""
-        settings = merge_preprocess_dict(PreprocessCfg(size=self.image_size), self.config().get("preprocess_cfg", {}))
-        *shape, _, normalize = image_transform_v2(PreprocessCfg(**settings), is_train=False).transforms
-        return lambda images: normalize(stacked([Compose(shape)(image) for image in images]))  # in one go, to the bit
+        """Return the same for a batch: its pixels are turned to floats and normalised together, equal to the bit."""
+        *shape, _, normalize = self.transform().transforms
+        return lambda images: normalize(stacked([Compose(shape)(image) for image in images]))
 
     def load(self) -> Tower:
         """Load model and tokenizer."""
