@@ -34,9 +34,9 @@ class Alignment:
     def __init__(self, files: towers.ClipFiles) -> None:
         self.files = files
 
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Prepare an RGB image as the model's own code does, [3, S, S] float32."""
-        return self.files.preprocess(image)
+    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Prepare RGB images as the model's own code does, [B, 3, S, S] float32."""
+        return self.files.preprocess(images)
 
     def check(self) -> None:
         """Refuse files that are no CLIP of the shape they should have, with a UserError."""

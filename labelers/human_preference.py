@@ -6,6 +6,8 @@ open_clip (docs/scorers.md). Versions 2.0 and 2.1 are different weights, and the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 
@@ -18,6 +20,7 @@ from torchvision.transforms import functional as transforms  # isort: skip
 from labelers import weights
 from labelers.alignment import Alignment
 from labelers.open_clip_files import OpenClipFiles
+from labelers.towers import stacked
 
 # The authors leave it to torchvision. In their days its resize of tensors did not antialias unless told to, and their
 # model learned from such images; since torchvision 0.17 the same call does. Their published figures are without.
@@ -34,8 +37,13 @@ def preprocess(image: Image.Image, size: int) -> torch.Tensor:
     Returns:
         [3, size, size] float32, normalised by OpenAI CLIP's mean and standard deviation.
     """
-    tensor = transforms.to_tensor(image.convert("RGB"))
-    height, width = tensor.shape[1:]
+    return _prepare([image.convert("RGB")], size)[0]
+
+
+def _prepare(images: Sequence[Image.Image], size: int) -> torch.Tensor:
+    """Prepare RGB images of one size at once; each comes out as it would alone, to the bit."""
+    tensor = stacked(images)
+    height, width = tensor.shape[2:]
     if max(height, width) != size:
         scale = size / max(height, width)
         # At least one pixel, which the authors' code would lose of a very long image.
@@ -59,9 +67,11 @@ class HPSv2(Alignment):
             path = weights.local_path(self.name, wanted)
             super().__init__(OpenClipFiles.beside(weights.only_file(path, "*.pt") if path.is_dir() else path))
 
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Prepare an image as HPSv2 does, [3, S, S] float32."""
-        return preprocess(image, self.files.image_size)
+    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Prepare RGB images as HPSv2 does, [B, 3, S, S] float32."""
+        if len({image.size for image in images}) == 1:
+            return _prepare(images, self.files.image_size)
+        return torch.stack([preprocess(image, self.files.image_size) for image in images])
 
 
 class HPSv21(HPSv2):

@@ -15,10 +15,11 @@ from infra import torchvision_guard  # noqa: F401  (before open_clip)
 import open_clip  # isort: skip
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer  # isort: skip
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict  # isort: skip
+from torchvision.transforms import Compose  # isort: skip
 
 from infra.errors import UserError
 from labelers import weights
-from labelers.towers import Preprocess, Tower, device
+from labelers.towers import Preprocess, Tower, device, stacked
 from labelers.transformers_clip import TOKENIZER_FILES
 
 DESCRIPTION = "open_clip_config.json"
@@ -96,11 +97,16 @@ class OpenClipFiles:
         """Return exp(logit_scale) of the checkpoint."""
         return weights.read_scale(self.checkpoint)
 
-    @functools.cached_property
-    def preprocess(self) -> Preprocess:
-        """Return open_clip's own image preprocessing for this model."""
+    def transform(self) -> Compose:
+        """Return open_clip's own transform of one image for this model."""
         settings = merge_preprocess_dict(PreprocessCfg(size=self.image_size), self.config().get("preprocess_cfg", {}))
         return image_transform_v2(PreprocessCfg(**settings), is_train=False)
+
+    @functools.cached_property
+    def preprocess(self) -> Preprocess:
+        """Return the same for a batch: its pixels are turned to floats and normalised together, equal to the bit."""
+        *shape, _, normalize = self.transform().transforms
+        return lambda images: normalize(stacked([Compose(shape)(image) for image in images]))
 
     def load(self) -> Tower:
         """Load model and tokenizer."""

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from infra import cpu
 from labelers import weights
 
 CAPTIONS_KEPT = 16_384  # per tower; 64 MiB at ViT-H-14's 1,024 numbers
 IMAGES_AT_ONCE = 64
 
-Preprocess = Callable[[Image.Image], torch.Tensor]  # an RGB image to [3, S, S] float32, normalised
+Preprocess = Callable[[Sequence[Image.Image]], torch.Tensor]  # RGB images to [B, 3, S, S] float32, normalised
 
 
 class ClipFiles(Protocol):
@@ -87,6 +89,9 @@ class Tower:
         count_tokens: Callable[[str], int],
         context: int,
     ) -> None:
+        if device() == "cpu":
+            cpu.keep_freed_memory()
+            cpu.pack_linears(model)
         self.model = model
         self.encode_images = encode_images
         self.captions = CaptionCache(lambda captions: F.normalize(encode_captions(captions), dim=-1))
@@ -97,7 +102,7 @@ class Tower:
         """Embed images, [B, d] float32 of length 1."""
         parts = []
         for start in range(0, len(images), IMAGES_AT_ONCE):
-            pixels = torch.stack([preprocess(image) for image in images[start : start + IMAGES_AT_ONCE]])
+            pixels = preprocess(images[start : start + IMAGES_AT_ONCE])
             parts.append(F.normalize(self.encode_images(pixels.to(device())), dim=-1))
         return torch.cat(parts)
 
@@ -109,6 +114,12 @@ class Tower:
     def truncated(self, captions: Sequence[str]) -> int:
         """Count the captions of more tokens than the text tower takes, start and end included."""
         return sum(self.count_tokens(caption) > self.context for caption in captions)
+
+
+def stacked(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Return RGB images of one size as [B, 3, H, W] float32, 0..1."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 _towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from infra import (
     models,
     torchvision_guard,  # noqa: F401  (before transformers' image parts)
 )
 
+from torchvision.transforms import functional as transforms  # isort: skip
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer  # isort: skip
 
 from infra.errors import UserError
@@ -104,7 +107,18 @@ class TransformersFiles:
     def preprocess(self) -> Preprocess:
         """Return the processor's own image preprocessing, on PIL: what the published scores were made with."""
         processor = CLIPImageProcessorPil.from_pretrained(self.processor)
-        return lambda image: processor(images=image, return_tensors="pt").pixel_values[0]
+
+        def prepare(images: Sequence[Image.Image]) -> torch.Tensor:
+            # The processor's arithmetic on pixels, to the bit, but on all images at once: one by one it takes longer.
+            shaped = processor(images=list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
+            pixels = shaped.pixel_values.float()
+            if processor.do_rescale:
+                pixels = pixels / (1 / processor.rescale_factor)
+            if processor.do_normalize:
+                pixels = transforms.normalize(pixels, list(processor.image_mean), list(processor.image_std))
+            return pixels
+
+        return prepare
 
     def load(self) -> Tower:
         """Load model and tokenizer."""

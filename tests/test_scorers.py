@@ -110,6 +110,15 @@ def test_hps_preprocessing_step_by_step() -> None:
     torch.testing.assert_close(human_preference.preprocess(image, 48), (square - mean) / std)
 
 
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_images_prepared_together_come_out_as_alone(folder: Path, name: str) -> None:
+    scorer: Any = scorers.load(name, str(folder / name))
+    prepare = scorer.files.preprocess if name == "aesthetics" else scorer.preprocess
+    wide = [image.resize((61, 83)) for image in images()]
+    for together in (wide, images()):  # of one size, and of several
+        assert torch.equal(prepare(together), torch.cat([prepare([image]) for image in together]))
+
+
 def test_hps_pads_what_needs_no_resizing() -> None:
     """The authors' code leaves 48x20 as it is, and their model then fails on it."""
     assert human_preference.preprocess(Image.new("RGB", (48, 20)), 48).shape == (3, 48, 48)

@@ -22,7 +22,7 @@ import torch
 
 from infra import cli, files
 from infra.benchmarks.random_store import write_store
-from training.assembly import keep_freed_memory
+from infra.cpu import keep_freed_memory
 from training.draws import draw
 from training.loader import Labelled, Share, apply_labels, step_batches
 from training.order import batch_rows

@@ -7,19 +7,19 @@ runs"), ours by the time at which each batch is done: files come later, in burst
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import cli, cluster, files, models
-from infra.benchmarks.measure import alternate
+from infra.benchmarks.measure import alternate, in_processes
 
 COPIES = 2
 BATCH = 32
@@ -65,7 +65,7 @@ def steps(model: str) -> tuple[dict[str, object], dict[str, object]]:
     return check, encode
 
 
-def _bare_worker(path: str, model: str, part: int, ready: object, go: object, done: object) -> None:
+def _bare_worker(path: str, model: str, part: int, signals: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -78,31 +78,17 @@ def _bare_worker(path: str, model: str, part: int, ready: object, go: object, do
     before = BLOCK // BATCH
     for index in mine[:before]:
         vae(decode(table.slice(index * BATCH, BATCH)))
-    ready.release()  # type: ignore[attr-defined]
-    go.wait()  # type: ignore[attr-defined]
+    ready, go, done = signals
+    ready.release()
+    go.wait()
     for index in mine[before:]:
         vae(decode(table.slice(index * BATCH, BATCH)))
-    done.release()  # type: ignore[attr-defined]
+    done.release()
 
 
 def bare_loop(path: str, model: str, pairs: int) -> float:
     """Encode with plain processes; returns pairs/s from when each has encoded BLOCK pairs."""
-    context = multiprocessing.get_context("spawn")
-    ready, go, done = context.Semaphore(0), context.Event(), context.Semaphore(0)
-    workers = [
-        context.Process(target=_bare_worker, args=(path, model, part, ready, go, done)) for part in range(COPIES)
-    ]
-    for worker in workers:
-        worker.start()
-    for _ in workers:
-        ready.acquire()
-    started = time.perf_counter()
-    go.set()
-    for _ in workers:
-        done.acquire()
-    seconds = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
+    seconds = in_processes(_bare_worker, [(path, model, part) for part in range(COPIES)])
     return (pairs - COPIES * BLOCK) / seconds
 
 

@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def in_processes(target: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> float:
+    """Run one process per tuple of arguments; returns the seconds from when all are ready to when all are done.
+
+    Args:
+        target: called with its arguments and (ready, go, done): releases ready, waits for go, works, releases done.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready, go, done = signals = context.Semaphore(0), context.Event(), context.Semaphore(0)
+    workers = [context.Process(target=target, args=(*each, signals)) for each in arguments]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        ready.acquire()
+    started = time.perf_counter()
+    go.set()
+    for _ in workers:
+        done.acquire()
+    seconds = time.perf_counter() - started
+    for worker in workers:
+        worker.join()
+    return seconds
 
 
 def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int, unit: str) -> dict[str, list[float]]:

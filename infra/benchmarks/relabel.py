@@ -3,14 +3,12 @@
 Ours: relabel.py's pass on a local cluster, two copies of the scorers. Bare: two processes, one thread each, the same
 steps and batches over the same rows, no Ray. Both are measured once each copy has scored a file's worth of pairs ("once
 it runs"), ours by the time at which each batch is done: files come later, in bursts. One by one: two such processes
-that decode a pair, score its two images and take the next, as the authors' training loop does, which embeds every
-pair's caption anew.
+in the authors' way, infra/benchmarks/authors_loop.py.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import tempfile
 import time
@@ -26,15 +24,15 @@ import pyarrow.parquet as pq
 import torch
 
 from infra import cli, cluster, files
+from infra.benchmarks import authors_loop
 from infra.benchmarks.encode import repeated_pairs
-from infra.benchmarks.measure import in_turns, median
+from infra.benchmarks.measure import in_processes, in_turns, median
 from labelers import scorers
 from labelers.pair_scores import DecodePairs, ScorePairs
 from pipelines import pairs
-from pipelines.images import open_image
 
 COPIES = 2
-BLOCK = 256  # pairs per file: what each copy does before it is measured
+BLOCK = 256  # pairs per file, relabel.py's default: what each copy does before it is measured
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,12 @@ def _batched(path: str, config: BenchmarkConfig) -> Work:
 def _one_by_one(path: str, config: BenchmarkConfig) -> Work:
     table = pq.read_table(path, columns=["caption", "jpg_0", "jpg_1"])
     weights = scorers.weights_of(config.scorers, config.weights)
-    judges = [scorers.load(name, weights[name]) for name in config.scorers]
+    selectors = [authors_loop.selector(name, weights[name]) for name in config.scorers]
 
     def work(start: int, end: int) -> None:
-        for number, row in enumerate(table.slice(start, end - start).to_pylist()):
-            images = [open_image(row["jpg_0"]), open_image(row["jpg_1"])]
-            # Spaces, which tokenizers drop, keep the caption out of our scorers' cache: the authors' loop has none.
-            captions = [row["caption"] + " " * number] * 2
-            for judge in judges:
-                judge.score(images, captions)
+        for row in table.slice(start, end - start).to_pylist():
+            for select in selectors:
+                select(authors_loop.open_both(row), row["caption"])
 
     return work
 
@@ -96,27 +91,13 @@ def _process(make: Callable[..., Work], arguments: tuple[Any, ...], spans: list[
     done.release()
 
 
-def in_processes(make: Callable[..., Work], path: str, config: BenchmarkConfig, first: int, count: int) -> float:
+def plain_processes(make: Callable[..., Work], path: str, config: BenchmarkConfig, first: int, count: int) -> float:
     """Score with plain processes, `first` pairs each unmeasured, then `count` between them; returns pairs/s."""
-    context = multiprocessing.get_context("spawn")
-    signals = context.Semaphore(0), context.Event(), context.Semaphore(0)
-    share, workers = count // COPIES, []
+    share, arguments = count // COPIES, []
     for part in range(COPIES):
         start = part * (first + share)
-        spans = [(start, start + first), (start + first, start + first + share)]
-        workers.append(context.Process(target=_process, args=(make, (path, config), spans, signals)))
-    ready, go, done = signals
-    for worker in workers:
-        worker.start()
-    for _ in workers:
-        ready.acquire()
-    started = time.perf_counter()
-    go.set()
-    for _ in workers:
-        done.acquire()
-    seconds = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
+        arguments.append((make, (path, config), [(start, start + first), (start + first, start + first + share)]))
+    seconds = in_processes(_process, arguments)
     return share * COPIES / seconds
 
 
@@ -155,8 +136,8 @@ def main(config: BenchmarkConfig) -> None:
         pq.write_table(repeated_pairs(config.source, config.pairs), path, row_group_size=BLOCK)
         ways = {
             "ours": lambda: through_ray(path, config, folder),
-            "bare": lambda: in_processes(_batched, path, config, BLOCK, rest),
-            "one by one": lambda: in_processes(_one_by_one, path, config, 8, rest // 8),
+            "bare": lambda: plain_processes(_batched, path, config, BLOCK, rest),
+            "one by one": lambda: plain_processes(_one_by_one, path, config, 8, rest // 8),
         }
         samples = in_turns(ways, config.rounds, "pairs/s")
     middle = {name: median(values) for name, values in samples.items()}

@@ -25,8 +25,8 @@ from infra import accelerators, cli, files
 from infra.benchmarks import step_models
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
+from infra.cpu import keep_freed_memory
 from training import objectives, reward
-from training.assembly import keep_freed_memory
 from training.loader import Batch, Labelled, Share, prefetch, step_batches
 from training.optimizers import OptimizerConfig, make_optimizer
 
