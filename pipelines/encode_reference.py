@@ -24,6 +24,8 @@ from pipelines.visit_pairs import VisitPairs
 from training import reference_errors
 from training.backbone import check_fingerprints, open_backbone
 from training.backbone_base import ScheduleConfig
+from training.config import TrainConfig
+from training.presets import PRESETS as TRAIN_PRESETS
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -62,11 +64,20 @@ class ReferenceConfig:
     """Visits per block and file: what a killed run may lose, per copy."""
 
 
-PRESETS = {
-    "sd15": ReferenceConfig(
-        model="stable-diffusion-v1-5/stable-diffusion-v1-5", draws=5, precision="bfloat16", rows_per_file=4096
-    ),
-}
+def preset(training: TrainConfig) -> ReferenceConfig:
+    """Return the settings whose errors a training with a preset takes; five draws are Pick-a-Pic's 2,000 steps."""
+    return ReferenceConfig(
+        model=training.model,
+        draws=5,
+        caption_dropout=training.data.caption_dropout,
+        batch_size=training.data.micro_batch,
+        precision=training.precision,
+        schedule=training.schedule,
+        rows_per_file=4096,
+    )
+
+
+PRESETS = {name: preset(training) for name, training in TRAIN_PRESETS.items()}
 
 
 @dataclass(frozen=True)

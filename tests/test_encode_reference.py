@@ -18,6 +18,7 @@ from pipelines import encode_reference, engine, store
 from pipelines.encode_reference import ReferenceConfig
 from pipelines.visit_pairs import VisitPairs
 from training import loader, reference_errors
+from training.presets import PRESETS as TRAIN_PRESETS
 from training.staging import Staged, stage
 
 SCRIPT = "pipelines/encode_reference.py"
@@ -209,3 +210,10 @@ def test_on_a_cluster_cached_training_repeats_the_inline_losses(
     assert "differ by 0.0e+00 logits in the mean" in told
     for name in ("loss", "stream", "gradient_norm", "margin", "reference_error_q1"):
         assert [row[name] for row in notes(cached)] == [row[name] for row in notes(inline)]
+
+
+def test_a_preset_computes_what_the_training_of_its_name_draws() -> None:
+    turbo, training = encode_reference.PRESETS["sdxl-turbo"], TRAIN_PRESETS["sdxl-turbo"]
+    assert encode_reference.PRESETS.keys() == TRAIN_PRESETS.keys()
+    assert (turbo.model, turbo.schedule, turbo.precision) == (training.model, training.schedule, training.precision)
+    assert (turbo.caption_dropout, turbo.batch_size) == (0.0, training.data.micro_batch)

@@ -15,6 +15,8 @@ from infra.errors import UserError
 from training import plan
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
+from training.optimizers import OptimizerConfig
+from training.policy import PolicyConfig
 from training.presets import PRESETS
 from training.train_dpo import main
 
@@ -58,17 +60,24 @@ def test_the_table_holds_what_the_manifest_and_the_settings_say(folder: Path) ->
 
 
 def test_pair_work_and_memory_by_hand() -> None:
-    usual = plan.layout(TrainConfig())
+    usual, ten = plan.layout(TrainConfig()), plan.Network(10, 10, 3.0, 0)
     assert [work for _, work in plan.pair_work(usual, 3.0)] == [6.0, 12.0, 6.0]
-    assert [size for _, size in plan.memory(usual, 10)] == [40, 40, 80, 40]
+    assert [size for _, size in plan.memory(usual, ten)] == [40, 40, 80, 40]
     alone = plan.layout(TrainConfig(objective=ObjectiveConfig(objective="sft")))
     assert [work for _, work in plan.pair_work(alone, 3.0)] == [6.0, 12.0]
-    assert [size for _, size in plan.memory(alone, 10)] == [40, 40, 80]
+    assert [size for _, size in plan.memory(alone, ten)] == [40, 40, 80]
     kto = TrainConfig(objective=ObjectiveConfig(objective="kto"))  # 32 pairs a step, 16 at once
     assert [work for _, work in plan.pair_work(plan.layout(kto), 3.0)] == [6.0, 12.0, 6.0, 12.0]
     spread = plan.Layout(reference=True, checkpointing=True, shards=4)
     assert [work for _, work in plan.pair_work(spread, 3.0)] == [6.0, 12.0, 6.0, 6.0]
-    assert [size for _, size in plan.memory(spread, 10)] == [10, 10, 20, 10]
+    assert [size for _, size in plan.memory(spread, ten)] == [10, 10, 20, 10]
+    # Two weights of adapters beside the ten: gradients, moments and average of these alone, no second network.
+    lora = plan.layout(TrainConfig(policy=PolicyConfig(lora_rank=1, ema_decay=0.9)))
+    assert [work for _, work in plan.pair_work(lora, 3.0)] == [6.0, 6.0, 6.0]
+    assert [size for _, size in plan.memory(lora, plan.Network(10, 2, 3.0, 0))] == [40, 8, 8, 16, 8]
+    cached = plan.layout(TrainConfig(data=DataConfig(reference="base"), optimizer=OptimizerConfig("adamw8bit")))
+    assert [work for _, work in plan.pair_work(cached, 3.0)] == [6.0, 12.0]
+    assert [size for _, size in plan.memory(cached, ten)] == [40, 40, 5]
 
 
 def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from training.backbone import StableDiffusion
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
+from training.policy import PolicyConfig
 
 FSDP = sharding.ShardingConfig(sharding="fsdp")
 
@@ -53,9 +54,10 @@ def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
     def run(config: TrainConfig, on_step: Any = lambda _: None) -> None:
         loop.train(config, assembly.Rank(rank, 2, torch.device("cpu"), on_step))
 
-    run(at(config, "sharded", sharding=FSDP))
+    averaged = PolicyConfig(ema_decay=0.5)
+    run(at(config, "sharded", sharding=FSDP, policy=averaged))
     quick = replace(config, data=replace(config.data, held_out_store=None))
-    killed = at(quick, "killed", sharding=replace(FSDP, activation_checkpointing=True))
+    killed = at(quick, "killed", sharding=replace(FSDP, activation_checkpointing=True), policy=averaged)
     try:
         run(killed, die)
     except Killed:
@@ -136,7 +138,7 @@ def test_a_checkpoint_goes_on_at_another_world_size(runs: TrainConfig, name: str
     assert column(runs, name, "loss")[5] != pytest.approx(column(runs, name, "loss")[0], rel=1e-3)
 
 
-def test_the_result_of_a_sharded_run_is_its_last_checkpoint_whole(runs: TrainConfig) -> None:
+def test_the_result_of_a_sharded_run_is_its_last_average_whole(runs: TrainConfig) -> None:
     results = [
         load_file(Path(at(runs, name).output) / "result" / "unet" / "diffusion_pytorch_model.safetensors")
         for name in ("sharded", "killed")
@@ -145,7 +147,12 @@ def test_the_result_of_a_sharded_run_is_its_last_checkpoint_whole(runs: TrainCon
     assert results[0].keys() == start.keys()
     assert all(results[0][name].shape == start[name].shape for name in start)
     assert all(torch.equal(results[0][name], results[1][name]) for name in start)
-    assert any(not torch.equal(results[0][name], start[name]) for name in start)
+    last = checkpoint.folder_of(Path(at(runs, "sharded").output), 4)
+    kept = [load_file(path) for path in sorted((last / "shards").iterdir())]
+    name = "conv_in.bias"
+    assert torch.equal(results[0][name], torch.cat([part[f"ema/{name}"] for part in kept]))
+    assert not torch.equal(results[0][name], torch.cat([part[f"network/{name}"] for part in kept]))
+    assert not torch.equal(results[0][name], start[name])
 
 
 @pytest.mark.parametrize("name", ["uneven-ddp", "uneven-fsdp"])
@@ -195,6 +202,21 @@ def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -
     both = replace(config, sharding=replace(FSDP, channels_last=True))
     with pytest.raises(UserError, match="--channels-last: shards have no such layout"):
         preflight.check_config(both)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"optimizer": OptimizerConfig("adafactor")},
+            "--sharding fsdp: the state of --optimizer adafactor has no shards",
+        ),
+        ({"policy": PolicyConfig(lora_rank=4)}, "--sharding fsdp: adapters are small"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(config: TrainConfig, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        preflight.check_config(replace(config, sharding=FSDP, **changes))
 
 
 @pytest.mark.parametrize(

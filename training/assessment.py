@@ -30,7 +30,7 @@ def agree(value: Any, rank: Rank) -> Any:
 def assess(trainer: Trainer, step: int) -> None:
     """Judge the policy after a step and note what was found."""
     values: dict[str, float] = {}
-    with trainer.gathered(), trainer.judged():
+    with trainer.judged(), trainer.gathered():  # the average is put in place of the shards
         if trainer.validator:
             values |= validate(trainer, step)
         if trainer.held_out:

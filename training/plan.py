@@ -1,7 +1,8 @@
 """The trainer's dry run: steps, memory, arithmetic and cost, from the store's manifest and the network's settings.
 
 Let F be the FLOPs of one image's forward pass of the network, counted (infra/counting.py). A pair costs the policy
-2 F forward and twice that backward, the reference 2 F, and recomputation under activation checkpointing 2 F more.
+2 F forward and twice that backward, the reference 2 F, and recomputation under activation checkpointing 2 F more. With
+adapters the backward pass is one F an image: gradients pass through the frozen weights, which need none of their own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pipelines import store
 from training.backbone import Backbone, open_backbone
 from training.config import TrainConfig
 from training.loop import FINAL_DRAWS
+from training.policy import add_adapters, trained
 from training.preflight import check_settings
 from training.staging import staged_bytes
 from training.validation import read_prompts
@@ -34,6 +36,7 @@ class Network:
     """What is to be known of a network to plan with it."""
 
     parameters: int
+    trained: int  # of them, or of the adapters beside them
     forward: float  # FLOPs of one image's forward pass
     activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
 
@@ -42,7 +45,11 @@ class Network:
 class Layout:
     """What a run holds and computes beside the policy's own step."""
 
-    reference: bool  # a reference network runs at every step
+    reference: bool  # a reference runs at every step
+    held: bool = True  # it is a network of its own
+    adapters: bool = False  # they alone are trained
+    average: bool = False  # of the trained weights is kept
+    optimizer: str = "adamw"
     checkpointing: bool = False  # the policy's activations are computed again in the backward pass
     first_pass: bool = False  # both models see the step's pairs once before, for kto's baseline
     shards: int = 1  # over how many workers weights, gradients and optimizer state are spread
@@ -51,8 +58,15 @@ class Layout:
 def layout(config: TrainConfig) -> Layout:
     """Return the layout that the settings ask for."""
     share = config.data.global_batch // config.workers
+    adapters = config.policy.lora_rank > 0
     return Layout(
-        reference=config.objective.needs_reference,
+        reference=config.objective.needs_reference and config.data.reference is None,
+        held=config.data.reference is None and not (adapters and config.reference_model is None),
+        adapters=adapters,
+        average=config.policy.ema_decay is not None,
+        optimizer=config.optimizer.optimizer,
+        checkpointing=config.sharding.activation_checkpointing,
+        shards=config.workers if config.sharding.sharding == "fsdp" else 1,
         first_pass=config.objective.objective == "kto" and share > config.data.micro_batch,
     )
 
@@ -92,7 +106,13 @@ def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifes
             f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
             f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in told.items())})"
         ) from error
-    return Network(counting.parameters(network), forward, activations)
+    parameters = counting.parameters(network)
+    trained_weights = parameters
+    if config.policy.lora_rank:
+        with counting.META:
+            adapted = add_adapters(network, config.policy, config.seed)
+        trained_weights = sum(weight.numel() for weight in trained(adapted).values())
+    return Network(parameters, trained_weights, forward, activations)
 
 
 def forward_pass(
@@ -122,13 +142,14 @@ def plan_rows(
     per_epoch = decided // data.global_batch
     mode = "batched" if laid_out.reference else "cached"
     label = f"activations of {2 * data.micro_batch} images, {config.precision} (estimate)"
-    held = [*memory(laid_out, network.parameters), (label, float(network.activations))]
+    held = [*memory(laid_out, network), (label, float(network.activations))]
     return [
         ("pairs", f"{decided:,} of --labels {data.labels}"),
         ("steps", f"{config.steps:,} of {data.global_batch:,} pairs, {config.workers} x {data.micro_batch} at once"),
         ("epochs", f"{config.steps / per_epoch:,.3g} of {per_epoch:,} steps"),
         *store_rows(manifest),
         ("parameters", f"{network.parameters:,}"),
+        ("  trained", f"{network.trained:,}"),
         *dry_run.memory_rows(held, accelerator),
         *dry_run.flop_rows("pair", pair),
         ("TFLOP of training", f"{trained / 1e12:,.4g}"),
@@ -152,25 +173,36 @@ def store_rows(manifest: store.Manifest) -> list[Row]:
 
 def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
     """Return the FLOPs of one pair's training by part; forward: FLOPs of one image's forward pass."""
-    parts = [("policy, forward of 2 images", 2 * forward), ("policy, backward, twice that", 4 * forward)]
+    backward = ("policy, backward to the adapters", 2 * forward)
+    if not laid_out.adapters:
+        backward = ("policy, backward, twice that", 4 * forward)
+    parts = [("policy, forward of 2 images", 2 * forward), backward]
     if laid_out.checkpointing:
         parts.append(("policy, forward again for the backward", 2 * forward))
     if laid_out.reference:
         parts.append(("reference, forward of 2 images", 2 * forward))
     if laid_out.first_pass:
-        parts.append(("kto's baseline, 2 images through both", 4 * forward))
+        models = 2 if laid_out.reference else 1
+        parts.append((f"kto's baseline, 2 images through {models} of the models", 2 * models * forward))
     return parts
 
 
-def memory(laid_out: Layout, parameters: int) -> list[tuple[str, float]]:
+def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
     """Return the bytes of weights and their like on each accelerator, by part."""
-    weights = FLOAT32 * parameters / laid_out.shards
-    parts = [
-        ("weights, float32", weights),
-        ("gradients, float32", weights),
-        ("optimizer state, two float32 a weight", 2 * weights),
-    ]
-    return [*parts, ("reference, float32", weights)] if laid_out.reference else parts
+    weights = FLOAT32 * network.parameters / laid_out.shards
+    trained_weights = FLOAT32 * network.trained / laid_out.shards
+    moments = {
+        "adamw": ("optimizer state, two float32 a weight", 2 * trained_weights),
+        "adamw8bit": ("optimizer state, two bytes a weight", trained_weights / 2),
+        "adafactor": ("optimizer state, a row and a column a matrix (not counted)", 0.0),
+    }
+    parts = [("weights, float32", weights)]
+    if laid_out.adapters:
+        parts.append(("adapters, float32", trained_weights))
+    parts += [("gradients, float32", trained_weights), moments[laid_out.optimizer]]
+    if laid_out.average:
+        parts.append(("average of the trained weights, float32", trained_weights))
+    return [*parts, ("reference, float32", weights)] if laid_out.reference and laid_out.held else parts
 
 
 def validation_work(config: TrainConfig, forward: float) -> float:

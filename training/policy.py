@@ -23,6 +23,7 @@ from infra.errors import UserError
 from training import reward
 from training.backbone import Backbone
 from training.loader import Batch
+from training.sharding import is_sharded
 
 import diffusers  # isort: skip
 
@@ -168,7 +169,8 @@ class Average:
 
         self.network = network
         # Equal bounds: diffusers' own ramp, (1 + step) / (10 + step), would make the decay depend on the run's length.
-        self.ema = EMAModel(self._parameters(), decay=decay, min_decay=decay, foreach=True)
+        together = not is_sharded(network)  # shards have no such operation
+        self.ema = EMAModel(self._parameters(), decay=decay, min_decay=decay, foreach=together)
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return list(trained(self.network).values())

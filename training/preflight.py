@@ -27,7 +27,7 @@ from training.validation import read_prompts
 
 
 def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
-    """Check the flags against each other, earlier checkpoints and the store's tables; no model is looked at.
+    """Check the flags against each other, earlier checkpoints and the store's tables; no weights are looked at.
 
     Returns:
         The store's manifest, and how many of its pairs the label set decides.
@@ -58,6 +58,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     if config.objective.objective == "soft":
         _check_probabilities(config, table)
     _check_policy(config)
+    _check_sharding(config)
     _check_captions_apart(config, path)
     return manifest, decided
 
@@ -72,7 +73,6 @@ def check_config(config: TrainConfig) -> TrainConfig:
     path = files.resolve(config.data.store)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     backbone = open_backbone(config.start.folder(()), config.schedule)
-    _check_sharding(config)
     if config.policy.lora_rank:
         lora_targets(skeleton(backbone), config.policy.lora_targets)
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
@@ -176,6 +176,10 @@ def _check_sharding(config: TrainConfig) -> None:
     layout = config.sharding
     if layout.sharding == "fsdp" and config.policy.lora_rank:
         raise UserError("--sharding fsdp: adapters are small; leave it out, or leave --lora-rank out")
+    if layout.sharding == "fsdp" and config.optimizer.optimizer != "adamw":
+        raise UserError(
+            f"--sharding fsdp: the state of --optimizer {config.optimizer.optimizer} has no shards; take adamw"
+        )
     if not layout.channels_last:
         return
     if layout.sharding == "fsdp":
