@@ -32,10 +32,9 @@ from training.draws import draw
 from training.objectives import ObjectiveConfig
 from training.policy import load_adapters
 from training.result import FACTS
+from training.reward import DRAWS, SEED
 
 WORLD_MODEL = "infra/world/model"
-DRAWS = 10  # S4.1
-SEED = 20_231_121  # as training/reward.py: its draws belong to no training run
 BETA = 5000.0  # where the policy was trained with none that fits, see trained_beta
 BATCH = 32  # images in one forward pass
 

@@ -86,10 +86,6 @@ def load(name: str, weights: str | None = None) -> Scorer:
         name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
         weights: world (the default), published, or a local path.
 
-    Args:
-        name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
-        weights: world (the default), published, or a local path.
-
     Raises:
         UserError: if there is no such scorer, or nothing where its weights should be.
     """
@@ -105,15 +101,21 @@ def load(name: str, weights: str | None = None) -> Scorer:
     return scorer
 
 
-def check(name: str, weights: str | None = None) -> None:
+def check(name: str, weights: str | None = None, captions: Sequence[str] = ()) -> None:
     """Refuse a scorer that cannot work, from names, headers and shapes alone; published weights are fetched.
 
+    Args:
+        captions: those that it shall judge.
+
     Raises:
-        UserError: if it is unknown, or its weights are missing, of another architecture, or not only tensors.
+        UserError: if it is unknown, its weights are missing, of another architecture, or not only tensors, or it cannot
+            judge a caption.
     """
     scorer = load(name, weights)
     if hasattr(scorer, "check"):
         scorer.check()
+    if hasattr(scorer, "check_captions"):
+        scorer.check_captions(captions)
 
 
 def weights_of(names: Sequence[str], flags: Sequence[str]) -> dict[str, str | None]:

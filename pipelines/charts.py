@@ -91,7 +91,8 @@ def _error_ratios(steps: Rows, window: int) -> list[Line]:
     for quarter, (label, colour) in enumerate(QUARTERS.items(), 1):
         policy = line(steps, f"policy_error_q{quarter}", label, colour).smoothed(window)
         reference = line(steps, f"reference_error_q{quarter}", "").smoothed(window)
-        lines.append(Line(policy.label, policy.x, policy.y / reference.y, colour))
+        if len(reference.x):  # a run without a reference has none
+            lines.append(Line(policy.label, policy.x, policy.y / reference.y, colour))
     return lines
 
 

@@ -16,8 +16,8 @@ from pipelines.comparison import differences
 from pipelines.prompts import read_prompts
 from training import train_dpo
 from training.config import DataConfig, OptimizerConfig, TrainConfig
+from training.flags import check_flags
 from training.objectives import ObjectiveConfig
-from training.preflight import check_batch, check_objective
 from training.presets import PRESETS as TRAIN_PRESETS
 
 WORLD = "infra/world"
@@ -147,6 +147,10 @@ def check_config(config: RoundsConfig) -> None:
         raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
     if config.train.output.startswith(files.S3):
         raise UserError("--output: run folders are local or shared disk; copy the result to S3 afterwards")
+    if config.train.model != TrainConfig.model:
+        for flag, given in (("--prompts", config.draw.prompts), ("--test-prompts", config.test_prompts)):
+            if given.startswith(WORLD):
+                raise UserError(f"{flag}: give captions for {config.train.model}; {given} is of the embedded world")
     trained = read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]
     tested = read_prompts(files.resolve(config.test_prompts))[: config.test_limit]
     validation = config.train.validation.validation_prompts
@@ -159,18 +163,14 @@ def check_config(config: RoundsConfig) -> None:
             raise UserError(f"{flag} {path}: {len(shared)} of its captions are in --prompts too")
     if held_out := config.train.data.held_out_store:
         store.read_manifest(files.resolve(held_out))
-    check_batch(config.train)
-    check_objective(config.train.objective)
+    check_flags(config.train)
     if config.train.objective.objective == "soft":
         raise UserError("--objective soft: the pairs of a round are ranked and have no probabilities")
     per_group = 1 if config.pairs == "best-worst" else config.group_size * (config.group_size - 1) // 2
     if (most := len(trained) * config.groups * per_group) < config.train.data.global_batch:
         raise UserError(f"--global-batch {config.train.data.global_batch}: a round has {most} pairs at the most")
     for name, weights in scorers.weights_of(config.scorers, config.weights).items():
-        scorers.check(name, weights)
-        scorer = scorers.load(name, weights)
-        if hasattr(scorer, "check_captions"):
-            scorer.check_captions(trained * (name == config.scorer) + tested * (name in config.judges))
+        scorers.check(name, weights, trained * (name == config.scorer) + tested * (name in config.judges))
 
 
 def settle(config: RoundsConfig) -> None:

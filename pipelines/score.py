@@ -75,17 +75,14 @@ class ScoreImages:
 def main(config: ScoreConfig) -> None:
     """Score images by each scorer, and each folder as a set."""
     weights = scorers.weights_of(config.scorers, config.weights)
-    for name, wanted in weights.items():
-        scorers.check(name, wanted)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
     current = {name: scorer.fingerprint for name, scorer in loaded.items()}
     folders = [files.resolve(path) for path in config.images]
     true_images = files.resolve(config.true_images) if config.true_images else None
     for path in folders:
         captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
-        for scorer in loaded.values():
-            if hasattr(scorer, "check_captions"):
-                scorer.check_captions(captions)
+        for name, wanted in weights.items():
+            scorers.check(name, wanted, captions)
     done = [_score_folder(config, path, current) for path in folders]
     judged = _judge_folders(config, folders, true_images)
     for path in folders:

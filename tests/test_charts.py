@@ -45,3 +45,9 @@ def test_error_ratio_by_hand() -> None:
 
 def test_charts_are_the_same_every_time() -> None:
     assert charts.training_charts(STEPS, [], [], None) == charts.training_charts(STEPS, [], [], None)
+
+
+def test_a_run_without_a_reference_has_no_error_ratio() -> None:
+    rows = [{"step": s, "policy_error_q1": 2.0, "reference_error_q1": None, "loss": 0.1} for s in (1, 2)]
+    assert charts._error_ratios(rows, 1) == []
+    assert [chart["title"] for chart in charts.training_charts(rows, [], [], None)] == ["Loss"]

@@ -77,7 +77,7 @@ def test_pair_work_and_memory_by_hand() -> None:
     assert [size for _, size in plan.memory(lora, plan.Network(10, 2, 3.0, 0))] == [40, 8, 8, 16, 8]
     cached = plan.layout(TrainConfig(data=DataConfig(reference="base"), optimizer=OptimizerConfig("adamw8bit")))
     assert [work for _, work in plan.pair_work(cached, 3.0)] == [6.0, 12.0]
-    assert [size for _, size in plan.memory(cached, ten)] == [40, 40, 5]
+    assert [size for _, size in plan.memory(cached, ten)] == [40, 40, 20]
 
 
 def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
@@ -90,7 +90,8 @@ def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
             validation_prompts=str(tmp_path / "prompts.txt"), sampling_steps=5, held_out_pairs=8, held_out_draws=2
         ),
     )
-    held_out = 4 * (4 * 8 * 2 + 40 * 10)  # two images through two networks
+    few, every = 2 * 8 * 2, 2 * 40 * 10  # images at the draws of 8 pairs, and of all 40
+    held_out = (4 + 1) * few + 2 * every  # the policy four times and the reference once; both of them in the end
     drawn = 4 * 3 * 5 * 2  # two passes a step, for guidance
     assert plan.validation_work(config, 3.0) == 3.0 * (held_out + drawn)
 

@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 from test_loop import moved_model
 from torch.nn.parallel import DistributedDataParallel
 
-from infra import torchvision_guard  # noqa: F401  (before diffusers)
+from infra import (
+    counting,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.errors import UserError
 from training import assembly, checkpoint, loop, preflight, reward
 from training.backbone import StableDiffusion
@@ -33,7 +36,6 @@ from training.policy import (
     load_adapters,
     lora_targets,
     make_policy,
-    skeleton,
     trained,
 )
 from training.result import result_folder, write_adapters
@@ -124,7 +126,7 @@ def test_gradients_of_a_wrapped_policy_do_not_feel_the_reference_s_pass(tmp_path
 
 
 def test_unknown_and_unfit_targets_are_refused() -> None:
-    network = skeleton(StableDiffusion(MODEL))
+    network = counting.empty(MODEL, "unet")
     assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
     assert lora_targets(network, ()) == ["to_q", "to_k", "to_v", "to_out.0"]
     assert lora_targets(network, ("attn2.to_q", "proj_in")) == ["attn2.to_q", "proj_in"]

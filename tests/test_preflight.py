@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
 from pipelines import store
-from training import preflight
-from training.config import TrainConfig
+from training import flags, preflight
+from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
 from training.presets import PRESETS
 
@@ -32,15 +33,15 @@ from training.presets import PRESETS
 )
 def test_objectives_that_make_no_sense_are_refused(config: ObjectiveConfig, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        preflight.check_objective(config)
+        flags.check_objective(config)
 
 
 def test_objectives_that_make_sense_are_not() -> None:
     for preset in PRESETS.values():
-        preflight.check_objective(preset.objective)
-        preflight.check_objective(replace(preset.objective, objective="sft"))  # whatever beta a preset brings
-    preflight.check_objective(ObjectiveConfig("conservative", label_smoothing=0.0))
-    preflight.check_objective(ObjectiveConfig("kto", weighting="min-snr", error="eps", snr_gamma=3.0))
+        flags.check_objective(preset.objective)
+        flags.check_objective(replace(preset.objective, objective="sft"))  # whatever beta a preset brings
+    flags.check_objective(ObjectiveConfig("conservative", label_smoothing=0.0))
+    flags.check_objective(ObjectiveConfig("kto", weighting="min-snr", error="eps", snr_gamma=3.0))
 
 
 def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_path: Path) -> None:
@@ -57,3 +58,33 @@ def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_
     store.write_labels(str(path), "probable", table, {"scorer": "probable"})
     labelled = replace(soft.data, store=str(path), labels="probable")
     assert preflight.check_config(replace(soft, data=labelled)).objective == soft.objective
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"workers": 0}, "--workers 0: must be at least 1"),
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"checkpoint_every": 0}, "--checkpoint-every 0: must be at least 1"),
+        ({"keep_checkpoints": 0}, "--keep-checkpoints 0: must be at least 1"),
+        ({"data": DataConfig(micro_batch=0)}, "--micro-batch 0: must be at least 1"),
+        ({"data": DataConfig(caption_dropout=2.0)}, "--caption-dropout 2.0: must be between 0 and 1"),
+        ({"validation": ValidationConfig(held_out_draws=0)}, "--held-out-draws 0: must be at least 1"),
+    ],
+)
+def test_numbers_that_make_no_run_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        flags.check_flags(replace(TrainConfig(), **changes))
+
+
+def test_a_held_out_store_that_is_not_there_is_refused_in_one_sentence(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match="/nowhere: no latent store here"):
+        preflight.check_config(replace(config, data=replace(config.data, held_out_store="/nowhere")))
+
+
+def test_validation_captions_that_the_scorer_cannot_judge_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat in a hat\n")
+    judged = replace(config.validation, validation_prompts=str(prompts))
+    with pytest.raises(UserError, match="a cat in a hat"):
+        preflight.check_config(replace(config, validation=judged))

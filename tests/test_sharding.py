@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from infra.errors import UserError
-from training import assembly, checkpoint, loop, preflight, sharding
+from training import assembly, checkpoint, flags, loop, preflight, sharding
 from training.backbone import StableDiffusion
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
@@ -174,6 +174,14 @@ def test_low_precision_keeps_float32_weights(runs: TrainConfig) -> None:
     assert all(0 < row["validation_median"] <= 1 for row in judged)
 
 
+def test_timesteps_keep_their_precision() -> None:
+    times, latents = torch.tensor([997.3, 3.0]), torch.rand(2, 4, 1, 1)
+    (noisy,), told = sharding.cast_inputs(torch.bfloat16, torch.nn.Module(), (latents,), {"timestep": times, "n": 3})
+    assert torch.equal(noisy, latents.bfloat16())
+    assert told["timestep"] is times
+    assert told["n"] == 3
+
+
 def test_a_disk_full_on_one_rank_ends_all_with_one_sentence(runs: TrainConfig) -> None:
     # That both ranks raise it stands in two_ranks.
     assert not checkpoint.complete(Path(at(runs, "full").output))
@@ -231,8 +239,8 @@ def test_world_sizes_that_cannot_share_a_batch_are_refused(
     config: TrainConfig, changes: dict[str, int], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
-        preflight.check_batch(replace(config, **changes))  # type: ignore[arg-type]
-    preflight.check_batch(replace(config, workers=3, min_workers=2))
+        flags.check_batch(replace(config, **changes))  # type: ignore[arg-type]
+    flags.check_batch(replace(config, workers=3, min_workers=2))
     ones = replace(config, workers=3, min_workers=2, data=replace(config.data, micro_batch=1))
     with pytest.raises(UserError, match="--micro-batch 1: 3 of --min-workers 2 to --workers 3 does not divide"):
-        preflight.check_batch(ones)
+        flags.check_batch(ones)

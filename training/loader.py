@@ -173,11 +173,6 @@ class Share:
     world_size: int = 1
 
     @property
-    def offset(self) -> int:
-        """Return the position in the global batch where this rank's part begins."""
-        return _cut(self.global_batch, self.world_size)[self.rank].start
-
-    @property
     def pieces(self) -> list[range]:
         """Return the positions in the global batch of each of this rank's micro-batches."""
         parts = _cut(self.global_batch, self.world_size)

@@ -30,8 +30,6 @@ from training.policy import load_weights, trained
 from training.reference_check import meet_reference
 from training.result import write_result
 
-FINAL_DRAWS = 10  # of the final implicit accuracy, S4.1
-
 
 def train(config: TrainConfig, rank: Rank) -> None:
     """Train from the last complete checkpoint, or from the start, to the end, and write the result.
@@ -169,14 +167,14 @@ def finish(trainer: Trainer) -> None:
     folder = checkpoint.folder_of(trainer.output, best)
     load_weights(trainer.policy, sharded_checkpoint.load(folder, kept, weights))
     facts: dict[str, Any] = {"best_step": best}
-    if every := held_out(trainer.config, trainer.rank, FINAL_DRAWS, None):
-        if trainer.config.data.reference is not None:
-            # A reference whose errors were cached comes back: without gradients there is room for it.
+    if every := held_out(trainer.config, trainer.rank, reward.DRAWS, None):
+        if isinstance(trainer.reference, reward.CachedReference):
+            # It comes back for these pairs and draws: without gradients there is room for it (docs/decisions.md).
             trainer.reference = assembly.make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank)
         with trainer.gathered():
             errors = reward.held_out_errors(every, trainer.backbone, trainer.reference.errors, trainer.rank.device)
             accuracy = held_out_accuracy(trainer, every, errors)
-        facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": FINAL_DRAWS}
+        facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": reward.DRAWS}
     state = sharding.whole_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
     if trainer.rank.rank == 0:
         policy = trainer.policy

@@ -20,13 +20,13 @@ from infra.dry_run import DryRunConfig, Row
 from infra.errors import UserError
 from labelers import scorers
 from pipelines import store
+from pipelines.prompts import read_prompts
 from training.backbone import Backbone, open_backbone
 from training.config import TrainConfig
-from training.loop import FINAL_DRAWS
 from training.policy import add_adapters, trained
 from training.preflight import check_settings
+from training.reward import DRAWS
 from training.staging import staged_bytes
-from training.validation import read_prompts
 
 FLOAT32 = 4  # bytes
 
@@ -138,7 +138,7 @@ def plan_rows(
     laid_out = layout(config)
     pair = pair_work(laid_out, network.forward)
     judged = validation_work(config, network.forward)
-    trained = config.steps * data.global_batch * sum(work for _, work in pair)
+    training = config.steps * data.global_batch * sum(work for _, work in pair)
     per_epoch = decided // data.global_batch
     mode = "batched" if laid_out.reference else "cached"
     label = f"activations of {2 * data.micro_batch} images, {config.precision} (estimate)"
@@ -152,9 +152,9 @@ def plan_rows(
         ("  trained", f"{network.trained:,}"),
         *dry_run.memory_rows(held, accelerator),
         *dry_run.flop_rows("pair", pair),
-        ("TFLOP of training", f"{trained / 1e12:,.4g}"),
+        ("TFLOP of training", f"{training / 1e12:,.4g}"),
         ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),
-        *dry_run.cost_rows(asked, trained + judged, config.workers, mode, config.precision),
+        *dry_run.cost_rows(asked, training + judged, config.workers, mode, config.precision),
     ]
 
 
@@ -211,7 +211,8 @@ def validation_work(config: TrainConfig, forward: float) -> float:
     told, images = config.validation, 0.0
     if config.data.held_out_store:
         kept = store.read_manifest(files.resolve(config.data.held_out_store)).counts.kept
-        images += 4 * (times * min(kept, told.held_out_pairs) * told.held_out_draws + kept * FINAL_DRAWS)
+        few = min(kept, told.held_out_pairs) * told.held_out_draws
+        images += 2 * few * (times + 1) + 4 * kept * DRAWS  # the reference sees the few once
     if told.validation_prompts:
         captions = len(read_prompts(files.resolve(told.validation_prompts))) * told.validation_images
         images += times * captions * told.sampling_steps * 2

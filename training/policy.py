@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from infra import (
-    files,
     models,
     torchvision_guard,  # noqa: F401  (before diffusers and peft)
 )
@@ -24,8 +23,6 @@ from training import reward
 from training.backbone import Backbone
 from training.loader import Batch
 from training.sharding import is_sharded
-
-import diffusers  # isort: skip
 
 # The attention projections of diffusers' networks: of UNets and transformers, and of the text's side of transformers.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -102,14 +99,6 @@ def _short(name: str) -> str:
     """Return the last part of a layer's name, and the one before it where the last is a place in a list: to_out.0."""
     rest, _, last = name.rpartition(".")
     return f"{rest.rpartition('.')[2]}.{last}" if rest and last.isdigit() else last
-
-
-def skeleton(backbone: Backbone) -> torch.nn.Module:
-    """Build the network without weights, to look at its layers before anything is loaded."""
-    index = files.read_json(str(backbone.folder / "model_index.json"))
-    kind = getattr(diffusers, index[backbone.network_folder][1])
-    with torch.device("meta"):
-        return kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.network_folder))
 
 
 def load_adapters(network: Any, folder: Path, network_folder: str) -> torch.nn.Module:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from training.backbone_base import ScheduleConfig
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig
 
+_JUDGED: Any = {"validation_scorer": "pickscore", "validation_weights": "published"}
 # The launchers of the paper's authors. They and the paper contradict each other on the learning rate, 2,500-fold at
 # beta 5000; the launchers' is the preset `sd15`, the paper's `sd15-paper`.
 _SD15 = TrainConfig(
@@ -20,14 +22,14 @@ _SD15 = TrainConfig(
     data=DataConfig(global_batch=2048, micro_batch=16),
     objective=ObjectiveConfig(beta=5000.0),
     optimizer=OptimizerConfig(learning_rate=1e-8 * 2048, warmup_steps=500),
-    validation=ValidationConfig(sampling_steps=50, guidance_scale=7.5),
+    validation=ValidationConfig(**_JUDGED, sampling_steps=50, guidance_scale=7.5),
 )
 _SDXL = replace(
     _SD15,
     model="stabilityai/stable-diffusion-xl-base-1.0",
     data=DataConfig(global_batch=2048, micro_batch=4),
     optimizer=OptimizerConfig(optimizer="adafactor", learning_rate=1e-8 * 2048, warmup_steps=200),
-    validation=ValidationConfig(sampling_steps=50, guidance_scale=5.0),
+    validation=ValidationConfig(**_JUDGED, sampling_steps=50, guidance_scale=5.0),
 )
 PRESETS = {
     "sd15": _SD15,
@@ -43,22 +45,22 @@ PRESETS = {
         model="stabilityai/sdxl-turbo",
         data=DataConfig(global_batch=2048, micro_batch=16, caption_dropout=0.0),
         schedule=ScheduleConfig(timesteps=(249, 499, 749), zero_terminal_snr=True),
-        validation=ValidationConfig(sampling_steps=4, guidance_scale=0.0),
+        validation=ValidationConfig(**_JUDGED, sampling_steps=4, guidance_scale=0.0),
     ),
     "sd3": replace(
         _SDXL,
         model="stabilityai/stable-diffusion-3-medium-diffusers",
-        validation=ValidationConfig(sampling_steps=28, guidance_scale=7.0),
+        validation=ValidationConfig(**_JUDGED, sampling_steps=28, guidance_scale=7.0),
     ),
     "sd35": replace(
         _SDXL,
         model="stabilityai/stable-diffusion-3.5-medium",
-        validation=ValidationConfig(sampling_steps=40, guidance_scale=4.5),
+        validation=ValidationConfig(**_JUDGED, sampling_steps=40, guidance_scale=4.5),
     ),
     "flux": replace(
         _SDXL,
         model="black-forest-labs/FLUX.1-dev",
         data=DataConfig(global_batch=2048, micro_batch=1),
-        validation=ValidationConfig(sampling_steps=50, guidance_scale=3.5),
+        validation=ValidationConfig(**_JUDGED, sampling_steps=50, guidance_scale=3.5),
     ),
 }

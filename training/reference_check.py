@@ -34,8 +34,8 @@ WORDS = {
 }
 
 
-def check_reference_errors(config: TrainConfig, decided: int) -> None:
-    """Refuse cached errors of another reference, other pairs or draws than the run's, and too few draws.
+def check_draws(config: TrainConfig, decided: int) -> None:
+    """Refuse cached errors that are absent, altered, not needed, or of too few draws.
 
     Args:
         decided: pairs that the label set decides.
@@ -50,12 +50,6 @@ def check_reference_errors(config: TrainConfig, decided: int) -> None:
         raise UserError(f"--reference {name}: --objective {config.objective.objective} needs no reference")
     path = files.resolve(data.store)
     found = reference_errors.read_manifest(path, name)
-    differing = found.settings.differences(_settings(config, store.read_manifest(path)))
-    if told := [f"{words} ({_short(differing[key])})" for key, words in WORDS.items() if key in differing]:
-        raise UserError(
-            f"--reference {name}: was computed with {'; '.join(told)}; run encode_reference.py with this run's "
-            "settings and another --name"
-        )
     store.verify(reference_errors.folder_of(path, name), found)
     steps_a_draw = decided // data.global_batch
     if (needed := draws_needed(config.steps, decided, data.global_batch)) > found.draws:
@@ -63,6 +57,25 @@ def check_reference_errors(config: TrainConfig, decided: int) -> None:
             f"--reference {name}: {config.steps} steps visit the {decided} pairs {needed} times, and it has "
             f"{found.draws} draws, enough for --steps {found.draws * steps_a_draw}; run encode_reference.py with "
             f"--draws {needed}"
+        )
+
+
+def check_reference_errors(config: TrainConfig) -> None:
+    """Refuse cached errors of another reference, other pairs or other draws than the run's; weights are hashed.
+
+    Raises:
+        UserError: in one sentence.
+    """
+    name = config.data.reference
+    if name is None:
+        return
+    path = files.resolve(config.data.store)
+    found = reference_errors.read_manifest(path, name)
+    differing = found.settings.differences(_settings(config, store.read_manifest(path)))
+    if told := [f"{words} ({_short(differing[key])})" for key, words in WORDS.items() if key in differing]:
+        raise UserError(
+            f"--reference {name}: was computed with {'; '.join(told)}; run encode_reference.py with this run's "
+            "settings and another --name"
         )
 
 
@@ -88,7 +101,7 @@ def _short(values: tuple[Any, Any]) -> str:
 
 
 def meet_reference(trainer: Trainer, step: int, share: Callable[[int], list[Batch]]) -> None:
-    """Ask the live reference for all that is wanted of it; where its errors are cached, compare them and let it go.
+    """Ask the live reference for all that is wanted of it, and let it go where training needs none or cached errors.
 
     Args:
         step: the next to be taken.
@@ -102,10 +115,11 @@ def meet_reference(trainer: Trainer, step: int, share: Callable[[int], list[Batc
             trainer.held_out_reference = reward.held_out_errors(
                 trainer.held_out, trainer.backbone, trainer.reference.errors, trainer.rank.device
             )
-    if trainer.config.data.reference is None:
+    if trainer.config.data.reference is not None:
+        if step < trainer.config.steps:
+            _compare(trainer, step, share(step))
+    elif trainer.config.objective.needs_reference:
         return
-    if step < trainer.config.steps:
-        _compare(trainer, step, share(step))
     trainer.reference = reward.CachedReference()
     if trainer.rank.device.type == "cuda":
         torch.cuda.empty_cache()

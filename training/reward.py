@@ -14,6 +14,7 @@ from training import objectives
 from training.backbone import Backbone
 from training.loader import Batch, Labelled, assemble
 
+DRAWS = 10  # per pair, S4.1
 SEED = 20_231_121  # its draws belong to no training run, so that figures of different runs compare
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from infra.errors import UserError
 
@@ -59,7 +61,20 @@ def prepare(config: ShardingConfig, network: Any, autocast: torch.dtype, device:
         for part in parts:
             fully_shard(part, mesh=mesh, mp_policy=policy)
         # What leaves the network is float32: samplers would hand a lower dtype on to a float32 decoder.
-        fully_shard(network, mesh=mesh, mp_policy=replace(policy, output_dtype=torch.float32))
+        outer = replace(policy, cast_forward_inputs=False, output_dtype=torch.float32)
+        fully_shard(network, mesh=mesh, mp_policy=outer)
+        if low is not None:
+            network.register_forward_pre_hook(partial(cast_inputs, low), with_kwargs=True)
+
+
+def cast_inputs(dtype: torch.dtype, _: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+    """Cast what a network multiplies its weights with, and leave timesteps [B]: a flow's 997.3 would become 996."""
+
+    def cast(value: Any) -> Any:
+        multiplied = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1
+        return value.to(dtype) if multiplied else value
+
+    return tree_map(cast, (args, kwargs))
 
 
 def repeated_blocks(network: Any) -> list[torch.nn.Module]:

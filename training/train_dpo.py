@@ -40,12 +40,13 @@ def main(config: TrainConfig) -> None:
         _refuse_other_settings(output, config)
         print(f"{output}: already finished, its result is {result_folder(output)}", flush=True)
         return
+    if (output / "config.json").exists():
+        _refuse_other_settings(output, config)
     pinned = check_config(_as_begun(output, config))
     with writer_lock(str(output)):
-        if (output / "config.json").exists():
-            _refuse_other_settings(output, config)
         if config.resume_from is not None:
             checkpoint.rewind(output, config.resume_from)
+            files.remove(str(result_folder(output)))  # of a run that is not finished any more
         cli.save_config(str(output), config)
         files.write_json(str(output / REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         from training.workers import launch

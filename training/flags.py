@@ -1,0 +1,125 @@
+"""What the trainer's flags say of themselves and of one another, before a file is looked at."""
+
+from __future__ import annotations
+
+import math
+
+from infra.errors import UserError
+from pipelines.kinds import kind_of
+from training.config import TrainConfig
+from training.objectives import ObjectiveConfig
+from training.optimizers import check_optimizer
+
+LEAST = {
+    "": {"steps": 1, "workers": 1, "checkpoint_every": 1, "keep_checkpoints": 1},
+    "data": {"global_batch": 1, "micro_batch": 1},
+    "optimizer": {"warmup_steps": 0, "learning_rate": 0},
+    "validation": {"validation_images": 1, "sampling_steps": 1, "held_out_draws": 1, "held_out_pairs": 1},
+}
+
+
+def check_flags(config: TrainConfig) -> None:
+    """Refuse flags that make no run, whatever the store.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    for group, names in LEAST.items():
+        settings = getattr(config, group) if group else config
+        for name, least in names.items():
+            if not getattr(settings, name) >= least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: must be at least {least}")
+    if not 0 <= config.data.caption_dropout <= 1:
+        raise UserError(f"--caption-dropout {config.data.caption_dropout}: must be between 0 and 1")
+    if config.reference_revision is not None and config.reference_model is None:
+        raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
+    check_batch(config)
+    check_objective(config.objective)
+    _check_policy(config)
+    _check_sharding(config)
+
+
+def check_batch(config: TrainConfig) -> None:
+    """Refuse a global batch that the workers cannot share out: evenly, or with elastic workers in whole pairs.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    data, least = config.data, config.min_workers
+    if least is None:
+        if data.global_batch % (config.workers * data.micro_batch):
+            raise UserError(
+                f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
+                f"x --micro-batch {data.micro_batch}"
+            )
+        return
+    if not 1 <= least <= config.workers:
+        raise UserError(f"--min-workers {least}: from 1 to --workers {config.workers}")
+    if data.global_batch < config.workers:
+        raise UserError(f"--global-batch {data.global_batch}: fewer pairs than --workers {config.workers}")
+    uneven = [world for world in range(least, config.workers + 1) if data.global_batch % world]
+    if data.micro_batch == 1 and uneven:  # a rank with one pair fewer would have nothing for its last pass
+        raise UserError(
+            f"--micro-batch 1: {uneven[0]} of --min-workers {least} to --workers {config.workers} does not divide "
+            f"--global-batch {data.global_batch}; give --micro-batch 2 or another global batch"
+        )
+
+
+def check_objective(config: ObjectiveConfig) -> None:
+    """Refuse parameters that the objective does not have, or that make no loss.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    chosen = f"--objective {config.objective}"
+    owned = {
+        "label_smoothing": (config.objective == "conservative", "--objective conservative"),
+        **dict.fromkeys(("mapo_k", "mapo_b", "mapo_t"), (config.objective == "mapo", "--objective mapo")),
+        "snr_gamma": (config.weighting == "min-snr", "--weighting min-snr"),
+    }
+    for name, (used, owner) in owned.items():
+        if not used and getattr(config, name) != getattr(ObjectiveConfig(), name):
+            raise UserError(f"{_flag(config, name)}: only {owner} has it, and this is {chosen}")
+    for name in ("mapo_k", "mapo_b", "mapo_t", "snr_gamma", *(["beta"] if config.needs_reference else [])):
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(f"{_flag(config, name)}: must be above 0")
+    if not 0 <= config.label_smoothing < 0.5:
+        raise UserError(f"{_flag(config, 'label_smoothing')}: from 0 to below 0.5, where labels would say nothing")
+    if config.objective == "mapo" and config.weighting != "constant":
+        raise UserError(f"--weighting {config.weighting}: {chosen} has none; its k stands in a timestep weight's place")
+
+
+def _flag(config: ObjectiveConfig, name: str) -> str:
+    return f"--{name.replace('_', '-')} {getattr(config, name):g}"
+
+
+def _check_policy(config: TrainConfig) -> None:
+    """Refuse settings of adapters, average and optimizer that make no sense."""
+    policy = config.policy
+    if policy.lora_rank < 0:
+        raise UserError(f"--lora-rank {policy.lora_rank}: must be at least 1, or 0 to train the network itself")
+    if policy.lora_alpha is not None and policy.lora_alpha < 1:
+        raise UserError(f"--lora-alpha {policy.lora_alpha}: must be at least 1")
+    if policy.ema_decay is not None and not 0 < policy.ema_decay < 1:
+        raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
+    check_optimizer(config.optimizer)
+    if not policy.lora_rank and (policy.lora_alpha is not None or policy.lora_targets):
+        raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """Refuse a layout that the network or its shards cannot have."""
+    layout = config.sharding
+    if layout.sharding == "fsdp" and config.policy.lora_rank:
+        raise UserError("--sharding fsdp: adapters are small; leave it out, or leave --lora-rank out")
+    if layout.sharding == "fsdp" and config.optimizer.optimizer != "adamw":
+        raise UserError(
+            f"--sharding fsdp: the state of --optimizer {config.optimizer.optimizer} has no shards; take adamw"
+        )
+    if not layout.channels_last:
+        return
+    if layout.sharding == "fsdp":
+        raise UserError("--channels-last: shards have no such layout; leave it out, or take --sharding ddp")
+    part = kind_of(config.start.folder(())).network
+    if part != "unet":
+        raise UserError(f"--channels-last: a layout of convolutions, and the {part} of --model {config.model} has none")
