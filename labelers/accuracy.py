@@ -46,7 +46,7 @@ class AccuracyConfig:
 
 
 PRESETS = {
-    "sd15": AccuracyConfig(weights=("published",), speed=scoring.SpeedConfig(batch_size=64, rows_per_file=1024)),
+    "published": AccuracyConfig(weights=("published",), speed=scoring.SpeedConfig(batch_size=64, rows_per_file=2048)),
 }
 
 

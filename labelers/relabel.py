@@ -50,7 +50,7 @@ class RelabelConfig:
 
 
 PRESETS = {
-    "sd15": RelabelConfig(weights=("published",), speed=scoring.SpeedConfig(batch_size=64, rows_per_file=1024)),
+    "published": RelabelConfig(weights=("published",), speed=scoring.SpeedConfig(batch_size=64, rows_per_file=2048)),
 }
 
 

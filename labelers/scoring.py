@@ -29,7 +29,7 @@ class SpeedConfig:
     """Copies of the scorers; 0: one per GPU, or one where there is none."""
     gpus_per_copy: float | None = None
     """By default 1 where the cluster has GPUs, else 0."""
-    rows_per_file: int = 256
+    rows_per_file: int = 1024
     """Pairs per block and file: what a killed run may lose, per copy."""
 
 

@@ -32,7 +32,7 @@ from labelers.pair_scores import DecodePairs, ScorePairs
 from pipelines import pairs
 
 COPIES = 2
-BLOCK = 256  # pairs per file, relabel.py's default: what each copy does before it is measured
+BLOCK = 2048  # pairs per file, the published preset's: what each copy does before it is measured
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BenchmarkConfig:
     weights: tuple[str, ...] = ("world",)
     source: str = "infra/world/pairs"
     """Raw pairs; repeated until there are enough."""
-    pairs: int = 4096
+    pairs: int = 16384
     """Pairs per round; one by one, an eighth of them."""
     batch_size: int = 32
     rounds: int = 3

@@ -27,6 +27,8 @@ from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
 from infra.cpu import keep_freed_memory
 from training import objectives, reward
+from training.backbone import open_backbone
+from training.backbone_base import EVERY
 from training.loader import Batch, Labelled, Share, prefetch, step_batches
 from training.optimizers import OptimizerConfig, make_optimizer
 
@@ -61,7 +63,7 @@ class Bench:
         self.autocast = torch.bfloat16 if device.type == "cuda" else torch.float32
         folder = step_models.folder_of(config.model, config.scale)
         torch.manual_seed(0)
-        self.backbone = step_models.Shaped(folder)
+        self.backbone = open_backbone(folder, EVERY)
         self.policy, self.frozen = step_models.load(folder, device, self.autocast)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         if config.checkpointing:

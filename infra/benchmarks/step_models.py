@@ -6,7 +6,6 @@ ones whose VAE, text encoders and UNet share the work as theirs do (tests/test_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,10 @@ from typing import Any
 import torch
 
 from infra import counting, models
-from training.backbone import StableDiffusion
+from training.backbone import open_backbone
+from training.backbone_base import EVERY
 
 SHAPES = Path(__file__).parent / "shapes"
-TIME_IDS = (1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0)  # SDXL: original size, crop, target size
-
-
-class Shaped(StableDiffusion):
-    """SD1.5's or SDXL's network, which beside the embedding takes the pooled one and the sizes."""
-
-    def predict(
-        self,
-        network: torch.nn.Module,
-        noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditioning: Mapping[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """Run the network; the conditioning is text_encoder [B, L, D] and for SDXL pooled [B, P]."""
-        sizes: dict[str, Any] = {}
-        if "pooled" in conditioning:
-            times = torch.tensor([TIME_IDS] * len(noisy), device=noisy.device)
-            sizes["added_cond_kwargs"] = {"text_embeds": conditioning["pooled"], "time_ids": times}
-        return network(noisy, timesteps, conditioning["text_encoder"], return_dict=False, **sizes)[0]
 
 
 @dataclass(frozen=True)
@@ -56,9 +37,12 @@ class Frozen:
         """Encode [B, L] tokens into the network's conditioning."""
         if len(self.texts) == 1:
             return {"text_encoder": self.texts[0](tokens).last_hidden_state.float()}
-        told = [text(tokens, output_hidden_states=True) for text in self.texts]
-        hidden = torch.cat([one.hidden_states[-2] for one in told], -1)
-        return {"text_encoder": hidden.float(), "pooled": told[-1].text_embeds.float()}
+        first, second = (text(tokens, output_hidden_states=True) for text in self.texts)
+        return {
+            "text_encoder": first.hidden_states[-2].float(),
+            "text_encoder_2": second.hidden_states[-2].float(),
+            "text_encoder_2_pooled": second.text_embeds.float(),
+        }
 
 
 @dataclass(frozen=True)
@@ -99,6 +83,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[torch.
 
 def count(folder: Path) -> Work:
     """Count a folder's networks on the meta device."""
+    backbone = open_backbone(folder, EVERY)
     with counting.META, torch.no_grad():
         network, frozen = load(folder, counting.META, torch.float32)
         vae = models.component_config(folder, "vae")
@@ -107,7 +92,6 @@ def count(folder: Path) -> Work:
         tokens = torch.zeros(1, models.component_config(folder, "text_encoder")["max_position_embeddings"]).long()
         images = torch.empty(1, 3, vae["sample_size"], vae["sample_size"])
         told = frozen.encode_captions(tokens)
-        backbone = Shaped(folder)
         return Work(
             forward=counting.flops(lambda: backbone.predict(network, noisy, timesteps, told)),
             image=counting.flops(lambda: frozen.vae.encode(images)),
