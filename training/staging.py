@@ -20,6 +20,8 @@ from infra import files
 from infra.errors import UserError
 from pipelines import pairs, store
 
+LAYOUT = 2  # of the copies; another one must not take those of an older version for its own
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -50,7 +52,7 @@ def stage(path: str, cache: str | None = None) -> Staged:
         _stage_prompts(path, folder, manifest)
         _stage_pairs(path, folder, manifest)
 
-    folder = staged_once(cache, manifest.content_hash, staged_bytes(manifest), path, fill)
+    folder = staged_once(cache, f"{manifest.content_hash}-{LAYOUT}", staged_bytes(manifest), path, fill)
     prompt_ids = np.load(folder / "prompt_ids.npy")
     return Staged(
         manifest=manifest,
