@@ -15,14 +15,15 @@ from pipelines import encode_latents, generate, rank_pairs, store
 from pipelines.comparison import differences
 from pipelines.prompts import read_prompts
 from training import train_dpo
-from training.config import DataConfig, OptimizerConfig, TrainConfig
+from training.config import DataConfig, TrainConfig
 from training.flags import check_flags
 from training.objectives import ObjectiveConfig
+from training.optimizers import OptimizerConfig
 from training.presets import PRESETS as TRAIN_PRESETS
 
 WORLD = "infra/world"
 # What may differ when a run goes on: how many rounds, and what does not change a result.
-FREE = {"rounds", "samplers", "batch_size", *train_dpo.FREE} - {"steps"}
+FREE = {"rounds", "samplers", "batch_size", *train_dpo.FREE} - {"steps", "reference"}
 Plain = TypeVar("Plain")
 
 

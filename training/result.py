@@ -98,7 +98,6 @@ def write_result(
     facts = facts | {
         "store_hash": manifest.content_hash,
         "labels_hash": data.labels_hash,
-        "base": {"model": config.model, "revision": config.revision},
         "reference": config.reference.name if config.objective.needs_reference else "none",
         "resolution": manifest.resolution,
         "max_tokens": tokens_of(kind_of(backbone.folder), manifest.embeddings),  # to sample and score with

@@ -25,7 +25,7 @@ from training.result import is_finished, result_folder
 FREE = (
     *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
     *("sharding", "activation_checkpointing", "compile", "channels_last"),
-    *("keep_checkpoints", "output", "steps", "cache"),
+    *("keep_checkpoints", "output", "steps", "cache", "micro_batch", "reference"),
 )
 
 REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
