@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +15,7 @@ import tyro
 from infra import dry_run
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
-from infra.files import join, write_json
+from infra.files import join, read_json, write_json
 
 Config = TypeVar("Config")
 FLAT = (tyro.conf.OmitArgPrefixes,)
@@ -70,3 +71,20 @@ def _run_or_plan(
 def save_config(folder: str, config: Any) -> None:
     """Write a dataclass as FOLDER/config.json, so that a result carries the settings that made it."""
     write_json(join(folder, "config.json"), dataclasses.asdict(config))
+
+
+def as_saved(config: Any) -> dict[str, Any]:
+    """Return a dataclass as its file has it: a tuple is a list there."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def begun_with(path: str, default: Any) -> dict[str, Any]:
+    """Read the settings that a run was begun with; a setting that is newer than the run has its default."""
+    return _over(as_saved(default), read_json(path))
+
+
+def _over(settings: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in saved.items():
+        known = settings.get(name)
+        settings[name] = _over(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return settings

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from tyro.conf import Suppress
 
-from infra import files
+from infra import cli, files
 from infra.errors import UserError
 from labelers import scorers
 from pipelines import encode_latents, generate, rank_pairs, store
@@ -181,9 +180,9 @@ def settle(config: RoundsConfig) -> None:
         UserError: naming the settings that differ.
     """
     path = files.join(files.resolve(config.train.output), "config.json")
-    now = json.loads(json.dumps(asdict(config)))
+    now = cli.as_saved(config)
     if files.exists(path):
-        found = {k: v for k, v in differences(files.read_json(path), now).items() if k not in FREE}
+        found = {k: v for k, v in differences(cli.begun_with(path, RoundsConfig()), now).items() if k not in FREE}
         if found:
             told = "; ".join(f"{name} was {before!r}, now {after!r}" for name, (before, after) in found.items())
             raise UserError(f"{config.train.output} was begun with other settings ({told}); give another --output")

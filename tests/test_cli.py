@@ -60,3 +60,20 @@ def test_relative_paths_under_rays_upload_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(files, "ROOT", Path("/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_1"))
     with pytest.raises(UserError, match="absolute or s3://"):
         files.resolve("runs/x")
+
+
+def test_a_setting_that_is_newer_than_a_run_has_its_default(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Inner:
+        old: int = 1
+        new: tuple[int, ...] = (2, 3)
+
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Inner = field(default_factory=Inner)
+        newest: float = 0.5
+
+    (tmp_path / "config.json").write_text('{"inner": {"old": 7}}')
+    found = cli.begun_with(str(tmp_path / "config.json"), Outer())
+    assert found == {"inner": {"old": 7, "new": [2, 3]}, "newest": 0.5}
+    assert cli.as_saved(Outer(Inner(7))) == found

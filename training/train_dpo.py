@@ -6,8 +6,7 @@ checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_settings(output: Path, config: TrainConfig) -> None:
-    # As JSON, where a tuple is a list; a run begun before a setting existed has its default.
-    default, now = (_flat(json.loads(json.dumps(asdict(one)))) for one in (TrainConfig(), config))
-    before = default | _flat(files.read_json(str(output / "config.json")))
+    before, now = _flat(cli.begun_with(str(output / "config.json"), TrainConfig())), _flat(cli.as_saved(config))
     differing = [f"{name} was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
     if differing:
         raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")
