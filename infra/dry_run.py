@@ -22,14 +22,19 @@ class DryRunConfig:
 
     dry_run: bool = False
     """Print the plan and stop. The flags below belong to it."""
-    accelerator: Name = "h100"
-    """What is to be used, one per worker."""
+    accelerator: Name | None = None
+    """What is to be used, one per worker; by default h100."""
     price_per_hour: float | None = None
     """Of one accelerator, in any currency; without it no cost is printed."""
     utilisation: float | None = None
     """Share of the accelerator's peak that is assumed to be reached; by default 0.4."""
     measured: str | None = None
     """JSON file of infra/benchmarks/step.py on that accelerator: its measured utilisation, in place of an assumed."""
+
+    @property
+    def card(self) -> Accelerator:
+        """Return the accelerator to plan for."""
+        return ACCELERATORS[self.accelerator or "h100"]
 
 
 def check(asked: DryRunConfig) -> None:
@@ -67,7 +72,7 @@ def utilisation(asked: DryRunConfig, mode: str) -> tuple[float, str]:
         raise UserError(
             f"--measured {asked.measured}: no utilisation of the mode {mode}; infra/benchmarks/step.py notes it on GPUs"
         ) from error
-    title = ACCELERATORS[asked.accelerator].title
+    title = asked.card.title
     if device != title:
         raise UserError(f"--measured {asked.measured}: measured on {device}, but --accelerator is {title}")
     return share, f"measured, {asked.measured}"
@@ -101,7 +106,7 @@ def cost_rows(asked: DryRunConfig, work: float, copies: int, mode: str, precisio
         mode: of the step benchmark, whose utilisation is meant.
         precision: of the arithmetic; the peak is that of 16 bits.
     """
-    accelerator = ACCELERATORS[asked.accelerator]
+    accelerator = asked.card
     share, origin = utilisation(asked, mode)
     needed = hours(work, accelerator, share)
     slower = "; float32, as asked for, is slower than that" if precision == "float32" else ""

@@ -29,7 +29,9 @@ WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file nam
 VARIANTS = ("fp16", "non_ema")  # other weights of the same component, which lie beside the default ones
 
 
-def local_folder(model: str, revision: str | None = None, weights_of: Sequence[str] = ("*",)) -> Path:
+def local_folder(
+    model: str, revision: str | None = None, weights_of: Sequence[str] = ("*",), flag: str = "--model"
+) -> Path:
     """Return the local folder of a model, fetching it from the Hub if it is a name and not a folder.
 
     Only configurations, tokenizers and the components' safetensors are fetched: no pickle, no code, and none of the
@@ -37,19 +39,20 @@ def local_folder(model: str, revision: str | None = None, weights_of: Sequence[s
 
     Args:
         weights_of: the components whose weights are needed.
+        flag: that named the model, for a refusal's sentence.
 
     Raises:
         UserError: if there is neither such a folder nor such a model.
     """
     if "://" in model:
-        raise UserError(f"--model {model}: give a local folder or a Hub name; copy the model to local disk first")
+        raise UserError(f"{flag} {model}: give a local folder or a Hub name; copy the model to local disk first")
     folder = Path(files.resolve(model))
     if (folder / "model_index.json").is_file():
         return folder
     if (folder / ADAPTERS).is_file():
-        raise UserError(f"--model {model}: {folder} holds adapters (LoRA), not a model; name the base they belong to")
+        raise UserError(f"{flag} {model}: {folder} holds adapters (LoRA), not a model; name the base they belong to")
     if folder.exists() or os.path.isabs(model) or model.count("/") != 1:
-        raise UserError(f"--model {model}: {folder} has no model_index.json, so it is no diffusers folder")
+        raise UserError(f"{flag} {model}: {folder} has no model_index.json, so it is no diffusers folder")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -67,7 +70,7 @@ def local_folder(model: str, revision: str | None = None, weights_of: Sequence[s
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = "; HF_HUB_OFFLINE=1 is set, so the Hub was not asked" if constants.HF_HUB_OFFLINE else ""
         raise UserError(
-            f"--model {model}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline})"
+            f"{flag} {model}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline})"
         ) from error
 
 
@@ -78,9 +81,9 @@ class Model:
     name: str
     revision: str | None = None
 
-    def folder(self, weights_of: Sequence[str] = ("*",)) -> Path:
-        """Return its folder on this node, fetched if need be."""
-        return local_folder(self.name, self.revision, weights_of)
+    def folder(self, weights_of: Sequence[str] = ("*",), flag: str = "--model") -> Path:
+        """Return its folder on this node, fetched if need be; flag is that which named it."""
+        return local_folder(self.name, self.revision, weights_of, flag)
 
     def pinned(self, weights_of: Sequence[str] = ("*",)) -> Model:
         """Return the same model at the commit its revision stands for now, so that every node loads the same one."""

@@ -63,7 +63,7 @@ class Folders:
             raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
         result = Path(files.resolve(name))
         lora = result if (result / models.ADAPTERS).is_file() else None
-        facts = (lora or models.local_folder(name)) / FACTS
+        facts = (lora or models.local_folder(name, flag="--weights implicit=")) / FACTS
         told = files.read_json(str(facts)) if facts.is_file() else {}
         config = told.get("config", {})
         if lora and not config:

@@ -17,7 +17,6 @@ import pyarrow.dataset as pads
 import torch
 
 from infra import counting, dry_run, models
-from infra.accelerators import ACCELERATORS
 from infra.dry_run import DryRunConfig, Row
 from pipelines import kinds, pairs, store
 from pipelines.captions import Shapes, embedding_shapes
@@ -136,7 +135,7 @@ def plan_rows(
         ("store", dry_run.gigabytes(latents + embeddings)),
         ("  latents", f"{dry_run.gigabytes(latents)}, {list(stored.latent_shape)} float16, {stored.posterior}"),
         ("  embeddings", dry_run.gigabytes(embeddings)),
-        *dry_run.memory_rows(memory, ACCELERATORS[asked.accelerator]),
+        *dry_run.memory_rows(memory, asked.card),
         *dry_run.flop_rows("pair", pair_work),
         *dry_run.flop_rows("caption", caption_work),
         ("TFLOP of all", f"{total / 1e12:,.4g}"),

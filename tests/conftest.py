@@ -31,6 +31,7 @@ from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines import engine
 from pipelines.raw_pairs import SCHEMA
+from training import assembly, loop
 from training.backbone import open_backbone
 from training.backbone_base import EVERY
 from training.config import DataConfig, OptimizerConfig, TrainConfig
@@ -248,3 +249,14 @@ def notes(output: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any
 
 class Killed(Exception):
     """Stands for a kill in the middle of a run."""
+
+
+def train_until_killed(config: TrainConfig, step: int) -> None:
+    """Train in this process and die when a step was taken, before what follows it."""
+
+    def die(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        loop.train(config, assembly.Rank(on_step=die))

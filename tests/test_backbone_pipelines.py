@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Killed, notes, rendered_pairs, write_pairs
+from conftest import notes, rendered_pairs, train_until_killed, write_pairs
 from tiny_pipelines import KINDS
 
 from infra.errors import UserError
@@ -101,13 +101,7 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
     config = preflight.check_config(settings(kind, model, path, tmp_path))
     straight = replace(config, output=str(tmp_path / "straight"))
     loop.train(straight, assembly.Rank())
-
-    def die(metrics: dict[str, object]) -> None:
-        if metrics["step"] == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(config, assembly.Rank(on_step=die))
+    train_until_killed(config, 3)
     loop.train(config, assembly.Rank())
     expected, found = notes(straight.output), notes(config.output)
     assert found[0]["loss"] == pytest.approx(0.693147, abs=1e-6)

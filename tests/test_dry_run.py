@@ -51,6 +51,7 @@ def test_a_measured_utilisation_is_taken_and_named(tmp_path: Path) -> None:
         (DryRunConfig(dry_run=True, price_per_hour=-1), "--price-per-hour -1"),
         (DryRunConfig(dry_run=True, utilisation=0.5, measured="x"), "give one of them"),
         (DryRunConfig(price_per_hour=1), "are for --dry-run"),
+        (DryRunConfig(accelerator="h100"), "are for --dry-run"),  # even the default, said without --dry-run
     ],
 )
 def test_flags_that_make_no_plan_are_refused(asked: DryRunConfig, told: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODEL, Killed, notes
+from conftest import MODEL, notes, train_until_killed
 from safetensors.torch import load_file, save_file
 
 from infra import (
@@ -30,13 +30,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
 def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
     loop.train(straight, assembly.Rank())
-
-    def die(metrics: dict[str, object]) -> None:
-        if metrics["step"] == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(config, assembly.Rank(on_step=die))
+    train_until_killed(config, 5)
     (Path(config.output) / "metrics.jsonl").open("a").write('{"step": 6, "lo')  # a line cut short
     loop.train(config, assembly.Rank())
     expected, found = notes(straight.output), notes(config.output)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conftest import Killed, notes
+from conftest import notes, train_until_killed
 from safetensors.torch import load_file
 
 from infra.errors import UserError
@@ -95,13 +95,7 @@ def test_a_run_with_adafactor_resumes_bit_for_bit(config: TrainConfig, tmp_path:
     config = replace(config, steps=4, optimizer=replace(config.optimizer, optimizer="adafactor"))
     straight = replace(config, output=str(tmp_path / "straight"))
     loop.train(straight, assembly.Rank())
-
-    def die(metrics: dict[str, object]) -> None:
-        if metrics["step"] == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(config, assembly.Rank(on_step=die))
+    train_until_killed(config, 3)
     loop.train(config, assembly.Rank())
     for name in ("loss", "gradient_norm"):
         assert [row[name] for row in notes(config.output)] == [row[name] for row in notes(straight.output)]

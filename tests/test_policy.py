@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import MODEL, Killed, lora_result, notes
+from conftest import MODEL, Killed, lora_result, notes, train_until_killed
 from safetensors.torch import load_file
 from test_loop import moved_model
 from torch.nn.parallel import DistributedDataParallel
@@ -197,13 +197,7 @@ def test_an_interrupted_run_repeats_losses_and_checkpoints_bit_for_bit(
     config = replace(config, steps=4, policy=WAYS[way])
     straight = replace(config, output=str(tmp_path / "straight"))
     loop.train(straight, assembly.Rank())
-
-    def die(metrics: dict[str, object]) -> None:
-        if metrics["step"] == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(config, assembly.Rank(on_step=die))
+    train_until_killed(config, 3)
     loop.train(config, assembly.Rank())
     for name in ("loss", "gradient_norm", "accuracy"):
         assert [row[name] for row in notes(config.output)] == [row[name] for row in notes(straight.output)]

@@ -88,3 +88,8 @@ def test_validation_captions_that_the_scorer_cannot_judge_are_refused(config: Tr
     judged = replace(config.validation, validation_prompts=str(prompts))
     with pytest.raises(UserError, match="a cat in a hat"):
         preflight.check_config(replace(config, validation=judged))
+
+
+def test_a_reference_that_is_not_there_is_named_by_its_own_flag(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match=r"--reference-model /nowhere: .* no model_index\.json"):
+        preflight.check_config(replace(config, reference_model="/nowhere"))

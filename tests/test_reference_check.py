@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import MODEL, Killed, notes
+from conftest import MODEL, notes, train_until_killed
 from safetensors.torch import load_file, save_file
 
 from infra import files
@@ -106,13 +106,7 @@ def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
 
 def test_an_interrupted_cached_run_repeats_the_inline_losses(inline: TrainConfig, cached: TrainConfig) -> None:
     loop.train(inline, assembly.Rank())
-
-    def die(metrics: dict[str, Any]) -> None:
-        if metrics["step"] == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(cached, assembly.Rank(on_step=die))
+    train_until_killed(cached, 5)
     loop.train(cached, assembly.Rank())
     assert same_steps(inline, cached)
 

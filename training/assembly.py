@@ -54,11 +54,6 @@ class Trainer:
     writer: CheckpointWriter
     held_out_reference: torch.Tensor | None = None  # the reference's errors on held_out, [2, draws, pairs]
 
-    @property
-    def autocast(self) -> torch.dtype:
-        """Return the dtype of forward passes."""
-        return self.config.autocast
-
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Let the policy have the weights that are judged: their average where one is kept."""
         return self.average.in_place() if self.average else contextlib.nullcontext()

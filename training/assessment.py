@@ -74,7 +74,7 @@ def held_out_accuracy(trainer: Trainer, pairs: reward.HeldOut, reference: torch.
     """
 
     def errors(batch: Batch) -> torch.Tensor:
-        return reward.pair_errors(trainer.backbone, trainer.policy, batch, trainer.autocast)
+        return reward.pair_errors(trainer.backbone, trainer.policy, batch, trainer.config.autocast)
 
     policy = reward.held_out_errors(pairs, trainer.backbone, errors, trainer.rank.device)
     sums = objectives.margins(policy, reference).double().sum(0)

@@ -118,7 +118,7 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
         record.stream += batch.fingerprint(piece.start)
         with sharding.synchronised(wrapped, last=batch is batches[-1]):
             moved = batch.to(trainer.rank.device)
-            policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.autocast)
+            policy = reward.pair_errors(trainer.backbone, wrapped, moved, trainer.config.autocast)
             reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
             losses = batch_losses(trainer, moved, policy, reference, baseline)
             # Gradients are averaged over ranks; divided by the mean share, they add up to the global batch's mean.
@@ -183,7 +183,6 @@ def finish(trainer: Trainer) -> None:
             policy.load_state_dict(state)
         facts["train"] = trainer.journal.summary()
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
-    trainer.writer.close()
     trainer.journal.close()
     if trainer.rank.world_size > 1:
         dist.barrier()

@@ -48,7 +48,7 @@ def step_baseline(trainer: Trainer, network: torch.nn.Module, batches: Sequence[
     rewards = []
     for batch in batches:
         moved = batch.to(trainer.rank.device)
-        policy = reward.pair_errors(trainer.backbone, network, moved, trainer.autocast)
+        policy = reward.pair_errors(trainer.backbone, network, moved, trainer.config.autocast)
         difference = objectives.rewards(policy, trainer.reference.errors(moved), config.beta)
         rewards.append(difference * _weights(trainer, moved))
     return global_baseline(rewards, trainer.rank.world_size)

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from infra import counting, dry_run, files
-from infra.accelerators import ACCELERATORS
 from infra.dry_run import DryRunConfig, Row
 from infra.errors import UserError
 from labelers import scorers
@@ -134,8 +133,7 @@ def plan_rows(
     Args:
         decided: pairs that the label set decides.
     """
-    data, accelerator = config.data, ACCELERATORS[asked.accelerator]
-    laid_out = layout(config)
+    data, laid_out = config.data, layout(config)
     pair = pair_work(laid_out, network.forward)
     judged = validation_work(config, network.forward)
     training = config.steps * data.global_batch * sum(work for _, work in pair)
@@ -150,7 +148,7 @@ def plan_rows(
         *store_rows(manifest),
         ("parameters", f"{network.parameters:,}"),
         ("  trained", f"{network.trained:,}"),
-        *dry_run.memory_rows(held, accelerator),
+        *dry_run.memory_rows(held, asked.card),
         *dry_run.flop_rows("pair", pair),
         ("TFLOP of training", f"{training / 1e12:,.4g}"),
         ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),

@@ -96,16 +96,17 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
         )
 
 
-def _frozen_folder(model: models.Model, manifest: store.Manifest) -> Path:
-    """Fetch a model's settings and the frozen parts that a store depends on."""
-    return model.folder(kind_of(model.folder(())).frozen_in(manifest.fingerprints))
+def _frozen_folder(model: models.Model, manifest: store.Manifest, flag: str = "--model") -> Path:
+    """Fetch a model's settings and the frozen parts that a store depends on; flag is that which names the model."""
+    return model.folder(kind_of(model.folder((), flag)).frozen_in(manifest.fingerprints), flag)
 
 
 def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
     """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
     if config.reference_model is None:
         return
-    start, reference = (_frozen_folder(model, manifest) for model in (config.start, config.reference))
+    start = _frozen_folder(config.start, manifest)
+    reference = _frozen_folder(config.reference, manifest, "--reference-model")
     told = f"--reference-model {config.reference_model}"
     if pipeline_class(start) != pipeline_class(reference):
         raise UserError(f"{told}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
