@@ -195,9 +195,10 @@ def test_every_container_is_confined(chosen: Values) -> None:
         assert all({"persistentVolumeClaim", "emptyDir"} & set(volume) for volume in spec.get("volumes", []))
 
 
-def test_only_the_head_has_a_token_of_kubernetes(chosen: Values) -> None:
+def test_only_the_autoscaler_has_a_token_of_kubernetes(chosen: Values) -> None:
+    elastic = {f"{name} head" for name, spec in clusters(chosen).items() if spec.get("enableInTreeAutoscaling")}
     for name, template in templates(chosen).items():
-        assert template["spec"]["automountServiceAccountToken"] is name.endswith(" head")
+        assert template["spec"]["automountServiceAccountToken"] is (name in elastic)
         assert template["spec"]["serviceAccountName"] == chosen.service_account
 
 

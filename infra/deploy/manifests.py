@@ -63,7 +63,7 @@ def _cluster(values: Values, name: str, group: Group, ray_version: str) -> Objec
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": {"num-cpus": "0"},  # the driver's machine takes no task
-            "template": pods.ray_pod(values, "head", values.machines["head"]),
+            "template": pods.ray_pod(values, "head", values.machines["head"], group.workers.elastic),
         },
         "workerGroupSpecs": [
             {

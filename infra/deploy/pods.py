@@ -49,11 +49,12 @@ def settings(values: Values) -> dict[str, str]:
     return told | ({"AWS_ENDPOINT_URL": values.endpoint} if values.endpoint else {})
 
 
-def ray_pod(values: Values, role: str, machine: Machine) -> Object:
+def ray_pod(values: Values, role: str, machine: Machine, autoscaler: bool = False) -> Object:
     """Return the template of a pod in which Ray runs.
 
     Args:
         role: head, or the name of a group of workers.
+        autoscaler: whether Ray's autoscaler runs in it, which asks Kubernetes for workers.
     """
     container = {
         "name": f"ray-{'head' if role == 'head' else 'worker'}",
@@ -69,8 +70,7 @@ def ray_pod(values: Values, role: str, machine: Machine) -> Object:
     if role == "head":
         container["ports"] = [{"name": name, "containerPort": port} for name, port in PORTS.items()]
     spec = _pod(values, container) | {
-        # On the head the autoscaler asks Kubernetes for workers; workers ask it for nothing.
-        "automountServiceAccountToken": role == "head",
+        "automountServiceAccountToken": autoscaler,  # nothing else asks Kubernetes; an IAM role has a token of its own
         "terminationGracePeriodSeconds": values.stop_seconds,
         "nodeSelector": dict(machine.node_labels),
         "volumes": [
