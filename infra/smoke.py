@@ -18,6 +18,7 @@ from infra import cli, demo, files
 from infra.errors import UserError
 
 WORLD = "infra/world"
+PAIRS = f"{WORLD}/pairs/pairs-0000.parquet"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def steps(config: SmokeConfig) -> list[demo.Step]:
     sizes = ["--steps", "2", "--checkpoint-every", "2", "--global-batch", "8", "--micro-batch", "8"]
     generate = ["python", "pipelines/generate.py", "--model", f"{run}/result", "--output", images]
     return [
-        ("encode", ["python", "pipelines/encode_latents.py", "--source", f"{WORLD}/pairs", "--store", store]),
-        ("relabel", ["python", "labelers/relabel.py", "--source", f"{WORLD}/pairs", "--store", store]),
+        ("encode", ["python", "pipelines/encode_latents.py", "--source", PAIRS, "--store", store]),
+        ("relabel", ["python", "labelers/relabel.py", "--source", PAIRS, "--store", store]),
         ("train", [*train, *sizes]),
         ("generate", [*generate, "--prompts", f"{WORLD}/prompts/test.txt", "--limit", "4", "--sampling-steps", "4"]),
         ("score", ["python", "pipelines/score.py", "--images", images]),

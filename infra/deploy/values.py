@@ -115,7 +115,7 @@ class Values(_Values):
     """Everything that a deployment decides."""
 
     name: Name
-    namespace: Name
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
     image: Annotated[str, Field(pattern=r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")]
     variant: Literal["cuda", "cpu"]
     service_account: Label
@@ -172,4 +172,6 @@ def read(path: str) -> Values:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"--values {path}: {place}{': ' if place else ''}{first['msg']}") from error
+        raise UserError(
+            f"--values {path}: {place}{': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
