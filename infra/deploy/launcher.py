@@ -38,9 +38,16 @@ def aws_cluster(values: Values) -> Object:
         ],
         "head_node_type": "head",
         "available_node_types": {
-            "head": _node(values.machines["head"], values.launcher.head_profile) | {"resources": {"CPU": 0}},  # no task
-            "worker": _node(machine, values.launcher.worker_profile)
-            | {"min_workers": workers.min, "max_workers": workers.max, "resources": {}},  # what AWS says they have
+            "head": {
+                "node_config": _node(values, values.machines["head"], values.launcher.head_profile),
+                "resources": {"CPU": 0},  # takes no task
+            },
+            "worker": {
+                "node_config": _node(values, machine, values.launcher.worker_profile),
+                "resources": {},  # those that AWS says it has
+                "min_workers": workers.min,
+                "max_workers": workers.max,
+            },
         },
         "head_start_ray_commands": [
             "ray stop",
@@ -53,5 +60,9 @@ def aws_cluster(values: Values) -> Object:
     }
 
 
-def _node(machine: Machine, profile: str) -> Object:
-    return {"node_config": {"InstanceType": machine.instance, "IamInstanceProfile": {"Name": profile}}}
+def _node(values: Values, machine: Machine, profile: str) -> Object:
+    return {
+        "ImageId": values.launcher.machine_image,
+        "InstanceType": machine.instance,
+        "IamInstanceProfile": {"Name": profile},
+    }

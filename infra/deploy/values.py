@@ -92,8 +92,9 @@ class SharedDisk(_Values):
 
 
 class Launcher(_Values):
-    """What the AWS launcher needs beside: the shared disk's NFS server, and instance profiles."""
+    """What the AWS launcher needs beside: a machine image, the shared disk's NFS server, and instance profiles."""
 
+    machine_image: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")]
     nfs: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]*$")]
     head_profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]+$")]
     worker_profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]+$")]
