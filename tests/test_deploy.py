@@ -202,6 +202,11 @@ def test_only_the_autoscaler_has_a_token_of_kubernetes(chosen: Values) -> None:
         assert template["spec"]["serviceAccountName"] == chosen.service_account
 
 
+def test_no_label_hides_the_head_from_its_service(chosen: Values) -> None:
+    ours = {"app.kubernetes.io/part-of", "app.kubernetes.io/component"}  # KubeRay selects by name and created-by
+    assert all(set(template["metadata"]["labels"]) == ours for template in templates(chosen).values())
+
+
 def test_every_cluster_asks_for_the_token(chosen: Values) -> None:
     for cluster in clusters(chosen).values():
         assert cluster["authOptions"] == {"mode": "token", "secretName": chosen.token_secret}

@@ -96,8 +96,11 @@ def submitter_pod(values: Values) -> Object:
 
 
 def labels(values: Values, component: str) -> dict[str, str]:
-    """Return the labels by which everything of a deployment is found."""
-    return {"app.kubernetes.io/name": values.name, "app.kubernetes.io/component": component}
+    """Return the labels by which everything of a deployment is found.
+
+    Not app.kubernetes.io/name: KubeRay's service finds the head by its own value of that.
+    """
+    return {"app.kubernetes.io/part-of": values.name, "app.kubernetes.io/component": component}
 
 
 def _pod(values: Values, container: Object) -> Object:
