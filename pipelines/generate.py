@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,17 @@ class DrawImages:
             edit,
             self.refiner,
         )
-        contents = []
-        for image in images:
-            buffer = io.BytesIO()
-            image.save(buffer, format="PNG")
-            contents.append(buffer.getvalue())
-        return wanted.append_column("image", pa.array(contents, pa.binary()))
+        return with_images(wanted, images)
+
+
+def with_images(wanted: pa.Table, images: Iterable[Image.Image]) -> pa.Table:
+    """Add the column image, PNG bytes, to a table of wanted images."""
+    contents = []
+    for image in images:
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        contents.append(buffer.getvalue())
+    return wanted.append_column("image", pa.array(contents, pa.binary()))
 
 
 def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
@@ -245,6 +250,19 @@ def _draw(
             rows=wanted.num_rows,
         )
     )
+
+
+def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
+    """Write images that no model drew as a finished folder.
+
+    Raises:
+        UserError: if another set of images is there.
+    """
+    done, about = files.join(folder, DONE), {"identity": settings, "images": table.num_rows, "config": settings}
+    if (files.exists(done) and files.read_json(done) != about) or files.exists(files.join(folder, store.WORK)):
+        raise UserError(f"{folder} holds other images; give another --output")
+    files.write_table(files.join(folder, "images", "part-0.parquet"), table)
+    files.write_json(done, about)
 
 
 def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
