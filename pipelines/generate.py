@@ -10,9 +10,7 @@ steps.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +27,7 @@ from PIL import Image
 from infra import cli, files, models
 from infra.errors import UserError
 from pipelines import engine, kinds, pairs, sampling, start_images, store
-from pipelines.generate_config import NEWER_FLAGS, OTHER_FLAGS, PRESETS, GenerateConfig, check_config
+from pipelines.generate_config import PRESETS, GenerateConfig, check_config, image_identity
 from pipelines.images import decode_image
 from pipelines.prompts import read_prompts
 
@@ -111,40 +109,6 @@ _WANTED = pa.schema(
 def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
     """Return the ids of a table of images."""
     return table["image_id"].to_numpy()
-
-
-def image_identity(
-    config: GenerateConfig,
-    folder: Path,
-    captions: Sequence[str],
-    lora: Path | None = None,
-    refiner: Path | None = None,
-    starts: str | None = None,
-) -> dict[str, Any]:
-    """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
-
-    Args:
-        folder, refiner: diffusers folders.
-        starts: the start images' hash.
-    """
-    identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
-    for name in NEWER_FLAGS:
-        if identity[name] is None:
-            del identity[name]
-    identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
-    if starts:
-        identity["init_images"] = starts
-    if refiner:
-        identity["refiner"] = _fingerprints(refiner)
-    fingerprints = _fingerprints(folder)
-    if lora:
-        fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
-    return identity | {"fingerprints": fingerprints}
-
-
-def _fingerprints(folder: Path) -> dict[str, str]:
-    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
-    return {name: models.fingerprint(folder, name) for name in parts}
 
 
 def _check_models(config: GenerateConfig) -> None:

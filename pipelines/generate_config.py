@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from infra import files, models
 from infra.errors import UserError
+from pipelines import sampling
 
 STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and Stability's for the refiner
 
@@ -100,3 +106,37 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
     if start is not None and not 0 < start < 1:
         raise UserError(f"--refiner-start {start:g}: must be between 0 and 1")
     return replace(config, **settled)
+
+
+def image_identity(
+    config: GenerateConfig,
+    folder: Path,
+    captions: Sequence[str],
+    lora: Path | None = None,
+    refiner: Path | None = None,
+    starts: str | None = None,
+) -> dict[str, Any]:
+    """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
+
+    Args:
+        folder, refiner: diffusers folders.
+        starts: the start images' hash.
+    """
+    identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
+    for name in NEWER_FLAGS:
+        if identity[name] is None:
+            del identity[name]
+    identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
+    if starts:
+        identity["init_images"] = starts
+    if refiner:
+        identity["refiner"] = _fingerprints(refiner)
+    fingerprints = _fingerprints(folder)
+    if lora:
+        fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
+    return identity | {"fingerprints": fingerprints}
+
+
+def _fingerprints(folder: Path) -> dict[str, str]:
+    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
+    return {name: models.fingerprint(folder, name) for name in parts}
