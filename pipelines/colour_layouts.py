@@ -2,7 +2,7 @@
 
 A layout is a background and a few rectangles of other colours, a function of (seed, image index, caption). A crude
 drawing in the sense of SDEdit (Meng et al. 2022): generate.py --init-images runs/layouts --strength 0.98 makes it an
-image, at a strength that keeps little more than where which colour is.
+image, and at this strength keeps little of it.
 """
 
 from __future__ import annotations
