@@ -37,6 +37,8 @@ class Drawing(generate.GenerateConfig):
 
     output: Suppress[str] = ""
     images_per_prompt: Suppress[int] = 1
+    init_images: Suppress[str | None] = None
+    strength: Suppress[float | None] = None
 
 
 @dataclass(frozen=True)
