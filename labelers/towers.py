@@ -116,6 +116,39 @@ class Tower:
         return sum(self.count_tokens(caption) > self.context for caption in captions)
 
 
+class ClassTokenLayer(torch.nn.Module):
+    """The last layer of an image tower, which is read at its class token alone: only that one is computed.
+
+    No other token needs its key or value: q·(Kx) = (Kᵀq)·x, and Σa(Vx + v) = V(Σax) + v as Σa = 1; a key's bias adds
+    the same to every logit, to which softmax is blind.
+    """
+
+    def __init__(
+        self,
+        norms: tuple[torch.nn.Module, torch.nn.Module],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        heads: int,
+        output: torch.nn.Module,
+        mlp: torch.nn.Module,
+    ) -> None:
+        """Take a layer apart; weight [3D, D] and bias [3D] are those of queries, keys and values, in this order."""
+        super().__init__()
+        self.before_attention, self.before_mlp = norms
+        self.query, self.key, self.value = weight.unflatten(0, (3, heads, -1))  # each [heads, D / heads, D]
+        self.query_bias, _, self.value_bias = bias.unflatten(0, (3, heads, -1))
+        self.output, self.mlp = output, mlp
+
+    def forward(self, tokens: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Return the class token [B, 1, D] of tokens [B, T, D] whose first it is, float32."""
+        seen = self.before_attention(tokens)
+        queries = torch.einsum("bw,hdw->bhd", seen[:, 0], self.query) + self.query_bias
+        logits = torch.einsum("bhd,hdw->bhw", queries, self.key) @ seen.mT / self.query.shape[1] ** 0.5
+        values = torch.einsum("bhw,hdw->bhd", logits.softmax(-1) @ seen, self.value) + self.value_bias
+        token = tokens[:, 0] + self.output(values.flatten(1))
+        return (token + self.mlp(self.before_mlp(token))).unsqueeze(1)
+
+
 def stacked(images: Sequence[Image.Image]) -> torch.Tensor:
     """Return RGB images of one size as [B, 3, H, W] float32, 0..1."""
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))

@@ -18,10 +18,11 @@ from infra import (
 
 from torchvision.transforms import functional as transforms  # isort: skip
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer  # isort: skip
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer  # isort: skip
 
 from infra.errors import UserError
 from labelers import weights
-from labelers.towers import Preprocess, Tower, device
+from labelers.towers import ClassTokenLayer, Preprocess, Tower, device
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"]
 PROCESSOR_FILES = ["preprocessor_config.json", *TOKENIZER_FILES]
@@ -125,6 +126,8 @@ class TransformersFiles:
         models.quiet()
         model = CLIPModel.from_pretrained(self.model, use_safetensors=True, dtype=torch.float32)
         model = model.eval().requires_grad_(False).to(device())
+        layers = model.vision_model.encoder.layers
+        layers[-1] = _class_token(layers[-1])
         tokenizer = CLIPTokenizer.from_pretrained(self.processor)
         context = model.config.text_config.max_position_embeddings
 
@@ -139,6 +142,19 @@ class TransformersFiles:
             lambda caption: len(tokenizer(caption, verbose=False).input_ids),
             context,
         )
+
+
+def _class_token(layer: CLIPEncoderLayer) -> ClassTokenLayer:
+    attention = layer.self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return ClassTokenLayer(
+        (layer.layer_norm1, layer.layer_norm2),
+        torch.cat([projection.weight for projection in projections]),
+        torch.cat([projection.bias for projection in projections]),
+        attention.num_heads,
+        attention.out_proj,
+        layer.mlp,
+    )
 
 
 def _embedding(output: Any) -> torch.Tensor:
