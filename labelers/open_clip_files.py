@@ -20,7 +20,7 @@ from torchvision.transforms import Compose  # isort: skip
 
 from infra.errors import UserError
 from labelers import weights
-from labelers.towers import ClassTokenLayer, Preprocess, Tower, device, stacked
+from labelers.towers import ClassTokenLayer, Preprocess, Tower, device, normalised
 from labelers.transformers_clip import TOKENIZER_FILES
 
 DESCRIPTION = "open_clip_config.json"
@@ -107,7 +107,8 @@ class OpenClipFiles:
     def preprocess(self) -> Preprocess:
         """Return the same for a batch: its pixels are turned to floats and normalised together, equal to the bit."""
         *shape, _, normalize = self.transform().transforms
-        return lambda images: normalize(stacked([Compose(shape)(image) for image in images]))
+        shaped = Compose(shape)
+        return lambda images: normalised([shaped(image) for image in images], normalize.mean, normalize.std)
 
     def load(self) -> Tower:
         """Load model and tokenizer."""

@@ -33,12 +33,13 @@ class DecodePairs:
     """Turn raw rows into the wanted pairs' upright RGB images, at their full size."""
 
     def __init__(self, wanted: npt.NDArray[np.int64]) -> None:
-        self.wanted = wanted
+        self.wanted = np.sort(wanted)
 
     def __call__(self, raw: pa.Table) -> pa.Table:
         """Keep the rows whose pair_id is wanted, and decode their images; reason says why one could not be."""
         ids = pairs.pair_ids(raw)
-        keep = np.isin(ids, self.wanted)
+        # Not np.isin, which sorts all wanted ids for every batch: 7 ms a pair where they are Pick-a-Pic's.
+        keep = np.searchsorted(self.wanted, ids) < np.searchsorted(self.wanted, ids, side="right")
         rows = raw.select(["caption", "jpg_0", "jpg_1"]).filter(pa.array(keep)).to_pylist()
         return pa.Table.from_pylist(
             [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -92,6 +91,8 @@ class Tower:
         if device() == "cpu":
             cpu.keep_freed_memory()
             cpu.pack_linears(model)
+            # The convolution of the patches, as their pixels lie in memory.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.encode_images = encode_images
         self.captions = CaptionCache(lambda captions: F.normalize(encode_captions(captions), dim=-1))
@@ -149,10 +150,28 @@ class ClassTokenLayer(torch.nn.Module):
         return (token + self.mlp(self.before_mlp(token))).unsqueeze(1)
 
 
+def normalised(images: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return (pixels / 255 - mean) / std of RGB images of one size, [B, 3, H, W] float32, channels last in memory.
+
+    Args:
+        images: RGB, all of one size.
+        mean: of red, green and blue, 0..1.
+        std: likewise.
+    """
+    width, height = images[0].size
+    rows = stacked(images).view(len(images), height, width * 3).float().div_(255)
+    # A row at a time: torch is slow at dimensions of three numbers.
+    rows.sub_(torch.tensor(mean).repeat(width)).div_(torch.tensor(std).repeat(width))
+    return rows.view(len(images), height, width, 3).permute(0, 3, 1, 2)
+
+
 def stacked(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Return RGB images of one size as [B, 3, H, W] float32, 0..1."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+    """Return RGB images of one size as [B, H, W, 3] uint8."""
+    (width, height), *others = {image.size for image in images}
+    if others:
+        raise ValueError(f"images of several sizes, {width}x{height} and others, are no tensor")
+    pixels = bytearray().join(image.tobytes() for image in images)
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(len(images), height, width, 3)
 
 
 _towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()
