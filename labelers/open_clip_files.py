@@ -120,7 +120,7 @@ class OpenClipFiles:
         model = model.eval().requires_grad_(False).to(device())
         if reads_class_token(model.visual):
             layers = model.visual.transformer.resblocks
-            layers[-1] = _class_token(layers[-1])
+            layers[-1] = class_token(layers[-1])
         tokenizer, count_tokens = self._tokenizer(shape, context)
         return Tower(
             model,
@@ -150,7 +150,8 @@ def reads_class_token(tower: torch.nn.Module) -> bool:
     )
 
 
-def _class_token(layer: ResidualAttentionBlock) -> ClassTokenLayer:
+def class_token(layer: ResidualAttentionBlock) -> ClassTokenLayer:
+    """Take an image tower's last layer apart."""
     attention = layer.attn
     return ClassTokenLayer(
         (layer.ln_1, layer.ln_2),

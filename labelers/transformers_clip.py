@@ -125,7 +125,7 @@ class TransformersFiles:
         model = CLIPModel.from_pretrained(self.model, use_safetensors=True, dtype=torch.float32)
         model = model.eval().requires_grad_(False).to(device())
         layers = model.vision_model.encoder.layers
-        layers[-1] = _class_token(layers[-1])
+        layers[-1] = class_token(layers[-1])
         tokenizer = CLIPTokenizer.from_pretrained(self.processor)
         context = model.config.text_config.max_position_embeddings
 
@@ -163,7 +163,8 @@ def _resized_square(image: Image.Image, shorter: int, side: int, resample: Image
     return image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
 
 
-def _class_token(layer: CLIPEncoderLayer) -> ClassTokenLayer:
+def class_token(layer: CLIPEncoderLayer) -> ClassTokenLayer:
+    """Take an image tower's last layer apart."""
     attention = layer.self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return ClassTokenLayer(
