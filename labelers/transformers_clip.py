@@ -107,7 +107,7 @@ class TransformersFiles:
     def preprocess(self) -> Preprocess:
         """Return the processor's own image preprocessing, on PIL: what the published scores were made with."""
         processor = CLIPImageProcessorPil.from_pretrained(self.processor)
-        if not _is_usual(processor):
+        if not is_usual(processor):
             return lambda images: processor(images=list(images), return_tensors="pt").pixel_values
 
         # Equal to the bit, but without the processor's ways from PIL to arrays and back, and on all images at once.
@@ -142,7 +142,7 @@ class TransformersFiles:
         )
 
 
-def _is_usual(processor: CLIPImageProcessorPil) -> bool:
+def is_usual(processor: CLIPImageProcessorPil) -> bool:
     """Say whether a processor does what CLIP's do: shorter side to a size, centre crop, 0..1, normalised."""
     size, crop = processor.size, processor.crop_size
     steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)

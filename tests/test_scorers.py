@@ -27,7 +27,7 @@ from infra.world import judge_scorers, scorer_images
 from infra.world.shapes import split_captions
 from labelers import aesthetics, human_preference, scorers, weights
 from labelers.alignment import cosines
-from labelers.transformers_clip import TransformersFiles
+from labelers.transformers_clip import TransformersFiles, is_usual
 
 WITH_WEIGHTS = ("aesthetics", "clip", "hpsv2", "hpsv2.1", "pickscore")
 
@@ -129,6 +129,7 @@ def test_images_are_prepared_as_the_processor_does_to_the_bit(
     settings = json.loads((where / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | changed))
     prepare, processor = TransformersFiles(where, tmp_path).preprocess, CLIPImageProcessorPil.from_pretrained(tmp_path)
+    assert is_usual(processor) == ("do_center_crop" not in changed)
     rng = np.random.default_rng(0)
     for width, height in [(64, 64), (100, 60), (37, 90), (48, 48), (49, 50), (48, 51), (333, 48), (1, 1), (3, 100)]:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
