@@ -42,7 +42,7 @@ def preprocess(image: Image.Image, size: int) -> torch.Tensor:
 
 def _prepare(images: Sequence[Image.Image], size: int) -> torch.Tensor:
     """Prepare RGB images of one size at once; each comes out as it would alone, to the bit."""
-    tensor = stacked(images)
+    tensor = stacked(images).permute(0, 3, 1, 2).float().div_(255)
     height, width = tensor.shape[2:]
     if max(height, width) != size:
         scale = size / max(height, width)

@@ -15,11 +15,12 @@ from infra import torchvision_guard  # noqa: F401  (before open_clip)
 import open_clip  # isort: skip
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer  # isort: skip
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict  # isort: skip
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer  # isort: skip
 from torchvision.transforms import Compose  # isort: skip
 
 from infra.errors import UserError
 from labelers import weights
-from labelers.towers import Preprocess, Tower, device, stacked
+from labelers.towers import ClassTokenLayer, Preprocess, Tower, device, normalised
 from labelers.transformers_clip import TOKENIZER_FILES
 
 DESCRIPTION = "open_clip_config.json"
@@ -106,7 +107,8 @@ class OpenClipFiles:
     def preprocess(self) -> Preprocess:
         """Return the same for a batch: its pixels are turned to floats and normalised together, equal to the bit."""
         *shape, _, normalize = self.transform().transforms
-        return lambda images: normalize(stacked([Compose(shape)(image) for image in images]))
+        shaped = Compose(shape)
+        return lambda images: normalised([shaped(image) for image in images], normalize.mean, normalize.std)
 
     def load(self) -> Tower:
         """Load model and tokenizer."""
@@ -116,6 +118,9 @@ class OpenClipFiles:
         state = weights.read_state(self.checkpoint)
         model.load_state_dict({n: value for n, value in state.items() if not n.endswith(weights.BUFFERS)})
         model = model.eval().requires_grad_(False).to(device())
+        if reads_class_token(model.visual):
+            layers = model.visual.transformer.resblocks
+            layers[-1] = class_token(layers[-1])
         tokenizer, count_tokens = self._tokenizer(shape, context)
         return Tower(
             model,
@@ -133,3 +138,26 @@ class OpenClipFiles:
             return beside, lambda caption: len(beside.tokenizer(beside.clean_fn(caption), verbose=False).input_ids)
         plain = open_clip.SimpleTokenizer(context_length=context)
         return plain, lambda caption: len(plain.encode(caption)) + 2
+
+
+def reads_class_token(tower: torch.nn.Module) -> bool:
+    """Say whether of an image tower's last layer, a plain one, only the class token is read."""
+    return (
+        isinstance(tower, VisionTransformer)
+        and tower.attn_pool is None
+        and tower.pool_type == "tok"
+        and type(tower.transformer.resblocks[-1]) is ResidualAttentionBlock
+    )
+
+
+def class_token(layer: ResidualAttentionBlock) -> ClassTokenLayer:
+    """Take an image tower's last layer apart."""
+    attention = layer.attn
+    return ClassTokenLayer(
+        (layer.ln_1, layer.ln_2),
+        attention.in_proj_weight,
+        attention.in_proj_bias,
+        attention.num_heads,
+        torch.nn.Sequential(attention.out_proj, layer.ls_1),
+        torch.nn.Sequential(layer.mlp, layer.ls_2),
+    )

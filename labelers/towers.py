@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -92,6 +91,8 @@ class Tower:
         if device() == "cpu":
             cpu.keep_freed_memory()
             cpu.pack_linears(model)
+            # The convolution of the patches, as their pixels lie in memory.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.encode_images = encode_images
         self.captions = CaptionCache(lambda captions: F.normalize(encode_captions(captions), dim=-1))
@@ -116,10 +117,61 @@ class Tower:
         return sum(self.count_tokens(caption) > self.context for caption in captions)
 
 
+class ClassTokenLayer(torch.nn.Module):
+    """The last layer of an image tower, which is read at its class token alone: only that one is computed.
+
+    No other token needs its key or value: q·(Kx) = (Kᵀq)·x, and Σa(Vx + v) = V(Σax) + v as Σa = 1; a key's bias adds
+    the same to every logit, to which softmax is blind.
+    """
+
+    def __init__(
+        self,
+        norms: tuple[torch.nn.Module, torch.nn.Module],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        heads: int,
+        output: torch.nn.Module,
+        mlp: torch.nn.Module,
+    ) -> None:
+        """Take a layer apart; weight [3D, D] and bias [3D] are those of queries, keys and values, in this order."""
+        super().__init__()
+        self.before_attention, self.before_mlp = norms
+        self.query, self.key, self.value = weight.unflatten(0, (3, heads, -1))  # each [heads, D / heads, D]
+        self.query_bias, _, self.value_bias = bias.unflatten(0, (3, heads, -1))
+        self.output, self.mlp = output, mlp
+
+    def forward(self, tokens: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Return the class token [B, 1, D] of tokens [B, T, D] whose first it is, float32."""
+        seen = self.before_attention(tokens)
+        queries = torch.einsum("bw,hdw->bhd", seen[:, 0], self.query) + self.query_bias
+        logits = torch.einsum("bhd,hdw->bhw", queries, self.key) @ seen.mT / self.query.shape[1] ** 0.5
+        values = torch.einsum("bhw,hdw->bhd", logits.softmax(-1) @ seen, self.value) + self.value_bias
+        token = tokens[:, 0] + self.output(values.flatten(1))
+        return (token + self.mlp(self.before_mlp(token))).unsqueeze(1)
+
+
+def normalised(images: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return (pixels / 255 - mean) / std of RGB images of one size, [B, 3, H, W] float32, channels last in memory.
+
+    Args:
+        images: RGB, all of one size.
+        mean: of red, green and blue, 0..1.
+        std: likewise.
+    """
+    width, height = images[0].size
+    rows = stacked(images).view(len(images), height, width * 3).float().div_(255)
+    # A row at a time: torch is slow at dimensions of three numbers.
+    rows.sub_(torch.tensor(mean).repeat(width)).div_(torch.tensor(std).repeat(width))
+    return rows.view(len(images), height, width, 3).permute(0, 3, 1, 2)
+
+
 def stacked(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Return RGB images of one size as [B, 3, H, W] float32, 0..1."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+    """Return RGB images of one size as [B, H, W, 3] uint8."""
+    (width, height), *others = {image.size for image in images}
+    if others:
+        raise ValueError(f"images of several sizes, {width}x{height} and others, are no tensor")
+    pixels = bytearray().join(image.tobytes() for image in images)
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(len(images), height, width, 3)
 
 
 _towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()

@@ -16,12 +16,12 @@ from infra import (
     torchvision_guard,  # noqa: F401  (before transformers' image parts)
 )
 
-from torchvision.transforms import functional as transforms  # isort: skip
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer  # isort: skip
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer  # isort: skip
 
 from infra.errors import UserError
 from labelers import weights
-from labelers.towers import Preprocess, Tower, device
+from labelers.towers import ClassTokenLayer, Preprocess, Tower, device, normalised
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"]
 PROCESSOR_FILES = ["preprocessor_config.json", *TOKENIZER_FILES]
@@ -107,16 +107,15 @@ class TransformersFiles:
     def preprocess(self) -> Preprocess:
         """Return the processor's own image preprocessing, on PIL: what the published scores were made with."""
         processor = CLIPImageProcessorPil.from_pretrained(self.processor)
+        if not is_usual(processor):
+            return lambda images: processor(images=list(images), return_tensors="pt").pixel_values
+
+        # Equal to the bit, but without the processor's ways from PIL to arrays and back, and on all images at once.
+        shorter, side = processor.size.shortest_edge, processor.crop_size.height
 
         def prepare(images: Sequence[Image.Image]) -> torch.Tensor:
-            # The processor's arithmetic on pixels, to the bit, but on all images at once: one by one it takes longer.
-            shaped = processor(images=list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
-            pixels = shaped.pixel_values.float()
-            if processor.do_rescale:
-                pixels = pixels / (1 / processor.rescale_factor)
-            if processor.do_normalize:
-                pixels = transforms.normalize(pixels, list(processor.image_mean), list(processor.image_std))
-            return pixels
+            shaped = [_resized_square(image, shorter, side, processor.resample) for image in images]
+            return normalised(shaped, processor.image_mean, processor.image_std)
 
         return prepare
 
@@ -125,6 +124,8 @@ class TransformersFiles:
         models.quiet()
         model = CLIPModel.from_pretrained(self.model, use_safetensors=True, dtype=torch.float32)
         model = model.eval().requires_grad_(False).to(device())
+        layers = model.vision_model.encoder.layers
+        layers[-1] = class_token(layers[-1])
         tokenizer = CLIPTokenizer.from_pretrained(self.processor)
         context = model.config.text_config.max_position_embeddings
 
@@ -139,6 +140,41 @@ class TransformersFiles:
             lambda caption: len(tokenizer(caption, verbose=False).input_ids),
             context,
         )
+
+
+def is_usual(processor: CLIPImageProcessorPil) -> bool:
+    """Say whether a processor does what CLIP's do: shorter side to a size, centre crop, 0..1, normalised."""
+    size, crop = processor.size, processor.crop_size
+    steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
+    return bool(
+        all(steps)
+        and not processor.do_pad
+        and size.shortest_edge
+        and not size.longest_edge
+        and crop.height == crop.width <= size.shortest_edge
+        and processor.rescale_factor == 1 / 255
+    )
+
+
+def _resized_square(image: Image.Image, shorter: int, side: int, resample: Image.Resampling) -> Image.Image:
+    width, height = (int(shorter * length / min(image.size)) for length in image.size)
+    image = image.resize((width, height), resample)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
+
+
+def class_token(layer: CLIPEncoderLayer) -> ClassTokenLayer:
+    """Take an image tower's last layer apart."""
+    attention = layer.self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return ClassTokenLayer(
+        (layer.layer_norm1, layer.layer_norm2),
+        torch.cat([projection.weight for projection in projections]),
+        torch.cat([projection.bias for projection in projections]),
+        attention.num_heads,
+        attention.out_proj,
+        layer.mlp,
+    )
 
 
 def _embedding(output: Any) -> torch.Tensor:

@@ -68,6 +68,14 @@ def test_wanted_pairs_are_decoded_once_for_all_scorers(monkeypatch: pytest.Monke
     assert scored["score_0:first"] == scored["score_0:second"]
 
 
+def test_wanted_ids_come_in_any_order_and_may_be_of_other_batches() -> None:
+    raw = raw_table(rendered_pairs(6))
+    ids = pairs.pair_ids(raw)
+    decoded = pair_scores.DecodePairs(np.array([ids[4], ids[0], ids[0] + 1]))(raw)
+    assert decoded["pair_id"].to_pylist() == [ids[0], ids[4]]
+    assert pair_scores.DecodePairs(np.empty(0, np.int64))(raw).num_rows == 0
+
+
 def test_a_corrupt_image_costs_its_pair_alone() -> None:
     rows = rendered_pairs(5)
     rows[2]["jpg_1"] = rows[2]["jpg_1"][:100]

@@ -38,10 +38,10 @@ def test_the_null_has_the_known_mean() -> None:
 
 def test_a_policy_that_is_the_base_is_at_the_null() -> None:
     rng = np.random.default_rng(0)
-    found = first_better(rng.random((20_000, 100)), rng.random(20_000))
+    found = first_better(rng.random((4000, 100)), rng.random(4000))
     result = summarise(found, 100)
-    assert result.mean == pytest.approx(result.null_mean, abs=0.3)  # its standard error is 0.09
-    assert result.survival == pytest.approx(result.null_survival, abs=0.02)
+    assert result.mean == pytest.approx(result.null_mean, abs=0.6)  # its standard error is 0.2
+    assert result.survival == pytest.approx(result.null_survival, abs=0.025)
     assert result.median in (1, 2)  # P(N = 1) is a half
     assert result.beyond_null == "undecided"
 

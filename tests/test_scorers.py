@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from scorer_material import CAPTIONS, images, write_all
 from infra import torchvision_guard  # noqa: F401  (before open_clip)
 
 import open_clip  # isort: skip
-from transformers import AutoModel, AutoProcessor, CLIPModel  # isort: skip
+from transformers import AutoModel, AutoProcessor, CLIPImageProcessorPil, CLIPModel  # isort: skip
 
 from infra.errors import UserError
 from infra.files import ROOT
@@ -26,6 +27,7 @@ from infra.world import judge_scorers, scorer_images
 from infra.world.shapes import split_captions
 from labelers import aesthetics, human_preference, scorers, weights
 from labelers.alignment import cosines
+from labelers.transformers_clip import TransformersFiles, is_usual
 
 WITH_WEIGHTS = ("aesthetics", "clip", "hpsv2", "hpsv2.1", "pickscore")
 
@@ -117,6 +119,21 @@ def test_images_prepared_together_come_out_as_alone(folder: Path, name: str) -> 
     wide = [image.resize((61, 83)) for image in images()]
     for together in (wide, images()):  # of one size, and of several
         assert torch.equal(prepare(together), torch.cat([prepare([image]) for image in together]))
+
+
+@pytest.mark.parametrize("changed", [{}, {"resample": 2}, {"size": {"shortest_edge": 50}}, {"do_center_crop": False}])
+def test_images_are_prepared_as_the_processor_does_to_the_bit(
+    folder: Path, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    where = folder / "pickscore"
+    settings = json.loads((where / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | changed))
+    prepare, processor = TransformersFiles(where, tmp_path).preprocess, CLIPImageProcessorPil.from_pretrained(tmp_path)
+    assert is_usual(processor) == ("do_center_crop" not in changed)
+    rng = np.random.default_rng(0)
+    for width, height in [(64, 64), (100, 60), (37, 90), (48, 48), (49, 50), (48, 51), (333, 48), (1, 1), (3, 100)]:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        assert torch.equal(prepare([image]), processor(images=[image], return_tensors="pt").pixel_values)
 
 
 def test_hps_pads_what_needs_no_resizing() -> None:

@@ -1,4 +1,4 @@
-"""A model is loaded once however many scorers use it, and a caption is embedded once."""
+"""A model is loaded once however many scorers use it, a caption embedded once, and no token that nobody reads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from scorer_material import CAPTIONS, images, write_all
 
-from labelers import scorers, towers
-from labelers.open_clip_files import OpenClipFiles
+from infra import torchvision_guard  # noqa: F401  (before open_clip)
+
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer  # isort: skip
+from transformers import CLIPVisionConfig  # isort: skip
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer  # isort: skip
+
+from labelers import open_clip_files, scorers, towers, transformers_clip
+from labelers.open_clip_files import OpenClipFiles, reads_class_token
 from labelers.towers import CaptionCache
 from labelers.transformers_clip import TransformersFiles
 
@@ -87,3 +94,38 @@ def test_many_images_are_embedded_in_parts(folder: Path, monkeypatch: pytest.Mon
     whole = scorer.score(images(), CAPTIONS)
     monkeypatch.setattr(towers, "IMAGES_AT_ONCE", 3)
     assert scorer.score(images(), CAPTIONS) == pytest.approx(whole, abs=1e-6)
+
+
+def test_the_last_layer_gives_the_class_token_that_the_librarys_gives() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(3, 5, 12)
+    config = CLIPVisionConfig(hidden_size=12, num_attention_heads=3, intermediate_size=16, attn_implementation="sdpa")
+    by_transformers = CLIPEncoderLayer(config)
+    by_open_clip = ResidualAttentionBlock(12, 3, ls_init_value=0.5)
+    for layer in (by_transformers, by_open_clip):
+        for parameter in layer.parameters():  # biases and norms too, which begin as zeros and ones
+            torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        for layer, alone in (
+            (by_transformers, transformers_clip.class_token(by_transformers)),
+            (by_open_clip, open_clip_files.class_token(by_open_clip)),
+        ):
+            whole = layer(tokens, attention_mask=None) if layer is by_transformers else layer(tokens)
+            torch.testing.assert_close(alone(tokens), whole[:, :1], atol=1e-5, rtol=1e-5)
+
+
+def test_towers_that_read_other_tokens_keep_their_last_layer() -> None:
+    shape = {"image_size": 4, "patch_size": 2, "width": 8, "layers": 1, "heads": 2, "mlp_ratio": 2.0}
+    assert reads_class_token(VisionTransformer(**shape))
+    assert not reads_class_token(VisionTransformer(**shape, pool_type="avg"))
+    assert not reads_class_token(VisionTransformer(**shape, attentional_pool=True))
+    assert not reads_class_token(VisionTransformer(**shape, block_type="custom"))
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    image = Image.new("RGB", (2, 1), (0, 51, 255))
+    pixels = towers.normalised([image], mean=[0.5, 0.2, 0.0], std=[0.5, 1.0, 2.0])
+    assert pixels.shape == (1, 3, 1, 2)
+    torch.testing.assert_close(pixels[0, :, 0], torch.tensor([[-1.0, -1.0], [0.0, 0.0], [0.5, 0.5]]))
+    with pytest.raises(ValueError, match="several sizes"):
+        towers.stacked([image, Image.new("RGB", (1, 2))])
