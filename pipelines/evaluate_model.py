@@ -92,7 +92,7 @@ PRESETS = {
         output=f"runs/evaluation-{name}",
         scorers=PUBLISHED,
         weights=("published",),
-        draw=Drawing(**vars(preset)),
+        draw=replace(Drawing(**vars(preset)), model="", revision=None, lora=None, prompts="", limit=None, output=""),
     )
     for name, preset in generate.PRESETS.items()
 }
@@ -106,6 +106,8 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     """
     if config.model is None and config.lora is None:
         raise UserError("--model: give the policy, or --lora with the adapters that make one of the base")
+    if config.limit is not None and config.limit < 1:
+        raise UserError(f"--limit {config.limit}: must be at least 1")
     if not config.scorers:
         raise UserError("--scorers: give at least one")
     base = models.Model(config.base, config.base_revision)
