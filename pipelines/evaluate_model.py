@@ -27,6 +27,7 @@ from pipelines.origin import find_origin
 from pipelines.prompt_sets import PromptSet, read_set
 
 SCHEMA_VERSION = 1
+ALWAYS_TOLD = ("model", "base", "prompts", "scorers")  # in the report's command, whatever the defaults become
 WORLD = "infra/world"
 
 
@@ -152,14 +153,14 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
 
 
 def command_of(config: EvaluateConfig) -> str:
-    """Return the command line that has these settings, without a preset: every flag that is not at its default."""
+    """Return the command line that has these settings, without a preset: what is compared, and all but defaults."""
     flags = ["python", "pipelines/evaluate_model.py"]
     for settings, defaults in ((config, EvaluateConfig()), (config.draw, Drawing())):
         hidden = {"draw"} if settings is config else {one.name for one in fields(EvaluateConfig)} | {"output"}
         for name in (one.name for one in fields(settings) if one.name not in hidden):
             value = getattr(settings, name)
             flag = name.replace("_", "-")
-            if value == getattr(defaults, name):
+            if value == getattr(defaults, name) and name not in ALWAYS_TOLD:
                 continue
             if isinstance(value, bool):
                 flags.append(f"--{flag}" if value else f"--no-{flag}")

@@ -75,7 +75,7 @@ def test_pick_a_pic_is_read_without_its_images(tmp_path: Path) -> None:
 def test_a_name_without_a_place_or_one_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--prompts parti: say where it lies, --prompts parti=PATH: PartiPrompts\.tsv"):
         read_set("parti")
-    with pytest.raises(UserError, match="--prompts someone/texts: .* datasets cannot load it"):
+    with pytest.raises(UserError, match=r"--prompts someone/texts: .* datasets cannot load it"):
         read_set("someone/texts")
     with pytest.raises(UserError, match="no such file of captions"):
         read_set(str(tmp_path / "x.txt"))
