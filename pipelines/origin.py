@@ -48,8 +48,8 @@ def find_origin(model: str) -> Origin:
     """
     labelled, chosen, unknown = list[str](), list[str](), list[str]()
     seen: set[Path] = set()
-    path = Path(files.resolve(model))
-    while path not in seen and (path / FACTS).is_file():
+    path = _local(model)
+    while path and path not in seen and (path / FACTS).is_file():
         seen.add(path)
         facts = files.read_json(str(path / FACTS))
         config = facts["config"]
@@ -58,10 +58,18 @@ def find_origin(model: str) -> Origin:
         validation = config.get("validation", {})
         if validation.get("validation_prompts"):
             chosen.append(validation["validation_scorer"])
-        path = Path(files.resolve(config["model"]))
+        path = _local(config["model"])
     if not seen:
         unknown.append(NO_FACTS)
     return Origin(*(tuple(dict.fromkeys(found)) for found in (labelled, chosen, unknown)))
+
+
+def _local(model: str) -> Path | None:
+    """Return where a model would lie; None where relative paths and Hub names count from nowhere."""
+    try:
+        return Path(files.resolve(model))
+    except UserError:
+        return None
 
 
 def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
@@ -69,8 +77,9 @@ def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
     data = facts["config"].get("data", {})
     if not (data.get("store") and data.get("labels")):
         return [], "its facts name no store and label set"
-    folder, name = files.resolve(data["store"]), data["labels"]
+    folder, name = data["store"], data["labels"]
     try:
+        folder = files.resolve(folder)
         if name not in store.label_sets(folder):
             return [], f"the label set {name} is no longer in {folder}"
         labels = store.read_labels_manifest(folder, name)

@@ -86,3 +86,14 @@ def test_what_cannot_be_looked_up_is_unknown(tmp_path: Path) -> None:
     labels.unlink()
     assert "no longer in" in find_origin(model).unknown[0]
     assert find_origin(model).told(["clip"])["scorers"] == {"clip": {"labelled": None, "chose_checkpoint": False}}
+
+
+def test_paths_that_count_from_nowhere_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(tmp_path, "p", "pickscore")
+    facts = tmp_path / "run" / "result" / "facts.json"
+    facts.write_text(facts.read_text().replace(str(tmp_path / "store"), "runs/store"))
+    monkeypatch.setattr(files, "ROOT", Path("/tmp/ray/runtime_resources/upload"))  # noqa: S108
+    found = find_origin(model)
+    assert found.labelled("pickscore") is None
+    assert "with --working-dir every path must be absolute" in found.unknown[0]
+    assert find_origin("someone/model").unknown == (NO_FACTS,)
