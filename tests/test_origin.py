@@ -92,7 +92,7 @@ def test_paths_that_count_from_nowhere_are_unknown(tmp_path: Path, monkeypatch: 
     model = trained(tmp_path, "p", "pickscore")
     facts = tmp_path / "run" / "result" / "facts.json"
     facts.write_text(facts.read_text().replace(str(tmp_path / "store"), "runs/store"))
-    monkeypatch.setattr(files, "ROOT", Path("/tmp/ray/runtime_resources/upload"))  # noqa: S108
+    monkeypatch.setattr(files, "ROOT", Path("/tmp/ray/runtime_resources/upload"))
     found = find_origin(model)
     assert found.labelled("pickscore") is None
     assert "with --working-dir every path must be absolute" in found.unknown[0]
