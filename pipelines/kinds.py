@@ -10,6 +10,7 @@ from infra import files, models
 from infra.errors import UserError
 
 VAE = "vae"
+REFINED, REFINER = "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"  # SDXL, and its second model
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,10 @@ class Training(TrainConfig):
 
 @dataclass(frozen=True)
 class Drawing(generate.GenerateConfig):
-    """The generator's flags; prompts are those that pairs are made of, sampling steps and guidance the trainer's."""
+    """The generator's flags; prompts are those that pairs are made of, sampling steps and guidance the trainer's.
+
+    A pair's images are the model's own: drawn from noise alone, and by no refiner.
+    """
 
     model: Suppress[str] = ""
     revision: Suppress[str | None] = None
@@ -57,6 +60,10 @@ class Drawing(generate.GenerateConfig):
     seed: Suppress[int] = 0
     sampling_steps: Suppress[int] = 0
     guidance_scale: Suppress[float] = 0.0
+    init_images: Suppress[str | None] = None
+    strength: Suppress[float | None] = None
+    refiner: Suppress[str | None] = None
+    refiner_start: Suppress[float | None] = None
 
 
 def world_training() -> Training:

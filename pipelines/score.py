@@ -83,7 +83,7 @@ def main(config: ScoreConfig) -> None:
         captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
         for name, wanted in weights.items():
             scorers.check(name, wanted, captions)
-    done = [_score_folder(config, path, current) for path in folders]
+    done = [score_folder(config, path, current) for path in folders]
     judged = _judge_folders(config, folders, true_images)
     for path in folders:
         scores = read_scores(path)
@@ -92,7 +92,7 @@ def main(config: ScoreConfig) -> None:
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
 
-def _score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
+def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
     wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}

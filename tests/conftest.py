@@ -207,6 +207,22 @@ def held_out_store(submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder / "store"
 
 
+@pytest.fixture(scope="session")
+def training_flags(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the flags of a run of 24 steps of 16 pairs, a little over one epoch."""
+    cache = tmp_path_factory.mktemp("cache")
+    portions = ["--steps", "24", "--checkpoint-every", "6", "--global-batch", "16", "--micro-batch", "4"]
+    return ["--store", str(encoded_store), "--cache", str(cache), *portions, "--beta", "500"]
+
+
+@pytest.fixture(scope="session")
+def two_workers(training_flags: list[str], submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of such a run on two workers that nothing disturbed."""
+    output = tmp_path_factory.mktemp("two")
+    submit("training/train_dpo.py", *training_flags, "--workers", "2", "--output", str(output))
+    return output
+
+
 @pytest.fixture
 def config(encoded_store: Path, held_out_store: Path, tmp_path: Path) -> TrainConfig:
     """Return settings of a run of six steps of eight pairs."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import MODEL, Submit, lora_result
@@ -18,7 +20,9 @@ from PIL import Image
 from infra import cli, models
 from infra.errors import UserError
 from pipelines import engine, generate, score
-from pipelines.sampling import draw_images, image_seed, load_pipeline
+from pipelines.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
+
+Pipelines = Callable[[str], Path]
 
 
 def test_wanted_images_are_numbered_per_caption_and_seeded_apart() -> None:
@@ -135,8 +139,11 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(
         generate.main(replace(config, lora=None))
 
 
-def test_folders_drawn_before_there_were_adapters_stay_finished() -> None:
-    assert "lora" not in generate.image_identity(generate.GenerateConfig(), MODEL, ["a"])
+def test_folders_drawn_before_there_were_adapters_edits_and_refiners_stay_finished() -> None:
+    assert set(generate.image_identity(generate.GenerateConfig(), MODEL, ["a"])) == {
+        "model", "revision", "images_per_prompt", "seed", "sampling_steps", "guidance_scale", "dtype",
+        "captions", "fingerprints",
+    }  # fmt: skip
 
 
 def test_adapters_of_nothing_or_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -150,3 +157,98 @@ def test_adapters_of_nothing_or_of_another_model_are_refused(tmp_path: Path) -> 
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"--lora .*lora: belongs to another model than .*/model, whose unet\.\S+ does"):
         models.check_adapters("--lora", lora, folder)
+
+
+def starts(path: Path, caption: str, colour: str, size: tuple[int, int] = (64, 64)) -> str:
+    """Write a table of one start image of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, format="PNG")
+    pq.write_table(pa.table({"caption": [caption], "image": [buffer.getvalue()]}), path)
+    return str(path)
+
+
+def test_edits_start_from_the_images_that_are_given(
+    plain_engine: list[engine.Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
+    caption = "a big red circle on a teal background"
+    (tmp_path / "prompts.txt").write_text(f"{caption}\n")
+    config = generate.GenerateConfig(
+        prompts=str(tmp_path / "prompts.txt"),
+        output=str(tmp_path / "images"),
+        images_per_prompt=2,
+        sampling_steps=5,
+        init_images=starts(tmp_path / "starts.parquet", caption, "teal", (160, 96)),
+    )
+    generate.main(config)
+    assert len(plain_engine) == 1
+    found = generate.read_images(config.output)
+    assert found.column_names == ["image_id", "caption", "image_index", "image_seed", "image"]
+    manifest = json.loads((tmp_path / "images" / "manifest.json").read_text())
+    assert manifest["config"]["strength"] == manifest["identity"]["strength"] == 0.6
+    pipeline = load_pipeline(MODEL, torch.float32, "cpu", edits=True)
+    edit = Edit([Image.new("RGB", (64, 64), "teal")] * 2, 0.6)  # resized to the model's side
+    drawn = draw_images(pipeline, [caption] * 2, found["image_seed"].to_pylist(), 5, 3.0, edit=edit)
+    for content, image in zip(found["image"].to_pylist(), drawn, strict=True):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(image))
+    shutil.copy(tmp_path / "starts.parquet", tmp_path / "moved.parquet")
+    generate.main(replace(config, init_images=str(tmp_path / "moved.parquet"), strength=0.6))
+    assert len(plain_engine) == 1  # the same start images, wherever they stand
+    other = starts(tmp_path / "other.parquet", caption, "red")
+    with pytest.raises(UserError, match=r"other settings \(init_images\)"):
+        generate.main(replace(config, init_images=other))
+    with pytest.raises(UserError, match=r"other settings \(strength\)"):
+        generate.main(replace(config, strength=0.8))
+    with pytest.raises(UserError, match=r"other settings \(strength, init_images\)"):
+        generate.main(replace(config, init_images=None))
+
+
+def test_edits_that_can_not_be_are_refused_before_ray_starts(
+    tmp_path: Path, tiny_pipeline: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "connect", lambda: pytest.fail("Ray was asked for"))
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    config = generate.GenerateConfig(prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"))
+    edits = replace(config, init_images=starts(tmp_path / "starts.parquet", "a", "teal"))
+    refined = replace(config, model=str(tiny_pipeline("sdxl")), refiner=str(tiny_pipeline("sdxl-refiner")))
+    for wrong, told in (
+        (edits, "--init-images .*: no start image for image 0 of 'b'"),
+        (replace(edits, strength=0.0), "--strength 0: must be above 0 and at most 1"),
+        (replace(edits, strength=1.1), r"--strength 1\.1: must be above 0 and at most 1"),
+        (replace(edits, strength=float("nan")), "--strength nan: must be above 0 and at most 1"),
+        (replace(edits, strength=0.04), r"--strength 0\.04: leaves none of 20 sampling steps"),
+        (replace(config, strength=0.6), r"--strength 0\.6: has no meaning without --init-images"),
+        (replace(config, refiner_start=0.8), r"--refiner-start 0\.8: has no meaning without --refiner"),
+        (replace(refined, refiner_start=1.0), "--refiner-start 1: must be between 0 and 1"),
+        (replace(refined, model=str(MODEL)), "--model .*: a StableDiffusionPipeline; a refiner is a "),
+        (replace(refined, refiner=str(tmp_path)), "--refiner .*: .* has no model_index.json"),
+    ):
+        with pytest.raises(UserError, match=told):
+            generate.main(wrong)
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_refined_folder_knows_its_refiner(
+    plain_engine: list[engine.Job], tmp_path: Path, tiny_pipeline: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
+    (tmp_path / "prompts.txt").write_text("a red star\n")
+    base, refiner = tiny_pipeline("sdxl"), tiny_pipeline("sdxl-refiner")
+    config = generate.GenerateConfig(
+        model=str(base), prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"), sampling_steps=5,
+        refiner=str(refiner),
+    )  # fmt: skip
+    generate.main(config)
+    found = generate.read_images(config.output)
+    loaded = [load_pipeline(folder, torch.float32, "cpu") for folder in (base, refiner)]
+    seeds = found["image_seed"].to_pylist()
+    drawn = draw_images(loaded[0], ["a red star"], seeds, 5, 3.0, refiner=Refiner(loaded[1], 0.8))[0]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(found["image"][0].as_py()))), np.asarray(drawn))
+    copied = shutil.copytree(refiner, tmp_path / "refiner")
+    generate.main(replace(config, refiner=str(copied), refiner_start=0.8))
+    assert len(plain_engine) == 1  # the same refiner, wherever it stands
+    shutil.copytree(copied / "vae", copied / "unet", dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"other settings \(refiner\)"):
+        generate.main(replace(config, refiner=str(copied)))
+    with pytest.raises(UserError, match=r"other settings \(refiner_start, refiner\)"):
+        generate.main(replace(config, refiner=None))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import MODEL, Killed, Submit, notes, wait_for
+from train_jobs import SCRIPT, driver, train_workers
 
 from infra import cli, files, models
 from infra.errors import UserError
@@ -23,41 +22,11 @@ from training.policy import PolicyConfig
 from training.presets import PRESETS
 from training.train_dpo import _refuse_other_settings, main
 
-SCRIPT = "training/train_dpo.py"
-
-
-@pytest.fixture(scope="session")
-def flags(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    cache = tmp_path_factory.mktemp("cache")
-    return [
-        "--store",
-        str(encoded_store),
-        "--cache",
-        str(cache),
-        "--steps",
-        "24",
-        "--checkpoint-every",
-        "6",
-        "--global-batch",
-        "16",
-        "--micro-batch",
-        "4",
-        "--beta",
-        "500",
-    ]
-
-
-@pytest.fixture(scope="session")
-def two_workers(flags: list[str], submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("two")
-    submit(SCRIPT, *flags, "--workers", "2", "--output", str(output))
-    return output
-
 
 def test_one_and_two_workers_see_the_same_stream(
-    two_workers: Path, flags: list[str], submit: Submit, tmp_path: Path
+    two_workers: Path, training_flags: list[str], submit: Submit, tmp_path: Path
 ) -> None:
-    submit(SCRIPT, *flags, "--workers", "1", "--output", str(tmp_path / "one"))
+    submit(SCRIPT, *training_flags, "--workers", "1", "--output", str(tmp_path / "one"))
     one, two = notes(tmp_path / "one"), notes(two_workers)
     assert [row["stream"] for row in one] == [row["stream"] for row in two]
     assert len({str(row["stream"]) for row in one}) == 24
@@ -65,23 +34,12 @@ def test_one_and_two_workers_see_the_same_stream(
     assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
 
 
-def train_workers(surroundings: dict[str, str]) -> set[int]:
-    """Find the processes of this session's cluster that train; other clusters on the machine are left alone."""
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("RAY_AUTH_TOKEN_PATH") == surroundings["RAY_AUTH_TOKEN_PATH"]:
-                    found.add(process.pid)
-    return found
-
-
 def test_sigkill_of_a_worker_mid_step_changes_no_loss(
-    two_workers: Path, flags: list[str], ray_environment: dict[str, str], tmp_path: Path
+    two_workers: Path, training_flags: list[str], ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
     job = subprocess.Popen(
-        ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--workers", "2", "--output", str(output)],
+        ["ray", "job", "submit", "--", "python", SCRIPT, *training_flags, "--workers", "2", "--output", str(output)],
         cwd=ROOT,
         env=ray_environment,
         stdout=subprocess.DEVNULL,
@@ -98,20 +56,11 @@ def test_sigkill_of_a_worker_mid_step_changes_no_loss(
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
 
 
-def driver(output: Path) -> int:
-    """Find the process of a run's driver."""
-    for process in psutil.process_iter(["cmdline"]):
-        told = process.info["cmdline"] or []
-        if str(output) in told and told[1:2] == [SCRIPT]:
-            return process.pid
-    raise AssertionError("no driver")
-
-
 def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpoint(
-    two_workers: Path, flags: list[str], submit: Submit, ray_environment: dict[str, str], tmp_path: Path
+    two_workers: Path, training_flags: list[str], submit: Submit, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
     output, log = tmp_path / "elastic", tmp_path / "log"
-    elastic = [*flags, "--workers", "2", "--min-workers", "1", "--output", str(output), "--steps"]
+    elastic = [*training_flags, "--workers", "2", "--min-workers", "1", "--output", str(output), "--steps"]
     with log.open("w") as out:
         job = subprocess.Popen(
             ["ray", "job", "submit", "--", "python", SCRIPT, *elastic, "10000"],
@@ -139,9 +88,9 @@ def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpo
 
 
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
-    two_workers: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+    two_workers: Path, training_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = [*flags, "--workers", "2", "--output", str(two_workers)]
+    again = [*training_flags, "--workers", "2", "--output", str(two_workers)]
     cli.run(main, TrainConfig, PRESETS, again)
     assert "already finished" in capsys.readouterr().out
     with pytest.raises(SystemExit):

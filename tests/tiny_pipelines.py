@@ -140,6 +140,29 @@ def stable_diffusion_xl(turbo: bool) -> diffusers.StableDiffusionXLPipeline:
     )
 
 
+def stable_diffusion_xl_refiner() -> diffusers.StableDiffusionXLImg2ImgPipeline:
+    """Make SDXL's refiner's kind: the second text encoder alone, and an aesthetic score among five ids of 4."""
+    return diffusers.StableDiffusionXLImg2ImgPipeline(
+        vae=vae(4),
+        text_encoder=None,
+        text_encoder_2=clip(12, pooled=True, projection=10),
+        tokenizer=None,
+        tokenizer_2=clip_tokenizer(),
+        unet=unet(
+            12,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=10 + 5 * 4,
+            transformer_layers_per_block=(1, 1),
+            use_linear_projection=True,
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+
+
 def stable_diffusion_3(with_t5: bool) -> diffusers.StableDiffusion3Pipeline:
     """Make SD3's kind: CLIPs of 8 and 12, padded to T5's 24; both pooled; 16 channels; shift 3."""
     return diffusers.StableDiffusion3Pipeline(
@@ -195,6 +218,7 @@ def write_pipeline(kind: str, folder: Path) -> Path:
         "sd-v": stable_diffusion_v,
         "sdxl": lambda: stable_diffusion_xl(turbo=False),
         "sdxl-turbo": lambda: stable_diffusion_xl(turbo=True),
+        "sdxl-refiner": stable_diffusion_xl_refiner,
         "sd3": lambda: stable_diffusion_3(with_t5=True),
         "sd3-without-t5": lambda: stable_diffusion_3(with_t5=False),
         "flux": flux,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from infra import cli, files
 from infra.errors import UserError
 from infra.world.shapes import parse_caption, render
-from pipelines.generate import DONE, wanted_images
+from pipelines.generate import wanted_images, with_images, write_images
 from pipelines.prompts import read_prompts
 
 
@@ -32,20 +30,14 @@ def main(config: RenderConfig) -> None:
     """Render captions of the embedded world as true images."""
     output = files.resolve(config.output)
     wanted = wanted_images(read_prompts(files.resolve(config.prompts)), config.images_per_prompt, config.seed)
-    contents = []
+    images = []
     for caption, number in zip(wanted["caption"].to_pylist(), wanted["image_seed"].to_pylist(), strict=True):
         scene = parse_caption(caption)
         if scene is None:
             raise UserError(f"--prompts {config.prompts}: {caption[:80]!r} is not a caption of the embedded world")
-        buffer = io.BytesIO()
-        Image.fromarray(render(scene, np.random.default_rng(number))).save(buffer, format="PNG")
-        contents.append(buffer.getvalue())
-    table = wanted.append_column("image", pa.array(contents, pa.binary()))
-    files.write_table(files.join(output, "images", "part-0.parquet"), table)
-    files.write_json(
-        files.join(output, DONE), {"identity": asdict(config), "images": len(contents), "config": asdict(config)}
-    )
-    print(f"{output}: {len(contents)} images", flush=True)
+        images.append(Image.fromarray(render(scene, np.random.default_rng(number))))
+    write_images(output, with_images(wanted, images), asdict(config))
+    print(f"{output}: {len(images)} images", flush=True)
 
 
 if __name__ == "__main__":

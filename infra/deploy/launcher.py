@@ -1,0 +1,68 @@
+"""A cluster on plain AWS machines, for `ray up`: the same image, settings and token, in one file."""
+
+from __future__ import annotations
+
+from infra.deploy import pods
+from infra.deploy.pods import Object
+from infra.deploy.values import Machine, Values
+
+HOME = "/home/dpo"  # the Dockerfile's
+TOKEN = ".ray/auth_token"  # noqa: S105  (a file name: where Ray looks for the token in a home)
+
+
+def aws_cluster(values: Values) -> Object:
+    """Return the configuration of a cluster with the machines of interactive use; the dashboard keeps to loopback."""
+    machine, workers = values.machine(values.interactive), values.interactive.workers
+    shared = values.shared.path
+    mount = f"sudo mount -t nfs4 -o nfsvers=4.1,hard {values.launcher.nfs} {shared}"
+    environment = [f"--env {name}={value}" for name, value in pods.settings(values).items()]
+    folders = [f"--volume {shared}:{shared}", f"--volume {pods.SCRATCH}:{pods.SCRATCH}"]
+    hardened = ["--security-opt no-new-privileges", "--cap-drop ALL"]
+    return {
+        "cluster_name": values.name,
+        "max_workers": workers.max,
+        "idle_timeout_minutes": 15,
+        "provider": {"type": "aws", "region": values.region, "cache_stopped_nodes": False},
+        "auth": {"ssh_user": "ubuntu"},
+        "docker": {
+            "image": pods.image(values),
+            "container_name": values.name,
+            "pull_before_run": True,
+            "run_options": [*hardened, *environment, *folders, "--ulimit nofile=65536:65536"],
+        },
+        "file_mounts": {f"{HOME}/{TOKEN}": f"~/{TOKEN}"},
+        "initialization_commands": [
+            f"sudo mkdir -p {shared} {pods.SCRATCH}",
+            f"mountpoint -q {shared} || {mount}",
+            f"sudo chown {pods.UID}:{pods.UID} {pods.SCRATCH}",
+        ],
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {
+                "node_config": _node(values, values.machines["head"], values.launcher.head_profile),
+                "resources": {"CPU": 0},  # takes no task
+            },
+            "worker": {
+                "node_config": _node(values, machine, values.launcher.worker_profile),
+                "resources": {},  # those that AWS says it has
+                "min_workers": workers.min,
+                "max_workers": workers.max,
+            },
+        },
+        "head_start_ray_commands": [
+            "ray stop",
+            "ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml --dashboard-host=127.0.0.1",
+        ],
+        "worker_start_ray_commands": ["ray stop", "ray start --address=$RAY_HEAD_IP:6379"],
+        "setup_commands": [],  # everything is in the image
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+    }
+
+
+def _node(values: Values, machine: Machine, profile: str) -> Object:
+    return {
+        "ImageId": values.launcher.machine_image,
+        "InstanceType": machine.instance,
+        "IamInstanceProfile": {"Name": profile},
+    }

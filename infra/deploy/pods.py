@@ -1,0 +1,126 @@
+"""The pods of a Ray cluster on Kubernetes: what they may do, what they are told, and where they run."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from infra.deploy.values import Machine, Values
+
+UID = 1000  # the Dockerfile's; also that of ubuntu on AWS machines, so that the container reads what they mount
+SCRATCH = "/scratch"
+GPU = "nvidia.com/gpu"
+PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
+
+Object = dict[str, Any]
+
+
+def image(values: Values) -> str:
+    """Return the image of this version of the project."""
+    return f"{values.image}:{metadata.version('diffusion-dpo')}-{values.variant}"
+
+
+def security() -> Object:
+    """Return the security context of every container: an ordinary user who can become no other."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": UID,
+        "runAsGroup": UID,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def settings(values: Values) -> dict[str, str]:
+    """Return the environment of every Ray process, on Kubernetes and on AWS; no secret is in it."""
+    told = {
+        # The operator sets this too. One too old to know authOptions drops them and would start an open cluster; told
+        # this, Ray starts none for want of a token.
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(values.stop_seconds),
+        "AWS_REGION": values.region,
+        "AWS_DEFAULT_REGION": values.region,
+        "HF_HUB_CACHE": f"{values.shared.path}/huggingface",  # a model is downloaded once for all nodes
+        "TMPDIR": SCRATCH,  # memory-mapped copies of a store
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return told | ({"AWS_ENDPOINT_URL": values.endpoint} if values.endpoint else {})
+
+
+def ray_pod(values: Values, role: str, machine: Machine, autoscaler: bool = False) -> Object:
+    """Return the template of a pod in which Ray runs.
+
+    Args:
+        role: head, or the name of a group of workers.
+        autoscaler: whether Ray's autoscaler runs in it, which asks Kubernetes for workers.
+    """
+    container = {
+        "name": f"ray-{'head' if role == 'head' else 'worker'}",
+        "image": image(values),
+        "env": _environment(values),
+        "resources": _resources(machine),
+        "securityContext": security(),
+        "volumeMounts": [
+            {"name": "shared", "mountPath": values.shared.path},
+            {"name": "scratch", "mountPath": SCRATCH},
+        ],
+    }
+    if role == "head":
+        container["ports"] = [{"name": name, "containerPort": port} for name, port in PORTS.items()]
+    spec = _pod(values, container) | {
+        "automountServiceAccountToken": autoscaler,  # nothing else asks Kubernetes; an IAM role has a token of its own
+        "terminationGracePeriodSeconds": values.stop_seconds,
+        "nodeSelector": dict(machine.node_labels),
+        "volumes": [
+            {"name": "shared", "persistentVolumeClaim": {"claimName": values.shared.claim}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": machine.scratch}},
+        ],
+    }
+    if machine.gpus:
+        spec["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
+    return {"metadata": {"labels": labels(values, role)}, "spec": spec}
+
+
+def submitter_pod(values: Values) -> Object:
+    """Return the template of the pod that submits a job and follows its log; the operator gives it the command."""
+    container = {
+        "name": "submitter",
+        "image": image(values),
+        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+        "securityContext": security(),
+    }
+    spec = _pod(values, container) | {"automountServiceAccountToken": False, "restartPolicy": "Never"}
+    return {"metadata": {"labels": labels(values, "submitter")}, "spec": spec}
+
+
+def labels(values: Values, component: str) -> dict[str, str]:
+    """Return the labels by which everything of a deployment is found.
+
+    Not app.kubernetes.io/name: KubeRay's service finds the head by its own value of that.
+    """
+    return {"app.kubernetes.io/part-of": values.name, "app.kubernetes.io/component": component}
+
+
+def _pod(values: Values, container: Object) -> Object:
+    return {
+        "serviceAccountName": values.service_account,
+        "securityContext": {"runAsNonRoot": True, "fsGroup": UID, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    }
+
+
+def _environment(values: Values) -> list[Object]:
+    told: list[Object] = [{"name": name, "value": value} for name, value in settings(values).items()]
+    secrets = [(values.aws_secret, "AWS_ACCESS_KEY_ID"), (values.aws_secret, "AWS_SECRET_ACCESS_KEY")]
+    for secret, key in [*secrets, (values.hub_secret, "HF_TOKEN")]:
+        if secret:
+            told.append({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+    return told
+
+
+def _resources(machine: Machine) -> Object:
+    asked = {"cpu": str(machine.cpus), "memory": machine.memory}
+    asked |= {GPU: str(machine.gpus)} if machine.gpus else {}
+    return {"requests": asked, "limits": dict(asked)}  # equal: Ray must not count on memory that others may take

@@ -1,0 +1,70 @@
+"""Render everything that is deployed from one file of values: `python infra/deploy/render.py --output runs/deploy`.
+
+Writes kubernetes/ (a RayJob for each stage, a RayCluster, a service account), aws/cluster.yaml for `ray up`, and
+values.yaml, the values that made them. Nothing is applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from infra import cli, files
+from infra.deploy import launcher, manifests, values
+from infra.deploy.pods import Object
+from infra.deploy.stages import STAGES
+from infra.deploy.values import Values
+from infra.errors import UserError
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Flags of rendering."""
+
+    values: str = "infra/deploy/values.yaml"
+    """YAML file with what the deployment decides."""
+    output: str = "runs/deploy"
+    """Folder to write."""
+
+
+def pinned(package: str) -> str:
+    """Return a package's version in constraints.txt, which the image is built with.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    path = Path(files.resolve("constraints.txt"))
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        name, _, version = line.partition("==")
+        if name == package:
+            return version
+    raise UserError(f"{path}: no version of {package} in it; render from a checkout of the repository")
+
+
+def documents(chosen: Values) -> dict[str, Object]:
+    """Return every file of a deployment by its path below the output folder."""
+    ray_version = pinned("ray")
+    jobs = {f"kubernetes/{stage}.rayjob.yaml": manifests.ray_job(chosen, stage, ray_version) for stage in STAGES}
+    return {
+        "kubernetes/service-account.yaml": manifests.service_account(chosen),
+        **jobs,
+        "kubernetes/interactive.raycluster.yaml": manifests.ray_cluster(chosen, ray_version),
+        "aws/cluster.yaml": launcher.aws_cluster(chosen),
+        "values.yaml": chosen.model_dump(),
+    }
+
+
+def main(config: RenderConfig) -> None:
+    """Render KubeRay manifests and an AWS launcher file from one file of values."""
+    output = files.resolve(config.output)
+    for name, document in documents(values.read(files.resolve(config.values))).items():
+        path = files.join(output, name)
+        files.write_bytes(path, yaml.safe_dump(document, sort_keys=False, width=120).encode())
+        print(path, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, RenderConfig)

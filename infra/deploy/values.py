@@ -1,0 +1,178 @@
+"""What a deployment decides, read from one YAML file and checked before anything is rendered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infra import files
+from infra.errors import UserError
+
+# A name becomes a DNS label, with a stage behind it, and KubeRay cuts a RayJob's at 47 characters.
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=32)]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
+# Commands pass through a shell or two, so a path has no character that means anything to one.
+_PATH = r"[A-Za-z0-9._=/-]+"
+Remote = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
+Shared = Annotated[str, Field(pattern=rf"^/{_PATH}$")]
+Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Values(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Workers(_Values):
+    """How many machines a stage has, at least and at most."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        """Say whether the number may change."""
+        return self.min < self.max
+
+
+class Machine(_Values):
+    """A kind of machine: what a pod on it asks for, and how it is found or bought."""
+
+    cpus: Count
+    memory: Quantity
+    gpus: int = Field(ge=0)
+    scratch: Quantity
+    instance: Annotated[str, Field(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
+    node_labels: dict[str, str]
+
+
+class Group(_Values):
+    """Machines of one kind."""
+
+    machine: str
+    workers: Workers
+
+
+class Stage(Group):
+    """The machines of a job, how long it may take over all, and how often it may start again."""
+
+    deadline_seconds: Count
+    retries: int = Field(ge=0)
+
+
+class Stages(_Values):
+    """The jobs."""
+
+    encode: Stage
+    reference: Stage
+    train: Stage
+    evaluate: Stage
+
+    @model_validator(mode="after")
+    def _only_training_is_elastic(self) -> Stages:
+        for name in ("encode", "reference", "evaluate"):
+            if getattr(self, name).workers.elastic:  # such a job counts the GPUs once, when it begins
+                raise ValueError(f"{name}: only train takes machines that come later; give min and max the same number")
+        return self
+
+
+class SharedDisk(_Values):
+    """The disk that all nodes share."""
+
+    claim: Label
+    path: Shared
+
+
+class Launcher(_Values):
+    """What the AWS launcher needs beside: a machine image, the shared disk's NFS server, and instance profiles."""
+
+    machine_image: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")]
+    nfs: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]*$")]
+    head_profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]+$")]
+    worker_profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]+$")]
+
+
+class Data(_Values):
+    """What the stages read and write."""
+
+    source: Remote
+    store: Remote
+    prompts: Remote
+    validation_prompts: Remote | None
+    run: Shared
+    images: Remote
+    scorers: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:]+$")]], Field(min_length=1)]
+
+
+class Values(_Values):
+    """Everything that a deployment decides."""
+
+    name: Name
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+    image: Annotated[str, Field(pattern=r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")]
+    variant: Literal["cuda", "cpu"]
+    service_account: Label
+    role_arn: Annotated[str, Field(pattern=r"^arn:[a-z0-9-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$")] | None
+    token_secret: Label
+    aws_secret: Label | None
+    hub_secret: Label | None
+    region: Label
+    endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:-]+$")] | None
+    ttl_seconds: int = Field(ge=0)
+    stop_seconds: Count
+    shared: SharedDisk
+    launcher: Launcher
+    preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux"]
+    data: Data
+    machines: dict[Name, Machine]
+    stages: Stages
+    interactive: Group
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Values:
+        groups = {name: getattr(self.stages, name) for name in Stages.model_fields} | {"interactive": self.interactive}
+        for name, group in groups.items():
+            if group.machine not in self.machines:
+                raise ValueError(f"{name}: machine {group.machine!r} is none of {', '.join(self.machines)}")
+            if (self.variant == "cuda") != (self.machines[group.machine].gpus > 0):
+                raise ValueError(
+                    f"{name}: machine {group.machine!r} has {self.machines[group.machine].gpus} GPUs, "
+                    f"the image's variant is {self.variant}"
+                )
+        if "head" not in self.machines:
+            raise ValueError("machines: head is missing, which every cluster has")
+        if not self.data.run.startswith(f"{self.shared.path}/"):
+            raise ValueError(f"data.run: {self.data.run} is not on the shared disk, {self.shared.path}")
+        return self
+
+    def machine(self, group: Group) -> Machine:
+        """Return the machine of a group."""
+        return self.machines[group.machine]
+
+
+def read(path: str) -> Values:
+    """Read the values of a deployment.
+
+    Raises:
+        UserError: naming the file and the first value that is missing, unknown or unfit.
+    """
+    if not files.is_file(path):
+        raise UserError(f"--values {path}: no such file")
+    try:
+        return Values.model_validate(yaml.safe_load(files.read_bytes(path)))
+    except yaml.YAMLError as error:
+        raise UserError(f"--values {path}: not valid YAML ({' '.join(str(error).split())})") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"--values {path}: {place}{': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
