@@ -18,6 +18,7 @@ from infra.errors import UserError
 from labelers import label_rules, label_set, preference_accuracy, scorers, scoring
 from labelers.scorers import Scorer
 from pipelines import engine, pairs, store
+from pipelines.win_rate import clustered_interval
 
 DONE = "accuracy.json"
 
@@ -159,7 +160,7 @@ def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
 def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
     """Measure one scorer by both conventions."""
     untied = preference_accuracy.untied_points(test.margin, test.human)
-    accuracy, low, high = preference_accuracy.clustered_interval(untied, test.prompts)
+    accuracy, low, high = clustered_interval(untied, test.prompts)
     return {
         "scorer": name,
         "pairs": int(np.isfinite(untied).sum()),
@@ -185,7 +186,7 @@ def _with_ties(scorer: Scorer, test: Judged, validation: Judged | None) -> dict[
             points[rows] = preference_accuracy.tie_points(test.margin[rows], test.human[rows], temperature, threshold)
             thresholds.append(threshold)
     fits = None not in temperatures  # else the scorer has no probabilities: it disagrees with people, or never does
-    interval = preference_accuracy.clustered_interval(points, test.prompts) if fits else (None, None, None)
+    interval = clustered_interval(points, test.prompts) if fits else (None, None, None)
     return {
         **dict(zip(("with_ties", "with_ties_low", "with_ties_high"), interval, strict=True)),
         "thresholds": thresholds,

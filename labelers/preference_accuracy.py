@@ -14,7 +14,6 @@ import numpy.typing as npt
 from labelers.label_rules import Floats, hard_labels
 
 THRESHOLDS = tuple(k / 10 for k in range(11))
-RESAMPLES = 2000
 
 
 def untied_points(margin: Floats, human: Floats) -> npt.NDArray[np.float64]:
@@ -49,31 +48,3 @@ def tune_threshold(margin: Floats, human: Floats, temperature: float) -> float:
     """Choose the first of THRESHOLDS with the most points on validation pairs."""
     means = [tie_points(margin, human, temperature, threshold).mean() for threshold in THRESHOLDS]
     return THRESHOLDS[int(np.argmax(means))]
-
-
-def clustered_interval(
-    points: Floats, prompts: npt.NDArray[np.int64], confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Compute the mean of points and a percentile bootstrap interval that resamples prompts, not pairs.
-
-    Pairs of one prompt share images and raters' taste, so they are not independent.
-
-    Args:
-        points: [n]; NaN does not count.
-        prompts: [n] prompt_id of each pair.
-
-    Returns:
-        Mean, lower and upper end.
-    """
-    counted = np.isfinite(points)
-    numbers = np.unique(prompts[counted], return_inverse=True)[1]
-    sums = np.bincount(numbers, weights=points[counted])
-    sizes = np.bincount(numbers).astype(np.float64)
-    if not len(sums):
-        return float("nan"), float("nan"), float("nan")
-    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        chosen = rng.integers(len(sums), size=len(sums))
-        means[index] = sums[chosen].sum() / sizes[chosen].sum()
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(sums.sum() / sizes.sum()), float(low), float(high)

@@ -14,12 +14,11 @@ import numpy as np
 
 from infra import files
 from infra.errors import UserError
-from labelers.preference_accuracy import clustered_interval
 from pipelines import raw_pairs, report_page
 from pipelines.arena_pairs import Contents, Pair, Sets
 from pipelines.arena_votes import QUESTIONS, Choice, Vote, Votes, majority
 from pipelines.pairs import hash64, prompt_id
-from pipelines.win_rate import WinRate, rate_of
+from pipelines.win_rate import WinRate, rate_over_prompts
 
 SCHEMA_VERSION = 1
 RESULTS, REPORT = "results.json", "report.html"
@@ -48,11 +47,12 @@ def win_rate(judged: Judged, question: str) -> WinRate:
 
     Wilson's interval where each prompt was judged once, else a bootstrap that resamples prompts.
     """
+    return _rate(judged, question)[0]
+
+
+def _rate(judged: Judged, question: str) -> tuple[WinRate, str]:
     points = np.array([POINTS[majority(vote.choice(question) for vote in votes)] for votes in judged.values()])
-    prompts = np.array([prompt_id(pair.caption) for pair in judged])
-    if len(np.unique(prompts)) == len(prompts):
-        return rate_of(points)
-    return WinRate(*clustered_interval(points, prompts), len(points))
+    return rate_over_prompts(points, np.array([prompt_id(pair.caption) for pair in judged]))
 
 
 def agreement(units: Sequence[Sequence[Choice]]) -> dict[str, Any]:
@@ -91,12 +91,11 @@ def build(sets: Sets, judged: Judged, config: Mapping[str, Any]) -> dict[str, An
             "votes": {"policy": counts[1], "base": counts[0], "none": counts[None]},
             "agreement": agreement(choices),
         }
-    once = len({pair.caption for pair in judged}) == len(judged)
     return {
         "schema_version": SCHEMA_VERSION,
         "models": dict(zip(("base", "policy"), sets.names, strict=True)),
         "pairs": len(judged),
-        "interval": "Wilson" if once else "bootstrap over prompts",
+        "interval": _rate(judged, "general")[1],
         "raters": dict(sorted(Counter(vote.rater for votes in judged.values() for vote in votes).items())),
         "questions": questions,
         "identities": [dict(one.identity) for one in sets.models],

@@ -5,17 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import files
 from infra.errors import UserError
 from pipelines import pairs
 
-Placed = Iterator[tuple[str, object]]  # where a caption stands in its file, and the caption
+Row = Mapping[str, object]  # a line of the file, by column
+Placed = Iterator[tuple[str, Row]]  # where a row stands in its file, and the row
+CAPTIONS = ("prompt", "caption")  # the columns that a caption may stand in, whatever their case
+NONE_GIVEN = "(none)"  # the group of a prompt whose field is empty
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, and the groups that it counts in."""
+
+    caption: str
+    groups: Mapping[str, str] = field(default_factory=dict)  # column to value: Category to Animals
 
 
 def read_prompts(path: str) -> list[str]:
@@ -24,26 +35,48 @@ def read_prompts(path: str) -> list[str]:
     Raises:
         UserError: if the file is missing, unreadable, empty, has no such column, or a caption in it is missing.
     """
+    return [prompt.caption for prompt in read_grouped(path, ())]
+
+
+def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list[Prompt]:
+    """Read captions as read_prompts does, and beside them the columns that group them, whatever the names' case.
+
+    Args:
+        columns: their names; the result has them as the file spells them.
+        needed: refuse a file that lacks one of them; else those that it has are taken.
+
+    Raises:
+        UserError: as read_prompts, and naming the column that is missing.
+    """
     if not files.exists(path):
         raise UserError(f"{path}: no such file of captions")
-    content, suffix = files.read_bytes(path), path.rsplit(".", 1)[-1].lower()
-    captions: list[str] = []
+    prompts: list[Prompt] = []
     try:
-        for place, caption in _read(content, suffix):
+        for place, row in _read(path, [*CAPTIONS, *columns]):
+            names = {name.strip().lower(): name for name in row}
+            if needed and (missing := [name for name in columns if name.lower() not in names]):
+                raise ValueError(f"no column {missing[0]}; it has {', '.join(row)}")
+            caption = row[names[_caption_column(list(row))]]
             if refusal := pairs.check_caption(caption):
                 raise UserError(f"{path}: {place}: {refusal.reason}")
-            captions.append(str(caption))
+            found = [names[name.lower()] for name in columns if name.lower() in names]
+            prompts.append(Prompt(str(caption), {name.strip(): _group(row[name]) for name in found}))
     except (ValueError, OSError, csv.Error) as error:  # UTF-8, JSON and Arrow's errors are among them
         raise UserError(f"{path}: {error}") from error
-    if not captions:
+    if not prompts:
         raise UserError(f"{path}: no captions in it")
-    return captions
+    return prompts
 
 
-def _read(content: bytes, suffix: str) -> Placed:
+def _group(value: object) -> str:
+    return NONE_GIVEN if value is None or not str(value).strip() else str(value).strip()
+
+
+def _read(path: str, wanted: Sequence[str]) -> Placed:
+    suffix = path.rsplit(".", 1)[-1].lower()
     if suffix == "parquet":
-        return _parquet_rows(content)
-    text = content.decode("utf-8-sig")  # spreadsheets put a mark of byte order first
+        return _parquet_rows(path, wanted)
+    text = files.read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark of byte order first
     match suffix:
         case "jsonl":
             return _json_lines(text)
@@ -53,26 +86,26 @@ def _read(content: bytes, suffix: str) -> Placed:
             return _fields(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         case _:
             lines = enumerate(text.splitlines(), 1)
-            return ((f"line {number}", line.strip()) for number, line in lines if line.strip())
+            return ((f"line {number}", {"prompt": line.strip()}) for number, line in lines if line.strip())
 
 
-def _column(names: Sequence[str]) -> int:
+def _caption_column(names: Sequence[str]) -> str:
     lower = [name.strip().lower() for name in names]
-    for name in ("prompt", "caption"):
+    for name in CAPTIONS:
         if name in lower:
-            return lower.index(name)
+            return name
     raise ValueError(f"no column prompt or caption; it has {', '.join(names) or 'none'}")
 
 
 def _fields(text: str, **options: Any) -> Placed:
     rows = csv.reader(io.StringIO(text, newline=""), **options)
     header: list[str] = next(rows, [])
-    column = _column(header)
+    _caption_column(header)
     for fields in rows:
         if len(fields) not in (0, len(header)):
             raise ValueError(f"line {rows.line_num}: {len(fields)} fields where the header has {len(header)}")
         if fields:
-            yield f"line {rows.line_num}", fields[column]
+            yield f"line {rows.line_num}", dict(zip(header, fields, strict=True))
 
 
 def _json_lines(text: str) -> Placed:
@@ -85,10 +118,15 @@ def _json_lines(text: str) -> Placed:
             raise ValueError(f"line {number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise ValueError(f"line {number}: not a JSON object")
-        yield f"line {number}", list(row.values())[_column(list(row))]
+        yield f"line {number}", row
 
 
-def _parquet_rows(content: bytes) -> Placed:
-    table = pq.read_table(pa.BufferReader(content))
-    captions = table.column(_column(table.column_names)).to_pylist()
-    return ((f"row {number}", caption) for number, caption in enumerate(captions, 1))
+def _parquet_rows(path: str, wanted: Sequence[str]) -> Placed:
+    """Read the wanted columns alone: beside the captions there may be images."""
+    filesystem, inner = files.open_filesystem(path)
+    with pq.ParquetFile(inner, filesystem=filesystem) as file:
+        names = file.schema_arrow.names
+        _caption_column(names)
+        lower = {name.lower() for name in wanted}
+        table = file.read(columns=[name for name in names if name.strip().lower() in lower])
+    return ((f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1))

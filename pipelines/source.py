@@ -19,33 +19,34 @@ from pipelines import pairs
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # of the Hub: name, or owner/name
 
 
-def parquet_files(source: str, split: str) -> list[str]:
+def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     """List the Parquet files of a source.
 
     Args:
         source: a Parquet file, a folder of them, s3://..., hf://datasets/..., or a name that datasets knows.
         split: the split of a named dataset; a folder is taken whole.
+        flag: that named the source, for a refusal's sentence.
 
     Raises:
         UserError: if there are none.
     """
     if DATASET_NAME.fullmatch(source) and not (files.ROOT / source).exists():
-        return _named_dataset(source, split)
+        return _named_dataset(source, split, flag)
     path = files.resolve(source)
     if path.endswith(".parquet") and files.is_file(path):
         return [path]
     if not files.exists(path):
-        raise UserError(f"--source {source}: {path} does not exist")
+        raise UserError(f"{flag} {source}: {path} does not exist")
     found = files.list_files(path, ".parquet")
     if not found:
-        raise UserError(f"--source {source}: {path} holds no .parquet file")
+        raise UserError(f"{flag} {source}: {path} holds no .parquet file")
     return found
 
 
-def _named_dataset(name: str, split: str) -> list[str]:
+def _named_dataset(name: str, split: str, flag: str) -> list[str]:
     """List a named dataset's Parquet files, where the Hub (or datasets' cache of it) has them: nothing is copied."""
     if os.path.exists(name):  # datasets would take it, but no path counts from the working directory
-        raise UserError(f"--source {name}: {files.ROOT / name} does not exist; paths count from the repository's root")
+        raise UserError(f"{flag} {name}: {files.ROOT / name} does not exist; paths count from the repository's root")
     import datasets
 
     try:
@@ -53,14 +54,14 @@ def _named_dataset(name: str, split: str) -> list[str]:
     except Exception as error:  # datasets raises its own, the Hub's and the network's kinds
         reason = type(error).__name__ + ("; HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "")
         path = files.ROOT / name
-        raise UserError(f"--source {name}: {path} does not exist, and datasets cannot load it ({reason})") from error
+        raise UserError(f"{flag} {name}: {path} does not exist, and datasets cannot load it ({reason})") from error
     data_files = builder.config.data_files or {}
     if split not in data_files:
-        raise UserError(f"--source {name}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
+        raise UserError(f"{flag} {name}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
     found = [str(path) for path in data_files[split]]
     if not found or not all(path.endswith(".parquet") for path in found):
         raise UserError(
-            f"--source {name}: not stored as Parquet; export it once and give that file as --source: "
+            f"{flag} {name}: not stored as Parquet; export it once and give that file as {flag}: "
             f"{export_command(name, split)}"
         )
     return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
+
+WILSON, WILSON_OF_PROMPTS, BOOTSTRAP = "Wilson", "Wilson over prompts", "bootstrap over prompts"  # intervals
+RESAMPLES = 2000
+DRAWN_AT_ONCE = 1 << 18  # prompts, of several resamples; what is held in memory
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,55 @@ def rate_of(points: npt.NDArray[np.float64]) -> WinRate:
     wins = float(points.sum())
     low, high = wilson(wins, len(points))
     return WinRate(wins / len(points), low, high, len(points))
+
+
+def clustered_interval(
+    points: npt.NDArray[np.floating], prompts: npt.NDArray[np.int64], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Compute the mean of points and a percentile bootstrap interval that resamples prompts, not pairs.
+
+    Pairs of one prompt share images and raters' taste, so they are not independent.
+
+    Args:
+        points: [n]; NaN does not count.
+        prompts: [n] prompt_id of each pair.
+
+    Returns:
+        Mean, lower and upper end.
+    """
+    counted = np.isfinite(points)
+    numbers = np.unique(prompts[counted], return_inverse=True)[1]
+    sums = np.bincount(numbers, weights=points[counted])
+    sizes = np.bincount(numbers).astype(np.float64)
+    if not len(sums):
+        return float("nan"), float("nan"), float("nan")
+    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, some := max(1, DRAWN_AT_ONCE // len(sums))):
+        chosen = rng.integers(len(sums), size=(min(some, RESAMPLES - start), len(sums)))
+        means[start : start + some] = sums[chosen].sum(1) / sizes[chosen].sum(1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(sums.sum() / sizes.sum()), float(low), float(high)
+
+
+def rate_over_prompts(points: npt.NDArray[np.float64], prompts: npt.NDArray[np.int64]) -> tuple[WinRate, str]:
+    """Compute the mean of points [n], one per image or vote, with an interval of prompts, and that interval's name.
+
+    Where each prompt has one point it is Wilson's. Else points of one prompt are not independent, and a bootstrap
+    resamples prompts, each with all its points. Where no prompt's mean differs from another's that would have no width
+    whatever the number of prompts: there it is Wilson's, of as many trials as there are prompts.
+
+    Args:
+        points: [n], 1, 0.5 or 0.
+        prompts: [n], which prompt each point belongs to.
+    """
+    numbers = np.unique(prompts, return_inverse=True)[1]
+    sizes = np.bincount(numbers)
+    if len(sizes) == len(points):
+        return rate_of(points), WILSON
+    means = np.bincount(numbers, weights=points) / sizes
+    if np.ptp(means) == 0:
+        return replace(rate_of(means), n=len(points)), WILSON_OF_PROMPTS
+    return WinRate(*clustered_interval(points, prompts), len(points)), BOOTSTRAP
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Preference accuracy on hand-worked pairs: both tie conventions, the tuned threshold, intervals by prompt."""
+"""Preference accuracy on hand-worked pairs: both tie conventions and the tuned threshold."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from labelers import preference_accuracy
 
@@ -35,17 +34,3 @@ def test_the_first_best_threshold_is_taken() -> None:
     margin = 2 * np.arctanh(gaps)
     assert preference_accuracy.tune_threshold(margin, np.array([0.5, 0.5, 1.0]), 1.0) == 0.4
     assert preference_accuracy.tune_threshold(margin, np.array([1.0, 1.0, 1.0]), 1.0) == 0.0
-
-
-def test_intervals_are_clustered_by_prompt() -> None:
-    points, prompts = np.repeat([1.0, 0.0], [140, 60]), np.arange(200)
-    value, low, high = preference_accuracy.clustered_interval(points, prompts)
-    half = 1.96 * (0.7 * 0.3 / 200) ** 0.5  # the normal approximation's
-    assert value == 0.7
-    assert (low, high) == pytest.approx((0.7 - half, 0.7 + half), abs=0.01)
-    # Repeating every pair of a prompt ten times is no new evidence.
-    again = preference_accuracy.clustered_interval(np.repeat(points, 10), np.repeat(prompts, 10))
-    assert again == pytest.approx((value, low, high))
-    # Pairs without a point do not count.
-    with_ties = preference_accuracy.clustered_interval(np.append(points, np.nan), np.append(prompts, 0))
-    assert with_ties == pytest.approx((value, low, high))

@@ -11,7 +11,7 @@ from conftest import SHARED
 
 from infra.errors import UserError
 from infra.files import ROOT
-from pipelines.prompts import read_prompts
+from pipelines.prompts import Prompt, read_grouped, read_prompts
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,23 @@ def test_bad_prompt_files_are_refused(tmp_path: Path, name: str, content: bytes,
     with pytest.raises(UserError, match=said) as refused:
         read_prompts(str(tmp_path / name))
     assert str(refused.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.tsv", 'Prompt\tCategory\na cat\tAnimals\na "dog"\t \n'),
+        ("p.csv", 'id,CAPTION, Category\n1,a cat,Animals\n2,"a ""dog""",\n'),
+        ("p.jsonl", '{"prompt": "a cat", "Category": "Animals"}\n{"prompt": "a \\"dog\\"", "Category": null}\n'),
+    ],
+)
+def test_groups_stand_beside_captions(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    wanted = [Prompt("a cat", {"Category": "Animals"}), Prompt('a "dog"', {"Category": "(none)"})]
+    assert read_grouped(str(tmp_path / name), ["category"]) == wanted
+    assert [prompt.groups for prompt in read_grouped(str(tmp_path / name), ["style"], needed=False)] == [{}, {}]
+    with pytest.raises(UserError, match="no column style; it has "):
+        read_grouped(str(tmp_path / name), ["style"])
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Which scorers had a say in a model's training, as far as its result and the store it was trained on still tell."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra import files
+from infra.errors import UserError
+from pipelines import raw_pairs, store
+from pipelines.feedback_report import HUMAN, RATER
+from training.result import FACTS
+
+NO_FACTS = f"no {FACTS} beside the model, so nothing is known of its training"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a model's training, and of that of the models that it was trained from."""
+
+    labelled_by: tuple[str, ...] = ()  # scorers whose labels were trained on
+    chosen_by: tuple[str, ...] = ()  # scorers that picked a checkpoint
+    unknown: tuple[str, ...] = ()  # why there may be more; empty where everything is known
+
+    def labelled(self, scorer: str) -> bool | None:
+        """Say whether a scorer also labelled the training data; None where that is unknown.
+
+        Names count, not fingerprints: another version of the same scorer is no independent judge either.
+        """
+        return True if scorer in self.labelled_by else None if self.unknown else False
+
+    def chose(self, scorer: str) -> bool | None:
+        """Say whether a scorer picked a checkpoint; None where that is unknown."""
+        return True if scorer in self.chosen_by else None if NO_FACTS in self.unknown else False
+
+    def told(self, scorers: list[str]) -> dict[str, Any]:
+        """Return it all as the report has it."""
+        marks = {name: {"labelled": self.labelled(name), "chose_checkpoint": self.chose(name)} for name in scorers}
+        return asdict(self) | {"scorers": marks}
+
+
+def find_origin(model: str) -> Origin:
+    """Follow a model's facts back to a model without any.
+
+    Args:
+        model: a diffusers folder, a folder of adapters, or a Hub name, of which nothing is known.
+    """
+    labelled, chosen, unknown = list[str](), list[str](), list[str]()
+    seen: set[Path] = set()
+    path = _local(model)
+    while path and path not in seen and (path / FACTS).is_file():
+        seen.add(path)
+        facts = files.read_json(str(path / FACTS))
+        config = facts["config"]
+        names, doubt = _labellers(facts)
+        labelled, unknown = labelled + names, unknown + ([doubt] if doubt else [])
+        validation = config.get("validation", {})
+        if validation.get("validation_prompts"):
+            chosen.append(validation["validation_scorer"])
+        path = _local(config["model"])
+    if not seen:
+        unknown.append(NO_FACTS)
+    return Origin(*(tuple(dict.fromkeys(found)) for found in (labelled, chosen, unknown)))
+
+
+def _local(model: str) -> Path | None:
+    """Return where a model would lie; None where relative paths and Hub names count from nowhere."""
+    try:
+        return Path(files.resolve(model))
+    except UserError:
+        return None
+
+
+def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
+    """Return the scorers that labelled what a run was trained on, and why there may be others."""
+    data = facts["config"].get("data", {})
+    if not (data.get("store") and data.get("labels")):
+        return [], "its facts name no store and label set"
+    folder, name = data["store"], data["labels"]
+    try:
+        folder = files.resolve(folder)
+        if name not in store.label_sets(folder):
+            return [], f"the label set {name} is no longer in {folder}"
+        labels = store.read_labels_manifest(folder, name)
+        if labels["sha256"] != facts["labels_hash"]:
+            return [], f"the label set {name} in {folder} is not the one that was trained on"
+        return _raters(labels["source"]) if name == HUMAN else ([labels["settings"]["scorer"]], None)
+    except (UserError, OSError) as error:  # a server that is out of reach is no reason not to evaluate
+        return [], f"the labels in {folder} can't be looked up ({error})"
+
+
+def _raters(source: str) -> tuple[list[str], str | None]:
+    """Return the scorers that labelled raw pairs, none where people did."""
+    path = files.resolve(source)
+    config = files.join(path, raw_pairs.CONFIG)
+    settings = files.read_json(config) if files.is_file(config) else {}
+    if "scorer" in settings:  # rank_pairs.py's
+        return [settings["scorer"]], None
+    if "tie_margin" in settings:  # infra/world/label_pairs.py's
+        return [RATER], None
+    return [], None if files.exists(path) else f"who labelled the pairs of {source} can't be looked up: they are gone"
