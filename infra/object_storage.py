@@ -56,7 +56,8 @@ def _client() -> Any:
     server = files.endpoint()
     region = files.open_filesystem(files.S3)[0].region
     style = {"addressing_style": "path"} if server else None  # few servers of one's own have a name per bucket
-    return boto3.client("s3", region_name=region, config=Config(connect_timeout=5, read_timeout=20, s3=style))
+    settings = Config(connect_timeout=5, read_timeout=20, s3=style)
+    return boto3.Session().client("s3", region_name=region, config=settings)
 
 
 def _try_key(client: Any, bucket: str, key: str) -> None:

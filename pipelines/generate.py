@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from pipelines import engine, kinds, pairs, sampling, store
 from pipelines.prompts import read_prompts
@@ -163,6 +163,7 @@ def main(config: GenerateConfig) -> None:
         if (value := getattr(config, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     output = files.resolve(config.output)
+    object_storage.check("--output", output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
     if config.max_tokens is not None:
         kinds.t5_tokens(models.Model(config.model, config.revision).folder(()), config.max_tokens)

@@ -129,8 +129,17 @@ def test_the_marker_is_sent_last_and_deleted_first(
 ) -> None:
     mirror, told = Mirror(f"{bucket}/{tmp_path.name}", tmp_path / "local"), []
     copy, remove = files.copy, files.remove
-    monkeypatch.setattr(files, "copy", lambda *paths: (told.append(("send", paths[1])), copy(*paths))[1])
-    monkeypatch.setattr(files, "remove", lambda path: (told.append(("delete", path)), remove(path))[1])
+
+    def spied_copy(source: str, target: str) -> str:
+        told.append(("send", target))
+        return copy(source, target)
+
+    def spied_remove(path: str) -> None:
+        told.append(("delete", path))
+        remove(path)
+
+    monkeypatch.setattr(files, "copy", spied_copy)
+    monkeypatch.setattr(files, "remove", spied_remove)
     for step in (2, 4):
         folder = checkpoint.begin(mirror.local, step)
         (folder / "network.safetensors").write_bytes(b"weights")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore import exceptions
-from moto import mock_aws
-from moto.core import set_initial_no_auth_action_count
+from moto import settings
 
 from infra import files, object_storage
 from infra.errors import UserError
+from labelers import relabel
+from pipelines import encode_latents, encode_reference, generate
+from training import train_dpo
+from training.config import TrainConfig
 
 SECRET = "PLANTED-7f3a9c"
 
@@ -52,45 +57,32 @@ def test_a_server_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPa
     assert told(f"{bucket}/run") == "no S3 server answers at 127.0.0.1:9 (EndpointConnectionError)"
 
 
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Stand in for AWS itself, with a bucket in another region than the environment's; yields its client there."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    files._s3.cache_clear()  # a client keeps the region that it found
-    with mock_aws():
-        there = boto3.client("s3", region_name="eu-west-1")
-        there.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        there.create_bucket(Bucket="owned", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        yield there
-    files._s3.cache_clear()
-
-
-@pytest.mark.usefixtures("aws")
-def test_a_bucket_in_another_region() -> None:
+def test_a_bucket_in_another_region(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client(bucket)[0].create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    object_storage.check("--output", "s3://far/run")  # a server of one's own takes any region
+    monkeypatch.setattr(files, "endpoint", lambda: None)  # as where the server is AWS; boto3 still finds this one
     assert told("s3://far/run") == "the bucket is in region eu-west-1, not us-east-1; set AWS_DEFAULT_REGION"
 
 
 @pytest.fixture
-def policed(aws: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Have credentials looked at; yields a function that gives the environment those of a user with some rights."""
+def policed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that has credentials looked at, and puts a user's with some rights in the environment."""
+    assert bucket
     iam = boto3.client("iam")
+    name = f"trainer-{uuid.uuid4().hex}"
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
 
     def become(*actions: str) -> None:
-        with_rights = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
-        policy = {"Version": "2012-10-17", "Statement": [with_rights]}
-        iam.create_user(UserName="trainer")
-        iam.put_user_policy(UserName="trainer", PolicyName="rights", PolicyDocument=json.dumps(policy))
-        key = iam.create_access_key(UserName="trainer")["AccessKey"]
+        # AWS counts a look at a bucket as listing it, moto as a right of its own.
+        granted = [*actions, *(["s3:HeadBucket"] if "s3:ListBucket" in actions else [])]
+        policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": granted, "Resource": "*"}]}
+        iam.put_user_policy(UserName=name, PolicyName="rights", PolicyDocument=json.dumps(policy))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-        files._s3.cache_clear()
+        monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0.0)
 
-    with set_initial_no_auth_action_count(3):  # those that make the user
-        yield become
+    return become
 
 
 ALL = ("s3:ListBucket", "s3:PutObject", "s3:GetObject", "s3:DeleteObject")
@@ -105,31 +97,31 @@ ALL = ("s3:ListBucket", "s3:PutObject", "s3:GetObject", "s3:DeleteObject")
         ("s3:DeleteObject", "delete (s3:DeleteObject)"),
     ],
 )
-def test_each_right_is_tried(policed: Any, missing: str, words: str) -> None:
+def test_each_right_is_tried(bucket: str, policed: Callable[..., None], missing: str, words: str) -> None:
     policed(*(right for right in ALL if right != missing))
-    assert told("s3://owned/run") == f"these AWS credentials may not {words} there"
+    assert told(f"{bucket}/run") == f"these AWS credentials may not {words} there"
 
 
-def test_all_four_rights_are_enough(policed: Any) -> None:
+def test_all_four_rights_are_enough(bucket: str, policed: Callable[..., None]) -> None:
     policed(*ALL)
-    object_storage.check("--output", "s3://owned/run")
+    object_storage.check("--output", f"{bucket}/run")
 
 
-def test_wrong_credentials(policed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials(bucket: str, policed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     policed(*ALL)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    assert told("s3://owned/run") == "the AWS credentials are wrong (SignatureDoesNotMatch)"
+    assert told(f"{bucket}/run") == "the AWS credentials are wrong (SignatureDoesNotMatch)"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
-    assert told("s3://owned/run") == "the AWS credentials are wrong (InvalidAccessKeyId)"
+    assert told(f"{bucket}/run") == "the AWS credentials are wrong (InvalidAccessKeyId)"
 
 
-def test_no_credentials(aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    assert aws
+def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    assert told("s3://far/run").startswith("no AWS credentials were found; give them by the environment")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert told(f"{bucket}/run").startswith("no AWS credentials were found; give them by the environment")
 
 
 @pytest.mark.parametrize(
@@ -161,8 +153,28 @@ def test_unfinished_uploads_below_a_path_are_ended_and_others_are_left(bucket: s
 
 
 def test_a_missing_right_to_end_uploads_is_told_and_stops_nothing(
-    policed: Any, capsys: pytest.CaptureFixture[str]
+    bucket: str, policed: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     policed(*ALL)
-    object_storage.abort_uploads("s3://owned/run")
-    assert "s3://owned/run: S3 lets us not list or end unfinished uploads" in capsys.readouterr().err
+    object_storage.abort_uploads(f"{bucket}/run")
+    assert f"{bucket}/run: S3 lets us not list or end unfinished uploads" in capsys.readouterr().err
+
+
+def test_the_commands_that_write_to_s3_look_before_they_do_anything(bucket: str) -> None:
+    nowhere = "s3://not-there/folder"
+    commands = {
+        "--output": [
+            lambda: train_dpo.main(TrainConfig(output=nowhere)),
+            lambda: generate.main(generate.GenerateConfig(output=nowhere)),
+        ],
+        "--store": [
+            lambda: encode_latents.main(encode_latents.EncodeConfig(store=nowhere)),
+            lambda: encode_reference.main(encode_reference.ReferenceConfig(store=nowhere)),
+            lambda: relabel.main(relabel.RelabelConfig(store=nowhere)),
+        ],
+    }
+    assert bucket
+    for flag, mains in commands.items():
+        for main in mains:
+            with pytest.raises(UserError, match=f"^{flag} {nowhere}: there is no bucket not-there$"):
+                main()
