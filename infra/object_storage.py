@@ -128,6 +128,6 @@ def abort_uploads(path: str) -> None:
     except exceptions.ClientError as error:
         if error.response.get("Error", {}).get("Code") not in (*DENIED, "NotImplemented"):
             raise OSError(_refusal(error, bucket)) from None
-        print(f"{path}: S3 lets us not list or end unfinished uploads; those of killed runs stay", file=sys.stderr)
+        print(f"{path}: S3 does not let this run end unfinished uploads; those of killed runs stay", file=sys.stderr)
     except exceptions.BotoCoreError as error:
         raise OSError(_reason(error, bucket)) from None

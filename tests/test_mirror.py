@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from conftest import Killed, train_until_killed
 
 from infra import files
 from infra.errors import UserError
-from training import assembly, checkpoint, loop, train_dpo
+from training import assembly, checkpoint, loop, stopping, train_dpo
 from training.config import TrainConfig
 from training.journal import ASSESSMENTS, STEPS
 from training.mirror import Mirror, open_mirror
@@ -186,6 +190,39 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     assert losses(noted(remote)) == before
     left = {path.removeprefix(f"{remote.output}/").split("/")[0] for path in files.list_files(remote.output)}
     assert left == {"config.json", "revisions.json", STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
+
+
+def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(remote: TrainConfig) -> None:
+    def term(metrics: dict[str, object]) -> None:
+        if metrics["step"] == 1:
+            with stopping.passing_on(remote.output):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(stopping.Stopped, match="after step 1"):
+        loop.train(remote, assembly.Rank(on_step=term))
+    assert checkpoint.complete_steps(remote.output) == [1]
+
+
+def two_ranks(rank: int, runs: list[TrainConfig], meeting: str) -> None:
+    """Take part in runs as one of two ranks, whose caches are disks of their own where a run says so."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    for one in runs:
+        cache = str(one.data.cache).format(rank=rank)
+        loop.train(replace(one, data=replace(one.data, cache=cache)), assembly.Rank(rank, 2))
+    dist.destroy_process_group()
+
+
+def test_two_machines_go_on_with_what_two_ranks_of_one_began(
+    straight: TrainConfig, remote: TrainConfig, tmp_path: Path
+) -> None:
+    straight, remote = (replace(run, data=replace(run.data, micro_batch=4)) for run in (straight, remote))
+    apart = replace(remote.data, cache=str(tmp_path / "machine-{rank}"))
+    runs = [straight, replace(remote, steps=4), replace(remote, data=apart)]
+    torch.multiprocessing.spawn(two_ranks, (runs, f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    assert losses(noted(remote)) == losses(noted(straight))
+    assert is_finished(remote.output, 6)
+    assert not list(tmp_path.glob("machine-*/run-*"))
 
 
 def test_shards_are_refused_for_s3(remote: TrainConfig) -> None:

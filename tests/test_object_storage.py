@@ -157,7 +157,7 @@ def test_a_missing_right_to_end_uploads_is_told_and_stops_nothing(
 ) -> None:
     policed(*ALL)
     object_storage.abort_uploads(f"{bucket}/run")
-    assert f"{bucket}/run: S3 lets us not list or end unfinished uploads" in capsys.readouterr().err
+    assert f"{bucket}/run: S3 does not let this run end unfinished uploads" in capsys.readouterr().err
 
 
 def test_the_commands_that_write_to_s3_look_before_they_do_anything(bucket: str) -> None:

@@ -140,11 +140,11 @@ class Mirror:
 
     def _sweep(self, keep: int, best: int | None) -> None:
         """Delete torn checkpoints on S3, and complete ones but the latest few and the best."""
-        spared = {checkpoint.name_of(step) for step in [*checkpoint.complete_steps(self.place)[-keep:], best or 0]}
+        spared = {*checkpoint.complete_steps(self.place)[-keep:], best}
         folder = files.join(self.place, checkpoint.CHECKPOINTS)
         found = {path.removeprefix(f"{folder}/").split("/")[0] for path in files.list_files(folder)}
         for name in sorted(found):
-            if f"{checkpoint.CHECKPOINTS}/{name}" not in spared:
+            if checkpoint.step_of(Path(name)) not in spared:
                 files.remove(files.join(folder, name, checkpoint.COMPLETE))
                 files.remove(files.join(folder, name))
 
