@@ -5,6 +5,7 @@ Local relative paths count from the repository root.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -34,9 +35,14 @@ def resolve(path: str | Path) -> str:
 
     Raises:
         UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
-            afterwards, or from an installed copy, whose folder is no place for anybody's files.
+            afterwards, or from an installed copy, whose folder is no place for anybody's files; for an s3:// path with
+            something of a URI beside bucket and key, which is not repeated: it may be a secret.
     """
     text = str(path)
+    if text.startswith(S3) and ("?" in text or "@" in text.removeprefix(S3).split("/")[0]):
+        raise UserError(
+            "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
+        )
     if is_remote(text) or os.path.isabs(text):
         return text.rstrip("/") or "/"
     if "/runtime_resources/" in str(ROOT):
@@ -46,13 +52,23 @@ def resolve(path: str | Path) -> str:
     return str(ROOT / text)
 
 
+def endpoint() -> str | None:
+    """Return the S3 server named in the environment; None for AWS itself."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+@functools.cache  # a client finds its credentials once and keeps its connections
+def _s3(server: str | None, attempts: int) -> pafs.S3FileSystem:
+    # Attempts wait longer and longer, with jitter, up to 20 s: ten outlive a minute of refusals.
+    return pafs.S3FileSystem(endpoint_override=server, retry_strategy=pafs.AwsStandardS3RetryStrategy(attempts))
+
+
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a resolved path and the path within it."""
     if path.startswith(S3):
         # S3-compatible servers know fewer checksum headers than AWS does.
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return pafs.S3FileSystem(endpoint_override=endpoint), path.removeprefix(S3)
+        return _s3(endpoint(), int(os.environ.get("AWS_MAX_ATTEMPTS", "10"))), path.removeprefix(S3)
     if path.startswith(HUB):
         import fsspec  # huggingface_hub registers hf:// there; its token stays in the environment of each process
 
@@ -92,9 +108,16 @@ def is_file(path: str) -> bool:
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
-    """List the files below a folder whose names end in suffix, sorted; empty where the folder is absent."""
+    """List the files below a folder whose names end in suffix, sorted; empty where the folder is absent.
+
+    Raises:
+        UserError: if that cannot be found out.
+    """
     filesystem, inner = open_filesystem(folder)
-    entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    try:
+        entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be reached ({str(error).splitlines()[0]})") from error
     scheme = next((scheme for scheme in (S3, HUB) if folder.startswith(scheme)), "")
     return sorted(scheme + e.path for e in entries if e.type == pafs.FileType.File and e.path.endswith(suffix))
 
@@ -124,6 +147,26 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(inner)
+
+
+def copy(source: str, target: str) -> str:
+    """Copy a file between disk and S3, block by block, and return the SHA-256 of its bytes, in hex.
+
+    Raises:
+        OSError: if it could not be read or written, or less arrived than was sent.
+    """
+    (origin, read), (destination, written) = open_filesystem(source), open_filesystem(_writable(target))
+    if not target.startswith(S3):
+        Path(written).parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with origin.open_input_stream(read) as incoming, destination.open_output_stream(written) as outgoing:
+        while block := incoming.read(1 << 22):
+            digest.update(block)
+            size += len(block)
+            outgoing.write(block)
+    if (arrived := destination.get_file_info(written).size) != size:
+        raise OSError(f"{target}: {arrived} of {size} bytes arrived")
+    return digest.hexdigest()
 
 
 def _writable(path: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from labelers import label_rules, label_set, scorers, scoring
 from labelers.scorers import Scorer
@@ -141,6 +141,7 @@ def make_plan(config: RelabelConfig) -> Plan:
         )
     weights = scorers.weights_of(config.scorer, config.weights)
     destination = files.resolve(config.store)
+    object_storage.check("--store", destination)
     manifest = store.read_manifest(destination)
     judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
     world = [name for name, judge in judges.items() if hasattr(judge, "check") and weights[name] in (None, "world")]

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import torch
 
-from infra import cli, dry_run, files, models
+from infra import cli, dry_run, files, models, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, source, store
@@ -117,6 +117,7 @@ class Plan:
 def main(config: EncodeConfig) -> None:
     """Turn raw pairs into a latent store: check, decode, VAE- and text-encode each pair and caption once."""
     destination = files.resolve(config.store)
+    object_storage.check("--store", destination)
     if files.exists(files.join(destination, store.MANIFEST)):
         finished = store.read_manifest(destination)
         _refuse_other_settings(destination, dict(finished.config), config)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from pipelines import engine, store
 from pipelines.visit_pairs import VisitPairs
@@ -134,6 +134,7 @@ def make_plan(config: ReferenceConfig) -> Plan:
     if not 0 <= config.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {config.caption_dropout}: must be between 0 and 1")
     path = files.resolve(config.store)
+    object_storage.check("--store", path)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
     model = models.Model(config.model, config.revision)

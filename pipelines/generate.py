@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from pipelines import engine, kinds, pairs, sampling, start_images, store
 from pipelines.generate_config import PRESETS, GenerateConfig, check_config, image_identity
@@ -129,6 +129,7 @@ def main(config: GenerateConfig) -> None:
     """Draw images of prompts with a diffusers pipeline, the same start noise for every model."""
     config = check_config(config)
     output = files.resolve(config.output)
+    object_storage.check("--output", output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
     _check_models(config)
     model = models.Model(config.model, config.revision).pinned()

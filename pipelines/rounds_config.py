@@ -153,7 +153,7 @@ def check_config(config: RoundsConfig) -> None:
     if rank := config.train.policy.lora_rank:
         raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
     if config.train.output.startswith(files.S3):
-        raise UserError("--output: run folders are local or shared disk; copy the result to S3 afterwards")
+        raise UserError("--output: rounds are kept on local or shared disk; copy their results to S3 afterwards")
     if config.train.model != TrainConfig.model:
         for flag, given in (("--prompts", config.draw.prompts), ("--test-prompts", config.test_prompts)):
             if given.startswith(WORLD):

@@ -82,8 +82,8 @@ def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Line
         state = checkpoint.State(**{**vars(STATE), "step": step})
         checkpoint.save(tmp_path, state, {"network": dict(network.state_dict())})
     with pytest.raises(UserError, match=r"--resume-from 5: .* has complete checkpoints of steps \[2, 4, 6\]"):
-        checkpoint.rewind(tmp_path, 5)
-    checkpoint.rewind(tmp_path, 4)
+        checkpoint.rewind(str(tmp_path), 5)
+    checkpoint.rewind(str(tmp_path), 4)
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(tmp_path)] == [2, 4]
 
 

@@ -41,6 +41,27 @@ def test_files_are_written_listed_read_hashed_and_removed(folder: str) -> None:
     assert files.list_files(folder) == [files.join(folder, "a.txt")]
 
 
+def test_a_copy_is_the_bytes_and_tells_their_hash(folder: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * (5 << 12)  # 5 MiB: more than a block
+    source, there, back = (
+        files.join(path, name) for path, name in ((folder, "a"), (folder, "b/c"), (str(tmp_path), "d/e"))
+    )
+    files.write_bytes(source, content)
+    digest = hashlib.sha256(content).hexdigest()
+    assert [files.copy(source, there), files.copy(there, back)] == [digest, digest]
+    assert files.read_bytes(there) == files.read_bytes(back) == content
+    with pytest.raises(OSError, match="none"):
+        files.copy(files.join(folder, "none"), back)
+
+
+@pytest.mark.parametrize("path", ["s3://KEY:PLANTED@bucket/run", "s3://bucket/run?secret_key=PLANTED"])
+def test_a_path_with_credentials_is_refused_and_not_repeated(path: str) -> None:
+    with pytest.raises(UserError, match="bucket and folder alone") as refused:
+        files.resolve(path)
+    assert "PLANTED" not in str(refused.value)
+    assert files.resolve("s3://bucket/me@home/run/") == "s3://bucket/me@home/run"
+
+
 def test_a_table_is_one_file_and_its_hash_that_of_the_bytes(folder: str) -> None:
     path, table = files.join(folder, "t.parquet"), pa.table({"x": [1, 2, 3]})
     assert files.write_table(path, table) == files.sha256(path)

@@ -198,7 +198,7 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"train": {"data": {"held_out_store": "/nowhere"}}}, "no latent store"),
         ({"train": {"objective": ObjectiveConfig("soft")}}, "--objective soft: the pairs of a round"),
         ({"train": {"objective": ObjectiveConfig(beta=-1.0)}}, "--beta -1: must be above 0"),
-        ({"train": {"output": "s3://bucket/run"}}, "--output: run folders are local"),
+        ({"train": {"output": "s3://bucket/run"}}, "--output: rounds are kept on local"),
         ({"train": {"policy": PolicyConfig(lora_rank=4)}}, "--lora-rank 4: a round starts from a whole model"),
     ],
 )

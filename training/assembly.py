@@ -18,6 +18,7 @@ from training.checkpoint_writer import CheckpointWriter
 from training.config import TrainConfig
 from training.journal import Journal
 from training.loader import Labelled, apply_labels
+from training.mirror import Mirror, open_mirror
 from training.optimizers import make_optimizer
 from training.policy import AdaptersOff, Average, make_policy, trained
 from training.reference_errors import attach
@@ -41,7 +42,8 @@ class Trainer:
 
     config: TrainConfig
     rank: Rank
-    output: Path
+    output: Path  # the run folder; of one on S3 this node's copy
+    mirror: Mirror | None  # of a run folder on S3
     backbone: Backbone
     data: Labelled
     policy: torch.nn.Module
@@ -70,7 +72,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         cpu.keep_freed_memory()
     optimizers.check_optimizer(config.optimizer, rank.device)
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
-    folder, output = config.start.folder(), Path(files.resolve(config.output))
+    folder, mirror = config.start.folder(), open_mirror(config)
+    output = mirror.local if mirror else Path(files.resolve(config.output))
     backbone = open_backbone(folder, config.schedule)
     path = files.resolve(config.data.store)
     soft = config.objective.objective == "soft"
@@ -83,10 +86,10 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
     validator = make_validator(config.validation, backbone, policy, data.staged.manifest, rank.rank, rank.world_size)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
-    journal, writer = Journal(output, enabled=rank.rank == 0), CheckpointWriter(output, rank.world_size)
-    return Trainer(
-        config, rank, output, backbone, data, policy, reference, optimizer, average, validator, few, journal, writer
-    )
+    journal = Journal(output, enabled=rank.rank == 0)
+    writer = CheckpointWriter(files.resolve(config.output), rank.world_size)
+    held = backbone, data, policy, reference, optimizer, average, validator, few, journal, writer
+    return Trainer(config, rank, output, mirror, *held)
 
 
 def make_reference(config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, rank: Rank) -> reward.Reference:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from infra import files
 from infra.errors import UserError
 
-COMPLETE = "complete.json"
+CHECKPOINTS, COMPLETE = "checkpoints", "complete.json"
 Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
 
 
@@ -28,9 +28,14 @@ class State:
     labels_hash: str
 
 
+def name_of(step: int) -> str:
+    """Name the checkpoint after so many steps, from the run folder on."""
+    return f"{CHECKPOINTS}/step-{step:07d}"
+
+
 def folder_of(output: Path, step: int) -> Path:
-    """Name the checkpoint after so many steps."""
-    return output / "checkpoints" / f"step-{step:07d}"
+    """Return the folder of the checkpoint after so many steps."""
+    return output / name_of(step)
 
 
 def step_of(folder: Path) -> int:
@@ -67,9 +72,15 @@ def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
     files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
 
 
+def complete_steps(output: str) -> list[int]:
+    """List the steps of the complete checkpoints in a run folder, local or on S3, the first step first."""
+    found = files.list_files(files.join(output, CHECKPOINTS), f"/{COMPLETE}")
+    return sorted(step_of(Path(path).parent) for path in found)
+
+
 def complete(output: Path) -> list[Path]:
-    """List the complete checkpoints, oldest first."""
-    return sorted(path.parent for path in (output / "checkpoints").glob(f"step-*/{COMPLETE}"))
+    """List the complete checkpoints on disk, oldest first."""
+    return [folder_of(output, step) for step in complete_steps(str(output))]
 
 
 def read_state(folder: Path) -> State:
@@ -92,20 +103,23 @@ def sweep(output: Path, keep: int, best: int | None) -> None:
     """Delete incomplete checkpoints, and complete ones but the latest few and the best."""
     done = complete(output)
     spared = {path.name for path in done[-keep:]} | ({folder_of(output, best).name} if best is not None else set())
-    for path in (output / "checkpoints").glob("step-*"):
+    for path in (output / CHECKPOINTS).glob("step-*"):
         if path.name not in spared:
             shutil.rmtree(path)
 
 
-def rewind(output: Path, step: int) -> None:
+def rewind(output: str, step: int) -> None:
     """Make the checkpoint after a step the latest: later ones are complete no more, and go at the next sweep.
+
+    Args:
+        output: the run folder, local or on S3.
 
     Raises:
         UserError: if there is no complete checkpoint of that step.
     """
-    steps = [step_of(folder) for folder in complete(output)]
+    steps = complete_steps(output)
     if step not in steps:
         raise UserError(f"--resume-from {step}: {output} has complete checkpoints of steps {steps or 'none'}")
     for later in steps:
         if later > step:
-            (folder_of(output, later) / COMPLETE).unlink()
+            files.remove(files.join(output, name_of(later), COMPLETE))

@@ -20,8 +20,8 @@ class CheckpointWriter:
     next call of any method, once.
     """
 
-    def __init__(self, output: Path, world_size: int = 1) -> None:
-        self.output = output
+    def __init__(self, output: str | Path, world_size: int = 1) -> None:
+        self.output = output  # for what is told
         # Jobs of all ranks talk to one another while the main threads do, so they need a group of their own.
         self.workers: Any = dist.new_group(backend="gloo") if world_size > 1 else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -36,7 +36,7 @@ class CheckpointWriter:
         """Raise the error of a job that has failed, without waiting for one that still runs.
 
         Raises:
-            UserError: if the disk refused the checkpoint.
+            UserError: if disk or S3 refused the checkpoint.
         """
         if self._pending is not None and self._pending.done():
             self.wait()
@@ -45,7 +45,7 @@ class CheckpointWriter:
         """Wait until the job is done.
 
         Raises:
-            UserError: if the disk refused the checkpoint.
+            UserError: if disk or S3 refused the checkpoint.
         """
         pending, self._pending = self._pending, None
         if pending is None:

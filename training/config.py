@@ -28,7 +28,7 @@ class DataConfig:
     held_out_store: str | None = None
     """Latent store of another split, for the held-out implicit accuracy."""
     cache: str | None = None
-    """Folder for the memory-mapped copy, per node; by default in the temporary folder."""
+    """Folder for each node's copies of the store and of a run folder on S3; by default in the temporary folder."""
     global_batch: int = 32
     """Pairs per optimizer step, over all workers. The paper: 2048."""
     micro_batch: int = 16
@@ -70,7 +70,7 @@ class TrainConfig:
     reference_revision: str | None = None
     """Revision of the reference's Hub name."""
     output: str = "runs/dpo"
-    """Run folder; the same folder again resumes."""
+    """Run folder, local or s3://; the same folder again resumes."""
     seed: int = 0
     steps: int = 100
     checkpoint_every: int = 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from infra.errors import UserError
@@ -17,25 +18,35 @@ def resume(trainer: Trainer) -> int:
     Raises:
         UserError: if the checkpoint belongs to other data, seed or batch.
     """
-    done = agree(checkpoint.complete(trainer.output), trainer.rank)  # a shared disk may show ranks different things
-    if not done:
+    latest = agree(_latest(trainer) if trainer.rank.rank == 0 else None, trainer.rank)
+    if latest is None:
         trainer.journal.rewind(0)
         return 0
-    state = agree(checkpoint.read_state(done[-1]) if trainer.rank.rank == 0 else None, trainer.rank)
+    if trainer.mirror:
+        trainer.mirror.bring(latest)
+    folder = checkpoint.folder_of(trainer.output, latest)
+    state = agree(checkpoint.read_state(folder) if trainer.rank.rank == 0 else None, trainer.rank)
     expected = run_state(trainer, state.step)
     if state != expected:
         told = "; ".join(
             f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
         )
-        raise UserError(f"{trainer.output} holds another run ({told}); give another --output")
+        raise UserError(f"{trainer.writer.output} holds another run ({told}); give another --output")
     weights = trained(trainer.policy)
-    load_weights(trainer.policy, sharded_checkpoint.load(done[-1], "network", weights))
-    moments = sharded_checkpoint.load(done[-1], "optimizer", weights)
+    load_weights(trainer.policy, sharded_checkpoint.load(folder, "network", weights))
+    moments = sharded_checkpoint.load(folder, "optimizer", weights)
     optimizers.load_state(trainer.optimizer, weights, moments)
     if trainer.average:
-        trainer.average.load(sharded_checkpoint.load(done[-1], "ema", weights), state.step)
+        trainer.average.load(sharded_checkpoint.load(folder, "ema", weights), state.step)
     trainer.journal.rewind(state.step)
     return state.step
+
+
+def _latest(trainer: Trainer) -> int | None:
+    """Find the step of the last complete checkpoint; None without one. Only rank 0 looks."""
+    if trainer.mirror:
+        return trainer.mirror.begin()
+    return max(checkpoint.complete_steps(str(trainer.output)), default=None)
 
 
 def run_state(trainer: Trainer, step: int) -> checkpoint.State:
@@ -62,7 +73,16 @@ def save(trainer: Trainer, step: int) -> None:
     if first or sharded:
         kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
         write = partial(sharded_checkpoint.save, workers=trainer.writer.workers) if sharded else checkpoint.save
-        trainer.writer.submit(partial(write, *kept))
+        jobs = [partial(write, *kept)]
+        if trainer.mirror:
+            keep, best = trainer.config.keep_checkpoints, trainer.journal.best_step()
+            jobs.append(partial(trainer.mirror.send, step, keep, best))
+        trainer.writer.submit(partial(_in_turn, jobs))
+
+
+def _in_turn(jobs: Sequence[Callable[[], None]]) -> None:
+    for job in jobs:
+        job()
 
 
 def sweep(trainer: Trainer) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from infra import files
 from infra.errors import UserError
 from training import assembly, checkpoint, keeping, reward, sharded_checkpoint, sharding, stopping
 from training.assembly import Rank, Trainer
@@ -62,7 +63,7 @@ def run_steps(trainer: Trainer) -> None:
         trainer.journal.step(record.finish(time.perf_counter() - started, waited, config.data.global_batch))
         rank.on_step({"step": step, "loss": record.values["loss"]})
         trainer.writer.check()
-        stopped = stopping.agreed(trainer.output, rank.rank, rank.world_size, rank.device)
+        stopped = stopping.agreed(files.resolve(config.output), rank.rank, rank.world_size, rank.device)
         if stopped or is_due(config, step):
             keeping.save(trainer, step)
         if stopped:
@@ -153,7 +154,7 @@ def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, bat
     named = named or sorted(pair for _, all_pairs in everyone for pair in all_pairs)
     raise UserError(
         f"step {step + 1}: {what} {', '.join(map(str, named))} is not finite; nothing was updated, "
-        f"the last checkpoint in {trainer.output} stands"
+        f"the last checkpoint in {trainer.writer.output} stands"
     )
 
 
@@ -163,6 +164,8 @@ def finish(trainer: Trainer) -> None:
     if trainer.rank.rank == 0:
         keeping.sweep(trainer)
     best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
+    if trainer.mirror:
+        trainer.mirror.bring(best)
     weights, kept = trained(trainer.policy), "ema" if trainer.average else "network"
     folder = checkpoint.folder_of(trainer.output, best)
     load_weights(trainer.policy, sharded_checkpoint.load(folder, kept, weights))
@@ -184,5 +187,9 @@ def finish(trainer: Trainer) -> None:
         facts["train"] = trainer.journal.summary()
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
     trainer.journal.close()
+    if trainer.mirror and trainer.rank.rank == 0:
+        trainer.mirror.finish(trainer.config.keep_checkpoints, best)
     if trainer.rank.world_size > 1:
         dist.barrier()
+    if trainer.mirror:
+        trainer.mirror.forget()

@@ -35,7 +35,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     """
     data = config.data
     check_flags(config)
-    done = [checkpoint.step_of(folder) for folder in checkpoint.complete(Path(files.resolve(config.output)))]
+    done = checkpoint.complete_steps(files.resolve(config.output))
     taken = max(done, default=0) if config.resume_from is None else config.resume_from
     if config.steps < taken:
         raise UserError(f"--steps {config.steps}: this run has already taken {taken}; give another --output")

@@ -68,10 +68,20 @@ def result_folder(output: Path) -> Path:
     return output / RESULT
 
 
-def is_finished(output: Path, steps: int) -> bool:
-    """Say whether a run has its result after so many steps; the facts are written last. More steps go on from there."""
-    path = result_folder(output) / FACTS
-    return path.is_file() and files.read_json(str(path))["train"]["steps"] >= steps
+def is_finished(output: str | Path, steps: int) -> bool:
+    """Say whether a run has its result after so many steps; the facts are written last. More steps go on from there.
+
+    Args:
+        output: the run folder, local or on S3.
+    """
+    path = files.join(str(output), RESULT, FACTS)
+    return files.is_file(path) and files.read_json(path)["train"]["steps"] >= steps
+
+
+def remove_result(output: str) -> None:
+    """Delete the result in a run folder, local or on S3; first the facts, without which it is none."""
+    files.remove(files.join(output, RESULT, FACTS))
+    files.remove(files.join(output, RESULT))
 
 
 def write_result(
@@ -103,7 +113,7 @@ def write_result(
         "max_tokens": tokens_of(kind_of(backbone.folder), manifest.embeddings),  # to sample and score with
         "config": asdict(config),
     }
-    (folder / "README.md").write_text(_card(config, output.name, facts, len(data.rows)))
+    (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows)))
     files.write_json(str(folder / FACTS), facts)
     shutil.rmtree(result_folder(output), ignore_errors=True)
     folder.rename(result_folder(output))

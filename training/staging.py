@@ -76,10 +76,7 @@ def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Ca
     Raises:
         UserError: if the cache is another user's or its disk too full; and fill's own.
     """
-    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if base.stat().st_uid != os.getuid():
-        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
+    base = cache_folder(cache)
     folder = base / name
     with open(base / f"{name}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -90,6 +87,19 @@ def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Ca
             fill(folder)
             (folder / "complete").touch()
     return folder
+
+
+def cache_folder(cache: str | None) -> Path:
+    """Return the folder of this node's copies: as given, or in the temporary folder.
+
+    Raises:
+        UserError: if it is another user's.
+    """
+    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if base.stat().st_uid != os.getuid():
+        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
+    return base
 
 
 def staged_bytes(manifest: store.Manifest) -> int:

@@ -7,8 +7,10 @@ from there.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,7 +23,10 @@ from infra import files
 STOP = "stop.json"
 EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
 
+LOOK_EVERY = 5.0  # seconds; a look at S3 takes tens of milliseconds
+
 _terminated = threading.Event()
+_looked: dict[str, float] = {}  # when each run folder was looked at
 
 
 class Stopped(Exception):
@@ -52,12 +57,14 @@ def listening() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def passing_on(output: Path) -> Iterator[None]:
+def passing_on(output: str | Path) -> Iterator[None]:
     """Turn SIGTERM inside the block into a note in the run folder, which asks the workers, wherever they are, to end.
+
+    The run folder may be on S3.
 
     Only a process's main thread may use this.
     """
-    before = signal.signal(signal.SIGTERM, lambda *_: files.write_json(str(output / STOP), {"reason": "SIGTERM"}))
+    before = signal.signal(signal.SIGTERM, lambda *_: files.write_json(_note_of(output), {"reason": "SIGTERM"}))
     try:
         yield
     finally:
@@ -68,14 +75,27 @@ def _note(_signal: int, _frame: FrameType | None) -> None:
     _terminated.set()
 
 
-def asked_by_driver(output: Path) -> bool:
+def _note_of(output: str | Path) -> str:
+    return files.join(str(output), STOP)
+
+
+def asked_by_driver(output: str | Path) -> bool:
     """Say whether the driver asked the workers to end."""
-    return (output / STOP).exists()
+    return files.exists(_note_of(output))
 
 
-def agreed(output: Path, rank: int, world_size: int, device: torch.device) -> bool:
+def _look_is_due(output: str) -> bool:
+    """Say whether to look for the driver's note now: on a disk at every step, on S3 every few seconds."""
+    now = time.monotonic()
+    if files.is_remote(output) and now - _looked.get(output, -math.inf) < LOOK_EVERY:
+        return False
+    _looked[output] = now
+    return True
+
+
+def agreed(output: str | Path, rank: int, world_size: int, device: torch.device) -> bool:
     """Say, alike on every rank, whether any of them was asked to end; rank 0 alone looks for the driver's note."""
-    asked = _terminated.is_set() or (rank == 0 and asked_by_driver(output))
+    asked = _terminated.is_set() or (rank == 0 and _look_is_due(str(output)) and asked_by_driver(output))
     if world_size == 1:
         return asked
     told = torch.tensor([float(asked)], device=device)

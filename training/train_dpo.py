@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra import cli, files
+from infra import cli, files, object_storage
 from infra.errors import UserError
 from pipelines.store import writer_lock
 from training import checkpoint
@@ -18,7 +18,7 @@ from training.config import TrainConfig
 from training.plan import print_plan
 from training.preflight import check_config
 from training.presets import PRESETS
-from training.result import is_finished, result_folder
+from training.result import RESULT, is_finished, remove_result
 
 # Settings that do not change what is computed, but for rounding, so a resumed run may have others.
 FREE = (
@@ -32,34 +32,33 @@ REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision"
 
 def main(config: TrainConfig) -> None:
     """Align a diffusion model with the preferences in a latent store, on Ray Train workers."""
-    if config.output.startswith("s3://"):
-        raise UserError("--output: run folders are local or shared disk; copy the result to S3 afterwards")
-    output = Path(files.resolve(config.output))
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
-        print(f"{output}: already finished, its result is {result_folder(output)}", flush=True)
+        print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
         return
-    if (output / "config.json").exists():
+    if files.exists(files.join(output, "config.json")):
         _refuse_other_settings(output, config)
     pinned = check_config(_as_begun(output, config))
-    with writer_lock(str(output)):
+    with writer_lock(output):
         if config.resume_from is not None:
             checkpoint.rewind(output, config.resume_from)
-            files.remove(str(result_folder(output)))  # of a run that is not finished any more
-        cli.save_config(str(output), config)
-        files.write_json(str(output / REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
+            remove_result(output)  # of a run that is not finished any more
+        cli.save_config(output, config)
+        files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         from training.workers import launch
 
         launch(pinned, output)
         if not is_finished(output, config.steps):
             raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
-    print(f"{output}: finished, its result is {result_folder(output)}", flush=True)
+    print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
 
 
-def _as_begun(output: Path, config: TrainConfig) -> TrainConfig:
+def _as_begun(output: str, config: TrainConfig) -> TrainConfig:
     """Take the models at the commits that a run began with: a resumed run keeps its start and its reference."""
-    path = output / REVISIONS
-    return replace(config, **files.read_json(str(path))) if path.exists() else config
+    path = files.join(output, REVISIONS)
+    return replace(config, **files.read_json(path)) if files.exists(path) else config
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -69,8 +68,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name not in FREE}
 
 
-def _refuse_other_settings(output: Path, config: TrainConfig) -> None:
-    before, now = _flat(cli.begun_with(str(output / "config.json"), TrainConfig())), _flat(cli.as_saved(config))
+def _refuse_other_settings(output: str | Path, config: TrainConfig) -> None:
+    path = files.join(str(output), "config.json")
+    before, now = _flat(cli.begun_with(path, TrainConfig())), _flat(cli.as_saved(config))
     differing = [f"{name} was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
     if differing:
         raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -41,8 +40,11 @@ class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
         worker_group.execute(stopping.listen)
 
 
-def launch(config: TrainConfig, output: Path) -> None:
+def launch(config: TrainConfig, output: str) -> None:
     """Run the training loop on Ray Train workers; a lost worker restarts the group from the last checkpoint.
+
+    Args:
+        output: the run folder, local or on S3.
 
     Raises:
         UserError: with the loop's own sentence, or if the cluster cannot hold the workers.
@@ -52,7 +54,8 @@ def launch(config: TrainConfig, output: Path) -> None:
     use_gpu = engine.device_count() > 0
     _check_room(config, use_gpu)
     for name in (REFUSAL, stopping.STOP):
-        files.remove(str(output / name))
+        files.remove(files.join(output, name))
+    storage, attempts = files.open_filesystem(files.join(output, "ray"))
     least = config.min_workers
     trainer = TorchTrainer(
         run_worker,
@@ -67,24 +70,26 @@ def launch(config: TrainConfig, output: Path) -> None:
         # exact, not Ray Train's snapshot, which can lag behind it.
         run_config=RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
-            storage_path=str(output / "ray"),
+            storage_path=attempts,
+            storage_filesystem=storage if files.is_remote(output) else None,
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=config.max_failures, max_preemption_failures=config.max_preemptions
             ),
         ),
     )
+    refusal = files.join(output, REFUSAL)
     try:
         with stopping.passing_on(output):  # after connect(), which sets a handler of its own
             trainer.fit()
     except Exception:
-        if not (output / REFUSAL).exists():
+        if not files.exists(refusal):
             raise
-    if (output / REFUSAL).exists():
-        raise UserError(files.read_json(str(output / REFUSAL))["sentence"])
-    files.remove(str(output / "ray"))
+    if files.exists(refusal):
+        raise UserError(files.read_json(refusal)["sentence"])
+    files.remove(files.join(output, "ray"))
     if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
-        done = checkpoint.complete(output)
-        print(f"{output}: {stopping.Stopped(checkpoint.step_of(done[-1]) if done else 0)}", file=sys.stderr, flush=True)
+        step = max(checkpoint.complete_steps(output), default=0)
+        print(f"{output}: {stopping.Stopped(step)}", file=sys.stderr, flush=True)
         raise SystemExit(stopping.EXIT)
 
 
@@ -110,9 +115,9 @@ def run_worker(arguments: dict[str, Any]) -> None:
     for a lost worker and starts again, and the second attempt sees the file and returns at once.
     """
     config: TrainConfig = arguments["config"]
-    output = Path(files.resolve(config.output))
-    refusal = output / REFUSAL
-    if refusal.exists() or stopping.asked_by_driver(output):
+    output = files.resolve(config.output)
+    refusal = files.join(output, REFUSAL)
+    if files.exists(refusal) or stopping.asked_by_driver(output):
         return
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
@@ -122,7 +127,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
     try:
         train(config, rank)
     except UserError as error:
-        files.write_json(str(refusal), {"sentence": str(error)})
+        files.write_json(refusal, {"sentence": str(error)})
         raise
     except stopping.Stopped:
         if not stopping.asked_by_driver(output):  # this or another worker's node goes: Ray Train starts the rest again

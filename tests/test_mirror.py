@@ -1,0 +1,252 @@
+"""Run folders on S3: a machine that has nothing of an interrupted run goes on with it exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import Killed, train_until_killed
+
+from infra import files
+from infra.errors import UserError
+from training import assembly, checkpoint, loop, stopping, train_dpo
+from training.config import TrainConfig
+from training.journal import ASSESSMENTS, STEPS
+from training.mirror import Mirror, open_mirror
+from training.result import FACTS, RESULT, is_finished
+from training.sharding import ShardingConfig
+
+EXACT = ("step", "loss", "stream", "gradient_norm", "accuracy", "learning_rate")
+
+
+@pytest.fixture
+def config(config: TrainConfig) -> TrainConfig:
+    return replace(config, data=replace(config.data, held_out_store=None, micro_batch=8))
+
+
+@pytest.fixture
+def straight(config: TrainConfig) -> TrainConfig:
+    """Return settings of a run on disk."""
+    return config
+
+
+@pytest.fixture
+def remote(config: TrainConfig, bucket: str, tmp_path: Path) -> TrainConfig:
+    """Return settings of the same run on S3."""
+    return replace(config, output=f"{bucket}/{tmp_path.name}/run")
+
+
+def elsewhere(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """Return the settings of a run for a machine that has nothing of it."""
+    return replace(config, data=replace(config.data, cache=str(tmp_path / "another-machine")))
+
+
+def noted(config: TrainConfig, name: str = STEPS) -> list[dict[str, object]]:
+    return [json.loads(line) for line in files.read_bytes(files.join(config.output, name)).splitlines()]
+
+
+def losses(rows: list[dict[str, object]]) -> list[list[object]]:
+    return [[row[name] for name in EXACT] for row in rows]
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    """Read the files below a folder by their names from there."""
+    return {path.split(f"/{RESULT}/")[1]: files.read_bytes(path) for path in files.list_files(folder)}
+
+
+def test_a_run_goes_on_from_s3_with_an_empty_disk_bit_for_bit(
+    straight: TrainConfig, remote: TrainConfig, tmp_path: Path
+) -> None:
+    loop.train(straight, assembly.Rank())
+    train_until_killed(remote, 5)
+    assert checkpoint.complete_steps(remote.output) == [2, 4]
+    assert [row["step"] for row in noted(remote)][:4] == [1, 2, 3, 4]
+    assert not is_finished(remote.output, 6)
+    second = elsewhere(remote, tmp_path)
+    loop.train(second, assembly.Rank())
+    assert losses(noted(remote)) == losses(noted(straight))
+    assert [row["step"] for row in noted(remote)] == [1, 2, 3, 4, 5, 6]
+    assert noted(remote, ASSESSMENTS) == noted(straight, ASSESSMENTS)
+    assert checkpoint.complete_steps(remote.output) == [4, 6]
+    network = [files.join(run.output, checkpoint.name_of(6), "network.safetensors") for run in (remote, straight)]
+    assert files.read_bytes(network[0]) == files.read_bytes(network[1])
+    mirror = open_mirror(second)
+    assert mirror is not None
+    assert not mirror.local.exists()  # a finished run leaves nothing on the machine
+
+
+def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote: TrainConfig) -> None:
+    straight, remote = replace(straight, steps=2), replace(remote, steps=2)
+    loop.train(straight, assembly.Rank())
+    loop.train(remote, assembly.Rank())
+    assert is_finished(remote.output, 2)
+    assert not is_finished(remote.output, 3)
+    disk, s3 = (contents(files.join(run.output, RESULT)) for run in (straight, remote))
+    assert disk.keys() == s3.keys()
+    facts = json.loads(disk.pop(FACTS)), json.loads(s3.pop(FACTS))
+    assert [fact["config"].pop("output") for fact in facts] == [straight.output, remote.output]
+    assert [fact.pop("train")["steps"] for fact in facts] == [2, 2]  # and how fast they were taken
+    assert facts[0] == facts[1]
+    told = disk.pop("README.md").decode().replace(straight.output, remote.output)
+    assert told == s3.pop("README.md").decode()
+    assert disk == s3
+    assert "unet/diffusion_pytorch_model.safetensors" in disk
+
+
+def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig, remote: TrainConfig) -> None:
+    loop.train(straight, assembly.Rank())
+    train_until_killed(remote, 5)
+    torn = files.join(remote.output, checkpoint.name_of(4))
+    files.remove(files.join(torn, checkpoint.COMPLETE))
+    files.remove(files.join(torn, "optimizer.safetensors"))
+    files.write_bytes(files.join(torn, "left.bin"), b"of the torn one")
+    files.write_bytes(files.join(remote.output, checkpoint.name_of(3), "left.bin"), b"of another")
+    assert checkpoint.complete_steps(remote.output) == [2]
+    loop.train(remote, assembly.Rank())  # on the machine whose disk still holds step 4, complete
+    assert losses(noted(remote)) == losses(noted(straight))
+    assert not [path for path in files.list_files(remote.output) if path.endswith("left.bin")]
+    assert checkpoint.complete_steps(remote.output) == [4, 6]
+
+
+@pytest.mark.parametrize("what", ["altered", "missing"])
+def test_a_checkpoint_that_is_not_what_its_marker_says_is_refused(
+    remote: TrainConfig, tmp_path: Path, what: str
+) -> None:
+    train_until_killed(remote, 3)
+    path = files.join(remote.output, checkpoint.name_of(2), "network.safetensors")
+    content = files.read_bytes(path)
+    files.remove(path)
+    if what == "altered":
+        files.write_bytes(path, content[:-1] + b"?")
+    with pytest.raises(UserError, match=rf"^s3://.*/step-0000002/network\.safetensors: {what}.*; delete s3://"):
+        loop.train(elsewhere(remote, tmp_path), assembly.Rank())
+
+
+def test_the_marker_is_sent_last_and_deleted_first(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, told = Mirror(f"{bucket}/{tmp_path.name}", tmp_path / "local"), []
+    copy, remove = files.copy, files.remove
+
+    def spied_copy(source: str, target: str) -> str:
+        told.append(("send", target))
+        return copy(source, target)
+
+    def spied_remove(path: str) -> None:
+        told.append(("delete", path))
+        remove(path)
+
+    monkeypatch.setattr(files, "copy", spied_copy)
+    monkeypatch.setattr(files, "remove", spied_remove)
+    for step in (2, 4):
+        folder = checkpoint.begin(mirror.local, step)
+        (folder / "network.safetensors").write_bytes(b"weights")
+        state = checkpoint.State(step, seed=0, global_batch=8, store_hash="s", labels_hash="l")
+        hashes = {"network.safetensors": files.sha256(str(folder / "network.safetensors"))}
+        checkpoint.mark(folder, state, hashes)
+        mirror.send(step, keep=1, best=None)
+    for step in (2, 4):
+        place = files.join(mirror.place, checkpoint.name_of(step))
+        sent = [path for what, path in told if what == "send" and path.startswith(place)]
+        assert sent == [f"{place}/network.safetensors", f"{place}/{checkpoint.COMPLETE}"]
+    mirror.send(4, keep=1, best=None)  # makes room first: step 2 is neither the latest nor the best
+    place = files.join(mirror.place, checkpoint.name_of(2))
+    assert [path for what, path in told if what == "delete"] == [f"{place}/{checkpoint.COMPLETE}", place]
+    assert checkpoint.complete_steps(mirror.place) == [4]
+    (folder / "network.safetensors").write_bytes(b"others")
+    with pytest.raises(OSError, match="altered since it was written"):
+        mirror.send(4, keep=1, best=None)
+
+
+def test_the_command_finds_on_s3_what_it_finds_on_disk(
+    remote: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launch(config: TrainConfig, _: str) -> None:
+        loop.train(config, assembly.Rank())
+
+    monkeypatch.setattr("training.workers.launch", launch)
+    train_dpo.main(remote)
+    assert files.read_json(files.join(remote.output, "config.json"))["steps"] == 6
+    train_dpo.main(elsewhere(remote, tmp_path))
+    assert f"{remote.output}: already finished, its result is {remote.output}/result" in capsys.readouterr().out
+    with pytest.raises(UserError, match="seed was 0, now 1"):
+        train_dpo.main(replace(remote, seed=1))
+    with pytest.raises(UserError, match=r"--resume-from 3: .* has complete checkpoints of steps \[4, 6\]"):
+        train_dpo.main(replace(remote, resume_from=3))
+    before = losses(noted(remote))
+    monkeypatch.setattr("training.workers.launch", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        train_dpo.main(replace(remote, resume_from=4))
+    assert checkpoint.complete_steps(remote.output) == [4]
+    assert not files.exists(files.join(remote.output, RESULT))
+    monkeypatch.setattr("training.workers.launch", launch)
+    train_dpo.main(remote)
+    assert losses(noted(remote)) == before
+    left = {path.removeprefix(f"{remote.output}/").split("/")[0] for path in files.list_files(remote.output)}
+    assert left == {"config.json", "revisions.json", STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
+
+
+def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(remote: TrainConfig) -> None:
+    def term(metrics: dict[str, object]) -> None:
+        if metrics["step"] == 1:
+            with stopping.passing_on(remote.output):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(stopping.Stopped, match="after step 1"):
+        loop.train(remote, assembly.Rank(on_step=term))
+    assert checkpoint.complete_steps(remote.output) == [1]
+
+
+def two_ranks(rank: int, runs: list[TrainConfig], meeting: str) -> None:
+    """Take part in runs as one of two ranks, whose caches are disks of their own where a run says so."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    for one in runs:
+        cache = str(one.data.cache).format(rank=rank)
+        loop.train(replace(one, data=replace(one.data, cache=cache)), assembly.Rank(rank, 2))
+    dist.destroy_process_group()
+
+
+def test_two_machines_go_on_with_what_two_ranks_of_one_began(
+    straight: TrainConfig, remote: TrainConfig, tmp_path: Path
+) -> None:
+    straight, remote = (replace(run, data=replace(run.data, micro_batch=4)) for run in (straight, remote))
+    apart = replace(remote.data, cache=str(tmp_path / "machine-{rank}"))
+    runs = [straight, replace(remote, steps=4), replace(remote, data=apart)]
+    torch.multiprocessing.spawn(two_ranks, (runs, f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    assert losses(noted(remote)) == losses(noted(straight))
+    assert is_finished(remote.output, 6)
+    assert not list(tmp_path.glob("machine-*/run-*"))
+
+
+def test_shards_are_refused_for_s3(remote: TrainConfig) -> None:
+    config = replace(remote, sharding=ShardingConfig(sharding="fsdp"))
+    with pytest.raises(UserError, match=r"--sharding fsdp: its checkpoints need a shared disk; --output s3://.* is on"):
+        train_dpo.main(config)
+
+
+def test_a_secret_of_the_environment_is_in_nothing_that_is_written(
+    remote: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "PLANTED-7f3a9c"
+    monkeypatch.setenv("AWS_SESSION_TOKEN", secret)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setattr("training.workers.launch", lambda config, _: loop.train(config, assembly.Rank()))
+    files._s3.cache_clear()  # a client keeps the credentials that it found
+    remote = replace(remote, steps=2)
+    train_dpo.main(remote)
+    files._s3.cache_clear()
+    written = files.list_files(remote.output)
+    assert any(path.endswith(FACTS) for path in written)
+    assert not [path for path in written if secret.encode() in files.read_bytes(path)]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    with pytest.raises(UserError, match=r"^an s3:// path is bucket and folder alone") as refused:
+        train_dpo.main(replace(remote, output=f"s3://KEY:{secret}@dpo-test/run"))
+    told = capfd.readouterr()
+    assert secret not in str(refused.value) + told.out + told.err
