@@ -33,10 +33,12 @@ def resolve(path: str | Path) -> str:
     The working directory is never used: under `ray job submit` it is wherever Ray was started.
 
     Raises:
-        UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
-            afterwards, or from an installed copy, whose folder is no place for anybody's files.
+        UserError: for s3:// or hf:// alone; for a relative path when the code itself runs from Ray's per-job upload,
+            which is deleted afterwards, or from an installed copy, whose folder is no place for anybody's files.
     """
     text = str(path)
+    if is_remote(text) and text.split("//", 1)[1][:1] in ("", "/"):
+        raise UserError(f"{text}: names no bucket; write s3://bucket/folder")
     if is_remote(text) or os.path.isabs(text):
         return text.rstrip("/") or "/"
     if "/runtime_resources/" in str(ROOT):

@@ -7,7 +7,6 @@ preferred, 0.0 where slot 1 was, 0.5 for a tie (Kirstain et al. 2023, Pick-a-Pic
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,13 +78,19 @@ def check_caption(caption: object) -> Refusal | None:
 
 def check_label(label_0: object, label_1: object, strict: bool) -> Refusal | None:
     """Refuse a label outside {0, 0.5, 1}, and with strict one that label_1 contradicts."""
-    if not isinstance(label_0, (int, float)) or math.isnan(label_0):
-        return Refusal("label", "label_0 is null" if label_0 is None else f"label_0 is {label_0}")
+    if label_0 is None:
+        return Refusal("label", "label_0 is null")
+    if not isinstance(label_0, (int, float)):
+        return Refusal("label", f"label_0 is {_short(label_0)}, not a number")
     if label_0 not in (0.0, 0.5, 1.0):
         return Refusal("label", f"label_0 is {label_0}, not 0, 0.5 or 1")
     if strict and contradicts(label_0, label_1):
-        return Refusal("label", f"label_1 {label_1} contradicts label_0 {label_0}")
+        return Refusal("label", f"label_1 {_short(label_1)} contradicts label_0 {label_0}")
     return None
+
+
+def _short(value: object) -> str:
+    return str(value)[:40]  # a reason must not hold a row's contents, however long
 
 
 def contradicts(label_0: object, label_1: object) -> bool:
