@@ -145,7 +145,7 @@ def fingerprint(folder: Path, name: str) -> str:
     Keys that only record where or with which version a component was saved do not count.
 
     Raises:
-        UserError: if the component has no safetensors weights.
+        UserError: if the component has no safetensors weights, or what is named so is something else.
     """
     settings = {
         k: v for k, v in component_config(folder, name).items() if not k.startswith("_") and not k.endswith("_version")
@@ -159,6 +159,7 @@ def fingerprint(folder: Path, name: str) -> str:
     if not weights:
         raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
     for path in weights:
+        _shapes(path)  # reads the header, which a pickle under this name has not
         digest.update(bytes.fromhex(files.sha256(str(path))))
     return digest.hexdigest()
 

@@ -56,9 +56,32 @@ def pair_ids(table: pa.Table) -> npt.NDArray[np.int64]:
         [rows] int64.
     """
     names = identity_columns(table.column_names)
-    columns = [table[name].to_pylist() for name in names]
-    rows = zip(*columns, strict=True)
+    rows = zip(*(values(table[name]) for name in names), strict=True)
     return np.array([hash64(b"pair", *map(_identity_bytes, row)) for row in rows], dtype=np.int64)
+
+
+def values(column: pa.ChunkedArray | pa.Array) -> list[object]:
+    """Read a column as Python values; text that is not UTF-8 as its bytes.
+
+    Parquet promises UTF-8, and not every writer keeps that; Arrow finds out only when a value is read.
+    """
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def as_rows(table: pa.Table) -> list[dict[str, object]]:
+    """Read a table as rows, each value as values() gives it."""
+    columns = [values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _identity_bytes(value: object) -> bytes:
@@ -70,7 +93,8 @@ def _identity_bytes(value: object) -> bytes:
 def check_caption(caption: object) -> Refusal | None:
     """Refuse a caption that no text encoder should see."""
     if not isinstance(caption, str):
-        return Refusal("caption", "caption is null" if caption is None else "caption is not text")
+        what = {type(None): "null", bytes: "bytes, not UTF-8 text"}.get(type(caption), "not text")
+        return Refusal("caption", f"caption is {what}")
     if len(caption) > MAX_CAPTION:
         return Refusal("caption", f"caption longer than {MAX_CAPTION} characters")
     return None
