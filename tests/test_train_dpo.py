@@ -76,6 +76,7 @@ def train_workers(surroundings: dict[str, str]) -> set[int]:
     return found
 
 
+@pytest.mark.chaos
 def test_sigkill_of_a_worker_mid_step_changes_no_loss(
     two_workers: Path, flags: list[str], ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
