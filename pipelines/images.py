@@ -42,7 +42,7 @@ def open_image(content: object) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImage(f"image promises {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}")
             if max(image.size) > MAX_RATIO * min(image.size):
-                raise BadImage(f"image is {image.width}x{image.height}, one side over {MAX_RATIO} times the other")
+                raise BadImage(f"one side of the image is over {MAX_RATIO} times the other")
             return _rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise

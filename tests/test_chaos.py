@@ -36,6 +36,7 @@ from pipelines import encode_plan, engine, pairs, source, store
 from pipelines.captions import CaptionEncoder
 from pipelines.encoders import CheckAndDecode, LatentEncoder
 from pipelines.raw_pairs import SCHEMA, labelled_pair
+from pipelines.store_summary import count_reasons, kept_prompt_ids
 from training.staging import stage
 
 pytestmark = pytest.mark.chaos
@@ -125,7 +126,7 @@ REFUSED = {
     "corrupt": (GOOD[:20] + b"\xff" * 20 + GOOD[40:], "image cannot be decoded: "),
     "markup": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image cannot be decoded: UnidentifiedImageError"),
     "range unknown": (encoded(flat(1.5, "F"), "TIFF"), "image has numbers of mode F, whose range is not known"),
-    "1 x 60000": (encoded(flat(RED, size=(1, 60_000))), "image is 1x60000, one side over 50 times the other"),
+    "1 x 60000": (encoded(flat(RED, size=(1, 60_000))), "one side of the image is over 50 times the other"),
     "bomb": (png_of(12_000, 12_000), "image promises 12000x12000 pixels, over the limit of 64000000"),
     "greater bomb": (png_of(60_000, 60_000), "image cannot be decoded: DecompressionBombError"),
 }
@@ -282,6 +283,26 @@ def test_in_float16_the_reason_names_the_flag_that_helps() -> None:
     rows = latents_of([float("nan"), 1.0], "float16")
     assert rows[0]["reason"].endswith("SDXL's own VAE overflows in float16: use --dtype float32")
     assert rows[1]["status"] == "kept"
+
+
+def test_where_no_pair_is_kept_the_sentence_names_the_commonest_reason(tmp_path: Path) -> None:
+    told = ["latents are not finite; hint"] * 3 + ["image is empty"]
+    folder = tmp_path / "pairs" / "status=quarantined"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"stage": ["latent"] * 3 + ["image"], "reason": told}), folder / "x.parquet")
+    plan: Any = SimpleNamespace(destination=str(tmp_path), config=SimpleNamespace(source="raw"))
+    with pytest.raises(UserError, match=r"raw: no pair was kept; most often: latent: .*; hint \(3 rows\)"):
+        kept_prompt_ids(plan)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="no pair was kept; all rows are ties"):
+        kept_prompt_ids(plan)
+
+
+def test_a_manifest_names_a_hundred_reasons_and_counts_the_rest() -> None:
+    reasons = [f"label_0 is {n}" for n in range(150)] + ["label_0 is null"] * 2
+    counted = count_reasons(pa.table({"stage": ["label"] * 152, "reason": reasons}))
+    assert next(iter(counted.items())) == ("label: label_0 is null", 2)
+    assert (len(counted), counted["other reasons"], sum(counted.values())) == (101, 51, 152)
 
 
 # 15. Stores of another version

@@ -107,5 +107,5 @@ def test_sixteen_bits_of_grey_keep_their_upper_eight() -> None:
 def test_strips_are_refused_beyond_fifty_to_one(size: tuple[int, int]) -> None:
     assert decode_image(encoded(Image.new("RGB", size)), 8).shape == (8, 8, 3)
     longer = size[0] + (size[0] > 1), size[1] + (size[1] > 1)
-    with pytest.raises(BadImage, match=f"{longer[0]}x{longer[1]}, one side over 50 times the other"):
+    with pytest.raises(BadImage, match="one side of the image is over 50 times the other"):
         decode_image(encoded(Image.new("RGB", longer)), 8)
