@@ -20,6 +20,7 @@ MAX_CAPTION = 10_000  # characters; the longest real prompts have a few hundred
 # What names a comparison, in order of preference. Contents are never part of it, so a repaired image keeps its id.
 IDENTITIES = (("ranking_id", "image_0_uid", "image_1_uid"), ("caption", "image_0_uid", "image_1_uid"))
 IDENTITY_OF_CONTENT = ("caption", "jpg_0", "jpg_1")
+NO_LENGTH = b"\xff" * 8  # in a hash, where a null stands: no value is so long
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Refusal:
     reason: str
 
 
-def hash64(*parts: bytes) -> int:
-    """Hash byte strings, each with its length, to a signed 64-bit integer (BLAKE2b)."""
+def hash64(*parts: bytes | None) -> int:
+    """Hash byte strings, each with its length, to a signed 64-bit integer (BLAKE2b); None differs from all of them."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
+        digest.update(NO_LENGTH if part is None else len(part).to_bytes(8, "little"))
+        digest.update(part or b"")
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
@@ -84,10 +85,8 @@ def as_rows(table: pa.Table) -> list[dict[str, object]]:
     return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _identity_bytes(value: object) -> bytes:
-    if value is None:
-        return b"\x00null"
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+def _identity_bytes(value: object) -> bytes | None:
+    return value if value is None or isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
 
 def check_caption(caption: object) -> Refusal | None:

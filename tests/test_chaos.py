@@ -37,6 +37,8 @@ from pipelines.captions import CaptionEncoder
 from pipelines.encoders import CheckAndDecode, LatentEncoder
 from pipelines.raw_pairs import SCHEMA, labelled_pair
 from pipelines.store_summary import count_reasons, kept_prompt_ids
+from training.backbone import open_backbone
+from training.backbone_base import EVERY
 from training.staging import stage
 
 pytestmark = pytest.mark.chaos
@@ -387,6 +389,16 @@ def test_pickled_weights_beside_none_are_not_loaded(trapped: tuple[Path, Path]) 
         models.fingerprint(folder, "vae")
     with pytest.raises(OSError, match="safetensors"):
         LatentEncoder(models.Model(str(folder)), 64, "mean", False, 0, 4, "float32")
+    assert not target.exists()
+
+
+def test_a_pickle_in_the_networks_place_is_refused_where_it_would_be_loaded(trapped: tuple[Path, Path]) -> None:
+    folder, target = trapped
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").replace(
+        folder / "unet" / "diffusion_pytorch_model.safetensors"
+    )
+    with pytest.raises(UserError, match=r"unet/diffusion_pytorch_model\.safetensors: not a readable safetensors file"):
+        open_backbone(folder, EVERY).load_network()
     assert not target.exists()
 
 

@@ -183,6 +183,19 @@ def test_ids_are_their_identitys_whatever_stands_around(
     assert len(set(known.values())) == len(known)
 
 
+@given(st.lists(st.none() | st.binary(max_size=6) | TEXTS.map(str.encode), min_size=1, max_size=10))
+def test_text_of_any_bytes_is_read_and_named_by_its_bytes(contents: list[bytes | None]) -> None:
+    plain = pa.array(contents, pa.binary())
+    for column in (plain.view(pa.string()), pa.chunked_array([plain.view(pa.string())]).cast(pa.large_string())):
+        read = pairs.values(column)
+        assert [v.encode() if isinstance(v, str) else v for v in read] == contents
+        assert all(pairs.check_caption(value) is None for value in read if isinstance(value, str))
+        assert all(pairs.check_caption(value) for value in read if not isinstance(value, str))
+    rest = {"jpg_0": [b"1"] * len(contents), "jpg_1": [b"2"] * len(contents)}
+    as_text, as_bytes = pa.table({"caption": plain.view(pa.string())} | rest), pa.table({"caption": plain} | rest)
+    assert pairs.pair_ids(as_text).tolist() == pairs.pair_ids(as_bytes).tolist()
+
+
 @given(ranking=INT64, one=TEXTS, other=TEXTS)
 def test_a_pair_in_both_orders_is_two_pairs_of_one_caption(ranking: int, one: str, other: str) -> None:
     # Slots are part of what a pair is: each order is a comparison of its own, with a label of its own.
