@@ -1,9 +1,9 @@
 # make demo: the whole path and its report.  make feedback: the same on AI feedback.  make arena: judge the demo's images.
-# make test: the proof.  make check: style and types.
+# make test: the proof.  make chaos: the part of it about faults and bad input.  make check: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo feedback arena test check cluster cluster-down format
+.PHONY: demo feedback arena test chaos check cluster cluster-down format
 
 demo: .venv/installed
 	$(BIN)/python infra/demo.py
@@ -18,6 +18,9 @@ arena: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(TESTS)
+
+chaos: .venv/installed-dev
+	$(BIN)/python -m pytest -m chaos
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

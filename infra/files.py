@@ -35,14 +35,17 @@ def resolve(path: str | Path) -> str:
 
     Raises:
         UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
-            afterwards, or from an installed copy, whose folder is no place for anybody's files; for an s3:// path with
-            something of a URI beside bucket and key, which is not repeated: it may be a secret.
+            afterwards, or from an installed copy, whose folder is no place for anybody's files; for s3:// or hf://
+            alone; for an s3:// path with something of a URI beside bucket and key, which is not repeated: it may be a
+            secret.
     """
     text = str(path)
     if text.startswith(S3) and ("?" in text or "@" in text.removeprefix(S3).split("/")[0]):
         raise UserError(
             "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
         )
+    if is_remote(text) and text.split("//", 1)[1][:1] in ("", "/"):
+        raise UserError(f"{text}: names no bucket; write s3://bucket/folder")
     if is_remote(text) or os.path.isabs(text):
         return text.rstrip("/") or "/"
     if "/runtime_resources/" in str(ROOT):

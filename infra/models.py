@@ -145,12 +145,23 @@ def fingerprint(folder: Path, name: str) -> str:
     Keys that only record where or with which version a component was saved do not count.
 
     Raises:
-        UserError: if the component has no safetensors weights.
+        UserError: as default_weights does.
     """
     settings = {
         k: v for k, v in component_config(folder, name).items() if not k.startswith("_") and not k.endswith("_version")
     }
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for path in default_weights(folder, name):
+        digest.update(bytes.fromhex(files.sha256(str(path))))
+    return digest.hexdigest()
+
+
+def default_weights(folder: Path, name: str) -> list[Path]:
+    """List one component's default weights, their headers read.
+
+    Raises:
+        UserError: if there are no safetensors weights, or what is named so is something else, a pickle for one.
+    """
     weights = sorted(
         path
         for path in (folder / name).glob("*.safetensors")
@@ -159,8 +170,8 @@ def fingerprint(folder: Path, name: str) -> str:
     if not weights:
         raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
     for path in weights:
-        digest.update(bytes.fromhex(files.sha256(str(path))))
-    return digest.hexdigest()
+        _shapes(path)
+    return weights
 
 
 def _is_variant(weights: Path) -> bool:

@@ -136,7 +136,7 @@ def read_labelled(name: str, split: str) -> Labelled:
     """
     raw = scoring.open_pairs(name, split)
     columns = raw.dataset.to_table(columns=["caption", "label_0"])
-    captions, labels = columns["caption"].to_pylist(), columns["label_0"].to_pylist()
+    captions, labels = (pairs.values(columns[name]) for name in ("caption", "label_0"))
     good = np.array(
         [
             pairs.check_caption(caption) is None and pairs.check_label(label, None, strict=False) is None

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import torch
 
@@ -76,14 +77,14 @@ def read_source(dataset: pads.Dataset, strict_labels: bool) -> SourceRows:
     columns = [name for name in ("caption", "label_0", "label_1") if name in dataset.schema.names]
     for batch in dataset.to_batches(columns=columns):
         rows += batch.num_rows
-        for row in batch.to_pylist():
+        for row in pairs.as_rows(pa.Table.from_batches([batch])):
             label = row["label_0"]
             if pairs.check_caption(row["caption"]) or pairs.check_label(label, row.get("label_1"), strict_labels):
                 refused += 1
             elif label == 0.5:
                 ties += 1
             else:
-                unique.add(row["caption"])
+                unique.add(str(row["caption"]))
     return SourceRows(rows, ties, refused, len(unique))
 
 

@@ -42,7 +42,7 @@ class CheckAndDecode:
             The row's ids, label, uids and models, and pixels_0, pixels_1: [R*R*3] uint8 as bytes, null unless kept.
         """
         ids, rows = pairs.pair_ids(raw), []
-        for pair_id, row in zip(ids, raw.to_pylist(), strict=True):
+        for pair_id, row in zip(ids, pairs.as_rows(raw), strict=True):
             out: dict[str, object] = {
                 name: _text(row.get(name)) for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")
             }
@@ -74,6 +74,8 @@ _DECODED = pa.schema(
 
 
 def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     return None if value is None else str(value)
 
 
@@ -104,7 +106,7 @@ class LatentEncoder:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Replace pixels by latents [C*H*W] float16 (moments: [2*C*H*W], mean then standard deviation).
 
-        A pair whose latents are not finite is quarantined.
+        A pair whose latents are not finite is quarantined, in float16 with a hint: SDXL's own VAE overflows there.
         """
         kept = np.array(decoded["status"].to_pylist()) == "kept"
         ids = decoded["pair_id"].to_numpy()[kept]
@@ -172,7 +174,9 @@ class LatentEncoder:
             full[good] = values[finite]
             columns[name] = store.half_lists(full, ~good)
         lost = kept & ~good
-        for name, value in (("status", "quarantined"), ("stage", "latent"), ("reason", "latents are not finite")):
+        hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if self.dtype == torch.float16 else ""
+        reason = f"latents are not finite{hint}"
+        for name, value in (("status", "quarantined"), ("stage", "latent"), ("reason", reason)):
             columns[name] = pa.array(np.where(lost, value, np.array(decoded[name].to_pylist(), object)), pa.string())
         schema = store.pairs_schema(self.latent_size, self.flip)
         return pa.table([columns[name] for name in schema.names], schema=schema)

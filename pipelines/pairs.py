@@ -7,7 +7,6 @@ preferred, 0.0 where slot 1 was, 0.5 for a tie (Kirstain et al. 2023, Pick-a-Pic
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,7 @@ MAX_CAPTION = 10_000  # characters; the longest real prompts have a few hundred
 # What names a comparison, in order of preference. Contents are never part of it, so a repaired image keeps its id.
 IDENTITIES = (("ranking_id", "image_0_uid", "image_1_uid"), ("caption", "image_0_uid", "image_1_uid"))
 IDENTITY_OF_CONTENT = ("caption", "jpg_0", "jpg_1")
+NO_LENGTH = b"\xff" * 8  # in a hash, where a null stands: no value is so long
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Refusal:
     reason: str
 
 
-def hash64(*parts: bytes) -> int:
-    """Hash byte strings, each with its length, to a signed 64-bit integer (BLAKE2b)."""
+def hash64(*parts: bytes | None) -> int:
+    """Hash byte strings, each with its length, to a signed 64-bit integer (BLAKE2b); None differs from all of them."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
+        digest.update(NO_LENGTH if part is None else len(part).to_bytes(8, "little"))
+        digest.update(part or b"")
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
@@ -57,21 +57,43 @@ def pair_ids(table: pa.Table) -> npt.NDArray[np.int64]:
         [rows] int64.
     """
     names = identity_columns(table.column_names)
-    columns = [table[name].to_pylist() for name in names]
-    rows = zip(*columns, strict=True)
+    rows = zip(*(values(table[name]) for name in names), strict=True)
     return np.array([hash64(b"pair", *map(_identity_bytes, row)) for row in rows], dtype=np.int64)
 
 
-def _identity_bytes(value: object) -> bytes:
-    if value is None:
-        return b"\x00null"
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+def values(column: pa.ChunkedArray | pa.Array) -> list[object]:
+    """Read a column as Python values; text that is not UTF-8 as its bytes.
+
+    Parquet promises UTF-8, and not every writer keeps that; Arrow finds out only when a value is read.
+    """
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def as_rows(table: pa.Table) -> list[dict[str, object]]:
+    """Read a table as rows, each value as values() gives it."""
+    columns = [values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _identity_bytes(value: object) -> bytes | None:
+    return value if value is None or isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
 
 def check_caption(caption: object) -> Refusal | None:
     """Refuse a caption that no text encoder should see."""
     if not isinstance(caption, str):
-        return Refusal("caption", "caption is null" if caption is None else "caption is not text")
+        what = {type(None): "null", bytes: "bytes, not UTF-8 text"}.get(type(caption), "not text")
+        return Refusal("caption", f"caption is {what}")
     if len(caption) > MAX_CAPTION:
         return Refusal("caption", f"caption longer than {MAX_CAPTION} characters")
     return None
@@ -79,13 +101,19 @@ def check_caption(caption: object) -> Refusal | None:
 
 def check_label(label_0: object, label_1: object, strict: bool) -> Refusal | None:
     """Refuse a label outside {0, 0.5, 1}, and with strict one that label_1 contradicts."""
-    if not isinstance(label_0, (int, float)) or math.isnan(label_0):
-        return Refusal("label", "label_0 is null" if label_0 is None else f"label_0 is {label_0}")
+    if label_0 is None:
+        return Refusal("label", "label_0 is null")
+    if not isinstance(label_0, (int, float)):
+        return Refusal("label", f"label_0 is {_short(label_0)}, not a number")
     if label_0 not in (0.0, 0.5, 1.0):
         return Refusal("label", f"label_0 is {label_0}, not 0, 0.5 or 1")
     if strict and contradicts(label_0, label_1):
-        return Refusal("label", f"label_1 {label_1} contradicts label_0 {label_0}")
+        return Refusal("label", f"label_1 {_short(label_1)} contradicts label_0 {label_0}")
     return None
+
+
+def _short(value: object) -> str:
+    return str(value)[:40]  # a reason must not hold a row's contents, however long
 
 
 def contradicts(label_0: object, label_1: object) -> bool:

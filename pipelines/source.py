@@ -121,7 +121,7 @@ def captions_of(dataset: pads.Dataset, wanted: set[int]) -> Iterator[tuple[int, 
     """Yield (prompt_id, caption) once for each wanted prompt_id found in the source."""
     left = set(wanted)
     for batch in dataset.to_batches(columns=["caption"]):
-        for caption in batch.column(0).unique().to_pylist():
-            if pairs.check_caption(caption) is None and (key := pairs.prompt_id(caption)) in left:
+        for caption in pairs.values(batch.column(0).unique()):
+            if isinstance(caption, str) and (key := pairs.prompt_id(caption)) in left:
                 left.remove(key)
                 yield key, caption

@@ -143,7 +143,7 @@ def read_manifest(store: str) -> Manifest:
     """Read a finished store's manifest.
 
     Raises:
-        UserError: if the store is absent, unfinished, or of another schema version.
+        UserError: if the store is absent, unfinished, or of another schema version, or its manifest is not whole.
     """
     path = files.join(store, MANIFEST)
     if not files.exists(path):
@@ -153,12 +153,18 @@ def read_manifest(store: str) -> Manifest:
             + ("unfinished; run encode_latents.py again to finish it" if unfinished else "no latent store here")
         )
     value = files.read_json(path)
-    if value.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {value.get('schema_version')}; this code reads {SCHEMA_VERSION}")
-    value["counts"] = Counts(**value["counts"])
-    value["latent_shape"] = tuple(value["latent_shape"])
-    value["embeddings"] = {name: tuple(shape) for name, shape in value["embeddings"].items()}
-    return Manifest(**value)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version}; this code reads {SCHEMA_VERSION}: encode again into another --store"
+        )
+    try:
+        value["counts"] = Counts(**value["counts"])
+        value["latent_shape"] = tuple(value["latent_shape"])
+        value["embeddings"] = {name: tuple(shape) for name, shape in value["embeddings"].items()}
+        return Manifest(**value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole manifest of schema version {SCHEMA_VERSION} ({error})") from error
 
 
 def kept_ids(store: str) -> npt.NDArray[np.int64]:

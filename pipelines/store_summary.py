@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +18,42 @@ from pipelines import engine, store
 if TYPE_CHECKING:
     from pipelines.encode_latents import Plan
 
+MAX_REASONS = 100  # named in a manifest; some hold a number from the row, so a spoilt source may have millions
+
 
 def kept_prompt_ids(plan: Plan) -> list[int]:
     """List the captions of the kept pairs, each once.
 
     Raises:
-        UserError: if no pair was kept.
+        UserError: if no pair was kept, with the most frequent reason.
     """
-    folder = files.join(plan.destination, "pairs", "status=kept")
+    rows = _rows_of(plan, "kept", ["prompt_id"])
+    if rows is None:
+        refused = _rows_of(plan, "quarantined", ["stage", "reason"])
+        told = "all rows are ties"
+        if refused is not None:
+            reason, count = next(iter(count_reasons(refused).items()))
+            told = f"most often: {reason} ({count} rows); {files.join(plan.destination, 'pairs')} has them all"
+        raise UserError(f"--source {plan.config.source}: no pair was kept; {told}")
+    return rows["prompt_id"].unique().to_pylist()
+
+
+def _rows_of(plan: Plan, status: str, columns: list[str]) -> pa.Table | None:
+    folder = files.join(plan.destination, "pairs", f"status={status}")
     filesystem, _ = files.open_filesystem(folder)
     paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
-    if not paths:
-        reasons = files.join(plan.destination, "pairs", "status=quarantined")
-        raise UserError(f"--source {plan.config.source}: no pair was kept; {reasons} says why")
-    rows = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["prompt_id"])
-    return rows["prompt_id"].unique().to_pylist()
+    return pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=columns) if paths else None
+
+
+def count_reasons(refused: pa.Table) -> dict[str, int]:
+    """Count quarantined rows by stage and reason, the most frequent first; beyond MAX_REASONS together."""
+    counted = Counter(
+        f"{stage}: {reason}"
+        for stage, reason in zip(refused["stage"].to_pylist(), refused["reason"].to_pylist(), strict=True)
+    )
+    named = dict(counted.most_common(MAX_REASONS))
+    rest = counted.total() - sum(named.values())
+    return named | ({"other reasons": rest} if rest else {})
 
 
 def summarise(plan: Plan) -> store.Manifest:
@@ -65,9 +87,7 @@ def summarise(plan: Plan) -> store.Manifest:
             f"{plan.destination}: {rows.num_rows} rows stored for {counts.rows_in} in the source; "
             "the source changed while it was encoded: give another --store"
         )
-    reasons: dict[str, int] = {}
-    for stage, reason in zip(stages[refused], np.array(rows["reason"].to_pylist(), object)[refused], strict=True):
-        reasons[f"{stage}: {reason}"] = reasons.get(f"{stage}: {reason}", 0) + 1
+    reasons = count_reasons(rows.filter(pa.array(refused)))
     kept = rows.filter(pa.array(status == "kept"))
     nulls = pa.nulls(kept.num_rows, pa.float32())
     human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]

@@ -87,6 +87,7 @@ def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Line
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(tmp_path)] == [2, 4]
 
 
+@pytest.mark.chaos
 def test_a_full_disk_ends_the_run_with_one_sentence(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = checkpoint.save
 

@@ -79,6 +79,7 @@ def test_the_store_is_readable_without_us(encoded_store: Path) -> None:
     assert "" in prompts["caption"]
 
 
+@pytest.mark.chaos
 def test_a_rerun_of_a_finished_store_does_nothing(
     encoded_store: Path, raw_pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_rerun_of_a_finished_store_does_nothing(
         main(replace(config, seed=9))
 
 
+@pytest.mark.chaos
 def test_sigkill_of_the_driver_loses_and_doubles_nothing(
     ray_environment: dict[str, str], submit: Submit, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_refusal_ends_the_process_with_2(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "error: --source /nowhere: /nowhere does not exist\n")
 
 
+@pytest.mark.chaos
 def test_duplicate_pairs_and_missing_columns_are_refused(tmp_path: Path) -> None:
     rows = rendered_pairs(3)
     twice = write_pairs(tmp_path / "twice", [*rows, rows[1]])

@@ -86,6 +86,8 @@ def test_a_truncated_jpeg_is_refused() -> None:
         decode_image(whole[: len(whole) // 2], 32)
 
 
+@pytest.mark.chaos
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_is_refused_by_its_header() -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -94,3 +96,16 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(BadImage, match="12000x12000"):
         decode_image(bomb, 32)
+
+
+def test_sixteen_bits_of_grey_keep_their_upper_eight() -> None:
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    assert np.array_equal(decode_image(encoded(Image.fromarray(ramp)), 8)[..., 0], ramp >> 8)
+
+
+@pytest.mark.parametrize("size", [(1, 50), (50, 1)])
+def test_strips_are_refused_beyond_fifty_to_one(size: tuple[int, int]) -> None:
+    assert decode_image(encoded(Image.new("RGB", size)), 8).shape == (8, 8, 3)
+    longer = size[0] + (size[0] > 1), size[1] + (size[1] > 1)
+    with pytest.raises(BadImage, match="one side of the image is over 50 times the other"):
+        decode_image(encoded(Image.new("RGB", longer)), 8)

@@ -192,6 +192,7 @@ def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
     assert [row["gradient_norm"] for row in rows] == pytest.approx([rows[0]["gradient_norm"]] * 3, rel=1e-3)
 
 
+@pytest.mark.chaos
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pair(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
     assert facts["store_hash"] in (folder / "README.md").read_text()
 
 
+@pytest.mark.chaos
 def test_a_torn_checkpoint_is_not_taken_and_an_altered_one_is_refused(config: TrainConfig) -> None:
     loop.train(replace(config, steps=4), assembly.Rank())
     output = Path(config.output)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 from infra.models import fingerprint
 
 
@@ -12,11 +15,11 @@ def test_other_variants_of_the_weights_do_not_count(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"d_model": 24, "transformers_version": "1"}')
     for part in (1, 2):
-        (folder / f"model-0000{part}-of-00002.safetensors").write_bytes(bytes([part]))
+        save_file({"x": torch.tensor([part])}, folder / f"model-0000{part}-of-00002.safetensors")
     before = fingerprint(tmp_path, "text_encoder_3")
     for name in ("model.fp16", "model.fp16-00001-of-00002", "model-00001-of-00002.fp16", "model.non_ema"):
         (folder / f"{name}.safetensors").write_bytes(b"other")
     (folder / "config.json").write_text('{"d_model": 24, "transformers_version": "2"}')
     assert fingerprint(tmp_path, "text_encoder_3") == before
-    (folder / "model-00002-of-00002.safetensors").write_bytes(b"3")
+    save_file({"x": torch.tensor([3])}, folder / "model-00002-of-00002.safetensors")
     assert fingerprint(tmp_path, "text_encoder_3") != before

@@ -82,3 +82,9 @@ def test_bad_captions_are_refused(caption: object) -> None:
 def test_odd_captions_are_text_like_any_other(caption: str) -> None:
     assert pairs.check_caption(caption) is None
     assert -(2**63) <= pairs.prompt_id(caption) < 2**63
+
+
+def test_a_null_is_named_like_no_text() -> None:
+    rest = {"image_0_uid": ["a", "a", "a"], "image_1_uid": ["b", "b", "b"]}
+    ids = pairs.pair_ids(pa.table({"caption": [None, "\x00null", ""], **rest})).tolist()
+    assert len(set(ids)) == 3

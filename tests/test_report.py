@@ -86,6 +86,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.chaos
 def test_captions_are_text_and_nothing_is_loaded_from_elsewhere(config: report.ReportConfig) -> None:
     _, html = made(config)
     page = Page(html)

@@ -97,6 +97,7 @@ def straight(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     return replace(config, output=str(tmp_path / "straight"))
 
 
+@pytest.mark.chaos
 def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, straight: TrainConfig) -> None:
     process = start(config, "step")
     process.send_signal(signal.SIGTERM)
@@ -107,6 +108,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, 
     go_on_and_compare(config, straight)
 
 
+@pytest.mark.chaos
 def test_sigkill_while_a_checkpoint_is_written_loses_that_one_only(config: TrainConfig, straight: TrainConfig) -> None:
     process = start(config, "write")
     process.kill()

@@ -82,6 +82,7 @@ def test_absent_unfinished_and_foreign_stores_are_refused(tmp_path: Path) -> Non
         store.read_manifest(str(tmp_path))
 
 
+@pytest.mark.chaos
 def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     first = store.writer_lock(str(tmp_path))
     with first, pytest.raises(UserError, match="another job"), store.writer_lock(str(tmp_path)):

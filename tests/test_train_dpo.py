@@ -34,6 +34,7 @@ def test_one_and_two_workers_see_the_same_stream(
     assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
 
 
+@pytest.mark.chaos
 def test_sigkill_of_a_worker_mid_step_changes_no_loss(
     two_workers: Path, training_flags: list[str], ray_environment: dict[str, str], tmp_path: Path
 ) -> None:

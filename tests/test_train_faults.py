@@ -22,6 +22,8 @@ from infra.files import ROOT
 from pipelines import store
 from training import checkpoint
 
+pytestmark = pytest.mark.chaos
+
 
 def begin(flags: list[str], output: Path, surroundings: dict[str, str]) -> subprocess.Popen[bytes]:
     """Submit a run and go on."""

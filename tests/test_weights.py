@@ -61,6 +61,7 @@ def old_format(value: object, path: Path) -> None:
     ("name", "file"),
     [("hpsv2", "HPS_v2_compressed.pt"), ("hpsv2.1", "HPS_v2.1_compressed.pt"), ("aesthetics", "head.pth")],
 )
+@pytest.mark.chaos
 def test_code_in_a_checkpoint_does_not_run(folder: Path, name: str, file: str, write: Callable[..., None]) -> None:
     target, path = folder / "made by the pickle", folder / name / file
     write({"state_dict": Hostile(target)}, path)
@@ -73,6 +74,7 @@ def test_code_in_a_checkpoint_does_not_run(folder: Path, name: str, file: str, w
     assert target.exists()
 
 
+@pytest.mark.chaos
 def test_torchscript_is_code(folder: Path) -> None:
     path = folder / "hpsv2" / "HPS_v2_compressed.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
@@ -80,6 +82,7 @@ def test_torchscript_is_code(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pickscore", "aesthetics"])
+@pytest.mark.chaos
 def test_pickled_transformers_weights_are_not_looked_at(folder: Path, name: str) -> None:
     path = folder / name / "model.safetensors"
     torch.save(load_file(path), folder / name / "pytorch_model.bin")

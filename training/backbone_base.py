@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-from infra import torchvision_guard  # noqa: F401  (before diffusers)
+from infra import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.errors import UserError
 
 from diffusers import ModelMixin  # isort: skip
@@ -40,7 +43,12 @@ class DiffusersNetwork:
         self.folder, self.chosen = folder, config.timesteps
 
     def load_network(self) -> Any:
-        """Load the network to train, float32, without dropout: policy and reference must see the same function."""
+        """Load the network to train, float32, without dropout: policy and reference must see the same function.
+
+        Raises:
+            UserError: if its weights are not safetensors.
+        """
+        models.default_weights(self.folder, self.network_folder)
         network = self.network_class.from_pretrained(
             self.folder, subfolder=self.network_folder, use_safetensors=True, dtype=torch.float32
         )
