@@ -110,19 +110,33 @@ def is_file(path: str) -> bool:
     return _type(path) == pafs.FileType.File
 
 
+def _below(folder: str) -> list[pafs.FileInfo]:
+    filesystem, inner = open_filesystem(folder)
+    try:
+        entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be reached ({str(error).splitlines()[0]})") from error
+    return [entry for entry in entries if entry.type == pafs.FileType.File]
+
+
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """List the files below a folder whose names end in suffix, sorted; empty where the folder is absent.
 
     Raises:
         UserError: if that cannot be found out.
     """
-    filesystem, inner = open_filesystem(folder)
-    try:
-        entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be reached ({str(error).splitlines()[0]})") from error
     scheme = next((scheme for scheme in (S3, HUB) if folder.startswith(scheme)), "")
-    return sorted(scheme + e.path for e in entries if e.type == pafs.FileType.File and e.path.endswith(suffix))
+    return sorted(scheme + entry.path for entry in _below(folder) if entry.path.endswith(suffix))
+
+
+def stamps(folder: str) -> list[tuple[str, int, int]]:
+    """List the files below a folder, sorted: the path within it, size in bytes and time of the last change in ns.
+
+    Raises:
+        UserError: if that cannot be found out.
+    """
+    inner = open_filesystem(folder)[1]
+    return sorted((entry.path.removeprefix(f"{inner}/"), entry.size, entry.mtime_ns) for entry in _below(folder))
 
 
 def read_bytes(path: str) -> bytes:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from infra import files
 from infra.errors import UserError
+from infra.node_cache import staged_once
 
 
 def quiet() -> None:
@@ -26,26 +27,29 @@ def quiet() -> None:
 
 ADAPTERS = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
 WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
+MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".jinja")  # what is copied from S3; no pickle and no code
 VARIANTS = ("fp16", "non_ema")  # other weights of the same component, which lie beside the default ones
 
 
 def local_folder(
     model: str, revision: str | None = None, weights_of: Sequence[str] = ("*",), flag: str = "--model"
 ) -> Path:
-    """Return the local folder of a model, fetching it from the Hub if it is a name and not a folder.
+    """Return the local folder of a model, fetching it from S3, or from the Hub if it is a name and not a folder.
 
-    Only configurations, tokenizers and the components' safetensors are fetched: no pickle, no code, and none of the
-    whole checkpoints that lie beside the components in some repositories.
+    Only configurations, tokenizers and safetensors are fetched: no pickle, no code, and from the Hub only those of the
+    components, none of the whole checkpoints that lie beside them in some repositories.
 
     Args:
-        weights_of: the components whose weights are needed.
+        weights_of: the components whose weights are needed; from S3 all come.
         flag: that named the model, for a refusal's sentence.
 
     Raises:
         UserError: if there is neither such a folder nor such a model.
     """
+    if model.startswith(files.S3):
+        return _from_s3(model, flag)
     if "://" in model:
-        raise UserError(f"{flag} {model}: give a local folder or a Hub name; copy the model to local disk first")
+        raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
     folder = Path(files.resolve(model))
     if (folder / "model_index.json").is_file():
         return folder
@@ -74,6 +78,23 @@ def local_folder(
         ) from error
 
 
+def _from_s3(model: str, flag: str) -> Path:
+    """Copy a folder on S3 to this node's disk, once for what its files are now, and return the copy."""
+    source = files.resolve(model)
+    stamps = [stamp for stamp in files.stamps(source) if stamp[0].endswith(MODEL_FILES)]
+    names = [name for name, _, _ in stamps]
+    if "model_index.json" not in names:
+        adapters = "adapters (LoRA), not a model; name the base they belong to"
+        raise UserError(f"{flag} {model}: holds {adapters if ADAPTERS in names else 'no diffusers model'}")
+
+    def fill(folder: Path) -> None:
+        for name in names:
+            files.copy(files.join(source, name), str(folder / name))
+
+    content = hashlib.sha256(repr((source, stamps)).encode()).hexdigest()
+    return staged_once(None, f"model-{content[:32]}", sum(size for _, size, _ in stamps), source, fill)
+
+
 @dataclass(frozen=True)
 class Model:
     """A model by its name and commit: what is sent to other nodes, where the driver's own folder may not exist."""
@@ -97,6 +118,8 @@ def adapters_folder(flag: str, path: str) -> Path:
     Raises:
         UserError: naming the flag, if there are no adapters in safetensors.
     """
+    if path.startswith(files.S3):
+        raise UserError(f"{flag} {path}: adapters are read from a disk that all nodes share; copy the folder there")
     folder = Path(files.resolve(path))
     if not (folder / ADAPTERS).is_file():
         raise UserError(f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result")

@@ -93,8 +93,10 @@ def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
     """Read what a finished run says of itself.
 
     Raises:
-        UserError: if it is not finished, or was trained on another store.
+        UserError: if it is not finished, was trained on another store, or lies on S3.
     """
+    if run.startswith("s3:"):
+        raise UserError(f"{run}: its notes are read from a disk; copy the run folder there, or use evaluate_model.py")
     path = result_folder(Path(files.resolve(run))) / FACTS
     if not path.is_file():
         raise UserError(f"{run}: no finished run here; train_dpo.py writes {path}")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from infra import files, object_storage
 from infra.errors import UserError
+from infra.node_cache import cache_folder
 from training import checkpoint
 from training.config import TrainConfig
 from training.journal import ASSESSMENTS, STEPS
 from training.result import FACTS, RESULT, remove_result
-from training.staging import cache_folder
 
 NOTES = (STEPS, ASSESSMENTS, "samples", "tensorboard")
 

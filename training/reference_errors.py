@@ -23,9 +23,10 @@ import torch
 
 from infra import files, models
 from infra.errors import UserError
+from infra.node_cache import staged_once
 from pipelines import store
 from training.backbone import Backbone
-from training.staging import Staged, staged_once
+from training.staging import Staged
 
 SCHEMA = pa.schema(
     [

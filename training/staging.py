@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import files
-from infra.errors import UserError
+from infra.node_cache import staged_once
 from pipelines import pairs, store
 
 LAYOUT = 2  # of the copies; another one must not take those of an older version for its own
@@ -62,44 +58,6 @@ def stage(path: str, cache: str | None = None) -> Staged:
         prompts={name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings},
         empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
     )
-
-
-def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Callable[[Path], None]) -> Path:
-    """Return a folder of local copies, filled once per node by the first process that asks; the others wait for it.
-
-    Args:
-        cache: where the folders stand; by default in the temporary folder.
-        name: of the folder, made from the content's hash, so that it is never stale.
-        needed: bytes.
-        source: what is copied, for a refusal's sentence.
-
-    Raises:
-        UserError: if the cache is another user's or its disk too full; and fill's own.
-    """
-    base = cache_folder(cache)
-    folder = base / name
-    with open(base / f"{name}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            if (free := shutil.disk_usage(base).free) < needed:
-                raise UserError(f"--cache {base}: {needed:,} bytes are needed for {source}, {free:,} are free")
-            folder.mkdir(exist_ok=True)
-            fill(folder)
-            (folder / "complete").touch()
-    return folder
-
-
-def cache_folder(cache: str | None) -> Path:
-    """Return the folder of this node's copies: as given, or in the temporary folder.
-
-    Raises:
-        UserError: if it is another user's.
-    """
-    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if base.stat().st_uid != os.getuid():
-        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
-    return base
 
 
 def staged_bytes(manifest: store.Manifest) -> int:
