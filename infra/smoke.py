@@ -29,14 +29,12 @@ class SmokeConfig:
     """The cluster's job server, http://HOST:8265."""
     folder: str
     """Folder to write, which all nodes reach: on a shared disk, or s3://."""
-    run: str | None = None
-    """Run folder of the trainer, on a shared disk; by default FOLDER/run."""
 
 
 def steps(config: SmokeConfig) -> list[demo.Step]:
     """List the steps: what each is for, and its command."""
     folder = config.folder.rstrip("/")
-    store, images, run = f"{folder}/store", f"{folder}/images", config.run or f"{folder}/run"
+    store, images, run = f"{folder}/store", f"{folder}/images", f"{folder}/run"
     train = ["python", "training/train_dpo.py", "--store", store, "--labels", "pickscore", "--output", run]
     sizes = ["--steps", "2", "--checkpoint-every", "2", "--global-batch", "8", "--micro-batch", "8"]
     generate = ["python", "pipelines/generate.py", "--model", f"{run}/result", "--output", images]
@@ -57,9 +55,8 @@ def environment(address: str) -> dict[str, str]:
 
 def main(config: SmokeConfig) -> None:
     """Submit the whole path to a running cluster with tiny inputs, and stop at the first step that fails."""
-    for flag, path in (("--folder", config.folder), ("--run", config.run)):
-        if path is not None and not (path.startswith(files.S3) or os.path.isabs(path)):
-            raise UserError(f"{flag} {path}: give an absolute path on a shared disk, or s3://")
+    if not (config.folder.startswith(files.S3) or os.path.isabs(config.folder)):
+        raise UserError(f"--folder {config.folder}: give an absolute path on a shared disk, or s3://")
     surroundings = environment(config.address)
     check_answers(config.address, surroundings)
     done: list[str] = []

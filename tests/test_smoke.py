@@ -39,11 +39,11 @@ def test_every_step_is_a_command_of_the_project(monkeypatch: pytest.MonkeyPatch)
     assert told["score"].images == (told["generate"].output,) == ("/shared/smoke/images",)
 
 
-def test_a_bucket_takes_everything_but_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SmokeConfig(address="http://head:8265", folder="s3://bucket/smoke", run="/shared/run")
+def test_a_bucket_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SmokeConfig(address="http://head:8265", folder="s3://bucket/smoke/")
     told = {name: parsed(command, monkeypatch) for name, command in smoke.steps(config)}
-    assert (told["encode"].store, told["train"].output) == ("s3://bucket/smoke/store", "/shared/run")
-    assert told["generate"].model == "/shared/run/result"
+    assert (told["encode"].store, told["train"].output) == ("s3://bucket/smoke/store", "s3://bucket/smoke/run")
+    assert told["generate"].model == "s3://bucket/smoke/run/result"
 
 
 def test_all_steps_go_to_the_given_cluster(
@@ -76,10 +76,9 @@ def test_the_first_failure_is_named_and_ends_the_run(monkeypatch: pytest.MonkeyP
     assert len(ran) == 3
 
 
-@pytest.mark.parametrize("flags", [{"folder": "runs/smoke"}, {"folder": "s3://bucket/x", "run": "run"}])
-def test_a_relative_folder_is_refused(flags: dict[str, str], submitted: list[Any]) -> None:
-    with pytest.raises(UserError, match="give an absolute path on a shared disk, or s3://"):
-        smoke.main(SmokeConfig(address="http://head:8265", **flags))
+def test_a_relative_folder_is_refused(submitted: list[Any]) -> None:
+    with pytest.raises(UserError, match="--folder runs/smoke: give an absolute path on a shared disk, or s3://"):
+        smoke.main(SmokeConfig(address="http://head:8265", folder="runs/smoke"))
     assert not submitted
 
 
