@@ -17,14 +17,15 @@ from typing import Any
 import tyro
 from tyro.conf import Suppress
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from labelers import scorers
-from pipelines import evaluation_page, generate, score, store
-from pipelines.comparison import Drawn, check_comparable, read_drawn
+from pipelines import evaluation_page, generate, generate_config, score, store
+from pipelines.comparison import Drawn, check_comparable, find_images, read_drawn
 from pipelines.evaluation import Evaluated, break_down, judge, line_up
 from pipelines.origin import find_origin
 from pipelines.prompt_sets import PromptSet, read_set
+from pipelines.prompts import read_prompts
 
 SCHEMA_VERSION = 1
 ALWAYS_TOLD = ("model", "base", "prompts", "scorers")  # in the report's command, whatever the defaults become
@@ -120,6 +121,12 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
             models.check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
     for name, weights in scorers.weights_of(config.scorers, config.weights).items():
         scorers.check(name, weights, prompts.captions)
+    for model, lora in ((base, config.base_lora), (policy, config.lora)):
+        drawing = replace(config.draw, model=model.name, revision=model.revision, lora=lora)
+        generate.check_models(generate_config.check_config(drawing))
+    if config.true_images:
+        find_images(config.true_images)
+    models.local_folder(config.feature_model or base.name, base.revision, flag="--feature-model")
     base, policy = base.pinned(), policy.pinned()
     return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)
 
@@ -183,7 +190,7 @@ def build(
         "median": {name: found["median"] for name, found in judged.items()},
         "breakdown": break_down(evaluated, prompts.columns),
         "sets": {"base": base.judged, "policy": policy.judged},
-        "origin": find_origin(config.lora or str(config.model)).told(list(config.scorers)),
+        "origin": find_origin(*filter(None, (config.lora, config.model))).told(list(config.scorers)),
         "prompts": {
             "set": prompts.name,
             "source": prompts.source,
@@ -200,14 +207,17 @@ def build(
 
 def main(config: EvaluateConfig) -> None:
     """Compare a model with a base on a set of prompts, and write report.json and report.html."""
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
     prompts = read_set(config.prompts, config.category_column, config.limit, config.split)
     config = check_config(config, prompts)
-    output = files.resolve(config.output)
     with store.writer_lock(output):
-        cli.save_config(output, config)
         path = files.join(output, "prompts.jsonl")
+        if files.exists(path) and read_prompts(path) != prompts.captions:
+            raise UserError(f"{config.output}: begun with other prompts; give another --output")
         files.write_bytes(path, prompts.content)
-        policy, base = draw_and_score(config, path)
+        policy, base = draw_and_score(config, path)  # refuses settings that the images there were not drawn with
+        cli.save_config(output, config)
         evaluated = line_up(prompts.prompts, config.draw.images_per_prompt, policy, base, config.scorers)
         report = build(config, prompts, evaluated, policy, base)
         content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON

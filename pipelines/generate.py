@@ -111,7 +111,7 @@ def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
     return table["image_id"].to_numpy()
 
 
-def _check_models(config: GenerateConfig) -> None:
+def check_models(config: GenerateConfig) -> None:
     """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
     if config.max_tokens is None and config.strength is None and config.refiner is None:
         return
@@ -131,7 +131,7 @@ def main(config: GenerateConfig) -> None:
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
-    _check_models(config)
+    check_models(config)
     model = models.Model(config.model, config.revision).pinned()
     refiner = models.Model(config.refiner).pinned() if config.refiner else None
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from infra import files
@@ -13,6 +13,8 @@ from pipelines.feedback_report import HUMAN, RATER
 from training.result import FACTS
 
 NO_FACTS = f"no {FACTS} beside the model, so nothing is known of its training"
+GONE = " can't be looked up, so what it was trained on is unknown"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Origin:
 
     def chose(self, scorer: str) -> bool | None:
         """Say whether a scorer picked a checkpoint; None where that is unknown."""
-        return True if scorer in self.chosen_by else None if NO_FACTS in self.unknown else False
+        broken = any(reason == NO_FACTS or reason.endswith(GONE) for reason in self.unknown)
+        return True if scorer in self.chosen_by else None if broken else False
 
     def told(self, scorers: list[str]) -> dict[str, Any]:
         """Return it all as the report has it."""
@@ -40,36 +43,45 @@ class Origin:
         return asdict(self) | {"scorers": marks}
 
 
-def find_origin(model: str) -> Origin:
-    """Follow a model's facts back to a model without any.
+def find_origin(model: str, *beneath: str) -> Origin:
+    """Follow a model's facts, and those of models beneath it, back to models without any.
 
     Args:
-        model: a diffusers folder, a folder of adapters, or a Hub name, of which nothing is known.
+        model: a diffusers folder, local or on S3, a folder of adapters, or a Hub name, of which nothing is known.
+        beneath: models of whose training nothing need be known, as the one that adapters are put onto.
     """
     labelled, chosen, unknown = list[str](), list[str](), list[str]()
-    seen: set[Path] = set()
-    path = _local(model)
-    while path and path not in seen and (path / FACTS).is_file():
-        seen.add(path)
-        facts = files.read_json(str(path / FACTS))
-        config = facts["config"]
-        names, doubt = _labellers(facts)
-        labelled, unknown = labelled + names, unknown + ([doubt] if doubt else [])
-        validation = config.get("validation", {})
-        if validation.get("validation_prompts"):
-            chosen.append(validation["validation_scorer"])
-        path = _local(config["model"])
-    if not seen:
-        unknown.append(NO_FACTS)
+    seen: set[str] = set()
+    for start in (model, *beneath):
+        name = start
+        while name not in seen:
+            seen.add(name)
+            facts, doubt = _facts(name)
+            if facts is None:
+                unknown += [doubt] if doubt else [NO_FACTS] if name == model else []
+                break
+            config = facts["config"]
+            names, doubt = _labellers(facts)
+            labelled, unknown = labelled + names, unknown + ([doubt] if doubt else [])
+            validation = config.get("validation", {})
+            if validation.get("validation_prompts"):
+                chosen.append(validation["validation_scorer"])
+            name = config["model"]
     return Origin(*(tuple(dict.fromkeys(found)) for found in (labelled, chosen, unknown)))
 
 
-def _local(model: str) -> Path | None:
-    """Return where a model would lie; None where relative paths and Hub names count from nowhere."""
+def _facts(model: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return a model's facts where it has some; else None, and why there may be some that are out of reach."""
     try:
-        return Path(files.resolve(model))
-    except UserError:
-        return None
+        place = files.resolve(model)
+        path = files.join(place, FACTS)
+        if files.is_file(path):
+            return files.read_json(path), None
+        there = files.exists(place)
+    except (UserError, OSError):  # out of reach, or a path that counts from nowhere
+        there = False
+    is_hub_name = HUB_NAME.fullmatch(model) is not None
+    return None, None if there or is_hub_name else f"{model}{GONE}"
 
 
 def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:

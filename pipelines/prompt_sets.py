@@ -85,13 +85,17 @@ def read_set(given: str, columns: Sequence[str] = (), limit: int | None = None, 
     name, is_named, place = given.partition("=")
     known = KNOWN.get(name) if is_named else None
     where = place if known else given
+    if columns and known and name == "hpsv2":
+        raise UserError(f"--category-column {columns[0]}: {name} has no columns; its results break down by style")
     if known and name == "hpsv2":
+        if split:
+            raise UserError(f"--split {split}: is of a datasets name; {name} is a folder")
         prompts = _hpsv2(where)
     else:
         wanted = tuple(dict.fromkeys(columns)) or (known.columns if known else ()) or GROUPED_BY
         needed = bool(columns) or bool(known and known.columns)
         prompts = []
-        for path in _paths(where, split or (known.split if known else "train")):
+        for path in _paths(where, split, known.split if known else "train"):
             prompts += read_grouped(path, wanted, needed)
     if known and len(prompts) != known.rows:
         raise UserError(f"--prompts {given}: {len(prompts):,} prompts, but {name} has {known.rows:,}: {known.told}")
@@ -99,11 +103,15 @@ def read_set(given: str, columns: Sequence[str] = (), limit: int | None = None, 
     return PromptSet(shown, where, tuple(prompts[:limit]), len(prompts))
 
 
-def _paths(where: str, split: str) -> list[str]:
+def _paths(where: str, split: str | None, usual: str) -> list[str]:
     path = files.resolve(where)
-    if files.is_file(path) or not (files.exists(path) or source.DATASET_NAME.fullmatch(where)):
-        return [path]  # which read_grouped refuses where it is not there
-    return source.parquet_files(where, split, "--prompts")
+    here = files.exists(path)
+    if not here and source.DATASET_NAME.fullmatch(where):
+        return source.parquet_files(where, split or usual, "--prompts")
+    if split:
+        raise UserError(f"--split {split}: is of a datasets name; --prompts {where} is a path")
+    # What is not there read_grouped refuses.
+    return source.parquet_files(where, usual, "--prompts") if here and not files.is_file(path) else [path]
 
 
 def _hpsv2(where: str) -> list[Prompt]:

@@ -20,10 +20,10 @@ import pyarrow as pa
 from scipy.stats import bootstrap
 from tyro.conf import Suppress
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from labelers import scorers
-from pipelines import generate, score, store
+from pipelines import generate, generate_config, score, store
 from pipelines.prompts import read_prompts
 
 RESULT = "rejection_sampling.json"
@@ -144,7 +144,9 @@ def main(config: RejectionConfig) -> None:
     """Count how many draws of the base it takes to beat one draw of the policy."""
     if config.cap < 1:
         raise UserError(f"--cap {config.cap}: must be at least 1")
+    generate_config.check_config(config.draw)
     output = files.resolve(config.output)
+    object_storage.check("--output", output)
     captions = list(dict.fromkeys(read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]))
     weights = scorers.weights_of((config.scorer,), config.weights)[config.scorer]
     scorers.check(config.scorer, weights, captions)
@@ -185,6 +187,8 @@ def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict
 def draw_and_score(config: RejectionConfig, drawing: Drawing, captions: Sequence[str], folder: str) -> pa.Table:
     """Draw images of captions into a folder, score them, and return their scores."""
     prompts = files.join(folder, "captions.jsonl")
+    if files.exists(prompts) and read_prompts(prompts) != list(captions):
+        raise UserError(f"{folder}: begun with other captions; give another --output")
     files.write_bytes(prompts, "".join(json.dumps({"caption": caption}) + "\n" for caption in captions).encode())
     generate.main(replace(drawing, prompts=prompts, limit=None, output=folder))
     weights = scorers.weights_of((config.scorer,), config.weights)

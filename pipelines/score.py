@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,15 @@ def main(config: ScoreConfig) -> None:
     current = {name: scorer.fingerprint for name, scorer in loaded.items()}
     folders = [files.resolve(path) for path in config.images]
     true_images = files.resolve(config.true_images) if config.true_images else None
+    features = models.local_folder(config.feature_model, flag="--feature-model")
+    if true_images:
+        read_images(true_images, columns=["image_id"])  # refused here where it is unfinished, not after the scoring
     for path in folders:
         captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
         for name, wanted in weights.items():
             scorers.check(name, wanted, captions)
     done = [score_folder(config, path, current) for path in folders]
-    judged = _judge_folders(config, folders, true_images)
+    judged = _judge_folders(config, folders, true_images, features)
     for path in folders:
         scores = read_scores(path)
         medians = (f"{name} median {np.median(scores[name].to_numpy()):.4f}" for name in loaded)
@@ -181,9 +185,8 @@ def fingerprints(path: str) -> dict[str, str]:
     return {manifest.split("/")[-2]: files.read_json(manifest)["identity"]["fingerprint"] for manifest in manifests}
 
 
-def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None) -> set[str]:
-    """Judge as sets the folders that are not judged yet, and return those."""
-    folder = models.local_folder(config.feature_model)
+def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None, folder: Path) -> set[str]:
+    """Judge as sets the folders that are not judged yet, by the VAE of the model in folder, and return those."""
     wanted = {path: set_identity(path, true_images, folder) for path in folders}
     missing = {
         path: identity

@@ -26,7 +26,7 @@ from test_report import EVIL, Page
 from infra import cli, files
 from infra.errors import UserError
 from pipelines import evaluate_model, generate
-from pipelines.evaluate_model import PRESETS, EvaluateConfig, command_of, main
+from pipelines.evaluate_model import PRESETS, Drawing, EvaluateConfig, command_of, main
 from pipelines.prompts import read_prompts
 from pipelines.win_rate import wilson
 
@@ -159,7 +159,8 @@ def test_adapters_make_a_policy_of_the_base(
 
 
 @pytest.mark.usefixtures("drawn")
-def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, bucket: str, tmp_path: Path) -> None:
+    assert bucket != "s3://not-there"  # whose server is asked
     for changes, said in (
         ({"model": None}, "--model: give the policy, or --lora"),
         ({"scorers": ()}, "--scorers: give at least one"),
@@ -168,10 +169,27 @@ def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, t
         ({"base": str(tmp_path)}, "--base .* has no model_index.json"),
         ({"base_lora": str(tmp_path)}, "--base-lora .* is no LoRA result"),
         ({"limit": 0}, "--limit 0: must be at least 1"),
+        ({"true_images": str(tmp_path)}, "no finished images here"),
+        ({"feature_model": str(tmp_path)}, "--feature-model .* has no model_index.json"),
+        ({"draw": Drawing(refiner=str(MODEL))}, "a refiner is a StableDiffusionXL"),
+        ({"draw": Drawing(sampling_steps=0)}, "--sampling-steps 0: must be at least 1"),
+        ({"output": "s3://not-there/e"}, "--output s3://not-there/e: there is no bucket not-there"),
     ):
         with pytest.raises(UserError, match=said):
             main(replace(config, **changes))  # type: ignore[arg-type]
     assert not Path(config.output).exists()
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_refused_command_leaves_the_record_of_the_one_before(config: EvaluateConfig, tmp_path: Path) -> None:
+    made(config)
+    before = {path.name: path.read_bytes() for path in Path(config.output).iterdir() if path.is_file()}
+    (tmp_path / "others.txt").write_text("another\n")
+    with pytest.raises(UserError, match="begun with other prompts; give another --output"):
+        main(replace(config, prompts=str(tmp_path / "others.txt")))
+    after = {path.name: path.read_bytes() for path in Path(config.output).iterdir() if path.is_file()}
+    assert after == before
+    assert {"config.json", "prompts.jsonl", "report.json", "report.html"} <= set(after)
 
 
 @pytest.mark.usefixtures("drawn")

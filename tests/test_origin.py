@@ -88,6 +88,29 @@ def test_what_cannot_be_looked_up_is_unknown(tmp_path: Path) -> None:
     assert find_origin(model).told(["clip"])["scorers"] == {"clip": {"labelled": None, "chose_checkpoint": False}}
 
 
+@pytest.mark.parametrize("earlier", ["/gone/run1/result", "s3://{bucket}/run1/result", "runs/no/such/result"])
+def test_an_earlier_run_that_is_out_of_reach_leaves_doubt(tmp_path: Path, bucket: str, earlier: str) -> None:
+    model = trained(tmp_path, "p", "pickscore", model=earlier.format(bucket=bucket.removeprefix("s3://")))
+    found = find_origin(model)
+    assert found.labelled("pickscore") is True
+    assert (found.labelled("clip"), found.chose("clip")) == (None, None)
+    assert found.unknown[0].endswith("/result can't be looked up, so what it was trained on is unknown")
+
+
+def test_a_result_on_s3_tells_as_much(tmp_path: Path, bucket: str) -> None:
+    local, place = trained(tmp_path, "p", "pickscore"), f"{bucket}/{tmp_path.name}/result"
+    files.write_bytes(f"{place}/facts.json", Path(local, "facts.json").read_bytes())
+    assert find_origin(place) == find_origin(local)
+    assert find_origin(place).labelled("pickscore") is True
+
+
+def test_adapters_count_with_the_model_that_they_are_put_onto(tmp_path: Path) -> None:
+    adapters = trained(tmp_path / "lora", "a", "aesthetics")
+    beneath = trained(tmp_path / "dpo", "p", "pickscore")
+    assert find_origin(adapters, beneath).labelled_by == ("aesthetics", "pickscore")
+    assert find_origin(adapters, "someone/base") == find_origin(adapters)  # a base need not tell of its training
+
+
 def test_paths_that_count_from_nowhere_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(tmp_path, "p", "pickscore")
     facts = tmp_path / "run" / "result" / "facts.json"

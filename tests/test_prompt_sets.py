@@ -31,6 +31,16 @@ def test_hpsv2_is_four_lists_of_one_style_each(tmp_path: Path) -> None:
     assert found.prompts[800].caption == "concept-art number 0"
 
 
+def test_flags_that_a_source_has_no_use_for_are_refused(tmp_path: Path) -> None:
+    folder = write_hpsv2(tmp_path / "b")
+    with pytest.raises(UserError, match="--category-column mood: hpsv2 has no columns"):
+        read_set(f"hpsv2={folder}", columns=["mood"])
+    (tmp_path / "p.txt").write_text("a cat\n")
+    for given in (f"hpsv2={folder}", str(tmp_path / "p.txt")):
+        with pytest.raises(UserError, match="--split test: is of a datasets name"):
+            read_set(given, split="test")
+
+
 def test_hpsv2_with_a_missing_style_or_entry_is_refused(tmp_path: Path) -> None:
     folder = write_hpsv2(tmp_path / "b")
     (folder / "photo.json").write_text('["a", null]')

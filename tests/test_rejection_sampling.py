@@ -125,6 +125,14 @@ def test_only_captions_that_are_not_beaten_are_drawn_again(config: RejectionConf
     assert len(drawn) == 3  # the same command again draws nothing
 
 
-def test_a_cap_of_nothing_is_refused(config: RejectionConfig) -> None:
+def test_what_makes_no_experiment_is_refused(config: RejectionConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--cap 0"):
         main(replace(config, cap=0))
+    with pytest.raises(UserError, match="--limit -1: must be at least 1"):
+        main(replace(config, draw=replace(config.draw, limit=-1)))
+    main(config)
+    (tmp_path / "captions.txt").write_text("none\nanother\n")
+    before = Path(config.output, "policy", "captions.jsonl").read_text()
+    with pytest.raises(UserError, match="policy: begun with other captions; give another --output"):
+        main(config)
+    assert Path(config.output, "policy", "captions.jsonl").read_text() == before
