@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from infra import files
 from infra.errors import UserError
 from pipelines.generate import DONE
-from pipelines.score import KEYS, paired_scores, read_scores, read_set
+from pipelines.score import KEYS, fingerprints, paired_scores, read_scores, read_set
 from pipelines.win_rate import win_rate
 
 MODEL_FLAGS = ("model", "revision", "lora", "fingerprints", "images_per_prompt")  # may differ between the two
@@ -32,6 +32,7 @@ class Drawn(Images):
 
     scores: pa.Table
     judged: Mapping[str, Any]
+    fingerprints: Mapping[str, str]  # by scorer
 
     @property
     def scorers(self) -> list[str]:
@@ -58,7 +59,8 @@ def read_drawn(path: str) -> Drawn:
         UserError: if it is unfinished or not scored.
     """
     found = find_images(path)
-    return Drawn(found.folder, found.identity, read_scores(found.folder), read_set(found.folder))
+    scores, judged = read_scores(found.folder), read_set(found.folder)
+    return Drawn(found.folder, found.identity, scores, judged, fingerprints(found.folder))
 
 
 def check_comparable(one: Images, other: Images) -> None:
@@ -75,11 +77,37 @@ def check_comparable(one: Images, other: Images) -> None:
         )
 
 
-def compare(policy: Drawn, base: Drawn) -> dict[str, dict[str, Any]]:
-    """Compute win rate and medians over one image per prompt, for each scorer that scored both."""
+def check_scorers(one: Drawn, other: Drawn, names: Sequence[str]) -> None:
+    """Refuse scores that have a name in common but not their weights, preprocessing or formula.
+
+    Args:
+        names: scorers that scored both.
+
+    Raises:
+        UserError: naming both folders and the scorer.
+    """
+    for name in names:
+        if one.fingerprints[name] != other.fingerprints[name]:
+            raise UserError(
+                f"{one.folder} and {other.folder} were scored by different versions of {name}; "
+                f"run score.py --scorers {name} on both"
+            )
+
+
+def compare(policy: Drawn, base: Drawn, scorers: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Compute win rate and medians over one image per prompt, for each scorer.
+
+    Args:
+        scorers: scorers that scored both; by default all of them.
+
+    Raises:
+        UserError: if the two differ in more than the model, or one of the scorers does between them.
+    """
     check_comparable(policy, base)
+    names = [name for name in policy.scorers if name in base.scorers] if scorers is None else scorers
+    check_scorers(policy, base, names)
     compared = {}
-    for name in [name for name in policy.scorers if name in base.scorers]:
+    for name in names:
         ours, theirs = paired_scores(policy.scores, base.scores, name)
         medians = {"base": float(np.median(theirs)), "policy": float(np.median(ours))}
         compared[name] = {"win_rate": asdict(win_rate(ours, theirs)), "median": medians}

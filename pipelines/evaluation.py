@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.errors import UserError
-from pipelines.comparison import Drawn
+from pipelines.comparison import Drawn, check_scorers
 from pipelines.generate import wanted_images
 from pipelines.pairs import prompt_id
 from pipelines.prompts import NONE_GIVEN, Prompt
@@ -50,7 +50,7 @@ def line_up(
     """Bring both models' scores into the order of the prompts.
 
     Raises:
-        UserError: if a model's images are not those of the prompts, or a scorer has not scored them.
+        UserError: if a model's images are not those of the prompts, or a scorer has not scored both alike.
     """
     wanted = wanted_images([prompt.caption for prompt in prompts], per_prompt, seed=0)  # ids know no seed
     ids = wanted["image_id"].to_numpy()
@@ -63,6 +63,7 @@ def line_up(
             raise UserError(f"{drawn.folder}: not scored by {missing[0]}")
         rows = np.searchsorted(found, ids)
         columns.append({name: drawn.scores[name].to_numpy()[rows] for name in scorers})
+    check_scorers(policy, base, scorers)
     return Evaluated(wanted, [prompt for prompt in prompts for _ in range(per_prompt)], *columns)
 
 

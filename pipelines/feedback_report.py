@@ -17,7 +17,7 @@ from infra.errors import UserError
 from pipelines import feedback_hypotheses, feedback_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
 from pipelines.report import read_facts
-from pipelines.score import fingerprints, paired_scores
+from pipelines.score import paired_scores
 from pipelines.win_rate import win_points
 from training.result import RESULT
 
@@ -80,21 +80,17 @@ def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[st
 
 
 def check_judges(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) -> None:
-    """Refuse folders that were not all scored by the same judges.
+    """Refuse folders that a judge did not score, and labels that another version of a judge gave.
 
     Raises:
-        UserError: naming the folder and the scorer.
+        UserError: naming the folder or label set, and the scorer.
     """
-    wanted = fingerprints(base.folder)
     for drawn in (base, *(row.drawn for row in rows.values())):
-        found = fingerprints(drawn.folder)
         for judge in config.judges:
             if judge not in drawn.scorers:
                 raise UserError(f"{drawn.folder}: not scored by {judge}; run score.py --scorers {judge}")
-            if found[judge] != wanted[judge]:
-                raise UserError(f"{drawn.folder}: scored by another {judge} than {base.folder}; run score.py on both")
     for name, row in rows.items():
-        if row.scorer in config.judges and row.labels["settings"]["fingerprint"] != wanted[row.scorer]:
+        if row.scorer in config.judges and row.labels["settings"]["fingerprint"] != base.fingerprints[row.scorer]:
             raise UserError(f"the label set {name} was made by another {row.scorer} than the judge; relabel it")
 
 
@@ -108,7 +104,7 @@ def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) ->
     check_judges(config, rows, base)
     points, matrix, medians = {}, {}, {}
     for name, row in rows.items():
-        compared = compare(row.drawn, base)
+        compared = compare(row.drawn, base, config.judges)
         points[name] = {
             judge: win_points(*paired_scores(row.drawn.scores, base.scores, judge)) for judge in config.judges
         }
@@ -133,7 +129,7 @@ def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) ->
             "report": asdict(config),
             "train": {name: row.facts["config"] for name, row in rows.items()},
             "generate": {"base": base.identity} | {name: row.drawn.identity for name, row in rows.items()},
-            "judges": {judge: found for judge, found in fingerprints(base.folder).items() if judge in config.judges},
+            "judges": {judge: base.fingerprints[judge] for judge in config.judges},
         },
     }
 

@@ -27,7 +27,7 @@ from PIL import Image
 from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from pipelines import engine, kinds, pairs, sampling, start_images, store
-from pipelines.generate_config import PRESETS, GenerateConfig, check_config, image_identity
+from pipelines.generate_config import PRESETS, GenerateConfig, captions_hash, check_config, image_identity
 from pipelines.images import decode_image
 from pipelines.prompts import read_prompts
 
@@ -218,14 +218,20 @@ def _draw(
 
 
 def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
-    """Write images that no model drew as a finished folder.
+    """Write images that no model drew as a finished folder; one that is there, of equal settings and captions, stays.
 
     Raises:
         UserError: if another set of images is there.
     """
-    done, about = files.join(folder, DONE), {"identity": settings, "images": table.num_rows, "config": settings}
-    if (files.exists(done) and files.read_json(done) != about) or files.exists(files.join(folder, store.WORK)):
+    done, captions = files.join(folder, DONE), captions_hash(table["caption"].to_pylist())
+    about = {"identity": {**settings, "captions": captions}, "images": table.num_rows, "config": settings}
+    before = files.read_json(done) if files.exists(done) else None
+    if before == about:
+        return
+    unhashed = {**about, "identity": settings}  # painted before captions were hashed: which, it does not say
+    if before not in (None, unhashed) or files.exists(files.join(folder, store.WORK)):
         raise UserError(f"{folder} holds other images; give another --output")
+    files.remove(done)  # the manifest goes first and comes last
     files.write_table(files.join(folder, "images", "part-0.parquet"), table)
     files.write_json(done, about)
 

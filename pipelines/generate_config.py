@@ -126,7 +126,7 @@ def image_identity(
     for name in NEWER_FLAGS:
         if identity[name] is None:
             del identity[name]
-    identity["captions"] = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
+    identity["captions"] = captions_hash(captions)
     if starts:
         identity["init_images"] = starts
     if refiner:
@@ -135,6 +135,11 @@ def image_identity(
     if lora:
         fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
     return identity | {"fingerprints": fingerprints}
+
+
+def captions_hash(captions: Sequence[str]) -> str:
+    """Return the SHA-256 of captions in their order."""
+    return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
 
 
 def _fingerprints(folder: Path) -> dict[str, str]:

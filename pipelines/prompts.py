@@ -73,19 +73,17 @@ def _group(value: object) -> str:
 
 
 def _read(path: str, wanted: Sequence[str]) -> Placed:
-    suffix = path.rsplit(".", 1)[-1].lower()
-    if suffix == "parquet":
-        return _parquet_rows(path, wanted)
-    text = files.read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark of byte order first
-    match suffix:
+    match path.rsplit(".", 1)[-1].lower():
+        case "parquet":
+            return _parquet_rows(path, wanted)
+        case "csv" | "tsv":
+            header, rows = read_table(path)
+            _caption_column(header)
+            return rows
         case "jsonl":
-            return _json_lines(text)
-        case "csv":
-            return _fields(text, strict=True)
-        case "tsv":  # a TSV's quotes are part of its text
-            return _fields(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+            return _json_lines(_text(path))
         case _:
-            lines = enumerate(text.splitlines(), 1)
+            lines = enumerate(_text(path).splitlines(), 1)
             return ((f"line {number}", {"prompt": line.strip()}) for number, line in lines if line.strip())
 
 
@@ -97,10 +95,24 @@ def _caption_column(names: Sequence[str]) -> str:
     raise ValueError(f"no column prompt or caption; it has {', '.join(names) or 'none'}")
 
 
-def _fields(text: str, **options: Any) -> Placed:
-    rows = csv.reader(io.StringIO(text, newline=""), **options)
-    header: list[str] = next(rows, [])
-    _caption_column(header)
+def _text(path: str) -> str:
+    return files.read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark of byte order first
+
+
+def read_table(path: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    """Read a .csv or .tsv table: its header, and each row with where it stands. A TSV's quotes are part of its text.
+
+    Raises:
+        ValueError, csv.Error: if it is not such a table, also while its rows are read.
+    """
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    options = tabs if path.lower().endswith(".tsv") else {"strict": True}
+    rows = csv.reader(io.StringIO(_text(path), newline=""), **options)
+    header = next(rows, list[str]())
+    return header, _fields(header, rows)
+
+
+def _fields(header: list[str], rows: Any) -> Iterator[tuple[str, dict[str, str]]]:
     for fields in rows:
         if len(fields) not in (0, len(header)):
             raise ValueError(f"line {rows.line_num}: {len(fields)} fields where the header has {len(header)}")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from infra import cli, files
 from infra.errors import UserError
-from pipelines.comparison import Drawn, check_comparable, read_drawn
+from pipelines.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.score import paired_scores
 from pipelines.win_rate import rate_of
 
@@ -61,7 +61,7 @@ def judge(policy: Drawn, base: Drawn, scorer: str, margin: float) -> dict[str, A
     """Compare two folders of edits by one scorer.
 
     Raises:
-        UserError: if one was not drawn from start images, was not scored by it, or differs in more than the model.
+        UserError: if one was not drawn from start images, was not scored by it, or they differ in more than the model.
     """
     for one in (base, policy):
         if "strength" not in one.identity:
@@ -69,6 +69,7 @@ def judge(policy: Drawn, base: Drawn, scorer: str, margin: float) -> dict[str, A
         if scorer not in one.scorers:
             raise UserError(f"--scorer {scorer}: has not scored {one.folder}; run score.py --scorers {scorer}")
     check_comparable(policy, base)
+    check_scorers(policy, base, [scorer])
     return outcomes(*paired_scores(policy.scores, base.scores, scorer), margin)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -21,6 +20,7 @@ from infra import files
 from infra.errors import UserError
 from pipelines import images
 from pipelines.import_pairs import image_path
+from pipelines.prompts import read_table
 from pipelines.store import MANIFEST
 
 COLUMN = "start_image"
@@ -85,9 +85,9 @@ def _read(path: str) -> Iterator[Row]:
             raise UserError(f"--init-images {path}: neither a finished folder of images nor a table")
         for part in files.list_files(files.join(path, "images"), ".parquet"):
             yield from _parquet_rows(part)
-    elif path.endswith(".parquet"):
+    elif path.lower().endswith(".parquet"):
         yield from _parquet_rows(path)
-    elif path.endswith((".csv", ".tsv")):
+    elif path.lower().endswith((".csv", ".tsv")):
         yield from _text_rows(path)
     else:
         raise UserError(f"--init-images {path}: a table is .parquet, .csv or .tsv")
@@ -113,20 +113,24 @@ def _text_rows(path: str) -> Iterator[Row]:
     """Read rows whose images are names of files, in the table's own folder or below it."""
     folder = path.rpartition("/")[0]
     try:
-        text = files.read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark of byte order first
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.endswith(".tsv") else ",")
-        _columns(path, list(rows.fieldnames or ()))
-        for row in rows:
-            where = f"{path}: line {rows.line_num}"
-            if None in row or None in row.values():
-                raise UserError(f"--init-images {where}: not as many fields as the header has")
+        header, rows = read_table(path)
+        _columns(path, header)
+        for place, row in rows:
+            where = f"{path}: {place}"
             found = image_path(folder, row["image"])
             if found is None:
                 raise UserError(f"--init-images {where}: no image {row['image']} in {folder}")
-            index = row.get("image_index")
-            yield where, row["caption"], None if index is None else int(index), files.read_bytes(found)
+            index = _index(where, row["image_index"]) if "image_index" in row else None
+            yield where, row["caption"], index, files.read_bytes(found)
     except (ValueError, csv.Error) as error:
-        raise UserError(f"--init-images {path}: not readable ({error})") from error
+        raise UserError(f"--init-images {path}: {error}") from error
+
+
+def _index(where: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"--init-images {where}: image_index is {text[:80]!r}, not a whole number") from None
 
 
 def _columns(path: str, names: list[str]) -> list[str]:

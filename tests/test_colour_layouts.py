@@ -48,6 +48,36 @@ def test_layouts_are_start_images(tmp_path: Path) -> None:
     assert start_images.digest(str(tmp_path / "other"), wanted) != found
 
 
+def test_other_captions_of_the_same_number_are_refused_and_replace_nothing(tmp_path: Path) -> None:
+    prompts, config = (
+        tmp_path / "prompts.txt",
+        LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "out")),
+    )
+    prompts.write_text("a\nb\n")
+    main(config)
+    manifest, images = (tmp_path / "out" / "manifest.json").read_bytes(), generate.read_images(config.output)
+    prompts.write_text("a\nc\n")
+    with pytest.raises(UserError, match=r"/out holds other images; give another --output"):
+        main(config)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
+    assert generate.read_images(config.output) == images
+
+
+def test_a_folder_painted_before_captions_were_hashed_is_painted_again(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    config = LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "out"))
+    main(config)
+    manifest = tmp_path / "out" / "manifest.json"
+    now = manifest.read_bytes()
+    old = json.loads(now)
+    del old["identity"]["captions"]
+    manifest.write_text(json.dumps(old))
+    with pytest.raises(UserError, match="holds other images"):
+        main(replace(config, limit=1))
+    main(config)
+    assert manifest.read_bytes() == now  # scores and KID of the old manifest are stale
+
+
 def test_an_unfinished_folder_of_the_generator_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a\n")
     work = tmp_path / "images" / ".work"

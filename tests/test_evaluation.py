@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,8 @@ def drawn(captions: Sequence[str], scores: Mapping[tuple[str, int], float], per_
     wanted = wanted_images(captions, per_prompt, seed=9)
     rows = zip(wanted["caption"].to_pylist(), wanted["image_index"].to_pylist(), strict=True)
     column = pa.array([scores[row] for row in rows], pa.float32())
-    return Drawn("folder", {}, wanted.drop(["image_seed"]).append_column("red", column).sort_by("image_id"), {})
+    scores = wanted.drop(["image_seed"]).append_column("red", column).sort_by("image_id")
+    return Drawn("folder", {}, scores, {}, {"red": "the first"})
 
 
 def each(values: Sequence[float]) -> dict[tuple[str, int], float]:
@@ -79,6 +81,13 @@ def test_a_missing_image_or_scorer_is_refused() -> None:
         line_up(PROMPTS, 1, other, whole, ["red"])
     with pytest.raises(UserError, match="not scored by green"):
         line_up(PROMPTS, 1, whole, whole, ["red", "green"])
+
+
+def test_scores_of_another_version_of_the_scorer_are_refused() -> None:
+    one = drawn("abcd", each([1, 2, 3, 4]))
+    other = replace(one, folder="elsewhere", fingerprints={"red": "the second"})
+    with pytest.raises(UserError, match="folder and elsewhere were scored by different versions of red"):
+        line_up(PROMPTS, 1, one, other, ["red"])
 
 
 def test_equal_models_tie() -> None:

@@ -130,6 +130,18 @@ def test_a_missing_label_set_or_score_is_named(config: feedback_report.FeedbackR
         feedback_report.main(config)
 
 
+def test_a_policy_scored_by_another_version_of_a_judge_is_refused(
+    config: feedback_report.FeedbackReportConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging_material.Green, "fingerprint", "the second")
+    score_folders(config.policies[2], names=("aesthetics",))
+    feedback_report.main(replace(config, judges=("pickscore", "oracle")))
+    with pytest.raises(
+        UserError, match=r"/aesthetics and .*/base were scored by different versions of aesthetics; run"
+    ):
+        feedback_report.main(config)
+
+
 def test_labels_that_changed_after_training_are_refused(
     config: feedback_report.FeedbackReportConfig, tmp_path: Path
 ) -> None:

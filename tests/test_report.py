@@ -151,6 +151,17 @@ def test_another_store_judge_or_unfinished_run_is_refused(config: report.ReportC
         report.main(replace(config, base=str(tmp_path / "nothing")))
 
 
+def test_scores_of_another_version_of_the_scorer_are_refused(
+    config: report.ReportConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging_material.Red, "fingerprint", "the second")
+    score_folders(config.policy)
+    with pytest.raises(UserError, match=r"/policy and .*/base were scored by different versions of red; run score\.py"):
+        report.main(config)
+    score_folders(config.base)
+    report.main(config)
+
+
 def test_differences_name_the_settings_but_not_where_results_lie() -> None:
     one = {"output": "a", "seed": 0, "objective": {"objective": "dpo", "beta": 1.0}}
     other = {"output": "b", "seed": 0, "objective": {"objective": "sft", "beta": 1.0}, "new": 3}

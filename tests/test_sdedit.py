@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging_material import engine_in_this_process, score_folders, write_images
+from judging_material import Green, Red, engine_in_this_process, score_folders, write_images
 
 from infra.errors import UserError
 from pipelines.sdedit import SdeditConfig, main, outcomes
@@ -76,3 +76,16 @@ def test_what_can_not_be_compared_is_refused(edits: SdeditConfig, tmp_path: Path
     ):
         with pytest.raises(UserError, match=told):
             main(wrong)
+
+
+def test_scores_of_another_version_of_the_scorer_are_refused(
+    edits: SdeditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_folders(edits.base, edits.policy, names=("green",))
+    monkeypatch.setattr(Green, "fingerprint", "the second")
+    score_folders(edits.policy, names=("green",))
+    main(edits)  # by red, which scored both alike
+    monkeypatch.setattr(Red, "fingerprint", "the second")
+    score_folders(edits.policy)
+    with pytest.raises(UserError, match=r"/policy and .*/base were scored by different versions of red; run score\.py"):
+        main(edits)

@@ -15,6 +15,7 @@ from PIL import Image
 from infra.errors import UserError
 from infra.world import render_images
 from pipelines import generate, start_images
+from pipelines.prompts import read_prompts
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WANTED = generate.wanted_images(["a", "b", "a"], 1, seed=0)
@@ -54,6 +55,16 @@ def test_a_table_without_an_index_has_one_start_image_per_caption(tmp_path: Path
         rows = [f"image{comma}caption", f"red.png{comma}a", f"red.png{comma}b"]
         (tmp_path / name).write_text("\n".join(rows) + "\n")
         assert set(colours(str(tmp_path / name), tmp_path).values()) == {RED}
+
+
+@pytest.mark.parametrize("row", ['a "dog"\tred.png', '"a dog" runs\tred.png', '"a dog\tred.png'])
+def test_a_table_of_captions_and_start_images_finds_its_own_captions(row: str, tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(png(RED))
+    path = tmp_path / "own.tsv"
+    path.write_text(f"caption\timage\n{row}\nb\tred.png\n")
+    captions = read_prompts(str(path))
+    assert captions == [row.split("\t")[0], "b"]
+    assert set(colours(str(path), tmp_path, generate.wanted_images(captions, 1, seed=0)).values()) == {RED}
 
 
 def test_a_table_with_an_index_is_matched_by_it(tmp_path: Path) -> None:
@@ -99,9 +110,10 @@ def test_a_second_start_image_is_refused(tmp_path: Path) -> None:
     [
         ("x.csv", "caption,image\na,red.png\n", r"x\.csv: line 2: no image red\.png in "),
         ("x.csv", "caption,image\na,../../red.png\n", r"x\.csv: line 2: no image \.\./\.\./red\.png in "),
-        ("x.csv", "caption,image\na\n", r"x\.csv: line 2: not as many fields as the header has"),
+        ("x.csv", "caption,image\na\n", r"x\.csv: line 2: 1 fields where the header has 2"),
         ("x.csv", "prompt,image\na,b\n", r"x\.csv: no columns caption and image; it has prompt, image"),
-        ("x.csv", "caption,image,image_index\na,x.csv,one\n", r"x\.csv: not readable \(invalid literal"),
+        ("x.csv", "caption,image,image_index\na,x.csv,one\n", r"x\.csv: line 2: image_index is 'one', not a whole n"),
+        ("x.csv", "caption,image,image_index\na,x.csv,\n", r"x\.csv: line 2: image_index is '', not a whole n"),
         ("x.csv", "caption,image\na,x.csv\nb,x.csv\n", r"x\.csv: line 2: image cannot be decoded"),
         ("x.parquet", "no table", r"x\.parquet: not readable"),
         ("x.png", "", r"x\.png: a table is \.parquet, \.csv or \.tsv"),
