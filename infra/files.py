@@ -84,12 +84,28 @@ def _type(path: str) -> pafs.FileType:
     try:
         return filesystem.get_file_info(inner).type
     except OSError as error:
-        raise UserError(f"{path}: cannot be reached ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: cannot be reached ({reason(error)})") from error
 
 
 def join(path: str, *parts: str) -> str:
     """Join path parts with a slash."""
     return "/".join([path.rstrip("/"), *parts])
+
+
+def inside(folder: str, name: str) -> str:
+    """Join a folder and a name that was read, from a marker or a listing: whoever wrote it may mean another place.
+
+    Raises:
+        UserError: naming the file, if the name is absolute or has empty parts, `.` or `..`.
+    """
+    if {"", ".", ".."} & set(name.split("/")):
+        raise UserError(f"{folder}: names the file {name!r}, which may lie outside; nothing is read or written there")
+    return join(folder, name)
+
+
+def reason(error: OSError) -> str:
+    """Return the first line of what an error says; S3's go on."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def exists(path: str) -> bool:
@@ -115,7 +131,7 @@ def _below(folder: str) -> list[pafs.FileInfo]:
     try:
         entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be reached ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{folder}: cannot be reached ({reason(error)})") from error
     return [entry for entry in entries if entry.type == pafs.FileType.File]
 
 

@@ -79,7 +79,11 @@ def local_folder(
 
 
 def _from_s3(model: str, flag: str) -> Path:
-    """Copy a folder on S3 to this node's disk, once for what its files are now, and return the copy."""
+    """Copy a folder on S3 to this node's disk, once for what its files are now, and return the copy.
+
+    Raises:
+        UserError: in one line, if it is no model, or could not be copied.
+    """
     source = files.resolve(model)
     stamps = [stamp for stamp in files.stamps(source) if stamp[0].endswith(MODEL_FILES)]
     names = [name for name, _, _ in stamps]
@@ -87,12 +91,18 @@ def _from_s3(model: str, flag: str) -> Path:
         adapters = "adapters (LoRA), not a model; name the base they belong to"
         raise UserError(f"{flag} {model}: holds {adapters if ADAPTERS in names else 'no diffusers model'}")
 
+    places = {name: files.inside(source, name) for name in names}
+
     def fill(folder: Path) -> None:
-        for name in names:
-            files.copy(files.join(source, name), str(folder / name))
+        try:
+            for name, place in places.items():
+                files.copy(place, str(folder / name))
+        except OSError as error:
+            raise UserError(f"{flag} {model}: could not be copied to this node ({files.reason(error)})") from error
 
     content = hashlib.sha256(repr((source, stamps)).encode()).hexdigest()
-    return staged_once(None, f"model-{content[:32]}", sum(size for _, size, _ in stamps), source, fill)
+    size = sum(size for _, size, _ in stamps)
+    return staged_once(None, f"model-{content[:32]}", size, source, fill, setting="TMPDIR")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from pathlib import Path
 from infra.errors import UserError
 
 
-def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Callable[[Path], None]) -> Path:
+def staged_once(
+    cache: str | None, name: str, needed: int, source: str, fill: Callable[[Path], None], setting: str = "--cache"
+) -> Path:
     """Return a folder of local copies, filled once per node by the first process that asks; the others wait for it.
 
     Args:
@@ -20,24 +22,28 @@ def staged_once(cache: str | None, name: str, needed: int, source: str, fill: Ca
         name: of the folder, made from the content's hash, so that it is never stale.
         needed: bytes.
         source: what is copied, for a refusal's sentence.
+        setting: what a user changes to have the folders elsewhere, for the same.
 
     Raises:
         UserError: if the cache is another user's or its disk too full; and fill's own.
     """
-    base = cache_folder(cache)
+    base = cache_folder(cache, setting)
     folder = base / name
     with open(base / f"{name}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
             if (free := shutil.disk_usage(base).free) < needed:
-                raise UserError(f"--cache {base}: {needed:,} bytes are needed for {source}, {free:,} are free")
+                raise UserError(
+                    f"{base}: {needed:,} bytes are needed for {source}, {free:,} are free; "
+                    f"set {setting} to a folder on a larger disk"
+                )
             folder.mkdir(exist_ok=True)
             fill(folder)
             (folder / "complete").touch()
     return folder
 
 
-def cache_folder(cache: str | None) -> Path:
+def cache_folder(cache: str | None, setting: str = "--cache") -> Path:
     """Return the folder of this node's copies: as given, or in the temporary folder.
 
     Raises:
@@ -46,5 +52,5 @@ def cache_folder(cache: str | None) -> Path:
     base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     if base.stat().st_uid != os.getuid():
-        raise UserError(f"--cache {base}: belongs to another user; give a folder of your own")
+        raise UserError(f"{base}: belongs to another user; set {setting} to a folder of your own")
     return base

@@ -62,6 +62,17 @@ def test_a_path_with_credentials_is_refused_and_not_repeated(path: str) -> None:
     assert files.resolve("s3://bucket/me@home/run/") == "s3://bucket/me@home/run"
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/..", "/etc/x", "", "a//x", "./x"])
+def test_a_name_that_leads_out_of_its_folder_is_refused_and_told(name: str) -> None:
+    with pytest.raises(UserError, match=r"^s3://bucket/run: names the file .*, which may lie outside") as refused:
+        files.inside("s3://bucket/run", name)
+    assert repr(name) in str(refused.value)
+
+
+def test_a_name_below_its_folder_is_joined() -> None:
+    assert files.inside("/data/run", "shards/a..b.safetensors") == "/data/run/shards/a..b.safetensors"
+
+
 def test_a_table_is_one_file_and_its_hash_that_of_the_bytes(folder: str) -> None:
     path, table = files.join(folder, "t.parquet"), pa.table({"x": [1, 2, 3]})
     assert files.write_table(path, table) == files.sha256(path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import MODEL
+from faulty_s3 import Fault, faulty
 from safetensors.torch import save_file
 
 from infra import files
@@ -51,6 +54,47 @@ def test_a_model_on_s3_is_copied_once_for_what_it_is(
     second = local_folder(place)
     assert second != first
     assert (second / "facts.json").exists()
+
+
+def test_a_copy_that_s3_breaks_off_is_one_line_and_begun_again(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{bucket}/{tmp_path.name}/model"
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    for name in ("model_index.json", "unet/config.json"):
+        files.write_bytes(f"{place}/{name}", (MODEL / name).read_bytes())
+
+    def fault(method: str, path: str) -> Fault:
+        return "refuse" if method == "GET" and path.endswith("/unet/config.json") else None
+
+    with faulty(os.environ["AWS_ENDPOINT_URL"], fault) as url, monkeypatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL", url)
+        patched.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(UserError, match=rf"^--base {place}: could not be copied to this node \(.*\)$"):
+            local_folder(place, flag="--base")
+    assert (local_folder(place) / "unet/config.json").read_bytes() == (MODEL / "unet/config.json").read_bytes()
+
+
+def test_a_full_disk_names_what_generate_and_score_have(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{bucket}/{tmp_path.name}/model"
+    files.write_bytes(f"{place}/model_index.json", b"{}")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("infra.node_cache.shutil.disk_usage", Mock(return_value=Mock(free=1)))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/.* 2 bytes are needed for {place}, 1 are free; set TMPDIR to"):
+        local_folder(place)
+
+
+def test_names_on_s3_that_lead_out_are_refused_before_anything_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    listed = [("model_index.json", 2, 0), ("../../planted.json", 2, 0)]
+    monkeypatch.setattr(files, "stamps", lambda _: listed)
+    with pytest.raises(UserError, match=r"^s3://bucket/model: names the file '\.\./\.\./planted\.json', which may lie"):
+        local_folder("s3://bucket/model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_model_on_s3_is_refused(bucket: str, tmp_path: Path) -> None:

@@ -77,6 +77,23 @@ def test_a_body_cut_short_is_fetched_again(bucket: str, tmp_path: Path, monkeypa
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize("name", ["../../../planted", "/planted"])
+def test_a_marker_that_names_files_elsewhere_is_refused(bucket: str, tmp_path: Path, name: str) -> None:
+    mirror = written(f"{bucket}/{tmp_path.name}", b"weights", tmp_path)
+    mirror.send(2, keep=2, best=None)
+    folder = checkpoint.folder_of(mirror.local, 2)
+    for path in (str(folder), files.join(mirror.place, checkpoint.name_of(2))):
+        marker = files.join(path, checkpoint.COMPLETE)
+        files.write_json(marker, files.read_json(marker) | {"sha256": {name: "0"}})
+    told = rf"step-0000002: names the file '{name}', which may lie outside"
+    with pytest.raises(UserError, match=rf"^{folder.parent}/{told}"):
+        checkpoint.read_state(folder)
+    mirror.forget()
+    with pytest.raises(UserError, match=rf"^{mirror.place}/checkpoints/{told}"):
+        mirror.bring(2)
+    assert not (folder / checkpoint.COMPLETE).exists()
+
+
 def test_a_lasting_refusal_is_one_sentence_and_the_run_goes_on_from_the_checkpoint_before(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

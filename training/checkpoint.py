@@ -87,11 +87,11 @@ def read_state(folder: Path) -> State:
     """Read a complete checkpoint's state and check its files.
 
     Raises:
-        UserError: naming the file that is missing or altered.
+        UserError: naming the file that is missing, altered or outside.
     """
     marker = files.read_json(str(folder / COMPLETE))
     for name, expected in marker["sha256"].items():
-        path = folder / name
+        path = Path(files.inside(str(folder), name))
         if not path.is_file():
             raise UserError(f"{path}: missing; delete {folder} to resume from the one before")
         if files.sha256(str(path)) != expected:

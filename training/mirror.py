@@ -62,7 +62,7 @@ class Mirror:
         """Have a checkpoint of S3 on this node's disk, and no other; the first process of a node that asks copies it.
 
         Raises:
-            UserError: naming the file that is missing or altered; or if the disk cannot be written.
+            UserError: naming the file that is missing, altered or outside; or if the disk cannot be written.
         """
         folder, place = checkpoint.folder_of(self.local, step), files.join(self.place, checkpoint.name_of(step))
         self.local.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ class Mirror:
             files.write_bytes(str(known), marker)
 
     def _bring_file(self, place: str, name: str, folder: Path, expected: str) -> None:
-        path, otherwise = files.join(place, name), f"delete {place} to resume from the one before"
+        path, otherwise = files.inside(place, name), f"delete {place} to resume from the one before"
         if not files.is_file(path):
             raise UserError(f"{path}: missing; {otherwise}")
         if files.copy(path, str(folder / name)) != expected:
@@ -153,4 +153,4 @@ class Mirror:
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self.place}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{self.place}: {files.reason(error)}") from error

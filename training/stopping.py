@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -60,11 +61,11 @@ def listening() -> Iterator[None]:
 def passing_on(output: str | Path) -> Iterator[None]:
     """Turn SIGTERM inside the block into a note in the run folder, which asks the workers, wherever they are, to end.
 
-    The run folder may be on S3.
+    The run folder may be on S3. A note that cannot be left there is told on stderr, and the run goes on.
 
     Only a process's main thread may use this.
     """
-    before = signal.signal(signal.SIGTERM, lambda *_: files.write_json(_note_of(output), {"reason": "SIGTERM"}))
+    before = signal.signal(signal.SIGTERM, lambda *_: _leave_note(_note_of(output)))
     try:
         yield
     finally:
@@ -73,6 +74,14 @@ def passing_on(output: str | Path) -> Iterator[None]:
 
 def _note(_signal: int, _frame: FrameType | None) -> None:
     _terminated.set()
+
+
+def _leave_note(path: str) -> None:
+    try:
+        files.write_json(path, {"reason": "SIGTERM"})
+    except OSError as error:
+        told = f"SIGTERM could not be passed on to the workers ({files.reason(error)}); send it again"
+        print(f"{path}: {told}", file=sys.stderr, flush=True)
 
 
 def _note_of(output: str | Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra import files
@@ -47,7 +47,8 @@ def launch(config: TrainConfig, output: str) -> None:
         output: the run folder, local or on S3.
 
     Raises:
-        UserError: with the loop's own sentence, or if the cluster cannot hold the workers.
+        UserError: with the loop's own sentence, or if the cluster cannot hold the workers, or if what the workers left
+            cannot be read.
         SystemExit: after a checkpoint, if this process was sent SIGTERM.
     """
     engine.connect()
@@ -77,20 +78,41 @@ def launch(config: TrainConfig, output: str) -> None:
             ),
         ),
     )
-    refusal = files.join(output, REFUSAL)
+    failure: Exception | None = None
     try:
         with stopping.passing_on(output):  # after connect(), which sets a handler of its own
             trainer.fit()
-    except Exception:
-        if not files.exists(refusal):
-            raise
-    if files.exists(refusal):
-        raise UserError(files.read_json(refusal)["sentence"])
+    except Exception as error:
+        failure = error
+    if sentence := _refusal(output, failure):
+        raise UserError(sentence) from failure
+    if failure:
+        raise failure
     files.remove(files.join(output, "ray"))
     if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
         step = max(checkpoint.complete_steps(output), default=0)
         print(f"{output}: {stopping.Stopped(step)}", file=sys.stderr, flush=True)
         raise SystemExit(stopping.EXIT)
+
+
+def _refusal(output: str, failure: Exception | None) -> str | None:
+    """Return the sentence that a worker refused with: as it left it, or, where it could not, as Ray Train brings it.
+
+    Where there is neither and what a worker left cannot be read, the sentence says that; None without a refusal.
+    """
+    failures = failure.worker_failures.values() if isinstance(failure, WorkerGroupError) else ()
+    brought = next((str(error) for error in failures if isinstance(error, UserError)), None)
+    try:
+        return _read_refusal(files.join(output, REFUSAL)) or brought
+    except UserError as error:
+        return brought or str(error)
+
+
+def _read_refusal(path: str) -> str | None:
+    try:
+        return files.read_json(path)["sentence"] if files.exists(path) else None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
 
 
 def _check_room(config: TrainConfig, use_gpu: bool) -> None:
@@ -112,7 +134,11 @@ def run_worker(arguments: dict[str, Any]) -> None:
     """Run the loop as one Ray Train worker.
 
     Any rank's refusal reaches the driver as a file. It is raised too, which ends the other ranks; Ray Train takes that
-    for a lost worker and starts again, and the second attempt sees the file and returns at once.
+    for a lost worker and starts again, and the second attempt sees the file and returns at once. Where disk or S3 takes
+    no file, stderr tells so, and the driver has the refusal from Ray Train once that starts no more.
+
+    Raises:
+        UserError: the loop's; or if the run folder cannot be reached, which leaves no file: Ray Train may try again.
     """
     config: TrainConfig = arguments["config"]
     output = files.resolve(config.output)
@@ -127,11 +153,18 @@ def run_worker(arguments: dict[str, Any]) -> None:
     try:
         train(config, rank)
     except UserError as error:
-        files.write_json(refusal, {"sentence": str(error)})
+        _leave(refusal, error)
         raise
     except stopping.Stopped:
         if not stopping.asked_by_driver(output):  # this or another worker's node goes: Ray Train starts the rest again
             raise
+
+
+def _leave(path: str, error: UserError) -> None:
+    try:
+        files.write_json(path, {"sentence": str(error)})
+    except OSError as failure:
+        print(f"{path}: could not be written ({files.reason(failure)})", file=sys.stderr, flush=True)
 
 
 def _report(metrics: dict[str, Any]) -> None:
