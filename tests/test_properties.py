@@ -406,7 +406,8 @@ def test_only_differences_of_errors_count(
 
 # paths
 
-PARTS = st.lists(st.text(st.characters(exclude_characters="/\x00", codec="utf-8"), min_size=1), min_size=1, max_size=4)
+# "?" is refused in a path on S3: what follows it in a URI may be a secret.
+PARTS = st.lists(st.text(st.characters(exclude_characters="/?\x00", codec="utf-8"), min_size=1), min_size=1, max_size=4)
 
 
 @given(parts=PARTS, start=st.sampled_from(["", "/", "s3://bucket/", "hf://datasets/"]), slashes=st.integers(0, 3))
