@@ -56,9 +56,28 @@ def launch(config: TrainConfig, output: str) -> None:
     _check_room(config, use_gpu)
     for name in (REFUSAL, stopping.STOP):
         files.remove(files.join(output, name))
+    trainer = _trainer(config, output, use_gpu)
+    failure: Exception | None = None
+    try:
+        with stopping.passing_on(output):  # after connect(), which sets a handler of its own
+            trainer.fit()
+    except Exception as error:
+        failure = error
+    if sentence := _refusal(output, failure):
+        raise UserError(sentence) from failure
+    if failure:
+        raise failure
+    files.remove(files.join(output, "ray"))
+    if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
+        step = max(checkpoint.complete_steps(output), default=0)
+        print(f"{output}: {stopping.Stopped(step)}", file=sys.stderr, flush=True)
+        raise SystemExit(stopping.EXIT)
+
+
+def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
     storage, attempts = files.open_filesystem(files.join(output, "ray"))
     least = config.min_workers
-    trainer = TorchTrainer(
+    return TorchTrainer(
         run_worker,
         train_loop_config={"config": config},
         torch_config=_Torch(),
@@ -78,21 +97,6 @@ def launch(config: TrainConfig, output: str) -> None:
             ),
         ),
     )
-    failure: Exception | None = None
-    try:
-        with stopping.passing_on(output):  # after connect(), which sets a handler of its own
-            trainer.fit()
-    except Exception as error:
-        failure = error
-    if sentence := _refusal(output, failure):
-        raise UserError(sentence) from failure
-    if failure:
-        raise failure
-    files.remove(files.join(output, "ray"))
-    if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
-        step = max(checkpoint.complete_steps(output), default=0)
-        print(f"{output}: {stopping.Stopped(step)}", file=sys.stderr, flush=True)
-        raise SystemExit(stopping.EXIT)
 
 
 def _refusal(output: str, failure: Exception | None) -> str | None:
