@@ -145,6 +145,7 @@ def main(config: RejectionConfig) -> None:
     if config.cap < 1:
         raise UserError(f"--cap {config.cap}: must be at least 1")
     generate_config.check_config(config.draw)
+    models.Model(config.base, config.base_revision).folder(flag="--base")  # else refused when the policy has drawn
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     captions = list(dict.fromkeys(read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]))

@@ -108,7 +108,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[Call]) -
 
     monkeypatch.setattr(generate, "main", draw)
     drawing = Drawing(model="policy", prompts=str(tmp_path / "captions.txt"), seed=7)
-    return RejectionConfig(base="base", scorer="red", cap=10, output=str(tmp_path / "out"), draw=drawing)
+    return RejectionConfig(scorer="red", cap=10, output=str(tmp_path / "out"), draw=drawing)
 
 
 def test_only_captions_that_are_not_beaten_are_drawn_again(config: RejectionConfig, drawn: list[Call]) -> None:
@@ -130,6 +130,9 @@ def test_what_makes_no_experiment_is_refused(config: RejectionConfig, tmp_path: 
         main(replace(config, cap=0))
     with pytest.raises(UserError, match="--limit -1: must be at least 1"):
         main(replace(config, draw=replace(config.draw, limit=-1)))
+    with pytest.raises(UserError, match=r"--base /nowhere: .* no model_index\.json"):
+        main(replace(config, base="/nowhere"))
+    assert not Path(config.output).exists()  # the policy has not drawn
     main(config)
     (tmp_path / "captions.txt").write_text("none\nanother\n")
     before = Path(config.output, "policy", "captions.jsonl").read_text()
