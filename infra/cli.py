@@ -33,13 +33,7 @@ def run(
     With presets, `--preset NAME` picks the defaults that the remaining flags then change. With plan there are the flags
     of a dry run, and `--dry-run` calls plan in main's place; they are no settings of a run, so no run records them.
     """
-    rest = sys.argv[1:] if arguments is None else arguments
-    default: Config | None = None
-    if presets:
-        chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        chooser.add_argument("--preset", choices=sorted(presets), default=None)
-        chosen, rest = chooser.parse_known_args(rest)
-        default = presets[chosen.preset] if chosen.preset else None
+    default, rest = _preset(presets, sys.argv[1:] if arguments is None else arguments)
     names = f" Presets (--preset NAME): {', '.join(sorted(presets))}." if presets else ""
     described = f"{main.__doc__ or ''}{names}"
     if plan is None:
@@ -56,6 +50,25 @@ def run(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
+
+
+def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:
+    """Parse an entry point's flags, `--preset` among them, as its own command line does.
+
+    Raises:
+        SystemExit: for flags that it does not have; what is wrong is then on stderr.
+    """
+    default, rest = _preset(presets, arguments)
+    return tyro.cli(config_class, args=rest, config=FLAT, default=config_class() if default is None else default)
+
+
+def _preset(presets: Mapping[str, Config] | None, arguments: list[str]) -> tuple[Config | None, list[str]]:
+    if not presets:
+        return None, arguments
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset", choices=sorted(presets), default=None)
+    chosen, rest = chooser.parse_known_args(arguments)
+    return (presets[chosen.preset] if chosen.preset else None), rest
 
 
 def _run_or_plan(

@@ -239,6 +239,25 @@ def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]
     return ray.get([remote.remote(path) for path in paths])
 
 
+def side_by_side(
+    function: Callable[[Any], Any], arguments: Sequence[Any], cpus: float, gpus: float = 0.0
+) -> Iterator[tuple[int, Any]]:
+    """Run a function on each argument, as many at once as the cluster holds.
+
+    Yields:
+        An argument's place and the function's result, or the exception that ended it, in the order they end.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    places = {remote.remote(one): place for place, one in enumerate(arguments)}
+    while places:
+        (ended,), _ = ray.wait(list(places), num_returns=1)
+        try:
+            result = ray.get(ended)
+        except Exception as error:
+            result = _refusal_in(error) or error
+        yield places.pop(ended), result
+
+
 def _check_resources(steps: Sequence[Step]) -> None:
     total = ray.cluster_resources()
     # Actors stay for as long as the job runs; tasks come and go, and the largest of them is the listing.

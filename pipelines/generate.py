@@ -11,7 +11,8 @@ steps.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def check_models(config: GenerateConfig) -> None:
         sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
-def main(config: GenerateConfig) -> None:
+def main(config: GenerateConfig, run: Callable[[engine.Job], None] = engine.run) -> None:
     """Draw images of prompts with a diffusers pipeline, the same start noise for every model."""
     config = check_config(config)
     output = files.resolve(config.output)
@@ -151,8 +152,9 @@ def main(config: GenerateConfig) -> None:
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
-        _draw(config, model, lora, refiner, output, wanted)
-        rows = sum(engine.map_files(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
+        run(_job(config, model, lora, refiner, output, wanted))
+        with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
+            rows = sum(pool.map(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
         files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
@@ -165,14 +167,14 @@ def _count_rows(path: str) -> int:
     return pq.read_metadata(inner, filesystem=filesystem).num_rows
 
 
-def _draw(
+def _job(
     config: GenerateConfig,
     model: models.Model,
     lora: Path | None,
     refiner: models.Model | None,
     output: str,
     wanted: pa.Table,
-) -> None:
+) -> engine.Job:
     folder, columns = files.join(output, store.WORK, "wanted"), wanted.column_names
     if config.init_images:
         source = start_images.write(files.resolve(config.init_images), wanted, folder)
@@ -192,28 +194,26 @@ def _draw(
         "refiner": refiner,
         "refiner_start": config.refiner_start,
     }
-    engine.run(
-        engine.Job(
-            source=source,
-            columns=columns,
-            steps=[
-                engine.Step(
-                    DrawImages,
-                    arguments,
-                    config.batch_size,
-                    copies,
-                    cpus=0.25,
-                    gpus=1.0 if engine.device_count() else 0.0,
-                )
-            ],
-            output=files.join(output, "images"),
-            checkpoint=files.join(output, store.WORK, "images_done"),
-            id_column="image_id",
-            row_ids=image_ids,
-            rows_per_block=4 * config.batch_size,
-            name="images",
-            rows=wanted.num_rows,
-        )
+    return engine.Job(
+        source=source,
+        columns=columns,
+        steps=[
+            engine.Step(
+                DrawImages,
+                arguments,
+                config.batch_size,
+                copies,
+                cpus=0.25,
+                gpus=1.0 if engine.device_count() else 0.0,
+            )
+        ],
+        output=files.join(output, "images"),
+        checkpoint=files.join(output, store.WORK, "images_done"),
+        id_column="image_id",
+        row_ids=image_ids,
+        rows_per_block=4 * config.batch_size,
+        name="images",
+        rows=wanted.num_rows,
     )
 
 

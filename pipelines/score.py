@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class ScoreImages:
         return pa.table(columns)
 
 
-def main(config: ScoreConfig) -> None:
+def main(config: ScoreConfig, run: Callable[[engine.Job], None] = engine.run) -> None:
     """Score images by each scorer, and each folder as a set."""
     weights = scorers.weights_of(config.scorers, config.weights)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
@@ -87,7 +87,7 @@ def main(config: ScoreConfig) -> None:
         captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
         for name, wanted in weights.items():
             scorers.check(name, wanted, captions)
-    done = [score_folder(config, path, current) for path in folders]
+    done = [score_folder(config, path, current, run) for path in folders]
     judged = _judge_folders(config, folders, true_images, features)
     for path in folders:
         scores = read_scores(path)
@@ -96,7 +96,9 @@ def main(config: ScoreConfig) -> None:
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
 
-def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
+def score_folder(
+    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], run: Callable[[engine.Job], None] = engine.run
+) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
     wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}
@@ -110,7 +112,8 @@ def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]
             files.remove(work)  # of a pass of other scorers
             files.write_json(begun, missing)
         weights = scorers.weights_of(config.scorers, config.weights)
-        _run_pass(config, path, {name: weights[name] for name in missing})
+        engine.connect()
+        run(_job(config, path, {name: weights[name] for name in missing}))
         table = read_tables(files.join(work, SCORES)).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
@@ -125,26 +128,23 @@ def _identity(path: str, name: str) -> dict[str, Any] | None:
     return files.read_json(manifest)["identity"] if files.exists(manifest) else None
 
 
-def _run_pass(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> None:
-    engine.connect()
+def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> engine.Job:
     work, gpus = files.join(path, store.WORK), engine.device_count()
-    engine.run(
-        engine.Job(
-            source=files.list_files(files.join(path, "images"), ".parquet"),
-            columns=[*KEYS, "image"],
-            steps=[
-                engine.Step(
-                    ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0
-                )
-            ],
-            output=files.join(work, SCORES),
-            checkpoint=files.join(work, "scores_done"),
-            id_column="image_id",
-            row_ids=image_ids,
-            rows_per_block=4 * config.batch_size,
-            name=f"images scored by {', '.join(weights)}",
-            rows=int(files.read_json(files.join(path, DONE))["images"]),
-        )
+    return engine.Job(
+        source=files.list_files(files.join(path, "images"), ".parquet"),
+        columns=[*KEYS, "image"],
+        steps=[
+            engine.Step(
+                ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0
+            )
+        ],
+        output=files.join(work, SCORES),
+        checkpoint=files.join(work, "scores_done"),
+        id_column="image_id",
+        row_ids=image_ids,
+        rows_per_block=4 * config.batch_size,
+        name=f"images scored by {', '.join(weights)}",
+        rows=int(files.read_json(files.join(path, DONE))["images"]),
     )
 
 

@@ -6,6 +6,7 @@ checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,12 @@ FREE = (
 REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
 
 
-def main(config: TrainConfig) -> None:
-    """Align a diffusion model with the preferences in a latent store, on Ray Train workers."""
+def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None = None) -> None:
+    """Align a diffusion model with the preferences in a latent store, on Ray Train workers.
+
+    Args:
+        launch: what runs the loop over the run folder, in their place.
+    """
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     if config.resume_from is None and is_finished(output, config.steps):
@@ -47,12 +52,16 @@ def main(config: TrainConfig) -> None:
             remove_result(output)  # of a run that is not finished any more
         cli.save_config(output, config)
         files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
-        from training.workers import launch
-
-        launch(pinned, output)
+        (launch or _on_ray_train())(pinned, output)
         if not is_finished(output, config.steps):
             raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
+
+
+def _on_ray_train() -> Callable[[TrainConfig, str], None]:
+    from training.workers import launch
+
+    return launch
 
 
 def _as_begun(output: str, config: TrainConfig) -> TrainConfig:
