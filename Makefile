@@ -1,15 +1,19 @@
 # make demo: the whole path and its report.  make feedback: the same on AI feedback.  make arena: judge the demo's images.
+# make paper: the paper's experiments, each with three training seeds.
 # make test: the proof.  make chaos: the part of it about faults and bad input.  make check: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo feedback arena test chaos check cluster cluster-down format
+.PHONY: demo feedback paper arena test chaos check cluster cluster-down format
 
 demo: .venv/installed
 	$(BIN)/python infra/demo.py
 
 feedback: .venv/installed
 	$(BIN)/python infra/feedback.py
+
+paper: .venv/installed
+	$(BIN)/python infra/paper.py
 
 arena: .venv/installed
 	@test -f runs/demo/images/base/manifest.json -a -f runs/demo/images/dpo/manifest.json || { \

@@ -19,8 +19,9 @@ from infra.files import ROOT
 
 WORLD = "infra/world"
 MODEL = f"{WORLD}/model"
-RAY_JOBS = {f"pipelines/{name}.py" for name in ("generate", "encode_latents", "score")}
-RAY_JOBS |= {"labelers/relabel.py", "training/train_dpo.py"}
+ON_RAY = ("generate", "encode_latents", "encode_reference", "score", "sweep", "rejection_sampling")
+RAY_JOBS = {f"pipelines/{name}.py" for name in ON_RAY}
+RAY_JOBS |= {"labelers/relabel.py", "labelers/accuracy.py", "training/train_dpo.py"}
 WORKER = re.compile(r"\x1b\[36m\(\w.*?pid=\d+\)\x1b\[0m ")
 NOISE = (
     "INFO ", "SUCC ", "WARNING __init__", "WebSocket", "Requesting resources", "Attempting to start", "core_worker.cc",
@@ -34,6 +35,7 @@ TRAINING = [
 ]  # fmt: skip
 SAMPLING = ["--sampling-steps", "12", "--samplers", "2"]
 TWO = ["--images-per-prompt", "2"]
+STEPS_FILE = "steps.json"
 TEST_CAPTIONS = f"{WORLD}/prompts/test.txt"
 Step = tuple[str, list[str]]  # what it is for, and its command
 
@@ -139,9 +141,19 @@ def run_steps(steps: list[Step], output: str, again: str) -> None:
             submitted = ["ray", "job", "submit", "--", *command] if needs_ray(command) else command
             clock = f"{time.monotonic() - started:.0f} s"
             print(f"\n[{number}/{len(steps)}, {clock}] {title}\n$ {' '.join(submitted)}", flush=True)
+            begun = time.monotonic()
             if run_step(submitted, surroundings):
                 raise UserError(f"step {number} ({title}) failed; run {again} again to go on from there")
+            note_step(run, title, command, time.monotonic() - begun)
     print(f"\ndone in {time.monotonic() - started:.0f} s; open {run / 'report.html'}")
+
+
+def note_step(run: Path, title: str, command: list[str], seconds: float) -> None:
+    """Note in RUN/steps.json what a step did and took; one that was finished before keeps the seconds of that time."""
+    path = str(run / STEPS_FILE)
+    noted = files.read_json(path) if files.exists(path) else []
+    if command not in [step["command"] for step in noted]:
+        files.write_json(path, [*noted, {"title": title, "command": command, "seconds": seconds}])
 
 
 def run_step(command: list[str], surroundings: Mapping[str, str]) -> int:
