@@ -126,8 +126,12 @@ def check_models(config: GenerateConfig) -> None:
         sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
-def main(config: GenerateConfig, run: Callable[[engine.Job], None] = engine.run) -> None:
-    """Draw images of prompts with a diffusers pipeline, the same start noise for every model."""
+def main(config: GenerateConfig, run: Callable[[engine.Job], None] | None = None) -> None:
+    """Draw images of prompts with a diffusers pipeline, the same start noise for every model.
+
+    Args:
+        run: what runs the job, in Ray Data's place.
+    """
     config = check_config(config)
     output = files.resolve(config.output)
     object_storage.check("--output", output)
@@ -152,7 +156,7 @@ def main(config: GenerateConfig, run: Callable[[engine.Job], None] = engine.run)
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
-        run(_job(config, model, lora, refiner, output, wanted))
+        (run or engine.run)(_job(config, model, lora, refiner, output, wanted))
         with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
             rows = sum(pool.map(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:

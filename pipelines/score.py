@@ -73,8 +73,12 @@ class ScoreImages:
         return pa.table(columns)
 
 
-def main(config: ScoreConfig, run: Callable[[engine.Job], None] = engine.run) -> None:
-    """Score images by each scorer, and each folder as a set."""
+def main(config: ScoreConfig, run: Callable[[engine.Job], None] | None = None) -> None:
+    """Score images by each scorer, and each folder as a set.
+
+    Args:
+        run: what runs the jobs, in Ray Data's place.
+    """
     weights = scorers.weights_of(config.scorers, config.weights)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
     current = {name: scorer.fingerprint for name, scorer in loaded.items()}
@@ -97,7 +101,7 @@ def main(config: ScoreConfig, run: Callable[[engine.Job], None] = engine.run) ->
 
 
 def score_folder(
-    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], run: Callable[[engine.Job], None] = engine.run
+    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], run: Callable[[engine.Job], None] | None = None
 ) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
@@ -113,7 +117,7 @@ def score_folder(
             files.write_json(begun, missing)
         weights = scorers.weights_of(config.scorers, config.weights)
         engine.connect()
-        run(_job(config, path, {name: weights[name] for name in missing}))
+        (run or engine.run)(_job(config, path, {name: weights[name] for name in missing}))
         table = read_tables(files.join(work, SCORES)).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")

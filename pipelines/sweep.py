@@ -42,7 +42,7 @@ class SweepConfig:
     """Flags of the sweep."""
 
     file: str
-    """JSON: trials, seeds, train, generate, scorers, weights; see docs/evaluation.md."""
+    """JSON: trials, seeds, train, generate, scorers, weights; see docs/paper.md."""
     output: str = "runs/sweep"
     """Folder for everything it makes; the same folder again goes on from what is there."""
     cpus_per_trial: float = 1.0
@@ -52,7 +52,7 @@ class SweepConfig:
 def run_trial(trial: Trial) -> dict[str, float]:
     """Train, draw and score one trial, or what is left of it; returns the seconds that each part took when it ran."""
     alone = trial.train is None or trial.train.workers == 1
-    run = local.run if alone else engine.run
+    run = local.run if alone else None
     parts: dict[str, Callable[[], None]] = {
         "draw": lambda: generate.main(trial.draw, run),
         "score": lambda: score.main(trial.score, run),

@@ -1,0 +1,67 @@
+"""The steps of `make paper`: every command parses, trials differ in what they are about, captions are kept apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from parsed_commands import parsed
+
+from infra import demo, paper
+from infra.files import ROOT
+from pipelines.sweep_trials import Sweep, make_trials
+
+RUN = "runs/paper"
+STEPS = [command for _, command in paper.commands(RUN)]
+
+
+@pytest.mark.parametrize("command", STEPS, ids=lambda command: " ".join(command[1:4]))
+def test_every_command_has_the_flags_of_its_entry_point(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parsed(command, monkeypatch) is not None
+
+
+def trials() -> dict[str, object]:
+    swept = Sweep.model_validate(json.loads(json.dumps(paper.sweep_file(RUN))))
+    return {one.name: one.train for one in make_trials(swept, f"{RUN}/sweep") if one.seed == 0}
+
+
+def test_the_scaled_rates_hold_rate_times_beta() -> None:
+    for name, config in trials().items():
+        if config is None or not name.startswith("beta-"):
+            continue
+        rate, beta = config.optimizer.learning_rate, config.objective.beta  # type: ignore[attr-defined]
+        assert rate * beta == pytest.approx(2e-5 * 500) if "scaled" in name else rate == 2e-5, name
+
+
+def test_a_policy_of_ai_feedback_sees_its_own_scorer_alone() -> None:
+    for name in paper.SCORERS:
+        config = trials()[name]
+        assert (config.data.labels, config.validation.validation_scorer) == (name, name)  # type: ignore[attr-defined]
+        assert config.data.reference == "seed-0"  # type: ignore[attr-defined]
+
+
+def test_all_trials_have_three_seeds_and_every_judge() -> None:
+    swept = Sweep.model_validate(json.loads(json.dumps(paper.sweep_file(RUN))))
+    assert len(swept.seeds) == 3
+    assert {"oracle", "fidelity"} < set(swept.scorers)
+
+
+def test_captions_of_training_selection_and_test_are_apart() -> None:
+    read = {name: set((ROOT / f"infra/world/prompts/{name}.txt").read_text().split("\n")) - {""}
+            for name in ("train", "validation", "test")}  # fmt: skip
+    assert not read["train"] & read["validation"]
+    assert not read["test"] & (read["train"] | read["validation"])
+
+
+def test_the_models_that_are_looked_at_are_the_sweeps() -> None:
+    outputs = {one.output for one in trials().values() if one is not None}  # type: ignore[attr-defined]
+    assert str(Path(paper.result(RUN, 0)).parent) in outputs
+
+
+def test_steps_are_noted_once_with_their_first_seconds(tmp_path: Path) -> None:
+    demo.note_step(tmp_path, "draw", ["a"], 12.5)
+    demo.note_step(tmp_path, "draw", ["a"], 0.1)
+    demo.note_step(tmp_path, "label", ["b"], 3.0)
+    noted = json.loads((tmp_path / "steps.json").read_text())
+    assert [(step["title"], step["seconds"]) for step in noted] == [("draw", 12.5), ("label", 3.0)]
