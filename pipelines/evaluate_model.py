@@ -168,9 +168,7 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
 def command_of(config: EvaluateConfig) -> str:
     """Return the command line that has these settings, without a preset: what is compared, and all but defaults."""
     flags = ["python", "pipelines/evaluate_model.py"]
-    for settings, defaults in (
-        (config, EvaluateConfig()), (config.safety, SafetyConfig()), (config.draw, Drawing())
-    ):
+    for settings, defaults in ((config, EvaluateConfig()), (config.safety, SafetyConfig()), (config.draw, Drawing())):
         hidden = {"draw", "safety"} if settings is config else {one.name for one in fields(EvaluateConfig)} | {"output"}
         for name in (one.name for one in fields(settings) if one.name not in hidden):
             value = getattr(settings, name)
