@@ -149,7 +149,7 @@ class CheckPairs:
         shape = (self.resolution, self.resolution, 3)
         scores = []
         for slot in (0, 1):
-            contents = decoded[f"pixels_{slot}"].take(kept).to_pylist()
+            contents = decoded[f"pixels_{slot}"].take(pa.array(kept, pa.int64())).to_pylist()
             images = [Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape)) for content in contents]
             scores.append(self.checker.scores(images))
         for row, both in zip(kept, np.maximum(*scores), strict=True):
