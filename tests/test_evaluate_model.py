@@ -77,8 +77,8 @@ def made(config: EvaluateConfig) -> tuple[dict[str, Any], str]:
 def test_figures_and_keys(config: EvaluateConfig) -> None:
     told, _ = made(config)
     assert list(told) == [
-        "schema_version", "command", "judge", "win_rate", "median", "breakdown", "sets", "origin", "prompts", "models",
-        "scorers", "config",
+        "schema_version", "command", "judge", "win_rate", "median", "breakdown", "sets", "safety", "origin", "prompts",
+        "models", "scorers", "config",
     ]  # fmt: skip
     assert (told["schema_version"], told["judge"]) == (1, "red")
     low, high = wilson(2.5, 4)
