@@ -59,22 +59,25 @@ def only_file(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def hub_folder(model: tuple[str, str], patterns: list[str]) -> Path:
+def hub_folder(model: tuple[str, str | None], patterns: list[str], flag: str = "--weights") -> Path:
     """Return the local folder of a Hub model at its revision, with the files that match fetched.
+
+    Args:
+        flag: that takes a local path in its place, for a refusal's sentence.
 
     Raises:
         UserError: if it is neither in the local cache nor reachable.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, revision = model
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{repository}: not in the local cache and not reachable on the Hub ({type(error).__name__}); "
-            "fetch it beforehand or give a local path with --weights"
+            f"fetch it beforehand or give a local path with {flag}"
         ) from error
 
 

@@ -10,6 +10,8 @@ let rater = "";
 let pairs = []; // in this rater's order: pair, caption, and answers or null
 let position = 0; // of the pair that is shown
 let given = []; // its answers so far, in the questions' order
+const revealed = new Set(); // flagged pairs whose images this rater asked to see, until the page is left
+const skipped = new Set(); // flagged pairs that this rater would not judge; they come again another time
 const loaded = new Map(); // pair -> its two image elements
 
 history.replaceState(null, "", "/"); // the token need not stay in the address bar
@@ -21,6 +23,7 @@ function setState(state) {
   byId("judging").hidden = state === "start" || state === "end";
   byId("end").hidden = state !== "end";
   byId("keys").hidden = state === "start";
+  byId("veil").hidden = state !== "veiled";
   for (const button of document.querySelectorAll("fieldset button")) button.disabled = state !== "judging";
 }
 
@@ -46,7 +49,7 @@ function images(pair) {
       const image = new Image();
       image.alt = `${side} image`;
       image.draggable = false;
-      image.src = `/image/${pair}/${side}?rater=${encodeURIComponent(rater)}`;
+      image.src = `/image/${pair}/${side}?rater=${encodeURIComponent(rater)}${revealed.has(pair) ? "&reveal=1" : ""}`;
       return image;
     });
     loaded.set(pair, two);
@@ -55,8 +58,9 @@ function images(pair) {
 }
 
 function nextOpen(from) {
-  const after = pairs.findIndex((pair, index) => index >= from && !pair.answers);
-  return after >= 0 ? after : pairs.findIndex((pair) => !pair.answers);
+  const open = (pair) => !pair.answers && !skipped.has(pair.pair);
+  const after = pairs.findIndex((pair, index) => index >= from && open(pair));
+  return after >= 0 ? after : pairs.findIndex(open);
 }
 
 function render() {
@@ -83,13 +87,15 @@ async function show(index, answers) {
   if (index < 0) {
     position = pairs.length;
     setState("end");
-    byId("summary").textContent = `${pairs.length} pairs are kept under the name ${rater}. You may close this page.`;
+    const left = pairs.filter((pair) => !pair.answers).length;
+    const told = left ? ` ${left} blurred ${left === 1 ? "pair was" : "pairs were"} skipped.` : "";
+    byId("summary").textContent = `${pairs.length - left} pairs are kept under the name ${rater}.${told} You may close this page.`;
     byId("end").querySelector("h1").focus();
     return;
   }
   position = index;
   given = answers;
-  const { pair, caption } = pairs[index];
+  const { pair, caption, flagged } = pairs[index];
   setState("loading"); // no answer counts before both images stand there
   byId("caption").textContent = caption;
   byId("left").replaceChildren(images(pair)[0]);
@@ -106,8 +112,26 @@ async function show(index, answers) {
   const keep = new Set([pair, ...(upcoming >= 0 ? [pairs[upcoming].pair] : [])]);
   for (const other of loaded.keys()) if (!keep.has(other)) loaded.delete(other);
   keep.forEach(images);
+  if (flagged && !revealed.has(pair)) {
+    setState("veiled"); // no answer counts before the rater has seen the images
+    return byId("veil").focus({ preventScroll: true }); // not its buttons: a key meant as an answer would press them
+  }
   setState("judging");
   focusQuestion();
+}
+
+async function reveal() {
+  if (document.body.dataset.state !== "veiled") return;
+  const { pair } = pairs[position];
+  revealed.add(pair);
+  loaded.delete(pair);
+  await show(position, given);
+}
+
+async function skip() {
+  if (document.body.dataset.state !== "veiled") return;
+  if (!pairs[position].answers) skipped.add(pairs[position].pair);
+  await show(nextOpen(position + 1), []);
 }
 
 async function answer(index, choice) {
@@ -138,7 +162,7 @@ async function answer(index, choice) {
 
 async function undo() {
   const state = document.body.dataset.state;
-  if (state !== "judging" && state !== "end") return;
+  if (!["judging", "veiled", "end"].includes(state)) return;
   say("");
   if (state === "judging" && given.length) {
     given.pop();
@@ -169,6 +193,8 @@ fieldsets.forEach((fieldset, index) => {
   }
 });
 byId("undo").addEventListener("click", undo);
+byId("reveal").addEventListener("click", reveal);
+byId("skip").addEventListener("click", skip);
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || document.body.dataset.state === "start") return;

@@ -65,6 +65,8 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
             ArenaServer(Arena(chosen, contents, log, config.seed), config.host, config.port) as server,
         ):
             print(f"{len(chosen)} of {len(sets.pairs)} pairs to judge, {log.count()} votes so far", flush=True)
+            if flagged := sum(contents.is_flagged(pair) for pair in chosen):
+                print(f"{flagged} of them were flagged by the safety filter and are shown blurred", flush=True)
             if not is_loopback(config.host):
                 print(f"warning: --host {config.host} is reached from other machines, unencrypted", flush=True)
             print(f"open {server.url} (end with Ctrl-C)", flush=True)

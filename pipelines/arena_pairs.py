@@ -18,6 +18,7 @@ from PIL import Image
 
 from infra.errors import UserError
 from pipelines.comparison import Images, check_comparable, find_images
+from pipelines.flags import blurred, flag_reasons
 from pipelines.generate import read_images
 from pipelines.images import BadImage, open_image
 from pipelines.pairs import hash64
@@ -112,6 +113,7 @@ class Contents:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by close)
         self._places: dict[tuple[int, int], tuple[int, int]] = {}
+        self._flagged = {image_id for images in sets.models for image_id in flag_reasons(images.folder)}
         wanted, sizes = {pair.image_id for pair in pairs}, dict[tuple[int, int], Any]()
         for model, images in enumerate(sets.models):
             for image_id, content in read_contents(images.folder, wanted):
@@ -138,8 +140,18 @@ class Contents:
         start, size = self._places[pair.image_id, model]
         return os.pread(self._file.fileno(), size, start)
 
-    def shown(self, pair: Pair, model: int) -> bytes:
-        """Return a model's image as PNG of its pixels alone: metadata and encoder would tell the models apart."""
+    def is_flagged(self, pair: Pair) -> bool:
+        """Say whether either image of a pair is flagged; which one would tell something of the models."""
+        return pair.image_id in self._flagged
+
+    def shown(self, pair: Pair, model: int, revealed: bool = False) -> bytes:
+        """Return a model's image as PNG of its pixels alone: metadata and encoder would tell the models apart.
+
+        Args:
+            revealed: not blurred, though the pair is flagged.
+        """
+        if self.is_flagged(pair) and not revealed:
+            return blurred(self.drawn(pair, model))
         buffer = io.BytesIO()
         Image.fromarray(np.asarray(open_image(self.drawn(pair, model)))).save(buffer, format="PNG")
         return buffer.getvalue()

@@ -57,16 +57,24 @@ class Arena:
     seed: int
 
     def session(self, rater: str) -> list[dict[str, Any]]:
-        """List all pairs in a rater's order, each with the answers that the rater gave or None."""
+        """List all pairs in a rater's order, each with their answers or None, and whether it is flagged."""
         given = self.log.given(rater)
         shown = [(number, self.pairs[number]) for number in order(self.pairs, self.seed, rater)]
-        return [{"pair": n, "caption": pair.caption, "answers": given.get(pair.image_id)} for n, pair in shown]
+        return [
+            {
+                "pair": number,
+                "caption": pair.caption,
+                "answers": given.get(pair.image_id),
+                "flagged": self.contents.is_flagged(pair),
+            }
+            for number, pair in shown
+        ]
 
-    def image(self, rater: str, number: int, side: str) -> bytes:
-        """Return the PNG that a rater sees on one side."""
+    def image(self, rater: str, number: int, side: str, revealed: bool) -> bytes:
+        """Return the PNG that a rater sees on one side; of a flagged pair a blurred one, unless revealed."""
         pair = self.pair(number)
         left = left_model(pair, self.seed, rater)
-        return self.contents.shown(pair, left if side == SIDES[0] else 1 - left)
+        return self.contents.shown(pair, left if side == SIDES[0] else 1 - left, revealed)
 
     def vote(self, rater: str, number: int, answers: dict[str, str]) -> None:
         """Keep a rater's answers to a pair, in place of earlier ones.
@@ -179,7 +187,8 @@ class ArenaHandler(BaseHTTPRequestHandler):
             return *_json({"pairs": self.server.arena.session(check_rater(query.get("rater")))}), headers
         if found := IMAGE.fullmatch(address.path):
             rater = check_rater(query.get("rater"))
-            return "image/png", self.server.arena.image(rater, int(found[1]), found[2]), headers
+            revealed = query.get("reveal") == "1"
+            return "image/png", self.server.arena.image(rater, int(found[1]), found[2], revealed), headers
         raise Refused(HTTPStatus.NOT_FOUND, "nothing here")
 
     def _post(self) -> tuple[str, bytes, dict[str, str]]:

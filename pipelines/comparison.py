@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from infra import files
 from infra.errors import UserError
+from pipelines.flags import check_flags
 from pipelines.generate import DONE
 from pipelines.score import KEYS, fingerprints, paired_scores, read_scores, read_set
 from pipelines.win_rate import win_rate
@@ -64,10 +65,10 @@ def read_drawn(path: str) -> Drawn:
 
 
 def check_comparable(one: Images, other: Images) -> None:
-    """Refuse two sets of images that differ in more than the model.
+    """Refuse two sets of images that differ in more than the model, or were not seen by the same safety filter.
 
     Raises:
-        UserError: naming the flags that differ.
+        UserError: naming the flags that differ, or the folders.
     """
     names = sorted((set(one.identity) | set(other.identity)) - set(MODEL_FLAGS))
     if differing := [name for name in names if one.identity.get(name) != other.identity.get(name)]:
@@ -75,6 +76,7 @@ def check_comparable(one: Images, other: Images) -> None:
             f"{one.folder} and {other.folder} were drawn with different {', '.join(differing)}; "
             "only the model may differ, else the comparison is not of models"
         )
+    check_flags(one.folder, other.folder)
 
 
 def check_scorers(one: Drawn, other: Drawn, names: Sequence[str]) -> None:

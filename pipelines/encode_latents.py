@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ import torch
 from infra import cli, dry_run, files, models, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
-from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, source, store
+from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, safety, source, store
+from pipelines.safety import Filter, SafetyConfig, make_filter
 from pipelines.store_summary import kept_prompt_ids, summarise, table
 
 WORLD = "infra/world"
@@ -56,6 +57,7 @@ class EncodeConfig:
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
     """Length to which T5's captions are cut or padded; by default diffusers' own (SD3 256, FLUX 512). The network
     attends to the padding too, so sample with the same. 0 leaves T5 out, where the model can do without (SD3)."""
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     encoders: int = 0
     """Copies of the VAE; 0: one per GPU, or one where there is none."""
@@ -102,6 +104,7 @@ class Plan:
     vae: Mapping[str, Any]
     embeddings: captions.Shapes
     fingerprints: Mapping[str, str]
+    filter: Filter
     written_before: int  # rows that earlier runs finished
 
     @property
@@ -120,7 +123,8 @@ def main(config: EncodeConfig) -> None:
     object_storage.check("--store", destination)
     if files.exists(files.join(destination, store.MANIFEST)):
         finished = store.read_manifest(destination)
-        _refuse_other_settings(destination, dict(finished.config), config)
+        before = {**finished.config, **finished.safety}
+        _refuse_other_settings(destination, before, config, make_filter(config.safety))
         store.verify(destination, finished)
         print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
         return
@@ -151,12 +155,13 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     resolution = choose_resolution(config, folder, vae)
     fingerprints = {name: models.fingerprint(folder, name) for name in frozen}
     embeddings = captions.embedding_shapes(folder, tokens)
-    begun = files.join(destination, store.WORK, "config.json")
+    begun, chosen = files.join(destination, store.WORK, "config.json"), make_filter(config.safety)
     if files.exists(begun):
-        _refuse_other_settings(destination, files.read_json(begun), config, fingerprints)
-    files.write_json(begun, asdict(config) | {"fingerprints": fingerprints})
+        _refuse_other_settings(destination, files.read_json(begun), config, chosen, fingerprints)
+    files.write_json(begun, store_identity(config, chosen) | {"fingerprints": fingerprints})
     before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
-    return Plan(config, model, folder, destination, sources, dataset, resolution, vae, embeddings, fingerprints, before)
+    known = (resolution, vae, embeddings, fingerprints)
+    return Plan(config, model, folder, destination, sources, dataset, *known, chosen, before)
 
 
 def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
@@ -180,11 +185,11 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
     Raises:
         UserError: if the settings do not fit, or the store was begun with others.
     """
-    destination = files.resolve(config.store)
+    destination, chosen = files.resolve(config.store), make_filter(config.safety)
     for path in (files.join(destination, store.MANIFEST), files.join(destination, store.WORK, "config.json")):
         if files.exists(path):
             told = files.read_json(path)
-            _refuse_other_settings(destination, told.get("config", told), config)
+            _refuse_other_settings(destination, told.get("config", told) | told.get("safety", {}), config, chosen)
     dataset = source.open_source(source.parquet_files(config.source, config.split))
     folder = models.Model(config.model, config.revision).folder(())
     tokens, vae = kinds.t5_tokens(folder, config.max_tokens), encoders.vae_config(folder)
@@ -193,18 +198,31 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
     rows = encode_plan.plan_rows(
         stored,
         asked,
-        encode_plan.read_source(dataset, config.strict_labels),
-        encode_plan.count_networks(folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype)),
+        encode_plan.read_source(dataset, config.strict_labels, chosen.blocklist),
+        encode_plan.count_networks(
+            folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype), chosen.checker
+        ),
         copies=max(1, config.encoders),
         dtype=config.dtype,
     )
     print(dry_run.table(rows), flush=True)
 
 
+def store_identity(config: EncodeConfig, chosen: Filter) -> dict[str, Any]:
+    """Return a store's settings by flag; those of the filter as hashes of what they name, or None."""
+    settings = asdict(config)
+    del settings["safety"]
+    return settings | {name: chosen.identity.get(name) for name in safety.HASHED}
+
+
 def _refuse_other_settings(
-    destination: str, before: dict[str, Any], config: EncodeConfig, fingerprints: Mapping[str, str] | None = None
+    destination: str,
+    before: Mapping[str, Any],
+    config: EncodeConfig,
+    chosen: Filter,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> None:
-    now = asdict(config) | ({"fingerprints": fingerprints} if fingerprints else {})
+    now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
     differing = [name for name in now if name not in SPEED_FLAGS and before.get(name) != now[name]]
     if differing:
         told = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing)
@@ -222,7 +240,11 @@ def encode_pairs(plan: Plan) -> None:
     """Run the first pass: raw rows to pairs/, partitioned by status."""
     config = plan.config
     copies = config.encoders or max(1, engine.device_count())
-    check = {"resolution": plan.resolution, "strict_labels": config.strict_labels}
+    check = {
+        "resolution": plan.resolution,
+        "strict_labels": config.strict_labels,
+        "blocklist": plan.filter.blocklist,
+    }
     encode = {
         "model": plan.model,
         "resolution": plan.resolution,
@@ -231,6 +253,7 @@ def encode_pairs(plan: Plan) -> None:
         "seed": config.seed,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
+        "checker": plan.filter.checker,
     }
     engine.run(
         engine.Job(

@@ -19,7 +19,8 @@ import torch
 
 from infra import counting, dry_run, models
 from infra.dry_run import DryRunConfig, Row
-from pipelines import kinds, pairs, store
+from labelers.safety_checker import CheckerName, count_checker
+from pipelines import kinds, pairs, safety, store
 from pipelines.captions import Shapes, embedding_shapes
 
 HALF = 2  # bytes of a stored value
@@ -33,11 +34,12 @@ class SourceRows:
     ties: int
     refused: int  # for label or caption
     prompts: int  # unique captions among the rest
+    blocked: int = 0  # by the word list
 
     @property
     def kept(self) -> int:
         """Return how many pairs would be encoded."""
-        return self.rows - self.ties - self.refused
+        return self.rows - self.ties - self.refused - self.blocked
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ class Networks:
     activations: int  # bytes at the peak of one batch of the VAE
     captions: Mapping[str, float]  # FLOPs of one caption by text encoder
     embeddings: Shapes  # of each embedding column, per caption
+    checker_parameters: int = 0
+    checked_image: float = 0.0  # FLOPs of the safety checker for one image
 
 
-def read_source(dataset: pads.Dataset, strict_labels: bool) -> SourceRows:
+def read_source(dataset: pads.Dataset, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> SourceRows:
     """Count a source's rows by what will become of them, from its labels and captions alone."""
-    rows = ties = refused = 0
+    rows = ties = refused = blocked = 0
     unique: set[str] = set()
     columns = [name for name in ("caption", "label_0", "label_1") if name in dataset.schema.names]
     for batch in dataset.to_batches(columns=columns):
@@ -83,13 +87,22 @@ def read_source(dataset: pads.Dataset, strict_labels: bool) -> SourceRows:
                 refused += 1
             elif label == 0.5:
                 ties += 1
+            elif blocklist and blocklist.reason(str(row["caption"])):
+                blocked += 1
             else:
                 unique.add(str(row["caption"]))
-    return SourceRows(rows, ties, refused, len(unique))
+    return SourceRows(rows, ties, refused, len(unique), blocked)
 
 
-def count_networks(folder: Path, resolution: int, tokens: int, batch_size: int, dtype: torch.dtype) -> Networks:
-    """Count the VAE's encoder and the text encoders of a diffusers folder on the meta device.
+def count_networks(
+    folder: Path,
+    resolution: int,
+    tokens: int,
+    batch_size: int,
+    dtype: torch.dtype,
+    checker: CheckerName | None = None,
+) -> Networks:
+    """Count the VAE's encoder and the text encoders of a diffusers folder on the meta device, and a safety checker.
 
     Args:
         tokens: of T5, from kinds.t5_tokens.
@@ -105,7 +118,8 @@ def count_networks(folder: Path, resolution: int, tokens: int, batch_size: int, 
             length = tokens if name == kind.t5 else int(settings["max_position_embeddings"])
             caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
             works[name] = counting.flops(partial(counting.empty(folder, name), caption))
-    return Networks(counting.parameters(vae), image, activations, works, embedding_shapes(folder, tokens))
+    checked = count_checker(checker.files().config()) if checker else (0, 0.0)
+    return Networks(counting.parameters(vae), image, activations, works, embedding_shapes(folder, tokens), *checked)
 
 
 def plan_rows(
@@ -118,8 +132,10 @@ def plan_rows(
         dtype: of the encoders' arithmetic.
     """
     pair_work = [(f"VAE, {stored.images} images", stored.images * networks.image)]
+    if networks.checker_parameters:
+        pair_work.append(("safety checker, 2 images", 2 * networks.checked_image))
     caption_work = list(networks.captions.items())
-    total = source.kept * pair_work[0][1] + (source.prompts + 1) * sum(networks.captions.values())
+    total = source.kept * sum(work for _, work in pair_work) + (source.prompts + 1) * sum(networks.captions.values())
     latents = source.kept * stored.pair_bytes
     embeddings = (source.prompts + 1) * HALF * sum(math.prod(shape) for shape in networks.embeddings.values())
     width = getattr(torch, dtype).itemsize
@@ -127,10 +143,13 @@ def plan_rows(
         (f"VAE, {dtype}", float(width * networks.vae_parameters)),
         ("activations of one batch (estimate)", float(networks.activations)),
     ]
+    if networks.checker_parameters:
+        memory.append(("safety checker, float32", 4.0 * networks.checker_parameters))
     return [
         ("rows", f"{source.rows:,}"),
         ("  ties", f"{source.ties:,}"),
         ("  refused for label or caption", f"{source.refused:,}"),
+        *([("  refused by the word list", f"{source.blocked:,}")] if source.blocked else []),
         ("  pairs to encode", f"{source.kept:,} (fewer where images do not decode)"),
         ("captions, each once", f"{source.prompts:,}"),
         ("store", dry_run.gigabytes(latents + embeddings)),

@@ -22,7 +22,8 @@ from infra import (
 
 from diffusers import AutoencoderKL  # isort: skip
 
-from pipelines import pairs, store
+from labelers.safety_checker import CheckerName, SafetyChecker
+from pipelines import pairs, safety, store
 from pipelines.images import BadImage, decode_image
 
 Posterior = Literal["sample", "mean", "moments"]
@@ -32,8 +33,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 class CheckAndDecode:
     """Turn raw rows into rows with a status, and the kept ones' images into pixels."""
 
-    def __init__(self, resolution: int, strict_labels: bool) -> None:
-        self.resolution, self.strict_labels = resolution, strict_labels
+    def __init__(self, resolution: int, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> None:
+        self.resolution, self.strict_labels, self.blocklist = resolution, strict_labels, blocklist
 
     def __call__(self, raw: pa.Table) -> pa.Table:
         """Add pair_id, status, stage and reason to each row.
@@ -58,6 +59,8 @@ class CheckAndDecode:
         known = {"prompt_id": pairs.prompt_id(str(caption)), "label_0": label}
         if label == 0.5:
             return known | {"status": "tie"}
+        if self.blocklist and (reason := self.blocklist.reason(str(caption))):
+            return {"status": "quarantined", "stage": safety.STAGE, "reason": reason}
         try:
             pixels = {f"pixels_{slot}": decode_image(row[f"jpg_{slot}"], self.resolution).tobytes() for slot in (0, 1)}
         except BadImage as error:
@@ -80,7 +83,10 @@ def _text(value: object) -> str | None:
 
 
 class LatentEncoder:
-    """Turn pixels into scaled latents with a frozen VAE: z = (posterior - shift) * scale."""
+    """Turn pixels into scaled latents with a frozen VAE: z = (posterior - shift) * scale.
+
+    The safety checker, where there is one, looks first: in the same copy, so that both share its GPU.
+    """
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class LatentEncoder:
         seed: int,
         batch_size: int,
         dtype: Dtype,
+        checker: CheckerName | None = None,
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, dtype)
@@ -102,12 +109,15 @@ class LatentEncoder:
         self.scale, self.shift = vae.config["scaling_factor"], vae.config.get("shift_factor") or 0.0
         self.resolution, self.posterior, self.flip = resolution, posterior, flip
         self.seed, self.batch_size = seed, batch_size
+        self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution) if checker else None
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Replace pixels by latents [C*H*W] float16 (moments: [2*C*H*W], mean then standard deviation).
 
         A pair whose latents are not finite is quarantined, in float16 with a hint: SDXL's own VAE overflows there.
         """
+        if self.check:
+            decoded = self.check(decoded)
         kept = np.array(decoded["status"].to_pylist()) == "kept"
         ids = decoded["pair_id"].to_numpy()[kept]
         latents = self._encode_rows(decoded.filter(pa.array(kept)), ids)

@@ -20,12 +20,14 @@ from tyro.conf import Suppress
 from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from labelers import scorers
-from pipelines import evaluation_page, generate, generate_config, score, store
+from pipelines import evaluation_page, flag_images, generate, generate_config, score, store
 from pipelines.comparison import Drawn, check_comparable, find_images, read_drawn
 from pipelines.evaluation import Evaluated, break_down, judge, line_up
+from pipelines.flags import tell_flags
 from pipelines.origin import find_origin
 from pipelines.prompt_sets import PromptSet, read_set
 from pipelines.prompts import read_prompts
+from pipelines.safety import SafetyConfig, make_filter
 
 SCHEMA_VERSION = 1
 ALWAYS_TOLD = ("model", "base", "prompts", "scorers")  # in the report's command, whatever the defaults become
@@ -82,6 +84,7 @@ class EvaluateConfig:
     """Diffusers folder whose VAE's latent means are the features of KID and diversity; by default the base."""
     scoring_batch_size: int = 64
     """Images scored at once."""
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
     draw: Drawing = field(default_factory=Drawing)
 
 
@@ -127,6 +130,7 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     if config.true_images:
         find_images(config.true_images)
     models.local_folder(config.feature_model or base.name, base.revision, flag="--feature-model")
+    make_filter(config.safety)
     base, policy = base.pinned(), policy.pinned()
     return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)
 
@@ -154,6 +158,8 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
         batch_size=config.scoring_batch_size,
     )
     score.main(settings)
+    if make_filter(config.safety).identity:
+        flag_images.main(flag_images.FlagConfig((base, policy), config.safety, config.scoring_batch_size))
     found = read_drawn(policy), read_drawn(base)
     check_comparable(*found)
     return found
@@ -162,8 +168,8 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
 def command_of(config: EvaluateConfig) -> str:
     """Return the command line that has these settings, without a preset: what is compared, and all but defaults."""
     flags = ["python", "pipelines/evaluate_model.py"]
-    for settings, defaults in ((config, EvaluateConfig()), (config.draw, Drawing())):
-        hidden = {"draw"} if settings is config else {one.name for one in fields(EvaluateConfig)} | {"output"}
+    for settings, defaults in ((config, EvaluateConfig()), (config.safety, SafetyConfig()), (config.draw, Drawing())):
+        hidden = {"draw", "safety"} if settings is config else {one.name for one in fields(EvaluateConfig)} | {"output"}
         for name in (one.name for one in fields(settings) if one.name not in hidden):
             value = getattr(settings, name)
             flag = name.replace("_", "-")
@@ -190,6 +196,7 @@ def build(
         "median": {name: found["median"] for name, found in judged.items()},
         "breakdown": break_down(evaluated, prompts.columns),
         "sets": {"base": base.judged, "policy": policy.judged},
+        "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
         "origin": find_origin(*filter(None, (config.lora, config.model))).told(list(config.scorers)),
         "prompts": {
             "set": prompts.name,

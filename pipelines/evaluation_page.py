@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipelines.comparison import Drawn
 from pipelines.evaluation import FEW, Evaluated
-from pipelines.report_page import IMAGE_SIDE, data_uri, fill, image_contents
+from pipelines.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 from pipelines.win_rate import BOOTSTRAP
 
 SHOWN, SHOWN_OF_GROUP = 8, 3  # pairs
@@ -44,10 +44,12 @@ def image_pairs(evaluated: Evaluated, policy: Drawn, base: Drawn, judge: str, co
     keys = evaluated.wanted["image_id"].to_pylist()
     ids = sorted({keys[row] for rows in chosen.values() for row in rows})
     left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
+    flags = flags_of({"base": base.folder, "policy": policy.folder})
 
     def show(row: int) -> dict[str, Any]:
         return {
             "caption": evaluated.prompts[row].caption,
+            "flags": flags(keys[row]),
             "base": data_uri(left[keys[row]], IMAGE_SIDE),
             "policy": data_uri(right[keys[row]], IMAGE_SIDE),
             "base_score": float(evaluated.base[judge][row]),

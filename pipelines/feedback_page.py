@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipelines.comparison import Drawn
-from pipelines.report_page import IMAGE_SIDE, data_uri, fill, image_contents
+from pipelines.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 from pipelines.score import paired_scores
 
 SHOWN = 4  # captions drawn at random
@@ -29,10 +29,12 @@ def strips(report: Mapping[str, Any], policies: Mapping[str, Drawn], base: Drawn
     ids = [first["image_id"][row].as_py() for _, row in chosen]
     models = {"base": base, **policies}
     contents = {name: image_contents(drawn.folder, ids) for name, drawn in models.items()}
+    flags = flags_of({name: drawn.folder for name, drawn in models.items()})
     return [
         {
             "title": title,
             "caption": first["caption"][row].as_py(),
+            "flags": flags(key),
             "images": {name: data_uri(contents[name][key], IMAGE_SIDE) for name in models},
         }
         for (title, row), key in zip(chosen, ids, strict=True)

@@ -16,6 +16,7 @@ from infra import cli, files
 from infra.errors import UserError
 from pipelines import feedback_hypotheses, feedback_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
+from pipelines.flags import tell_flags
 from pipelines.report import read_facts
 from pipelines.score import paired_scores
 from pipelines.win_rate import win_points
@@ -122,6 +123,7 @@ def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) ->
         "median": medians,
         "hypotheses": {name: asdict(found) for name, found in feedback_hypotheses.answer_all(points).items()},
         "labels": {name: about(row) for name, row in rows.items()},
+        "safety": tell_flags({"base": base.folder} | {name: row.drawn.folder for name, row in rows.items()}),
         "sets": {"base": base.judged} | {name: row.drawn.judged for name, row in rows.items()},
         "train": {name: row.facts["train"] | {"best_step": row.facts["best_step"]} for name, row in rows.items()},
         "differs_in": {name: _differs(first, row) for name, row in rows.items()},

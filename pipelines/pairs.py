@@ -27,7 +27,7 @@ NO_LENGTH = b"\xff" * 8  # in a hash, where a null stands: no value is so long
 class Refusal:
     """Why a row is quarantined."""
 
-    stage: str  # caption, label, image or latent
+    stage: str  # caption, label, image, safety or latent
     reason: str
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from infra import files
 from pipelines import charts
 from pipelines.comparison import Drawn
+from pipelines.flags import blurred, flag_reasons
 from pipelines.generate import read_images
 from pipelines.score import paired_scores
 from training.journal import ASSESSMENTS, STEPS, Journal
@@ -36,11 +38,13 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
     first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
     ids = [first["image_id"][int(row)].as_py() for rows in chosen.values() for row in rows]
     left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
+    flags = flags_of({"base": base.folder, "policy": policy.folder})
 
     def show(row: int) -> dict[str, Any]:
         key = first["image_id"][row].as_py()
         return {
             "caption": first["caption"][row].as_py(),
+            "flags": flags(key),
             "base": data_uri(left[key], IMAGE_SIDE),
             "policy": data_uri(right[key], IMAGE_SIDE),
             "base_score": float(theirs[row]),
@@ -51,9 +55,20 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
 
 
 def image_contents(folder: str, ids: list[int]) -> dict[int, bytes]:
-    """Read images by their ids."""
-    table = read_images(folder, ids, columns=["image"])
-    return dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
+    """Read images by their ids as a page may show them: flagged ones blurred, their own bytes nowhere in it."""
+    table, flagged = read_images(folder, ids, columns=["image"]), flag_reasons(folder)
+    contents = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
+    return {image_id: blurred(content) if image_id in flagged else content for image_id, content in contents}
+
+
+def flags_of(folders: Mapping[str, str]) -> Callable[[int], dict[str, str]]:
+    """Return a function of an image_id: why that image is flagged, by the model's name, where it is.
+
+    Args:
+        folders: folder of images by the model's name.
+    """
+    found = {name: flag_reasons(folder) for name, folder in folders.items()}
+    return lambda key: {name: reasons[key] for name, reasons in found.items() if key in reasons}
 
 
 def data_uri(content: bytes, side: int) -> str:
@@ -127,6 +142,6 @@ def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, contr
         "report.html.jinja",
         report,
         pairs=image_pairs(policy, base, report["judge"]),
-        grids=sample_grids(train),
+        grids=[] if report["safety"] else sample_grids(train),  # a filter has not seen those
         charts=drawn,
     )

@@ -69,6 +69,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]] = field(repr=False)  # bytes, sha256 and rows by path within the store
     dtype: str = "float16"
     schema_version: int = SCHEMA_VERSION
+    safety: Mapping[str, str] = field(default_factory=dict)  # the filter's hashes by flag; older stores name none
 
 
 def latent_columns(flip: bool) -> tuple[str, ...]:

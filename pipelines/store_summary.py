@@ -119,6 +119,7 @@ def _manifest(
         reasons=dict(sorted(reasons.items())),
         content_hash=f"{content % (1 << 128):032x}",
         config=asdict(plan.config),
+        safety=dict(plan.filter.identity),
         files={
             names[path]: {k: v for k, v in about.items() if k != "digest"} for path, about in sorted(described.items())
         },

@@ -28,6 +28,7 @@ from infra.errors import UserError
 from pipelines import evaluate_model, generate
 from pipelines.evaluate_model import PRESETS, Drawing, EvaluateConfig, command_of, main
 from pipelines.prompts import read_prompts
+from pipelines.safety import SafetyConfig
 from pipelines.win_rate import wilson
 
 POLICY_REDS = (50, 60, 5, 40)  # against 10 20 30 40: two wins, a loss, a tie
@@ -77,8 +78,8 @@ def made(config: EvaluateConfig) -> tuple[dict[str, Any], str]:
 def test_figures_and_keys(config: EvaluateConfig) -> None:
     told, _ = made(config)
     assert list(told) == [
-        "schema_version", "command", "judge", "win_rate", "median", "breakdown", "sets", "origin", "prompts", "models",
-        "scorers", "config",
+        "schema_version", "command", "judge", "win_rate", "median", "breakdown", "sets", "safety", "origin", "prompts",
+        "models", "scorers", "config",
     ]  # fmt: skip
     assert (told["schema_version"], told["judge"]) == (1, "red")
     low, high = wilson(2.5, 4)
@@ -287,3 +288,16 @@ def test_the_presets_are_the_generators() -> None:
     with pytest.raises(SystemExit):
         cli.run(given, EvaluateConfig, PRESETS, ["--preset", "sd15", "--model", "x"])
     assert seen[0].scorers == evaluate_model.PUBLISHED
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_filter_flags_both_models_images(config: EvaluateConfig, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("script\n")  # in every caption
+    told, html = made(replace(config, safety=SafetyConfig(str(tmp_path / "words.txt"))))
+    assert told["safety"]["images"]["policy"]["reasons"] == {"prompt: word list, line 1": 4}
+    assert told["safety"]["images"]["base"]["flagged"] == 4
+    assert "4 of the 4 images of base" in html
+    assert "blurred: prompt: word list, line 1" in html
+    (tmp_path / "words.txt").write_text("")
+    with pytest.raises(UserError, match="no word in it"):
+        main(replace(config, safety=SafetyConfig(str(tmp_path / "words.txt"))))

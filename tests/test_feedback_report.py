@@ -81,8 +81,8 @@ def test_the_judge_that_labelled_is_marked(config: feedback_report.FeedbackRepor
 def test_json_has_what_a_larger_report_takes(config: feedback_report.FeedbackReportConfig) -> None:
     told, _ = made(config)
     assert set(told) == {
-        "schema_version", "experiment", "rows", "judges", "matrix", "median", "hypotheses", "labels", "sets", "train",
-        "differs_in", "config",
+        "schema_version", "experiment", "rows", "judges", "matrix", "median", "hypotheses", "labels", "safety", "sets",
+        "train", "differs_in", "config",
     }  # fmt: skip
     assert (told["schema_version"], told["experiment"]) == (1, "feedback")
     assert told["labels"]["human"]["agreement"] is None
