@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from infra import dry_run
+from infra import dry_run, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from infra.files import join, read_json, write_json
@@ -28,7 +28,7 @@ def run(
     arguments: list[str] | None = None,
     plan: Callable[[Config, DryRunConfig], None] | None = None,
 ) -> None:
-    """Parse the command line into config_class and call main; exit 2 with one sentence on a UserError.
+    """Parse the command line into config_class and call main; exit 2 with one sentence on a UserError or S3's refusal.
 
     With presets, `--preset NAME` picks the defaults that the remaining flags then change. With plan there are the flags
     of a dry run, and `--dry-run` calls plan in main's place; they are no settings of a run, so no run records them.
@@ -47,8 +47,10 @@ def run(
         work = partial(_run_or_plan, main, plan, told.settings, told.planned)
     try:
         work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (UserError, OSError) as error:
+        if (refusal := object_storage.refusal_in(error)) is None:
+            raise
+        print(f"error: {refusal}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
 
 

@@ -20,6 +20,7 @@ from infra.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 S3, HUB = "s3://", "hf://"
+SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
 INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
 
 
@@ -60,18 +61,48 @@ def endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
-@functools.cache  # a client finds its credentials once and keeps its connections
-def _s3(server: str | None, attempts: int) -> pafs.S3FileSystem:
-    # Attempts wait longer and longer, with jitter, up to 20 s: ten outlive a minute of refusals.
-    return pafs.S3FileSystem(endpoint_override=server, retry_strategy=pafs.AwsStandardS3RetryStrategy(attempts))
+class _S3FileSystem(pafs.S3FileSystem):
+    """S3 with our timeouts and attempts in every process: pyarrow's own forgets its attempts on the way to another."""
+
+    server: str | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_s3, (self.server,)
+
+
+@functools.cache  # a client keeps its connections
+def _s3(server: str | None, attempts: int, silence: float, _credentials: int | None) -> pafs.S3FileSystem:
+    # Attempts wait longer and longer, with jitter, up to 20 s: ten outlive a minute of refusals, and where nothing is
+    # sent at all they end within five minutes.
+    filesystem = _S3FileSystem(
+        endpoint_override=server,
+        connect_timeout=min(5.0, silence),
+        request_timeout=silence,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(attempts),
+    )
+    filesystem.server = server
+    return filesystem
+
+
+def _open_s3(server: str | None) -> pafs.S3FileSystem:
+    # S3-compatible servers know fewer checksum headers than AWS does.
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    return _s3(server, int(os.environ.get("AWS_MAX_ATTEMPTS", "10")), SILENCE, _credentials_written())
+
+
+def _credentials_written() -> int | None:
+    """Return when the file of credentials was written, in ns: a client reads it once, and another file needs another.
+
+    Credentials of the environment, of a role or of a process it renews by itself.
+    """
+    path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a resolved path and the path within it."""
     if path.startswith(S3):
-        # S3-compatible servers know fewer checksum headers than AWS does.
-        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-        return _s3(endpoint(), int(os.environ.get("AWS_MAX_ATTEMPTS", "10"))), path.removeprefix(S3)
+        return _open_s3(endpoint()), path.removeprefix(S3)
     if path.startswith(HUB):
         import fsspec  # huggingface_hub registers hf:// there; its token stays in the environment of each process
 
@@ -104,7 +135,11 @@ def inside(folder: str, name: str) -> str:
 
 
 def reason(error: OSError) -> str:
-    """Return the first line of what an error says; S3's go on."""
+    """Say in one line why a file could not be read or written."""
+    if "AWS Error" in str(error):
+        from infra import object_storage  # boto3: not on the way of those who have nothing on S3
+
+        return object_storage.explain(error)
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

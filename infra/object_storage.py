@@ -1,7 +1,8 @@
-"""What boto3 alone does on S3: find out before a job starts whether it may write there, and end unfinished uploads."""
+"""S3's refusals in words, before a job starts and in its middle; and what boto3 alone does: to try, to end uploads."""
 
 from __future__ import annotations
 
+import re
 import sys
 import uuid
 from typing import Any
@@ -15,6 +16,7 @@ from infra import files
 from infra.errors import UserError
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
+RENEW = "renew them where the AWS settings say, then give the same command again"
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "InvalidToken")
 ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
 DENIED = ("AccessDenied", "AllAccessDisabled", "403")
@@ -22,9 +24,19 @@ RIGHTS = {
     "ListObjectsV2": "list (s3:ListBucket)",
     "HeadBucket": "list (s3:ListBucket)",
     "PutObject": "write (s3:PutObject)",
+    "CreateMultipartUpload": "write (s3:PutObject)",
+    "UploadPart": "write (s3:PutObject)",
+    "CompleteMultipartUpload": "write (s3:PutObject)",
     "GetObject": "read (s3:GetObject)",
+    "HeadObject": "read (s3:GetObject)",
     "DeleteObject": "delete (s3:DeleteObject)",
+    "DeleteObjects": "delete (s3:DeleteObject)",
 }
+_SAID = re.compile(  # by pyarrow
+    r"AWS Error (?P<kind>\w+)(?: \(HTTP status (?P<status>\d+)\))? during (?P<operation>\w+) operation: "
+    r"(?:Unable to parse ExceptionName: (?P<code>\w+) )?(?P<rest>.*)"
+)
+_PLACE = re.compile(r"(?:key '(?P<key>[^']*)' )?in bucket '(?P<bucket>[^']+)'")
 
 
 def check(flag: str, path: str) -> None:
@@ -87,29 +99,72 @@ def _reason(error: Exception, bucket: str) -> str:
         case exceptions.ParamValidationError():
             return f"{bucket or 'nothing'} is no name of a bucket"
         case exceptions.ConnectionError() | exceptions.HTTPClientError():
-            server = urlsplit(files.endpoint() or "https://s3.amazonaws.com")
-            port = f":{server.port}" if server.port else ""
-            return f"no S3 server answers at {server.hostname}{port} ({type(error).__name__})"
+            return f"no S3 server answers at {_server()} ({type(error).__name__})"
     return f"S3 cannot be used ({type(error).__name__})"
 
 
+def _server() -> str:
+    server = urlsplit(files.endpoint() or "https://s3.amazonaws.com")
+    return f"{server.hostname}:{server.port}" if server.port else str(server.hostname)
+
+
 def _refusal(error: exceptions.ClientError, bucket: str) -> str:
-    code, operation = str(error.response.get("Error", {}).get("Code")), error.operation_name
+    code = str(error.response.get("Error", {}).get("Code"))
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = error.response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
+    return _words(code, error.operation_name, bucket, region)
+
+
+def _words(code: str, operation: str, bucket: str, region: str | None = None) -> str:
     if code in ("NoSuchBucket", "404"):
         return f"there is no bucket {bucket}"
     if code in EXPIRED:
-        return "the AWS credentials have expired"
+        return f"the AWS credentials have expired; {RENEW}"
     if code in UNKNOWN:
         return f"the AWS credentials are wrong ({code})"
     if code in ELSEWHERE:
-        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        region = error.response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
         return _elsewhere(None, region)
     if code == "RequestTimeTooSkewed":
         return "this machine's clock differs too much from S3's"
     if code in DENIED:
         return f"these AWS credentials may not {RIGHTS.get(operation, operation)} there"
     return f"S3 refused {operation} ({code})"
+
+
+def explain(error: OSError) -> str:
+    """Say in one line why pyarrow could not do on S3 what it was to, without the server's own words.
+
+    An answer to HEAD has no body and so no reason; S3 is then asked for something else that has one.
+    """
+    said, place = _SAID.search(str(error)), _PLACE.search(str(error))
+    if said is None:
+        return "S3 cannot be used"
+    kind, operation, bucket = said["kind"], said["operation"], place["bucket"] if place else ""
+    if kind == "NETWORK_CONNECTION":
+        return f"S3 at {_server()} did not answer, or not to the end, however often it was asked"
+    if bucket and said["rest"].startswith("No response body") and kind != "NO_SUCH_KEY":
+        try:
+            _client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except (exceptions.BotoCoreError, exceptions.ClientError) as told:
+            return _reason(told, bucket)
+    named = f"HTTP status {said['status']}" if kind == "UNKNOWN" else kind.title().replace("_", "")
+    return _words(said["code"] or named, operation, bucket)
+
+
+def refusal_in(error: BaseException | None) -> UserError | None:
+    """Find the sentence for the user in exceptions wrapped in one another: a refusal of ours, or S3's in words."""
+    of_s3: OSError | None = None
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        if isinstance(error, OSError) and "AWS Error" in str(error):
+            of_s3 = error  # the innermost: Ray's own repeat whole tracebacks
+        error = getattr(error, "cause", None) or error.__cause__
+    if of_s3 is None:
+        return None
+    place = _PLACE.search(str(of_s3))
+    where = f"{files.S3}{place['bucket']}/{place['key'] or ''}: " if place else ""
+    return UserError(f"{where}{explain(of_s3)}")
 
 
 def _elsewhere(asked: str | None, there: str | None) -> str:

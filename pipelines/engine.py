@@ -29,7 +29,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 
-from infra import files
+from infra import files, object_storage
 from infra.errors import UserError
 
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
@@ -130,18 +130,11 @@ def run(job: Job) -> None:
         with _watch(job):
             _build(job)
     except Exception as error:
-        if (refusal := _refusal_in(error)) is not None:
+        if (refusal := object_storage.refusal_in(error)) is not None:
             raise refusal from None
         raise
     finally:
         context.checkpoint_config = None
-
-
-def _refusal_in(error: BaseException | None) -> UserError | None:
-    """Find a step's own sentence in the exceptions that Ray wrapped around it."""
-    while error is not None and not isinstance(error, UserError):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
 
 
 def _build(job: Job) -> None:
@@ -230,7 +223,7 @@ def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> An
     try:
         return ray.get(remote.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
-        raise _refusal_in(error.cause) or error from None
+        raise object_storage.refusal_in(error.cause) or error from None
 
 
 def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:

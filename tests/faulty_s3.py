@@ -1,29 +1,41 @@
-"""A proxy on loopback before an S3 server, which refuses or cuts short what a test names."""
+"""A proxy on loopback before an S3 server, which refuses, cuts short, resets or leaves hanging what a test names."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["refuse", "cut"] | None
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+Fault = str | None  # "cut", "reset", "stall", "stall half-way", or the code of an error of S3's
+STATUS = {"SlowDown": 503, "ExpiredToken": 400, "InvalidToken": 400}  # of other codes 403
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     behind: str
     fault: Callable[[str, str], Fault]
+    valid: Callable[[str], bool]
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = type(self).fault(self.command, self.path)
-        if fault == "refuse":
-            self._answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN, len(SLOW_DOWN))
+        key = self.headers.get("Authorization", "").partition("Credential=")[2].split("/")[0]
+        fault = type(self).fault(self.command, self.path) if type(self).valid(key) else "ExpiredToken"
+        if fault == "stall":
+            self._hang()
+            return
+        if fault == "reset":  # a linger of no seconds: the kernel sends RST where it would send FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return
+        if fault not in (None, "cut", "stall half-way"):
+            told = f"<Error><Code>{fault}</Code><Message>The server's own words.</Message></Error>".encode()
+            told = b"" if self.command == "HEAD" else told
+            self._answer(STATUS.get(fault, 403), {"Content-Type": "application/xml"}, told, len(told))
             return
         server = http.client.HTTPConnection(urlsplit(self.behind).netloc)
         server.request(self.command, self.path, body, dict(self.headers))
@@ -31,9 +43,17 @@ class _Handler(BaseHTTPRequestHandler):
         content = answer.read()
         headers = {k: v for k, v in answer.getheaders() if k not in ("Content-Length", "Connection")}
         size = int(answer.getheader("Content-Length") or len(content))  # of a HEAD's body, which is not sent
-        self._answer(answer.status, headers, content[: size // 2] if fault == "cut" else content, size)
+        self._answer(answer.status, headers, content[: size // 2] if fault else content, size)
         self.close_connection = fault == "cut"
         server.close()
+        if fault == "stall half-way":
+            self._hang()
+
+    def _hang(self) -> None:
+        """Send nothing until the client has given up."""
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.recv(1)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes, size: int) -> None:
         self.send_response(status)
@@ -49,9 +69,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def faulty(behind: str, fault: Callable[[str, str], Fault]) -> Iterator[str]:
-    """Serve an S3 server's answers but where fault, given method and path, says otherwise; yields the URL."""
-    handler = type("Handler", (_Handler,), {"behind": behind, "fault": staticmethod(fault)})
+def faulty(
+    behind: str, fault: Callable[[str, str], Fault] = lambda *_: None, valid: Callable[[str], bool] = lambda _: True
+) -> Iterator[str]:
+    """Serve an S3 server's answers but where fault, given method and path, says otherwise; yields the URL.
+
+    A request signed with an access key that is not valid is told that its credentials have expired.
+    """
+    members = {"behind": behind, "fault": staticmethod(fault), "valid": staticmethod(valid)}
+    handler = type("Handler", (_Handler,), members)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -65,7 +65,7 @@ def test_a_copy_that_s3_breaks_off_is_one_line_and_begun_again(
         files.write_bytes(f"{place}/{name}", (MODEL / name).read_bytes())
 
     def fault(method: str, path: str) -> Fault:
-        return "refuse" if method == "GET" and path.endswith("/unet/config.json") else None
+        return "SlowDown" if method == "GET" and path.endswith("/unet/config.json") else None
 
     with faulty(os.environ["AWS_ENDPOINT_URL"], fault) as url, monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", url)

@@ -127,7 +127,7 @@ def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("ExpiredToken", "the AWS credentials have expired"),
+        ("ExpiredToken", f"the AWS credentials have expired; {object_storage.RENEW}"),
         ("RequestTimeTooSkewed", "this machine's clock differs too much from S3's"),
         ("AuthorizationHeaderMalformed", "the bucket is in region eu-west-1; set AWS_DEFAULT_REGION"),
         ("SlowDown", "S3 refused PutObject (SlowDown)"),

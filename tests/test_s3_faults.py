@@ -43,7 +43,7 @@ def test_an_upload_outlives_refusals_that_pass(bucket: str, tmp_path: Path, monk
     def fault(method: str, path: str) -> Fault:
         if method in ("PUT", "POST") and "network.safetensors" in path:
             asked.append(path)
-            return "refuse" if len(asked) in (1, 3) else None
+            return "SlowDown" if len(asked) in (1, 3) else None
         return None
 
     mirror = written(f"{bucket}/{tmp_path.name}", content, tmp_path)
@@ -98,7 +98,7 @@ def test_a_lasting_refusal_is_one_sentence_and_the_run_goes_on_from_the_checkpoi
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(method: str, path: str) -> Fault:
-        return "refuse" if method in ("PUT", "POST") and "/step-0000004/" in path else None
+        return "SlowDown" if method in ("PUT", "POST") and "/step-0000004/" in path else None
 
     with faulty(os.environ["AWS_ENDPOINT_URL"], fault) as url, monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", url)
@@ -123,8 +123,47 @@ def test_a_server_that_is_down_at_the_start_is_one_sentence(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_until_killed(remote, 3)
-    with faulty(os.environ["AWS_ENDPOINT_URL"], lambda *_: "refuse") as url, monkeypatch.context() as patched:
+    with faulty(os.environ["AWS_ENDPOINT_URL"], lambda *_: "SlowDown") as url, monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", url)
         patched.setenv("AWS_MAX_ATTEMPTS", "1")
         with pytest.raises(UserError, match=rf"^{remote.output}: S3 refused ListMultipartUploads \(SlowDown\)$"):
             loop.train(remote, assembly.Rank())
+
+
+@pytest.mark.parametrize("fault", ["stall", "stall half-way", "reset", "SlowDown"])
+def test_a_fault_that_passes_is_outlived(bucket: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, asked = os.urandom(1 << 16), []
+
+    def once(method: str, path: str) -> Fault:
+        asked.append((method, path))
+        return fault if len([one for one in asked if one == (method, path)]) == 1 and method == "GET" else None
+
+    files.write_bytes(f"{bucket}/silent", content)
+    monkeypatch.setattr(files, "SILENCE", 1.0)
+    with faulty(os.environ["AWS_ENDPOINT_URL"], once) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert files.read_bytes(f"{bucket}/silent") == content
+    assert [method for method, _ in asked] == ["HEAD", "GET", "GET"]
+
+
+@pytest.mark.parametrize("fault", ["stall", "reset"])
+def test_a_server_that_says_nothing_is_one_sentence_in_the_end(
+    bucket: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def always(method: str, _: str) -> Fault:
+        asked.append(method)
+        return fault
+
+    monkeypatch.setattr(files, "SILENCE", 1.0)
+    with faulty(os.environ["AWS_ENDPOINT_URL"], always) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+        with pytest.raises(OSError, match="AWS Error") as failed:
+            files.write_bytes(f"{bucket}/silent-2", b"content")
+        told = f"S3 at {url.removeprefix('http://')} did not answer, or not to the end, however often it was asked"
+        assert files.reason(failed.value) == told
+    assert asked == ["POST", "POST"]
+    monkeypatch.undo()
+    assert not files.exists(f"{bucket}/silent-2")

@@ -32,7 +32,7 @@ def failing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     refused: set[str] = set()
 
     def fault(method: str, path: str) -> Fault:
-        return "refuse" if method in refused and path.startswith(bucket.removeprefix("s3:/")) else None
+        return "SlowDown" if method in refused and path.startswith(bucket.removeprefix("s3:/")) else None
 
     with faulty(os.environ["AWS_ENDPOINT_URL"], fault) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from infra import files
 from infra.errors import UserError
 
 
@@ -53,8 +54,9 @@ class CheckpointWriter:
         try:
             pending.result()
         except (OSError, SafetensorError) as error:
+            why = files.reason(error) if isinstance(error, OSError) else error
             raise UserError(
-                f"{self.output}: a checkpoint could not be written ({error}); the last complete one stands"
+                f"{self.output}: a checkpoint could not be written ({why}); the last complete one stands"
             ) from error
 
     def close(self) -> None:

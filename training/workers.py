@@ -13,7 +13,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from infra import files
+from infra import files, object_storage
 from infra.errors import UserError
 from pipelines import engine
 from training import checkpoint, stopping
@@ -156,9 +156,11 @@ def run_worker(arguments: dict[str, Any]) -> None:
     rank = Rank(context.get_world_rank(), context.get_world_size(), device, _report)
     try:
         train(config, rank)
-    except UserError as error:
-        _leave(refusal, error)
-        raise
+    except (UserError, OSError) as error:
+        if (told := object_storage.refusal_in(error)) is None:
+            raise
+        _leave(refusal, told)
+        raise told from error
     except stopping.Stopped:
         if not stopping.asked_by_driver(output):  # this or another worker's node goes: Ray Train starts the rest again
             raise
