@@ -28,7 +28,7 @@ from infra.benchmarks import authors_loop
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import in_processes, in_turns, median
 from labelers import scorers
-from labelers.pair_scores import DecodePairs, ScorePairs
+from labelers.pair_scores import ScoreRawPairs
 from pipelines import pairs
 
 COPIES = 2
@@ -57,14 +57,9 @@ Work = Callable[[int, int], None]  # over rows from, to
 
 def _batched(path: str, config: BenchmarkConfig) -> Work:
     table = pq.read_table(path)
-    decode = DecodePairs(pairs.pair_ids(table))
-    score = ScorePairs(config.scorers, scorers.weights_of(config.scorers, config.weights))
-
-    def work(start: int, end: int) -> None:
-        for index in range(start, end, config.batch_size):
-            score(decode(table.slice(index, min(config.batch_size, end - index))))
-
-    return work
+    weights = scorers.weights_of(config.scorers, config.weights)
+    score = ScoreRawPairs(pairs.pair_ids(table), config.scorers, weights, config.batch_size)
+    return lambda start, end: score(table.slice(start, end - start)) and None
 
 
 def _one_by_one(path: str, config: BenchmarkConfig) -> Work:
@@ -101,12 +96,12 @@ def plain_processes(make: Callable[..., Work], path: str, config: BenchmarkConfi
     return share * COPIES / seconds
 
 
-class TimedScorePairs(ScorePairs):
+class TimedScoreRawPairs(ScoreRawPairs):
     """The step of the pass, which also notes who scored a batch and when it was done."""
 
-    def __call__(self, decoded: pa.Table) -> pa.Table:
+    def batch(self, raw: pa.Table) -> pa.Table:
         """Add the columns process and done (seconds) to the scores."""
-        scored = super().__call__(decoded)
+        scored = super().batch(raw)
         count = scored.num_rows
         scored = scored.append_column("process", pa.array([f"{os.getpid()}"] * count, pa.string()))
         return scored.append_column("done", pa.array([time.time()] * count, pa.float64()))
@@ -121,7 +116,7 @@ def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
     raw, work = scoring.open_pairs(path, ""), tempfile.mkdtemp(dir=folder)
     speed = scoring.SpeedConfig(batch_size=config.batch_size, copies=COPIES, rows_per_file=BLOCK)
     weights = scorers.weights_of(config.scorers, config.weights)
-    with mock.patch.object(scoring, "ScorePairs", TimedScorePairs):
+    with mock.patch.object(scoring, "ScoreRawPairs", TimedScoreRawPairs):
         scored = scoring.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
     done, process = scored["done"].to_numpy(), np.array(scored["process"].to_pylist())
     began = max(np.sort(done[process == one])[BLOCK - 1] for one in np.unique(process))
