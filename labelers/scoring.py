@@ -23,7 +23,7 @@ FIRST = 16  # pairs that every scorer is tried on before the pass begins
 class SpeedConfig:
     """How fast scores are made; never which."""
 
-    batch_size: int = 32
+    batch_size: int = 64
     """Pairs scored at once, two images each."""
     copies: int = 0
     """Copies of the scorers; 0: one per GPU, or one where there is none."""
