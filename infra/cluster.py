@@ -64,6 +64,8 @@ def environment(ports: Ports, token: Path) -> dict[str, str]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",  # for ray job submit, which reads it first
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
+        # Ray ends those over the number of cores after 1 s, and the next write starts one: most of a second of CPU.
+        "RAY_idle_worker_killing_time_threshold_ms": "60000",
         "RAY_JOB_STOP_WAIT_TIME_S": "120",  # a stopped trainer ends its step and writes a checkpoint; Ray gives it 3
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": "1",

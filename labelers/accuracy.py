@@ -47,7 +47,7 @@ class AccuracyConfig:
 
 
 PRESETS = {
-    "published": AccuracyConfig(weights=("published",), speed=scoring.SpeedConfig(batch_size=64, rows_per_file=2048)),
+    "published": AccuracyConfig(weights=("published",), speed=scoring.SpeedConfig(rows_per_file=2048)),
 }
 
 

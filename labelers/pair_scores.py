@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,32 +31,59 @@ _DECODED = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Pairs with their upright RGB images, at full size."""
+
+    ids: npt.NDArray[np.int64]  # [n]
+    captions: list[str]
+    reasons: list[str | None]  # why a pair's images could not be decoded
+    images: tuple[list[Image.Image], list[Image.Image]]  # of slot 0 and slot 1, for the pairs without a reason
+
+
 class DecodePairs:
     """Turn raw rows into the wanted pairs' upright RGB images, at their full size."""
 
     def __init__(self, wanted: npt.NDArray[np.int64]) -> None:
         self.wanted = np.sort(wanted)
 
-    def __call__(self, raw: pa.Table) -> pa.Table:
-        """Keep the rows whose pair_id is wanted, and decode their images; reason says why one could not be."""
+    def decode(self, raw: pa.Table) -> Decoded:
+        """Keep the rows whose pair_id is wanted, and decode their images; reasons say why one could not be."""
         ids = pairs.pair_ids(raw)
         # Not np.isin, which sorts all wanted ids for every batch: 7 ms a pair where they are Pick-a-Pic's.
         keep = np.searchsorted(self.wanted, ids) < np.searchsorted(self.wanted, ids, side="right")
-        rows = raw.select(["caption", "jpg_0", "jpg_1"]).filter(pa.array(keep)).to_pylist()
-        decoded = [{"caption": row["caption"]} | _decode(row) for row in rows]
-        columns = {name: [row.get(name) for row in decoded] for name in _DECODED.names}
-        return pa.table(columns | {"pair_id": ids[keep]}, schema=_DECODED)
+        captions, *encoded = (raw[name].filter(pa.array(keep)).to_pylist() for name in ("caption", "jpg_0", "jpg_1"))
+        decoded = Decoded(ids[keep], captions, [], ([], []))
+        for pair in zip(*encoded, strict=True):
+            opened, reason = _open(pair)
+            decoded.reasons.append(reason)
+            for slot, image in enumerate(opened):
+                decoded.images[slot].append(image)
+        return decoded
+
+    def __call__(self, raw: pa.Table) -> pa.Table:
+        """Decode the wanted pairs into a table, which travels to the scorers."""
+        decoded = self.decode(raw)
+        columns: dict[str, Any] = {"pair_id": decoded.ids, "caption": decoded.captions, "reason": decoded.reasons}
+        bad = [reason is not None for reason in decoded.reasons]
+        for slot, images in enumerate(decoded.images):
+            left = iter(images)
+            found = [None if lacking else next(left) for lacking in bad]
+            columns[f"pixels_{slot}"] = [image and image.tobytes() for image in found]
+            columns[f"width_{slot}"] = [image and image.width for image in found]
+            columns[f"height_{slot}"] = [image and image.height for image in found]
+        return pa.table(columns, schema=_DECODED)
 
 
-def _decode(row: dict[str, Any]) -> dict[str, object]:
-    out: dict[str, object] = {}
-    for slot in (0, 1):
+def _open(encoded: Sequence[object]) -> tuple[list[Image.Image], str | None]:
+    """Open both images of a pair, or say why not."""
+    opened = []
+    for slot, content in enumerate(encoded):
         try:
-            image = open_image(row[f"jpg_{slot}"])
+            opened.append(open_image(content))
         except BadImage as error:
-            return {"reason": f"image_{slot}: {error}"}
-        out |= {f"pixels_{slot}": image.tobytes(), f"width_{slot}": image.width, f"height_{slot}": image.height}
-    return out
+            return [], f"image_{slot}: {error}"
+    return opened, None
 
 
 def _images(decoded: pa.Table, slot: int) -> list[Image.Image]:
@@ -72,7 +100,13 @@ class ScorePairs:
         self.too_long: dict[tuple[str, str], bool] = {}  # by scorer and caption, so that each is asked once
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Score pairs.
+        """Score the pairs of a table of DecodePairs."""
+        ids, captions, reasons = (decoded[name] for name in ("pair_id", "caption", "reason"))
+        images = (_images(decoded, 0), _images(decoded, 1))
+        return self.score(Decoded(ids.to_numpy(), captions.to_pylist(), reasons.to_pylist(), images))
+
+    def score(self, decoded: Decoded, broken: int = BROKEN) -> pa.Table:
+        """Score pairs; a scorer that fails on all of at least `broken` pairs is refused.
 
         Returns:
             pair_id, prompt_id and for each scorer score_0, score_1 (float32, null where there is none), reason (null
@@ -81,24 +115,19 @@ class ScorePairs:
         Raises:
             UserError: if a scorer fails on every pair of a batch.
         """
-        return self.score(decoded, BROKEN)
-
-    def score(self, decoded: pa.Table, broken: int) -> pa.Table:
-        """Score pairs; a scorer that fails on all of at least `broken` pairs is refused."""
-        every, good = decoded["caption"].to_pylist(), decoded["reason"].is_null().to_numpy()
-        # Not the table filtered, which would copy all pixels.
-        images, captions = (_images(decoded, 0), _images(decoded, 1)), list(itertools.compress(every, good))
+        every, good = decoded.captions, np.array([reason is None for reason in decoded.reasons], bool)
+        captions = list(itertools.compress(every, good))
         columns: dict[str, pa.Array] = {
-            "pair_id": decoded["pair_id"],
+            "pair_id": pa.array(decoded.ids, pa.int64()),
             "prompt_id": pa.array([pairs.prompt_id(caption) for caption in every], pa.int64()),
         }
         for name, scorer in self.scorers.items():
-            scores, told = judge(scorer, images, captions)
+            scores, told = judge(scorer, decoded.images, captions)
             if len(told) >= broken and all(told):
                 raise UserError(f"scorer {name}: {told[0]}, on every one of {len(told)} pairs")
             spread = np.full((2, len(every)), np.nan, np.float32)
             spread[:, good] = scores
-            reasons = np.array(decoded["reason"].to_pylist(), object)
+            reasons = np.array(decoded.reasons, object)
             reasons[good] = told
             for slot in (0, 1):
                 columns[f"score_{slot}:{name}"] = pa.array(spread[slot], pa.float32(), from_pandas=True)
@@ -113,6 +142,32 @@ class ScorePairs:
         if (name, caption) not in self.too_long:
             self.too_long[name, caption] = bool(count([caption]))
         return self.too_long[name, caption]
+
+
+class ScoreRawPairs(ScorePairs):
+    """Decode and score raw pairs, where both are a CPU's work: a whole block at once, in batches of its own.
+
+    Between the two nothing is copied, and the engine is asked once a block, not once a batch.
+    """
+
+    def __init__(
+        self,
+        wanted: npt.NDArray[np.int64],
+        names: Sequence[str],
+        weights: Mapping[str, str | None],
+        batch_size: int,
+    ) -> None:
+        super().__init__(names, weights)
+        self.decoder, self.batch_size = DecodePairs(wanted), batch_size
+
+    def __call__(self, raw: pa.Table) -> pa.Table:
+        """Decode and score the wanted pairs among raw rows; returns what score does."""
+        starts = range(0, max(1, raw.num_rows), self.batch_size)
+        return pa.concat_tables([self.batch(raw.slice(start, self.batch_size)) for start in starts])
+
+    def batch(self, raw: pa.Table) -> pa.Table:
+        """Decode and score one batch."""
+        return self.score(self.decoder.decode(raw))
 
 
 def judge(
@@ -154,5 +209,5 @@ def try_first(names: Sequence[str], weights: Mapping[str, str | None], raw: pa.T
         UserError: if a scorer cannot be loaded or fails on every one of them.
     """
     step = ScorePairs(names, weights)
-    step.score(DecodePairs(pairs.pair_ids(raw))(raw), broken=1)
+    step.score(DecodePairs(pairs.pair_ids(raw)).decode(raw), broken=1)
     return {name: scorer.fingerprint for name, scorer in step.scorers.items()}

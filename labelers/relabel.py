@@ -50,7 +50,7 @@ class RelabelConfig:
 
 
 PRESETS = {
-    "published": RelabelConfig(weights=("published",), speed=scoring.SpeedConfig(batch_size=64, rows_per_file=2048)),
+    "published": RelabelConfig(weights=("published",), speed=scoring.SpeedConfig(rows_per_file=2048)),
 }
 
 

@@ -12,7 +12,7 @@ import pyarrow.dataset as pads
 
 from infra import files
 from infra.errors import UserError
-from labelers.pair_scores import DecodePairs, ScorePairs, try_first
+from labelers.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scorers import Scorer
 from pipelines import engine, pairs, source
 
@@ -23,7 +23,7 @@ FIRST = 16  # pairs that every scorer is tried on before the pass begins
 class SpeedConfig:
     """How fast scores are made; never which."""
 
-    batch_size: int = 32
+    batch_size: int = 64
     """Pairs scored at once, two images each."""
     copies: int = 0
     """Copies of the scorers; 0: one per GPU, or one where there is none."""
@@ -98,6 +98,21 @@ def _gpus(speed: SpeedConfig) -> float:
     return 1.0 if engine.device_count() else 0.0
 
 
+def _steps(
+    wanted: npt.NDArray[np.int64], names: Sequence[str], weights: Mapping[str, str | None], speed: SpeedConfig
+) -> list[engine.Step]:
+    """Let decoding run beside the scorers where these have GPUs; else one copy does both."""
+    scorers = {"names": tuple(names), "weights": dict(weights)}
+    copies = speed.copies or max(1, engine.device_count())
+    if not (gpus := _gpus(speed)):
+        together = scorers | {"wanted": wanted, "batch_size": speed.batch_size}
+        return [engine.Step(ScoreRawPairs, together, actors=copies)]
+    return [
+        engine.Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
+        engine.Step(ScorePairs, scorers, batch_size=speed.batch_size, actors=copies, gpus=gpus),
+    ]
+
+
 def score_pairs(
     raw: PairSource,
     wanted: npt.NDArray[np.int64],
@@ -119,17 +134,7 @@ def score_pairs(
         engine.Job(
             source=raw.paths,
             columns=raw.columns,
-            steps=[
-                # On GPUs decoding runs beside the scorers; without, its equal share lets Ray fuse it into their copies.
-                engine.Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
-                engine.Step(
-                    ScorePairs,
-                    {"names": tuple(names), "weights": dict(weights)},
-                    batch_size=speed.batch_size,
-                    actors=speed.copies or max(1, engine.device_count()),
-                    gpus=_gpus(speed),
-                ),
-            ],
+            steps=_steps(wanted, names, weights, speed),
             output=output,
             checkpoint=files.join(work, "scores_done"),
             id_column="pair_id",

@@ -92,9 +92,30 @@ def test_a_corrupt_image_costs_its_pair_alone() -> None:
         ]
 
 
+def decoder(raw: pa.Table) -> pair_scores.DecodePairs:
+    return pair_scores.DecodePairs(pairs.pair_ids(raw))
+
+
 def decoded_pairs(count: int) -> pa.Table:
     raw = raw_table(rendered_pairs(count))
-    return pair_scores.DecodePairs(pairs.pair_ids(raw))(raw)
+    return decoder(raw)(raw)
+
+
+def test_one_copy_that_does_both_makes_what_the_two_steps_make_in_batches_of_its_own() -> None:
+    rows = rendered_pairs(8)
+    rows[4]["jpg_0"] = b"no image"
+    raw = raw_table(rows)
+    wanted = pairs.pair_ids(raw)[:6]
+    judge = Brightness()
+    both = pair_scores.ScoreRawPairs(wanted, [], {}, batch_size=3)
+    both.scorers.update(one=judge)  # type: ignore[call-overload]
+    scored = both(raw)
+    assert judge.asked == [(6, 64, 64), (4, 64, 64)]  # two slots of 0..2, of 3 and 5; nothing is wanted of 6 and 7
+    assert scored.equals(step_of(one=Brightness())(pair_scores.DecodePairs(wanted)(raw)))
+    assert scored["reason:one"].null_count == 5
+    none = both(raw.slice(0, 0))
+    assert none.num_rows == 0
+    assert none.schema == scored.schema
 
 
 def test_a_pair_that_raises_or_is_not_finite_costs_itself_alone() -> None:
@@ -123,10 +144,14 @@ def test_a_scorer_that_fails_on_a_whole_batch_is_refused() -> None:
 
     with pytest.raises(UserError, match="scorer one: score is not finite, on every one of 8 pairs"):
         step_of(one=Brightness(spoil))(decoded_pairs(8))
-    few = step_of(one=Brightness(spoil))(decoded_pairs(3))  # three may be bad pairs
+    raw = raw_table(rendered_pairs(3))
+    few = step_of(one=Brightness(spoil))(decoder(raw)(raw))  # three may be bad pairs
     assert few["reason:one"].to_pylist() == [pair_scores.NOT_FINITE] * 3
+    # But not where nothing was scored before.
     with pytest.raises(UserError, match="on every one of 3 pairs"):
-        step_of(one=Brightness(spoil)).score(decoded_pairs(3), broken=1)  # but not where nothing was scored before
+        step_of(one=Brightness(spoil)).score(
+            decoder(raw).decode(raw), broken=1
+        )  # but not where nothing was scored before
 
 
 def test_scores_of_the_wrong_shape_are_refused() -> None:

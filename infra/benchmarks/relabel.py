@@ -1,9 +1,12 @@
 """What batches and Ray make of scoring: `python infra/benchmarks/relabel.py --scorers pickscore`.
 
-Ours: relabel.py's pass on a local cluster, two copies of the scorers. Bare: two processes, one thread each, the same
-steps and batches over the same rows, no Ray. Both are measured once each copy has scored a file's worth of pairs ("once
-it runs"), ours by the time at which each batch is done: files come later, in bursts. One by one: two such processes
-in the authors' way, infra/benchmarks/authors_loop.py.
+Ours: relabel.py's pass on a local cluster, a copy of the scorers for each of two cores. Against it, on the same pairs:
+- one loop: the authors' way (infra/benchmarks/authors_loop.py), one process, one pair at a time, torch's default of a
+  thread per core. `ratio` is ours over it.
+- two loops: the same loop twice, side by side, one thread each, which the authors do not do. `ratio_copies`.
+- bare: our steps and batches in two processes of one thread, no Ray. `ratio_bare`.
+Ours and bare are measured once each copy has scored a file's worth of pairs ("once it runs"), ours by the time at which
+each batch is done: files come later, in bursts.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ from infra.benchmarks import authors_loop
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import in_processes, in_turns, median
 from labelers import scorers
-from labelers.pair_scores import DecodePairs, ScorePairs
+from labelers.pair_scores import ScoreRawPairs
 from pipelines import pairs
 
-COPIES = 2
+CORES = 2  # copies of ours and of the bare loop, threads of the one loop
 BLOCK = 2048  # pairs per file, the published preset's: what each copy does before it is measured
 
 
@@ -44,9 +47,9 @@ class BenchmarkConfig:
     weights: tuple[str, ...] = ("world",)
     source: str = "infra/world/pairs"
     """Raw pairs; repeated until there are enough."""
-    pairs: int = 16384
+    pairs: int = 32768
     """Pairs per round; one by one, an eighth of them."""
-    batch_size: int = 32
+    batch_size: int = 64
     rounds: int = 3
     json: str | None = None
     """File for the figures."""
@@ -57,14 +60,9 @@ Work = Callable[[int, int], None]  # over rows from, to
 
 def _batched(path: str, config: BenchmarkConfig) -> Work:
     table = pq.read_table(path)
-    decode = DecodePairs(pairs.pair_ids(table))
-    score = ScorePairs(config.scorers, scorers.weights_of(config.scorers, config.weights))
-
-    def work(start: int, end: int) -> None:
-        for index in range(start, end, config.batch_size):
-            score(decode(table.slice(index, min(config.batch_size, end - index))))
-
-    return work
+    weights = scorers.weights_of(config.scorers, config.weights)
+    score = ScoreRawPairs(pairs.pair_ids(table), config.scorers, weights, config.batch_size)
+    return lambda start, end: score(table.slice(start, end - start)) and None
 
 
 def _one_by_one(path: str, config: BenchmarkConfig) -> Work:
@@ -80,8 +78,10 @@ def _one_by_one(path: str, config: BenchmarkConfig) -> Work:
     return work
 
 
-def _process(make: Callable[..., Work], arguments: tuple[Any, ...], spans: list[tuple[int, int]], signals: Any) -> None:
-    torch.set_num_threads(1)
+def _process(
+    make: Callable[..., Work], arguments: tuple[Any, ...], threads: int, spans: list[tuple[int, int]], signals: Any
+) -> None:
+    torch.set_num_threads(threads)
     work = make(*arguments)
     ready, go, done = signals
     work(*spans[0])
@@ -91,22 +91,30 @@ def _process(make: Callable[..., Work], arguments: tuple[Any, ...], spans: list[
     done.release()
 
 
-def plain_processes(make: Callable[..., Work], path: str, config: BenchmarkConfig, first: int, count: int) -> float:
-    """Score with plain processes, `first` pairs each unmeasured, then `count` between them; returns pairs/s."""
-    share, arguments = count // COPIES, []
-    for part in range(COPIES):
+def plain_processes(
+    make: Callable[..., Work], path: str, config: BenchmarkConfig, first: int, count: int, processes: int = CORES
+) -> float:
+    """Score with plain processes that share the cores; returns pairs/s.
+
+    Args:
+        first: pairs that each scores unmeasured.
+        count: measured pairs, of all processes together.
+    """
+    share, arguments = count // processes, []
+    for part in range(processes):
         start = part * (first + share)
-        arguments.append((make, (path, config), [(start, start + first), (start + first, start + first + share)]))
+        spans = [(start, start + first), (start + first, start + first + share)]
+        arguments.append((make, (path, config), CORES // processes, spans))
     seconds = in_processes(_process, arguments)
-    return share * COPIES / seconds
+    return share * processes / seconds
 
 
-class TimedScorePairs(ScorePairs):
+class TimedScoreRawPairs(ScoreRawPairs):
     """The step of the pass, which also notes who scored a batch and when it was done."""
 
-    def __call__(self, decoded: pa.Table) -> pa.Table:
+    def batch(self, raw: pa.Table) -> pa.Table:
         """Add the columns process and done (seconds) to the scores."""
-        scored = super().__call__(decoded)
+        scored = super().batch(raw)
         count = scored.num_rows
         scored = scored.append_column("process", pa.array([f"{os.getpid()}"] * count, pa.string()))
         return scored.append_column("done", pa.array([time.time()] * count, pa.float64()))
@@ -119,9 +127,9 @@ def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
 
     engine.connect()
     raw, work = scoring.open_pairs(path, ""), tempfile.mkdtemp(dir=folder)
-    speed = scoring.SpeedConfig(batch_size=config.batch_size, copies=COPIES, rows_per_file=BLOCK)
+    speed = scoring.SpeedConfig(batch_size=config.batch_size, copies=CORES, rows_per_file=BLOCK)
     weights = scorers.weights_of(config.scorers, config.weights)
-    with mock.patch.object(scoring, "ScorePairs", TimedScorePairs):
+    with mock.patch.object(scoring, "ScoreRawPairs", TimedScoreRawPairs):
         scored = scoring.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
     done, process = scored["done"].to_numpy(), np.array(scored["process"].to_pylist())
     began = max(np.sort(done[process == one])[BLOCK - 1] for one in np.unique(process))
@@ -129,23 +137,30 @@ def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Measure pairs/s of relabelling against a bare batched loop, and against scoring pairs one by one."""
+    """Measure pairs/s of relabelling against scoring pairs one by one, in two readings, and against a bare loop."""
     with tempfile.TemporaryDirectory() as folder, cluster.running(Path(folder) / "cluster.log") as surroundings:
         os.environ.update(surroundings)
-        path, rest = f"{folder}/raw.parquet", config.pairs - COPIES * BLOCK
+        path, rest = f"{folder}/raw.parquet", config.pairs - CORES * BLOCK
         pq.write_table(repeated_pairs(config.source, config.pairs), path, row_group_size=BLOCK)
         ways = {
             "ours": lambda: through_ray(path, config, folder),
             "bare": lambda: plain_processes(_batched, path, config, BLOCK, rest),
-            "one by one": lambda: plain_processes(_one_by_one, path, config, 8, rest // 8),
+            "one loop": lambda: plain_processes(_one_by_one, path, config, 8, rest // 8, processes=1),
+            "two loops": lambda: plain_processes(_one_by_one, path, config, 8, rest // 8),
         }
         samples = in_turns(ways, config.rounds, "pairs/s")
     middle = {name: median(values) for name, values in samples.items()}
-    ratio, ratio_bare = middle["ours"] / middle["one by one"], middle["ours"] / middle["bare"]
-    print(f"{ratio:.2f} x one by one; {ratio_bare:.3f} of the bare loop", flush=True)
+    others = {"ratio": "one loop", "ratio_copies": "two loops", "ratio_bare": "bare"}
+    ratios = {key: middle["ours"] / middle[name] for key, name in others.items()}
+    print(
+        f"{ratios['ratio']:.2f} x the authors' loop, one process of {CORES} threads, one pair at a time; "
+        f"{ratios['ratio_copies']:.2f} x two such loops side by side, one thread each; "
+        f"{ratios['ratio_bare']:.3f} of the bare loop",
+        flush=True,
+    )
     if config.json:
-        told = {"ratio": ratio, "ratio_bare": ratio_bare, "samples": samples, "unit": "pairs/s", "pairs": config.pairs}
-        text = json.dumps(told | {"scorers": config.scorers, "copies": COPIES}, indent=2)
+        told = {"samples": samples, "unit": "pairs/s", "pairs": config.pairs, "batch_size": config.batch_size}
+        text = json.dumps(ratios | told | {"scorers": config.scorers, "copies": CORES}, indent=2)
         Path(files.resolve(config.json)).write_text(text + "\n")
 
 
