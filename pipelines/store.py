@@ -167,6 +167,11 @@ def read_manifest(store: str) -> Manifest:
         raise UserError(f"{path}: not a whole manifest of schema version {SCHEMA_VERSION} ({error})") from error
 
 
+def holds_pairs(store: str) -> bool:
+    """Say whether any pairs were written, finished or not."""
+    return bool(files.list_files(files.join(store, "pairs"), ".parquet"))
+
+
 def kept_ids(store: str) -> npt.NDArray[np.int64]:
     """Read the ids of the kept pairs, [kept] int64 ascending."""
     folder = files.join(store, "pairs", "status=kept")
