@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -189,3 +192,51 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_finishes(
     assert f"pairs: {before} of 406 written" not in finished.stderr
     assert contents(tmp_path / "s") == contents(encoded_store)
     shutil.rmtree(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            False,
+            r"out: could not be written \(.*; make room",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            False,
+            r"out: could not be written \(.*; make room",
+        ),
+        (engine.ray.exceptions.OutOfDiskError("x"), False, "out: Ray's disk for what does not fit into memory is full"),
+        (engine.ray.exceptions.ActorDiedError(), True, "out: a node was lost with work that Ray needed; the same"),
+        (UserError("a step's own sentence"), True, "^a step's own sentence$"),
+    ],
+)
+def test_what_ends_a_job_is_one_sentence(
+    error: Exception, lost: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=told):
+        fail(error, lost, tmp_path, monkeypatch)
+
+
+def test_a_failure_of_another_kind_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError):
+        fail(ZeroDivisionError(), False, tmp_path, monkeypatch)
+    with pytest.raises(RuntimeError):
+        fail(OSError(errno.ENOENT, "No such file"), False, tmp_path, monkeypatch)
+
+
+def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job of the engine that fails by an error as Ray wraps it, and perhaps loses one of two nodes."""
+    nodes = [{"NodeID": name, "Alive": True} for name in ("1", "2")]
+
+    def build(_: engine.Job) -> None:
+        nodes[1]["Alive"] = not lost
+        raise RuntimeError("Ray's wrapping") from error
+
+    monkeypatch.setattr(engine, "_check_resources", Mock())
+    monkeypatch.setattr(engine, "_watch", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(engine, "_build", build)
+    monkeypatch.setattr(engine.ray, "nodes", lambda: nodes)
+    ids = lambda table: table["id"].to_numpy()  # noqa: E731
+    engine.run(engine.Job(["in"], ["id"], [], "out", str(folder), "id", ids, rows_per_block=1, name="rows", rows=1))
