@@ -1,6 +1,7 @@
 # make demo: the whole path and its report.  make feedback: the same on AI feedback.  make arena: judge the demo's images.
 # make paper: the paper's experiments, each with three training seeds.
-# make test: the proof.  make chaos: the part of it about faults and bad input.  make check: style and types.
+# make test: the proof.  make chaos: its part about faults and bad input, and the long tests that it leaves out.
+# make check: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 

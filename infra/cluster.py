@@ -8,6 +8,7 @@ on Linux `ray start` replaces a loopback address of the node by the machine's ow
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -192,6 +193,11 @@ class ClusterConfig:
     action: tyro.conf.Positional[Literal["up", "down"]]
 
 
+def identity(process: psutil.Process) -> dict[str, float]:
+    """Return what tells a process from a later one of its number: seconds from boot, as clocks are set meanwhile."""
+    return {"pid": process.pid, "after_boot": process.create_time() - psutil.boot_time()}
+
+
 def recorded(file: Path) -> psutil.Process | None:
     """Return the running process that a file of `up` names; None where it is gone, or another has its number now."""
     if not file.exists():
@@ -199,8 +205,8 @@ def recorded(file: Path) -> psutil.Process | None:
     told = files.read_json(str(file))
     try:
         process = psutil.Process(told["pid"])
-        # The kernel's clock may be set meanwhile; no number comes round again within seconds.
-        same = abs(process.create_time() - told["started"]) < 5
+        # No number comes round again within seconds.
+        same = abs(identity(process)["after_boot"] - told.get("after_boot", math.inf)) < 5
         alive = same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
@@ -220,7 +226,7 @@ def main(config: ClusterConfig) -> None:
         return
     if process is None:
         process = start(Ports(), runs / "cluster.log", runs / TOKEN_FILE)
-        files.write_json(str(runs / PID_FILE), {"pid": process.pid, "started": process.create_time()})
+        files.write_json(str(runs / PID_FILE), identity(process))
     print(f"Ray runs at port {DASHBOARD_PORT}; in your shell: . infra/env.sh; to end it: make cluster-down", flush=True)
 
 

@@ -21,16 +21,16 @@ import torch
 from infra import cli, dry_run, files, models, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
-from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, safety, source, store
+from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, repair, safety, source, store
 from pipelines.safety import Filter, SafetyConfig, make_filter
-from pipelines.store_summary import kept_prompt_ids, summarise, table
+from pipelines.store_summary import kept_prompt_ids, refuse_spoilt_source, summarise, table
 
 WORLD = "infra/world"
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """Flags of the encoder. The first group decides what the store holds; the second only how fast."""
+    """Flags of the encoder. The first group decides what the store holds; the second only how it comes about."""
 
     source: str = f"{WORLD}/pairs"
     """Raw pairs: a Parquet folder or file, local, s3:// or hf://, or a datasets name."""
@@ -67,6 +67,10 @@ class EncodeConfig:
     """Pairs per VAE batch. It moves the latents' last bits, so a store is finished with the one it was begun with."""
     rows_per_file: int = 256
     """Rows per block and file: what a killed run may lose, per copy of the VAE."""
+    max_bad_fraction: float = 0.1
+    """Of the source's rows, that may be quarantined; with more the job ends and says why."""
+    repair: bool = False
+    """Compute the rows of a finished store's lost or damaged files again, and no others."""
 
 
 PRESETS = {
@@ -87,7 +91,7 @@ PRESETS = {
     "flux": EncodeConfig(model="black-forest-labs/FLUX.1-dev", resolution=1024, batch_size=4, rows_per_file=256),
 }
 CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
-SPEED_FLAGS = ("encoders", "gpus_per_encoder", "rows_per_file", "store")
+FREE = ("encoders", "gpus_per_encoder", "rows_per_file", "store", "max_bad_fraction", "repair")  # may change
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,13 @@ def main(config: EncodeConfig) -> None:
     destination = files.resolve(config.store)
     object_storage.check("--store", destination)
     if files.exists(files.join(destination, store.MANIFEST)):
-        finished = store.read_manifest(destination)
-        before = {**finished.config, **finished.safety}
-        _refuse_other_settings(destination, before, config, make_filter(config.safety))
-        store.verify(destination, finished)
-        print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
-        return
+        if not _to_repair(config, destination):
+            return
+    elif not files.exists(files.join(destination, store.WORK)) and store.holds_pairs(destination):
+        raise UserError(
+            f"{destination}: has pairs, but neither manifest.json nor a record of progress; "
+            "restore manifest.json from a copy, or give another --store"
+        )
     with store.writer_lock(destination):
         plan = make_plan(config, destination)
         started = time.perf_counter()
@@ -135,9 +140,27 @@ def main(config: EncodeConfig) -> None:
         encode_pairs(plan)
         encode_captions(plan)
         manifest = summarise(plan)
+        repaired = repair.compared(destination, manifest)
         store.publish(destination, manifest)
     seconds = time.perf_counter() - started
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
+    if repaired:
+        print(f"{destination}: {repaired}", flush=True)
+
+
+def _to_repair(config: EncodeConfig, destination: str) -> bool:
+    """Say whether a finished store was reopened, to have its lost rows computed again; else it needs nothing."""
+    finished = store.read_manifest(destination)
+    before = {**finished.config, **finished.safety}
+    _refuse_other_settings(destination, before, config, make_filter(config.safety))
+    if config.repair and (lost := repair.damaged(destination, finished)):
+        with store.writer_lock(destination):
+            rows = repair.reopen(destination, finished, lost)
+        print(f"{destination}: {', '.join(lost)} lost; {rows:,} rows are computed again", flush=True)
+        return True
+    store.verify(destination, finished)
+    print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
+    return False
 
 
 def make_plan(config: EncodeConfig, destination: str) -> Plan:
@@ -223,7 +246,7 @@ def _refuse_other_settings(
     fingerprints: Mapping[str, str] | None = None,
 ) -> None:
     now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
-    differing = [name for name in now if name not in SPEED_FLAGS and before.get(name) != now[name]]
+    differing = [name for name in now if name not in FREE and before.get(name) != now[name]]
     if differing:
         told = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing)
         raise UserError(f"{destination} was begun with other settings ({told}); give another --store")
@@ -271,8 +294,10 @@ def encode_pairs(plan: Plan) -> None:
             name="pairs",
             rows=plan.dataset.count_rows(),
             partition_by="status",
+            may_go_on=lambda: refuse_spoilt_source(plan),
         )
     )
+    refuse_spoilt_source(plan)
 
 
 def encode_captions(plan: Plan) -> None:

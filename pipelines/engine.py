@@ -7,16 +7,18 @@ killed run goes on where whole blocks ended.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,9 @@ from infra.errors import UserError
 
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+AGAIN = "the same command goes on from what is written"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+Kind = TypeVar("Kind", bound=BaseException)
 LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
 
 
@@ -64,6 +69,7 @@ class Job:
     name: str  # of what is counted, for the progress line
     rows: int
     partition_by: str | None = None
+    may_go_on: Callable[[], None] = lambda: None  # asked when rows were written; a UserError ends the process
 
 
 def connect() -> None:
@@ -111,9 +117,11 @@ def run(job: Job) -> None:
     """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
 
     Raises:
-        UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own.
+        UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own; if a
+            node was lost and Ray could not do without what ran there, or a disk is full: then the same job goes on.
     """
     _check_resources(job.steps)
+    nodes = _living_nodes()
     context = DataContext.get_current()
     context.enable_progress_bars = False  # our own line says how many rows are safe; Ray's dashboard shows the rest
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -132,9 +140,32 @@ def run(job: Job) -> None:
     except Exception as error:
         if (refusal := object_storage.refusal_in(error)) is not None:
             raise refusal from None
+        if nodes - _living_nodes():  # Ray outlives this but where it listed files; what it raises then says little
+            raise UserError(f"{job.output}: a node was lost with work that Ray needed; {AGAIN}") from error
+        if full := _full_disk(error):
+            raise UserError(f"{job.output}: {full}; make room, then {AGAIN}") from error
         raise
     finally:
         context.checkpoint_config = None
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _found(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """Find an exception of a kind among those that Ray wrapped around it."""
+    while error is not None and not isinstance(error, kind):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """Say which disk is full: where the result is written, or where Ray puts what does not fit into memory."""
+    if _found(error, ray.exceptions.OutOfDiskError):
+        return "Ray's disk for what does not fit into memory is full (--temp-dir of ray start)"
+    refused = _found(error, OSError)
+    return f"could not be written ({files.reason(refused)})" if refused and refused.errno in FULL else None
 
 
 def _build(job: Job) -> None:
@@ -247,7 +278,7 @@ def side_by_side(
         try:
             result = ray.get(ended)
         except Exception as error:
-            result = _refusal_in(error) or error
+            result = object_storage.refusal_in(error) or error
         yield places.pop(ended), result
 
 
@@ -279,7 +310,11 @@ def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: flo
         seen, since, remarked = -1, time.monotonic(), 0.0
         while not finished.wait(interval):
             try:
-                safe = safe_rows()
+                if (safe := safe_rows()) != seen:
+                    job.may_go_on()
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(2)  # the main thread waits inside Ray and would not notice an exception here
             except OSError:  # the disk or bucket did not answer this time; the job itself notices where it matters
                 continue
             idle = time.monotonic() - since
@@ -288,7 +323,7 @@ def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: flo
                 seen, since, remarked = safe, time.monotonic(), 0.0
             elif idle > patience:
                 print(f"error: {_standstill(job, idle)}; run the same command again when they are free", flush=True)
-                os._exit(3)  # the main thread waits inside Ray and would not notice an exception here
+                os._exit(3)
             elif idle > remarked + remark:
                 print(_standstill(job, idle), flush=True)
                 remarked = idle

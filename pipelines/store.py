@@ -168,6 +168,11 @@ def read_manifest(store: str) -> Manifest:
         raise UserError(f"{path}: not a whole manifest of schema version {SCHEMA_VERSION} ({error})") from error
 
 
+def holds_pairs(store: str) -> bool:
+    """Say whether any pairs were written, finished or not."""
+    return bool(files.list_files(files.join(store, "pairs"), ".parquet"))
+
+
 def kept_ids(store: str) -> npt.NDArray[np.int64]:
     """Read the ids of the kept pairs, [kept] int64 ascending."""
     folder = files.join(store, "pairs", "status=kept")
@@ -238,13 +243,15 @@ def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
-        UserError: if the store has no such label set, or it differs from its manifest.
+        UserError: if the store has no such label set, or it is missing or differs from its manifest.
     """
-    folder, manifest = files.join(store, "labels", name), read_labels_manifest(store, name)
-    content = files.read_bytes(files.join(folder, "part-0.parquet"))
+    path, manifest = files.join(store, "labels", name, "part-0.parquet"), read_labels_manifest(store, name)
+    if not files.is_file(path):
+        raise UserError(f"{path}: missing, though its manifest names it")
+    content = files.read_bytes(path)
     sha = hashlib.sha256(content).hexdigest()
-    if sha != manifest["sha256"]:
-        raise UserError(f"{folder}/part-0.parquet: its contents differ from its manifest")
+    if sha != manifest.get("sha256"):
+        raise UserError(f"{path}: its contents differ from its manifest")
     return pq.read_table(pa.BufferReader(content)), sha
 
 

@@ -38,6 +38,23 @@ def kept_prompt_ids(plan: Plan) -> list[int]:
     return rows["prompt_id"].unique().to_pylist()
 
 
+def refuse_spoilt_source(plan: Plan) -> None:
+    """End an encoding whose source has more bad rows than may be; asked while it goes on, and after.
+
+    Raises:
+        UserError: with the most frequent reason. The rows are kept, and a higher limit goes on from there.
+    """
+    refused, limit = _rows_of(plan, "quarantined", ["stage", "reason"]), plan.config.max_bad_fraction
+    rows = plan.dataset.count_rows()
+    if refused is not None and refused.num_rows > limit * rows:
+        reason, count = next(iter(count_reasons(refused).items()))
+        raise UserError(
+            f"--source {plan.config.source}: {refused.num_rows:,} of {rows:,} rows are quarantined already, over "
+            f"--max-bad-fraction {limit:g}; most often: {reason} ({count} rows); "
+            f"{files.join(plan.destination, 'pairs')} has them all"
+        )
+
+
 def _rows_of(plan: Plan, status: str, columns: list[str]) -> pa.Table | None:
     folder = files.join(plan.destination, "pairs", f"status={status}")
     filesystem, _ = files.open_filesystem(folder)

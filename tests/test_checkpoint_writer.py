@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import notes
 from safetensors.torch import load_file
 
 from infra.errors import UserError
@@ -85,6 +90,84 @@ def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Line
         checkpoint.rewind(str(tmp_path), 5)
     checkpoint.rewind(str(tmp_path), 4)
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(tmp_path)] == [2, 4]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", ["network", "optimizer", "ema"])
+def test_a_lost_torn_or_altered_file_of_a_checkpoint_is_named(
+    name: str, network: torch.nn.Linear, tmp_path: Path
+) -> None:
+    weights = dict(network.state_dict())
+    checkpoint.save(tmp_path, STATE, {"network": weights, "optimizer": weights, "ema": weights})
+    folder = checkpoint.folder_of(tmp_path, 1)
+    file = folder / f"{name}.safetensors"
+    whole = file.read_bytes()
+    for spoilt in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        file.write_bytes(spoilt)
+        with pytest.raises(UserError, match=rf"{name}\.safetensors: altered since it was written; delete {folder} "):
+            checkpoint.read_state(folder)
+    file.unlink()
+    with pytest.raises(UserError, match=rf"{name}\.safetensors: missing; delete {folder} to resume "):
+        checkpoint.read_state(folder)
+    file.write_bytes(whole)
+    assert checkpoint.read_state(folder) == STATE
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda marker: marker[:0],
+        lambda marker: marker[:-9],
+        lambda marker: f"[{marker}]",
+        lambda marker: marker.replace('"sha256"', '"sha255"'),
+        lambda marker: marker.replace('"labels_hash"', '"labels"'),  # as of another version of this code
+    ],
+)
+def test_a_torn_or_older_marker_is_named(
+    change: Callable[[str], str], network: torch.nn.Linear, tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path, STATE, {"network": dict(network.state_dict())})
+    folder = checkpoint.folder_of(tmp_path, 1)
+    marker = folder / checkpoint.COMPLETE
+    marker.write_text(change(marker.read_text()))
+    with pytest.raises(UserError, match=r"complete\.json: not a whole marker .*; delete .*step-0000001 to resume"):
+        checkpoint.read_state(folder)
+
+
+@pytest.mark.chaos
+def test_the_latest_checkpoint_is_the_highest_step_whatever_the_clock_said(
+    network: torch.nn.Linear, tmp_path: Path
+) -> None:
+    for step in (2, 4, 6):
+        state = checkpoint.State(**{**vars(STATE), "step": step})
+        checkpoint.save(tmp_path, state, {"network": dict(network.state_dict())})
+        for path in [*checkpoint.folder_of(tmp_path, step).iterdir(), checkpoint.folder_of(tmp_path, step)]:
+            os.utime(path, (4e9 - 1e8 * step,) * 2)  # each a few years before the one before, all in the future
+    assert checkpoint.complete_steps(str(tmp_path)) == [2, 4, 6]
+    checkpoint.sweep(tmp_path, keep=1, best=None)
+    assert checkpoint.complete_steps(str(tmp_path)) == [6]
+
+
+@pytest.mark.chaos
+def test_a_disk_that_takes_no_more_ends_the_run_and_with_room_it_goes_on_the_same(config: TrainConfig) -> None:
+    config = replace(config, data=replace(config.data, held_out_store=None))
+    straight = replace(config, output=f"{config.output}-straight")
+    loop.train(straight, assembly.Rank())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 3:  # from now on the kernel refuses what makes a file longer than this
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+
+    try:
+        with pytest.raises(UserError, match=rf"{config.output}: a checkpoint could not be written .*File too large"):
+            loop.train(config, assembly.Rank(on_step=fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.complete_steps(config.output) == [2]
+    loop.train(config, assembly.Rank())
+    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
 
 
 @pytest.mark.chaos

@@ -99,7 +99,8 @@ def test_a_dead_cluster_is_replaced(started: list[psutil.Process]) -> None:
 def test_down_leaves_a_stranger_with_the_same_number_alone(started: list[psutil.Process], tmp_path: Path) -> None:
     stranger = sleeper()
     started.append(stranger)  # ended with the others
-    told = {"pid": stranger.pid, "started": stranger.create_time() - 3600}
+    told = cluster.identity(stranger)
+    told["after_boot"] -= 3600
     files.write_json(str(tmp_path / "runs" / cluster.PID_FILE), told)
     cluster.main(DOWN)
     assert stranger.is_running()

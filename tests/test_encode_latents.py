@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -14,15 +12,13 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import psutil
 import pytest
 import torch
-from conftest import MODEL, Submit, rendered_pairs, wait_for, write_pairs
+from conftest import MODEL, rendered_pairs, write_pairs
 
 from infra import cli
 from infra.errors import UserError
 from infra.files import ROOT
-from infra.world.label_pairs import bad_rows
 from pipelines import encoders, store
 from pipelines.encode_latents import PRESETS, EncodeConfig, main
 from pipelines.images import decode_image
@@ -90,52 +86,6 @@ def test_a_rerun_of_a_finished_store_does_nothing(
     assert before == {path: path.stat().st_mtime_ns for path in encoded_store.rglob("*.parquet")}
     with pytest.raises(UserError, match="seed was 0, now 9"):
         main(replace(config, seed=9))
-
-
-@pytest.mark.chaos
-def test_sigkill_of_the_driver_loses_and_doubles_nothing(
-    ray_environment: dict[str, str], submit: Submit, tmp_path: Path
-) -> None:
-    rows = rendered_pairs(1500, seed=4)
-    source = write_pairs(tmp_path / "raw", [*rows, *bad_rows(rows)], 200)
-    flags = ["--source", str(source), "--rows-per-file", "32", "--batch-size", "16"]
-    submit(SCRIPT, *flags, "--store", str(tmp_path / "clean"))
-    clean = store.read_manifest(str(tmp_path / "clean"))
-
-    killed, kept = tmp_path / "killed", tmp_path / "killed" / "pairs" / "status=kept"
-    checkpoints = killed / store.WORK / "pairs_done"
-    job = subprocess.Popen(
-        ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--store", str(killed)],
-        cwd=ROOT,
-        env=ray_environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(lambda: len(list(checkpoints.glob("*.parquet"))) >= 6, job)
-    drivers = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if str(killed) in (p.info["cmdline"] or [])
-        and p.info["cmdline"][0].endswith("python")
-        and "submit" not in p.info["cmdline"]
-    ]
-    assert drivers
-    for driver in drivers:
-        os.kill(driver.pid, signal.SIGKILL)
-    job.wait(timeout=60)
-    assert not (killed / store.MANIFEST).exists()
-    safe = {path.stem for path in checkpoints.glob("*.parquet") if ".pending" not in path.name}
-    surviving = {
-        p.name: p.stat().st_mtime_ns for p in kept.glob("*.parquet") if any(p.name.startswith(s) for s in safe)
-    }
-    assert surviving  # something was finished, so there is something to keep
-
-    submit(SCRIPT, *flags, "--store", str(killed))
-    resumed = store.read_manifest(str(killed))
-    assert resumed.counts == clean.counts
-    assert resumed.content_hash == clean.content_hash
-    now = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.parquet")}
-    assert surviving.items() <= now.items()  # finished rows were not encoded again
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from train_jobs import SCRIPT, driver, train_workers
 from infra import cli, files, models
 from infra.errors import UserError
 from infra.files import ROOT
+from pipelines.store import writer_lock
 from training import checkpoint
 from training.backbone_base import ScheduleConfig
 from training.config import TrainConfig
@@ -97,6 +98,13 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
     with pytest.raises(SystemExit):
         cli.run(main, TrainConfig, PRESETS, [*again, "--beta", "7"])
     assert "beta was 500.0, now 7.0" in capsys.readouterr().err
+
+
+@pytest.mark.chaos
+def test_a_second_job_on_the_same_run_is_refused(config: TrainConfig) -> None:
+    with writer_lock(config.output), pytest.raises(UserError, match="another job is writing here"):
+        main(config)
+    assert [path.name for path in Path(config.output).iterdir()] == [".lock"]  # nothing was touched
 
 
 def test_a_run_goes_on_with_its_own_settings_and_with_flags_that_are_newer_than_it(tmp_path: Path) -> None:

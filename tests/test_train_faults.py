@@ -1,4 +1,4 @@
-"""The trainer on a cluster that loses its driver: the same losses, and nothing lost.
+"""The trainer on a cluster that loses its driver or meets a spoilt pair: the same losses, and nothing lost.
 
 What a lost worker and a stop request leave is in tests/test_train_dpo.py.
 """
@@ -10,6 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Submit, notes, wait_for
 from train_jobs import SCRIPT, driver
@@ -17,6 +18,8 @@ from train_jobs import SCRIPT, driver
 from infra.files import ROOT
 from pipelines import store
 from training import checkpoint
+from training.order import permute
+from training.staging import stage
 
 pytestmark = pytest.mark.chaos
 
@@ -54,3 +57,25 @@ def test_sigkill_of_the_driver_at_a_checkpoint_and_past_the_epochs_end_changes_n
     submit(SCRIPT, *flags, "--output", str(output))
     for name in ("loss", "stream", "gradient_norm"):
         assert [row[name] for row in notes(output)] == [row[name] for row in expected]
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pair(
+    encoded_store: Path, training_flags: list[str], submit: Submit, tmp_path: Path
+) -> None:
+    cache, output = tmp_path / "cache", tmp_path / "run"
+    staged = stage(str(encoded_store), str(cache))
+    place = 16 * 7 + 3  # in the order of the first epoch: step 8, the first rank's share
+    row = int(permute(np.array([place], np.uint64), len(staged.pair_ids), seed=0, epoch=0)[0])
+    latents = np.load(next(cache.glob("*/latents.npy")), mmap_mode="r+")
+    latents[row] = np.nan  # as a failing disk or memory leaves it; the store's own files are whole
+    latents.flush()
+    flags = [*training_flags, "--cache", str(cache), "--workers", "2", "--output", str(output)]
+    done = submit(SCRIPT, *flags, check=False)
+    assert done.returncode != 0
+    told = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    pair = int(staged.pair_ids[row])
+    assert told[0].startswith(f"error: step 8: the loss of pairs {pair} is not finite; nothing was updated, the last ")
+    assert len(notes(output)) == 7
+    assert checkpoint.complete_steps(str(output)) == [6]
+    assert checkpoint.read_state(checkpoint.folder_of(output, 6)).step == 6

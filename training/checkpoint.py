@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -87,16 +88,23 @@ def read_state(folder: Path) -> State:
     """Read a complete checkpoint's state and check its files.
 
     Raises:
-        UserError: naming the file that is missing, altered or outside.
+        UserError: naming the file that is missing, altered or outside, or a marker that is not whole or of other code.
     """
-    marker = files.read_json(str(folder / COMPLETE))
-    for name, expected in marker["sha256"].items():
+    path = folder / COMPLETE
+    try:
+        marker = json.loads(path.read_bytes())
+        state, hashes = State(**marker["state"]), dict(marker["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a whole marker of this code's ({error!r}); delete {folder} to resume from the one before"
+        ) from error
+    for name, expected in hashes.items():
         path = Path(files.inside(str(folder), name))
         if not path.is_file():
             raise UserError(f"{path}: missing; delete {folder} to resume from the one before")
         if files.sha256(str(path)) != expected:
             raise UserError(f"{path}: altered since it was written; delete {folder} to resume from the one before")
-    return State(**marker["state"])
+    return state
 
 
 def sweep(output: Path, keep: int, best: int | None) -> None:

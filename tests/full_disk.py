@@ -1,0 +1,40 @@
+"""The encoder on a disk that is full after so many bytes: `python tests/full_disk.py BYTES FLAGS`; test_store_faults.
+
+A disk cannot be filled without rights, so the file system that the workers are given refuses as a full one does.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+from fsspec.implementations.local import LocalFileSystem
+
+from infra import cli, files
+from pipelines.encode_latents import PRESETS, EncodeConfig, main
+
+
+class FullDisk(LocalFileSystem):
+    """Opens nothing for writing once a folder has so many bytes."""
+
+    def __init__(self, folder: str, limit: int) -> None:
+        super().__init__()
+        self.folder, self.limit = folder, limit
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        held = sum(file.stat().st_size for file in Path(self.folder).rglob("*.parquet"))
+        if "w" in mode and held > self.limit:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        return super().open(path, mode, **options)
+
+
+if __name__ == "__main__":
+    limit, flags = int(sys.argv[1]), sys.argv[2:]
+    pairs = flags[flags.index("--store") + 1] + "/pairs"
+    whole = files.open_filesystem
+    full = pafs.PyFileSystem(pafs.FSSpecHandler(FullDisk(pairs, limit)))
+    files.open_filesystem = lambda path: (full, path) if path == pairs else whole(path)
+    cli.run(main, EncodeConfig, PRESETS, flags)

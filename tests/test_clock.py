@@ -1,0 +1,71 @@
+"""Nothing depends on what time it is: a clock that jumps changes no result, lock, cache or run."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from infra import cluster, files, node_cache
+from infra.files import ROOT
+from training.staging import stage
+
+pytestmark = pytest.mark.chaos
+WALL = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.strftime", "time.ctime"}
+WALL_METHODS = {"now", "utcnow", "today", "fromtimestamp"}
+RECORDED_ONLY = {"pipelines/arena_votes.py"}  # when a vote was cast; nothing is decided by it
+SOURCES = sorted(p for folder in ("pipelines", "training", "labelers", "infra") for p in (ROOT / folder).rglob("*.py"))
+
+
+def looks_at_the_clock(text: str) -> bool:
+    """Say whether code asks for the time of day."""
+    names = [ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+    return any(name in WALL or ("date" in name and name.split(".")[-1] in WALL_METHODS) for name in names)
+
+
+def test_the_look_up_can_fail() -> None:
+    assert looks_at_the_clock("import time\nx = time.time()")
+    assert looks_at_the_clock("import datetime\nx = datetime.datetime.now()")
+    assert not looks_at_the_clock("import time\nx = time.monotonic()")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_code_asks_how_long_and_never_what_time_it_is(path: Path) -> None:
+    allowed = str(path.relative_to(ROOT)) in RECORDED_ONLY or "benchmarks" in path.parts
+    assert allowed or not looks_at_the_clock(path.read_text())
+
+
+def set_back(folder: Path, years: float) -> None:
+    """Let all files look as if they were written years from now, or before."""
+    for path in folder.rglob("*"):
+        os.utime(path, (psutil.boot_time() + years * 3e7,) * 2)
+
+
+@pytest.mark.parametrize("years", [-20.0, 20.0])
+def test_a_staged_copy_is_taken_or_made_whatever_its_files_times(
+    years: float, copied_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stage(str(copied_store), str(tmp_path / "cache"))
+    set_back(copied_store, years)
+    set_back(tmp_path / "cache", -years)
+    monkeypatch.setattr(node_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))  # nothing may be copied
+    again = stage(str(copied_store), str(tmp_path / "cache"))
+    assert (again.pair_ids == first.pair_ids).all()
+    assert (again.latents == first.latents).all()
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_cluster_is_known_by_its_process_after_the_clock_was_set(
+    jump: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, note = psutil.Process(), tmp_path / "cluster.json"
+    files.write_json(str(note), cluster.identity(own))
+    boot, created = psutil.boot_time(), own.create_time()
+    # Setting the clock moves the time of boot, and with it what every process is said to have started at.
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot + jump)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: created + jump)
+    assert cluster.recorded(note) == own
