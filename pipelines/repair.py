@@ -44,7 +44,10 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
             done = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[key])
             files.write_table(files.join(work, f"{folder}_done", "kept.parquet"), done)
     files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash})
-    files.write_json(files.join(work, "config.json"), {**manifest.config, "fingerprints": dict(manifest.fingerprints)})
+    files.write_json(
+        files.join(work, "config.json"),
+        {**manifest.config, **manifest.safety, "fingerprints": dict(manifest.fingerprints)},
+    )
     for name in lost:
         files.remove(files.join(path, name))
     files.remove(files.join(path, store.MANIFEST))
