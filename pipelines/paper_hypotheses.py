@@ -6,8 +6,8 @@ judge that labelled nothing. All intervals are over seeds and prompts (pipelines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def wins_more(claim: str, one: ByJudge, other: ByJudge, names: tuple[str, str]) 
     return ask(claim, question)
 
 
-def inner_optimum(claim: str, points: Mapping[float, ByJudge]) -> Tested:
+def inner_optimum(claim: str, points: Mapping[int, ByJudge]) -> Tested:
     """Ask whether some beta inside the swept range wins more often than both ends of it.
 
     Yes where one inner beta's paired differences to both ends lie above 0; no where one end lies above every inner
@@ -73,11 +73,11 @@ def inner_optimum(claim: str, points: Mapping[float, ByJudge]) -> Tested:
     confidence = 1 - 0.05 / max(len(inner), len(ends))
 
     def question(judge: str) -> Asked:
-        parts = [
-            _part(crossed_mean(points[beta][judge] - points[end][judge], confidence), 0.0, judge=judge, beta=beta, end=end)
-            for beta in inner
-            for end in ends
-        ]
+        parts = []
+        for beta in inner:
+            for end in ends:
+                found = crossed_mean(points[beta][judge] - points[end][judge], confidence)
+                parts.append(_part(found, 0.0, judge=judge, beta=beta, end=end))
         above = any(all(part["answer"] == "yes" for part in parts if part["beta"] == beta) for beta in inner)
         below = any(all(part["answer"] == "no" for part in parts if part["end"] == end) for end in ends)
         answer: Answer = "yes" if above else "no" if below else "undecided"
@@ -100,19 +100,21 @@ def weaker_images_help(points: ByJudge, images: Mapping[str, Mapping[str, Floats
     """
 
     def question(judge: str) -> Asked:
-        parts = [
-            _part(_welch(images[judge][kind], images[judge]["base"]), 0.0, judge=judge, images=kind)
-            for kind in ("losers", "winners")
-        ]
+        parts = []
+        for kind in ("losers", "winners"):
+            gap = _welch(images[judge][kind], images[judge]["base"])
+            answer = against(-gap.high, -gap.low, 0.0)  # whether they are worse
+            parts.append({"judge": judge, "images": kind, "answer": answer} | asdict(gap))
         won = _part(crossed_rate(points[judge]), 0.5, judge=judge)
-        worse: list[Answer] = [{"yes": "no", "no": "yes"}.get(part["answer"], part["answer"]) for part in parts]  # type: ignore[misc]
         shares = " and ".join(
-            f"its {part['images']} score {part['value']:+.3g} ({part['low']:+.3g} to {part['high']:+.3g})" for part in parts
+            f"its {part['images']} score {part['value']:+.3g} ({part['low']:+.3g} to {part['high']:+.3g})"
+            for part in parts
         )
         told = f"{shares} against the base’s own images, and the policy wins {percent(won)}"
-        return every([*worse, won["answer"]]), told, [*parts, won]
+        return every([*(part["answer"] for part in parts), won["answer"]]), told, [*parts, won]
 
-    return ask("DPO improves the base although even the winners it trains on are worse than the base’s images.", question)
+    claim = "DPO improves the base although even the winners it trains on are worse than the base’s images."
+    return ask(claim, question)
 
 
 def _welch(one: Floats, other: Floats) -> Estimate:
@@ -125,14 +127,10 @@ def _welch(one: Floats, other: Floats) -> Estimate:
 def feedback(points: Mapping[str, ByJudge]) -> dict[str, Tested]:
     """Test Fig. 6's shapes over seeds; points by row and judge."""
     found = feedback_hypotheses.answer_all(points)
-    independent = dict.fromkeys(found, _not_tested())
+    independent: dict[str, Answer] = dict.fromkeys(found, "not tested")
     own = crossed_rate(points["human"][INDEPENDENT])
     independent["human_labels_win"] = against(own.low, own.high, 0.5)
     return {name: Tested(**asdict(one), independent=independent[name]) for name, one in found.items()}
-
-
-def _not_tested() -> Answer:
-    return "not tested"
 
 
 def implicit_reward(
@@ -152,7 +150,8 @@ def implicit_reward(
     chance = Tested("The implicit reward prefers the human winner more often than chance.", part["answer"],
                     f"{part['answer'].capitalize()}: {told}.", [part, other], other["answer"])  # fmt: skip
     parts = [
-        _part(clustered_mean(right - own, prompts), 0.0, judge="human labels", scorer=name) for name, own in scorers.items()
+        _part(clustered_mean(right - own, prompts), 0.0, judge="human labels", scorer=name)
+        for name, own in scorers.items()
     ]
     answer = every(one["answer"] for one in parts)
     shown = "; ".join(f"{gain(one)} over {one['scorer']}" for one in parts)
@@ -170,11 +169,18 @@ def rejection_sampling(draws: ByJudge, null_mean: float) -> Tested:
     """
 
     def question(judge: str) -> Asked:
-        part = _part(crossed_mean(draws[judge]), null_mean, judge=judge, median=float(np.median(draws[judge])))
-        told = f"a draw is worth {part['value']:.1f} of the base ({part['low']:.1f} to {part['high']:.1f}; median {part['median']:g})"
+        part = _part(mean_draws(draws[judge]), null_mean, judge=judge, median=float(np.median(draws[judge])))
+        span = f"{part['low']:.1f} to {part['high']:.1f}; median {part['median']:g}"
+        told = f"a draw is worth {part['value']:.1f} of the base ({span})"
         return part["answer"], f"{told}, against {null_mean:.2f} (median 1) for equals", [part]
 
     return ask("One draw of the policy is worth more draws of the base than equals would need.", question)
+
+
+def mean_draws(draws: Floats) -> Estimate:
+    """Compute the mean of draws [seeds, captions], at least 1 each, and its interval, which ends there too."""
+    found = crossed_mean(draws)
+    return replace(found, low=max(1.0, found.low))
 
 
 def _part(found: Estimate, level: float, **named: Any) -> dict[str, Any]:
@@ -189,8 +195,3 @@ def percent(part: Mapping[str, Any]) -> str:
 def gain(part: Mapping[str, Any]) -> str:
     """Write a difference of rates with its interval."""
     return f"{100 * part['value']:+.1f} points ({100 * part['low']:+.1f} to {100 * part['high']:+.1f})"
-
-
-def count(answers: Sequence[Answer]) -> dict[str, int]:
-    """Count answers by kind."""
-    return {kind: list(answers).count(kind) for kind in ("yes", "no", "undecided", "not tested")}  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from pipelines.score import paired_scores
 from pipelines.win_rate import win_points
 
 SCHEMA_VERSION = 1  # of sweep.json
-AGAIN = "run make paper"
+AGAIN = "run make paper again"
 BETAS = (50, 500, 5000, 50000)
 MIDDLE = 500  # the beta of both series, and of every policy that is not of the ablation
 SERIES = {  # of the beta ablation: trial by beta
@@ -115,7 +115,7 @@ def read_run(folder: str) -> PaperRun:
     if sweep.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{root}/sweep/sweep.json: schema version {sweep.get('schema_version')}, not {SCHEMA_VERSION}")
     if len(sweep["seeds"]) < 2:
-        raise UserError(f"{root}/sweep/sweep.json: one seed; an interval over seeds takes two, the paper's report three")
+        raise UserError(f"{root}/sweep/sweep.json: one seed; an interval over seeds takes two or more")
     for judge in (LABELLED, INDEPENDENT, *FEEDBACK):
         if judge not in sweep["judges"]:
             raise UserError(f"{root}/sweep/sweep.json: not judged by {judge}; {AGAIN}")
@@ -199,7 +199,8 @@ def captions(run: PaperRun) -> dict[str, int]:
     Raises:
         UserError: naming a caption that two of them have in common.
     """
-    validation = {one.facts["config"]["validation"]["validation_prompts"] for same in run.trials.values() for one in same}
+    every = [trial for same in run.trials.values() for trial in same]
+    validation = {trial.facts["config"]["validation"]["validation_prompts"] for trial in every}
     if None in validation:
         raise UserError(f"a trial in {run.folder} has no validation captions; its checkpoint was not picked")
     stored = [read_tables(run.path(name, "prompts"), columns=["caption"]) for name in ("store", "weaker_store")]
