@@ -1,7 +1,7 @@
 """Each of the paper's experiments: its figures by both judges over seeds and prompts, and its hypotheses.
 
-A table's cell is an estimate with its interval and its figure for each seed; `unit` says how to read it: rate, gain
-(of a rate), draws or accuracy.
+A table's cell is an estimate with its interval and its figure for each seed; `unit` says how to read it: rate, gain (of
+a rate), draws, or score (the mean over seeds of a median, without an interval).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sft(run: PaperRun) -> Experiment:
         ),
     }
     rows = [_row("DPO over the base", _rates(run, DPO)), _row("SFT over the base", _rates(run, SFT)),
-            _row("DPO less SFT", _gains(run, DPO, SFT), "gain")]  # fmt: skip
+            _row("DPO less SFT", _gains(run, DPO, SFT), "gain"), *_medians(run, {"DPO": DPO, "SFT": SFT})]  # fmt: skip
     figures = {name: {"win_rate": rates(run, name), "median": run.medians(name)} for name in (DPO, SFT)}
     return _experiment(found, figures, rows)
 
@@ -70,7 +70,8 @@ def in_distribution(run: PaperRun) -> Experiment:
     }  # fmt: skip
     rows = [_row("trained on the base’s own images", _rates(run, DPO)),
             _row("trained on worse images", _rates(run, WEAKER)),
-            _row("own less worse", _gains(run, DPO, WEAKER), "gain")]  # fmt: skip
+            _row("own less worse", _gains(run, DPO, WEAKER), "gain"),
+            *_medians(run, {"own images": DPO, "worse images": WEAKER})]  # fmt: skip
     boxes = {}
     for judge in JUDGED_BY:
         sets = {f"{kind}, {pairs} pairs": scores for pairs in images for kind, scores in images[pairs][judge].items()}
@@ -172,6 +173,18 @@ def _rates(run: PaperRun, name: str) -> dict[str, Any]:
 
 def _gains(run: PaperRun, one: str, other: str) -> dict[str, Any]:
     return {judge: _cell(crossed_mean(run.points[one][judge] - run.points[other][judge])) for judge in JUDGED_BY}
+
+
+def _medians(run: PaperRun, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Make rows of median scores, the base's first; trials by title."""
+    found = {title: run.medians(name) for title, name in names.items()}
+    first = next(iter(found.values()))
+    base = {judge: {"value": first[judge]["base"], "per_seed": []} for judge in JUDGED_BY}
+    rows = [_row("median score: base", base, "score")]
+    for title, own in found.items():
+        cells = {judge: {"value": own[judge]["policy"], "per_seed": own[judge]["per_seed"]} for judge in JUDGED_BY}
+        rows.append(_row(f"median score: {title}", cells, "score"))
+    return rows
 
 
 def _cell(found: Estimate) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def wins_more(claim: str, one: ByJudge, other: ByJudge, names: tuple[str, str]) 
 
     def question(judge: str) -> Asked:
         part = _part(crossed_mean(one[judge] - other[judge]), 0.0, judge=judge, one=names[0], other=names[1])
-        return part["answer"], f"{names[0]} wins {gain(part)} more than {names[1]}", [part]
+        return part["answer"], f"{gain(part)} for {names[0]} over {names[1]}", [part]
 
     return ask(claim, question)
 

@@ -5,6 +5,7 @@ Reads what `make paper` left, refuses what is unfinished, and writes report.json
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,8 @@ class PaperReportConfig:
 def commands(run: PaperRun, experiment: str) -> list[str]:
     """List the commands that rerun one experiment, from nothing to this report, in order."""
     lines = [shlex.join(step["command"]) for step in run.steps]
-    shared = [line for line in lines if not any(word in line for words in (*OWN_STEPS.values(), WHOLE) for word in words)]
+    marks = [word for words in (*OWN_STEPS.values(), WHOLE) for word in words]
+    shared = [line for line in lines if not any(word in line for word in marks)]
     own = [line for line in lines if any(word in line for word in OWN_STEPS.get(experiment, ()))]
     before = [line for line in own if not _needs_policy(line)]
     trials = [trial for name in TRIALS_OF.get(experiment, (DPO,)) for trial in run.trials[name]]
@@ -111,7 +113,7 @@ def _seconds(run: PaperRun, script: str, flags: Mapping[str, str]) -> float | No
 
 
 def _has(command: Sequence[str], flags: Mapping[str, str]) -> bool:
-    pairs = set(zip(command, command[1:], strict=False))
+    pairs = set(itertools.pairwise(command))
     return all(pair in pairs for pair in flags.items())
 
 
@@ -128,7 +130,9 @@ def identities(run: PaperRun) -> dict[str, Any]:
         stores[name] = {
             "content_hash": manifest.content_hash,
             "counts": asdict(manifest.counts),
-            "labels": {one: {"sha256": told["sha256"], "agreement": told.get("agreement")} for one, told in labels.items()},
+            "labels": {
+                one: {"sha256": told["sha256"], "agreement": told.get("agreement")} for one, told in labels.items()
+            },
         }
     every = [trial for same in run.trials.values() for trial in same]
     return {
@@ -155,7 +159,7 @@ def build(run: PaperRun) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "headline": f"Diffusion-DPO wins {percent(won)} of {won['n']} held-out captions against the base, judged by "
-        f"{LABELLED}, over {won['seeds']} training seeds; of the paper’s {len(answers)} claims tested here {told['yes']} "
+        f"{LABELLED}, over {won['seeds']} training seeds; of {sum(told.values())} claims tested {told['yes']} "
         f"hold, {told['no']} do not, {told['undecided']} are undecided at this size.",
         "answers": told,
         "win_rate": won,
