@@ -110,7 +110,7 @@ def test_above_every_scorer_takes_all_of_them() -> None:
 
 @pytest.mark.parametrize(("draws", "answer"), [((9, 40), "yes"), ((1, 3), "no"), ((1, 10), "undecided")])
 def test_rejection_against_its_null(draws: tuple[int, int], answer: str) -> None:
-    counts = np.random.default_rng(0).integers(*draws, size=(3, 60)) * 1.0
+    counts = np.random.default_rng(0).integers(*draws, size=(3, 60)).astype(np.float64)
     counts[:, :3] = 1.0
     found = hypotheses.rejection_sampling({LABELLED: counts, INDEPENDENT: counts}, 5.19)
     assert (found.answer, found.independent) == (answer, answer)
@@ -123,7 +123,7 @@ def test_a_draw_of_the_base_itself_is_not_beyond_the_null() -> None:
     rng, null = np.random.default_rng(0), float((1 / np.arange(1, 101)).sum())
     answers = []
     for _ in range(200):
-        counts = np.minimum(np.ceil(1 / rng.random((3, 60)) - 1).clip(1), 100)
+        counts = np.minimum(np.ceil(1 / rng.random((3, 60)) - 1).clip(1), 100).astype(np.float64)
         answers.append(hypotheses.rejection_sampling({LABELLED: counts, INDEPENDENT: counts}, null).answer)
     assert null == pytest.approx(5.19, abs=0.01)
     assert answers.count("yes") / 200 <= 0.05

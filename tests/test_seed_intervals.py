@@ -90,7 +90,7 @@ def test_a_rate_ends_at_0_and_1_and_a_difference_does_not() -> None:
 
 def test_pairs_of_one_prompt_are_one_case() -> None:
     rng = np.random.default_rng(2)
-    each = rng.integers(0, 2, (3, 50)) * 1.0
+    each = rng.integers(0, 2, (3, 50)).astype(np.float64)
     alone, twice = (
         clustered_rate(each, np.arange(50)),
         clustered_rate(np.repeat(each, 2, 1), np.repeat(np.arange(50), 2)),
