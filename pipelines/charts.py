@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 Rows = Sequence[dict[str, Any]]
 ALIGNED, CONTROL, BATCH = "#0b6e6e", "#b4691f", "#9aa0ab"
@@ -109,8 +110,7 @@ def draw(lines: Sequence[Line], level: float | None = None, mark: float | None =
     lines = [one for one in lines if len(one.x)]
     if not lines:
         return ""
-    style: Any = {"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": lines[0].label}
-    with plt.rc_context(style):
+    with plt.rc_context(style(lines[0].label)):
         figure, axes = plt.subplots(figsize=(5.2, 3.1), layout="constrained")
         for one in lines:
             marker = "o" if len(one.x) < 30 else ""
@@ -124,8 +124,18 @@ def draw(lines: Sequence[Line], level: float | None = None, mark: float | None =
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.4)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-        plt.close(figure)
+        return svg(figure)
+
+
+def style(salt: str) -> Any:
+    """Return matplotlib's settings for a figure; text stays text, and the salt makes its ids the same each time."""
+    return {"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": salt}
+
+
+def svg(figure: Figure) -> str:
+    """Close a figure and return it as an <svg> element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -1,7 +1,8 @@
 """The shapes of the paper's Fig. 6 as hypotheses, each answered from intervals: yes, no or undecided.
 
 Rows are policies, named by the label set they were trained on; columns are judges. A row wins where its interval lies
-above 0.5. Whether it wins more often than another row is asked prompt by prompt (win_rate.paired_difference).
+above 0.5. Whether it wins more often than another row is asked prompt by prompt (win_rate.paired_difference). Where a
+row is several training runs, the intervals are of seeds and prompts (pipelines/seed_intervals.py).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.win_rate import WinRate, paired_difference, rate_of
+from pipelines.seed_intervals import Estimate, crossed_mean, crossed_rate
+from pipelines.win_rate import Difference, WinRate, paired_difference, rate_of
 
 Answer = Literal["yes", "no", "undecided", "not tested"]
-Points = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]  # row, judge: [n] points against the base, one a prompt
+# By row and judge, points against the base: [n], one a prompt, or [seeds, n] of several training runs.
+Points = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
 SCORERS = ("pickscore", "hpsv2", "clip", "aesthetics")  # of the paper's figure
 ALIGNMENT = ("oracle", "clip")  # judges that look at whether the image shows its caption
 
@@ -68,7 +71,7 @@ def own_scorer_is_highest(points: Points, own: list[str]) -> Hypothesis:
     claim = "Each policy wins more often by its own scorer than any other policy does."
     parts, told = [], []
     for name in own:
-        others = {other: paired_difference(points[name][name], points[other][name]) for other in points}
+        others = {other: _difference(points[name][name], points[other][name]) for other in points}
         del others[name]
         if not others:
             continue
@@ -116,8 +119,16 @@ def human_labels_win(points: Points) -> Hypothesis:
     return Hypothesis(claim, part["answer"], f"{part['answer'].capitalize()}: {told}.", [part])
 
 
+def _rate(points: npt.NDArray[np.float64]) -> WinRate | Estimate:
+    return rate_of(points) if points.ndim == 1 else crossed_rate(points)
+
+
+def _difference(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> Difference | Estimate:
+    return paired_difference(one, other) if one.ndim == 1 else crossed_mean(one - other)
+
+
 def _part(points: Points, row: str, judge: str) -> dict[str, Any]:
-    found: WinRate = rate_of(points[row][judge])
+    found = _rate(points[row][judge])
     answer = against(found.low, found.high, 0.5)
     return {"row": row, "judge": judge, "answer": answer, "value": found.value, "low": found.low, "high": found.high,
             "n": found.n}  # fmt: skip
