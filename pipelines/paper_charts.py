@@ -86,7 +86,7 @@ def survival(figures: Mapping[str, Any], judges: Sequence[str]) -> str:
     with plt.rc_context(style("survival")):
         figure, axes = plt.subplots(figsize=(WIDTH, 3.3), layout="constrained")
         draws = np.arange(1, figures["cap"])
-        for judge, colour in zip(judges, (ALIGNED, CONTROL), strict=True):
+        for judge, colour in zip(judges, (ALIGNED, CONTROL), strict=False):
             axes.step(draws, np.array(figures[judge]["survival"])[1:] * 100, where="post", color=colour, linewidth=2,
                       label=f"by {judge}")  # fmt: skip
         null = np.array(figures["null"]["survival"])[1:] * 100

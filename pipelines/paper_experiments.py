@@ -14,8 +14,9 @@ import numpy as np
 
 from pipelines import paper_hypotheses as hypotheses
 from pipelines import rejection_sampling, sdedit
+from pipelines.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper_material import EDITS, Implicit, Rejection, first_scores, read_edits, training_images
-from pipelines.paper_run import DPO, FEEDBACK, INDEPENDENT, LABELLED, SERIES, SFT, WEAKER, PaperRun
+from pipelines.paper_run import DPO, FEEDBACK, SERIES, SFT, WEAKER, PaperRun
 from pipelines.seed_intervals import Estimate, clustered_rate, crossed_mean, crossed_rate
 
 JUDGED_BY = (LABELLED, INDEPENDENT)

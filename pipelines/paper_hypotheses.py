@@ -18,7 +18,7 @@ from pipelines import feedback_hypotheses
 from pipelines.feedback_hypotheses import Answer, Hypothesis, against, every
 from pipelines.seed_intervals import Estimate, clustered_mean, clustered_rate, crossed_mean, crossed_rate
 
-LABELLED, INDEPENDENT = "oracle", "fidelity"
+LABELLED, INDEPENDENT = "oracle", "fidelity"  # the judge that drew the human labels; one that labelled nothing
 Floats = npt.NDArray[np.float64]
 ByJudge = Mapping[str, Floats]  # points [seeds, prompts] against the base
 Parts = list[dict[str, Any]]

@@ -19,7 +19,8 @@ from labelers.pair_scores import DecodePairs, ScorePairs
 from pipelines import sdedit, store
 from pipelines.comparison import Drawn, read_drawn
 from pipelines.generate import read_tables
-from pipelines.paper_run import AGAIN, FEEDBACK, INDEPENDENT, LABELLED, PaperRun, read_part
+from pipelines.paper_hypotheses import INDEPENDENT, LABELLED
+from pipelines.paper_run import AGAIN, FEEDBACK, PaperRun, read_part
 from pipelines.rejection_sampling import RESULT
 from pipelines.score import paired_scores
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipelines import paper_charts as charts
 from pipelines.paper_experiments import JUDGED_BY, SERIES_TITLES
-from pipelines.paper_run import DPO, FEEDBACK, INDEPENDENT, LABELLED, SFT, WEAKER, PaperRun
+from pipelines.paper_hypotheses import INDEPENDENT, LABELLED
+from pipelines.paper_run import DPO, FEEDBACK, SFT, WEAKER, PaperRun
 from pipelines.report_page import fill, image_pairs
 
 

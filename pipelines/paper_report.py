@@ -15,10 +15,10 @@ from typing import Any
 from infra import cli, files
 from pipelines import paper_experiments as experiments
 from pipelines import paper_page, store
-from pipelines.paper_hypotheses import percent
+from pipelines.paper_hypotheses import LABELLED, percent
 from pipelines.paper_material import read_implicit, read_rejection
 from pipelines.paper_numbers import NUMBERS
-from pipelines.paper_run import DPO, FEEDBACK, LABELLED, SERIES, SFT, WEAKER, PaperRun, captions, read_run
+from pipelines.paper_run import DPO, FEEDBACK, SERIES, SFT, WEAKER, PaperRun, captions, read_run
 
 SCHEMA_VERSION = 1
 EXPERIMENTS: dict[str, Callable[[PaperRun], dict[str, Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from infra import files
 from infra.errors import UserError
 from pipelines import feedback_report, store
 from pipelines.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.generate import read_tables
+from pipelines.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.prompts import read_prompts
 from pipelines.report import read_facts
 from pipelines.score import paired_scores
@@ -32,7 +33,6 @@ SERIES = {  # of the beta ablation: trial by beta
 DPO, SFT, WEAKER = f"beta-{MIDDLE}", "sft", "weaker"
 FEEDBACK = ("pickscore", "hpsv2", "clip", "aesthetics")
 TRIALS = tuple(dict.fromkeys([*SERIES["fixed"].values(), *SERIES["scaled"].values(), SFT, WEAKER, *FEEDBACK]))
-LABELLED, INDEPENDENT = "oracle", "fidelity"  # the judge that drew the human labels, and one that labelled nothing
 Floats = npt.NDArray[np.float64]
 
 
@@ -194,24 +194,31 @@ def _check_labels(trial: Trial, path: str, base: Drawn) -> None:
 
 
 def captions(run: PaperRun) -> dict[str, int]:
-    """Count the captions that were trained on, that picked checkpoints, and that are judged on.
+    """Count the captions that were trained on, that picked checkpoints, that are judged on, and of held-out pairs.
 
     Raises:
-        UserError: naming a caption that two of them have in common.
+        UserError: naming a caption that two of them have in common, but for the last two, which may.
     """
     every = [trial for same in run.trials.values() for trial in same]
     validation = {trial.facts["config"]["validation"]["validation_prompts"] for trial in every}
     if None in validation:
         raise UserError(f"a trial in {run.folder} has no validation captions; its checkpoint was not picked")
-    stored = [read_tables(run.path(name, "prompts"), columns=["caption"]) for name in ("store", "weaker_store")]
     sets = {
-        "training": {one for one in pa.concat_tables(stored)["caption"].to_pylist() if one},
+        "training": _stored(run, "store") | _stored(run, "weaker_store"),
         "checkpoint selection": {one for path in validation for one in read_prompts(files.resolve(path))},
         "test": set(run.base.scores["caption"].to_pylist()),
+        "held-out": _stored(run, "held_out_store"),  # pairs of test captions, mostly
     }
-    names = list(sets)
-    for one, other in ((names[0], names[1]), (names[0], names[2]), (names[1], names[2])):
-        if common := sorted(sets[one] & sets[other]):
-            raise UserError(f"{run.folder}: {len(common)} captions are both {one} and {other} captions, one of them "
-                            f"{common[0][:80]!r}; they must be disjoint")  # fmt: skip
+    for one, other in itertools.combinations(sets, 2):
+        common = sorted(sets[one] & sets[other])
+        if common and (one, other) != ("test", "held-out"):
+            raise UserError(
+                f"{run.folder}: {len(common)} captions are both {one} and {other} captions, one of them "
+                f"{common[0][:80]!r}; they must be disjoint"
+            )
     return {name: len(found) for name, found in sets.items()}
+
+
+def _stored(run: PaperRun, name: str) -> set[str]:
+    found = read_tables(run.path(name, "prompts"), columns=["caption"])["caption"].to_pylist()
+    return {caption for caption in found if caption}  # the empty one stands for a dropped caption

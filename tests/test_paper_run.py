@@ -36,7 +36,7 @@ def test_points_are_by_trial_judge_and_seed(made: str) -> None:
 
 
 def test_captions_are_counted_and_disjoint(made: str) -> None:
-    assert captions(read_run(made)) == {"training": 16, "checkpoint selection": 1, "test": 6}
+    assert captions(read_run(made)) == {"training": 16, "checkpoint selection": 1, "test": 6, "held-out": 8}
 
 
 @pytest.mark.parametrize(
