@@ -6,7 +6,7 @@ checkpoint can be read at any world size, sharded or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +18,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from infra import files
+from infra.errors import UserError
 from training import checkpoint
+from training.mirror import Mirror
 
 SHARDS = "shards"
 
@@ -34,20 +36,63 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
         OSError: on every rank, if any could not write.
     """
     rank, folder = dist.get_rank(workers), checkpoint.folder_of(output, state.step)
-    if rank == 0:
-        checkpoint.begin(output, state.step)
+
+    def begin() -> dict[str, str]:
+        if rank == 0:
+            checkpoint.begin(output, state.step)
+        return {}
+
+    _on_every_rank(workers, begin)  # no rank makes its folder while rank 0 still deletes what a torn one left
     flat = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     try:
         dcp.save(flat, storage_writer=writer, process_group=workers)
     except dcp.CheckpointException as error:
         raise OSError("; ".join(f"rank {failed}: {cause}" for failed, (cause, _) in error.failures.items())) from error
-    own = sorted((folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
-    hashes = {f"{SHARDS}/{path.name}": files.sha256(str(path)) for path in own}
-    told: list[dict[str, str]] | None = [{}] * dist.get_world_size(workers) if rank == 0 else None
-    dist.gather_object(hashes, told, group=workers)
-    if told is not None:
-        checkpoint.mark(folder, state, {name: digest for part in told for name, digest in part.items()})
+    hashes = _on_every_rank(workers, lambda: {name: files.sha256(str(folder / name)) for name in _own(folder, rank)})
+    if rank == 0:
+        checkpoint.mark(folder, state, hashes)
+
+
+def send(mirror: Mirror, step: int, keep: int, best: int | None, workers: dist.ProcessGroup) -> None:
+    """Send a checkpoint that all ranks wrote on their nodes: each its own shards, and rank 0 the marker, last.
+
+    Raises:
+        OSError: on every rank, if any could not send, or a file is not what the marker says.
+    """
+    rank, folder = dist.get_rank(workers), checkpoint.folder_of(mirror.local, step)
+
+    def shards() -> dict[str, str]:
+        if rank == 0:
+            mirror.make_room(keep, best)
+        return mirror.send_files(step, _own(folder, rank))
+
+    sent = _on_every_rank(workers, shards)
+
+    def marker() -> dict[str, str]:
+        if rank == 0:
+            mirror.mark(step, sent)
+        return {}
+
+    _on_every_rank(workers, marker)
+    mirror.drop_part(step)
+
+
+def _own(folder: Path, rank: int) -> list[str]:
+    return sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
+
+
+def _on_every_rank(workers: dist.ProcessGroup, work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Do what each rank has to do, and put together what they found; where one fails, all raise its OSError."""
+    try:
+        mine: tuple[dict[str, str], str | None] = work(), None
+    except (OSError, UserError) as error:
+        mine = {}, str(error)
+    told = [mine] * dist.get_world_size(workers)
+    dist.all_gather_object(told, mine, group=workers)
+    if failed := [f"rank {rank}: {error}" for rank, (_, error) in enumerate(told) if error is not None]:
+        raise OSError("; ".join(failed))
+    return {name: digest for found, _ in told for name, digest in found.items()}
 
 
 def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
