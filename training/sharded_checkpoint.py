@@ -7,6 +7,7 @@ checkpoint can be read at any world size, sharded or not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,13 +37,8 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
         OSError: on every rank, if any could not write.
     """
     rank, folder = dist.get_rank(workers), checkpoint.folder_of(output, state.step)
-
-    def begin() -> dict[str, str]:
-        if rank == 0:
-            checkpoint.begin(output, state.step)
-        return {}
-
-    _on_every_rank(workers, begin)  # no rank makes its folder while rank 0 still deletes what a torn one left
+    # No rank makes its folder while rank 0 still deletes what a torn one left.
+    _on_rank_0(workers, partial(checkpoint.begin, output, state.step))
     flat = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     try:
@@ -50,8 +46,7 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
     except dcp.CheckpointException as error:
         raise OSError("; ".join(f"rank {failed}: {cause}" for failed, (cause, _) in error.failures.items())) from error
     hashes = _on_every_rank(workers, lambda: {name: files.sha256(str(folder / name)) for name in _own(folder, rank)})
-    if rank == 0:
-        checkpoint.mark(folder, state, hashes)
+    _on_rank_0(workers, partial(checkpoint.mark, folder, state, hashes))
 
 
 def send(mirror: Mirror, step: int, keep: int, best: int | None, workers: dist.ProcessGroup) -> None:
@@ -60,26 +55,28 @@ def send(mirror: Mirror, step: int, keep: int, best: int | None, workers: dist.P
     Raises:
         OSError: on every rank, if any could not send, or a file is not what the marker says.
     """
-    rank, folder = dist.get_rank(workers), checkpoint.folder_of(mirror.local, step)
-
-    def shards() -> dict[str, str]:
-        if rank == 0:
-            mirror.make_room(keep, best)
-        return mirror.send_files(step, _own(folder, rank))
-
-    sent = _on_every_rank(workers, shards)
-
-    def marker() -> dict[str, str]:
-        if rank == 0:
-            mirror.mark(step, sent)
-        return {}
-
-    _on_every_rank(workers, marker)
+    folder = checkpoint.folder_of(mirror.local, step)
+    own = _own(folder, dist.get_rank(workers))
+    # Before any shard is there: without its marker it would be swept.
+    _on_rank_0(workers, partial(mirror.make_room, keep, best))
+    sent = _on_every_rank(workers, partial(mirror.send_files, step, own))
+    _on_rank_0(workers, partial(mirror.mark, step, sent))
     mirror.drop_part(step)
 
 
 def _own(folder: Path, rank: int) -> list[str]:
     return sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
+
+
+def _on_rank_0(workers: dist.ProcessGroup, work: Callable[[], object]) -> None:
+    """Let all ranks wait until rank 0 has done something; where it fails, all raise its OSError."""
+
+    def do() -> dict[str, str]:
+        if dist.get_rank(workers) == 0:
+            work()
+        return {}
+
+    _on_every_rank(workers, do)
 
 
 def _on_every_rank(workers: dist.ProcessGroup, work: Callable[[], dict[str, str]]) -> dict[str, str]:
