@@ -225,10 +225,60 @@ def test_two_machines_go_on_with_what_two_ranks_of_one_began(
     assert not list(tmp_path.glob("machine-*/run-*"))
 
 
-def test_shards_are_refused_for_s3(remote: TrainConfig) -> None:
-    config = replace(remote, sharding=ShardingConfig(sharding="fsdp"))
-    with pytest.raises(UserError, match=r"--sharding fsdp: its checkpoints need a shared disk; --output s3://.* is on"):
-        train_dpo.main(config)
+def two_machines(rank: int, run: TrainConfig, meeting: str) -> None:
+    """Write shards from two disks to S3: killed twice, once with a disk that cannot be read; then to the end."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    run = replace(run, data=replace(run.data, cache=str(run.data.cache).format(rank=rank)))
+    mirror = open_mirror(run)
+    assert mirror is not None
+
+    def after(last: int) -> assembly.Rank:
+        def die(metrics: dict[str, object]) -> None:
+            if metrics["step"] == last:
+                raise Killed
+
+        return assembly.Rank(rank, 2, on_step=die)
+
+    with pytest.raises(Killed):
+        loop.train(run, after(3))
+    here = {path.name for path in (mirror.local / checkpoint.name_of(2) / "shards").glob("*")}
+    assert len(here) == (rank == 0)  # what S3 has whole stays only where rank 0 sweeps
+    send = Mirror._send_file
+    if rank == 1:
+        Mirror._send_file = no_route  # type: ignore[assignment, method-assign]
+    with pytest.raises(UserError, match=r"a checkpoint could not be written \(rank 1: .*no route"):
+        loop.train(run, assembly.Rank(rank, 2))
+    Mirror._send_file = send  # type: ignore[method-assign]
+    assert checkpoint.complete_steps(run.output) == [2]
+    loop.train(run, assembly.Rank(rank, 2))
+    assert not mirror.local.exists()
+    dist.destroy_process_group()
+
+
+def no_route(*_: object) -> str:
+    raise OSError(113, "no route to host")
+
+
+def test_shards_of_two_machines_go_on_from_s3_bit_for_bit(
+    straight: TrainConfig, remote: TrainConfig, tmp_path: Path
+) -> None:
+    data, shards = replace(straight.data, micro_batch=4), ShardingConfig(sharding="fsdp")
+    rate = replace(straight.optimizer, optimizer="adafactor")
+    straight, remote = (replace(run, data=data, sharding=shards, optimizer=rate) for run in (straight, remote))
+    torch.multiprocessing.spawn(two_ranks, ([straight], f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    apart = replace(remote, data=replace(remote.data, cache=str(tmp_path / "machine-{rank}")))
+    torch.multiprocessing.spawn(two_machines, (apart, f"file://{tmp_path / 'another'}"), nprocs=2)
+    assert losses(noted(remote)) == losses(noted(straight))
+    assert checkpoint.complete_steps(remote.output) == [4, 6]
+    for step in (4, 6):
+        place = files.join(remote.output, checkpoint.name_of(step))
+        marked = files.read_json(files.join(place, checkpoint.COMPLETE))["sha256"]
+        assert {name: files.sha256(files.join(place, name)) for name in marked} == marked
+        assert len(marked) == 2
+    disk, s3 = (contents(files.join(run.output, RESULT)) for run in (straight, remote))
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert disk[weights] == s3[weights]
 
 
 def test_a_secret_of_the_environment_is_in_nothing_that_is_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from dataclasses import replace
@@ -14,16 +15,25 @@ import torch.distributed as dist
 from conftest import HELD_OUT, MODEL, Killed, notes
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 
 from infra.errors import UserError
 from training import assembly, checkpoint, flags, loop, preflight, sharding
 from training.backbone import StableDiffusion
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
-from training.optimizers import OptimizerConfig
-from training.policy import PolicyConfig
+from training.optimizers import OptimizerConfig, make_optimizer
+from training.policy import PolicyConfig, load_adapters
+from training.presets import PRESETS
 
 FSDP = sharding.ShardingConfig(sharding="fsdp")
+ADAFACTOR = OptimizerConfig("adafactor", learning_rate=1e-4, warmup_steps=3)
+WAYS: dict[str, dict[str, Any]] = {
+    "adafactor": {"optimizer": ADAFACTOR, "sharding": FSDP},
+    "lora": {"policy": PolicyConfig(lora_rank=4), "optimizer": OptimizerConfig(learning_rate=1e-3), "sharding": FSDP},
+}
 
 
 def at(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
@@ -42,6 +52,32 @@ def no_space(*_: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
+def check_adafactor() -> None:
+    """Update shards and whole weights by equal gradients, over rows that two ranks cannot share evenly."""
+
+    def network() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Conv2d(2, 3, 3), torch.nn.Linear(6, 1))
+
+    plain, sharded = network(), network()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+    optimizers = [make_optimizer(ADAFACTOR, one.parameters(), torch.device("cpu")) for one in (plain, sharded)]
+    pairs = list(zip(plain.parameters(), sharded.parameters(), strict=True))
+    for step in range(3):
+        for weight, shard in pairs:
+            weight.grad = 10 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+            shard.grad = distribute_tensor(weight.grad, shard.device_mesh, shard.placements)  # type: ignore[attr-defined]
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(weight, sharding.whole(shard)) for weight, shard in pairs)
+    assert sum(shard.to_local().numel() for _, shard in pairs) < sum(weight.numel() for weight, _ in pairs)  # type: ignore[attr-defined]
+    states = [list(optimizer.state.values()) for optimizer in optimizers]
+    assert all(
+        torch.equal(one[key], other[key]) for one, other in zip(*states, strict=True) for key in one.keys() - {"step"}
+    )
+    assert len(states[1]) == len(pairs)
+
+
 def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
     """Run what needs two ranks, all in one pair of processes: starting them costs more than the runs."""
     torch.set_num_threads(1)
@@ -58,10 +94,17 @@ def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
     run(at(config, "sharded", sharding=FSDP, policy=averaged))
     quick = replace(config, data=replace(config.data, held_out_store=None))
     killed = at(quick, "killed", sharding=replace(FSDP, activation_checkpointing=True), policy=averaged)
-    try:
-        run(killed, die)
-    except Killed:
-        run(killed)
+    for interrupted in (
+        killed,
+        at(quick, "killed-adafactor", **WAYS["adafactor"]),
+        at(quick, "killed-lora", **WAYS["lora"]),
+    ):
+        with pytest.raises(Killed):
+            run(interrupted, die)
+        run(interrupted)
+    for way, changes in WAYS.items():
+        run(at(quick, way, **changes))
+    check_adafactor()
     run(at(quick, "one", sharding=FSDP, steps=6))  # begun by one rank
     alone = replace(quick.data, global_batch=7)
     run(at(config, "uneven-ddp", data=alone, steps=1))
@@ -100,6 +143,11 @@ def runs(encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.Tem
     shutil.copytree(config.output, folder / "one")
     torch.multiprocessing.spawn(two_ranks, (config, f"file://{folder / 'meeting'}"), nprocs=2)
     shutil.copytree(folder / "sharded", folder / "resharded")
+    for way, changes in WAYS.items():
+        shutil.copytree(folder / way, folder / f"resharded-{way}")
+        alone = replace(config, data=replace(data, held_out_store=None), **changes)
+        loop.train(at(alone, f"whole-{way}", steps=6), assembly.Rank())
+        loop.train(at(alone, f"resharded-{way}", steps=6), assembly.Rank())
     whole = replace(config, steps=6, data=replace(data, held_out_store=None))
     loop.train(whole, assembly.Rank())
     loop.train(at(whole, "resharded", sharding=FSDP), assembly.Rank())  # begun by two ranks
@@ -118,9 +166,42 @@ def test_two_ranks_with_shards_see_the_stream_and_losses_of_one(runs: TrainConfi
     assert [row["held_out_accuracy"] for row in told[0]] == [row["held_out_accuracy"] for row in told[1][:3]]
 
 
-def test_a_sharded_run_resumes_bit_for_bit_and_recomputed_activations_change_nothing(runs: TrainConfig) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_sharded_adafactor_and_adapters_have_the_losses_of_one_rank_s(runs: TrainConfig, way: str) -> None:
+    assert column(runs, way, "stream") == column(runs, f"whole-{way}", "stream")[:4]
+    for key in ("loss", "gradient_norm"):
+        assert column(runs, way, key) == pytest.approx(column(runs, f"whole-{way}", key)[:4], rel=1e-3)
+    assert column(runs, way, "loss")[0] == pytest.approx(0.693147, abs=1e-6)  # the reference is the policy's start
+    assert column(runs, way, "loss")[3] != pytest.approx(0.693147, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "straight"), [("killed", "sharded"), *((f"killed-{way}", way) for way in WAYS)])
+def test_a_sharded_run_resumes_bit_for_bit_and_recomputed_activations_change_nothing(
+    runs: TrainConfig, name: str, straight: str
+) -> None:
     for key in ("step", "loss", "stream", "gradient_norm"):
-        assert column(runs, "killed", key) == column(runs, "sharded", key)
+        assert column(runs, name, key) == column(runs, straight, key)
+
+
+def test_the_result_of_sharded_adapters_is_those_of_the_last_checkpoint(runs: TrainConfig) -> None:
+    found = [
+        Path(at(runs, name).output) / "result" / "pytorch_lora_weights.safetensors" for name in ("lora", "killed-lora")
+    ]
+    assert sorted(path.name for path in found[0].parent.iterdir()) == ["README.md", "facts.json", found[0].name]
+    results = [load_file(path) for path in found]
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    adapted = StableDiffusion(MODEL).load_network()
+    load_adapters(adapted, found[0].parent, "unet")  # as load_lora_weights does
+    last = checkpoint.folder_of(Path(at(runs, "lora").output), 4)
+    kept = [load_file(path) for path in sorted((last / "shards").iterdir())]
+    weights = {name: weight for name, weight in adapted.named_parameters() if ".lora_" in name}
+    assert {f"network/{name}".replace("default_0", "default") for name in weights} == {
+        name for part in kept for name in part if name.startswith("network/")
+    }
+    for name, weight in weights.items():
+        shards = [part[key] for part in kept if (key := f"network/{name}".replace("default_0", "default")) in part]
+        assert torch.equal(weight, torch.cat(shards))
 
 
 def test_a_sharded_checkpoint_holds_safetensors_alone_and_hashes_of_all(runs: TrainConfig) -> None:
@@ -131,10 +212,12 @@ def test_a_sharded_checkpoint_holds_safetensors_alone_and_hashes_of_all(runs: Tr
     assert set(checkpoint.files.read_json(str(folder / checkpoint.COMPLETE))["sha256"]) == shards
 
 
-@pytest.mark.parametrize("name", ["resharded", "one"])  # from two ranks to one, from one to two
+# From two ranks to one, from one to two.
+@pytest.mark.parametrize("name", ["resharded", "one", *(f"resharded-{way}" for way in WAYS)])
 def test_a_checkpoint_goes_on_at_another_world_size(runs: TrainConfig, name: str) -> None:
-    assert column(runs, name, "stream") == column(runs, "whole", "stream")
-    assert column(runs, name, "loss") == pytest.approx(column(runs, "whole", "loss"), rel=1e-3)
+    whole = name.replace("resharded", "whole").replace("one", "whole")
+    assert column(runs, name, "stream") == column(runs, whole, "stream")
+    assert column(runs, name, "loss") == pytest.approx(column(runs, whole, "loss"), rel=1e-3)
     assert column(runs, name, "loss")[5] != pytest.approx(column(runs, name, "loss")[0], rel=1e-3)
 
 
@@ -212,19 +295,15 @@ def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -
         preflight.check_config(both)
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (
-            {"optimizer": OptimizerConfig("adafactor")},
-            "--sharding fsdp: the state of --optimizer adafactor has no shards",
-        ),
-        ({"policy": PolicyConfig(lora_rank=4)}, "--sharding fsdp: adapters are small"),
-    ],
-)
-def test_what_cannot_be_sharded_is_refused(config: TrainConfig, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        preflight.check_config(replace(config, sharding=FSDP, **changes))
+def test_8_bit_state_is_refused_for_shards(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())  # as if bitsandbytes were installed
+    with pytest.raises(UserError, match="--sharding fsdp: the state of --optimizer adamw8bit has no shards"):
+        flags.check_flags(replace(config, sharding=FSDP, optimizer=OptimizerConfig("adamw8bit")))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_presets_can_be_sharded(name: str) -> None:
+    flags.check_flags(replace(PRESETS[name], sharding=FSDP))
 
 
 @pytest.mark.parametrize(

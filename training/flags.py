@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from infra import files
 from infra.errors import UserError
 from pipelines.kinds import kind_of
 from training.config import TrainConfig
@@ -111,14 +110,8 @@ def _check_policy(config: TrainConfig) -> None:
 def _check_sharding(config: TrainConfig) -> None:
     """Refuse a layout that the network or its shards cannot have."""
     layout = config.sharding
-    if layout.sharding == "fsdp" and config.output.startswith(files.S3):
-        raise UserError(f"--sharding fsdp: its checkpoints need a shared disk; --output {config.output} is on S3")
-    if layout.sharding == "fsdp" and config.policy.lora_rank:
-        raise UserError("--sharding fsdp: adapters are small; leave it out, or leave --lora-rank out")
-    if layout.sharding == "fsdp" and config.optimizer.optimizer != "adamw":
-        raise UserError(
-            f"--sharding fsdp: the state of --optimizer {config.optimizer.optimizer} has no shards; take adamw"
-        )
+    if layout.sharding == "fsdp" and config.optimizer.optimizer == "adamw8bit":
+        raise UserError("--sharding fsdp: the state of --optimizer adamw8bit has no shards; take adamw or adafactor")
     if not layout.channels_last:
         return
     if layout.sharding == "fsdp":

@@ -72,11 +72,15 @@ def save(trainer: Trainer, step: int) -> None:
         sweep(trainer)
     if first or sharded:
         kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
-        write = partial(sharded_checkpoint.save, workers=trainer.writer.workers) if sharded else checkpoint.save
-        jobs = [partial(write, *kept)]
+        about = step, trainer.config.keep_checkpoints, trainer.journal.best_step()
+        jobs: list[Callable[[], None]] = [partial(checkpoint.save, *kept)]
         if trainer.mirror:
-            keep, best = trainer.config.keep_checkpoints, trainer.journal.best_step()
-            jobs.append(partial(trainer.mirror.send, step, keep, best))
+            jobs.append(partial(trainer.mirror.send, *about))
+        if sharded:
+            workers = trainer.writer.workers
+            jobs = [partial(sharded_checkpoint.save, *kept, workers)]
+            if trainer.mirror:
+                jobs.append(partial(sharded_checkpoint.send, trainer.mirror, *about, workers))
         trainer.writer.submit(partial(_in_turn, jobs))
 
 

@@ -27,7 +27,7 @@ from training.journal import StepRecord
 from training.loader import Batch, Share, prefetch, step_batches
 from training.losses import batch_losses, step_baseline
 from training.optimizers import learning_rate
-from training.policy import load_weights, trained
+from training.policy import load_weights, make_policy, trained
 from training.reference_check import meet_reference
 from training.result import write_result
 
@@ -178,12 +178,12 @@ def finish(trainer: Trainer) -> None:
             errors = reward.held_out_errors(every, trainer.backbone, trainer.reference.errors, trainer.rank.device)
             accuracy = held_out_accuracy(trainer, every, errors)
         facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": reward.DRAWS}
-    state = sharding.whole_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
+    state = sharding.whole_trained_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
     if trainer.rank.rank == 0:
         policy = trainer.policy
         if state is not None:
-            policy = trainer.backbone.load_network()
-            policy.load_state_dict(state)
+            policy = make_policy(trainer.config.policy, trainer.backbone, trainer.config.seed)
+            load_weights(policy, {name: state[name] for name in trained(policy)})
         facts["train"] = trainer.journal.summary()
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
     trainer.journal.close()

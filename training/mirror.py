@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from infra import files, object_storage
@@ -36,7 +37,8 @@ def open_mirror(config: TrainConfig) -> Mirror | None:
 class Mirror:
     """A run folder on S3 and its copy on this node's disk.
 
-    Only rank 0 calls begin, send and finish; every rank calls bring and forget.
+    Only rank 0 calls begin, send, make_room, mark and finish; every rank calls bring and forget, and of a sharded
+    checkpoint sends and drops its own part.
     """
 
     def __init__(self, place: str, local: Path) -> None:
@@ -72,11 +74,11 @@ class Mirror:
             for other in folder.parent.glob("step-*"):
                 if other != folder:
                     shutil.rmtree(other)
-            known = folder / checkpoint.COMPLETE
-            if known.is_file() and known.read_bytes() == marker:
-                return
+            known, parts = folder / checkpoint.COMPLETE, json.loads(marker)["sha256"]
+            if known.is_file() and known.read_bytes() == marker and all((folder / name).is_file() for name in parts):
+                return  # where shards of other nodes are missing, all are fetched
             checkpoint.begin(self.local, step)
-            for name, expected in files.read_json(files.join(place, checkpoint.COMPLETE))["sha256"].items():
+            for name, expected in parts.items():
                 self._bring_file(place, name, folder, expected)
             files.write_bytes(str(known), marker)
 
@@ -88,21 +90,44 @@ class Mirror:
             raise UserError(f"{path}: altered since it was written; {otherwise}")
 
     def send(self, step: int, keep: int, best: int | None) -> None:
-        """Send the notes, make room, and send the checkpoint of a step, its marker last.
-
-        The notes reach to the step at least, so that a run that goes on from there has them.
+        """Send the notes, make room, and send the checkpoint of a step that lies whole on this disk, its marker last.
 
         Raises:
             OSError: if something could not be sent, or a file is not what the marker says.
         """
+        self.make_room(keep, best)
+        self.mark(step, self.send_files(step, self._marked(step)))
+
+    def make_room(self, keep: int, best: int | None) -> None:
+        """Send the notes, which then reach to a step at least that a run goes on from, and delete old checkpoints."""
         self._send_notes()
         self._sweep(keep, best)
-        name = checkpoint.name_of(step)
-        marker = f"{name}/{checkpoint.COMPLETE}"
-        for part, expected in files.read_json(str(self.local / marker))["sha256"].items():
-            if self._send_file(f"{name}/{part}") != expected:
-                raise OSError(f"{self.local / name / part}: altered since it was written")
-        self._send_file(marker)
+
+    def send_files(self, step: int, names: Iterable[str]) -> dict[str, str]:
+        """Send files of a checkpoint, named from its folder on, and return the SHA-256 of what was sent of each."""
+        folder = checkpoint.name_of(step)
+        return {name: self._send_file(f"{folder}/{name}") for name in names}
+
+    def mark(self, step: int, sent: Mapping[str, str]) -> None:
+        """Send the marker of a checkpoint whose files have all been sent.
+
+        Raises:
+            OSError: if one of them is not what the marker says.
+        """
+        folder = checkpoint.name_of(step)
+        for name, expected in self._marked(step).items():
+            if sent.get(name) != expected:
+                raise OSError(f"{self.local / folder / name}: altered since it was written")
+        self._send_file(f"{folder}/{checkpoint.COMPLETE}")
+
+    def drop_part(self, step: int) -> None:
+        """Delete this disk's part of a checkpoint that S3 has whole, but where rank 0 is, which keeps and sweeps."""
+        folder = checkpoint.folder_of(self.local, step)
+        if not (folder / checkpoint.COMPLETE).is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # ranks of one node do it at once
+
+    def _marked(self, step: int) -> dict[str, str]:
+        return files.read_json(str(checkpoint.folder_of(self.local, step) / checkpoint.COMPLETE))["sha256"]
 
     def finish(self, keep: int, best: int) -> None:
         """Send the rest of a finished run: notes and result, its facts last; an older result goes.

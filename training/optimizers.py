@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from infra.errors import UserError
 
@@ -57,6 +58,7 @@ def make_optimizer(
     Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) has the settings of the paper's SDXL runs: no scaling by the
     weights' RMS, which torch's own Adafactor cannot leave out, a rate given from outside, updates clipped at RMS 1.
     """
+    parameters = list(parameters)
     betas = (config.adam_beta1, config.adam_beta2)
     match config.optimizer:
         case "adamw":
@@ -69,9 +71,7 @@ def make_optimizer(
                 fused=device.type == "cuda",
             )
         case "adafactor":
-            from transformers.optimization import Adafactor
-
-            return Adafactor(
+            return _adafactor_of(parameters)(
                 parameters,
                 lr=config.learning_rate,
                 clip_threshold=1.0,
@@ -89,6 +89,16 @@ def make_optimizer(
                 eps=config.adam_epsilon,
                 weight_decay=config.weight_decay,
             )
+
+
+def _adafactor_of(parameters: list[torch.nn.Parameter]) -> Any:  # a class
+    if any(isinstance(parameter, DTensor) for parameter in parameters):
+        from training.sharded_adafactor import ShardedAdafactor
+
+        return ShardedAdafactor
+    from transformers.optimization import Adafactor
+
+    return Adafactor
 
 
 def state_tensors(

@@ -6,7 +6,8 @@ checkpoint can be read at any world size, sharded or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from infra import files
+from infra.errors import UserError
 from training import checkpoint
+from training.mirror import Mirror
 
 SHARDS = "shards"
 
@@ -34,20 +37,59 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
         OSError: on every rank, if any could not write.
     """
     rank, folder = dist.get_rank(workers), checkpoint.folder_of(output, state.step)
-    if rank == 0:
-        checkpoint.begin(output, state.step)
+    # No rank makes its folder while rank 0 still deletes what a torn one left.
+    _on_rank_0(workers, partial(checkpoint.begin, output, state.step))
     flat = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     try:
         dcp.save(flat, storage_writer=writer, process_group=workers)
     except dcp.CheckpointException as error:
         raise OSError("; ".join(f"rank {failed}: {cause}" for failed, (cause, _) in error.failures.items())) from error
-    own = sorted((folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
-    hashes = {f"{SHARDS}/{path.name}": files.sha256(str(path)) for path in own}
-    told: list[dict[str, str]] | None = [{}] * dist.get_world_size(workers) if rank == 0 else None
-    dist.gather_object(hashes, told, group=workers)
-    if told is not None:
-        checkpoint.mark(folder, state, {name: digest for part in told for name, digest in part.items()})
+    hashes = _on_every_rank(workers, lambda: {name: files.sha256(str(folder / name)) for name in _own(folder, rank)})
+    _on_rank_0(workers, partial(checkpoint.mark, folder, state, hashes))
+
+
+def send(mirror: Mirror, step: int, keep: int, best: int | None, workers: dist.ProcessGroup) -> None:
+    """Send a checkpoint that all ranks wrote on their nodes: each its own shards, and rank 0 the marker, last.
+
+    Raises:
+        OSError: on every rank, if any could not send, or a file is not what the marker says.
+    """
+    folder = checkpoint.folder_of(mirror.local, step)
+    own = _own(folder, dist.get_rank(workers))
+    # Before any shard is there: without its marker it would be swept.
+    _on_rank_0(workers, partial(mirror.make_room, keep, best))
+    sent = _on_every_rank(workers, partial(mirror.send_files, step, own))
+    _on_rank_0(workers, partial(mirror.mark, step, sent))
+    mirror.drop_part(step)
+
+
+def _own(folder: Path, rank: int) -> list[str]:
+    return sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
+
+
+def _on_rank_0(workers: dist.ProcessGroup, work: Callable[[], object]) -> None:
+    """Let all ranks wait until rank 0 has done something; where it fails, all raise its OSError."""
+
+    def do() -> dict[str, str]:
+        if dist.get_rank(workers) == 0:
+            work()
+        return {}
+
+    _on_every_rank(workers, do)
+
+
+def _on_every_rank(workers: dist.ProcessGroup, work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Do what each rank has to do, and put together what they found; where one fails, all raise its OSError."""
+    try:
+        mine: tuple[dict[str, str], str | None] = work(), None
+    except (OSError, UserError) as error:
+        mine = {}, str(error)
+    told = [mine] * dist.get_world_size(workers)
+    dist.all_gather_object(told, mine, group=workers)
+    if failed := [f"rank {rank}: {error}" for rank, (_, error) in enumerate(told) if error is not None]:
+        raise OSError("; ".join(failed))
+    return {name: digest for found, _ in told for name, digest in found.items()}
 
 
 def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -135,7 +135,7 @@ def whole(value: torch.Tensor) -> torch.Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Collect a sharded network's weights in CPU memory on rank 0; other ranks get none, but must call this."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+def whole_trained_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Collect a sharded network's trained weights in CPU memory on rank 0; other ranks get none, but must call this."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     return get_model_state_dict(network, options=options)  # type: ignore[return-value]
