@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import HELD_OUT, MODEL, Killed, notes
+from conftest import HELD_OUT, MODEL, Killed, notes, train_until_killed
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
+from infra import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.errors import UserError
 from training import assembly, checkpoint, flags, loop, preflight, sharding
 from training.backbone import StableDiffusion
@@ -27,6 +28,8 @@ from training.objectives import ObjectiveConfig
 from training.optimizers import OptimizerConfig, make_optimizer
 from training.policy import PolicyConfig, load_adapters
 from training.presets import PRESETS
+
+import diffusers  # isort: skip
 
 FSDP = sharding.ShardingConfig(sharding="fsdp")
 ADAFACTOR = OptimizerConfig("adafactor", learning_rate=1e-4, warmup_steps=3)
@@ -284,6 +287,42 @@ def test_compiling_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch, t
     sharding.prepare(compiled, network, torch.float32, torch.device("cpu"), 1)
     assert network._compiled_call_impl is not None
     assert list(network.state_dict()) == names
+
+
+def smallest_model(folder: Path) -> str:
+    """Write the embedded world's model with a network of three residual blocks, which compiles in seconds."""
+    shutil.copytree(MODEL, folder)
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "mid_block_type": None}
+    shape = {"sample_size": 8, "block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
+    diffusers.UNet2DConditionModel(cross_attention_dim=64, **shape, **blocks).save_pretrained(folder / "unet")
+    return str(folder)
+
+
+def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    data, rate = replace(config.data, held_out_store=None), OptimizerConfig(learning_rate=1e-3)
+    sft = ObjectiveConfig(objective="sft")  # without a reference there is one pass to compile
+    config = replace(
+        config, model=smallest_model(tmp_path / "small"), steps=4, data=data, objective=sft, optimizer=rate
+    )
+    compiled = sharding.ShardingConfig(compile=True)
+    eager, straight = at(config, "eager"), at(config, "straight", sharding=compiled)
+    kernels = torch._inductor.metrics
+    for run in (eager, straight):
+        before = kernels.generated_kernel_count
+        loop.train(run, assembly.Rank())
+        assert (kernels.generated_kernel_count > before) == run.sharding.compile
+    killed = at(config, "killed", sharding=compiled)
+    train_until_killed(killed, 3)
+    torch.compiler.reset()  # what goes on is another process, which compiles again
+    loop.train(killed, assembly.Rank())
+    assert column(config, "straight", "stream") == column(config, "eager", "stream")
+    for key in ("loss", "gradient_norm"):
+        assert column(config, "straight", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
+        assert column(config, "killed", key) == column(config, "straight", key)
 
 
 def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -> None:
