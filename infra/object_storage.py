@@ -155,7 +155,7 @@ def refusal_in(error: BaseException | None) -> UserError | None:
     """Find the sentence for the user in exceptions wrapped in one another: a refusal of ours, or S3's in words."""
     of_s3: OSError | None = None
     while error is not None:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) and not hasattr(error, "cause"):  # Ray's wrapping is a UserError, too
             return error
         if isinstance(error, OSError) and "AWS Error" in str(error):
             of_s3 = error  # the innermost: Ray's own repeat whole tracebacks

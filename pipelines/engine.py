@@ -155,7 +155,8 @@ def _living_nodes() -> set[str]:
 
 def _found(error: BaseException | None, kind: type[Kind]) -> Kind | None:
     """Find an exception of a kind among those that Ray wrapped around it."""
-    while error is not None and not isinstance(error, kind):
+    # Ray's wrapping is of the kind that it wraps, too, but has neither its sentence nor its number.
+    while error is not None and (isinstance(error, ray.exceptions.RayTaskError) or not isinstance(error, kind)):
         error = getattr(error, "cause", None) or error.__cause__
     return error
 
@@ -165,7 +166,7 @@ def _full_disk(error: BaseException) -> str | None:
     if _found(error, ray.exceptions.OutOfDiskError):
         return "Ray's disk for what does not fit into memory is full (--temp-dir of ray start)"
     refused = _found(error, OSError)
-    return f"could not be written ({files.reason(refused)})" if refused and refused.errno in FULL else None
+    return f"could not be written ({os.strerror(refused.errno)})" if refused and refused.errno in FULL else None
 
 
 def _build(job: Job) -> None:

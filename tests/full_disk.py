@@ -17,24 +17,24 @@ from infra import cli, files
 from pipelines.encode_latents import PRESETS, EncodeConfig, main
 
 
-class FullDisk(LocalFileSystem):
+class FullDisk(pafs.FSSpecHandler):
     """Opens nothing for writing once a folder has so many bytes."""
 
     def __init__(self, folder: str, limit: int) -> None:
-        super().__init__()
+        super().__init__(LocalFileSystem())
         self.folder, self.limit = folder, limit
 
-    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
         held = sum(file.stat().st_size for file in Path(self.folder).rglob("*.parquet"))
-        if "w" in mode and held > self.limit:
+        if held > self.limit:
             raise OSError(errno.ENOSPC, "No space left on device", path)
-        return super().open(path, mode, **options)
+        return super().open_output_stream(path, metadata)
 
 
 if __name__ == "__main__":
     limit, flags = int(sys.argv[1]), sys.argv[2:]
     pairs = flags[flags.index("--store") + 1] + "/pairs"
     whole = files.open_filesystem
-    full = pafs.PyFileSystem(pafs.FSSpecHandler(FullDisk(pairs, limit)))
+    full = pafs.PyFileSystem(FullDisk(pairs, limit))
     files.open_filesystem = lambda path: (full, path) if path == pairs else whole(path)
     cli.run(main, EncodeConfig, PRESETS, flags)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -160,17 +159,17 @@ def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(c
 
 def test_more_bad_rows_than_may_be_end_the_job_with_the_reason(submit: Submit, tmp_path: Path) -> None:
     rows = rendered_pairs(40)
-    for row in rows[:10]:
+    for row in rows[:10]:  # one of them a tie, whose images are not looked at
         row["jpg_0"] = b"no image"
     source = write_pairs(tmp_path / "raw", rows)
     flags = ["--source", str(source), "--store", str(tmp_path / "s")]
     done = submit(SCRIPT, *flags, "--max-bad-fraction", "0.2", check=False)
     assert done.returncode != 0
     told = next(line for line in done.stdout.splitlines() if line.startswith("error: "))
-    assert "10 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: " in told
+    assert "9 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: " in told
     assert not (tmp_path / "s" / store.MANIFEST).exists()
     submit(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what was done before counts
-    assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 10
+    assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
 
 
 # 10. A full disk
@@ -182,16 +181,13 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_finishes(
     flags = ["--source", str(raw_pairs), *SMALL_BLOCKS, "--store", str(tmp_path / "s")]
     done = submit("tests/full_disk.py", "40000", *flags, check=False)
     assert done.returncode != 0
-    told = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert told[0].startswith(f"error: {tmp_path}/s/pairs: could not be written (")
-    assert told[0].endswith("make room, then the same command goes on from what is written")
+    full = f"error: {tmp_path}/s/pairs: could not be written (No space left on device); make room, then the same "
+    assert f"{full}command goes on from what is written" in done.stdout.splitlines()
     assert not (tmp_path / "s" / store.MANIFEST).exists()
     before = pads.dataset(tmp_path / "s" / store.WORK / "pairs_done").count_rows()
     assert before > 0  # something was finished, so there is something to keep
-    finished = submit(SCRIPT, *flags)
-    assert f"pairs: {before} of 406 written" not in finished.stderr
+    submit(SCRIPT, *flags)
     assert contents(tmp_path / "s") == contents(encoded_store)
-    shutil.rmtree(tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -200,12 +196,12 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_finishes(
         (
             OSError(errno.ENOSPC, "No space left on device"),
             False,
-            r"out: could not be written \(.*; make room",
+            r"out: could not be written \(.*\); make room",
         ),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),
             False,
-            r"out: could not be written \(.*; make room",
+            r"out: could not be written \(.*\); make room",
         ),
         (engine.ray.exceptions.OutOfDiskError("x"), False, "out: Ray's disk for what does not fit into memory is full"),
         (engine.ray.exceptions.ActorDiedError(), True, "out: a node was lost with work that Ray needed; the same"),
@@ -220,10 +216,10 @@ def test_what_ends_a_job_is_one_sentence(
 
 
 def test_a_failure_of_another_kind_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ZeroDivisionError):
         fail(ZeroDivisionError(), False, tmp_path, monkeypatch)
-    with pytest.raises(RuntimeError):
-        fail(OSError(errno.ENOENT, "No such file"), False, tmp_path, monkeypatch)
+    with pytest.raises(FileNotFoundError):
+        fail(FileNotFoundError(errno.ENOENT, "No such file"), False, tmp_path, monkeypatch)
 
 
 def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +228,7 @@ def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyP
 
     def build(_: engine.Job) -> None:
         nodes[1]["Alive"] = not lost
-        raise RuntimeError("Ray's wrapping") from error
+        raise engine.ray.exceptions.RayTaskError("Write", "a traceback", error).as_instanceof_cause()
 
     monkeypatch.setattr(engine, "_check_resources", Mock())
     monkeypatch.setattr(engine, "_watch", lambda _: contextlib.nullcontext())
