@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import torch
 
-from infra import cli, dry_run, files, models, object_storage
+from infra import cli, dry_run, files, metrics, models, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, source, store
@@ -59,8 +59,16 @@ class EncodeConfig:
 
     encoders: int = 0
     """Copies of the VAE; 0: one per GPU, or one where there is none."""
+    min_encoders: int = 0
+    """Copies of the VAE to begin with; more, up to --encoders, as the cluster has room. 0: all of them."""
     gpus_per_encoder: float | None = None
     """By default 1 where the cluster has GPUs, else 0."""
+    accelerator_type: str | None = None
+    """Kind of GPU that the VAE and the text encoders want, as Ray names it (L4, A10G, H100); by default any."""
+    decode_tasks: int = 0
+    """Images are decoded by so many tasks at once, at most, beside the VAE; 0: as many as there are cores for."""
+    cpus_per_decode_task: float | None = None
+    """By default a core where the cluster has GPUs; else what lets Ray decode within the VAE's copies."""
     batch_size: int = 32
     """Pairs per VAE batch. It moves the latents' last bits, so a store is finished with the one it was begun with."""
     rows_per_file: int = 256
@@ -85,7 +93,10 @@ PRESETS = {
     "flux": EncodeConfig(model="black-forest-labs/FLUX.1-dev", resolution=1024, batch_size=4, rows_per_file=256),
 }
 CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
-SPEED_FLAGS = ("encoders", "gpus_per_encoder", "rows_per_file", "store")
+SPEED_FLAGS = (
+    *("encoders", "min_encoders", "gpus_per_encoder", "accelerator_type", "decode_tasks", "cpus_per_decode_task"),
+    *("rows_per_file", "store"),
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,7 @@ def main(config: EncodeConfig) -> None:
 
 def make_plan(config: EncodeConfig, destination: str) -> Plan:
     """Check every input before Ray starts, and note the settings that an unfinished store goes on with."""
+    _check_speed(config)
     sources = source.parquet_files(config.source, config.split)
     dataset = source.open_source(sources)
     source.all_pair_ids(dataset)
@@ -157,6 +169,16 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     files.write_json(begun, asdict(config) | {"fingerprints": fingerprints})
     before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
     return Plan(config, model, folder, destination, sources, dataset, resolution, vae, embeddings, fingerprints, before)
+
+
+def _check_speed(config: EncodeConfig) -> None:
+    for name in ("encoders", "min_encoders", "decode_tasks"):
+        if (value := getattr(config, name)) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: below zero")
+    if config.encoders and config.min_encoders > config.encoders:
+        raise UserError(f"--min-encoders {config.min_encoders}: more than --encoders {config.encoders}")
+    if config.cpus_per_decode_task is not None and not config.cpus_per_decode_task > 0:
+        raise UserError(f"--cpus-per-decode-task {config.cpus_per_decode_task:g}: must be above 0")
 
 
 def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
@@ -218,6 +240,13 @@ def _gpus(config: EncodeConfig) -> float:
     return 1.0 if engine.device_count() else 0.0
 
 
+def _decode_cpus(config: EncodeConfig) -> float:
+    """Return the cores that a decoding task takes: one, or without GPUs the VAE's share, so that Ray fuses the two."""
+    if config.cpus_per_decode_task is not None:
+        return config.cpus_per_decode_task
+    return 1.0 if engine.device_count() else engine.SMALL_CPUS
+
+
 def encode_pairs(plan: Plan) -> None:
     """Run the first pass: raw rows to pairs/, partitioned by status."""
     config = plan.config
@@ -237,8 +266,22 @@ def encode_pairs(plan: Plan) -> None:
             source=plan.sources,
             columns=source.columns_to_read(plan.dataset),
             steps=[
-                engine.Step(encoders.CheckAndDecode, check, batch_size=config.batch_size),
-                engine.Step(encoders.LatentEncoder, encode, config.batch_size, copies, gpus=_gpus(config)),
+                engine.Step(
+                    encoders.CheckAndDecode,
+                    check,
+                    batch_size=config.batch_size,
+                    tasks=config.decode_tasks or None,
+                    cpus=_decode_cpus(config),
+                ),
+                engine.Step(
+                    encoders.LatentEncoder,
+                    encode,
+                    config.batch_size,
+                    copies,
+                    least=config.min_encoders or None,
+                    gpus=_gpus(config),
+                    accelerator=config.accelerator_type,
+                ),
             ],
             output=files.join(plan.destination, "pairs"),
             checkpoint=plan.work("pairs_done"),
@@ -248,6 +291,7 @@ def encode_pairs(plan: Plan) -> None:
             name="pairs",
             rows=plan.dataset.count_rows(),
             partition_by="status",
+            counts=metrics.encoded,
         )
     )
 
@@ -273,7 +317,16 @@ def encode_captions(plan: Plan) -> None:
         engine.Job(
             source=[plan.work("captions.parquet")],
             columns=["prompt_id", "caption"],
-            steps=[engine.Step(captions.CaptionEncoder, encode, config.batch_size, actors=1, gpus=_gpus(config))],
+            steps=[
+                engine.Step(
+                    captions.CaptionEncoder,
+                    encode,
+                    config.batch_size,
+                    actors=1,
+                    gpus=_gpus(config),
+                    accelerator=config.accelerator_type,
+                )
+            ],
             output=files.join(plan.destination, "prompts"),
             checkpoint=plan.work("prompts_done"),
             id_column="prompt_id",
