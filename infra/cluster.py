@@ -34,6 +34,7 @@ PID_FILE = "cluster.json"  # beside the log: which process the cluster is
 TOKEN_FILE = "ray.token"  # noqa: S105  (a file name, beside the log too)
 RAY_FOLDER = "/tmp/ray"  # noqa: S108  (Ray's own default)
 CURRENT = "ray_current_cluster"  # in it: the address that bare commands read
+STORE_BYTES = 1 << 30  # of the object store
 DASHBOARD_PORT = 8265  # where `ray job submit` looks when told nothing
 
 
@@ -94,13 +95,16 @@ def free_ports() -> Ports:
     return Ports(numbers[0], numbers[1], dict(zip(names, numbers[2:], strict=True)))
 
 
-def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> psutil.Process:
+def start(
+    ports: Ports, log: Path, token: Path, folder: str | None = None, store_bytes: int = STORE_BYTES
+) -> psutil.Process:
     """Start a head node and wait until it answers; the process and its children end together.
 
     Args:
         log: file for the node's own output.
         token: file with the secret that its clients must know.
         folder: where Ray keeps its sessions; by default /tmp/ray, whose latest cluster is what bare commands find.
+        store_bytes: of its object store; Ray takes no less than 75 MiB.
 
     Raises:
         UserError: if its ports are taken, or it does not come up, with the log's last line.
@@ -118,7 +122,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
         "--include-dashboard=true",
         f"--port={ports.gcs}",
         f"--dashboard-port={ports.dashboard}",
-        f"--object-store-memory={1 << 30}",
+        f"--object-store-memory={store_bytes}",
         *[f"--{name}={port}" for name, port in ports.others.items()],
         *([f"--temp-dir={folder}"] if folder else []),
     ]
@@ -166,7 +170,7 @@ def stop(process: psutil.Process) -> None:
 
 
 @contextmanager
-def running(log: Path) -> Iterator[dict[str, str]]:
+def running(log: Path, store_bytes: int = STORE_BYTES) -> Iterator[dict[str, str]]:
     """Hold a cluster of one's own and yield the environment its clients need; Ray's logs stay where a client failed.
 
     Its token lies beside the log. Its folder is its own too: in a shared one a job joins whichever cluster on this
@@ -175,7 +179,7 @@ def running(log: Path) -> Iterator[dict[str, str]]:
     token = log.parent / TOKEN_FILE
     ports, folder = free_ports(), tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short: socket paths end at 107 bytes
     try:
-        process = start(ports, log, token, folder)
+        process = start(ports, log, token, folder, store_bytes)
         try:
             yield environment(ports, token)
         finally:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from infra import files
+from infra import files, metrics
 from infra.errors import UserError
 from labelers.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scorers import Scorer
@@ -142,6 +142,7 @@ def score_pairs(
             rows_per_block=speed.rows_per_file,
             name="pairs",
             rows=len(wanted),
+            counts=metrics.scored,
         )
     )
     filesystem, _ = files.open_filesystem(output)

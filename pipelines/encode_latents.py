@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import torch
 
-from infra import cli, dry_run, files, models, object_storage
+from infra import cli, dry_run, files, metrics, models, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, repair, safety, source, store
@@ -61,8 +61,16 @@ class EncodeConfig:
 
     encoders: int = 0
     """Copies of the VAE; 0: one per GPU, or one where there is none."""
+    min_encoders: int = 0
+    """Copies of the VAE to begin with; more, up to --encoders, as the cluster has room. 0: all of them."""
     gpus_per_encoder: float | None = None
     """By default 1 where the cluster has GPUs, else 0."""
+    accelerator_type: str | None = None
+    """Kind of GPU that the VAE and the text encoders want, as Ray names it (L4, A10G, H100); by default any."""
+    decode_tasks: int = 0
+    """Images are decoded by so many tasks at once, at most, beside the VAE; 0: as many as there are cores for."""
+    cpus_per_decode_task: float | None = None
+    """By default a core where the cluster has GPUs; else what lets Ray decode within the VAE's copies."""
     batch_size: int = 32
     """Pairs per VAE batch. It moves the latents' last bits, so a store is finished with the one it was begun with."""
     rows_per_file: int = 256
@@ -91,7 +99,10 @@ PRESETS = {
     "flux": EncodeConfig(model="black-forest-labs/FLUX.1-dev", resolution=1024, batch_size=4, rows_per_file=256),
 }
 CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
-FREE = ("encoders", "gpus_per_encoder", "rows_per_file", "store", "max_bad_fraction", "repair")  # may change
+FREE = (  # settings that a store goes on with whatever they were
+    *("encoders", "min_encoders", "gpus_per_encoder", "accelerator_type", "decode_tasks", "cpus_per_decode_task"),
+    *("rows_per_file", "store", "max_bad_fraction", "repair"),
+)
 
 
 @dataclass(frozen=True)
@@ -165,6 +176,7 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
 
 def make_plan(config: EncodeConfig, destination: str) -> Plan:
     """Check every input before Ray starts, and note the settings that an unfinished store goes on with."""
+    _check_speed(config)
     sources = source.parquet_files(config.source, config.split)
     dataset = source.open_source(sources)
     source.all_pair_ids(dataset)
@@ -185,6 +197,16 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
     known = (resolution, vae, embeddings, fingerprints)
     return Plan(config, model, folder, destination, sources, dataset, *known, chosen, before)
+
+
+def _check_speed(config: EncodeConfig) -> None:
+    for name in ("encoders", "min_encoders", "decode_tasks"):
+        if (value := getattr(config, name)) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: below zero")
+    if config.encoders and config.min_encoders > config.encoders:
+        raise UserError(f"--min-encoders {config.min_encoders}: more than --encoders {config.encoders}")
+    if config.cpus_per_decode_task is not None and not config.cpus_per_decode_task > 0:
+        raise UserError(f"--cpus-per-decode-task {config.cpus_per_decode_task:g}: must be above 0")
 
 
 def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
@@ -259,6 +281,13 @@ def _gpus(config: EncodeConfig) -> float:
     return 1.0 if engine.device_count() else 0.0
 
 
+def _decode_cpus(config: EncodeConfig) -> float:
+    """Return the cores that a decoding task takes: one, or without GPUs the VAE's share, so that Ray fuses the two."""
+    if config.cpus_per_decode_task is not None:
+        return config.cpus_per_decode_task
+    return 1.0 if engine.device_count() else engine.SMALL_CPUS
+
+
 def encode_pairs(plan: Plan) -> None:
     """Run the first pass: raw rows to pairs/, partitioned by status."""
     config = plan.config
@@ -283,8 +312,22 @@ def encode_pairs(plan: Plan) -> None:
             source=plan.sources,
             columns=source.columns_to_read(plan.dataset),
             steps=[
-                engine.Step(encoders.CheckAndDecode, check, batch_size=config.batch_size),
-                engine.Step(encoders.LatentEncoder, encode, config.batch_size, copies, gpus=_gpus(config)),
+                engine.Step(
+                    encoders.CheckAndDecode,
+                    check,
+                    batch_size=config.batch_size,
+                    tasks=config.decode_tasks or None,
+                    cpus=_decode_cpus(config),
+                ),
+                engine.Step(
+                    encoders.LatentEncoder,
+                    encode,
+                    config.batch_size,
+                    copies,
+                    least=config.min_encoders or None,
+                    gpus=_gpus(config),
+                    accelerator=config.accelerator_type,
+                ),
             ],
             output=files.join(plan.destination, "pairs"),
             checkpoint=plan.work("pairs_done"),
@@ -295,6 +338,7 @@ def encode_pairs(plan: Plan) -> None:
             rows=plan.dataset.count_rows(),
             partition_by="status",
             may_go_on=lambda: refuse_spoilt_source(plan),
+            counts=metrics.encoded,
         )
     )
     refuse_spoilt_source(plan)
@@ -321,7 +365,16 @@ def encode_captions(plan: Plan) -> None:
         engine.Job(
             source=[plan.work("captions.parquet")],
             columns=["prompt_id", "caption"],
-            steps=[engine.Step(captions.CaptionEncoder, encode, config.batch_size, actors=1, gpus=_gpus(config))],
+            steps=[
+                engine.Step(
+                    captions.CaptionEncoder,
+                    encode,
+                    config.batch_size,
+                    actors=1,
+                    gpus=_gpus(config),
+                    accelerator=config.accelerator_type,
+                )
+            ],
             output=files.join(plan.destination, "prompts"),
             checkpoint=plan.work("prompts_done"),
             id_column="prompt_id",

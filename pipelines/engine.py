@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,12 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
+from ray.util import metrics as ray_metrics
 
-from infra import files, object_storage
+from infra import files, metrics, object_storage
 from infra.errors import UserError
 
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
@@ -39,6 +40,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 AGAIN = "the same command goes on from what is written"
 FULL = {errno.ENOSPC, errno.EDQUOT}
 Kind = TypeVar("Kind", bound=BaseException)
+BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
 LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
 
 
@@ -49,9 +51,12 @@ class Step:
     function: type
     arguments: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None  # rows; None: whole blocks
-    actors: int = 0  # copies that live as long as the job; 0: stateless tasks, as many as fit
+    actors: int = 0  # copies that live as long as the job; 0: stateless tasks
+    least: int | None = None  # copies to begin with, more up to `actors` as the cluster has room; None: all of them
+    tasks: int | None = None  # stateless tasks at once, at most; None: as many as fit
     cpus: float = SMALL_CPUS
     gpus: float = 0.0
+    accelerator: str | None = None  # the kind of node that copies want, as Ray names it
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Job:
     rows: int
     partition_by: str | None = None
     may_go_on: Callable[[], None] = lambda: None  # asked when rows were written; a UserError ends the process
+    counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None = None  # what a batch of the last step comes to
 
 
 def connect() -> None:
@@ -179,14 +185,17 @@ def _build(job: Job) -> None:
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
     dataset = dataset.repartition(target_num_rows_per_block=job.rows_per_block)
     for step in job.steps:
+        kind: dict[str, Any] = {"accelerator_type": step.accelerator} if step.accelerator else {}
+        measured = _measured(step, job.name, job.counts if step is job.steps[-1] else None)
         dataset = dataset.map_batches(
-            step.function if step.actors else step.function(**step.arguments).__call__,
+            measured if step.actors else measured(**step.arguments).__call__,
             fn_constructor_kwargs=dict(step.arguments) if step.actors else None,
-            compute=ActorPoolStrategy(size=step.actors) if step.actors else None,
+            compute=_compute(step),
             batch_size=step.batch_size,
             batch_format="pyarrow",
             num_cpus=step.cpus,
             num_gpus=step.gpus or None,
+            **kind,
         )
     filesystem, output = files.open_filesystem(job.output)
     dataset.write_parquet(
@@ -195,6 +204,63 @@ def _build(job: Job) -> None:
         partition_cols=[job.partition_by] if job.partition_by else None,
         ray_remote_args={"num_cpus": SMALL_CPUS},
     )
+
+
+def _compute(step: Step) -> ActorPoolStrategy | TaskPoolStrategy:
+    if not step.actors:
+        return TaskPoolStrategy(size=step.tasks)
+    if step.least is None or step.least >= step.actors:
+        return ActorPoolStrategy(size=step.actors)
+    return ActorPoolStrategy(min_size=step.least, max_size=step.actors)
+
+
+def _measured(step: Step, job: str, counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None) -> type:
+    """Return a step's class, under its own name, whose batches are counted and timed."""
+
+    class Measured:
+        def __init__(self, **arguments: Any) -> None:
+            self.step = step.function(**arguments)
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            started = time.perf_counter()
+            out = self.step(batch)
+            labels = {"job": job, "step": step.function.__name__}
+            export(
+                [
+                    metrics.Sample("dpo_rows", out.num_rows, labels),
+                    metrics.Sample("dpo_batch_seconds", time.perf_counter() - started, labels),
+                    *(counts(out) if counts else ()),
+                ]
+            )
+            return out
+
+    Measured.__name__ = Measured.__qualname__ = step.function.__name__  # Ray's dashboard shows it
+    return Measured
+
+
+_exported: dict[str, ray_metrics.Metric] = {}  # in each process, made at its first sample
+
+
+def export(samples: Iterable[metrics.Sample]) -> None:
+    """Hand samples to Ray, whose agent on each node exports them for Prometheus."""
+    for sample in samples:
+        told = metrics.METRICS[sample.name]
+        if (metric := _exported.get(sample.name)) is None:
+            metric = _exported[sample.name] = _make(sample.name, told)
+        if isinstance(metric, ray_metrics.Counter):
+            if sample.value > 0:  # Ray's counters refuse zero
+                metric.inc(sample.value, dict(sample.labels))
+        elif isinstance(metric, ray_metrics.Gauge):
+            metric.set(sample.value, dict(sample.labels))
+        elif isinstance(metric, ray_metrics.Histogram):
+            metric.observe(sample.value, dict(sample.labels))
+
+
+def _make(name: str, told: metrics.Metric) -> ray_metrics.Metric:
+    if told.kind == "histogram":
+        return ray_metrics.Histogram(name, told.meaning, boundaries=BATCH_SECONDS, tag_keys=told.labels)
+    kinds = {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}
+    return kinds[told.kind](name, told.meaning, tag_keys=told.labels)
 
 
 class _ClearPending(IdColumnCheckpointManager):
@@ -285,9 +351,11 @@ def side_by_side(
 
 def _check_resources(steps: Sequence[Step]) -> None:
     total = ray.cluster_resources()
-    # Actors stay for as long as the job runs; tasks come and go, and the largest of them is the listing.
-    cpus = sum(step.cpus * step.actors for step in steps) + LISTING_CPUS
-    gpus = sum(step.gpus * step.actors for step in steps)
+    # Actors stay for as long as the job runs; tasks come and go, and the largest of them must find room too.
+    copies = [min(step.actors, step.least or step.actors) for step in steps]
+    largest = max([LISTING_CPUS, *(step.cpus for step in steps if not step.actors)])
+    cpus = sum(step.cpus * count for step, count in zip(steps, copies, strict=True)) + largest
+    gpus = sum(step.gpus * count for step, count in zip(steps, copies, strict=True))
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
         raise UserError(
             f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
@@ -309,6 +377,7 @@ def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: flo
 
     def watch() -> None:
         seen, since, remarked = -1, time.monotonic(), 0.0
+        first, began = 0, since
         while not finished.wait(interval):
             try:
                 if (safe := safe_rows()) != seen:
@@ -320,7 +389,11 @@ def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: flo
                 continue
             idle = time.monotonic() - since
             if safe != seen:
-                print(f"{job.name}: {safe:,} of {job.rows:,} written", flush=True)
+                if seen < 0:
+                    first, began = safe, time.monotonic()
+                print(
+                    f"{job.name}: {safe:,} of {job.rows:,} written{_pace(job, safe, safe - first, began)}", flush=True
+                )
                 seen, since, remarked = safe, time.monotonic(), 0.0
             elif idle > patience:
                 print(f"error: {_standstill(job, idle)}; run the same command again when they are free", flush=True)
@@ -335,6 +408,15 @@ def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: flo
     finally:
         finished.set()
     print(f"{job.name}: {safe_rows():,} of {job.rows:,} written", flush=True)
+
+
+def _pace(job: Job, safe: int, new: int, began: float) -> str:
+    """Say how fast rows are written and how long the rest will take; new: of the safe ones, since began."""
+    if not new:
+        return ""
+    rate = new / (time.monotonic() - began)
+    left = f", {(job.rows - safe) / rate / 60:,.0f} min left" if safe < job.rows else ""
+    return f", {rate:,.3g} a second{left}"
 
 
 def _standstill(job: Job, seconds: float) -> str:

@@ -33,7 +33,8 @@ class Rank:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None  # its note, after each step
+    on_checkpoint: Callable[[dict[str, float]], None] = lambda _: None  # on the writing thread, once it is complete
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from infra.errors import UserError
 from training import checkpoint, optimizers, sharded_checkpoint, sharding
-from training.assembly import Trainer
+from training.assembly import Rank, Trainer
 from training.assessment import agree
 from training.policy import load_weights, trained
 
@@ -66,6 +67,7 @@ def save(trainer: Trainer, step: int) -> None:
     What is no longer needed goes first, when every checkpoint is complete and the last one judged: a kill before the
     new one is complete then finds all that the notes up to the last one name.
     """
+    started = time.perf_counter()
     trainer.writer.wait()
     first, sharded = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy)
     if first:
@@ -81,7 +83,14 @@ def save(trainer: Trainer, step: int) -> None:
             jobs = [partial(sharded_checkpoint.save, *kept, workers)]
             if trainer.mirror:
                 jobs.append(partial(sharded_checkpoint.send, trainer.mirror, *about, workers))
+        jobs.append(partial(_tell, trainer.rank, step, started, time.perf_counter() - started))
         trainer.writer.submit(partial(_in_turn, jobs))
+
+
+def _tell(rank: Rank, step: int, started: float, held_up: float) -> None:
+    """Say that a checkpoint is complete, and how long that took."""
+    seconds = time.perf_counter() - started
+    rank.on_checkpoint({"step": step, "held_up_seconds": held_up, "seconds": seconds})
 
 
 def _in_turn(jobs: Sequence[Callable[[], None]]) -> None:

@@ -60,8 +60,9 @@ def run_steps(trainer: Trainer) -> None:
         waited = time.perf_counter() - started
         record = take_step(trainer, wrapped, micro_batches, step)
         step += 1
-        trainer.journal.step(record.finish(time.perf_counter() - started, waited, config.data.global_batch))
-        rank.on_step({"step": step, "loss": record.values["loss"]})
+        note = record.finish(time.perf_counter() - started, waited, config.data.global_batch)
+        trainer.journal.step(note)
+        rank.on_step(note)
         trainer.writer.check()
         stopped = stopping.agreed(files.resolve(config.output), rank.rank, rank.world_size, rank.device)
         if stopped or is_due(config, step):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -13,7 +14,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from infra import files, object_storage
+from infra import files, metrics, object_storage
 from infra.errors import UserError
 from pipelines import engine
 from training import checkpoint, stopping
@@ -153,7 +154,15 @@ def run_worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device)
-    rank = Rank(context.get_world_rank(), context.get_world_size(), device, _report)
+    run, number = output.rstrip("/").rpartition("/")[2], context.get_world_rank()
+    exports = number == 0  # the others' steps and checkpoints are the same
+    rank = Rank(
+        number,
+        context.get_world_size(),
+        device,
+        on_step=partial(_report, run if exports else None),
+        on_checkpoint=lambda note: engine.export(metrics.kept(note, run)) if exports else None,
+    )
     try:
         train(config, rank)
     except (UserError, OSError) as error:
@@ -173,6 +182,9 @@ def _leave(path: str, error: UserError) -> None:
         print(f"{path}: could not be written ({files.reason(failure)})", file=sys.stderr, flush=True)
 
 
-def _report(metrics: dict[str, Any]) -> None:
-    if metrics["step"] % 10 == 0:
-        ray.train.report(metrics)
+def _report(run: str | None, note: dict[str, Any]) -> None:
+    """Tell Ray Train of a step now and then, and Prometheus of each; run: its name, where this worker exports it."""
+    if run is not None:
+        engine.export(metrics.trained(note, run))
+    if note["step"] % 10 == 0:
+        ray.train.report({name: note[name] for name in ("step", "loss")})
