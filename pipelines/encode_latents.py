@@ -146,6 +146,8 @@ def main(config: EncodeConfig) -> None:
         )
     with store.writer_lock(destination):
         plan = make_plan(config, destination)
+        noted = store_identity(config, plan.filter) | {"fingerprints": plan.fingerprints}
+        files.write_json(plan.work("config.json"), noted)
         started = time.perf_counter()
         engine.connect()
         encode_pairs(plan)
@@ -165,6 +167,9 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
     before = {**finished.config, **finished.safety}
     _refuse_other_settings(destination, before, config, make_filter(config.safety))
     if config.repair and (lost := repair.damaged(destination, finished)):
+        plan = make_plan(config, destination)  # what it would refuse is refused while the store is whole
+        known = before | {"fingerprints": dict(finished.fingerprints)}
+        _refuse_other_settings(destination, known, config, plan.filter, plan.fingerprints)
         with store.writer_lock(destination):
             rows = repair.reopen(destination, finished, lost)
         print(f"{destination}: {', '.join(lost)} lost; {rows:,} rows are computed again", flush=True)
@@ -175,8 +180,8 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
 
 
 def make_plan(config: EncodeConfig, destination: str) -> Plan:
-    """Check every input before Ray starts, and note the settings that an unfinished store goes on with."""
-    _check_speed(config)
+    """Check every input before Ray starts, and against the settings that an unfinished store goes on with."""
+    _check_numbers(config)
     sources = source.parquet_files(config.source, config.split)
     dataset = source.open_source(sources)
     source.all_pair_ids(dataset)
@@ -193,13 +198,14 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     begun, chosen = files.join(destination, store.WORK, "config.json"), make_filter(config.safety)
     if files.exists(begun):
         _refuse_other_settings(destination, files.read_json(begun), config, chosen, fingerprints)
-    files.write_json(begun, store_identity(config, chosen) | {"fingerprints": fingerprints})
     before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
     known = (resolution, vae, embeddings, fingerprints)
     return Plan(config, model, folder, destination, sources, dataset, *known, chosen, before)
 
 
-def _check_speed(config: EncodeConfig) -> None:
+def _check_numbers(config: EncodeConfig) -> None:
+    if not 0 <= config.max_bad_fraction <= 1:
+        raise UserError(f"--max-bad-fraction {config.max_bad_fraction:g}: must be from 0 to 1")
     for name in ("encoders", "min_encoders", "decode_tasks"):
         if (value := getattr(config, name)) < 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: below zero")

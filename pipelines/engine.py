@@ -385,7 +385,7 @@ def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: flo
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 os._exit(2)  # the main thread waits inside Ray and would not notice an exception here
-            except OSError:  # the disk or bucket did not answer this time; the job itself notices where it matters
+            except (OSError, pa.ArrowInvalid):  # disk or bucket did not answer, or a file is still being written
                 continue
             idle = time.monotonic() - since
             if safe != seen:

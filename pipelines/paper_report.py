@@ -15,6 +15,7 @@ from typing import Any
 from infra import cli, files
 from pipelines import paper_experiments as experiments
 from pipelines import paper_page, store
+from pipelines.flags import tell_flags
 from pipelines.paper_hypotheses import LABELLED, percent
 from pipelines.paper_material import read_implicit, read_rejection
 from pipelines.paper_numbers import NUMBERS
@@ -166,6 +167,7 @@ def build(run: PaperRun) -> dict[str, Any]:
         "captions": counts | {"disjoint": True},
         "experiments": found,
         "sharing": sharing(run),
+        "safety": tell_flags({"base": run.base.folder, "policy": run.trials[DPO][0].drawn.folder}),
         "seconds": float(sum(step["seconds"] for step in run.steps)),
         "steps": list(run.steps),
         "config": identities(run),

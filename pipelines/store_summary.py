@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 
 from infra import files
 from infra.errors import UserError
-from pipelines import engine, store
+from pipelines import engine, safety, store
 
 if TYPE_CHECKING:
     from pipelines.encode_latents import Plan
@@ -46,6 +46,8 @@ def refuse_spoilt_source(plan: Plan) -> None:
     """
     refused, limit = _rows_of(plan, "quarantined", ["stage", "reason"]), plan.config.max_bad_fraction
     rows = plan.dataset.count_rows()
+    if refused is not None:
+        refused = refused.filter(pc.not_equal(refused["stage"], safety.STAGE))  # unwanted, not spoilt
     if refused is not None and refused.num_rows > limit * rows:
         reason, count = next(iter(count_reasons(refused).items()))
         raise UserError(

@@ -62,11 +62,10 @@ def run_trial(trial: Trial) -> dict[str, float]:
     noted = files.resolve(trial.seconds)
     seconds = files.read_json(noted) if files.exists(noted) else {}
     for name, work in parts.items():
-        if name in seconds:
-            continue
         started = time.perf_counter()
-        work()
-        files.write_json(noted, seconds := seconds | {name: time.perf_counter() - started})
+        work()  # what is finished says so at once, and refuses other settings
+        if name not in seconds:
+            files.write_json(noted, seconds := seconds | {name: time.perf_counter() - started})
     return seconds
 
 

@@ -93,6 +93,12 @@ def test_a_trial_that_fails_leaves_the_others_and_is_named(
     assert found["trials"][1]["seconds"] == kept  # finished before: not done again
     assert set(found["trials"][0]["seconds"]) == {"train", "draw", "score"}
 
+    told = json.loads(Path(file).read_text())
+    told["train"][5] = "4"
+    Path(file).write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"sft, seed 1: .*other settings \(global_batch was 8, now 4\)"):
+        sweep.main(SweepConfig(file, str(output)))
+
 
 def test_bad_flags_of_any_trial_are_refused_before_one_starts(file: str, in_turn: list[str], tmp_path: Path) -> None:
     told = json.loads(Path(file).read_text())

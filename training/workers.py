@@ -154,7 +154,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device)
-    run, number = output.rstrip("/").rpartition("/")[2], context.get_world_rank()
+    run, number = "/".join(output.rstrip("/").split("/")[-3:]), context.get_world_rank()  # a sweep's end alike
     exports = number == 0  # the others' steps and checkpoints are the same
     rank = Rank(
         number,
