@@ -95,16 +95,13 @@ def free_ports() -> Ports:
     return Ports(numbers[0], numbers[1], dict(zip(names, numbers[2:], strict=True)))
 
 
-def start(
-    ports: Ports, log: Path, token: Path, folder: str | None = None, store_bytes: int = STORE_BYTES
-) -> psutil.Process:
+def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> psutil.Process:
     """Start a head node and wait until it answers; the process and its children end together.
 
     Args:
         log: file for the node's own output.
         token: file with the secret that its clients must know.
         folder: where Ray keeps its sessions; by default /tmp/ray, whose latest cluster is what bare commands find.
-        store_bytes: of its object store; Ray takes no less than 75 MiB.
 
     Raises:
         UserError: if its ports are taken, or it does not come up, with the log's last line.
@@ -122,7 +119,7 @@ def start(
         "--include-dashboard=true",
         f"--port={ports.gcs}",
         f"--dashboard-port={ports.dashboard}",
-        f"--object-store-memory={store_bytes}",
+        f"--object-store-memory={STORE_BYTES}",
         *[f"--{name}={port}" for name, port in ports.others.items()],
         *([f"--temp-dir={folder}"] if folder else []),
     ]
@@ -170,7 +167,7 @@ def stop(process: psutil.Process) -> None:
 
 
 @contextmanager
-def running(log: Path, store_bytes: int = STORE_BYTES) -> Iterator[dict[str, str]]:
+def running(log: Path) -> Iterator[dict[str, str]]:
     """Hold a cluster of one's own and yield the environment its clients need; Ray's logs stay where a client failed.
 
     Its token lies beside the log. Its folder is its own too: in a shared one a job joins whichever cluster on this
@@ -179,7 +176,7 @@ def running(log: Path, store_bytes: int = STORE_BYTES) -> Iterator[dict[str, str
     token = log.parent / TOKEN_FILE
     ports, folder = free_ports(), tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short: socket paths end at 107 bytes
     try:
-        process = start(ports, log, token, folder, store_bytes)
+        process = start(ports, log, token, folder)
         try:
             yield environment(ports, token)
         finally:
