@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
-from infra import counting, models
+from infra import (
+    counting,
+    models,
+    torchvision_guard,  # noqa: F401  (before transformers)
+)
 from pipelines import encode_latents, encode_plan, encoders, kinds, store
 from training import plan as training_plan
 from training.backbone import open_backbone
