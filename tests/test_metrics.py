@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.error
@@ -119,8 +120,9 @@ def scrape(environment: dict[str, str]) -> str:
         targets = json.loads(answer.read())[0]["targets"]
     found = []
     for target in targets:
-        with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as page:
-            found.append(page.read().decode())
+        with contextlib.suppress(ConnectionError, urllib.error.URLError):  # a node that was killed is still listed
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as page:
+                found.append(page.read().decode())
     return "".join(found)
 
 
