@@ -141,19 +141,27 @@ def run_steps(steps: list[Step], output: str, again: str) -> None:
             submitted = ["ray", "job", "submit", "--", *command] if needs_ray(command) else command
             clock = f"{time.monotonic() - started:.0f} s"
             print(f"\n[{number}/{len(steps)}, {clock}] {title}\n$ {' '.join(submitted)}", flush=True)
-            begun = time.monotonic()
+            begun, first = time.monotonic(), note_step(run, title, command, None)
             if run_step(submitted, surroundings):
                 raise UserError(f"step {number} ({title}) failed; run {again} again to go on from there")
-            note_step(run, title, command, time.monotonic() - begun)
+            if first:
+                note_step(run, title, command, time.monotonic() - begun)
     print(f"\ndone in {time.monotonic() - started:.0f} s; open {run / 'report.html'}")
 
 
-def note_step(run: Path, title: str, command: list[str], seconds: float) -> None:
-    """Note in RUN/steps.json what a step did and took; one that was finished before keeps the seconds of that time."""
+def note_step(run: Path, title: str, command: list[str], seconds: float | None) -> bool:
+    """Note in RUN/steps.json that a step begins, or what it took; says whether it begins for the first time.
+
+    One that was finished before keeps the seconds of that time, one that was interrupted has none: those of its last
+    attempt would be too few.
+    """
     path = str(run / STEPS_FILE)
     noted = files.read_json(path) if files.exists(path) else []
-    if command not in [step["command"] for step in noted]:
-        files.write_json(path, [*noted, {"title": title, "command": command, "seconds": seconds}])
+    first = command not in [step["command"] for step in noted]
+    if first or seconds is not None:
+        others = [step for step in noted if step["command"] != command]
+        files.write_json(path, [*others, {"title": title, "command": command, "seconds": seconds}])
+    return first
 
 
 def run_step(command: list[str], surroundings: Mapping[str, str]) -> int:

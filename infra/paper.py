@@ -16,8 +16,8 @@ from infra.demo import MODEL, WORLD, Step
 
 SEEDS = (0, 1, 2)
 SCORERS = ("pickscore", "hpsv2", "clip", "aesthetics")
-JUDGES = ("oracle", "fidelity", *SCORERS)
-UNLABELLED = ("oracle", "fidelity")  # the rater, and a judge that never labelled
+RATER_AND_OTHER = ("oracle", "fidelity")  # who drew the human labels, and a judge that never labelled
+JUDGES = (*RATER_AND_OTHER, *SCORERS)
 BETAS, MAIN = (50, 500, 5000, 50000), 500
 RATE, STEPS, GLOBAL_BATCH = 2e-5, 80, 64
 DRAWS = 3  # epochs begun by so many steps, on the pairs that the store keeps
@@ -124,7 +124,7 @@ def rejection_commands(run: str) -> list[Step]:
         (f"rejection sampling by {judge}: seed {seed}",
          [*script, "--model", result(run, seed), "--scorer", judge, "--seed", str(1000 * (seed + 1)),
           "--output", f"{run}/rejection/{judge}/seed-{seed}"])
-        for judge in UNLABELLED for seed in SEEDS
+        for judge in RATER_AND_OTHER for seed in SEEDS
     ]  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def edit_commands(run: str) -> list[Step]:
                       "--sampling-steps", sampling, "--init-images", source, "--strength", strength]  # fmt: skip
             steps.append((f"draw {kind}: {name}", [*script, "--output", f"{run}/sdedit/{kind}/{name}"]))
     drawn = [f"{run}/sdedit/{kind}/{name}" for kind in ("edits", "layouts") for name in models]
-    judge = ["python", "pipelines/score.py", "--images", *drawn, "--scorers", *UNLABELLED]
+    judge = ["python", "pipelines/score.py", "--images", *drawn, "--scorers", *RATER_AND_OTHER]
     return [*steps, ("score the edits", judge)]
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from random import Random
 from typing import Any
 
 from infra import cli, files, fleet, measured, plan_stages, plan_table
@@ -60,10 +59,10 @@ def follow(config: PlanConfig, stage: Stage) -> Outcome:
     failing = nodes_of(config, stage)
     work = stage.work
     if isinstance(work, Copies):
-        expected, simulate = fleet.expected_copies(work, failing), partial(_copies, work, failing)
+        expected, simulate = fleet.expected_copies(work, failing), partial(fleet.simulate_copies, work, failing)
     else:
         waits = replace(failing, replacement=0.0) if work.least < failing.nodes else failing
-        expected, simulate = fleet.expected_training(work, waits), partial(_training, work, failing)
+        expected, simulate = fleet.expected_training(work, waits), partial(fleet.simulate_training, work, failing)
     if math.isinf(expected):
         raise UserError(
             f"--mtbf-hours {config.mtbf_hours:g}: one of the {failing.nodes} nodes of {stage.name} fails every "
@@ -81,14 +80,6 @@ def nodes_of(config: PlanConfig, stage: Stage) -> Fleet:
     """Return a stage's nodes as the simulation knows them; a successor of a training node copies the store first."""
     mtbf = math.inf if config.mtbf_hours is None else config.mtbf_hours * HOUR
     return Fleet(stage.busy, mtbf, config.replacement_minutes * 60 + stage.staging)
-
-
-def _copies(work: Copies, failing: Fleet, random: Random) -> Outcome:
-    return fleet.simulate_copies(work, failing, random)
-
-
-def _training(work: Training, failing: Fleet, random: Random) -> Outcome:
-    return fleet.simulate_training(work, failing, random)
 
 
 def intervals(config: PlanConfig, stage: Stage, price: float | None) -> list[dict[str, Any]]:

@@ -21,10 +21,10 @@ def run(job: Job) -> None:
 
     Raises:
         UserError: a step's own; or if the job was begun on Ray Data, whose unfinished files only that can tell apart.
-        NotImplementedError: if the job parts its rows by a column.
+        ValueError: if the job parts its rows by a column, which engine.run alone does.
     """
     if job.partition_by is not None:
-        raise NotImplementedError("parts by a column are written by engine.run alone")
+        raise ValueError(f"{job.output}: rows parted by {job.partition_by} are written by engine.run alone")
     if files.list_files(job.checkpoint, ".parquet"):
         raise UserError(f"{job.output}: begun by a job of its own; finish it with that, or delete it")
     written = files.list_files(job.output, ".parquet")

@@ -90,7 +90,7 @@ def sharing(run: PaperRun) -> dict[str, Any]:
     """
     told: dict[str, Any] = {
         "rule": "seconds of the one step that made it, times the trials that used it less one; a store’s is its "
-        "encoding, without drawing and labelling; null where no step of this run made it",
+        "encoding, without drawing and labelling; null where no step of this run made it, or not in one go",
         "store": {},
         "reference": {},
     }
@@ -108,9 +108,15 @@ def sharing(run: PaperRun) -> dict[str, Any]:
 
 
 def _seconds(run: PaperRun, script: str, flags: Mapping[str, str]) -> float | None:
-    """Return how long the step took that ran a script with these flags."""
+    """Return how long the step took that ran a script with these flags; None where there is none, or it was cut."""
     found = [step["seconds"] for step in run.steps if script in step["command"] and _has(step["command"], flags)]
-    return float(sum(found)) if found else None
+    return float(sum(found)) if found and None not in found else None
+
+
+def _whole(run: PaperRun) -> float | None:
+    """Return how long all steps took before this one; None where one was cut."""
+    took = [step["seconds"] for step in run.steps if "pipelines/paper_report.py" not in step["command"]]
+    return None if None in took else float(sum(took))
 
 
 def _has(command: Sequence[str], flags: Mapping[str, str]) -> bool:
@@ -168,7 +174,7 @@ def build(run: PaperRun) -> dict[str, Any]:
         "experiments": found,
         "sharing": sharing(run),
         "safety": tell_flags({"base": run.base.folder, "policy": run.trials[DPO][0].drawn.folder}),
-        "seconds": float(sum(step["seconds"] for step in run.steps)),
+        "seconds": _whole(run),
         "steps": list(run.steps),
         "config": identities(run),
     }

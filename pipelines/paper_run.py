@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra import files
+from infra import files, paper
 from infra.errors import UserError
 from pipelines import feedback_report, store
 from pipelines.comparison import Drawn, check_comparable, check_scorers, read_drawn
@@ -24,15 +24,13 @@ from pipelines.win_rate import win_points
 
 SCHEMA_VERSION = 1  # of sweep.json
 AGAIN = "run make paper again"
-BETAS = (50, 500, 5000, 50000)
-MIDDLE = 500  # the beta of both series, and of every policy that is not of the ablation
+MIDDLE = paper.MAIN  # the beta of both series, and of every policy that is not of the ablation
 SERIES = {  # of the beta ablation: trial by beta
-    "fixed": {beta: f"beta-{beta}" for beta in BETAS},
-    "scaled": {beta: f"beta-{beta}" if beta == MIDDLE else f"beta-{beta}-scaled" for beta in BETAS},
+    "fixed": {beta: f"beta-{beta}" for beta in paper.BETAS},
+    "scaled": {beta: f"beta-{beta}" if beta == MIDDLE else f"beta-{beta}-scaled" for beta in paper.BETAS},
 }
 DPO, SFT, WEAKER = f"beta-{MIDDLE}", "sft", "weaker"
-FEEDBACK = ("pickscore", "hpsv2", "clip", "aesthetics")
-TRIALS = tuple(dict.fromkeys([*SERIES["fixed"].values(), *SERIES["scaled"].values(), SFT, WEAKER, *FEEDBACK]))
+FEEDBACK, TRIALS = paper.SCORERS, tuple(paper.trials(""))
 Floats = npt.NDArray[np.float64]
 
 

@@ -23,8 +23,9 @@ import torch
 from infra import cli, files
 from infra.errors import UserError
 from labelers import scorers
-from pipelines import engine, generate, local, score, store
+from pipelines import engine, generate, generate_config, local, score, store
 from pipelines.comparison import compare, read_drawn
+from pipelines.prompts import read_prompts
 from pipelines.sweep_trials import Sweep, Trial, make_trials, read_sweep
 from training import train_dpo
 from training.assembly import Rank
@@ -35,6 +36,7 @@ from training.result import FACTS, RESULT
 
 SCHEMA_VERSION = 1
 DONE = "sweep.json"
+Seconds = dict[str, float | None]  # by part of a trial
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ class SweepConfig:
     """What a trial of one worker holds while it runs; where there are GPUs, one of them too."""
 
 
-def run_trial(trial: Trial) -> dict[str, float]:
-    """Train, draw and score one trial, or what is left of it; returns the seconds that each part took when it ran."""
+def run_trial(trial: Trial) -> Seconds:
+    """Train, draw and score one trial, or what is left of it; returns the seconds that each part took.
+
+    A part that was interrupted keeps none: its last attempt alone would be too few.
+    """
     alone = trial.train is None or trial.train.workers == 1
     run = local.run if alone else None
     parts: dict[str, Callable[[], None]] = {
@@ -60,11 +65,13 @@ def run_trial(trial: Trial) -> dict[str, float]:
     if (config := trial.train) is not None:
         parts = {"train": lambda: train_dpo.main(config, train_alone if alone else None)} | parts
     noted = files.resolve(trial.seconds)
-    seconds = files.read_json(noted) if files.exists(noted) else {}
+    seconds: Seconds = files.read_json(noted) if files.exists(noted) else {}
     for name, work in parts.items():
-        started = time.perf_counter()
+        begun, started = name in seconds, time.perf_counter()
+        if not begun:
+            files.write_json(noted, seconds := seconds | {name: None})
         work()  # what is finished says so at once, and refuses other settings
-        if name not in seconds:
+        if not begun:
             files.write_json(noted, seconds := seconds | {name: time.perf_counter() - started})
     return seconds
 
@@ -78,13 +85,9 @@ def train_alone(config: TrainConfig, _output: str) -> None:
 def main(config: SweepConfig) -> None:
     """Train many trials side by side over shared stores, and judge each against the base."""
     sweep, output = read_sweep(config.file), files.resolve(config.output)
-    weights = scorers.weights_of(sweep.scorers, sweep.weights)
-    for name in sweep.scorers:
-        scorers.check(name, weights[name])
     trials = make_trials(sweep, config.output)
     for trial in trials:
-        if trial.train is not None:
-            check_config(trial.train)
+        check_trial(trial)
     with store.writer_lock(output):
         engine.connect()
         seconds = run_all(trials, config.cpus_per_trial)
@@ -92,14 +95,31 @@ def main(config: SweepConfig) -> None:
     print(f"\n{table(sweep, trials)}\n{files.join(output, DONE)}", flush=True)
 
 
-def run_all(trials: list[Trial], cpus: float) -> list[dict[str, float]]:
+def check_trial(trial: Trial) -> None:
+    """Refuse, before any trial starts, what a trial's parts would refuse.
+
+    Raises:
+        UserError: naming the trial too.
+    """
+    try:
+        generate_config.check_config(trial.draw)
+        captions = read_prompts(files.resolve(trial.draw.prompts))[: trial.draw.limit]
+        for name, weights in scorers.weights_of(trial.score.scorers, trial.score.weights).items():
+            scorers.check(name, weights, captions)
+        if trial.train is not None:
+            check_config(trial.train)
+    except UserError as error:
+        raise UserError(f"{trial.name}, seed {trial.seed}: {error}") from error
+
+
+def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
     """Run trials side by side and return each one's seconds.
 
     Raises:
         UserError: naming each trial that failed and why, when all have ended.
     """
     gpus = 1.0 if engine.device_count() else 0.0
-    seconds: list[dict[str, float]] = [{} for _ in trials]
+    seconds: list[Seconds] = [{} for _ in trials]
     failed: list[str] = []
     large = [place for place, trial in enumerate(trials) if trial.train is not None and trial.train.workers > 1]
     small = [place for place in range(len(trials)) if place not in large]
@@ -116,7 +136,7 @@ def run_all(trials: list[Trial], cpus: float) -> list[dict[str, float]]:
     return seconds
 
 
-def gather(sweep: Sweep, trials: list[Trial], seconds: list[dict[str, float]]) -> dict[str, Any]:
+def gather(sweep: Sweep, trials: list[Trial], seconds: list[Seconds]) -> dict[str, Any]:
     """Gather what the report needs: folders, commands, seconds, and how many trials shared which store and errors."""
     stores, errors = Counter[str](), dict[str, Counter[str]]()
     told = []

@@ -20,6 +20,7 @@ from training.result import RESULT
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 BASE, SECONDS = "base", "seconds.json"
+DECIDED = {"train": ("--seed", "--output"), "generate": ("--model", "--revision", "--lora", "--output")}  # by the sweep
 Flags = tuple[str, ...]
 
 
@@ -77,6 +78,10 @@ def read_sweep(path: str) -> Sweep:
             raise UserError(f"--file {path}: trial {name!r}: letters, digits, '.', '_' and '-' only, and not {BASE!r}")
     if len(set(found.seeds)) != len(found.seeds):
         raise UserError(f"--file {path}: seeds: each once")
+    for name, flags in {"train": found.train, "generate": found.generate, **found.trials}.items():
+        for word in flags:
+            if word.partition("=")[0] in DECIDED.get(name, DECIDED["train"]):
+                raise UserError(f"--file {path}: {name}: {word} is for the sweep to decide")
     return found
 
 

@@ -87,6 +87,7 @@ def _steps(run: str) -> list[dict[str, Any]]:
         ("errors 0", f"python pipelines/encode_reference.py --store {run}/store --name seed-0 --seed 0", 4.0),
         ("sweep", f"python pipelines/sweep.py --output {run}/sweep", 100.0),
         ("reject", f"python pipelines/rejection_sampling.py --model {run}/sweep/{DPO}/seed-0/train/result", 8.0),
+        ("report", f"python pipelines/paper_report.py --run {run}", None),  # under way while it reads this
     ]
     return [{"title": title, "command": command.split(), "seconds": seconds} for title, command, seconds in commands]
 

@@ -84,5 +84,5 @@ def test_what_ray_data_began_is_refused_by_its_folder(job: Job) -> None:
 
 
 def test_parts_by_a_column_are_not_for_this(job: Job) -> None:
-    with pytest.raises(NotImplementedError, match="alone"):
+    with pytest.raises(ValueError, match=f"{job.output}: rows parted by x are written by engine.run alone"):
         local.run(replace(job, partition_by="x"))

@@ -141,7 +141,7 @@ def test_prometheus_finds_what_the_encoder_did(submit: Submit, ray_environment: 
     raw = write_pairs(tmp_path / "raw", rows)
     submit("pipelines/encode_latents.py", "--source", str(raw), "--store", str(tmp_path / "store"))
     kept = files.read_json(str(tmp_path / "store" / "manifest.json"))["counts"]["kept"]
-    deadline = time.monotonic() + 60  # a process reports every ten seconds, and when it ends
+    deadline = time.monotonic() + 240  # a process reports every ten seconds, and when it ends
     while values(text := scrape(ray_environment), "ray_dpo_pairs_total", 'status="kept"') < kept:
         assert time.monotonic() < deadline
     assert values(text, "ray_dpo_images_total", "") >= 2 * kept

@@ -147,11 +147,8 @@ def test_a_scorer_that_fails_on_a_whole_batch_is_refused() -> None:
     raw = raw_table(rendered_pairs(3))
     few = step_of(one=Brightness(spoil))(decoder(raw)(raw))  # three may be bad pairs
     assert few["reason:one"].to_pylist() == [pair_scores.NOT_FINITE] * 3
-    # But not where nothing was scored before.
-    with pytest.raises(UserError, match="on every one of 3 pairs"):
-        step_of(one=Brightness(spoil)).score(
-            decoder(raw).decode(raw), broken=1
-        )  # but not where nothing was scored before
+    with pytest.raises(UserError, match="on every one of 3 pairs"):  # but not where nothing was scored before
+        step_of(one=Brightness(spoil)).score(decoder(raw).decode(raw), broken=1)
 
 
 def test_scores_of_the_wrong_shape_are_refused() -> None:

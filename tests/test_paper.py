@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from parsed_commands import parsed
 
 from infra import demo, paper
+from infra.errors import UserError
 from infra.files import ROOT
 from pipelines.sweep_trials import Sweep, make_trials
 
@@ -59,9 +61,18 @@ def test_the_models_that_are_looked_at_are_the_sweeps() -> None:
     assert str(Path(paper.result(RUN, 0)).parent) in outputs
 
 
-def test_steps_are_noted_once_with_their_first_seconds(tmp_path: Path) -> None:
-    demo.note_step(tmp_path, "draw", ["a"], 12.5)
-    demo.note_step(tmp_path, "draw", ["a"], 0.1)
-    demo.note_step(tmp_path, "label", ["b"], 3.0)
-    noted = json.loads((tmp_path / "steps.json").read_text())
-    assert [(step["title"], step["seconds"]) for step in noted] == [("draw", 12.5), ("label", 3.0)]
+def test_steps_keep_the_seconds_of_the_time_they_were_done_and_interrupted_ones_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter([0, 1, 0, 0])  # draw; label fails; then draw, which is done, and label again
+    monkeypatch.setattr(demo, "run_step", lambda *_: next(codes))
+    monkeypatch.setattr(demo.cluster, "running", lambda _: contextlib.nullcontext({}))
+    steps = [("draw", ["python", "a.py"]), ("label", ["python", "b.py"])]
+    with pytest.raises(UserError, match=r"step 2 \(label\) failed; run make x again"):
+        demo.run_steps(steps, str(tmp_path), "make x")
+    first = json.loads((tmp_path / "steps.json").read_text())
+    assert first[0]["seconds"] >= 0
+    demo.run_steps(steps, str(tmp_path), "make x")
+    again = json.loads((tmp_path / "steps.json").read_text())
+    assert again == first
+    assert [(step["title"], step["seconds"] is None) for step in again] == [("draw", False), ("label", True)]

@@ -30,6 +30,9 @@ def sweep(**changes: Any) -> Sweep:
         ({"trials": TWO, "seeds": [1, 1]}, "seeds: each once"),
         ({"trials": {"../up": []}}, "trial '../up': letters"),
         ({"trials": {"base": []}}, "trial 'base': letters"),
+        ({"trials": {"a": ["--seed", "7"]}}, "a: --seed is for the sweep to decide"),
+        ({"trials": TWO, "train": ["--output=x"]}, "train: --output=x is for the sweep to decide"),
+        ({"trials": TWO, "generate": ["--model", "m"]}, "generate: --model is for the sweep to decide"),
         ([], "the whole: Input should be"),
     ],
 )
