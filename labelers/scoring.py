@@ -15,6 +15,7 @@ from infra.errors import UserError
 from labelers.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scorers import Scorer
 from pipelines import engine, pairs, source
+from pipelines.jobs import Job, Step
 
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
 
@@ -100,16 +101,16 @@ def _gpus(speed: SpeedConfig) -> float:
 
 def _steps(
     wanted: npt.NDArray[np.int64], names: Sequence[str], weights: Mapping[str, str | None], speed: SpeedConfig
-) -> list[engine.Step]:
+) -> list[Step]:
     """Let decoding run beside the scorers where these have GPUs; else one copy does both."""
     scorers = {"names": tuple(names), "weights": dict(weights)}
     copies = speed.copies or max(1, engine.device_count())
     if not (gpus := _gpus(speed)):
         together = scorers | {"wanted": wanted, "batch_size": speed.batch_size}
-        return [engine.Step(ScoreRawPairs, together, actors=copies)]
+        return [Step(ScoreRawPairs, together, actors=copies)]
     return [
-        engine.Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
-        engine.Step(ScorePairs, scorers, batch_size=speed.batch_size, actors=copies, gpus=gpus),
+        Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
+        Step(ScorePairs, scorers, batch_size=speed.batch_size, actors=copies, gpus=gpus),
     ]
 
 
@@ -131,7 +132,7 @@ def score_pairs(
     """
     output = files.join(work, "scores")
     engine.run(
-        engine.Job(
+        Job(
             source=raw.paths,
             columns=raw.columns,
             steps=_steps(wanted, names, weights, speed),

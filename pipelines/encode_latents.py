@@ -21,7 +21,8 @@ import torch
 from infra import cli, dry_run, files, metrics, models, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
-from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, repair, safety, source, store
+from pipelines import captions, encode_plan, encoders, engine, kinds, pairs, progress, repair, safety, source, store
+from pipelines.jobs import SMALL_CPUS, Job, Step
 from pipelines.safety import Filter, SafetyConfig, make_filter
 from pipelines.store_summary import kept_prompt_ids, refuse_spoilt_source, summarise, table
 
@@ -198,7 +199,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     begun, chosen = files.join(destination, store.WORK, "config.json"), make_filter(config.safety)
     if files.exists(begun):
         _refuse_other_settings(destination, files.read_json(begun), config, chosen, fingerprints)
-    before = engine.finished_rows(files.join(destination, store.WORK, "pairs_done"))
+    before = progress.finished_rows(files.join(destination, store.WORK, "pairs_done"))
     known = (resolution, vae, embeddings, fingerprints)
     return Plan(config, model, folder, destination, sources, dataset, *known, chosen, before)
 
@@ -291,7 +292,7 @@ def _decode_cpus(config: EncodeConfig) -> float:
     """Return the cores that a decoding task takes: one, or without GPUs the VAE's share, so that Ray fuses the two."""
     if config.cpus_per_decode_task is not None:
         return config.cpus_per_decode_task
-    return 1.0 if engine.device_count() else engine.SMALL_CPUS
+    return 1.0 if engine.device_count() else SMALL_CPUS
 
 
 def encode_pairs(plan: Plan) -> None:
@@ -314,18 +315,18 @@ def encode_pairs(plan: Plan) -> None:
         "checker": plan.filter.checker,
     }
     engine.run(
-        engine.Job(
+        Job(
             source=plan.sources,
             columns=source.columns_to_read(plan.dataset),
             steps=[
-                engine.Step(
+                Step(
                     encoders.CheckAndDecode,
                     check,
                     batch_size=config.batch_size,
                     tasks=config.decode_tasks or None,
                     cpus=_decode_cpus(config),
                 ),
-                engine.Step(
+                Step(
                     encoders.LatentEncoder,
                     encode,
                     config.batch_size,
@@ -368,11 +369,11 @@ def encode_captions(plan: Plan) -> None:
     }
     caption_bytes = 2 * sum(math.prod(shape) for shape in plan.embeddings.values())
     engine.run(
-        engine.Job(
+        Job(
             source=[plan.work("captions.parquet")],
             columns=["prompt_id", "caption"],
             steps=[
-                engine.Step(
+                Step(
                     captions.CaptionEncoder,
                     encode,
                     config.batch_size,

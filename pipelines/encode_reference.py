@@ -20,6 +20,7 @@ import pyarrow.dataset as pads
 from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from pipelines import engine, store
+from pipelines.jobs import Job, Step
 from pipelines.visit_pairs import VisitPairs
 from training import reference_errors
 from training.backbone import check_fingerprints, open_backbone
@@ -196,10 +197,10 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
     if gpus is None:
         gpus = 1.0 if engine.device_count() else 0.0
     engine.run(
-        engine.Job(
+        Job(
             source=[source],
             columns=wanted.column_names,
-            steps=[engine.Step(VisitPairs, arguments, config.batch_size, copies, gpus=gpus)],
+            steps=[Step(VisitPairs, arguments, config.batch_size, copies, gpus=gpus)],
             output=files.join(plan.work, "errors"),
             checkpoint=files.join(plan.work, "errors_done"),
             id_column="visit",

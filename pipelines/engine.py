@@ -1,8 +1,7 @@
-"""The one file of this folder that knows Ray: runs plain steps over Parquet files, exactly once, resumable.
+"""The one file of this folder that knows Ray: runs jobs (pipelines/jobs.py) exactly once, resumable, on Ray Data.
 
-A step is any class whose instances map one Arrow table to another. Ray Data reads, cuts into blocks, runs the steps and
-writes; its checkpointing records finished rows by id (pending before a file is written, committed after), so that a
-killed run goes on where whole blocks ended.
+Ray Data reads, cuts into blocks, runs the steps and writes; its checkpointing records finished rows by id (pending
+before a file is written, committed after), so that a killed run goes on where whole blocks ended.
 """
 
 from __future__ import annotations
@@ -11,21 +10,15 @@ import errno
 import logging
 import os
 import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.checkpoint import CheckpointConfig
@@ -34,48 +27,15 @@ from ray.util import metrics as ray_metrics
 
 from infra import files, metrics, object_storage
 from infra.errors import UserError
+from pipelines import progress
+from pipelines.jobs import SMALL_CPUS, Job, Step
 
-SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 AGAIN = "the same command goes on from what is written"
 FULL = {errno.ENOSPC, errno.EDQUOT}
 Kind = TypeVar("Kind", bound=BaseException)
 BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
 LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step and what one copy of it needs."""
-
-    function: type
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int | None = None  # rows; None: whole blocks
-    actors: int = 0  # copies that live as long as the job; 0: stateless tasks
-    least: int | None = None  # copies to begin with, more up to `actors` as the cluster has room; None: all of them
-    tasks: int | None = None  # stateless tasks at once, at most; None: as many as fit
-    cpus: float = SMALL_CPUS
-    gpus: float = 0.0
-    accelerator: str | None = None  # the kind of node that copies want, as Ray names it
-
-
-@dataclass(frozen=True)
-class Job:
-    """A checkpointed pass over Parquet files."""
-
-    source: Sequence[str]
-    columns: Sequence[str]
-    steps: Sequence[Step]
-    output: str
-    checkpoint: str
-    id_column: str
-    row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]
-    rows_per_block: int
-    name: str  # of what is counted, for the progress line
-    rows: int
-    partition_by: str | None = None
-    may_go_on: Callable[[], None] = lambda: None  # asked when rows were written; a UserError ends the process
-    counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None = None  # what a batch of the last step comes to
 
 
 def connect() -> None:
@@ -141,7 +101,7 @@ def run(job: Job) -> None:
     )
     context.checkpoint_config = config
     try:
-        with _watch(job):
+        with progress.watch(job, lambda idle: _standstill(job, idle)):
             _build(job)
     except Exception as error:
         if (refusal := object_storage.refusal_in(error)) is not None:
@@ -179,7 +139,7 @@ def _build(job: Job) -> None:
     filesystem, _ = files.open_filesystem(job.source[0])
     paths = [files.open_filesystem(path)[1] for path in job.source]
     dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=list(job.columns), num_cpus=SMALL_CPUS)
-    if len(done := _done_ids(job)):
+    if len(done := progress.done_ids(job)):
         drop = _DropDone(ray.put(done), job.row_ids)
         dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
@@ -287,30 +247,6 @@ class _DropDone:
         return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
 
 
-def finished_rows(checkpoint: str) -> int:
-    """Count the rows that a checkpoint holds: what an earlier run wrote safely."""
-    return sum(_rows_of(path) for path in _committed(checkpoint))
-
-
-def _rows_of(path: str) -> int:
-    filesystem, inner = files.open_filesystem(path)
-    return pq.read_metadata(inner, filesystem=filesystem).num_rows
-
-
-def _done_ids(job: Job) -> npt.NDArray[np.int64]:
-    """Read the ids of the rows that are safely written; files still marked pending do not count."""
-    filesystem, _ = files.open_filesystem(job.checkpoint)
-    paths = [files.open_filesystem(path)[1] for path in _committed(job.checkpoint)]
-    if not paths:
-        return np.empty(0, np.int64)
-    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[job.id_column])
-    return table[job.id_column].to_numpy()
-
-
-def _committed(checkpoint: str) -> list[str]:
-    return [path for path in files.list_files(checkpoint, ".parquet") if ".pending" not in path]
-
-
 def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
     """Run a function once on the cluster, in a process that ends with it, and return what it returns.
 
@@ -361,62 +297,6 @@ def _check_resources(steps: Sequence[Step]) -> None:
             f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
             f"{total.get('GPU', 0):g}: ask for fewer copies"
         )
-
-
-@contextmanager
-def _watch(job: Job, interval: float = 5.0, remark: float = 300.0, patience: float = 3600.0) -> Iterator[None]:
-    """Print how many rows are safely written, remark when none is for long, and end the process after patience."""
-    finished = threading.Event()
-    counted: dict[str, int] = {}
-
-    def safe_rows() -> int:
-        for path in _committed(job.checkpoint):
-            if path not in counted:
-                counted[path] = _rows_of(path)
-        return sum(counted.values())
-
-    def watch() -> None:
-        seen, since, remarked = -1, time.monotonic(), 0.0
-        first, began = 0, since
-        while not finished.wait(interval):
-            try:
-                if (safe := safe_rows()) != seen:
-                    job.may_go_on()
-            except UserError as error:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-                os._exit(2)  # the main thread waits inside Ray and would not notice an exception here
-            except (OSError, pa.ArrowInvalid):  # disk or bucket did not answer, or a file is still being written
-                continue
-            idle = time.monotonic() - since
-            if safe != seen:
-                if seen < 0:
-                    first, began = safe, time.monotonic()
-                print(
-                    f"{job.name}: {safe:,} of {job.rows:,} written{_pace(job, safe, safe - first, began)}", flush=True
-                )
-                seen, since, remarked = safe, time.monotonic(), 0.0
-            elif idle > patience:
-                print(f"error: {_standstill(job, idle)}; run the same command again when they are free", flush=True)
-                os._exit(3)
-            elif idle > remarked + remark:
-                print(_standstill(job, idle), flush=True)
-                remarked = idle
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        finished.set()
-    print(f"{job.name}: {safe_rows():,} of {job.rows:,} written", flush=True)
-
-
-def _pace(job: Job, safe: int, new: int, began: float) -> str:
-    """Say how fast rows are written and how long the rest will take; new: of the safe ones, since began."""
-    if not new:
-        return ""
-    rate = new / (time.monotonic() - began)
-    left = f", {(job.rows - safe) / rate / 60:,.0f} min left" if safe < job.rows else ""
-    return f", {rate:,.3g} a second{left}"
 
 
 def _standstill(job: Job, seconds: float) -> str:

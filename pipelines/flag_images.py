@@ -16,6 +16,7 @@ from pipelines import engine, store
 from pipelines.flags import FLAGS, flags_identity, read_flags
 from pipelines.generate import DONE, image_ids, read_images, read_tables
 from pipelines.images import open_image
+from pipelines.jobs import Job, Step
 from pipelines.safety import Filter, SafetyConfig, concept_reason, make_filter
 
 WORK = f"{store.WORK}-flags"  # not score.py's, where a killed pass may wait to go on
@@ -98,10 +99,10 @@ def _run_pass(config: FlagConfig, path: str, chosen: Filter) -> None:
     work, gpus = files.join(path, WORK), engine.device_count() if chosen.checker else 0
     step = {"chosen": chosen, "batch_size": config.batch_size}
     engine.run(
-        engine.Job(
+        Job(
             source=files.list_files(files.join(path, "images"), ".parquet"),
             columns=["image_id", "caption", "image"],
-            steps=[engine.Step(FlagImages, step, config.batch_size, max(1, gpus), gpus=1.0 if gpus else 0.0)],
+            steps=[Step(FlagImages, step, config.batch_size, max(1, gpus), gpus=1.0 if gpus else 0.0)],
             output=files.join(work, "reasons"),
             checkpoint=files.join(work, "done"),
             id_column="image_id",

@@ -30,6 +30,7 @@ from infra.errors import UserError
 from pipelines import engine, kinds, pairs, sampling, start_images, store
 from pipelines.generate_config import PRESETS, GenerateConfig, captions_hash, check_config, image_identity
 from pipelines.images import decode_image
+from pipelines.jobs import Job, Step
 from pipelines.prompts import read_prompts
 
 DONE = "manifest.json"
@@ -126,7 +127,7 @@ def check_models(config: GenerateConfig) -> None:
         sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
-def main(config: GenerateConfig, run: Callable[[engine.Job], None] | None = None) -> None:
+def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> None:
     """Draw images of prompts with a diffusers pipeline, the same start noise for every model.
 
     Args:
@@ -178,7 +179,7 @@ def _job(
     refiner: models.Model | None,
     output: str,
     wanted: pa.Table,
-) -> engine.Job:
+) -> Job:
     folder, columns = files.join(output, store.WORK, "wanted"), wanted.column_names
     if config.init_images:
         source = start_images.write(files.resolve(config.init_images), wanted, folder)
@@ -198,11 +199,11 @@ def _job(
         "refiner": refiner,
         "refiner_start": config.refiner_start,
     }
-    return engine.Job(
+    return Job(
         source=source,
         columns=columns,
         steps=[
-            engine.Step(
+            Step(
                 DrawImages,
                 arguments,
                 config.batch_size,

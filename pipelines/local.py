@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from infra import files
 from infra.errors import UserError
-from pipelines.engine import Job
 from pipelines.generate import read_tables
+from pipelines.jobs import Job
 
 
 def run(job: Job) -> None:

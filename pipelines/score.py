@@ -25,6 +25,7 @@ from infra.errors import UserError
 from labelers import scorers
 from pipelines import engine, store
 from pipelines.generate import DONE, image_ids, read_images, read_tables
+from pipelines.jobs import Job, Step
 from pipelines.set_judges import LatentFeatures, judge_set, set_identity
 
 SCORES, SCORES_FILE, SET = "scores", "scores.parquet", "set.json"
@@ -73,7 +74,7 @@ class ScoreImages:
         return pa.table(columns)
 
 
-def main(config: ScoreConfig, run: Callable[[engine.Job], None] | None = None) -> None:
+def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
     """Score images by each scorer, and each folder as a set.
 
     Args:
@@ -101,7 +102,7 @@ def main(config: ScoreConfig, run: Callable[[engine.Job], None] | None = None) -
 
 
 def score_folder(
-    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], run: Callable[[engine.Job], None] | None = None
+    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], run: Callable[[Job], None] | None = None
 ) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
@@ -132,15 +133,13 @@ def _identity(path: str, name: str) -> dict[str, Any] | None:
     return files.read_json(manifest)["identity"] if files.exists(manifest) else None
 
 
-def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> engine.Job:
+def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> Job:
     work, gpus = files.join(path, store.WORK), engine.device_count()
-    return engine.Job(
+    return Job(
         source=files.list_files(files.join(path, "images"), ".parquet"),
         columns=[*KEYS, "image"],
         steps=[
-            engine.Step(
-                ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0
-            )
+            Step(ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0)
         ],
         output=files.join(work, SCORES),
         checkpoint=files.join(work, "scores_done"),

@@ -25,6 +25,7 @@ from infra.errors import UserError
 from labelers import scorers
 from pipelines import engine, generate, generate_config, local, score, store
 from pipelines.comparison import compare, read_drawn
+from pipelines.jobs import SMALL_CPUS
 from pipelines.prompts import read_prompts
 from pipelines.sweep_trials import Sweep, Trial, make_trials, read_sweep
 from training import train_dpo
@@ -123,7 +124,7 @@ def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
     failed: list[str] = []
     large = [place for place, trial in enumerate(trials) if trial.train is not None and trial.train.workers > 1]
     small = [place for place in range(len(trials)) if place not in large]
-    for places, needs in ((small, (cpus, gpus)), (large, (engine.SMALL_CPUS, 0.0))):
+    for places, needs in ((small, (cpus, gpus)), (large, (SMALL_CPUS, 0.0))):
         for ended, (place, result) in enumerate(engine.side_by_side(run_trial, [trials[p] for p in places], *needs), 1):
             trial = trials[places[place]]
             if isinstance(result, Exception):

@@ -30,6 +30,7 @@ from infra.files import ROOT
 from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines import engine
+from pipelines.jobs import Job
 from pipelines.raw_pairs import SCHEMA
 from training import assembly, loop
 from training.backbone import open_backbone
@@ -173,11 +174,11 @@ def copied_store(encoded_store: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[engine.Job]:
+def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Put a plain loop in the engine's place; yields the jobs it was given."""
-    jobs: list[engine.Job] = []
+    jobs: list[Job] = []
 
-    def run(job: engine.Job) -> None:
+    def run(job: Job) -> None:
         jobs.append(job)
         steps = [step.function(**step.arguments) for step in job.steps]
         table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])

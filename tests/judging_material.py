@@ -19,6 +19,7 @@ from PIL import Image
 from infra import files
 from labelers import scorers
 from pipelines import engine, generate, score, store
+from pipelines.jobs import Job
 
 STORE_HASH = "ab" * 16
 TOLD: list[str] = []  # what the scorers below were asked, in order
@@ -54,7 +55,7 @@ def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let jobs run without a cluster, file by file, to one output file each; and name the scorers above."""
     TOLD.clear()
 
-    def run(job: engine.Job) -> None:
+    def run(job: Job) -> None:
         for number, path in enumerate(job.source):
             table = pq.read_table(path, columns=list(job.columns), partitioning=None)
             for step in job.steps:

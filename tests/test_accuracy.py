@@ -14,7 +14,7 @@ from infra.errors import UserError
 from infra.world.label_pairs import bad_rows
 from labelers import accuracy, preference_accuracy, scoring
 from labelers.oracle import Oracle
-from pipelines import engine
+from pipelines.jobs import Job
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> accuracy.AccuracyConfig:
 
 
 def test_every_pair_with_a_label_and_two_images_counts(
-    config: accuracy.AccuracyConfig, plain_engine: list[engine.Job], capsys: pytest.CaptureFixture[str]
+    config: accuracy.AccuracyConfig, plain_engine: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     accuracy.main(config)
     oracle, fidelity = json.loads(Path(str(config.json)).read_text())["rows"]
@@ -46,7 +46,7 @@ def test_every_pair_with_a_label_and_two_images_counts(
 
 
 def test_the_threshold_comes_from_the_validation_pairs(
-    config: accuracy.AccuracyConfig, plain_engine: list[engine.Job], tmp_path: Path
+    config: accuracy.AccuracyConfig, plain_engine: list[Job], tmp_path: Path
 ) -> None:
     other = write_pairs(tmp_path / "validation", rendered_pairs(40, seed=9))
     accuracy.main(replace(config, validation_source=str(other)))

@@ -22,6 +22,7 @@ from labelers.implicit import Implicit
 from pipelines import encode_latents, engine, sampling, store
 from pipelines.encode_latents import EncodeConfig
 from pipelines.images import open_image
+from pipelines.jobs import Job
 from training import assembly, loop, preflight, reward
 from training.backbone_base import ScheduleConfig
 from training.config import DataConfig, TrainConfig, ValidationConfig
@@ -34,7 +35,7 @@ TOKENS = {"sd3": 77, "flux": 77}
 TURBO = ScheduleConfig((249, 499, 749), zero_terminal_snr=True)
 
 
-def run_here(job: engine.Job) -> None:
+def run_here(job: Job) -> None:
     """Stand in the engine's place: one batch, one file per status."""
     table = pq.read_table(list(job.source), columns=list(job.columns))
     for step in job.steps:

@@ -14,8 +14,9 @@ from conftest import MODEL, Submit, notes
 
 from infra import models
 from infra.errors import UserError
-from pipelines import encode_reference, engine, store
+from pipelines import encode_reference, store
 from pipelines.encode_reference import ReferenceConfig
+from pipelines.jobs import Job
 from pipelines.visit_pairs import VisitPairs
 from training import loader, reference_errors
 from training.presets import PRESETS as TRAIN_PRESETS
@@ -145,7 +146,7 @@ def test_a_run_killed_before_it_was_published_visits_nothing_twice(
     config: ReferenceConfig,
     staged: Staged,
     visited: list[tuple[int, int]],
-    plain_engine: list[engine.Job],
+    plain_engine: list[Job],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched:

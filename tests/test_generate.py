@@ -20,6 +20,7 @@ from PIL import Image
 from infra import cli, models
 from infra.errors import UserError
 from pipelines import engine, generate, score
+from pipelines.jobs import Job
 from pipelines.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
 
 Pipelines = Callable[[str], Path]
@@ -112,7 +113,7 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_adapters_draw_as_the_policy_they_were_saved_from(
-    plain_engine: list[engine.Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_engine: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
     lora, policy = lora_result(tmp_path / "lora")
@@ -168,7 +169,7 @@ def starts(path: Path, caption: str, colour: str, size: tuple[int, int] = (64, 6
 
 
 def test_edits_start_from_the_images_that_are_given(
-    plain_engine: list[engine.Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_engine: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
     caption = "a big red circle on a teal background"
@@ -229,7 +230,7 @@ def test_edits_that_can_not_be_are_refused_before_ray_starts(
 
 
 def test_a_refined_folder_knows_its_refiner(
-    plain_engine: list[engine.Job], tmp_path: Path, tiny_pipeline: Pipelines, monkeypatch: pytest.MonkeyPatch
+    plain_engine: list[Job], tmp_path: Path, tiny_pipeline: Pipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
     (tmp_path / "prompts.txt").write_text("a red star\n")

@@ -13,7 +13,7 @@ import pytest
 
 from infra.errors import UserError
 from pipelines import local
-from pipelines.engine import Job, Step
+from pipelines.jobs import Job, Step
 
 
 class Square:

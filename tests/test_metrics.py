@@ -17,6 +17,7 @@ from infra import files, metrics
 from infra.files import ROOT
 from infra.metrics import Sample
 from pipelines import engine
+from pipelines.jobs import Step
 from training import assembly, loop
 from training.config import TrainConfig
 
@@ -80,7 +81,7 @@ class Doubled:
 def test_a_measured_step_computes_the_same_and_is_counted_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Sample] = []
     monkeypatch.setattr(engine, "export", told.extend)
-    made = engine._measured(engine.Step(Doubled), "rows", lambda out: [Sample("dpo_images", out.num_rows)])
+    made = engine._measured(Step(Doubled), "rows", lambda out: [Sample("dpo_images", out.num_rows)])
     assert made.__name__ == "Doubled"
     assert made(times=2)(pa.table({"a": [1, 2, 3]}))["a"].to_pylist() == [1, 2, 3, 1, 2, 3]
     labels = {"job": "rows", "step": "Doubled"}

@@ -21,8 +21,9 @@ from PIL import Image
 from infra.errors import UserError
 from infra.files import ROOT
 from labelers import label_set, pair_scores, relabel, scorers, scoring
-from pipelines import encoders, engine, store
+from pipelines import encoders, store
 from pipelines.captions import CaptionEncoder
+from pipelines.jobs import Job
 from training import assembly, loop
 from training.config import DataConfig, TrainConfig
 
@@ -35,9 +36,7 @@ def config(raw_pairs: Path, copied_store: Path) -> relabel.RelabelConfig:
     return relabel.RelabelConfig(scorer=("oracle",), source=str(raw_pairs), store=str(copied_store), speed=SMALL)
 
 
-def test_the_kept_pairs_are_labelled_and_no_other(
-    config: relabel.RelabelConfig, plain_engine: list[engine.Job]
-) -> None:
+def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig, plain_engine: list[Job]) -> None:
     relabel.main(replace(config, scorer=("oracle", "fidelity")))
     assert len(plain_engine) == 1  # one pass for both
     kept = store.kept_ids(config.store)
@@ -70,7 +69,7 @@ def test_neither_latents_nor_captions_are_encoded_again(
 
 
 def test_finished_label_sets_are_left_alone_and_other_settings_refused(
-    config: relabel.RelabelConfig, plain_engine: list[engine.Job], capsys: pytest.CaptureFixture[str]
+    config: relabel.RelabelConfig, plain_engine: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     relabel.main(config)
     part = Path(config.store) / "labels" / "oracle" / "part-0.parquet"
@@ -82,7 +81,7 @@ def test_finished_label_sets_are_left_alone_and_other_settings_refused(
         relabel.main(replace(config, label="soft", min_margin=0.1))
 
 
-def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, plain_engine: list[engine.Job]) -> None:
+def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, plain_engine: list[Job]) -> None:
     relabel.main(config)
     relabel.main(replace(config, names=("near",), min_margin=0.32))
     assert len(plain_engine) == 1
@@ -145,7 +144,7 @@ def not_a_number(images: Sequence[Image.Image], captions: Sequence[str]) -> list
 
 
 def test_a_scorer_without_one_finite_score_is_refused_and_leaves_nothing(
-    config: relabel.RelabelConfig, plain_engine: list[engine.Job]
+    config: relabel.RelabelConfig, plain_engine: list[Job]
 ) -> None:
     name = f"{__name__}:not_a_number"
     with pytest.raises(UserError, match="score is not finite, on every one of 16 pairs"):

@@ -15,6 +15,7 @@ from infra import files
 from infra.errors import UserError
 from pipelines import score, store
 from pipelines.generate import image_ids
+from pipelines.jobs import Job
 from pipelines.set_judges import judge_set, kid
 
 COLOURS = {"a": [(10, 200, 0), (20, 100, 0)], "b": [(30, 0, 0), (40, 50, 0)]}
@@ -68,7 +69,7 @@ def test_a_killed_pass_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     seen: list[bool] = []
     run = score.engine.run
 
-    def look(job: score.engine.Job) -> None:
+    def look(job: Job) -> None:
         seen.append(Path(path, store.WORK, "half-done").exists())
         run(job)
 

@@ -18,8 +18,9 @@ from test_encode_latents import SCRIPT, refusal
 
 from infra import chaos
 from infra.errors import UserError
-from pipelines import engine, repair, store
+from pipelines import engine, progress, repair, store
 from pipelines.encode_latents import EncodeConfig, main
+from pipelines.jobs import Job
 from training.staging import stage
 
 pytestmark = pytest.mark.chaos
@@ -148,7 +149,7 @@ def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(c
     with pytest.raises(UserError, match="unfinished"):
         store.read_manifest(str(copied_store))
     work = copied_store / store.WORK
-    assert engine.finished_rows(str(work / "pairs_done")) == 406
+    assert progress.finished_rows(str(work / "pairs_done")) == 406
     assert not (work / "prompts_done").exists()
     begun = json.loads((work / "config.json").read_text())
     assert begun["fingerprints"] == manifest.fingerprints
@@ -226,13 +227,13 @@ def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyP
     """Run a job of the engine that fails by an error as Ray wraps it, and perhaps loses one of two nodes."""
     nodes = [{"NodeID": name, "Alive": True} for name in ("1", "2")]
 
-    def build(_: engine.Job) -> None:
+    def build(_: Job) -> None:
         nodes[1]["Alive"] = not lost
         raise engine.ray.exceptions.RayTaskError("Write", "a traceback", error).as_instanceof_cause()
 
     monkeypatch.setattr(engine, "_check_resources", Mock())
-    monkeypatch.setattr(engine, "_watch", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(engine.progress, "watch", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(engine, "_build", build)
     monkeypatch.setattr(engine.ray, "nodes", lambda: nodes)
     ids = lambda table: table["id"].to_numpy()  # noqa: E731
-    engine.run(engine.Job(["in"], ["id"], [], "out", str(folder), "id", ids, rows_per_block=1, name="rows", rows=1))
+    engine.run(Job(["in"], ["id"], [], "out", str(folder), "id", ids, rows_per_block=1, name="rows", rows=1))

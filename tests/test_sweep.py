@@ -106,7 +106,7 @@ def test_bad_flags_of_any_trial_are_refused_before_one_starts(file: str, in_turn
     told = json.loads(Path(file).read_text())
     told["trials"]["large"] = ["--global-batch", "4096"]
     Path(file).write_text(json.dumps(told))
-    with pytest.raises(UserError, match="^large, seed 1: .* fewer than one --global-batch of 4096"):
+    with pytest.raises(UserError, match=r"^large, seed 1: .* fewer than one --global-batch of 4096"):
         sweep.main(SweepConfig(file, str(tmp_path / "swept")))
     del told["trials"]["large"]
     for part, flags, sentence in (

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from infra import cli, cluster, files, models
 from infra.benchmarks.measure import alternate, in_processes
+from pipelines.jobs import Job, Step
 
 COPIES = 2
 BATCH = 32
@@ -114,12 +115,12 @@ def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
     check, encode = steps(model)
     engine.connect()
     engine.run(
-        engine.Job(
+        Job(
             source=[path],
             columns=pq.read_schema(path).names,
             steps=[
-                engine.Step(CheckAndDecode, check, BATCH),
-                engine.Step(TimedLatentEncoder, encode, BATCH, COPIES),
+                Step(CheckAndDecode, check, BATCH),
+                Step(TimedLatentEncoder, encode, BATCH, COPIES),
             ],
             output=f"{output}/pairs",
             checkpoint=f"{output}/done",
