@@ -14,7 +14,8 @@ import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
 from infra import cli, files
-from pipelines.encode_latents import PRESETS, EncodeConfig, main
+from pipelines.encode_config import PRESETS, EncodeConfig
+from pipelines.encode_latents import main
 
 
 class FullDisk(pafs.FSSpecHandler):

@@ -20,7 +20,7 @@ from tiny_pipelines import KINDS
 from infra.errors import UserError
 from labelers.implicit import Implicit
 from pipelines import encode_latents, engine, sampling, store
-from pipelines.encode_latents import EncodeConfig
+from pipelines.encode_config import EncodeConfig
 from pipelines.images import open_image
 from pipelines.jobs import Job
 from training import assembly, loop, preflight, reward

@@ -20,7 +20,8 @@ from infra import cli
 from infra.errors import UserError
 from infra.files import ROOT
 from pipelines import encoders, store
-from pipelines.encode_latents import PRESETS, EncodeConfig, main
+from pipelines.encode_config import PRESETS, EncodeConfig
+from pipelines.encode_latents import main
 from pipelines.images import decode_image
 
 SCRIPT = "pipelines/encode_latents.py"

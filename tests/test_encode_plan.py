@@ -12,7 +12,8 @@ from conftest import MODEL, rendered_pairs, write_pairs
 from infra import cli, dry_run
 from infra.dry_run import DryRunConfig
 from pipelines import encode_latents, encode_plan
-from pipelines.encode_latents import EncodeConfig, main, print_plan
+from pipelines.encode_config import EncodeConfig
+from pipelines.encode_latents import main, print_plan
 from pipelines.encode_plan import Networks, SourceRows, Stored
 
 

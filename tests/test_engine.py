@@ -12,7 +12,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from infra.errors import UserError
 from pipelines import encode_latents, encoders, engine
-from pipelines.encode_latents import EncodeConfig
+from pipelines.encode_config import EncodeConfig
 from pipelines.jobs import Job, Step
 from pipelines.safety import Filter
 
@@ -88,6 +88,8 @@ def test_flags_say_what_each_step_takes(
         ({"decode_tasks": -1}, "--decode-tasks -1: below zero"),
         ({"encoders": 2, "min_encoders": 3}, "--min-encoders 3: more than --encoders 2"),
         ({"cpus_per_decode_task": 0.0}, "--cpus-per-decode-task 0: must be above 0"),
+        ({"max_bad_fraction": 1.5}, "--max-bad-fraction 1.5: must be from 0 to 1"),
+        ({"max_bad_fraction": float("nan")}, "--max-bad-fraction nan: must be from 0 to 1"),
     ],
 )
 def test_wrong_shares_are_refused_before_ray_starts(tmp_path: Path, flags: dict[str, Any], told: str) -> None:

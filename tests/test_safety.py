@@ -18,8 +18,8 @@ from safety_material import BLUE, GREEN, RED, RED_CONCEPT, write_checker
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from infra.models import Model
-from pipelines import encode_latents, encode_plan, safety, store
-from pipelines.encode_latents import EncodeConfig
+from pipelines import encode_config, encode_latents, encode_plan, safety, store
+from pipelines.encode_config import EncodeConfig
 from pipelines.encoders import CheckAndDecode, LatentEncoder
 from pipelines.raw_pairs import SCHEMA
 from pipelines.safety import SafetyConfig, make_filter, read_blocklist
@@ -152,7 +152,7 @@ def test_a_filter_is_known_by_what_its_files_hold(words: str, checker: Path, tmp
 
 
 def begun_with(config: EncodeConfig, before: dict[str, Any]) -> None:
-    encode_latents._refuse_other_settings("store", before, config, make_filter(config.safety))
+    encode_config.refuse_other_settings("store", before, config, make_filter(config.safety))
 
 
 def test_another_filter_is_refused_and_stores_older_than_filters_go_on(words: str, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_another_filter_is_refused_and_stores_older_than_filters_go_on(words: st
     begun_with(plain, asdict(plain))
     with pytest.raises(UserError, match=r"prompt_blocklist was None, now '[0-9a-f]{64}'"):
         begun_with(filtered, older)
-    told = encode_latents.store_identity(filtered, make_filter(filtered.safety))
+    told = encode_config.store_identity(filtered, make_filter(filtered.safety))
     begun_with(filtered, told)
     with pytest.raises(UserError, match=r"\(prompt_blocklist was '[0-9a-f]{64}', now None\); give another --store"):
         begun_with(plain, told)

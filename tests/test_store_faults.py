@@ -19,7 +19,8 @@ from test_encode_latents import SCRIPT, refusal
 from infra import chaos
 from infra.errors import UserError
 from pipelines import engine, progress, repair, store
-from pipelines.encode_latents import EncodeConfig, main
+from pipelines.encode_config import EncodeConfig
+from pipelines.encode_latents import main
 from pipelines.jobs import Job
 from training.staging import stage
 
@@ -153,6 +154,23 @@ def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(c
     assert not (work / "prompts_done").exists()
     begun = json.loads((work / "config.json").read_text())
     assert begun["fingerprints"] == manifest.fingerprints
+
+
+@pytest.mark.parametrize(("moved", "told"), [("source", "nowhere"), ("model", "fingerprints was")])
+def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
+    moved: str, told: str, copied_store: Path, raw_pairs: Path
+) -> None:
+    sorted((copied_store / "pairs/status=tie").glob("*.parquet"))[0].unlink()
+    manifest = json.loads((copied_store / store.MANIFEST).read_text())
+    source = str(copied_store / "nowhere") if moved == "source" else str(raw_pairs)
+    manifest["config"]["source"] = source
+    if moved == "model":
+        manifest["fingerprints"] = dict.fromkeys(manifest["fingerprints"], "another")
+    (copied_store / store.MANIFEST).write_text(json.dumps(manifest))
+    before = {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=told):
+        main(EncodeConfig(source=source, store=str(copied_store), repair=True))
+    assert {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()} == before
 
 
 # 8. A spoilt source
