@@ -1,9 +1,9 @@
 """Kill an encoding at random moments, over and over: `nice python infra/chaos.py --rounds 20 --seed 0`.
 
 On a cluster of its own with two nodes the embedded world's pairs are encoded, once undisturbed and then once a round.
-In each round every victim is struck at a moment of its own, drawn from the seed: when so many blocks are written, and
-every other time while one is half written. Then the store must be the undisturbed one: the same counts, the same hash,
-each pair once. Moments are told by files, never by the clock.
+In each round every victim is struck at a moment of its own, drawn from the seed: when the rows of so many blocks are
+written, and every other time while one is half written. Then the store must be the undisturbed one: the same counts,
+the same hash, each pair once. Moments are told by files, never by the clock.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import pyarrow as pa
 import pyarrow.dataset as pads
 
 from infra import cli, cluster, files, netsplit
 from infra.errors import UserError
-from pipelines import engine, store
+from pipelines import engine, progress, store
 
 Victim = Literal["encoder", "driver", "node", "network"]
 SCRIPT = "pipelines/encode_latents.py"
 PATIENCE = 300.0  # seconds without the file that a moment waits for; a lost node alone may take a minute
+BLOCK = 16  # rows; Ray may write several at once
 LOST = 30.0  # seconds that the network is away
 
 
@@ -52,7 +54,7 @@ class Strike:
     """Whom to strike, and when."""
 
     victim: Victim
-    blocks: int  # written before
+    blocks: int  # whose rows are written before
     half_written: bool  # strike while the next one is
 
 
@@ -162,9 +164,16 @@ class Encoding:
             UserError: if the job ends before.
         """
 
+        work = self.destination / store.WORK
+
         def reached() -> bool:
-            pending = [".pending" in path.name for path in self.marks()]
-            due = pending.count(False) >= strike.blocks and (any(pending) or not strike.half_written)
+            half = any(".pending" in path.name for path in self.marks())
+            try:
+                written = progress.finished_rows(str(work / "pairs_done")) >= strike.blocks * BLOCK
+            except (OSError, pa.ArrowInvalid):  # a mark is being written
+                return False
+            # Where no look met a half-written block, the second pass is late enough.
+            due = written and (half or not strike.half_written or (work / "captions.parquet").exists())
             return due or self.job.poll() is not None
 
         wait_until(reached)
@@ -172,13 +181,18 @@ class Encoding:
             raise UserError(f"the job ended before {strike}; {self.log} has its words")
 
     def kill_encoder(self) -> None:
-        """End an actor that holds the VAE."""
+        """End an actor that holds the VAE, or in the second pass the text encoder.
+
+        Raises:
+            UserError: if there is none any more.
+        """
         wait_until(lambda: bool(self._encoders()) or self.job.poll() is not None)
-        for pid in self._encoders()[:1]:
-            os.kill(pid, signal.SIGKILL)
+        if not (encoders := self._encoders()):
+            raise UserError(f"the job ended before an encoder could be killed; {self.log} has its words")
+        os.kill(encoders[0], signal.SIGKILL)
 
     def _encoders(self) -> list[int]:
-        return processes(self.surroundings, lambda told: "LatentEncoder" in " ".join(told[:1]))
+        return processes(self.surroundings, lambda told: "Encoder" in " ".join(told[:1]))
 
     def kill_driver(self) -> None:
         """End the driver, and give the same command again when the job is over."""
@@ -245,14 +259,14 @@ def run_round(
 
 def main(config: ChaosConfig) -> None:
     """Encode under kills, round after round, and compare each store with the undisturbed one."""
-    flags = ["--encoders", "2", "--rows-per-file", "16", "--batch-size", "8"]
+    flags = ["--encoders", "2", "--rows-per-file", str(BLOCK), "--batch-size", "8"]
     rng = random.Random(config.seed)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     with cluster.running(folder / "cluster.log") as surroundings:
         clean = Encoding(surroundings, flags, folder / "clean").finish()
         print(f"undisturbed: {clean.counts.rows_in} rows, content hash {clean.content_hash}", flush=True)
         for number in range(config.rounds):
-            drawn = strikes(rng, config.victims, clean.counts.rows_in // 16)
+            drawn = strikes(rng, config.victims, clean.counts.rows_in // BLOCK)
             told = ", ".join(f"{s.victim} after {s.blocks}{'+' * s.half_written}" for s in drawn)
             print(f"round {number + 1} of {config.rounds}: {told}", end="", flush=True)
             found = run_round(surroundings, flags, folder / f"round-{number}", drawn)

@@ -30,7 +30,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_thirty_seconds_without_the_network_lose_and_double_nothing(
     seed: int, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    drawn = chaos.strikes(random.Random(seed), ("network",), 406 // 16)
+    drawn = chaos.strikes(random.Random(seed), ("network",), 406 // chaos.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
     found = chaos.run_round(ray_environment, flags, tmp_path / "store", drawn)
     assert (found.counts, found.content_hash) == contents(encoded_store)

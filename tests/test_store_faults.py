@@ -25,7 +25,7 @@ from pipelines.jobs import Job
 from training.staging import stage
 
 pytestmark = pytest.mark.chaos
-SMALL_BLOCKS = ("--rows-per-file", "16")
+SMALL_BLOCKS = ("--rows-per-file", str(chaos.BLOCK))
 
 
 def contents(path: Path) -> tuple[store.Counts, str]:
@@ -42,7 +42,7 @@ def contents(path: Path) -> tuple[store.Counts, str]:
 def test_sigkills_of_encoder_driver_and_node_lose_and_double_nothing(
     seed: int, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    drawn = chaos.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // 16)
+    drawn = chaos.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // chaos.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
     found = chaos.run_round(ray_environment, flags, tmp_path / "store", drawn)
     assert (found.counts, found.content_hash) == contents(encoded_store)
