@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import paper_folder
 import pytest
 from test_report import EVIL, Page
@@ -137,3 +139,28 @@ def test_the_page_shows_every_claim_and_keeps_peoples_figures_apart(html: str, t
     assert '<td>70.0\u00a0%</td><td><span class="chip">people</span></td>' in html
     assert "policy of seed 0 (β 500, human labels)" in html
     assert DPO in told["config"]["train"]
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")
+def test_nothing_is_cut_off_on_a_desk_a_phone_and_paper(html: str, folder: str, tmp_path: Path) -> None:
+    shown = "[...document.querySelectorAll('#viewer figure')].filter(f => f.offsetParent).length"
+    too_wide = (
+        "[...document.querySelectorAll('main *')].filter(found => !found.closest('.scroll, pre, svg') && found.offsetParent"
+        " && found.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(found => found.outerHTML.slice(0, 90))"
+    )
+    narrowest = "Math.min(...[...document.querySelectorAll('.theirs td:first-child')].map(cell => cell.clientWidth / innerWidth))"
+
+    async def look() -> None:
+        async with browser.open_page(tmp_path / "profile") as page:
+            await page.open(f"file://{folder}/report.html")
+            for width, media in ((1280, ""), (360, ""), (680, "print")):  # 680: A4 less its margins
+                await page.send("Emulation.setEmulatedMedia", media=media)
+                await page.resize(width, 800)
+                wide = await page.evaluate(too_wide)
+                assert not wide, (width, media, wide)
+                share = await page.evaluate(narrowest)
+                assert share > (0.25 if width < 1000 else 0.1), (width, media, share)  # words, not single letters
+            assert await page.evaluate(shown) == html.count('<div class="two">')  # in print, the whole list
+            assert not page.errors
+
+    asyncio.run(look())
