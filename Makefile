@@ -21,8 +21,9 @@ arena: .venv/installed
 		echo "no images to judge yet: run make demo first" >&2; exit 1; }
 	$(BIN)/python pipelines/arena.py --images runs/demo/images/base runs/demo/images/dpo
 
+# Two processes: one has the tests of the Ray cluster, which wait for it most of the time, the other begins with the rest.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(TESTS)
 
 chaos: .venv/installed-dev
 	$(BIN)/python -m pytest -m chaos

@@ -30,6 +30,7 @@ from infra.files import ROOT
 from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines import engine
+from pipelines.encode_config import EncodeConfig
 from pipelines.jobs import Job
 from pipelines.raw_pairs import SCHEMA
 from training import assembly, loop
@@ -39,6 +40,13 @@ from training.config import DataConfig, OptimizerConfig, TrainConfig
 from training.objectives import ObjectiveConfig
 from training.policy import PolicyConfig, make_policy, trained
 from training.result import write_adapters
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep all tests of the session's cluster in one process where make test runs two: there is one cluster."""
+    for item in items:
+        if "ray_environment" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
 
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "infra" / "world" / "model"
@@ -149,12 +157,57 @@ def raw_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *label_pairs.bad_rows(rows)])
 
 
+def put_plain_engine(patched: pytest.MonkeyPatch) -> list[Job]:
+    """Put a plain loop in the engine's place; returns the list to which it adds the jobs that it is given."""
+    jobs: list[Job] = []
+
+    def run(job: Job) -> None:
+        jobs.append(job)
+        steps = [(step.function(**step.arguments), step.batch_size) for step in job.steps]
+        table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])
+        Path(job.output).mkdir(parents=True, exist_ok=True)
+        done = sorted(Path(job.output).rglob("*.parquet"))
+        ids = np.concatenate([pq.read_table(path)[job.id_column].to_numpy() for path in done]) if done else np.empty(0)
+        table = table.filter(pa.array(~np.isin(job.row_ids(table), ids)))
+        for start in range(0, table.num_rows, job.rows_per_block):
+            part = table.slice(start, job.rows_per_block)
+            for step, size in steps:
+                batches = range(0, part.num_rows, size or part.num_rows)
+                part = pa.concat_tables([step(part.slice(first, size)) for first in batches])
+            pq.write_to_dataset(
+                part,
+                job.output,
+                partition_cols=[job.partition_by] if job.partition_by else None,
+                basename_template=f"part-{len(done)}-{start}-{{i}}.parquet",
+            )
+
+    patched.setattr(engine, "connect", lambda: None)
+    patched.setattr(engine, "device_count", lambda: 0)
+    patched.setattr(engine, "call", lambda function, *arguments, **_: function(*arguments))
+    patched.setattr(engine, "run", run)
+    return jobs
+
+
+@pytest.fixture
+def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Put a plain loop in the engine's place; yields the jobs it was given."""
+    return put_plain_engine(monkeypatch)
+
+
+def encode_plainly(raw: Path, destination: Path) -> Path:
+    """Encode raw pairs without Ray, whose stores tests/test_encode_latents.py and others hold against these."""
+    from pipelines import encode_latents  # which loads diffusers: most tests need none of it
+
+    with pytest.MonkeyPatch.context() as patched:
+        put_plain_engine(patched)
+        encode_latents.main(EncodeConfig(source=str(raw), store=str(destination)))
+    return destination
+
+
 @pytest.fixture(scope="session")
-def encoded_store(raw_pairs: Path, submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoded_store(raw_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the latent store of raw_pairs."""
-    store = tmp_path_factory.mktemp("encoded") / "store"
-    submit("pipelines/encode_latents.py", "--source", str(raw_pairs), "--store", str(store))
-    return store
+    return encode_plainly(raw_pairs, tmp_path_factory.mktemp("encoded") / "store")
 
 
 @pytest.fixture(scope="session")
@@ -173,39 +226,12 @@ def copied_store(encoded_store: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Put a plain loop in the engine's place; yields the jobs it was given."""
-    jobs: list[Job] = []
-
-    def run(job: Job) -> None:
-        jobs.append(job)
-        steps = [step.function(**step.arguments) for step in job.steps]
-        table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])
-        Path(job.output).mkdir(parents=True, exist_ok=True)
-        done = sorted(Path(job.output).glob("*.parquet"))
-        ids = np.concatenate([pq.read_table(path)[job.id_column].to_numpy() for path in done]) if done else np.empty(0)
-        table = table.filter(pa.array(~np.isin(job.row_ids(table), ids)))
-        for start in range(0, table.num_rows, job.rows_per_block):
-            part = table.slice(start, job.rows_per_block)
-            for step in steps:
-                part = step(part)
-            pq.write_table(part, f"{job.output}/part-{len(done)}-{start}.parquet")
-
-    monkeypatch.setattr(engine, "connect", lambda: None)
-    monkeypatch.setattr(engine, "device_count", lambda: 0)
-    monkeypatch.setattr(engine, "call", lambda function, *arguments, **_: function(*arguments))
-    monkeypatch.setattr(engine, "run", run)
-    return jobs
-
-
 @pytest.fixture(scope="session")
-def held_out_store(submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def held_out_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the latent store of 16 pairs, two of them ties, of other captions."""
     folder = tmp_path_factory.mktemp("held_out")
     raw = write_pairs(folder / "raw", rendered_pairs(16, seed=1, scenes=HELD_OUT))
-    submit("pipelines/encode_latents.py", "--source", str(raw), "--store", str(folder / "store"))
-    return folder / "store"
+    return encode_plainly(raw, folder / "store")
 
 
 @pytest.fixture(scope="session")
