@@ -16,29 +16,15 @@ import numpy as np
 import psutil
 import pytest
 from conftest import Submit, notes, wait_for
-from train_jobs import SCRIPT, driver, train_workers
+from train_jobs import SCRIPT, begin, driver, steps, train_workers
 
 from infra import chaos
-from infra.files import ROOT
 from pipelines import store
 from training import checkpoint
 from training.order import permute
 from training.staging import stage
 
 pytestmark = pytest.mark.chaos
-
-
-def begin(flags: list[str], output: Path, surroundings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Submit a run and go on."""
-    command = ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--output", str(output)]
-    with output.with_suffix(".log").open("ab") as out:
-        return subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=out, stderr=out)
-
-
-def steps(output: Path) -> int:
-    """Count the steps that a run has noted."""
-    path = output / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_sigkill_of_the_driver_at_a_checkpoint_and_past_the_epochs_end_changes_no_loss(
