@@ -99,7 +99,7 @@ def test_sigkill_of_a_node_leaves_the_stream_and_with_another_in_its_place_the_l
     output, expected = tmp_path / "run", notes(two_workers)
     flags = [*training_flags, *one_on_each_node(ray_environment), *(() if replaced else ("--min-workers", "1"))]
     with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
-        job = begin(flags, output, ray_environment)
+        job = begin(flags, output, ray_environment, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20")  # docs/operations.md
         wait_for(lambda: steps(output) >= 8, job)
         lose(node, ray_environment)
     with contextlib.ExitStack() as held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from infra.files import ROOT
 SCRIPT = "training/train_dpo.py"
 
 
-def begin(flags: list[str], output: Path, surroundings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Submit a run and go on."""
-    command = ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--output", str(output)]
+def begin(flags: list[str], output: Path, surroundings: dict[str, str], **variables: str) -> subprocess.Popen[bytes]:
+    """Submit a run, with environment variables of its own, and go on; its words go beside its folder."""
+    own = ["--runtime-env-json", json.dumps({"env_vars": variables})]
+    command = ["ray", "job", "submit", *own, "--", "python", SCRIPT, *flags, "--output", str(output)]
     with output.with_suffix(".log").open("ab") as out:
         return subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=out, stderr=out)
 
