@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import MODEL, Killed, Submit, notes, wait_for
 from train_jobs import SCRIPT, begin, driver, steps, train_workers
@@ -37,11 +37,10 @@ def test_one_and_two_workers_see_the_same_stream(
     assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
 
 
-def noting(workers: set[int], output: Path) -> int:
-    """Find the worker of rank 0, which alone notes steps and writes checkpoints, by the notes it holds open."""
-    board = str(output / "tensorboard")
-    (found,) = [pid for pid in workers if any(one.path.startswith(board) for one in psutil.Process(pid).open_files())]
-    return found
+def first_rank(output: Path) -> int | None:
+    """Find the worker of rank 0, which alone writes checkpoints, by the steps that it alone tells; None before."""
+    told = re.findall(r"RayTrainWorker pid=(\d+)\)\S* step \d", output.with_suffix(".log").read_text())
+    return int(told[-1]) if told else None
 
 
 def caught_writing(worker: int, output: Path) -> bool:
@@ -84,7 +83,8 @@ def test_sigkill_of_a_worker_changes_no_loss(
     assert len(before) == 2
     victim = max(before)
     if moment == "in a checkpoint":
-        victim = noting(before, output)
+        wait_for(lambda: first_rank(output) in before, job)
+        (victim,) = before & {first_rank(output)}
         wait_for(lambda: caught_writing(victim, output), job)
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: len(train_workers(ray_environment) - before) == 2, job)  # a new group goes on
