@@ -69,7 +69,7 @@ def strikes(rng: random.Random, victims: Sequence[Victim], blocks: int) -> list[
 def second_node(
     surroundings: dict[str, str], log: Path, apart: bool = False
 ) -> Iterator[tuple[psutil.Process, netsplit.Place | None]]:
-    """Join a node to a cluster; yield its process, which ends with the block, and where it is apart its network.
+    """Join a node of as many CPUs to a cluster; yield its process, which ends with the block, and its network if apart.
 
     Raises:
         UserError: if it does not join, or may have no network of its own.
@@ -79,7 +79,7 @@ def second_node(
         host, port = surroundings["RAY_ADDRESS"].split(":")
         address = f"{place.outside if place else host}:{port}"
         ports = [f"--{name}={number}" for name, number in cluster.free_ports().others.items() if "client" not in name]
-        command = ["ray", "start", f"--address={address}", "--block", "--disable-usage-stats", "--num-cpus=2", *ports]
+        command = ["ray", "start", f"--address={address}", "--block", "--disable-usage-stats", *ports]
         command += [f"--object-store-memory={1 << 28}", *([f"--node-ip-address={place.inside}"] if place else [])]
         before = nodes(surroundings)
         with log.open("wb") as out:

@@ -289,13 +289,19 @@ def test_compiling_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch, t
     assert list(network.state_dict()) == names
 
 
-def smallest_model(folder: Path) -> str:
-    """Write the embedded world's model with a network of three residual blocks, which compiles in seconds."""
+def smallest_model(folder: Path, kind: str = "") -> str:
+    """Write the embedded world's model with a network of three residual blocks, which compiles in seconds.
+
+    Args:
+        kind: CrossAttn puts a transformer behind each of them, which takes some times as long.
+    """
     shutil.copytree(MODEL, folder)
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "mid_block_type": None}
+    blocks = {"down_block_types": (f"{kind}DownBlock2D",), "up_block_types": (f"{kind}UpBlock2D",)}
     shape = {"sample_size": 8, "block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
-    diffusers.UNet2DConditionModel(cross_attention_dim=64, **shape, **blocks).save_pretrained(folder / "unet")
+    shape |= {"cross_attention_dim": 64, "attention_head_dim": 2}
+    network = diffusers.UNet2DConditionModel(mid_block_type=None, **shape, **blocks)
+    network.save_pretrained(folder / "unet")
     return str(folder)
 
 
@@ -323,6 +329,35 @@ def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
     for key in ("loss", "gradient_norm"):
         assert column(config, "straight", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
         assert column(config, "killed", key) == column(config, "straight", key)
+
+
+def two_compiled_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
+    """Train with shards as they are, and with compiled blocks."""
+    from torch._inductor import metrics as kernels
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    for name in ("eager", "compiled"):
+        before, compiled = kernels.generated_kernel_count, name == "compiled"
+        run = at(config, name, sharding=replace(FSDP, compile=compiled))
+        loop.train(run, assembly.Rank(rank, 2, torch.device("cpu")))
+        assert (kernels.generated_kernel_count > before) == compiled
+    dist.destroy_process_group()
+
+
+@pytest.mark.long
+def test_compiled_blocks_of_a_sharded_network_have_the_losses_of_others(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    rate = OptimizerConfig(learning_rate=1e-3)
+    data = replace(config.data, held_out_store=None, micro_batch=2)
+    config = replace(config, model=smallest_model(tmp_path / "small", "CrossAttn"), steps=3, data=data, optimizer=rate)
+    torch.multiprocessing.spawn(two_compiled_ranks, (config, f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    assert column(config, "compiled", "stream") == column(config, "eager", "stream")
+    for key in ("loss", "gradient_norm"):
+        assert column(config, "compiled", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
+    assert column(config, "eager", "loss")[2] != pytest.approx(column(config, "eager", "loss")[0], rel=1e-2)
 
 
 def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -> None:

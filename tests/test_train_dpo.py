@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from dataclasses import replace
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import MODEL, Killed, Submit, notes, wait_for
-from train_jobs import SCRIPT, driver, train_workers
+from train_jobs import SCRIPT, begin, driver, steps, train_workers
 
 from infra import cli, files, models
 from infra.errors import UserError
 from infra.files import ROOT
+from pipelines import store
 from pipelines.store import writer_lock
 from training import checkpoint
 from training.backbone_base import ScheduleConfig
@@ -35,26 +37,59 @@ def test_one_and_two_workers_see_the_same_stream(
     assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
 
 
+def first_rank(output: Path) -> int | None:
+    """Find the worker of rank 0, which alone writes checkpoints, by the steps that it alone tells; None before."""
+    told = re.findall(r"RayTrainWorker pid=(\d+)\)\S* step \d", output.with_suffix(".log").read_text())
+    return int(told[-1]) if told else None
+
+
+def caught_writing(worker: int, output: Path) -> bool:
+    """Stop the worker of rank 0 where it has begun a checkpoint that is not complete; else leave it running."""
+    folder = max((output / checkpoint.CHECKPOINTS).glob("*"), default=None)
+    if folder is None or (folder / checkpoint.COMPLETE).exists():
+        return False
+    os.kill(worker, signal.SIGSTOP)
+    if not (folder / checkpoint.COMPLETE).exists():
+        return True
+    os.kill(worker, signal.SIGCONT)  # a little late: the next one
+    return False
+
+
 @pytest.mark.chaos
-def test_sigkill_of_a_worker_mid_step_changes_no_loss(
-    two_workers: Path, training_flags: list[str], ray_environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "in a step",
+        pytest.param("in the last step of an epoch", marks=pytest.mark.long),
+        pytest.param("in the first step of the next", marks=pytest.mark.long),
+        pytest.param("in a checkpoint", marks=pytest.mark.long),
+    ],
+)
+def test_sigkill_of_a_worker_changes_no_loss(
+    moment: str,
+    two_workers: Path,
+    encoded_store: Path,
+    training_flags: list[str],
+    ray_environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     output = tmp_path / "killed"
-    job = subprocess.Popen(
-        ["ray", "job", "submit", "--", "python", SCRIPT, *training_flags, "--workers", "2", "--output", str(output)],
-        cwd=ROOT,
-        env=ray_environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    metrics = output / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 8, job)
+    epoch = store.read_manifest(str(encoded_store)).counts.kept // 16
+    assert epoch < 24
+    noted = {"in the last step of an epoch": epoch - 1, "in the first step of the next": epoch}.get(moment, 8)
+    job = begin([*training_flags, "--workers", "2"], output, ray_environment)
+    wait_for(lambda: steps(output) >= noted, job)
     before = train_workers(ray_environment)
     assert len(before) == 2
-    os.kill(max(before), signal.SIGKILL)
+    victim = max(before)
+    if moment == "in a checkpoint":
+        wait_for(lambda: first_rank(output) in before, job)
+        (victim,) = before & {first_rank(output)}
+        wait_for(lambda: caught_writing(victim, output), job)
+    os.kill(victim, signal.SIGKILL)
     wait_for(lambda: len(train_workers(ray_environment) - before) == 2, job)  # a new group goes on
     assert job.wait(timeout=300) == 0
-    for name in ("loss", "stream", "gradient_norm"):
+    for name in ("step", "loss", "stream", "gradient_norm"):
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
 
 

@@ -1,39 +1,30 @@
-"""The trainer on a cluster that loses its driver or meets a spoilt pair: the same losses, and nothing lost.
+"""The trainer on a cluster that loses its driver or a node, or meets a spoilt pair: the same losses, and nothing lost.
 
 What a lost worker and a stop request leave is in tests/test_train_dpo.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import Submit, notes, wait_for
-from train_jobs import SCRIPT, driver
+from train_jobs import SCRIPT, begin, driver, steps, train_workers
 
-from infra.files import ROOT
+from infra import chaos
 from pipelines import store
 from training import checkpoint
 from training.order import permute
 from training.staging import stage
 
 pytestmark = pytest.mark.chaos
-
-
-def begin(flags: list[str], output: Path, surroundings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Submit a run and go on."""
-    command = ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--output", str(output)]
-    return subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def steps(output: Path) -> int:
-    """Count the steps that a run has noted."""
-    path = output / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_sigkill_of_the_driver_at_a_checkpoint_and_past_the_epochs_end_changes_no_loss(
@@ -79,3 +70,46 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pai
     assert len(notes(output)) == 7
     assert checkpoint.complete_steps(str(output)) == [6]
     assert checkpoint.read_state(checkpoint.folder_of(output, 6)).step == 6
+
+
+def one_on_each_node(surroundings: dict[str, str]) -> list[str]:
+    """Return flags of two workers so large that a node, which has this machine's CPUs, holds one of them."""
+    asked = ["ray", "list", "nodes", "--detail", "--format", "json"]
+    told = subprocess.run(asked, env=surroundings, capture_output=True, text=True, check=True)
+    cpus = json.loads(told.stdout)[0]["resources_total"]["CPU"]
+    return ["--workers", "2", "--cpus-per-worker", str(0.625 * cpus)]
+
+
+def lose(node: psutil.Process, surroundings: dict[str, str]) -> None:
+    """SIGKILL a node that holds one of two training workers: its raylet, its workers, all that it started."""
+    there = node.children(recursive=True)
+    workers = train_workers(surroundings)
+    assert len(workers) == 2
+    assert len(workers & {process.pid for process in there}) == 1
+    for process in [*there, node]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("replaced", [True, False])
+def test_sigkill_of_a_node_leaves_the_stream_and_with_another_in_its_place_the_losses(
+    replaced: bool, two_workers: Path, training_flags: list[str], ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output, expected = tmp_path / "run", notes(two_workers)
+    flags = [*training_flags, *one_on_each_node(ray_environment), *(() if replaced else ("--min-workers", "1"))]
+    with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
+        job = begin(flags, output, ray_environment, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20")  # docs/operations.md
+        wait_for(lambda: steps(output) >= 8, job)
+        lose(node, ray_environment)
+    with contextlib.ExitStack() as held:
+        if replaced:
+            chaos.wait_until(lambda: chaos.nodes(ray_environment) == 1)
+            held.enter_context(chaos.second_node(ray_environment, tmp_path / "another.log"))
+        assert job.wait(timeout=600) == 0
+    found = notes(output)
+    assert [row["stream"] for row in found] == [row["stream"] for row in expected]
+    for name in ("loss", "gradient_norm"):
+        values = [[row[name] for row in rows] for rows in (found, expected)]
+        # One worker adds up gradients in another order than two: rounding, which grows with the steps.
+        assert values[0] == (values[1] if replaced else pytest.approx(values[1], rel=1e-3))

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 from pathlib import Path
 
 import psutil
 
+from infra.files import ROOT
+
 SCRIPT = "training/train_dpo.py"
+
+
+def begin(flags: list[str], output: Path, surroundings: dict[str, str], **variables: str) -> subprocess.Popen[bytes]:
+    """Submit a run, with environment variables of its own, and go on; its words go beside its folder."""
+    own = ["--runtime-env-json", json.dumps({"env_vars": variables})]
+    command = ["ray", "job", "submit", *own, "--", "python", SCRIPT, *flags, "--output", str(output)]
+    with output.with_suffix(".log").open("ab") as out:
+        return subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=out, stderr=out)
+
+
+def steps(output: Path) -> int:
+    """Count the steps that a run has noted."""
+    path = output / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def train_workers(surroundings: dict[str, str]) -> set[int]:
