@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
 from labelers import scorers
 from pipelines import engine, store
@@ -111,6 +111,7 @@ def score_folder(
         missing = {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
         if not missing:
             return False
+        object_storage.check("--images", path)
         work = files.join(path, store.WORK)
         begun = files.join(work, "config.json")
         if not files.exists(begun) or files.read_json(begun) != missing:

@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 from conftest import Killed, train_until_killed
 
-from infra import files
+from infra import files, models
 from infra.errors import UserError
 from training import assembly, checkpoint, loop, stopping, train_dpo
 from training.config import TrainConfig
 from training.journal import ASSESSMENTS, STEPS
 from training.mirror import Mirror, open_mirror
+from training.policy import PolicyConfig
 from training.result import FACTS, RESULT, is_finished
 from training.sharding import ShardingConfig
 
@@ -81,8 +82,9 @@ def test_a_run_goes_on_from_s3_with_an_empty_disk_bit_for_bit(
     assert not mirror.local.exists()  # a finished run leaves nothing on the machine
 
 
-def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote: TrainConfig) -> None:
-    straight, remote = replace(straight, steps=2), replace(remote, steps=2)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote: TrainConfig, rank: int) -> None:
+    straight, remote = (replace(run, steps=2, policy=PolicyConfig(lora_rank=rank)) for run in (straight, remote))
     loop.train(straight, assembly.Rank())
     loop.train(remote, assembly.Rank())
     assert is_finished(remote.output, 2)
@@ -96,7 +98,11 @@ def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote
     told = disk.pop("README.md").decode().replace(straight.output, remote.output)
     assert told == s3.pop("README.md").decode()
     assert disk == s3
-    assert "unet/diffusion_pytorch_model.safetensors" in disk
+    if rank:
+        opened = models.adapters_folder("--lora", files.join(remote.output, RESULT))
+        assert (opened / models.ADAPTERS).read_bytes() == disk[models.ADAPTERS]
+    else:
+        assert "unet/diffusion_pytorch_model.safetensors" in disk
 
 
 def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig, remote: TrainConfig) -> None:
