@@ -49,7 +49,7 @@ def local_folder(
     """
     if model.startswith(files.S3):
         return _from_s3(model, flag)
-    if "://" in model:
+    if "://" in files.resolve(model):
         raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
     folder = Path(files.resolve(model))
     if (folder / "model_index.json").is_file():
