@@ -19,8 +19,10 @@ import ray
 from conftest import rendered_pairs, write_pairs
 from ray import cloudpickle
 
-from infra import cli, files
-from labelers import relabel
+from infra import cli, files, models
+from infra.errors import UserError
+from labelers import relabel, weights
+from labelers.safety_checker import CheckerName
 from pipelines import encode_latents, engine, evaluate_model, local, report
 from pipelines.jobs import Job
 from training import assembly, loop, train_dpo, workers
@@ -146,3 +148,14 @@ def test_a_secret_in_a_url_ends_an_entry_point_in_one_sentence(
     with pytest.raises(SystemExit):
         cli.run(main, config, arguments=[flag, f"s3://KEY:{SECRET}@bucket/a"])
     assert capfd.readouterr() == ("", f"error: {flag}: {files.NO_SECRETS}\n")
+
+
+def test_a_secret_in_a_setting_is_refused_where_no_command_line_was_read() -> None:
+    with pytest.raises(UserError, match=f"^{files.NO_SECRETS}$"):
+        train_dpo.main(TrainConfig(output=f"s3://KEY:{SECRET}@bucket/run"))
+    for name in ("https://u:{}@host/model", "s3://bucket/model?X-Amz-Signature={}"):
+        for opened in (models.Model(name.format(SECRET)).folder, CheckerName(name.format(SECRET), None).files):
+            with pytest.raises(UserError, match=f"^{files.NO_SECRETS}$"):
+                opened()
+        with pytest.raises(UserError, match=f"^{files.NO_SECRETS}$"):
+            weights.local_path("clip", name.format(SECRET))
