@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 import tyro
 
-from infra import dry_run, object_storage
+from infra import dry_run, files, object_storage
 from infra.dry_run import DryRunConfig
 from infra.errors import UserError
 from infra.files import join, read_json, write_json
@@ -33,20 +33,8 @@ def run(
     With presets, `--preset NAME` picks the defaults that the remaining flags then change. With plan there are the flags
     of a dry run, and `--dry-run` calls plan in main's place; they are no settings of a run, so no run records them.
     """
-    default, rest = _preset(presets, sys.argv[1:] if arguments is None else arguments)
-    names = f" Presets (--preset NAME): {', '.join(sorted(presets))}." if presets else ""
-    described = f"{main.__doc__ or ''}{names}"
-    if plan is None:
-        extra: dict[str, Any] = {} if default is None else {"default": default}
-        work = partial(main, tyro.cli(config_class, args=rest, description=described, config=FLAT, **extra))
-    else:
-        start = config_class() if default is None else default
-        groups = [("settings", config_class, start), ("planned", DryRunConfig, DryRunConfig())]
-        both = dataclasses.make_dataclass("Both", [(n, kind, dataclasses.field(default=d)) for n, kind, d in groups])
-        told: Any = tyro.cli(both, args=rest, description=described, config=FLAT)
-        work = partial(_run_or_plan, main, plan, told.settings, told.planned)
     try:
-        work()
+        _run(main, config_class, presets, sys.argv[1:] if arguments is None else arguments, plan)
     except (UserError, OSError) as error:
         if (refusal := object_storage.refusal_in(error)) is None:
             raise
@@ -54,23 +42,56 @@ def run(
         raise SystemExit(2) from error
 
 
+def _run(
+    main: Callable[[Config], None],
+    config_class: type[Config],
+    presets: Mapping[str, Config] | None,
+    arguments: list[str],
+    plan: Callable[[Config, DryRunConfig], None] | None,
+) -> None:
+    default, rest = _preset(presets, arguments)
+    names = f" Presets (--preset NAME): {', '.join(sorted(presets))}." if presets else ""
+    described = f"{main.__doc__ or ''}{names}"
+    if plan is None:
+        extra: dict[str, Any] = {} if default is None else {"default": default}
+        main(tyro.cli(config_class, args=rest, description=described, config=FLAT, **extra))
+    else:
+        start = config_class() if default is None else default
+        groups = [("settings", config_class, start), ("planned", DryRunConfig, DryRunConfig())]
+        both = dataclasses.make_dataclass("Both", [(n, kind, dataclasses.field(default=d)) for n, kind, d in groups])
+        told: Any = tyro.cli(both, args=rest, description=described, config=FLAT)
+        _run_or_plan(main, plan, told.settings, told.planned)
+
+
 def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:
     """Parse an entry point's flags, `--preset` among them, as its own command line does.
 
     Raises:
         SystemExit: for flags that it does not have; what is wrong is then on stderr.
+        UserError: for a URL with credentials or options in it.
     """
     default, rest = _preset(presets, arguments)
     return tyro.cli(config_class, args=rest, config=FLAT, default=config_class() if default is None else default)
 
 
 def _preset(presets: Mapping[str, Config] | None, arguments: list[str]) -> tuple[Config | None, list[str]]:
+    _refuse_secrets(arguments)
     if not presets:
         return None, arguments
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", choices=sorted(presets), default=None)
     chosen, rest = chooser.parse_known_args(arguments)
     return (presets[chosen.preset] if chosen.preset else None), rest
+
+
+def _refuse_secrets(arguments: list[str]) -> None:
+    """Refuse a URL with credentials or options before anything reads, tells or records it."""
+    flag = "a flag"
+    for word in arguments:
+        if found := re.match(r"--[\w-]+(?==|$)", word):
+            flag = found[0]
+        if files.carries_secrets(word):
+            raise UserError(f"{flag}: {files.NO_SECRETS}")
 
 
 def _run_or_plan(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from infra import files
 from infra.accelerators import ACCELERATORS, Accelerator, Name
@@ -64,11 +62,10 @@ def utilisation(asked: DryRunConfig, mode: str) -> tuple[float, str]:
     """
     if asked.measured is None:
         return asked.utilisation or ASSUMED_UTILISATION, "assumed"
-    path = Path(files.resolve(asked.measured))
     try:
-        told = json.loads(path.read_text())
+        told = files.read_json(files.resolve(asked.measured))
         share, device = float(told["modes"][mode]["utilisation"]), str(told["device"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"--measured {asked.measured}: no utilisation of the mode {mode}; infra/benchmarks/step.py notes it on GPUs"
         ) from error

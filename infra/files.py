@@ -21,6 +21,7 @@ from infra.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 S3, HUB = "s3://", "hf://"
 SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
+NO_SECRETS = "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
 INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
 
 
@@ -37,14 +38,11 @@ def resolve(path: str | Path) -> str:
     Raises:
         UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
             afterwards, or from an installed copy, whose folder is no place for anybody's files; for s3:// or hf://
-            alone; for an s3:// path with something of a URI beside bucket and key, which is not repeated: it may be a
-            secret.
+            alone; for a URL with credentials or options, which is not repeated.
     """
     text = str(path)
-    if text.startswith(S3) and ("?" in text or "@" in text.removeprefix(S3).split("/")[0]):
-        raise UserError(
-            "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
-        )
+    if carries_secrets(text):
+        raise UserError(NO_SECRETS)
     if is_remote(text) and text.split("//", 1)[1][:1] in ("", "/"):
         raise UserError(f"{text}: names no bucket; write s3://bucket/folder")
     if is_remote(text) or os.path.isabs(text):
@@ -54,6 +52,12 @@ def resolve(path: str | Path) -> str:
     if INSTALLED & set(ROOT.parts) and not text.startswith("infra/world/"):  # the embedded world is installed too
         raise UserError(f"{text}: this is an installed copy without a repository; give an absolute path or s3://")
     return str(ROOT / text)
+
+
+def carries_secrets(text: str) -> bool:
+    """Say whether a URL, alone or after NAME=, has a user before its host, or options: a key, or a signature."""
+    _, is_url, rest = text.partition("://")
+    return bool(is_url) and ("?" in rest or "@" in rest.split("/")[0])
 
 
 def endpoint() -> str | None:

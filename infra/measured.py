@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from infra import files
@@ -107,13 +105,13 @@ def read(measured: Sequence[str], assumed: Sequence[str]) -> Assumptions:
         if name not in (*READERS, "step") or not path:
             raise UserError(f"--measured {given}: BENCHMARK=FILE, of {', '.join((*READERS, 'step'))}")
         try:
-            told = json.loads(Path(files.resolve(path)).read_text())
+            told = files.read_json(files.resolve(path))
             if name == "step":
                 modes = told["modes"].items()
                 steps[str(told["device"])] = {mode: float(one["utilisation"]) for mode, one in modes}
                 continue
             found = READERS[name](told)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UserError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"--measured {given}: not what infra/benchmarks/{name}.py writes by --json") from error
         for key, value in found.items():
             figures[key] = Figure(_positive(f"--measured {given}", value), figures[key].unit, f"measured, {path}")

@@ -25,7 +25,8 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-ADAPTERS = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
+INDEX = "model_index.json"  # diffusers' name for what a pipeline is made of
+ADAPTERS = "pytorch_lora_weights.safetensors"  # and for LoRA weights
 WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".jinja")  # what is copied from S3; no pickle and no code
 VARIANTS = ("fp16", "non_ema")  # other weights of the same component, which lie beside the default ones
@@ -48,7 +49,7 @@ def local_folder(
     """
     if model.startswith(files.S3):
         return _from_s3(model, flag)
-    if "://" in model:
+    if "://" in files.resolve(model):
         raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
     folder = Path(files.resolve(model))
     if (folder / "model_index.json").is_file():
@@ -78,19 +79,22 @@ def local_folder(
         ) from error
 
 
-def _from_s3(model: str, flag: str) -> Path:
+def _from_s3(model: str, flag: str, wanted: str = INDEX) -> Path:
     """Copy a folder on S3 to this node's disk, once for what its files are now, and return the copy.
 
+    Args:
+        wanted: the file that a model, or adapters, are known by.
+
     Raises:
-        UserError: in one line, if it is no model, or could not be copied.
+        UserError: in one line, if it is none, or could not be copied.
     """
     source = files.resolve(model)
     stamps = [stamp for stamp in files.stamps(source) if stamp[0].endswith(MODEL_FILES)]
     names = [name for name, _, _ in stamps]
-    if "model_index.json" not in names:
+    if wanted not in names:
         adapters = "adapters (LoRA), not a model; name the base they belong to"
-        raise UserError(f"{flag} {model}: holds {adapters if ADAPTERS in names else 'no diffusers model'}")
-
+        model_or = adapters if ADAPTERS in names else "no diffusers model"
+        raise UserError(f"{flag} {model}: holds {model_or if wanted == INDEX else f'no {wanted}: no LoRA result'}")
     places = {name: files.inside(source, name) for name in names}
 
     def fill(folder: Path) -> None:
@@ -123,17 +127,23 @@ class Model:
 
 
 def adapters_folder(flag: str, path: str) -> Path:
-    """Return the local folder of a LoRA result.
+    """Return the local folder of a LoRA result, fetching it if it is on S3.
 
     Raises:
         UserError: naming the flag, if there are no adapters in safetensors.
     """
     if path.startswith(files.S3):
-        raise UserError(f"{flag} {path}: adapters are read from a disk that all nodes share; copy the folder there")
+        return _from_s3(path, flag, ADAPTERS)
     folder = Path(files.resolve(path))
     if not (folder / ADAPTERS).is_file():
         raise UserError(f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result")
     return folder
+
+
+def holds_adapters(path: str) -> bool:
+    """Say whether a folder, local or on S3, is a LoRA result."""
+    place = files.resolve(path)
+    return not place.startswith(files.HUB) and files.is_file(files.join(place, ADAPTERS))
 
 
 def check_adapters(flag: str, adapters: Path, folder: Path) -> None:

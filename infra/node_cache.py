@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from infra import files
 from infra.errors import UserError
 
 
@@ -43,13 +44,24 @@ def staged_once(
     return folder
 
 
+def check_cache(cache: str | None, setting: str = "--cache") -> None:
+    """Refuse a cache that is on no disk, before any node fills it.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if cache and files.is_remote(files.resolve(cache)):
+        raise UserError(f"{setting} {cache}: each node's own copies are mapped from its disk; give a local folder")
+
+
 def cache_folder(cache: str | None, setting: str = "--cache") -> Path:
     """Return the folder of this node's copies: as given, or in the temporary folder.
 
     Raises:
-        UserError: if it is another user's.
+        UserError: if it is not on a disk, or another user's.
     """
-    base = Path(cache) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
+    check_cache(cache, setting)
+    base = Path(files.resolve(cache)) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     if base.stat().st_uid != os.getuid():
         raise UserError(f"{base}: belongs to another user; set {setting} to a folder of your own")

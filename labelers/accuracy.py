@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra import cli, files
+from infra import cli, files, object_storage
 from infra.errors import UserError
 from labelers import label_rules, label_set, preference_accuracy, scorers, scoring
 from labelers.scorers import Scorer
@@ -75,6 +75,8 @@ def main(config: AccuracyConfig) -> None:
     """Measure how often scorers prefer the image that people preferred, with intervals clustered by prompt."""
     if len(set(config.scorers)) != len(config.scorers) or not config.scorers:
         raise UserError(f"--scorers {' '.join(config.scorers)}: each scorer once")
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
     weights = scorers.weights_of(config.scorers, config.weights)
     for name in config.scorers:
         scorers.check(name, weights[name])
@@ -85,7 +87,6 @@ def main(config: AccuracyConfig) -> None:
         if (name, split) == (config.source, config.split):
             raise UserError("--validation-source: the very pairs of --source; a threshold is tuned on others")
         sets["validation"] = read_labelled(name, split)
-    output = files.resolve(config.output)
     settings = {part: settings_of(chosen, judges) for part, chosen in sets.items()}
     done = files.join(output, DONE)
     with store.writer_lock(output):

@@ -61,13 +61,12 @@ class Folders:
         name, _, against = weights.partition(",")
         if name in ("world", "published"):
             raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
-        result = Path(files.resolve(name))
-        lora = result if (result / models.ADAPTERS).is_file() else None
+        lora = models.adapters_folder("--weights implicit=", name) if models.holds_adapters(name) else None
         facts = (lora or models.local_folder(name, flag="--weights implicit=")) / FACTS
         told = files.read_json(str(facts)) if facts.is_file() else {}
         config = told.get("config", {})
         if lora and not config:
-            raise UserError(f"--weights implicit={weights}: {lora} has no {FACTS} that names the base of its adapters")
+            raise UserError(f"--weights implicit={weights}: {name} has no {FACTS} that names the base of its adapters")
         policy = started_from(config).folder() if lora else models.local_folder(name)
         if lora:
             models.check_adapters("--weights", lora, policy)

@@ -57,7 +57,7 @@ class CheckerName:
         Raises:
             UserError: if there is no such folder or Hub name, or no checker in it.
         """
-        folder = Path(self.name if "://" in self.name else files.resolve(self.name))
+        folder = Path(files.resolve(self.name))
         if not folder.is_dir():
             if "://" in self.name or os.path.isabs(self.name) or self.name.count("/") != 1:
                 raise UserError(f"{FLAG} {self.name}: neither a local folder nor a Hub name")

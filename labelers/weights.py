@@ -41,7 +41,7 @@ def local_path(scorer: str, wanted: str) -> Path:
     """
     if wanted == WORLD:
         return WORLD_FOLDER / scorer
-    path = Path(wanted if "://" in wanted else files.resolve(wanted))
+    path = Path(files.resolve(wanted))
     if not path.exists():
         raise UserError(f"--weights {scorer}={wanted}: there is no such local file or folder")
     return path

@@ -19,6 +19,7 @@ import pyarrow.dataset as pads
 
 from infra import cli, files, models, object_storage
 from infra.errors import UserError
+from infra.node_cache import check_cache
 from pipelines import engine, store
 from pipelines.jobs import Job, Step
 from pipelines.visit_pairs import VisitPairs
@@ -134,6 +135,7 @@ def make_plan(config: ReferenceConfig) -> Plan:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if not 0 <= config.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {config.caption_dropout}: must be between 0 and 1")
+    check_cache(config.cache)
     path = files.resolve(config.store)
     object_storage.check("--store", path)
     manifest = store.read_manifest(path)

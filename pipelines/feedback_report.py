@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from infra import cli, files
+from infra import cli, files, object_storage
 from infra.errors import UserError
 from pipelines import feedback_hypotheses, feedback_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
@@ -40,7 +39,7 @@ class FeedbackReportConfig:
     judges: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics", "oracle", "fidelity")
     """Scorers, a column each; all folders must be scored by all of them."""
     output: str = "runs/feedback"
-    """Folder for report.json and report.html."""
+    """Folder for report.json and report.html, local or s3://."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,17 @@ def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[st
     rows: dict[str, Row] = {}
     for path in config.policies:
         drawn = read_drawn(path)
-        model = Path(drawn.identity.get("lora") or drawn.identity["model"])
-        if model.name != RESULT:
+        model = (drawn.identity.get("lora") or drawn.identity["model"]).rstrip("/")
+        run, _, last = model.rpartition("/")
+        if last != RESULT:
             raise UserError(f"{drawn.folder}: drawn by {model}, which is no result of train_dpo.py")
-        facts = read_facts(str(model.parent), manifest)
+        facts = read_facts(run, manifest)
         name = facts["config"]["data"]["labels"]
         if name in rows:
             raise UserError(f"--policies {path}: the second policy trained on the labels {name}; a row each")
         labels = store.read_labels_manifest(files.resolve(config.store), name)
         if labels["sha256"] != facts["labels_hash"]:
-            raise UserError(f"the label set {name} changed after {model.parent} was trained on it; train again")
+            raise UserError(f"the label set {name} changed after {run} was trained on it; train again")
         rows[name] = Row(drawn, facts, labels)
     return rows
 
@@ -151,7 +151,9 @@ def main(config: FeedbackReportConfig) -> None:
     """Compare policies tuned on different label sets with their base, and write report.json and report.html."""
     if not config.policies or not config.judges:
         raise UserError("--policies and --judges: give at least one each")
-    output, base = files.resolve(config.output), read_drawn(config.base)
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
+    base = read_drawn(config.base)
     rows = read_rows(config, store.read_manifest(files.resolve(config.store)))
     report = build(config, rows, base)
     page = feedback_page.render(report, {name: row.drawn for name, row in rows.items()}, base)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra import cli, files
+from infra import cli, files, object_storage
 from infra.errors import UserError
 from pipelines import engine, store
 from pipelines.flags import FLAGS, flags_identity, read_flags
@@ -77,6 +77,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
     with store.writer_lock(path):
         if files.exists(target) and files.read_json(target)["identity"] == identity:
             return False
+        object_storage.check("--images", path)
         work = files.join(path, WORK)
         begun = files.join(work, "config.json")
         if not files.exists(begun) or files.read_json(begun) != identity:

@@ -14,7 +14,6 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,13 +45,14 @@ class DrawImages:
         guidance_scale: float,
         dtype: str,
         max_tokens: int | None = None,
-        lora: Path | None = None,
+        lora: str | None = None,
         strength: float | None = None,
         refiner: models.Model | None = None,
         refiner_start: float | None = None,
     ) -> None:
         device, kind, folder = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype), model.folder()
-        self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, lora, edits=strength is not None)
+        adapters = models.adapters_folder("--lora", lora) if lora else None
+        self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, adapters, edits=strength is not None)
         self.steps, self.guidance_scale, self.max_tokens, self.strength = steps, guidance_scale, max_tokens, strength
         self.side = kinds.native_resolution(folder) if strength is not None else 0
         self.refiner = None
@@ -157,7 +157,7 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
     with store.writer_lock(output):
         files.write_json(begun, {"identity": identity})
         engine.connect()
-        (run or engine.run)(_job(config, model, lora, refiner, output, wanted))
+        (run or engine.run)(_job(config, model, refiner, output, wanted))
         with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
             rows = sum(pool.map(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
@@ -175,7 +175,6 @@ def _count_rows(path: str) -> int:
 def _job(
     config: GenerateConfig,
     model: models.Model,
-    lora: Path | None,
     refiner: models.Model | None,
     output: str,
     wanted: pa.Table,
@@ -194,7 +193,7 @@ def _job(
         "guidance_scale": config.guidance_scale,
         "dtype": config.dtype,
         "max_tokens": config.max_tokens,
-        "lora": lora,
+        "lora": files.resolve(config.lora) if config.lora else None,
         "strength": config.strength,
         "refiner": refiner,
         "refiner_start": config.refiner_start,

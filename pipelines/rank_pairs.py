@@ -21,7 +21,7 @@ from infra.errors import UserError
 from pipelines import raw_pairs
 from pipelines.generate import DONE
 from pipelines.pairs import hash64
-from pipelines.score import SCORES, read_scores
+from pipelines.score import read_manifest, read_scores
 
 BATCH = 256  # images read at once
 Pairs = Literal["best-worst", "all"]
@@ -161,7 +161,7 @@ def main(config: RankConfig) -> None:
         raise UserError(f"--group-size {config.group_size}: must be at least 2")
     folder, output = files.resolve(config.images), files.resolve(config.output)
     groups = read_groups(folder, config)
-    scores = files.read_json(files.join(folder, SCORES, config.scorer, DONE))
+    scores = read_manifest(folder, config.scorer)
     settings = asdict(config) | {"scores_sha256": scores["sha256"], "drawn_sha256": scores["identity"]["of"]}
     told = files.join(output, raw_pairs.CONFIG)
     ties = sum(g.images[a].score == g.images[b].score for g in groups for a, b in g.pairs)

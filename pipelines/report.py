@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from infra import cli, files
+from infra import cli, files, object_storage
 from infra.errors import UserError
 from pipelines import report_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
 from pipelines.flags import tell_flags
-from training.result import FACTS, result_folder
+from training.result import FACTS, RESULT
 
 SCHEMA_VERSION = 1
 
@@ -33,7 +32,7 @@ class ReportConfig:
     store: str
     """Latent store it was trained on."""
     output: str = "runs/report"
-    """Folder for report.json and report.html."""
+    """Folder for report.json and report.html, local or s3://."""
     judge: str = "oracle"
     """Scorer of the headline."""
     control: str | None = None
@@ -95,14 +94,12 @@ def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
     """Read what a finished run says of itself.
 
     Raises:
-        UserError: if it is not finished, was trained on another store, or lies on S3.
+        UserError: if it is not finished, or was trained on another store.
     """
-    if run.startswith("s3:"):
-        raise UserError(f"{run}: its notes are read from a disk; copy the run folder there, or use evaluate_model.py")
-    path = result_folder(Path(files.resolve(run))) / FACTS
-    if not path.is_file():
+    path = files.join(files.resolve(run), RESULT, FACTS)
+    if not files.is_file(path):
         raise UserError(f"{run}: no finished run here; train_dpo.py writes {path}")
-    facts = files.read_json(str(path))
+    facts = files.read_json(path)
     if facts["store_hash"] != manifest.content_hash:
         raise UserError(f"--store: {run} was trained on another store; give the one that its config.json names")
     return facts
@@ -111,6 +108,7 @@ def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
 def main(config: ReportConfig) -> None:
     """Compare a trained model with its base and write report.json, report.html and result.png."""
     output = files.resolve(config.output)
+    object_storage.check("--output", output)
     policy, base = read_drawn(config.policy), read_drawn(config.base)
     report = build(config, policy, base)
     page = report_page.render(report, policy, base, config.train, config.control_train)

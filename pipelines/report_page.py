@@ -20,7 +20,7 @@ from pipelines.comparison import Drawn
 from pipelines.flags import blurred, flag_reasons
 from pipelines.generate import read_images
 from pipelines.score import paired_scores
-from training.journal import ASSESSMENTS, STEPS, Journal
+from training.journal import ASSESSMENTS, STEPS, read_notes
 
 SHOWN = 6  # image pairs per section
 IMAGE_SIDE, GRID_SIDE = 512, 1600  # pixels at most, embedded
@@ -98,11 +98,12 @@ def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> b
 
 def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
     """Embed a few of a run's sample grids, the first and the last among them."""
-    found = sorted((Path(files.resolve(run)) / "samples").glob("step-*.png"))
+    found = files.list_files(files.join(files.resolve(run), "samples"), ".png")
     if len(found) > limit:
         found = [found[round(i * (len(found) - 1) / (limit - 1))] for i in range(limit)]
     return [
-        {"step": str(int(path.stem.split("-")[1])), "image": data_uri(path.read_bytes(), GRID_SIDE)} for path in found
+        {"step": str(int(Path(path).stem.split("-")[1])), "image": data_uri(files.read_bytes(path), GRID_SIDE)}
+        for path in found
     ]
 
 
@@ -130,12 +131,11 @@ def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, contr
         report: what report.json holds.
         train, control_train: run folders, for their curves and sample grids.
     """
-    run = Journal(Path(files.resolve(train)), enabled=False)
-    control = Journal(Path(files.resolve(control_train)), enabled=False) if control_train else None
+    run = files.resolve(train)
     drawn = charts.training_charts(
-        run.rows(STEPS),
-        run.rows(ASSESSMENTS),
-        control.rows(ASSESSMENTS) if control else [],
+        read_notes(run, STEPS),
+        read_notes(run, ASSESSMENTS),
+        read_notes(files.resolve(control_train), ASSESSMENTS) if control_train else [],
         report["train"]["best_step"],
     )
     return fill(

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from labelers import scorers
 from pipelines import encode_latents, generate, rank_pairs, score, store
 from pipelines.comparison import compare, read_drawn
 from pipelines.rounds_config import PRESETS, Drawing, RoundsConfig, check_config, plain, settle
 from training import train_dpo
 from training.config import DataConfig, TrainConfig
-from training.journal import STEPS, Journal
-from training.result import FACTS, result_folder
+from training.journal import STEPS, read_notes
+from training.result import FACTS, RESULT
 
 ROUNDS = "rounds.json"
 
@@ -83,7 +82,7 @@ def run_round(config: RoundsConfig, number: int, base: models.Model, policy: mod
     reference = base if config.reference == "original" else policy
     _say(config, number, f"train, held to {reference.name}")
     train_dpo.main(training(config, policy, reference, encoded, run))
-    tuned = models.Model(str(result_folder(Path(run))))
+    tuned = models.Model(files.join(run, RESULT))
     _say(config, number, "judge the new policy")
     draw_test_images(config, tuned, images)
     score_images(config, base, images, config.judges)
@@ -117,14 +116,14 @@ def summarise(config: RoundsConfig, number: int) -> dict[str, Any]:
     training_accuracy is the mean over the last quarter of the steps, on the pairs that are trained on, over whatever
     reference the round had; held_out is there where a store of held-out pairs was given.
     """
-    run = Path(round_folder(config, number, "train"))
-    facts = files.read_json(str(result_folder(run) / FACTS))
-    rows = Journal(run, enabled=False).rows(STEPS)
+    run = round_folder(config, number, "train")
+    facts = files.read_json(files.join(run, RESULT, FACTS))
+    rows = read_notes(run, STEPS)
     last = [row["accuracy"] for row in rows[len(rows) * 3 // 4 :] if row["accuracy"] is not None]
     compared = compare(read_drawn(round_folder(config, number, "images")), read_drawn(base_images(config)))
     return {
         "round": number,
-        "model": str(result_folder(run)),
+        "model": files.join(run, RESULT),
         "pairs": asdict(store.read_manifest(round_folder(config, number, "store")).counts),
         "training_accuracy": sum(last) / len(last) if last else None,
         "held_out": facts.get("implicit_reward"),
@@ -153,6 +152,7 @@ def main(config: RoundsConfig) -> None:
     """Tune a model in rounds on pairs of its own images, each round judged against the base."""
     check_config(config)
     output = files.resolve(config.train.output)
+    object_storage.check("--output", output)
     with store.writer_lock(output):
         settle(config)
         base = policy = models.Model(config.train.model, config.train.revision).pinned()

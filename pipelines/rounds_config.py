@@ -152,8 +152,6 @@ def check_config(config: RoundsConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if rank := config.train.policy.lora_rank:
         raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
-    if config.train.output.startswith(files.S3):
-        raise UserError("--output: rounds are kept on local or shared disk; copy their results to S3 afterwards")
     if config.train.model != TrainConfig.model:
         for flag, given in (("--prompts", config.draw.prompts), ("--test-prompts", config.test_prompts)):
             if given.startswith(WORLD):

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infra import cli, files, models
+from infra import cli, files, models, object_storage
 from infra.errors import UserError
+from infra.versions import check_version
 from labelers import scorers
 from pipelines import engine, store
 from pipelines.generate import DONE, image_ids, read_images, read_tables
@@ -29,6 +30,7 @@ from pipelines.jobs import Job, Step
 from pipelines.set_judges import LatentFeatures, judge_set, set_identity
 
 SCORES, SCORES_FILE, SET = "scores", "scores.parquet", "set.json"
+SCHEMA_VERSION = 1  # of a scorer's manifest and of the set's file
 KEYS = ("image_id", "caption", "image_index")  # what an image is known by, beside its scores
 
 
@@ -111,6 +113,7 @@ def score_folder(
         missing = {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
         if not missing:
             return False
+        object_storage.check("--images", path)
         work = files.join(path, store.WORK)
         begun = files.join(work, "config.json")
         if not files.exists(begun) or files.read_json(begun) != missing:
@@ -129,8 +132,7 @@ def score_folder(
 
 
 def _identity(path: str, name: str) -> dict[str, Any] | None:
-    manifest = files.join(path, SCORES, name, DONE)
-    return files.read_json(manifest)["identity"] if files.exists(manifest) else None
+    return read_manifest(path, name)["identity"] if files.exists(files.join(path, SCORES, name, DONE)) else None
 
 
 def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> Job:
@@ -157,19 +159,39 @@ def _write_scores(path: str, name: str, table: pa.Table, about: Mapping[str, Any
     files.remove(files.join(folder, DONE))
     scores = table.select([*KEYS, name]).rename_columns([*KEYS, "score"])
     sha = files.write_table(files.join(folder, SCORES_FILE), scores)
-    files.write_json(files.join(folder, DONE), {**about, "rows": table.num_rows, "sha256": sha})
+    told = {"schema_version": SCHEMA_VERSION, **about, "rows": table.num_rows, "sha256": sha}
+    files.write_json(files.join(folder, DONE), told)
+
+
+def read_manifest(path: str, name: str) -> dict[str, Any]:
+    """Read what a folder's scores by one scorer say of themselves.
+
+    Raises:
+        UserError: if they are of another schema version.
+    """
+    folder = files.join(path, SCORES, name)
+    told = files.read_json(files.join(folder, DONE))
+    again = f"delete {folder} and run score.py again"
+    check_version(files.join(folder, DONE), told, SCHEMA_VERSION, again, unnamed=1)
+    return told
+
+
+def scored_by(path: str) -> list[str]:
+    """Name the scorers that have scored a folder."""
+    return [found.split("/")[-2] for found in files.list_files(files.join(path, SCORES), DONE)]
 
 
 def read_scores(path: str) -> pa.Table:
     """Read a folder's finished scores: image_id, caption, image_index and a column per scorer, in order of image_id.
 
     Raises:
-        UserError: if no scorer has scored these images, or scores differ from their manifest.
+        UserError: if no scorer has scored these images, or scores are of another schema version or differ from their
+            manifest.
     """
     of = files.sha256(files.join(path, DONE))
     columns: dict[str, pa.ChunkedArray] = {}
-    for manifest in files.list_files(files.join(path, SCORES), DONE):
-        name, about = manifest.split("/")[-2], files.read_json(manifest)
+    for name in scored_by(path):
+        about = read_manifest(path, name)
         if about["identity"]["of"] != of:
             continue  # of images that were here before these
         content = files.read_bytes(files.join(path, SCORES, name, SCORES_FILE))
@@ -184,8 +206,7 @@ def read_scores(path: str) -> pa.Table:
 
 def fingerprints(path: str) -> dict[str, str]:
     """Read which scorers scored a folder, by name: the fingerprints of their weights, preprocessing and formula."""
-    manifests = files.list_files(files.join(path, SCORES), DONE)
-    return {manifest.split("/")[-2]: files.read_json(manifest)["identity"]["fingerprint"] for manifest in manifests}
+    return {name: read_manifest(path, name)["identity"]["fingerprint"] for name in scored_by(path)}
 
 
 def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None, folder: Path) -> set[str]:
@@ -194,7 +215,7 @@ def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | N
     missing = {
         path: identity
         for path, identity in wanted.items()
-        if not files.exists(files.join(path, SET)) or files.read_json(files.join(path, SET))["identity"] != identity
+        if not files.exists(files.join(path, SET)) or _read_set(path)["identity"] != identity
     }
     if not missing:
         return set()
@@ -202,19 +223,27 @@ def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | N
     true = features.of(true_images)[0] if true_images else None
     for path, identity in missing.items():
         judged = judge_set(*features.of(path), true)
-        files.write_json(files.join(path, SET), {"identity": identity, "config": asdict(config), "judged": judged})
+        told = {"schema_version": SCHEMA_VERSION, "identity": identity, "config": asdict(config), "judged": judged}
+        files.write_json(files.join(path, SET), told)
     return set(missing)
+
+
+def _read_set(path: str) -> dict[str, Any]:
+    place = files.join(path, SET)
+    told = files.read_json(place)
+    check_version(place, told, SCHEMA_VERSION, "delete it and run score.py again", unnamed=1)
+    return told
 
 
 def read_set(path: str) -> dict[str, Any]:
     """Read what score.py found of a folder's images as a set, and by whose features.
 
     Raises:
-        UserError: if it was not judged.
+        UserError: if it was not judged, or by code of another schema version.
     """
     if not files.exists(files.join(path, SET)):
         raise UserError(f"{path}: not scored to the end; run score.py")
-    found = files.read_json(files.join(path, SET))
+    found = _read_set(path)
     return found["judged"] | {"feature_model": found["config"]["feature_model"]}
 
 

@@ -28,8 +28,10 @@ import pyarrow.parquet as pq
 
 from infra import files
 from infra.errors import UserError
+from infra.versions import check_version
 
 SCHEMA_VERSION = 1
+LABELS_VERSION = 1  # of label sets, which have manifests of their own
 MANIFEST = "manifest.json"
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
@@ -154,11 +156,7 @@ def read_manifest(store: str) -> Manifest:
             + ("unfinished; run encode_latents.py again to finish it" if unfinished else "no latent store here")
         )
     value = files.read_json(path)
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema version {version}; this code reads {SCHEMA_VERSION}: encode again into another --store"
-        )
+    check_version(path, value, SCHEMA_VERSION, "encode again into another --store")
     try:
         value["counts"] = Counts(**value["counts"])
         value["latent_shape"] = tuple(value["latent_shape"])
@@ -219,7 +217,8 @@ def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, 
     """Write a label set beside the latents: one Parquet file, then its own manifest."""
     folder = files.join(store, "labels", name)
     sha = files.write_table(files.join(folder, "part-0.parquet"), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
-    files.write_json(files.join(folder, MANIFEST), {**manifest, "rows": table.num_rows, "sha256": sha})
+    about = {"schema_version": LABELS_VERSION, **manifest, "rows": table.num_rows, "sha256": sha}
+    files.write_json(files.join(folder, MANIFEST), about)
 
 
 def label_sets(store: str) -> list[str]:
@@ -231,19 +230,23 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     """Read what a label set says of itself.
 
     Raises:
-        UserError: if the store has no such label set.
+        UserError: if the store has no such label set, or it is of another schema version.
     """
-    path = files.join(store, "labels", name, MANIFEST)
+    folder = files.join(store, "labels", name)
+    path = files.join(folder, MANIFEST)
     if not files.exists(path):
         raise UserError(f"--labels {name}: {store} has the label sets {', '.join(label_sets(store)) or 'none'}")
-    return files.read_json(path)
+    told = files.read_json(path)
+    again = "encode again with --repair" if name == "human" else f"delete {folder} and run relabel.py again"
+    check_version(path, told, LABELS_VERSION, again, unnamed=1)
+    return told
 
 
 def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
-        UserError: if the store has no such label set, or it is missing or differs from its manifest.
+        UserError: as read_labels_manifest does, or if it is missing or differs from its manifest.
     """
     path, manifest = files.join(store, "labels", name, "part-0.parquet"), read_labels_manifest(store, name)
     if not files.is_file(path):

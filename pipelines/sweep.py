@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from infra import cli, files
+from infra import cli, files, object_storage
 from infra.errors import UserError
 from labelers import scorers
 from pipelines import engine, generate, generate_config, local, score, store
@@ -86,6 +86,7 @@ def train_alone(config: TrainConfig, _output: str) -> None:
 def main(config: SweepConfig) -> None:
     """Train many trials side by side over shared stores, and judge each against the base."""
     sweep, output = read_sweep(config.file), files.resolve(config.output)
+    object_storage.check("--output", output)
     trials = make_trials(sweep, config.output)
     for trial in trials:
         check_trial(trial)

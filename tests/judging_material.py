@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from conftest import MODEL
 from PIL import Image
 
 from infra import files
 from labelers import scorers
-from pipelines import engine, generate, score, store
+from pipelines import engine, generate, local, score, store
 from pipelines.jobs import Job
 
 STORE_HASH = "ab" * 16
@@ -57,11 +56,10 @@ def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(job: Job) -> None:
         for number, path in enumerate(job.source):
-            table = pq.read_table(path, columns=list(job.columns), partitioning=None)
+            table = local.read_source(path, job)
             for step in job.steps:
                 table = step.function(**step.arguments)(table)
-            Path(job.output).mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, f"{job.output}/{number}.parquet")
+            files.write_table(f"{job.output}/{number}.parquet", table)
 
     monkeypatch.setattr(engine, "connect", lambda: None)
     monkeypatch.setattr(engine, "device_count", lambda: 0)
@@ -70,8 +68,12 @@ def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(scorers.SCORERS, kind.__name__.lower(), f"judging_material:{kind.__name__}")
 
 
-def write_images(folder: Path, colours: dict[str, list[tuple[int, int, int]]], **identity: Any) -> str:
-    """Write one-coloured images in generate.py's layout: a caption's colours are its images, in order."""
+def write_images(folder: Path | str, colours: dict[str, list[tuple[int, int, int]]], **identity: Any) -> str:
+    """Write one-coloured images in generate.py's layout: a caption's colours are its images, in order.
+
+    Args:
+        folder: local or on S3, as below.
+    """
     rows = []
     for caption, shown in colours.items():
         for index, colour in enumerate(shown):
@@ -79,14 +81,13 @@ def write_images(folder: Path, colours: dict[str, list[tuple[int, int, int]]], *
             Image.new("RGB", (64, 64), colour).save(buffer, format="PNG")
             wanted = generate.wanted_images([caption] * (index + 1), 1, seed=0).slice(index)
             rows.append(wanted.append_column("image", pa.array([buffer.getvalue()], pa.binary())))
-    (folder / "images").mkdir(parents=True)
-    pq.write_table(pa.concat_tables(rows), folder / "images" / "part-0.parquet")
+    files.write_table(f"{folder}/images/part-0.parquet", pa.concat_tables(rows))
     known = {"model": str(folder), "seed": 0, "guidance_scale": 3.0, "captions": "c", "images_per_prompt": 1}
-    files.write_json(str(folder / generate.DONE), {"identity": known | identity, "images": len(rows)})
+    files.write_json(f"{folder}/{generate.DONE}", {"identity": known | identity, "images": len(rows)})
     return str(folder)
 
 
-def write_store(folder: Path) -> str:
+def write_store(folder: Path | str) -> str:
     """Write a store's manifest: 10 rows in, 2 ties, 1 quarantined for its label, 7 kept."""
     counts = store.Counts(rows_in=10, ties=2, invalid=1, quarantined=1, kept=7, contradicting=0, prompts=3)
     manifest = store.Manifest(
@@ -109,7 +110,11 @@ def write_label_set(folder: str, name: str, scorer: str | None = None, fingerpri
 
 
 def write_run(
-    folder: Path, objective: str = "dpo", store_hash: str = STORE_HASH, labels: str = "human", labels_hash: str = ""
+    folder: Path | str,
+    objective: str = "dpo",
+    store_hash: str = STORE_HASH,
+    labels: str = "human",
+    labels_hash: str = "",
 ) -> str:
     """Write what a finished run leaves: facts, and notes whose last line a kill cut short."""
     config = {
@@ -125,15 +130,15 @@ def write_run(
         "labels_hash": labels_hash,
         "config": config,
     }
-    files.write_json(str(folder / "result" / "facts.json"), facts)
+    files.write_json(f"{folder}/result/facts.json", facts)
     errors = {f"{who}_error_q{quarter}": 0.5 for who in ("policy", "reference") for quarter in (1, 2, 3, 4)}
     steps = [{"step": step, "loss": 0.7, "accuracy": 0.5 + step / 100, **errors} for step in (1, 2, 3, 4)]
     lines = "".join(json.dumps(row) + "\n" for row in steps) + '{"step": 5, "los'
-    (folder / "metrics.jsonl").write_text(lines)
+    files.write_bytes(f"{folder}/metrics.jsonl", lines.encode())
     found = [{"step": step, "validation_median": 0.5, "held_out_accuracy": 0.6} for step in (0, 2, 4)]
-    (folder / "assessments.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
-    (folder / "samples").mkdir()
-    Image.new("RGB", (512, 128), (9, 9, 9)).save(folder / "samples" / "step-0000002.png")
+    files.write_bytes(f"{folder}/assessments.jsonl", "".join(json.dumps(row) + "\n" for row in found).encode())
+    Image.new("RGB", (512, 128), (9, 9, 9)).save(buffer := io.BytesIO(), format="PNG")
+    files.write_bytes(f"{folder}/samples/step-0000002.png", buffer.getvalue())
     return str(folder)
 
 

@@ -47,6 +47,32 @@ def test_a_user_error_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "error: --name a: no\n"
 
 
+SECRET_URLS = [
+    "s3://KEY:PLANTED@bucket/run",
+    "NAME=s3://bucket/run?X-Amz-Signature=PLANTED",
+    "https://u:PLANTED@host/a",
+]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("url", SECRET_URLS)
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [("--name {}", "--name"), ("--name={}", "--name"), ("--rate 2 --none {}", "--none"), ("{} --rate 2", "a flag")],
+)
+def test_a_url_with_a_secret_is_refused_before_it_is_read_and_not_repeated(
+    url: str, flags: str, named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parsed(*flags.format(url).split())
+    told = capfd.readouterr()
+    assert stopped.value.code == 2
+    assert (told.out, told.err) == ("", f"error: {named}: {files.NO_SECRETS}\n")
+    with pytest.raises(UserError) as refused:
+        cli.parse(Config, PRESETS, ["--name", url])
+    assert str(refused.value) == f"--name: {files.NO_SECRETS}"
+
+
 def test_paths_count_from_the_root_never_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from judging_material import score_folders, write_images, write_label_set, write_run, write_store
 from test_report import EVIL, Page
 
+from infra import files
 from infra.errors import UserError
 from labelers import scorers
 from pipelines import feedback_report
@@ -66,6 +67,23 @@ def test_known_scores_give_the_known_matrix(
     assert (cell["low"], cell["high"], cell["n"]) == (pytest.approx(0.219, abs=1e-3), pytest.approx(0.908, abs=1e-3), 4)
     assert told["median"]["human"]["pickscore"] == {"base": 25.0, "policy": 45.0}
     assert "pickscore           100.0*" in capsys.readouterr().out
+
+
+def test_runs_and_their_images_may_lie_on_s3(
+    config: feedback_report.FeedbackReportConfig, bucket: str, tmp_path: Path
+) -> None:
+    place = f"{bucket}/{tmp_path.name}"
+    pairs, labels = write_store(f"{place}/store"), write_label_set(f"{place}/store", "human")
+    run = write_run(f"{place}/run", labels_hash=labels)
+    policy = write_images(f"{place}/images", images(*ROWS["human"]), model="base", lora=f"{run}/result")
+    score_folders(policy, names=JUDGES)
+    there = replace(config, policies=(policy,), store=pairs, output=f"{place}/report")
+    feedback_report.main(there)
+    told = files.read_json(f"{place}/report/report.json")
+    assert {judge: told["matrix"]["human"][judge]["value"] for judge in JUDGES} == dict(
+        zip(JUDGES, (0.625, 0.5, 0.625), strict=True)
+    )
+    assert files.is_file(f"{place}/report/report.html")
 
 
 def test_the_judge_that_labelled_is_marked(config: feedback_report.FeedbackReportConfig) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import judging_material
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from arena_material import Client, serving
 from browser import CHROMIUM, open_page
@@ -126,7 +128,7 @@ def textured(folder: Path, drawn: dict[str, list[tuple[int, int, int]]]) -> str:
     """Write images as write_images does, each with a dark comb of its own at the top, which a blur takes away."""
     path = write_images(folder, drawn)
     file = Path(path, "images", "part-0.parquet")
-    table = judging_material.pq.read_table(file)
+    table = pq.read_table(file)
     changed = []
     for number, content in enumerate(table["image"].to_pylist(), 3 if folder.name == "base" else 6):
         pixels = np.asarray(Image.open(io.BytesIO(content))).copy()
@@ -135,9 +137,7 @@ def textured(folder: Path, drawn: dict[str, list[tuple[int, int, int]]]) -> str:
         Image.fromarray(pixels).save(buffer, format="PNG")
         changed.append(buffer.getvalue())
     column = table.schema.get_field_index("image")
-    judging_material.pq.write_table(
-        table.set_column(column, "image", judging_material.pa.array(changed, judging_material.pa.binary())), file
-    )
+    pq.write_table(table.set_column(column, "image", pa.array(changed, pa.binary())), file)
     return path
 
 

@@ -17,9 +17,9 @@ import torch
 from conftest import MODEL, Submit, lora_result
 from PIL import Image
 
-from infra import cli, models
+from infra import cli, files, models
 from infra.errors import UserError
-from pipelines import engine, generate, score
+from pipelines import engine, generate, local, score
 from pipelines.jobs import Job
 from pipelines.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
 
@@ -113,7 +113,7 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_adapters_draw_as_the_policy_they_were_saved_from(
-    plain_engine: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_engine: list[Job], tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "map_files", lambda function, paths: [function(path) for path in paths])
     lora, policy = lora_result(tmp_path / "lora")
@@ -133,6 +133,12 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(
     ]
     assert np.array_equal(found, drawn[0])
     assert not np.array_equal(found, drawn[1])
+    place = f"{bucket}/{tmp_path.name}"
+    for file in lora.iterdir():
+        files.copy(str(file), f"{place}/lora/{file.name}")
+    remote = replace(config, lora=f"{place}/lora", output=f"{place}/images")
+    generate.main(remote, local.run)
+    assert generate.read_images(remote.output) == generate.read_images(config.output)
     other, _ = lora_result(tmp_path / "other", alpha=4)
     with pytest.raises(UserError, match=r"other settings \(lora, fingerprints\)"):
         generate.main(replace(config, lora=str(other)))

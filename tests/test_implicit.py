@@ -12,6 +12,7 @@ import torch
 from conftest import MODEL, lora_result, rendered_pairs
 from PIL import Image
 
+from infra import files
 from infra.errors import UserError
 from infra.models import Model
 from labelers import implicit, scorers
@@ -126,7 +127,7 @@ def test_no_policy_and_a_foreign_reference_are_refused(policy: Path, tmp_path: P
         scorers.check("implicit", f"{policy},{other}")
 
 
-def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path) -> None:
+def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path, bucket: str) -> None:
     lora, network = lora_result(tmp_path / "lora")
     merged = shutil.copytree(MODEL, tmp_path / "merged")
     network.fuse_lora()
@@ -140,6 +141,10 @@ def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path)
     assert scores == pytest.approx(whole.score(images, [caption] * 2), rel=1e-2)
     assert abs(scores[0]) > 0.01
     assert adapted.fingerprint != implicit.Implicit(f"{MODEL},{MODEL}").fingerprint
+    for file in lora.iterdir():
+        files.copy(str(file), f"{bucket}/{tmp_path.name}/{file.name}")
+    remote = implicit.Implicit(f"{bucket}/{tmp_path.name}")
+    assert (remote.folders.beta, remote.fingerprint) == (300.0, adapted.fingerprint)
     (lora / "facts.json").unlink()
     with pytest.raises(UserError, match=r"has no facts\.json that names the base"):
         scorers.check("implicit", str(lora))

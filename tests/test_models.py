@@ -104,5 +104,8 @@ def test_what_is_no_model_on_s3_is_refused(bucket: str, tmp_path: Path) -> None:
     files.write_bytes(f"{place}/{ADAPTERS}", b"adapters")
     with pytest.raises(UserError, match="holds adapters"):
         local_folder(place)
-    with pytest.raises(UserError, match=r"--lora .* a disk that all nodes share"):
-        adapters_folder("--lora", place)
+    folder = adapters_folder("--lora", place)
+    assert (folder / ADAPTERS).read_bytes() == b"adapters"
+    assert adapters_folder("--lora", place) == folder
+    with pytest.raises(UserError, match=rf"^--lora {place}/no: holds no {ADAPTERS}: no LoRA result$"):
+        adapters_folder("--lora", f"{place}/no")

@@ -10,7 +10,7 @@ import pytest
 
 from infra import node_cache
 from infra.errors import UserError
-from infra.node_cache import cache_folder, staged_once
+from infra.node_cache import cache_folder, check_cache, staged_once
 
 
 @pytest.mark.parametrize("setting", ["--cache", "TMPDIR"])
@@ -25,6 +25,14 @@ def test_a_full_disk_names_the_folder_and_the_setting(
     fill.assert_not_called()
     assert staged_once(str(tmp_path), "name", 1000, "a store", fill, setting) == tmp_path / "name"
     fill.assert_called_once()
+
+
+def test_a_cache_on_no_disk_is_refused() -> None:
+    told = r"^--cache s3://bucket/cache: each node's own copies are mapped from its disk; give a local folder$"
+    with pytest.raises(UserError, match=told):
+        check_cache("s3://bucket/cache")
+    with pytest.raises(UserError, match=told):
+        cache_folder("s3://bucket/cache")
 
 
 def test_another_users_folder_names_the_folder_and_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 from judging_material import score_folders, write_images, write_run, write_store
 from PIL import Image
 
+from infra import files
 from infra.errors import UserError
 from pipelines import report
 from pipelines.comparison import differences
@@ -160,6 +161,27 @@ def test_scores_of_another_version_of_the_scorer_are_refused(
         report.main(config)
     score_folders(config.base)
     report.main(config)
+
+
+def test_everything_may_lie_on_s3(config: report.ReportConfig, bucket: str, tmp_path: Path) -> None:
+    there = {name: f"{bucket}/{tmp_path.name}/{name}" for name in ("base", "policy", "train", "store", "output")}
+    for name in ("base", "policy", "train", "store"):
+        for path in files.list_files(folder := getattr(config, name)):
+            files.copy(path, path.replace(folder, there[name]))
+    report.main(replace(config, **there))
+    told = json.loads(files.read_bytes(f"{there['output']}/report.json"))
+    here, page = made(config)
+    settings, others = told.pop("config"), here.pop("config")
+    assert told == here
+    assert settings["report"] == others["report"] | there
+    remote_page = files.read_bytes(f"{there['output']}/report.html").decode()
+    assert Page(remote_page).loaded == Page(page).loaded  # image pairs and the run's sample grids, byte by byte
+    assert remote_page.count("<svg") == page.count("<svg") > 0  # the run's curves
+    assert files.read_bytes(f"{there['output']}/result.png") == (Path(config.output) / "result.png").read_bytes()
+    with pytest.raises(UserError, match=rf"^{there['store']}: no finished run here; train_dpo\.py writes s3://"):
+        report.main(replace(config, train=there["store"]))
+    with pytest.raises(UserError, match=r"^--output s3://not-there/report: there is no bucket not-there"):
+        report.main(replace(config, output="s3://not-there/report"))
 
 
 def test_differences_name_the_settings_but_not_where_results_lie() -> None:

@@ -47,7 +47,7 @@ class Stand:
         if name == self.dies_at:
             self.dies_at = ""
             raise Killed
-        if Path(output, marker).exists():
+        if files.exists(files.join(output, marker)):
             return None
         self.work.append(name)
         return name
@@ -60,17 +60,17 @@ class Stand:
                 caption: [(10 + better + 7 * ((n + k) % 5), 0, 0) for k in range(config.images_per_prompt)]
                 for n, caption in enumerate(read_prompts(config.prompts)[: config.limit])
             }
-            write_images(Path(config.output), shown, model=config.model, seed=config.seed)
+            write_images(config.output, shown, model=config.model, seed=config.seed)
 
     def encode(self, config: encode_latents.EncodeConfig) -> None:
         if name := self._turn(config.store, "manifest.json"):
             self.encoded[name] = config
-            write_store(Path(config.store))
+            write_store(config.store)
 
     def train(self, config: TrainConfig) -> None:
         if name := self._turn(config.output, "result/facts.json"):
             self.trained[name] = config
-            write_run(Path(config.output))
+            write_run(config.output)
 
 
 @pytest.fixture
@@ -198,7 +198,6 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"train": {"data": {"held_out_store": "/nowhere"}}}, "no latent store"),
         ({"train": {"objective": ObjectiveConfig("soft")}}, "--objective soft: the pairs of a round"),
         ({"train": {"objective": ObjectiveConfig(beta=-1.0)}}, "--beta -1: must be above 0"),
-        ({"train": {"output": "s3://bucket/run"}}, "--output: rounds are kept on local"),
         ({"train": {"policy": PolicyConfig(lora_rank=4)}}, "--lora-rank 4: a round starts from a whole model"),
     ],
 )
@@ -210,6 +209,19 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
     with pytest.raises(UserError, match=told):
         main(replace(config, train=replace(config.train, data=data, **training), **changes))
     assert stand.calls == []
+
+
+def test_rounds_on_s3_go_on_after_a_kill(stand: Stand, config: RoundsConfig, bucket: str, tmp_path: Path) -> None:
+    there = replace(config.train, output=f"{bucket}/{tmp_path.name}/out")
+    stand.dies_at = "round-1/train"
+    with pytest.raises(Killed):
+        main(replace(config, rounds=1, train=there))
+    main(replace(config, rounds=1, train=there))
+    assert stand.work == ["base", *(f"round-1/{part}" for part in ROUND)]
+    (told,) = files.read_json(f"{there.output}/rounds.json")["rounds"]
+    assert told["model"] == stand.drawn["round-1/images"].model == f"{there.output}/round-1/train/result"
+    assert told["training_accuracy"] == 0.54  # of the last of four steps, 0.51 to 0.54
+    assert told["judged"]["red"]["win_rate"]["value"] == 1.0
 
 
 def test_captions_that_are_trained_on_are_no_test(stand: Stand, config: RoundsConfig) -> None:

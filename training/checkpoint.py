@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 
 from infra import files
 from infra.errors import UserError
+from infra.versions import check_version
 
 CHECKPOINTS, COMPLETE = "checkpoints", "complete.json"
+SCHEMA_VERSION = 1
 Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
 
 
@@ -70,7 +72,8 @@ def begin(output: Path, step: int) -> Path:
 
 def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
     """Mark a checkpoint complete, with the hashes of its files by their paths in its folder."""
-    files.write_json(str(folder / COMPLETE), {"state": asdict(state), "sha256": hashes})
+    marker = {"schema_version": SCHEMA_VERSION, "state": asdict(state), "sha256": hashes}
+    files.write_json(str(folder / COMPLETE), marker)
 
 
 def complete_steps(output: str) -> list[int]:
@@ -84,20 +87,32 @@ def complete(output: Path) -> list[Path]:
     return [folder_of(output, step) for step in complete_steps(str(output))]
 
 
+def read_marker(folder: str, content: bytes) -> tuple[State, dict[str, str]]:
+    """Read a marker: the state, and the hashes of the checkpoint's files by their paths, not yet compared.
+
+    Args:
+        folder: the checkpoint's, local or on S3.
+        content: the marker's bytes.
+
+    Raises:
+        UserError: naming the marker, if it is of another schema version or not whole.
+    """
+    path, otherwise = files.join(folder, COMPLETE), f"delete {folder} to resume from the one before"
+    try:
+        marker = dict(json.loads(content))
+        check_version(path, marker, SCHEMA_VERSION, otherwise, unnamed=1)
+        return State(**marker["state"]), dict(marker["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a whole marker of this code's ({error!r}); {otherwise}") from error
+
+
 def read_state(folder: Path) -> State:
     """Read a complete checkpoint's state and check its files.
 
     Raises:
         UserError: naming the file that is missing, altered or outside, or a marker that is not whole or of other code.
     """
-    path = folder / COMPLETE
-    try:
-        marker = json.loads(path.read_bytes())
-        state, hashes = State(**marker["state"]), dict(marker["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a whole marker of this code's ({error!r}); delete {folder} to resume from the one before"
-        ) from error
+    state, hashes = read_marker(str(folder), (folder / COMPLETE).read_bytes())
     for name, expected in hashes.items():
         path = Path(files.inside(str(folder), name))
         if not path.is_file():

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from infra import files
 from training import objectives
 
 STEPS, ASSESSMENTS = "metrics.jsonl", "assessments.jsonl"
@@ -77,6 +78,13 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def read_notes(run: str, name: str) -> list[dict[str, Any]]:
+    """Read the notes of a kind in a run folder, local or on S3; a last line cut short by a kill is left out."""
+    path = files.join(run, name)
+    lines = files.read_bytes(path).splitlines(keepends=True) if files.exists(path) else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
 def _cut_after(path: Path, step: int) -> None:
     """Cut a file of notes after the last one up to a step, from its end: a long run resumes as fast as a short one."""
     if not path.exists() or not path.stat().st_size:
@@ -109,10 +117,8 @@ class Journal:
         self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Read the notes of a kind; a last line cut short by a kill is left out."""
-        path = self.output / name
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """Read the notes of a kind."""
+        return read_notes(str(self.output), name)
 
     def _note(self, name: str, row: dict[str, Any]) -> None:
         if not self.enabled:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -74,7 +73,7 @@ class Mirror:
             for other in folder.parent.glob("step-*"):
                 if other != folder:
                     shutil.rmtree(other)
-            known, parts = folder / checkpoint.COMPLETE, json.loads(marker)["sha256"]
+            known, parts = folder / checkpoint.COMPLETE, checkpoint.read_marker(place, marker)[1]
             if known.is_file() and known.read_bytes() == marker and all((folder / name).is_file() for name in parts):
                 return  # where shards of other nodes are missing, all are fetched
             checkpoint.begin(self.local, step)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from infra import counting, files, models
 from infra.errors import UserError
+from infra.node_cache import check_cache
 from labelers import scorers
 from pipelines import pairs, store
 from pipelines.kinds import kind_of, pipeline_class
@@ -35,6 +36,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     """
     data = config.data
     check_flags(config)
+    check_cache(data.cache)
     done = checkpoint.complete_steps(files.resolve(config.output))
     taken = max(done, default=0) if config.resume_from is None else config.resume_from
     if config.steps < taken:

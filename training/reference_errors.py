@@ -24,6 +24,7 @@ import torch
 from infra import files, models
 from infra.errors import UserError
 from infra.node_cache import staged_once
+from infra.versions import check_version
 from pipelines import store
 from training.backbone import Backbone
 from training.staging import Staged
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
         ("error_1", pa.float32()),
     ]
 )
+SCHEMA_VERSION = 1
 PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
 
 
@@ -92,6 +94,7 @@ class Manifest:
     hardware: tuple[str, ...]  # all that took part
     config: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]] = field(repr=False)  # bytes, sha256 and rows by name, one file per draw
+    schema_version: int = SCHEMA_VERSION
 
 
 def _schedule_hash(backbone: Backbone) -> str:
@@ -115,7 +118,7 @@ def read_manifest(path: str, name: str) -> Manifest:
     """Read what a store's cached errors say of themselves.
 
     Raises:
-        UserError: if the store has none of that name.
+        UserError: if the store has none of that name, or it is of another schema version or not whole.
     """
     told = files.join(folder_of(path, name), store.MANIFEST)
     if not files.exists(told):
@@ -125,8 +128,15 @@ def read_manifest(path: str, name: str) -> Manifest:
             "computes them"
         )
     value = files.read_json(told)
-    settings, taken_part = Settings(**value.pop("settings")), tuple(value.pop("hardware"))
-    return Manifest(settings=settings, hardware=taken_part, **value)
+    again = f"delete {folder_of(path, name)} and run encode_reference.py again"
+    check_version(told, value, SCHEMA_VERSION, again, unnamed=1)
+    try:
+        settings, taken_part = Settings(**value.pop("settings")), tuple(value.pop("hardware"))
+        return Manifest(settings=settings, hardware=taken_part, **value)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{told}: not a whole manifest of schema version {SCHEMA_VERSION} ({error}); {again}"
+        ) from error
 
 
 def write_draw(path: str, name: str, draw: int, table: pa.Table) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,186 @@
+"""The plan's lost work against runs that are really killed: `python infra/benchmarks/plan_kills.py`.
+
+The embedded world's model on a store of random pairs, through train_dpo.py's main function without Ray, a process an
+attempt. Each is killed by SIGKILL in a step of its own choice, at exponentially distributed gaps, and the same run is
+begun again, until it is finished. infra/fleet.py is asked for the same: once with the very gaps, once for its mean.
+
+Time is counted in steps, which other work on the machine does not stretch: a step is 1, a restart 0, and a checkpoint
+is complete as many steps after its own as it was in a run that nothing killed.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from infra import cli, files, fleet, models
+from infra.benchmarks.measure import median
+from infra.benchmarks.random_store import write_store
+from infra.errors import UserError
+from infra.fleet import Fleet, Outcome, Training
+from pipelines import kinds, store
+from training import checkpoint, loop, train_dpo
+from training.assembly import Rank
+from training.config import DataConfig, TrainConfig
+from training.journal import STEPS, read_notes
+
+FORK = multiprocessing.get_context("fork")  # what is imported is imported once
+REPETITIONS = 20_000  # of the plan's mean
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Flags of the check."""
+
+    steps: int = 60
+    every: int = 5
+    """Steps between checkpoints."""
+    mean_gap: float = 12.0
+    """Steps between kills on average."""
+    runs: int = 4
+    seed: int = 0
+    """Of the gaps, as --seed of infra/plan.py."""
+    json: str | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a run came to, in steps."""
+
+    gaps: list[float]  # from each attempt's start to its kill
+    lost: list[float]  # of each kill: work done again, with the part of a step that it cut short
+    taken: int  # steps, those that were taken again among them
+    losses: list[float]  # of each step, as the run noted it in the end
+
+
+def attempt(config: TrainConfig, last: float, taken: Synchronized[int], waits: Synchronized[float]) -> None:
+    """Begin a run, or go on with it, and be killed in the step after `last` whole ones of this attempt.
+
+    Args:
+        taken: counts steps.
+        waits: has the seconds until the last checkpoint was complete.
+    """
+    here = 0
+
+    def stepped(_: dict[str, Any]) -> None:
+        nonlocal here
+        here += 1
+        if here > last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        taken.value += 1
+
+    def complete(note: dict[str, float]) -> None:
+        waits.value = note["seconds"]
+
+    torch.set_num_threads(1)
+    rank = Rank(on_step=stepped, on_checkpoint=complete)
+    train_dpo.main(config, lambda settings, _: loop.train(settings, rank))
+
+
+def begin(config: TrainConfig, last: float) -> tuple[bool, int, float]:
+    """Make one attempt; say whether it finished, the steps it took, and how long its last checkpoint took in seconds.
+
+    Raises:
+        UserError: if it ended otherwise.
+    """
+    taken, waits = FORK.Value("q", 0), FORK.Value("d", 0.0)
+    process = FORK.Process(target=attempt, args=(config, last, taken, waits))
+    process.start()
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise UserError(f"{config.output}: an attempt ended by itself, with exit code {process.exitcode}")
+    return process.exitcode == 0, taken.value, waits.value
+
+
+def follow(config: TrainConfig, mean_gap: float, random: Random) -> Killed:
+    """Kill a run again and again until it is finished."""
+    gaps, lost, taken, before = list[float](), list[float](), 0, 0
+    while True:
+        gap = random.expovariate(1 / mean_gap)  # as infra/fleet.py asks for it
+        finished, steps, _ = begin(config, math.floor(gap))
+        taken += steps
+        if finished:
+            return Killed(gaps, lost, taken, _losses(config))
+        now = max(checkpoint.complete_steps(config.output), default=0)
+        gaps.append(gap)
+        lost.append(gap - (now - before))
+        before = now
+
+
+def _losses(config: TrainConfig) -> list[float]:
+    return [row["loss"] for row in read_notes(config.output, STEPS)]
+
+
+def write_pairs(path: str) -> None:
+    """Write a store of random pairs that passes for one that the embedded world's model encoded."""
+    write_store(Path(path), 256, (4, 8, 8), {"text_encoder": (16, 64)})
+    model, told = models.Model(TrainConfig().model).folder(), files.join(path, store.MANIFEST)
+    parts = kinds.kind_of(model).frozen(with_t5=False)
+    files.write_json(
+        told, files.read_json(told) | {"fingerprints": {one: models.fingerprint(model, one) for one in parts}}
+    )
+
+
+def compare(config: BenchmarkConfig, run: Training, killed: list[Killed]) -> dict[str, Any]:
+    """Put the runs' means beside the plan's: for the same gaps, over many, and Daly's formula for the whole time."""
+    nodes = Fleet(1, mtbf=config.mean_gap)
+
+    def simulate(random: Random) -> Outcome:
+        return fleet.simulate_training(run, nodes, random)
+
+    same, mean = (fleet.repeated(simulate, times, config.seed) for times in (len(killed), REPETITIONS))
+    count = len(killed)
+    return {
+        "write": run.write,
+        "measured": {
+            "kills": sum(len(one.gaps) for one in killed) / count,
+            "lost": sum(sum(one.lost) for one in killed) / count,
+            "steps": config.steps + sum(sum(one.lost) for one in killed) / count,
+        },
+        "same gaps": {"kills": same.failures, "lost": same.lost, "steps": same.seconds},
+        "mean": {"kills": mean.failures, "lost": mean.lost, "steps": mean.seconds},
+        "daly": fleet.expected_training(run, nodes),
+    }
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Compare lost steps and kills of really killed runs with what the plan's simulation says of them."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_pairs(str(folder / "store"))
+        data = DataConfig(str(folder / "store"), cache=str(folder / "cache"), global_batch=4, micro_batch=4)
+        base = replace(TrainConfig(data=data), steps=config.steps, checkpoint_every=config.every)
+        clean = replace(base, output=str(folder / "clean"))
+        _, _, seconds = begin(clean, math.inf)
+        write = seconds / median([row["seconds"] for row in read_notes(clean.output, STEPS)])
+        killed = []
+        for number in range(config.runs):
+            run = replace(base, output=str(folder / f"run-{number}"))
+            killed.append(follow(run, config.mean_gap, Random(f"{config.seed}:{number}")))
+            print(f"run {number}: {len(killed[-1].gaps)} kills, {sum(killed[-1].lost):.1f} steps lost", flush=True)
+        exact = all(one.losses == _losses(clean) for one in killed)
+    planned = Training(config.steps, config.every, lambda _: 1.0, 0.0, write, 0.0, 0.0, 1)
+    told = compare(config, planned, killed)
+    for row in ("measured", "same gaps", "mean"):
+        print(f"{row:>10}: " + ", ".join(f"{name} {value:.2f}" for name, value in told[row].items()))
+    print(f"Daly: {told['daly']:.2f} steps; a checkpoint is complete {write:.2f} steps after its own")
+    print(f"losses of every step as in the run that nothing killed: {'yes' if exact else 'NO'}", flush=True)
+    if config.json:
+        more = {"exact": exact, "runs": [asdict(one) for one in killed], "config": asdict(config)}
+        files.write_json(files.resolve(config.json), told | more)
+
+
+if __name__ == "__main__":
+    cli.run(main, BenchmarkConfig)
