@@ -23,6 +23,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
+from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
 from ray.util import metrics as ray_metrics
 
 from infra import files, metrics, object_storage
@@ -34,6 +35,9 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 AGAIN = "the same command goes on from what is written"
 FULL = {errno.ENOSPC, errno.EDQUOT}
 Kind = TypeVar("Kind", bound=BaseException)
+BLOCKS_IN_STORE = 64  # at least, in the smallest node's object store
+PRESSURE = 0.5  # of the object store that Ray Data may fill, itself half of all: from there on nothing more is read
+OVERSHOOT = 1.5  # a step that holds so many times its share gets no more of it, then
 BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
 LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
 
@@ -92,6 +96,7 @@ def run(job: Job) -> None:
     context.enable_progress_bars = False  # our own line says how many rows are safe; Ray's dashboard shows the rest
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context.execution_options.preserve_order = False
+    _bound_memory(context)
     config = CheckpointConfig(
         id_column=job.id_column,
         checkpoint_path=job.checkpoint,
@@ -113,6 +118,24 @@ def run(job: Job) -> None:
         raise
     finally:
         context.checkpoint_config = None
+
+
+def _bound_memory(context: DataContext) -> None:
+    """Have Ray Data hold back what is read for as long as the steps after it are full.
+
+    Ray's own 128 MiB a block do not fit beside each other into a small object store. And where a step has no room for
+    its results, Ray lets the one before it go on reading, a block at every look, until all is on disk; with these two
+    fractions the full step runs instead. No result depends on any of this: a row's does not on its block.
+    """
+    context.target_max_block_size = _block_bytes()
+    context.object_store_memory_pressure_fraction = PRESSURE
+    context.object_store_reservation_overshoot_ratio = OVERSHOOT
+
+
+def _block_bytes() -> int:
+    """Return the bytes of a block, at most: Ray's default, or a part of the smallest object store of a node."""
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return min([DEFAULT_TARGET_MAX_BLOCK_SIZE, *(int(size) // BLOCKS_IN_STORE for size in stores if size)])
 
 
 def _living_nodes() -> set[str]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ CASES = {
     "example": given(),
     "secrets": given({"aws_secret": "aws", "hub_secret": "hub", "endpoint": "https://minio:9000"}),
     "iam": given({"role_arn": "arn:aws:iam::123456789012:role/dpo", "data.validation_prompts": "s3://bucket/some.txt"}),
+    "filtered": given(
+        {
+            "safety": {
+                "prompt_blocklist": "s3://bucket/words.txt",
+                "safety_checker": "CompVis/stable-diffusion-safety-checker",
+                "safety_revision": "refs/pr/41",
+            }
+        }
+    ),
     "fixed": given({"stages.train.workers": {"min": 2, "max": 2}}),
     "cpu": given({"variant": "cpu", "machines": dict.fromkeys(GIVEN["machines"], NO_GPUS)}),
 }
@@ -116,6 +126,33 @@ def test_the_stages_meet_in_store_run_and_reference(monkeypatch: pytest.MonkeyPa
     # One worker per GPU: one or two machines of eight.
     assert (train.min_workers, train.workers) == (8, 16)
     assert (encode.gpus_per_encoder, reference.gpus_per_copy) == (1, 1)
+
+
+def test_the_filter_is_the_encoders_and_the_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = CASES["filtered"]
+    (encode,), (*_, flag, report) = (
+        [parsed(command, monkeypatch) for command in stages.STAGES[stage](chosen)] for stage in ("encode", "evaluate")
+    )
+    assert asdict(encode.safety) == asdict(flag.safety) == chosen.safety.model_dump()
+    assert flag.images == (report.base, report.policy)
+    assert not any("flag_images" in word for command in stages.evaluate(given()) for word in command)
+
+
+def test_what_is_trained_on_is_what_relabel_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = given({"data.label_scorers": ["clip", "pickscore"], "data.labels": "pickscore"})
+    (relabel,), (train,) = (
+        [parsed(command, monkeypatch) for command in stages.STAGES[stage](chosen)] for stage in ("relabel", "train")
+    )
+    assert (relabel.source, relabel.store) == (chosen.data.source, chosen.data.store)
+    assert (relabel.scorer, relabel.weights, relabel.speed.gpus_per_copy) == (("clip", "pickscore"), ("published",), 1)
+    assert train.data.labels == "pickscore"
+    assert parsed(stages.train(given())[0], monkeypatch).data.labels == "human"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.00001, 1.0])
+def test_the_share_of_bad_rows_is_the_encoders(fraction: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = stages.encode(given({"data.max_bad_fraction": fraction}))
+    assert parsed(command, monkeypatch).max_bad_fraction == fraction
 
 
 def test_without_gpus_a_machine_is_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +418,11 @@ def test_the_image_has_every_package_and_nothing_else() -> None:
         ({"stages.encode.workers": {"min": 1, "max": 2}}, "encode: only train takes machines that come later"),
         ({"stages.train.machine": "b200"}, "train: machine 'b200' is none of"),
         ({"stages.train.machine": "head"}, "train: machine 'head' has 0 GPUs"),
+        ({"data.labels": "clip"}, "data: labels 'clip' is none of human, pickscore"),
+        ({"data.max_bad_fraction": 1.5}, "data.max_bad_fraction"),
+        ({"safety.prompt_blocklist": "words.txt"}, "safety.prompt_blocklist"),
+        ({"safety.safety_checker": "a $(b)"}, "safety.safety_checker"),
+        ({"safety.safety_revision": "main"}, "safety: safety_revision has no meaning without safety_checker"),
         ({"ttl": 3}, "ttl: Extra inputs are not permitted"),
     ],
 )

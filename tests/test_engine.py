@@ -44,6 +44,24 @@ def test_a_cluster_must_hold_the_least_not_the_most(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
+    ("stores", "block"),
+    [
+        ([80e6, 16 << 30], 1_250_000),  # 80 MB / 64
+        ([1 << 30], 16 << 20),
+        ([16 << 30, 200 << 30], 128 << 20),  # Ray's own, where 64 of them have room
+        ([], 128 << 20),
+    ],
+)
+def test_the_smallest_object_store_decides_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, stores: list[float], block: int
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"object_store_memory": size}} for size in stores]
+    gone = {"Alive": False, "Resources": {"object_store_memory": 1.0}}
+    monkeypatch.setattr(engine, "ray", SimpleNamespace(nodes=lambda: [*nodes, gone, {"Alive": True, "Resources": {}}]))
+    assert engine._block_bytes() == block
+
+
+@pytest.mark.parametrize(
     ("gpus", "flags", "decoding", "encoding"),
     [
         # Without GPUs decoding has the VAE's share, and Ray fuses the two; with them a core for each task.

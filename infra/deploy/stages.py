@@ -15,7 +15,15 @@ def encode(values: Values) -> list[Command]:
     """Return what turns raw pairs into a latent store."""
     data = values.data
     command = ["python", "pipelines/encode_latents.py", "--preset", values.preset]
-    return [[*command, "--source", data.source, "--store", data.store, *_gpus(values, "--gpus-per-encoder", "encode")]]
+    where = ["--source", data.source, "--store", data.store, *_gpus(values, "--gpus-per-encoder", "encode")]
+    return [[*command, *where, "--max-bad-fraction", f"{data.max_bad_fraction:g}", *_filter(values)]]
+
+
+def relabel(values: Values) -> list[Command]:
+    """Return what labels the store's pairs by scorers, a label set for each."""
+    data = values.data
+    command = ["python", "labelers/relabel.py", "--preset", "published", "--scorer", *data.label_scorers]
+    return [[*command, "--source", data.source, "--store", data.store, *_gpus(values, "--gpus-per-copy", "relabel")]]
 
 
 def reference(values: Values) -> list[Command]:
@@ -29,7 +37,7 @@ def train(values: Values) -> list[Command]:
     """Return what trains, on one worker per GPU, or per machine where there are none."""
     stage, data = values.stages.train, values.data
     command = ["python", "training/train_dpo.py", "--preset", values.preset]
-    where = ["--store", data.store, "--reference", REFERENCE, "--output", data.run]
+    where = ["--store", data.store, "--labels", data.labels, "--reference", REFERENCE, "--output", data.run]
     each = max(1, values.machine(stage).gpus)
     workers = ["--workers", str(each * stage.workers.max)]
     if stage.workers.elastic:
@@ -39,21 +47,23 @@ def train(values: Values) -> list[Command]:
 
 
 def evaluate(values: Values) -> list[Command]:
-    """Return what draws base and policy, scores both, and writes the report."""
+    """Return what draws base and policy, scores both, flags both where there is a filter, and writes the report."""
     data = values.data
     base, policy, result = f"{data.images}/base", f"{data.images}/policy", f"{data.run}/result"
     generate = ["python", "pipelines/generate.py", "--preset", values.preset, "--prompts", data.prompts]
     score = ["python", "pipelines/score.py", "--scorers", *data.scorers, "--weights", "published"]
+    flag = ["python", "pipelines/flag_images.py", "--images", base, policy]
     report = ["python", "pipelines/report.py", "--judge", data.scorers[0], "--base", base, "--policy", policy]
     return [
         [*generate, "--output", base],
         [*generate, "--model", result, "--output", policy],
         [*score, "--feature-model", result, "--images", base, policy],
+        *([[*flag, *chosen]] if (chosen := _filter(values)) else []),
         [*report, "--train", data.run, "--store", data.store, "--output", f"{data.run}/report"],
     ]
 
 
-STAGES = {"encode": encode, "reference": reference, "train": train, "evaluate": evaluate}
+STAGES = {"encode": encode, "relabel": relabel, "reference": reference, "train": train, "evaluate": evaluate}
 
 
 def entrypoint(commands: list[Command]) -> str:
@@ -64,6 +74,12 @@ def entrypoint(commands: list[Command]) -> str:
     if len(commands) == 1:
         return shlex.join(commands[0])
     return shlex.join(["bash", "-c", " && ".join(map(shlex.join, commands))])
+
+
+def _filter(values: Values) -> Command:
+    """Return the flags of the safety filter; none where there is no filter."""
+    chosen = values.safety.model_dump(exclude_none=True)
+    return [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def _gpus(values: Values, flag: str, stage: str) -> list[str]:

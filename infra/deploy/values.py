@@ -19,6 +19,7 @@ Remote = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
 Shared = Annotated[str, Field(pattern=rf"^/{_PATH}$")]
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 Count = Annotated[int, Field(ge=1)]
+Scorers = Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:]+$")]], Field(min_length=1)]
 
 
 class _Values(BaseModel):
@@ -72,13 +73,14 @@ class Stages(_Values):
     """The jobs."""
 
     encode: Stage
+    relabel: Stage
     reference: Stage
     train: Stage
     evaluate: Stage
 
     @model_validator(mode="after")
     def _only_training_is_elastic(self) -> Stages:
-        for name in ("encode", "reference", "evaluate"):
+        for name in ("encode", "relabel", "reference", "evaluate"):
             if getattr(self, name).workers.elastic:  # such a job counts the GPUs once, when it begins
                 raise ValueError(f"{name}: only train takes machines that come later; give min and max the same number")
         return self
@@ -109,7 +111,31 @@ class Data(_Values):
     validation_prompts: Remote | None
     run: Shared
     images: Remote
-    scorers: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:]+$")]], Field(min_length=1)]
+    scorers: Scorers
+    label_scorers: Scorers
+    labels: str
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _labels_are_made(self) -> Data:
+        made = ["human", *(name.rpartition(":")[2] for name in self.label_scorers)]  # as relabel.py names its sets
+        if self.labels not in made:
+            raise ValueError(f"labels {self.labels!r} is none of {', '.join(made)}")
+        return self
+
+
+class Safety(_Values):
+    """The filter's word list and checker, and the revision of a checker's Hub name; null is none."""
+
+    prompt_blocklist: Literal["default"] | Remote | None
+    safety_checker: Annotated[str, Field(pattern=rf"^({_PATH}|s3://{_PATH})$")] | None
+    safety_revision: Annotated[str, Field(pattern=rf"^{_PATH}$")] | None
+
+    @model_validator(mode="after")
+    def _revision_of_a_checker(self) -> Safety:
+        if self.safety_revision and not self.safety_checker:
+            raise ValueError("safety_revision has no meaning without safety_checker")
+        return self
 
 
 class Values(_Values):
@@ -132,6 +158,7 @@ class Values(_Values):
     launcher: Launcher
     preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux"]
     data: Data
+    safety: Safety
     machines: dict[Name, Machine]
     stages: Stages
     interactive: Group
