@@ -13,9 +13,11 @@ import radosgw
 from conftest import Submit, train_until_killed
 from test_encode_latents import SCRIPT
 from test_mirror import contents, losses, noted
+from test_object_lock import taken, taker
 
 from infra import files, object_storage
 from infra.errors import UserError
+from infra.object_lock import EXPIRY
 from pipelines import store
 from training import assembly, checkpoint, loop
 from training.config import TrainConfig
@@ -110,6 +112,22 @@ def test_a_killed_run_goes_on_from_its_checkpoint_there_bit_for_bit(
     weights = "unet/diffusion_pytorch_model.safetensors"
     here, there = (contents(files.join(run.output, RESULT)) for run in (straight, remote))
     assert there[weights] == here[weights]
+
+
+def test_one_writer_alone_holds_a_folder_there(ceph: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = f"{ceph}/locked"
+    first = taken(folder)
+    second, _ = taker(folder, first.check)
+    with pytest.raises(UserError, match="another job is writing here"):
+        second.take()
+    third, clock = taker(folder)
+    third.take()
+    assert clock.now == EXPIRY
+    with pytest.raises(UserError, match="another job took over"):
+        first.check()
+    third.give_back()
+    taken(folder).check()
+    assert capsys.readouterr().err == ""  # radosgw looks at conditions
 
 
 def test_a_file_of_several_parts_arrives_and_an_upload_of_a_killed_writer_is_ended(ceph: str, tmp_path: Path) -> None:
