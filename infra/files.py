@@ -91,10 +91,10 @@ def _s3(server: str | None, attempts: int, silence: float, _credentials: int | N
 def _open_s3(server: str | None) -> pafs.S3FileSystem:
     # S3-compatible servers know fewer checksum headers than AWS does.
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    return _s3(server, int(os.environ.get("AWS_MAX_ATTEMPTS", "10")), SILENCE, _credentials_written())
+    return _s3(server, int(os.environ.get("AWS_MAX_ATTEMPTS", "10")), SILENCE, credentials_written())
 
 
-def _credentials_written() -> int | None:
+def credentials_written() -> int | None:
     """Return when the file of credentials was written, in ns: a client reads it once, and another file needs another.
 
     Credentials of the environment, of a role or of a process it renews by itself.
@@ -207,7 +207,7 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
     Raises:
         UserError: for a path on the Hub, where every file written would be a public commit.
     """
-    filesystem, inner = open_filesystem(_writable(path))
+    filesystem, inner = open_filesystem(writable(path))
     if path.startswith(S3):  # an upload becomes visible only when it is complete
         with filesystem.open_output_stream(inner) as stream:
             stream.write(content)
@@ -227,7 +227,7 @@ def copy(source: str, target: str) -> str:
     Raises:
         OSError: if it could not be read or written, or less arrived than was sent.
     """
-    (origin, read), (destination, written) = open_filesystem(source), open_filesystem(_writable(target))
+    (origin, read), (destination, written) = open_filesystem(source), open_filesystem(writable(target))
     if not target.startswith(S3):
         Path(written).parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
@@ -241,7 +241,12 @@ def copy(source: str, target: str) -> str:
     return digest.hexdigest()
 
 
-def _writable(path: str) -> str:
+def writable(path: str) -> str:
+    """Return a path that may be written to.
+
+    Raises:
+        UserError: for one on the Hub, where every file written would be a public commit.
+    """
     if path.startswith(HUB):
         raise UserError(f"{path}: hf:// is only read; write to a local folder or s3://")
     return path
@@ -275,7 +280,7 @@ def write_json(path: str, value: Any) -> None:
 
 def remove(path: str) -> None:
     """Delete a file, or a folder with everything in it; nothing happens where it is absent."""
-    filesystem, inner = open_filesystem(_writable(path))
+    filesystem, inner = open_filesystem(writable(path))
     match _type(path):
         case pafs.FileType.Directory:
             filesystem.delete_dir(inner)

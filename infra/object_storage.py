@@ -51,7 +51,7 @@ def check(flag: str, path: str) -> None:
         return
     bucket, _, prefix = path.removeprefix(files.S3).partition("/")
     try:
-        client = _client()
+        client = open_client()
         client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         there = client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
         # A server of one's own may call its one region anything; AWS sends pyarrow away from all but the bucket's.
@@ -60,10 +60,10 @@ def check(flag: str, path: str) -> None:
         _try_key(client, bucket, "/".join(part for part in (prefix, f".check-{uuid.uuid4().hex}") if part))
     except (exceptions.BotoCoreError, exceptions.ClientError, ValueError) as error:
         # Without the error itself: what a traceback shows of a request may hold a signature.
-        raise UserError(f"{flag} {path}: {_reason(error, bucket)}") from None
+        raise UserError(f"{flag} {path}: {reason(error, bucket)}") from None
 
 
-def _client() -> Any:
+def open_client() -> Any:
     """Make a client that takes endpoint and region as pyarrow does, which does the work."""
     server = files.endpoint()
     region = files.open_filesystem(files.S3)[0].region
@@ -83,7 +83,7 @@ def _try_key(client: Any, bucket: str, key: str) -> None:
         raise ValueError("what was written there is read back as something else")
 
 
-def _reason(error: Exception, bucket: str) -> str:
+def reason(error: Exception, bucket: str) -> str:
     """Say in words why S3 refused, without the server's own, which may repeat what it was sent."""
     if isinstance(error, exceptions.ClientError):
         return _refusal(error, bucket)
@@ -144,9 +144,9 @@ def explain(error: OSError) -> str:
         return f"S3 at {_server()} did not answer, or not to the end, however often it was asked"
     if bucket and said["rest"].startswith("No response body") and kind != "NO_SUCH_KEY":
         try:
-            _client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+            open_client().list_objects_v2(Bucket=bucket, MaxKeys=1)
         except (exceptions.BotoCoreError, exceptions.ClientError) as told:
-            return _reason(told, bucket)
+            return reason(told, bucket)
     named = f"HTTP status {said['status']}" if kind == "UNKNOWN" else kind.title().replace("_", "")
     return _words(said["code"] or named, operation, bucket)
 
@@ -175,7 +175,7 @@ def _elsewhere(asked: str | None, there: str | None) -> str:
 def abort_uploads(path: str) -> None:
     """End the unfinished uploads below an s3:// path: what a killed writer sent is not to be seen and yet paid for."""
     bucket, _, prefix = path.removeprefix(files.S3).partition("/")
-    client = _client()
+    client = open_client()
     try:
         pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
         for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
@@ -185,4 +185,4 @@ def abort_uploads(path: str) -> None:
             raise OSError(_refusal(error, bucket)) from None
         print(f"{path}: S3 does not let this run end unfinished uploads; those of killed runs stay", file=sys.stderr)
     except exceptions.BotoCoreError as error:
-        raise OSError(_reason(error, bucket)) from None
+        raise OSError(reason(error, bucket)) from None

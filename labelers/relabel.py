@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -83,16 +84,15 @@ def main(config: RelabelConfig) -> None:
     done = [name for name in config.scorer if is_finished(plan, name)]
     if todo := [name for name in config.scorer if name not in done]:
         with contextlib.ExitStack() as locks:
-            for name in todo:
-                locks.enter_context(store.writer_lock(plan.folder(name)))
-            label(plan, todo)
+            held = [locks.enter_context(store.writer_lock(plan.folder(name))) for name in todo]
+            label(plan, todo, held)
     for name in config.scorer:
         told = ": already finished, nothing to do" if name in done else ""
         manifest = store.read_labels_manifest(plan.destination, plan.names[name])
         print(f"{plan.folder(name)}{told}\n{label_set.summary(manifest)}", flush=True)
 
 
-def label(plan: Plan, names: list[str]) -> None:
+def label(plan: Plan, names: list[str], still_held: Iterable[Callable[[], None]]) -> None:
     """Make the label sets of these scorers: from known scores where there are some, else from one pass for all."""
     config = plan.config
     found = {name: label_set.known_scores(plan.destination, settings_of(plan, name)) for name in names}
@@ -100,11 +100,12 @@ def label(plan: Plan, names: list[str]) -> None:
         table = run_pass(plan, missing)
         found |= {name: label_set.scores_of(table, name) for name in missing}
     human, _ = store.read_labels(plan.destination, "human")
-    for name in names:
+    for name, check in zip(names, still_held, strict=True):
         scores = found[name]
         assert scores is not None
         rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
         more = {"settings": settings_of(plan, name), "config": asdict(config)}
+        check()
         label_set.write(plan.destination, plan.names[name], scores, rules, human, more)
     files.remove(plan.work)
 

@@ -69,7 +69,7 @@ def main(config: EncodeConfig) -> None:
             f"{destination}: has pairs, but neither manifest.json nor a record of progress; "
             "restore manifest.json from a copy, or give another --store"
         )
-    with store.writer_lock(destination):
+    with store.writer_lock(destination) as still_held:
         plan = make_plan(config, destination)
         noted = store_identity(config, plan.filter) | {"fingerprints": plan.fingerprints}
         files.write_json(plan.work("config.json"), noted)
@@ -79,6 +79,7 @@ def main(config: EncodeConfig) -> None:
         encode_captions(plan)
         manifest = summarise(plan)
         repaired = repair.compared(destination, manifest)
+        still_held()
         store.publish(destination, manifest)
     seconds = time.perf_counter() - started
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)

@@ -112,11 +112,12 @@ def main(config: ReferenceConfig) -> None:
         files.remove(plan.work)  # of a run that was killed after it had finished
         print(f"{folder}: already finished with {plan.finished.draws} draws, nothing to do", flush=True)
         return
-    with store.writer_lock(folder):
+    with store.writer_lock(folder) as still_held:
         files.write_json(files.join(plan.work, "config.json"), asdict(plan.settings))
         engine.connect()
         wanted = wanted_visits(store.kept_ids(plan.destination), plan.finished_draws, config.draws)
         visit_pairs(plan, wanted)
+        still_held()
         manifest = publish(plan, wanted)
         files.remove(plan.work)
     print(f"{folder}: {manifest.draws} draws of {manifest.pairs:,} pairs, {wanted.num_rows:,} visits new", flush=True)

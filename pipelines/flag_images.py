@@ -74,7 +74,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
     """Flag a folder's images in one resumable pass; say whether that was still to do."""
     identity = flags_identity(path, chosen.identity)
     target = files.join(path, FLAGS)
-    with store.writer_lock(path):
+    with store.writer_lock(path) as still_held:
         if files.exists(target) and files.read_json(target)["identity"] == identity:
             return False
         object_storage.check("--images", path)
@@ -90,6 +90,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
         flagged = table.filter(pc.is_valid(table["reason"]))
         told = dict(zip(map(str, flagged["image_id"].to_pylist()), flagged["reason"].to_pylist(), strict=True))
         about = {"identity": identity, "config": asdict(config), "images": table.num_rows, "flagged": told}
+        still_held()
         files.write_json(target, about)
         files.remove(work)
     return True

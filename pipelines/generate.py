@@ -154,7 +154,7 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
     if files.exists(finished):
         print(f"{output}: already finished, nothing to do", flush=True)
         return
-    with store.writer_lock(output):
+    with store.writer_lock(output) as still_held:
         files.write_json(begun, {"identity": identity})
         engine.connect()
         (run or engine.run)(_job(config, model, refiner, output, wanted))
@@ -162,6 +162,7 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
             rows = sum(pool.map(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
+        still_held()
         files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
         files.remove(files.join(output, store.WORK))
     print(f"{output}: {wanted.num_rows} images", flush=True)

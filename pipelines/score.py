@@ -109,7 +109,7 @@ def score_folder(
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
     wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}
-    with store.writer_lock(path):
+    with store.writer_lock(path) as still_held:
         missing = {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
         if not missing:
             return False
@@ -125,6 +125,7 @@ def score_folder(
         table = read_tables(files.join(work, SCORES)).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
+        still_held()
         for name, identity in missing.items():
             _write_scores(path, name, table, {"identity": identity, "config": asdict(config)})
         files.remove(work)

@@ -117,12 +117,16 @@ Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def submit(ray_environment: dict[str, str]) -> Submit:
-    """Return a function that runs an entry point as `ray job submit` does and returns the finished process."""
+    """Return a function that runs an entry point as `ray job submit` does and returns the finished process.
+
+    What is named beside the flags goes into the job's environment, its workers' too.
+    """
 
     def run(script: str, *flags: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
-        command = ["ray", "job", "submit", "--", "python", script, *flags]
+        given = ["--runtime-env-json", json.dumps({"env_vars": extra})] if extra else []
+        command = ["ray", "job", "submit", *given, "--", "python", script, *flags]
         done = subprocess.run(
-            command, cwd=ROOT, env=ray_environment | extra, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=ROOT, env=ray_environment, capture_output=True, text=True, timeout=600, check=False
         )
         if check and done.returncode:
             raise AssertionError(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-Fault = str | None  # "cut", "reset", "stall", "stall half-way", or the code of an error of S3's
+Fault = str | None  # "cut", "reset", "reset when done", "stall", "stall half-way", or the code of an error of S3's
 STATUS = {"SlowDown": 503, "ExpiredToken": 400, "InvalidToken": 400}  # of other codes 403
 
 
@@ -28,11 +28,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             self._hang()
             return
-        if fault == "reset":  # a linger of no seconds: the kernel sends RST where it would send FIN
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
+        if fault == "reset":
+            self._reset()
             return
-        if fault not in (None, "cut", "stall half-way"):
+        if fault not in (None, "cut", "stall half-way", "reset when done"):
             told = f"<Error><Code>{fault}</Code><Message>The server's own words.</Message></Error>".encode()
             told = b"" if self.command == "HEAD" else told
             self._answer(STATUS.get(fault, 403), {"Content-Type": "application/xml"}, told, len(told))
@@ -41,6 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
         server.request(self.command, self.path, body, dict(self.headers))
         answer = server.getresponse()
         content = answer.read()
+        if fault == "reset when done":
+            self._reset()
+            server.close()
+            return
         headers = {k: v for k, v in answer.getheaders() if k not in ("Content-Length", "Connection")}
         size = int(answer.getheader("Content-Length") or len(content))  # of a HEAD's body, which is not sent
         self._answer(answer.status, headers, content[: size // 2] if fault else content, size)
@@ -48,6 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
         server.close()
         if fault == "stall half-way":
             self._hang()
+
+    def _reset(self) -> None:
+        linger = struct.pack("ii", 1, 0)  # of no seconds: the kernel sends RST where it would send FIN
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
 
     def _hang(self) -> None:
         """Send nothing until the client has given up."""
