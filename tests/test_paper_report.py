@@ -145,10 +145,12 @@ def test_the_page_shows_every_claim_and_keeps_peoples_figures_apart(html: str, t
 def test_nothing_is_cut_off_on_a_desk_a_phone_and_paper(html: str, folder: str, tmp_path: Path) -> None:
     shown = "[...document.querySelectorAll('#viewer figure')].filter(f => f.offsetParent).length"
     too_wide = (
-        "[...document.querySelectorAll('main *')].filter(found => !found.closest('.scroll, pre, svg') && found.offsetParent"
-        " && found.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(found => found.outerHTML.slice(0, 90))"
+        "[...document.querySelectorAll('main *')]"
+        ".filter(found => !found.closest('.scroll, pre, svg') && found.offsetParent)"
+        ".filter(found => found.getBoundingClientRect().right > document.documentElement.clientWidth + 1)"
+        ".map(found => found.outerHTML.slice(0, 90))"
     )
-    narrowest = "Math.min(...[...document.querySelectorAll('.theirs td:first-child')].map(cell => cell.clientWidth / innerWidth))"
+    shares = "[...document.querySelectorAll('.theirs td:first-child')].map(cell => cell.clientWidth / innerWidth)"
 
     async def look() -> None:
         async with browser.open_page(tmp_path / "profile") as page:
@@ -158,7 +160,7 @@ def test_nothing_is_cut_off_on_a_desk_a_phone_and_paper(html: str, folder: str, 
                 await page.resize(width, 800)
                 wide = await page.evaluate(too_wide)
                 assert not wide, (width, media, wide)
-                share = await page.evaluate(narrowest)
+                share = min(await page.evaluate(shares))
                 assert share > (0.25 if width < 1000 else 0.1), (width, media, share)  # words, not single letters
             assert await page.evaluate(shown) == html.count('<div class="two">')  # in print, the whole list
             assert not page.errors
