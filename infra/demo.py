@@ -124,6 +124,17 @@ def main(config: DemoConfig) -> None:
     run_steps(commands(config.output), config.output, "make demo")
 
 
+def run_folder(output: str) -> Path:
+    """Return the folder of a run on this machine's own cluster, whose log it holds.
+
+    Raises:
+        UserError: if it is not on a disk.
+    """
+    if files.is_remote(path := files.resolve(output)):
+        raise UserError(f"--output {output}: a cluster of this machine's own keeps its log there; give a local folder")
+    return Path(path)
+
+
 def run_steps(steps: list[Step], output: str, again: str) -> None:
     """Run steps one after the other on a Ray cluster of their own, and point to the report.
 
@@ -134,7 +145,7 @@ def run_steps(steps: list[Step], output: str, again: str) -> None:
     Raises:
         UserError: naming the step that failed.
     """
-    run, started = Path(files.resolve(output)), time.monotonic()
+    run, started = run_folder(output), time.monotonic()
     print("starting a local Ray cluster", flush=True)
     with cluster.running(run / "cluster.log") as surroundings:
         for number, (title, command) in enumerate(steps, 1):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from infra import cli, demo, files
 from infra.demo import MODEL, WORLD, Step
@@ -163,7 +162,7 @@ def commands(run: str) -> list[Step]:
 
 def main(config: PaperConfig) -> None:
     """Run the paper's experiments on the embedded world, on a Ray cluster of its own, and report them."""
-    path = Path(files.resolve(config.output), "sweep_file.json")
+    path = demo.run_folder(config.output) / "sweep_file.json"
     files.write_bytes(str(path), (json.dumps(sweep_file(config.output), indent=2) + "\n").encode())
     demo.run_steps(commands(config.output), config.output, "make paper")
 

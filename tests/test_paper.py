@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from parsed_commands import parsed
 
-from infra import demo, paper
+from infra import demo, feedback, paper
 from infra.errors import UserError
 from infra.files import ROOT
 from pipelines.sweep_trials import Sweep, make_trials
@@ -41,6 +42,15 @@ def test_a_policy_of_ai_feedback_sees_its_own_scorer_alone() -> None:
         config = trials()[name]
         assert (config.data.labels, config.validation.validation_scorer) == (name, name)  # type: ignore[attr-defined]
         assert config.data.reference == "seed-0"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("main", "config"),
+    [(demo.main, demo.DemoConfig), (feedback.main, feedback.FeedbackConfig), (paper.main, paper.PaperConfig)],
+)
+def test_runs_on_a_cluster_of_their_own_are_kept_on_a_disk(main: Any, config: Any) -> None:
+    with pytest.raises(UserError, match=r"^--output s3://bucket/run: a cluster of this machine's own keeps its log"):
+        main(config(output="s3://bucket/run"))
 
 
 def test_all_trials_have_three_seeds_and_every_judge() -> None:
