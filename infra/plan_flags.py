@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from infra.accelerators import ACCELERATORS, Name
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from infra.plan_counts import encode_preset
 from infra.plan_stages import Pool
 from pipelines import encode_latents
@@ -74,9 +74,7 @@ def check(config: PlanConfig) -> dict[str, Pool]:
     Raises:
         UserError: naming the flag.
     """
-    for name in ("steps", "checkpoint_every", "captions", "repetitions", "min_nodes"):
-        if (value := getattr(config, name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    check_least(config, dict.fromkeys(("steps", "checkpoint_every", "captions", "repetitions", "min_nodes"), 1))
     if not (config.pairs >= 1 and config.pairs == math.floor(config.pairs) and math.isfinite(config.pairs)):
         raise UserError(f"--pairs {config.pairs:g}: a whole number of pairs")
     for name in ("replacement_minutes", "validation_images"):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra import cli, files, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from labelers import label_rules, label_set, preference_accuracy, scorers, scoring
 from labelers.scorers import Scorer
 from pipelines import engine, pairs, store
@@ -73,6 +73,7 @@ class Judged:
 
 def main(config: AccuracyConfig) -> None:
     """Measure how often scorers prefer the image that people preferred, with intervals clustered by prompt."""
+    check_least(config.speed, scoring.SPEEDS)
     if len(set(config.scorers)) != len(config.scorers) or not config.scorers:
         raise UserError(f"--scorers {' '.join(config.scorers)}: each scorer once")
     output = files.resolve(config.output)

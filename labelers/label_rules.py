@@ -14,10 +14,11 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from pipelines.win_rate import wilson
+from pipelines.win_rate import WILSON, rate_over_prompts, wilson
 
 Kind = Literal["hard", "soft"]
 Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.int64]
 BINS = 10  # of the calibration table
 MIN_IN_BIN = 10
 
@@ -77,19 +78,25 @@ class Agreement:
     """How often a label set and people prefer the same slot; a tie of the label set counts a half."""
 
     value: float
-    low: float  # Wilson's 95 % interval
+    low: float  # of the 95 % interval
     high: float
     pairs: int  # with a human label that is no tie
     ties: int  # of the label set, among them
+    interval: str = WILSON  # its kind, as win_rate.py names it; older label sets have this one and do not say so
 
 
-def agreement(label_0: Floats, human: Floats) -> Agreement:
-    """Compare labels [n] with human labels [n]; pairs that people tied are left out."""
+def agreement(label_0: Floats, human: Floats, prompts: Ints) -> Agreement:
+    """Compare labels [n] with human labels [n]; pairs that people tied are left out.
+
+    Args:
+        prompts: [n] prompt_id of each pair; where a prompt has several, the interval is one of prompts.
+    """
     decided = np.isin(human, (0.0, 1.0))
-    points = 1.0 - np.abs(label_0[decided] - human[decided])
-    low, high = wilson(float(points.sum()), len(points))
-    ties = int((label_0[decided] == 0.5).sum())
-    return Agreement(float(points.mean()) if len(points) else 0.5, low, high, len(points), ties)
+    points = 1.0 - np.abs(label_0[decided] - human[decided]).astype(np.float64)
+    if not len(points):
+        return Agreement(0.5, *wilson(0, 0), 0, 0)
+    rate, kind = rate_over_prompts(points, prompts[decided])
+    return Agreement(rate.value, rate.low, rate.high, rate.n, int((label_0[decided] == 0.5).sum()), kind)
 
 
 @dataclass(frozen=True)
@@ -105,20 +112,21 @@ class Bin:
     predicted: float | None  # mean sigmoid(|margin| / temperature)
 
 
-def calibration(margin: Floats, human: Floats, temperature: float | None) -> list[Bin]:
+def calibration(margin: Floats, human: Floats, prompts: Ints, temperature: float | None) -> list[Bin]:
     """Cut pairs into bins of equal count by absolute margin, and measure each bin's agreement with people.
 
     Args:
         margin: [n], finite.
         human: [n] label_0; ties are left out.
+        prompts: [n] prompt_id, by which intervals are clustered.
     """
     decided = np.isin(human, (0.0, 1.0))
-    margin, human = margin[decided], human[decided]
+    margin, human, prompts = margin[decided], human[decided], prompts[decided]
     order = np.argsort(np.abs(margin), kind="stable")
     bins = []
     for rows in np.array_split(order, max(1, min(BINS, len(order) // MIN_IN_BIN))):
         if len(rows):
-            own = agreement(hard_labels(margin[rows]), human[rows])
+            own = agreement(hard_labels(margin[rows]), human[rows], prompts[rows])
             size = np.abs(margin[rows]).astype(np.float64)
             predicted = float(expit(size / temperature).mean()) if temperature else None
             bins.append(Bin(float(size[0]), float(size[-1]), own.pairs, own.value, own.low, own.high, predicted))

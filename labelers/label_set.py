@@ -22,6 +22,7 @@ from infra.errors import UserError
 from labelers import label_rules
 from labelers.pair_scores import NOT_FINITE
 from pipelines import store
+from pipelines.source import told_apart
 
 SCORING = ("scorer", "fingerprint", "store_hash", "source", "split")  # settings that decide the scores
 RAISED = "scorer raised"
@@ -86,7 +87,13 @@ def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None
 
 def scoring_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Pick the settings that decide the scores, whatever the rule."""
-    return {key: settings.get(key) for key in SCORING}
+    told = _comparable(settings)
+    return {key: told.get(key) for key in SCORING}
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the source as it is told apart: two spellings of a path are one."""
+    return dict(settings) | ({"source": told_apart(settings["source"])} if "source" in settings else {})
 
 
 def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
@@ -95,24 +102,37 @@ def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[s
     Raises:
         UserError: naming those that differ.
     """
+    before, now = _comparable(before), _comparable(now)
     differing = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
     if differing:
         raise UserError(f"{folder} was made with other settings ({'; '.join(differing)}); {remedy}")
 
 
 def write(
-    destination: str, name: str, scores: Scores, rules: Rules, human: pa.Table, more: Mapping[str, Any]
+    destination: str,
+    name: str,
+    scores: Scores,
+    rules: Rules,
+    human: pa.Table,
+    kept: pa.Table,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Label scored pairs, compare with the human labels, and write the label set; returns its manifest.
+
+    Args:
+        human: the human label set.
+        kept: the store's kept pairs, as store.kept_pairs has them.
+        more: what else the manifest tells.
 
     Raises:
         UserError: for soft labels where no temperature fits.
     """
     margin = label_rules.margins(*scores.values)
     people = human_labels(scores.pair_ids, human)
+    prompts = kept["prompt_id"].to_numpy()[np.searchsorted(kept["pair_id"].to_numpy(), scores.pair_ids)]
     temperature = rules.temperature or label_rules.fit_temperature(margin, people)
     label_0 = label_rules.hard_labels(margin, rules.min_margin)
-    agreement = label_rules.agreement(label_0, people)
+    agreement = label_rules.agreement(label_0, people, prompts)
     probability = pa.nulls(len(margin), pa.float32())
     if rules.label == "soft":
         if temperature is None:
@@ -129,7 +149,7 @@ def write(
         "counts": _counts(scores, label_0),
         "reasons": dict(sorted(Counter(map(_kind, scores.refused.values())).items())),
         "agreement": asdict(agreement),
-        "calibration": [asdict(row) for row in label_rules.calibration(margin, people, temperature)],
+        "calibration": [asdict(row) for row in label_rules.calibration(margin, people, prompts, temperature)],
     }
     lost = {"pair_id": pa.array(scores.refused, pa.int64()), "reason": pa.array(scores.refused.values(), pa.string())}
     files.write_table(_refused_file(destination, name), pa.table(lost))

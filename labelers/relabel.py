@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra import cli, files, models, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from labelers import label_rules, label_set, scorers, scoring
 from labelers.scorers import Scorer
 from pipelines import engine, store
@@ -99,14 +99,14 @@ def label(plan: Plan, names: list[str], still_held: Iterable[Callable[[], None]]
     if missing := [name for name in names if found[name] is None]:
         table = run_pass(plan, missing)
         found |= {name: label_set.scores_of(table, name) for name in missing}
-    human, _ = store.read_labels(plan.destination, "human")
+    human, kept = store.read_labels(plan.destination, "human")[0], store.kept_pairs(plan.destination)
     for name, check in zip(names, still_held, strict=True):
         scores = found[name]
         assert scores is not None
         rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
         more = {"settings": settings_of(plan, name), "config": asdict(config)}
         check()
-        label_set.write(plan.destination, plan.names[name], scores, rules, human, more)
+        label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, more)
     files.remove(plan.work)
 
 
@@ -135,6 +135,7 @@ def make_plan(config: RelabelConfig) -> Plan:
     Raises:
         UserError: naming the flag that does not fit.
     """
+    check_least(config.speed, scoring.SPEEDS)
     names = label_set_names(config)
     if config.min_margin < 0 or (config.min_margin > 0 and len(config.scorer) > 1):
         raise UserError(
@@ -149,7 +150,7 @@ def make_plan(config: RelabelConfig) -> Plan:
     _refuse_foreign_weights(world, dict(manifest.fingerprints), config.store, manifest.model)
     for name in config.scorer:
         scorers.check(name, weights[name])
-    raw, kept = scoring.open_pairs(config.source, config.split), store.kept_ids(destination)
+    raw, kept = scoring.open_pairs(config.source, config.split), store.kept_pairs(destination)["pair_id"].to_numpy()
     absent = np.setdiff1d(kept, raw.ids)
     if len(absent):
         raise UserError(

@@ -17,6 +17,7 @@ from labelers.scorers import Scorer
 from pipelines import engine, pairs, source
 from pipelines.jobs import Job, Step
 
+SPEEDS = {"batch_size": 1, "copies": 0, "gpus_per_copy": 0, "rows_per_file": 1}  # least values of SpeedConfig
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra import cli, files
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines import arena_results, store
 from pipelines.arena_pairs import Contents, Sets, choose, read_sets
 from pipelines.arena_server import Arena, ArenaServer, is_loopback
@@ -90,8 +90,7 @@ def export(config: ArenaConfig, sets: Sets, output: str, folder: str) -> None:
 
 def main(config: ArenaConfig) -> None:
     """Let people judge two models' images, blind, on a local web page; or export their votes."""
-    if config.pairs < 1:
-        raise UserError(f"--pairs {config.pairs}: must be at least 1")
+    check_least(config, {"pairs": 1})
     if not 0 <= config.port < 1 << 16:
         raise UserError(f"--port {config.port}: must be 0 to 65535")
     output = files.resolve(config.output)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from infra import cli, files
-from infra.errors import UserError
+from infra.errors import check_least
 from pipelines.generate import wanted_images, with_images, write_images
 from pipelines.prompts import read_prompts
 
@@ -53,9 +53,7 @@ def layout(side: int, rectangles: int, rng: np.random.Generator) -> npt.NDArray[
 
 def main(config: LayoutConfig) -> None:
     """Paint a colour layout for each caption, in the layout that generate.py writes and starts from."""
-    for name, least in (("limit", 1), ("images_per_prompt", 1), ("side", 4), ("rectangles", 1)):
-        if (value := getattr(config, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    check_least(config, {"limit": 1, "images_per_prompt": 1, "side": 4, "rectangles": 1})
     output, captions = files.resolve(config.output), read_prompts(files.resolve(config.prompts))[: config.limit]
     wanted = wanted_images(captions, config.images_per_prompt, config.seed)
     seeds = wanted["image_seed"].to_pylist()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines import encoders, safety
 from pipelines.safety import Filter, SafetyConfig
 
@@ -97,9 +97,8 @@ def check_numbers(config: EncodeConfig) -> None:
     """
     if not 0 <= config.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction {config.max_bad_fraction:g}: must be from 0 to 1")
-    for name in ("encoders", "min_encoders", "decode_tasks"):
-        if (value := getattr(config, name)) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: below zero")
+    none = dict.fromkeys(("encoders", "min_encoders", "decode_tasks", "gpus_per_encoder"), 0)
+    check_least(config, none | dict.fromkeys(("resolution", "batch_size", "rows_per_file"), 1))
     if config.encoders and config.min_encoders > config.encoders:
         raise UserError(f"--min-encoders {config.min_encoders}: more than --encoders {config.encoders}")
     if config.cpus_per_decode_task is not None and not config.cpus_per_decode_task > 0:

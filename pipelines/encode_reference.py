@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from infra import cli, files, models, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from infra.node_cache import check_cache
 from pipelines import engine, store
 from pipelines.jobs import Job, Step
@@ -115,7 +115,8 @@ def main(config: ReferenceConfig) -> None:
     with store.writer_lock(folder) as still_held:
         files.write_json(files.join(plan.work, "config.json"), asdict(plan.settings))
         engine.connect()
-        wanted = wanted_visits(store.kept_ids(plan.destination), plan.finished_draws, config.draws)
+        kept = store.kept_pairs(plan.destination)["pair_id"].to_numpy()
+        wanted = wanted_visits(kept, plan.finished_draws, config.draws)
         visit_pairs(plan, wanted)
         still_held()
         manifest = publish(plan, wanted)
@@ -131,9 +132,7 @@ def make_plan(config: ReferenceConfig) -> Plan:
     """
     if not NAME.fullmatch(config.name):
         raise UserError(f"--name {config.name}: letters, digits, . _ and -, and no . in front")
-    for name in ("draws", "batch_size", "rows_per_file"):
-        if (value := getattr(config, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    check_least(config, dict.fromkeys(("draws", "batch_size", "rows_per_file"), 1))
     if not 0 <= config.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {config.caption_dropout}: must be between 0 and 1")
     check_cache(config.cache)

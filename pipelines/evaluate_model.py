@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import Suppress
 
 from infra import cli, files, models, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from labelers import scorers
 from pipelines import evaluation_page, flag_images, generate, generate_config, score, store
 from pipelines.comparison import Drawn, check_comparable, find_images, read_drawn
@@ -111,8 +111,7 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     """
     if config.model is None and config.lora is None:
         raise UserError("--model: give the policy, or --lora with the adapters that make one of the base")
-    if config.limit is not None and config.limit < 1:
-        raise UserError(f"--limit {config.limit}: must be at least 1")
+    check_least(config, {"limit": 1, "scoring_batch_size": 1})
     if not config.scorers:
         raise UserError("--scorers: give at least one")
     base = models.Model(config.base, config.base_revision)

@@ -16,13 +16,13 @@ from infra.errors import UserError
 from pipelines import feedback_hypotheses, feedback_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
 from pipelines.flags import tell_flags
+from pipelines.origin import HUMAN, RATER
 from pipelines.report import read_facts
 from pipelines.score import paired_scores
 from pipelines.win_rate import win_points
 from training.result import RESULT
 
 SCHEMA_VERSION = 1
-HUMAN, RATER = "human", "oracle"  # in the embedded world the oracle drew the human labels
 BY_ROW = ("labels", "validation_scorer")  # settings in which rows are meant to differ
 
 

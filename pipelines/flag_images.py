@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import cli, files, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines import engine, store
 from pipelines.flags import FLAGS, flags_identity, read_flags
 from pipelines.generate import DONE, image_ids, read_images, read_tables
@@ -56,8 +56,7 @@ def main(config: FlagConfig) -> None:
     chosen = make_filter(config.safety)
     if not chosen.identity:
         raise UserError("--prompt-blocklist and --safety-checker: give at least one")
-    if config.batch_size < 1:
-        raise UserError(f"--batch-size {config.batch_size}: must be at least 1")
+    check_least(config, {"batch_size": 1})
     folders = [files.resolve(path) for path in config.images]
     for path in folders:
         read_images(path, columns=["image_id"])  # refused here where it is unfinished, not after the others

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infra import files, models
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines import sampling
 
 STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and Stability's for the refiner
@@ -87,9 +87,8 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
     Raises:
         UserError: naming a flag that is out of range, or without the one that it belongs to.
     """
-    for name in ("limit", "images_per_prompt", "sampling_steps", "batch_size"):
-        if (value := getattr(config, name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    at_least_one = ("limit", "images_per_prompt", "sampling_steps", "batch_size")
+    check_least(config, {"samplers": 0} | dict.fromkeys(at_least_one, 1))
     settled: dict[str, Any] = {}
     for name, needed, default in (("strength", "init_images", STRENGTH), ("refiner_start", "refiner", REFINER_START)):
         flag, value = f"--{name.replace('_', '-')}", getattr(config, name)

@@ -96,6 +96,8 @@ def check_caption(caption: object) -> Refusal | None:
         return Refusal("caption", f"caption is {what}")
     if len(caption) > MAX_CAPTION:
         return Refusal("caption", f"caption longer than {MAX_CAPTION} characters")
+    if any("\ud800" <= letter <= "\udfff" for letter in caption):
+        return Refusal("caption", "caption holds half of a surrogate pair, which is no text")
     return None
 
 

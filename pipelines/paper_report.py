@@ -57,25 +57,30 @@ class PaperReportConfig:
 
 def commands(run: PaperRun, experiment: str) -> list[str]:
     """List the commands that rerun one experiment, from nothing to this report, in order."""
-    lines = [shlex.join(step["command"]) for step in run.steps]
+    found = [(step["command"], _without_folder(step["command"], run)) for step in run.steps]
     marks = [word for words in (*OWN_STEPS.values(), WHOLE) for word in words]
-    shared = [line for line in lines if not any(word in line for word in marks)]
-    own = [line for line in lines if any(word in line for word in OWN_STEPS.get(experiment, ()))]
-    before = [line for line in own if not _needs_policy(line)]
+    shared = [command for command, line in found if not any(word in line for word in marks)]
+    own = [(command, line) for command, line in found if any(word in line for word in OWN_STEPS.get(experiment, ()))]
+    before = [command for command, line in own if not _needs_policy(line)]
+    after = [command for command, line in own if _needs_policy(line)]
     trials = [trial for name in TRIALS_OF.get(experiment, (DPO,)) for trial in run.trials[name]]
-    images = " ".join([run.sweep["base"]["images"], *(trial.told["images"] for trial in trials)])
+    images = [run.sweep["base"]["images"], *(trial.told["images"] for trial in trials)]
     drawing = next(iter(trials)).told
     base = drawing["draw"].replace(f"{drawing['train']}/result", run.sweep["base"]["model"])
     return [
-        *shared,
-        *before,
+        *map(shlex.join, (*shared, *before)),
         *(trial.told["command"] for trial in trials),
         base.replace(drawing["images"], run.sweep["base"]["images"]),
         *(trial.told["draw"] for trial in trials),
-        f"python pipelines/score.py --images {images} --scorers {' '.join(run.judges)}",
-        *(line for line in own if _needs_policy(line)),
-        f"python pipelines/paper_report.py --run {run.folder}",
+        shlex.join(["python", "pipelines/score.py", "--images", *images, "--scorers", *run.judges]),
+        *map(shlex.join, after),
+        shlex.join(["python", "pipelines/paper_report.py", "--run", run.folder]),
     ]
+
+
+def _without_folder(command: Sequence[str], run: PaperRun) -> str:
+    """Join a command's words, the run's folder left out: no word of its name says what a step is for."""
+    return " ".join(command).replace(files.resolve(run.folder), "").replace(run.folder, "")
 
 
 def _needs_policy(line: str) -> bool:

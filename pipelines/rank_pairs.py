@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from infra import cli, files
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines import raw_pairs
 from pipelines.generate import DONE
 from pipelines.pairs import hash64
@@ -157,8 +157,7 @@ def ranked_pairs(folder: str, groups: Sequence[Group], model: str) -> Iterator[d
 
 def main(config: RankConfig) -> None:
     """Make raw pairs in Pick-a-Pic's columns from scored images of one model, ranked by a scorer."""
-    if config.group_size < 2:
-        raise UserError(f"--group-size {config.group_size}: must be at least 2")
+    check_least(config, {"group_size": 2})
     folder, output = files.resolve(config.images), files.resolve(config.output)
     groups = read_groups(folder, config)
     scores = read_manifest(folder, config.scorer)

@@ -21,7 +21,7 @@ from scipy.stats import bootstrap
 from tyro.conf import Suppress
 
 from infra import cli, files, models, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from labelers import scorers
 from pipelines import generate, generate_config, score, store
 from pipelines.prompts import read_prompts
@@ -142,8 +142,7 @@ def summarise(found: npt.NDArray[np.int64], cap: int) -> Draws:
 
 def main(config: RejectionConfig) -> None:
     """Count how many draws of the base it takes to beat one draw of the policy."""
-    if config.cap < 1:
-        raise UserError(f"--cap {config.cap}: must be at least 1")
+    check_least(config, {"cap": 1})
     generate_config.check_config(config.draw)
     models.Model(config.base, config.base_revision).folder(flag="--base")  # else refused when the policy has drawn
     output = files.resolve(config.output)

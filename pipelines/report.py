@@ -14,6 +14,7 @@ from infra.errors import UserError
 from pipelines import report_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
 from pipelines.flags import tell_flags
+from pipelines.origin import find_origin
 from training.result import FACTS, RESULT
 
 SCHEMA_VERSION = 1
@@ -61,6 +62,7 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         "win_rate": {name: found["win_rate"] for name, found in compared.items()},
         "median": {name: found["median"] for name, found in compared.items()},
         "sets": {"base": base.judged, "policy": policy.judged},
+        "origin": find_origin(files.join(config.train, RESULT)).told(list(compared)),
         "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
         "implicit_reward": facts.get("implicit_reward"),
         "store": asdict(manifest.counts) | {"content_hash": manifest.content_hash},

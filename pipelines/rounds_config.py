@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from tyro.conf import Suppress
 
 from infra import cli, files
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from labelers import scorers
 from pipelines import encode_latents, generate, rank_pairs, store
 from pipelines.comparison import differences
@@ -147,9 +147,7 @@ def check_config(config: RoundsConfig) -> None:
     Raises:
         UserError: naming the flag that does not fit.
     """
-    for name, least in (("rounds", 1), ("groups", 1), ("group_size", 2)):
-        if (value := getattr(config, name)) < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    check_least(config, {"rounds": 1, "groups": 1, "group_size": 2})
     if rank := config.train.policy.lora_rank:
         raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
     if config.train.model != TrainConfig.model:

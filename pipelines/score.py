@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from infra import cli, files, models, object_storage
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from infra.versions import check_version
 from labelers import scorers
 from pipelines import engine, store
@@ -82,6 +82,7 @@ def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
     Args:
         run: what runs the jobs, in Ray Data's place.
     """
+    check_least(config, {"batch_size": 1})
     weights = scorers.weights_of(config.scorers, config.weights)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
     current = {name: scorer.fingerprint for name, scorer in loaded.items()}

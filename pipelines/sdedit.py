@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra import cli, files
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.score import paired_scores
 from pipelines.win_rate import rate_of
@@ -75,8 +75,7 @@ def judge(policy: Drawn, base: Drawn, scorer: str, margin: float) -> dict[str, A
 
 def main(config: SdeditConfig) -> None:
     """Count how often the policy's edits win, draw and lose against the base's, by one scorer."""
-    if not config.tie_margin >= 0:
-        raise UserError(f"--tie-margin {config.tie_margin:g}: must be at least 0")
+    check_least(config, {"tie_margin": 0})
     base, policy = read_drawn(config.base), read_drawn(config.policy)
     found = judge(policy, base, config.scorer, config.tie_margin)
     output = files.resolve(config.output)

@@ -22,7 +22,7 @@ from pipelines.generate import DONE
 from pipelines.images import decode_image
 from pipelines.win_rate import diversity
 
-BATCH = 64  # images encoded at once
+BATCH, PIXELS = 64, 1 << 20  # images encoded at once, at most: a VAE's activations take 1.5 KB or more a pixel
 KID_SUBSETS, KID_SUBSET_SIZE = 50, 200
 KID_LEAST = 4  # images on each side: two subsets of two that can differ
 
@@ -32,6 +32,7 @@ class LatentFeatures:
 
     def __init__(self, folder: Path) -> None:
         self.resolution: int = models.component_config(folder, "vae")["sample_size"]
+        self.batch_size = max(1, min(BATCH, PIXELS // self.resolution**2))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True)
         self.vae = vae.eval().to(self.device)
@@ -53,7 +54,7 @@ class LatentFeatures:
         for path in files.list_files(files.join(folder, "images"), ".parquet"):
             filesystem, inner = files.open_filesystem(path)
             with pq.ParquetFile(inner, filesystem=filesystem) as file:
-                for batch in file.iter_batches(BATCH, columns=["image_id", "caption", "image"]):
+                for batch in file.iter_batches(self.batch_size, columns=["image_id", "caption", "image"]):
                     ids += batch["image_id"].to_pylist()
                     captions += batch["caption"].to_pylist()
                     parts.append(self.encode(batch["image"].to_pylist()))

@@ -30,9 +30,9 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     Raises:
         UserError: if there are none.
     """
-    if DATASET_NAME.fullmatch(source) and not (files.ROOT / source).exists():
+    path = told_apart(source)
+    if path == source and DATASET_NAME.fullmatch(source):
         return _named_dataset(source, split, flag)
-    path = files.resolve(source)
     if path.endswith(".parquet") and files.is_file(path):
         return [path]
     if not files.exists(path):
@@ -41,6 +41,13 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     if not found:
         raise UserError(f"{flag} {source}: {path} holds no .parquet file")
     return found
+
+
+def told_apart(source: str) -> str:
+    """Return a source as it is told apart from others: a dataset's name, or where its path leads."""
+    if DATASET_NAME.fullmatch(source) and not (files.ROOT / source).exists():
+        return source
+    return files.resolve(source).rstrip("/")
 
 
 def _named_dataset(name: str, split: str, flag: str) -> list[str]:

@@ -172,13 +172,13 @@ def holds_pairs(store: str) -> bool:
     return bool(files.list_files(files.join(store, "pairs"), ".parquet"))
 
 
-def kept_ids(store: str) -> npt.NDArray[np.int64]:
-    """Read the ids of the kept pairs, [kept] int64 ascending."""
+def kept_pairs(store: str) -> pa.Table:
+    """Read the kept pairs' pair_id, ascending, and prompt_id, both int64."""
     folder = files.join(store, "pairs", "status=kept")
     filesystem, _ = files.open_filesystem(folder)
     paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
-    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id"])
-    return np.sort(table["pair_id"].to_numpy())
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id", "prompt_id"])
+    return table.sort_by("pair_id")
 
 
 def publish(store: str, manifest: Manifest) -> None:

@@ -115,10 +115,11 @@ def write_run(
     store_hash: str = STORE_HASH,
     labels: str = "human",
     labels_hash: str = "",
+    store: str = "",
 ) -> str:
     """Write what a finished run leaves: facts, and notes whose last line a kill cut short."""
     config = {
-        "model": "base-model", "output": str(folder), "data": {"global_batch": 32, "labels": labels},
+        "model": "base-model", "output": str(folder), "data": {"global_batch": 32, "store": store, "labels": labels},
         "validation": {"validation_scorer": "oracle", "validation_prompts": "validation.txt"},
         "objective": {"objective": objective, "beta": 500.0}, "optimizer": {"learning_rate": 1e-5},
     }  # fmt: skip

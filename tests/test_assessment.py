@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_the_checkpoint_with_the_best_median_is_the_result(
     result = load_file(output / "result" / "unet" / "diffusion_pytorch_model.safetensors")
     best = load_file(checkpoint.folder_of(output, 2) / "network.safetensors")
     assert all(result[name].equal(best[name]) for name in best)
+
+
+def test_a_best_checkpoint_that_resume_from_left_behind_is_no_result(
+    validated: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medians = iter([0.0, 0.9, 0.5, 1.0, 0.6])  # of steps 0, 1, 2, 3; and of 3 again
+    monkeypatch.setattr(assessment, "validate", lambda *_: {"validation_median": next(medians)})
+    every = replace(validated, checkpoint_every=1, keep_checkpoints=2, steps=3)
+    loop.train(every, assembly.Rank())
+    assert checkpoint.complete_steps(every.output) == [2, 3]  # step 3 was the best, so step 1 went
+    checkpoint.rewind(every.output, 2)
+    loop.train(every, assembly.Rank())
+    facts = json.loads((Path(every.output) / "result" / "facts.json").read_text())
+    assert facts["best_step"] == 3  # 0.6: step 1's 0.9 is gone
 
 
 def test_captions_on_both_sides_are_refused(validated: TrainConfig, encoded_store: Path, tmp_path: Path) -> None:

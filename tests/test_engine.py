@@ -103,7 +103,7 @@ def test_flags_say_what_each_step_takes(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ({"decode_tasks": -1}, "--decode-tasks -1: below zero"),
+        ({"decode_tasks": -1}, "--decode-tasks -1: must be at least 0"),
         ({"encoders": 2, "min_encoders": 3}, "--min-encoders 3: more than --encoders 2"),
         ({"cpus_per_decode_task": 0.0}, "--cpus-per-decode-task 0: must be above 0"),
         ({"max_bad_fraction": 1.5}, "--max-bad-fraction 1.5: must be from 0 to 1"),

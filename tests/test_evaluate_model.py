@@ -170,6 +170,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, b
         ({"base": str(tmp_path)}, "--base .* has no model_index.json"),
         ({"base_lora": str(tmp_path)}, "--base-lora .* is no LoRA result"),
         ({"limit": 0}, "--limit 0: must be at least 1"),
+        ({"scoring_batch_size": 0}, "--scoring-batch-size 0: must be at least 1"),
         ({"true_images": str(tmp_path)}, "no finished images here"),
         ({"feature_model": str(tmp_path)}, "--feature-model .* has no model_index.json"),
         ({"draw": Drawing(refiner=str(MODEL))}, "a refiner is a StableDiffusionXL"),

@@ -51,15 +51,27 @@ def test_no_temperature_fits_disagreement_or_perfect_agreement() -> None:
 
 
 def test_agreement_counts_ties_a_half_and_leaves_out_people_s() -> None:
-    own = label_rules.agreement(np.array([1.0, 0.0, 0.5, 1.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.5, np.nan]))
+    label_0, human = np.array([1.0, 0.0, 0.5, 1.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.5, np.nan])
+    own = label_rules.agreement(label_0, human, np.arange(5))
     assert (own.value, own.pairs, own.ties) == (0.5, 3, 1)  # (1 + 0 + 0.5) / 3
     assert own.low < 0.5 < own.high
+    assert label_rules.agreement(label_0[4:], human[4:], np.arange(1)) == label_rules.Agreement(0.5, 0.0, 1.0, 0, 0)
+
+
+def test_pairs_of_one_caption_are_no_independent_witnesses() -> None:
+    human = np.repeat(np.arange(40) % 4 != 0, 25).astype(float)  # 40 captions, of one opinion each on 25 pairs
+    every = label_rules.agreement(np.ones(1000), human, np.arange(1000))
+    clustered = label_rules.agreement(np.ones(1000), human, np.repeat(np.arange(40), 25))
+    assert (every.value, every.interval) == (0.75, "Wilson")
+    assert (clustered.value, clustered.interval) == (0.75, "bootstrap over prompts")
+    # 25 pairs that say the same are one: the interval is five times as wide.
+    assert clustered.high - clustered.low == pytest.approx(5 * (every.high - every.low), rel=0.1)
 
 
 def test_calibration_bins_by_margin_with_equal_counts() -> None:
     margin = np.concatenate([np.linspace(0.1, 0.2, 10), np.linspace(-2, -1, 10)])
     human = np.concatenate([np.tile([1.0, 0.0], 5), np.zeros(10)])
-    low, high = label_rules.calibration(margin, human, temperature=0.5)
+    low, high = label_rules.calibration(margin, human, np.arange(20), temperature=0.5)
     assert (low.pairs, low.agreement, high.pairs, high.agreement) == (10, 0.5, 10, 1.0)
     assert (low.margin_from, low.margin_to, high.margin_from, high.margin_to) == pytest.approx((0.1, 0.2, 1.0, 2.0))
     assert high.predicted == pytest.approx(np.mean(1 / (1 + np.exp(-np.linspace(1, 2, 10) / 0.5))))

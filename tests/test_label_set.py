@@ -16,6 +16,9 @@ from labelers.pair_scores import NOT_FINITE
 from pipelines import store
 
 HUMAN = pa.table({"pair_id": pa.array([40, 10, 30, 20, 50], pa.int64()), "label_0": pa.array([1.0, 1, 0, 1, 0])})
+KEPT = pa.table(
+    {"pair_id": pa.array([10, 20, 30, 40, 50], pa.int64()), "prompt_id": pa.array([1, 1, 2, 2, 2], pa.int64())}
+)
 SETTINGS = {"scorer": "one", "fingerprint": "f", "store_hash": "h", "source": "s", "split": "train"}
 
 
@@ -36,7 +39,7 @@ def pass_table() -> pa.Table:
 def write(folder: Path, name: str = "one", **rule: Any) -> dict[str, Any]:
     rules = replace(label_set.Rules("hard", 0.0, None), **rule)
     scores = label_set.scores_of(pass_table(), "one")
-    return label_set.write(str(folder), name, scores, rules, HUMAN, {"settings": SETTINGS})
+    return label_set.write(str(folder), name, scores, rules, HUMAN, KEPT, {"settings": SETTINGS})
 
 
 def test_only_scored_pairs_are_labelled_and_everything_is_counted(tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_soft_labels_without_a_temperature_are_refused(tmp_path: Path) -> None:
     against = HUMAN.set_column(1, "label_0", pa.array([0.0, 0, 1, 0, 1]))
     scores = label_set.scores_of(pass_table(), "one")
     with pytest.raises(UserError, match="no temperature of one fits"):
-        label_set.write(str(tmp_path), "one", scores, label_set.Rules("soft", 0.0, None), against, {})
+        label_set.write(str(tmp_path), "one", scores, label_set.Rules("soft", 0.0, None), against, KEPT, {})
     assert store.label_sets(str(tmp_path)) == []
 
 

@@ -73,7 +73,7 @@ def test_contradictions_are_refused_only_when_strict() -> None:
     assert "contradicts" in refusal.reason
 
 
-@pytest.mark.parametrize("caption", [None, 7, "x" * 10_001])
+@pytest.mark.parametrize("caption", [None, 7, "x" * 10_001, "half a pair: \ud83d"])
 def test_bad_captions_are_refused(caption: object) -> None:
     assert pairs.check_caption(caption) is not None
 

@@ -24,7 +24,7 @@ KEYS = ["beta_ablation", "sft", "in_distribution", "feedback", "implicit_reward"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with paper_folder.written(tmp_path_factory.mktemp("paper")) as run:
+    with paper_folder.written(tmp_path_factory.mktemp("implicit-weaker-sdedit")) as run:
         paper_report.main(paper_report.PaperReportConfig(run))
         yield run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from training import assembly, checkpoint, loop, preflight, reward
 from training.backbone import StableDiffusion
 from training.backbone_base import DiffusersNetwork
 from training.config import TrainConfig
+from training.flags import check_flags
 from training.loader import Batch
 from training.policy import (
     AdaptersOff,
@@ -288,3 +290,28 @@ def test_impossible_settings_are_refused_before_a_model_loads(
     with pytest.raises(UserError, match=told):
         preflight.check_config(replace(config, policy=policy))
     preflight.check_config(replace(config, policy=LORA))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("max_gradient_norm", -1.0, "--max-gradient-norm -1: must be above 0; inf for no limit"),  # would train uphill
+        ("max_gradient_norm", 0.0, "--max-gradient-norm 0: must be above 0"),
+        ("adam_beta1", 1.5, "--adam-beta1 1.5: from 0 to below 1"),
+        ("weight_decay", -1.0, "--weight-decay -1.0: must be at least 0"),
+        ("learning_rate", math.inf, "--learning-rate inf: must be at least 0"),
+        ("learning_rate", math.nan, "--learning-rate nan: must be at least 0"),
+    ],
+)
+def test_an_optimizer_that_cannot_descend_is_refused(config: TrainConfig, name: str, value: Any, told: str) -> None:
+    optimizer = replace(config.optimizer, max_gradient_norm=math.inf)
+    check_flags(replace(config, optimizer=optimizer))
+    with pytest.raises(UserError, match=told):
+        check_flags(replace(config, optimizer=replace(optimizer, **{name: value})))
+
+
+def test_resources_out_of_range_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match="--cpus-per-worker -1: must be above 0"):
+        check_flags(replace(config, cpus_per_worker=-1.0))
+    with pytest.raises(UserError, match="--max-failures -5: must be at least -1"):
+        check_flags(replace(config, max_failures=-5))

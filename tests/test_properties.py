@@ -254,8 +254,9 @@ def test_labels_of_swapped_slots_are_the_complement(margin: np.ndarray, least: f
     decided = label_rules.hard_labels(margin)
     order = np.argsort(margin)
     assert (np.diff(soft[order]) >= 0).all()  # a greater margin is no less sure
-    assert label_rules.agreement(decided, decided).value in (0.5, 1.0)
-    assert label_rules.agreement(1 - decided, decided).value in (0.5, 0.0)
+    each = np.arange(len(margin))
+    assert label_rules.agreement(decided, decided, each).value in (0.5, 1.0)
+    assert label_rules.agreement(1 - decided, decided, each).value in (0.5, 0.0)
 
 
 @given(margin=MARGINS, factor=st.floats(1e-2, 1e2), data=st.data())

@@ -39,7 +39,7 @@ def config(raw_pairs: Path, copied_store: Path) -> relabel.RelabelConfig:
 def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig, plain_engine: list[Job]) -> None:
     relabel.main(replace(config, scorer=("oracle", "fidelity")))
     assert len(plain_engine) == 1  # one pass for both
-    kept = store.kept_ids(config.store)
+    kept = store.kept_pairs(config.store)["pair_id"].to_numpy()
     for name in ("oracle", "fidelity"):
         table, _ = store.read_labels(config.store, name)
         assert np.array_equal(table["pair_id"].to_numpy(), kept)  # not those that people tied, nor the bad rows
@@ -76,6 +76,7 @@ def test_finished_label_sets_are_left_alone_and_other_settings_refused(
     before = part.stat().st_mtime_ns
     relabel.main(replace(config, speed=scoring.SpeedConfig(batch_size=3)))  # speed is no setting of the labels
     assert "already finished" in capsys.readouterr().out
+    relabel.main(replace(config, source=f"{config.source}/"))  # nor is the spelling of its path one of the source
     assert (part.stat().st_mtime_ns, len(plain_engine)) == (before, 1)
     with pytest.raises(UserError, match=r"label was 'hard', now 'soft'; min_margin was 0\.0, now 0\.1"):
         relabel.main(replace(config, label="soft", min_margin=0.1))
@@ -122,7 +123,7 @@ def test_a_run_killed_between_its_label_sets_scores_nothing_twice(
 
 @pytest.mark.usefixtures("plain_engine")
 def test_a_corrupt_image_is_quarantined_and_its_batch_is_not(config: relabel.RelabelConfig, tmp_path: Path) -> None:
-    victim, spoilt = int(store.kept_ids(config.store)[7]), tmp_path / "spoilt"
+    victim, spoilt = int(store.kept_pairs(config.store)["pair_id"].to_numpy()[7]), tmp_path / "spoilt"
     spoilt.mkdir()
     for path in Path(config.source).glob("*.parquet"):
         table = pq.read_table(path)
@@ -179,6 +180,8 @@ class Weighted:
         ({"source": "/nowhere"}, "/nowhere does not exist"),
         ({"source": "infra/world/pairs"}, "lacks 351 of the 351 pairs"),
         ({"store": "/nowhere"}, "no latent store here"),
+        ({"speed": scoring.SpeedConfig(batch_size=0)}, "--batch-size 0: must be at least 1"),
+        ({"speed": scoring.SpeedConfig(gpus_per_copy=-0.5)}, "--gpus-per-copy -0.5: must be at least 0"),
     ],
 )
 def test_bad_flags_are_refused_before_ray_starts(

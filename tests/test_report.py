@@ -12,7 +12,7 @@ from typing import Any
 import judging_material
 import numpy as np
 import pytest
-from judging_material import score_folders, write_images, write_run, write_store
+from judging_material import score_folders, write_images, write_label_set, write_run, write_store
 from PIL import Image
 
 from infra import files
@@ -105,7 +105,17 @@ def test_the_result_stands_in_one_sentence(config: report.ReportConfig) -> None:
     assert "wins 62.5 % of 4 held-out prompts against its base model (95 % interval 21.9 to 90.8 %)" in heading
     assert "no difference is shown" in html  # the interval holds 50 %
     assert "control" not in Page(html.split("<details>")[0]).text  # there was none
-    assert "oracle" not in Page(html.split("<details>")[0]).text  # nor was this the embedded world
+    assert "labelled: unknown" in html  # the run's store has no label set any more
+
+
+def test_a_judge_that_labelled_is_marked(config: report.ReportConfig, tmp_path: Path) -> None:
+    sha = write_label_set(config.store, "red", scorer="red")
+    write_run(tmp_path / "run", labels="red", labels_hash=sha, store=config.store)
+    told, html = made(config)
+    assert told["origin"]["scorers"]["red"]["labelled"] is True
+    assert told["origin"]["unknown"] == ["base-model can't be looked up, so what it was trained on is unknown"]
+    assert html.count("◆ labelled the training data") == 1
+    assert "This judge also labelled" in html
 
 
 def test_a_control_stands_beside(config: report.ReportConfig, tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from infra.errors import UserError
+from infra.errors import UserError, check_least
 from pipelines.kinds import kind_of
 from training.config import TrainConfig
 from training.objectives import ObjectiveConfig
-from training.optimizers import check_optimizer
+from training.optimizers import OptimizerConfig, check_optimizer
 
 LEAST = {
-    "": {"steps": 1, "workers": 1, "checkpoint_every": 1, "keep_checkpoints": 1},
+    "": {
+        **dict.fromkeys(("steps", "workers", "checkpoint_every", "keep_checkpoints"), 1),
+        **dict.fromkeys(("max_failures", "max_preemptions"), -1),  # any number
+    },
     "data": {"global_batch": 1, "micro_batch": 1},
-    "optimizer": {"warmup_steps": 0, "learning_rate": 0},
+    "optimizer": {"warmup_steps": 0, "learning_rate": 0, "adam_epsilon": 0, "weight_decay": 0},
     "validation": {"validation_images": 1, "sampling_steps": 1, "held_out_draws": 1, "held_out_pairs": 1},
 }
 
@@ -25,10 +29,10 @@ def check_flags(config: TrainConfig) -> None:
         UserError: naming the flags.
     """
     for group, names in LEAST.items():
-        settings = getattr(config, group) if group else config
-        for name, least in names.items():
-            if not getattr(settings, name) >= least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: must be at least {least}")
+        check_least(getattr(config, group) if group else config, names)
+    if not 0 < config.cpus_per_worker < math.inf:
+        raise UserError(f"{_flag(config, 'cpus_per_worker')}: must be above 0")
+    _check_optimizer(config.optimizer)
     if not 0 <= config.data.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {config.data.caption_dropout}: must be between 0 and 1")
     if config.reference_revision is not None and config.reference_model is None:
@@ -89,12 +93,22 @@ def check_objective(config: ObjectiveConfig) -> None:
         raise UserError(f"--weighting {config.weighting}: {chosen} has none; its k stands in a timestep weight's place")
 
 
-def _flag(config: ObjectiveConfig, name: str) -> str:
+def _check_optimizer(config: OptimizerConfig) -> None:
+    """Refuse moments that never decay, and a limit of the gradient's norm that turns it round or leaves nothing."""
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{_flag(config, name)}: from 0 to below 1")
+    if not config.max_gradient_norm > 0:
+        raise UserError(f"{_flag(config, 'max_gradient_norm')}: must be above 0; inf for no limit")
+    check_optimizer(config)
+
+
+def _flag(config: Any, name: str) -> str:
     return f"--{name.replace('_', '-')} {getattr(config, name):g}"
 
 
 def _check_policy(config: TrainConfig) -> None:
-    """Refuse settings of adapters, average and optimizer that make no sense."""
+    """Refuse settings of adapters and average that make no sense."""
     policy = config.policy
     if policy.lora_rank < 0:
         raise UserError(f"--lora-rank {policy.lora_rank}: must be at least 1, or 0 to train the network itself")
@@ -102,7 +116,6 @@ def _check_policy(config: TrainConfig) -> None:
         raise UserError(f"--lora-alpha {policy.lora_alpha}: must be at least 1")
     if policy.ema_decay is not None and not 0 < policy.ema_decay < 1:
         raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
-    check_optimizer(config.optimizer)
     if not policy.lora_rank and (policy.lora_alpha is not None or policy.lora_targets):
         raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
 

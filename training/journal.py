@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,9 @@ class Journal:
             assert self.board is not None
             self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
 
-    def best_step(self) -> int | None:
-        """Return the checkpoint with the highest median validation score, the earliest of equals; None without any."""
-        scored = [row for row in self.rows(ASSESSMENTS) if row["step"] > 0 and "validation_median" in row]
+    def best_step(self, steps: Container[int]) -> int | None:
+        """Return the one of these steps with the highest median validation score, the first of equals, or None."""
+        scored = [row for row in self.rows(ASSESSMENTS) if row["step"] in steps and "validation_median" in row]
         return max(scored, key=lambda row: (row["validation_median"], -row["step"]))["step"] if scored else None
 
     def is_assessed(self, step: int) -> bool:

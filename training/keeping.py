@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from infra import files
 from infra.errors import UserError
 from training import checkpoint, optimizers, sharded_checkpoint, sharding
 from training.assembly import Rank, Trainer
@@ -69,12 +70,12 @@ def save(trainer: Trainer, step: int) -> None:
     """
     started = time.perf_counter()
     trainer.writer.wait()
-    first, sharded = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy)
+    first, sharded, best = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy), None
     if first:
-        sweep(trainer)
+        best = sweep(trainer)
     if first or sharded:
         kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
-        about = step, trainer.config.keep_checkpoints, trainer.journal.best_step()
+        about = step, trainer.config.keep_checkpoints, best
         jobs: list[Callable[[], None]] = [partial(checkpoint.save, *kept)]
         if trainer.mirror:
             jobs.append(partial(trainer.mirror.send, *about))
@@ -98,9 +99,14 @@ def _in_turn(jobs: Sequence[Callable[[], None]]) -> None:
         job()
 
 
-def sweep(trainer: Trainer) -> None:
-    """Keep the best and the latest checkpoints."""
-    checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, trainer.journal.best_step())
+def sweep(trainer: Trainer) -> int | None:
+    """Keep the best and the latest checkpoints; return the step of the best, None where none was judged.
+
+    One that --resume-from left behind may have been judged higher than all that are still there.
+    """
+    best = trainer.journal.best_step(checkpoint.complete_steps(files.resolve(trainer.config.output)))
+    checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, best)
+    return best
 
 
 def snapshot(trainer: Trainer) -> checkpoint.Groups:

@@ -162,9 +162,7 @@ def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, bat
 def finish(trainer: Trainer) -> None:
     """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
     trainer.writer.wait()
-    if trainer.rank.rank == 0:
-        keeping.sweep(trainer)
-    best = agree(trainer.journal.best_step(), trainer.rank) or trainer.config.steps
+    best = agree(keeping.sweep(trainer) if trainer.rank.rank == 0 else None, trainer.rank) or trainer.config.steps
     if trainer.mirror:
         trainer.mirror.bring(best)
     weights, kept = trained(trainer.policy), "ema" if trainer.average else "network"

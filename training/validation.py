@@ -13,14 +13,14 @@ from PIL import Image
 from infra import files
 from labelers import scorers
 from pipelines import store
-from pipelines.kinds import kind_of, tokens_of
+from pipelines.kinds import kind_of, native_resolution, tokens_of
 from pipelines.prompts import read_prompts
 from pipelines.sampling import draw_images, image_seed, load_pipeline
 from training.backbone import Backbone
 from training.config import ValidationConfig
 
 GRID = 16  # images of the sample grid
-BATCH = 16  # images drawn at once
+BATCH, PIXELS = 16, 1 << 20  # images drawn at once, at most: beside the optimizer's state there is little room
 SEED = 1
 
 
@@ -34,6 +34,7 @@ class Validator:
     scorer: scorers.Scorer
     rank: int
     world_size: int
+    batch_size: int
     max_tokens: int | None = None  # of T5
 
     def run(self) -> tuple[npt.NDArray[np.float64], list[tuple[int, Image.Image]]]:
@@ -44,8 +45,8 @@ class Validator:
         """
         scores, grid = np.zeros(len(self.captions)), []
         mine = range(self.rank, len(self.captions), self.world_size)
-        for start in range(0, len(mine), BATCH):
-            part = list(mine)[start : start + BATCH]
+        for start in range(0, len(mine), self.batch_size):
+            part = list(mine)[start : start + self.batch_size]
             captions = [self.captions[i] for i in part]
             seeds = [image_seed(SEED, i, self.captions[i]) for i in part]
             steps, guidance = self.config.sampling_steps, self.config.guidance_scale
@@ -75,7 +76,8 @@ def make_validator(
     parts: dict[str, Any] = {backbone.network_folder: network}
     pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **parts)
     scorer = scorers.load(config.validation_scorer, config.validation_weights)
-    return Validator(config, captions, pipeline, scorer, rank, world_size, tokens)
+    batch_size = max(1, min(BATCH, PIXELS // native_resolution(backbone.folder) ** 2))
+    return Validator(config, captions, pipeline, scorer, rank, world_size, batch_size, tokens)
 
 
 def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:
