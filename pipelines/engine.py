@@ -96,6 +96,7 @@ def run(job: Job) -> None:
     context.enable_progress_bars = False  # our own line says how many rows are safe; Ray's dashboard shows the rest
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = -1  # Ray's is half an hour; our watch says what is free, and waits longer
     _bound_memory(context)
     config = CheckpointConfig(
         id_column=job.id_column,
@@ -153,7 +154,8 @@ def _found(error: BaseException | None, kind: type[Kind]) -> Kind | None:
 def _full_disk(error: BaseException) -> str | None:
     """Say which disk is full: where the result is written, or where Ray puts what does not fit into memory."""
     if _found(error, ray.exceptions.OutOfDiskError):
-        return "Ray's disk for what does not fit into memory is full (--temp-dir of ray start)"
+        where = "--temp-dir or --object-spilling-directory of ray start"
+        return f"Ray's disk for what does not fit into memory is full ({where})"
     refused = _found(error, OSError)
     return f"could not be written ({os.strerror(refused.errno)})" if refused and refused.errno in FULL else None
 

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pyarrow.dataset as pads
@@ -243,7 +244,7 @@ def test_a_failure_of_another_kind_stays_what_it_is(tmp_path: Path, monkeypatch:
 
 def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job of the engine that fails by an error as Ray wraps it, and perhaps loses one of two nodes."""
-    nodes = [{"NodeID": name, "Alive": True} for name in ("1", "2")]
+    nodes: list[dict[str, Any]] = [{"NodeID": name, "Alive": True, "Resources": {}} for name in ("1", "2")]
 
     def build(_: Job) -> None:
         nodes[1]["Alive"] = not lost
