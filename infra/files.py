@@ -56,8 +56,10 @@ def resolve(path: str | Path) -> str:
 
 def carries_secrets(text: str) -> bool:
     """Say whether a URL, alone or after NAME=, has a user before its host, or options: a key, or a signature."""
-    _, is_url, rest = text.partition("://")
-    return bool(is_url) and ("?" in rest or "@" in rest.split("/")[0])
+    before, is_url, rest = text.partition("://")
+    first = rest.split("/")[0]
+    # A secret key may hold a slash, and its @ then comes later; no bucket's name has a colon.
+    return bool(is_url) and ("?" in rest or "@" in first or (before.endswith("s3") and ":" in first))
 
 
 def endpoint() -> str | None:

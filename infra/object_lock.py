@@ -106,7 +106,7 @@ class ObjectLock:
             with self._turn:
                 try:
                     lost = not self._ended.is_set() and not self._renew()
-                except (exceptions.BotoCoreError, exceptions.ClientError, UserError):  # asked again, and at the end
+                except (exceptions.BotoCoreError, exceptions.ClientError, UserError, OSError):  # it is asked again
                     continue
                 if lost:
                     print(f"error: {self._lost()}", file=sys.stderr, flush=True)

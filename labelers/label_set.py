@@ -93,7 +93,10 @@ def scoring_part(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write the source as it is told apart: two spellings of a path are one."""
-    return dict(settings) | ({"source": told_apart(settings["source"])} if "source" in settings else {})
+    try:
+        return dict(settings) | ({"source": told_apart(settings["source"])} if "source" in settings else {})
+    except UserError:  # a relative one, where none counts from anywhere
+        return dict(settings)
 
 
 def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:

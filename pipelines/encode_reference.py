@@ -109,7 +109,6 @@ def main(config: ReferenceConfig) -> None:
     folder = reference_errors.folder_of(plan.destination, config.name)
     if plan.finished and config.draws <= plan.finished.draws:
         store.verify(folder, plan.finished, contents=True)
-        files.remove(plan.work)  # of a run that was killed after it had finished
         print(f"{folder}: already finished with {plan.finished.draws} draws, nothing to do", flush=True)
         return
     with store.writer_lock(folder) as still_held:

@@ -16,7 +16,8 @@ from infra.errors import UserError
 from pipelines import feedback_hypotheses, feedback_page, store
 from pipelines.comparison import Drawn, compare, differences, read_drawn
 from pipelines.flags import tell_flags
-from pipelines.origin import HUMAN, RATER
+from pipelines.origin import HUMAN
+from pipelines.raw_pairs import RATER
 from pipelines.report import read_facts
 from pipelines.score import paired_scores
 from pipelines.win_rate import win_points

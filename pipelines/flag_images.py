@@ -73,10 +73,16 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
     """Flag a folder's images in one resumable pass; say whether that was still to do."""
     identity = flags_identity(path, chosen.identity)
     target = files.join(path, FLAGS)
+
+    def flagged_so() -> bool:
+        return files.exists(target) and files.read_json(target)["identity"] == identity
+
+    if flagged_so():  # nor is there anything to lock, where one may only read
+        return False
+    object_storage.check("--images", path)
     with store.writer_lock(path) as still_held:
-        if files.exists(target) and files.read_json(target)["identity"] == identity:
+        if flagged_so():
             return False
-        object_storage.check("--images", path)
         work = files.join(path, WORK)
         begun = files.join(work, "config.json")
         if not files.exists(begun) or files.read_json(begun) != identity:

@@ -11,7 +11,7 @@ from infra.errors import UserError
 from pipelines import raw_pairs, store
 from training.result import FACTS
 
-HUMAN, RATER = "human", "oracle"  # in the embedded world the oracle drew the human labels
+HUMAN = "human"
 NO_FACTS = f"no {FACTS} beside the model, so nothing is known of its training"
 GONE = " can't be looked up, so what it was trained on is unknown"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -97,18 +97,15 @@ def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
         labels = store.read_labels_manifest(folder, name)
         if labels["sha256"] != facts["labels_hash"]:
             return [], f"the label set {name} in {folder} is not the one that was trained on"
-        return _raters(labels["source"]) if name == HUMAN else ([labels["settings"]["scorer"]], None)
+        if name != HUMAN:
+            return [labels["settings"]["scorer"]], None
+        return (labels["labelled_by"], None) if "labelled_by" in labels else _raters(labels["source"])
     except (UserError, OSError) as error:  # a server that is out of reach is no reason not to evaluate
         return [], f"the labels in {folder} can't be looked up ({error})"
 
 
 def _raters(source: str) -> tuple[list[str], str | None]:
-    """Return the scorers that labelled raw pairs, none where people did."""
-    path = files.resolve(source)
-    config = files.join(path, raw_pairs.CONFIG)
-    settings = files.read_json(config) if files.is_file(config) else {}
-    if "scorer" in settings:  # rank_pairs.py's
-        return [settings["scorer"]], None
-    if "tie_margin" in settings:  # infra/world/label_pairs.py's
-        return [RATER], None
-    return [], None if files.exists(path) else f"who labelled the pairs of {source} can't be looked up: they are gone"
+    """Return the scorers that labelled raw pairs, none where people did, for a store that does not tell."""
+    if not files.exists(files.resolve(source)):
+        return [], f"who labelled the pairs of {source} can't be looked up: they are not there"
+    return raw_pairs.labelled_by(source), None

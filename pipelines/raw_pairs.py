@@ -10,10 +10,12 @@ import pyarrow as pa
 
 from infra import files
 from infra.errors import UserError
+from pipelines.source import told_apart
 
 ROWS_PER_FILE = 1024
 BYTES_PER_FILE = 128 << 20  # of images; what is held in memory at once
 CONFIG = "_config.json"  # the underscore: whoever reads the folder as Parquet passes over it
+RATER = "oracle"  # of the embedded world, where it drew the human labels
 FILE_NAME = re.compile(r"pairs-\d+\.parquet")
 SCHEMA = pa.schema(
     [
@@ -37,6 +39,15 @@ SCHEMA = pa.schema(
         ("num_example_per_prompt", pa.int64()),
     ]
 )
+
+
+def labelled_by(source: str) -> list[str]:
+    """Name the scorers that labelled raw pairs, as their folder tells; none where people did, or it tells nothing."""
+    config = files.join(told_apart(source), CONFIG)
+    settings = files.read_json(config) if files.is_file(config) else {}
+    if "scorer" in settings:  # rank_pairs.py's
+        return [settings["scorer"]]
+    return [RATER] if "tie_margin" in settings else []  # infra/world/label_pairs.py's
 
 
 def labelled_pair(

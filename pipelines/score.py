@@ -110,11 +110,17 @@ def score_folder(
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
     wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}
+
+    def unscored() -> dict[str, Any]:
+        return {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
+
+    if not unscored():  # nor is there anything to lock, where one may only read
+        return False
+    object_storage.check("--images", path)
     with store.writer_lock(path) as still_held:
-        missing = {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
+        missing = unscored()
         if not missing:
             return False
-        object_storage.check("--images", path)
         work = files.join(path, store.WORK)
         begun = files.join(work, "config.json")
         if not files.exists(begun) or files.read_json(begun) != missing:

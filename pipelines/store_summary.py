@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 
 from infra import files
 from infra.errors import UserError
-from pipelines import engine, safety, store
+from pipelines import engine, raw_pairs, safety, store
 
 if TYPE_CHECKING:
     from pipelines.encode_latents import Plan
@@ -113,7 +113,8 @@ def summarise(plan: Plan) -> store.Manifest:
     labels = pa.table(
         [column.cast(t) for column, t in zip(human, store.LABELS_SCHEMA.types, strict=True)], schema=store.LABELS_SCHEMA
     )
-    store.write_labels(plan.destination, "human", labels, {"scorer": "human", "source": plan.config.source})
+    origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
+    store.write_labels(plan.destination, "human", labels, {"scorer": "human", **origin})
     return _manifest(plan, counts, reasons, described)
 
 

@@ -49,6 +49,7 @@ def test_a_user_error_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixt
 
 SECRET_URLS = [
     "s3://KEY:PLANTED@bucket/run",
+    "s3://KEY:slash/PLANTED@bucket/run",
     "NAME=s3://bucket/run?X-Amz-Signature=PLANTED",
     "https://u:PLANTED@host/a",
 ]

@@ -422,7 +422,11 @@ def test_the_image_has_every_package_and_nothing_else() -> None:
         ({"data.max_bad_fraction": 1.5}, "data.max_bad_fraction"),
         ({"safety.prompt_blocklist": "words.txt"}, "safety.prompt_blocklist"),
         ({"safety.safety_checker": "a $(b)"}, "safety.safety_checker"),
-        ({"safety.safety_revision": "main"}, "safety: safety_revision has no meaning without safety_checker"),
+        ({"safety.safety_checker": "s3://bucket/checker"}, "safety.safety_checker"),
+        (
+            {"safety.safety_revision": "main"},
+            "safety: safety_revision has a meaning only with a safety_checker's Hub name",
+        ),
         ({"ttl": 3}, "ttl: Extra inputs are not permitted"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: p
         ("t.jsonl", "7\n", "line 1: not an object"),
         ("t.jsonl", '{"caption": "a", "image_0": 1, "image_1": "1", "label_0": 1}', "line 1: image_0 is not text"),
         ("t.jsonl", '{"caption": null, "image_0": "1", "image_1": "1", "label_0": 1}', "line 1: caption is null"),
-        ("t.jsonl", '{"caption": "\\ud800", "image_0": "1", "image_1": "1", "label_0": 1}', "caption is not text"),
+        ("t.jsonl", '{"caption": "\\ud800", "image_0": "1", "image_1": "1", "label_0": 1}', "half of a surrogate pair"),
         ("t.jsonl", '\n{"caption": "a"', "not readable (line 2: "),
     ],
 )

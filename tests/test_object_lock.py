@@ -217,11 +217,19 @@ def test_the_holder_renews_it_until_it_is_given_back_or_lost(folder: str, monkey
 
     monkeypatch.setattr(object_lock.os, "_exit", leave)
     first = taken(folder)
+    replaced = iter([FileNotFoundError("the credentials file")])  # once, as while it is replaced
+
+    def written() -> None:
+        for error in replaced if threading.current_thread() is not threading.main_thread() else ():
+            raise error
+
+    monkeypatch.setattr(files, "credentials_written", written)
     keeper = threading.Thread(target=first.keep)
     before = noted(folder)["writes"]
     keeper.start()
     while noted(folder)["writes"] == before:
         pass
+    assert next(replaced, None) is None
     first.give_back()
     keeper.join()
     assert ended == []

@@ -65,6 +65,16 @@ def test_the_pairs_own_labels_are_looked_up_where_they_were_made(
     assert (found.labelled_by, found.unknown) == (labelled_by, ())
 
 
+def test_a_store_remembers_who_labelled_its_pairs(tmp_path: Path) -> None:
+    model = human(tmp_path, None)
+    manifest = tmp_path / "store" / "labels" / "human" / "manifest.json"
+    for names in ([], ["red"]):
+        told = json.loads(manifest.read_text()) | {"source": "owner/dataset", "labelled_by": names}
+        manifest.write_text(json.dumps(told))
+        found = find_origin(model)
+        assert (found.labelled_by, found.unknown) == (tuple(names), ())
+
+
 def test_a_round_counts_with_those_before_it(tmp_path: Path) -> None:
     first = trained(tmp_path / "1", "a", "aesthetics")
     second = trained(tmp_path / "2", "p", "pickscore", model=first)

@@ -72,7 +72,7 @@ def test_what_can_not_be_compared_is_refused(edits: SdeditConfig, tmp_path: Path
         (SdeditConfig(edits.base, plain, "red"), r"/plain: not drawn from start images; draw with generate\.py --init"),
         (SdeditConfig(edits.base, other, "red"), "were drawn with different init_images"),
         (SdeditConfig(edits.base, edits.policy, "green"), "--scorer green: has not scored .*/base"),
-        (SdeditConfig(edits.base, edits.policy, "red", -1.0), "--tie-margin -1: must be at least 0"),
+        (SdeditConfig(edits.base, edits.policy, "red", -1.0), "--tie-margin -1.0: must be at least 0"),
     ):
         with pytest.raises(UserError, match=told):
             main(wrong)

@@ -128,13 +128,13 @@ class Safety(_Values):
     """The filter's word list and checker, and the revision of a checker's Hub name; null is none."""
 
     prompt_blocklist: Literal["default"] | Remote | None
-    safety_checker: Annotated[str, Field(pattern=rf"^({_PATH}|s3://{_PATH})$")] | None
+    safety_checker: Annotated[str, Field(pattern=rf"^{_PATH}$")] | None
     safety_revision: Annotated[str, Field(pattern=rf"^{_PATH}$")] | None
 
     @model_validator(mode="after")
     def _revision_of_a_checker(self) -> Safety:
-        if self.safety_revision and not self.safety_checker:
-            raise ValueError("safety_revision has no meaning without safety_checker")
+        if self.safety_revision and self.safety_checker in (None, "published"):
+            raise ValueError("safety_revision has a meaning only with a safety_checker's Hub name")
         return self
 
 
