@@ -274,17 +274,24 @@ def test_a_disk_full_on_one_rank_ends_all_with_one_sentence(runs: TrainConfig) -
     assert column(runs, "full", "step") == [1]
 
 
-def test_compiling_keeps_the_names_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    network = StableDiffusion(MODEL).load_network()
-    names = list(network.state_dict())
-    compiled = sharding.ShardingConfig(compile=True)
+def test_without_a_compiler_nothing_is_loaded(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled = replace(config, sharding=sharding.ShardingConfig(compile=True))
     monkeypatch.setenv("CXX", os.devnull)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delattr(assembly, "open_backbone")
     with pytest.raises(UserError, match=r"--compile: torch\.compile needs a C\+\+ compiler"):
-        sharding.prepare(compiled, network, torch.float32, torch.device("cpu"), 1)
+        assembly.build(compiled, assembly.Rank())
     (tmp_path / "g++").write_text("")
     (tmp_path / "g++").chmod(0o755)
-    sharding.prepare(compiled, network, torch.float32, torch.device("cpu"), 1)
+    sharding.check_compiler(compiled.sharding)
+
+
+def test_compiling_keeps_the_names_of_weights() -> None:
+    network = StableDiffusion(MODEL).load_network()
+    names = list(network.state_dict())
+    sharding.prepare(sharding.ShardingConfig(compile=True), network, torch.float32, torch.device("cpu"), 1)
     assert network._compiled_call_impl is not None
     assert list(network.state_dict()) == names
 

@@ -72,6 +72,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     if rank.device.type == "cpu":
         cpu.keep_freed_memory()
     optimizers.check_optimizer(config.optimizer, rank.device)
+    sharding.check_compiler(config.sharding)
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
     folder, mirror = config.start.folder(), open_mirror(config)
     output = mirror.local if mirror else Path(files.resolve(config.output))

@@ -37,12 +37,18 @@ class ShardingConfig:
     """Lay a UNet's convolutions out as tensor cores want them."""
 
 
-def prepare(config: ShardingConfig, network: Any, autocast: torch.dtype, device: torch.device, world_size: int) -> None:
-    """Lay a diffusers network out on its device, in place, before there is an optimizer; names of weights stay.
+def check_compiler(config: ShardingConfig) -> None:
+    """Refuse to compile on a worker that cannot, before it loads a model.
 
     Raises:
-        UserError: if it shall be compiled where there is no compiler.
+        UserError: if there is no compiler.
     """
+    if config.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
+        raise UserError(f"--compile: torch.compile needs a C++ compiler ({', '.join(COMPILERS)}), there is none")
+
+
+def prepare(config: ShardingConfig, network: Any, autocast: torch.dtype, device: torch.device, world_size: int) -> None:
+    """Lay a diffusers network out on its device, in place, before there is an optimizer; names of weights stay."""
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
     if config.activation_checkpointing:
@@ -50,8 +56,6 @@ def prepare(config: ShardingConfig, network: Any, autocast: torch.dtype, device:
     sharded = config.sharding == "fsdp" and world_size > 1
     parts = repeated_blocks(network) if sharded else [network]
     if config.compile:
-        if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
-            raise UserError(f"--compile: torch.compile needs a C++ compiler ({', '.join(COMPILERS)}), there is none")
         for part in parts:  # of a sharded network the blocks alone: between them its weights are gathered
             part.compile()
     if sharded:
