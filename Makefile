@@ -21,9 +21,9 @@ arena: .venv/installed
 		echo "no images to judge yet: run make demo first" >&2; exit 1; }
 	$(BIN)/python pipelines/arena.py --images runs/demo/images/base runs/demo/images/dpo
 
-# Two processes: one has the tests of the Ray cluster, which wait for it most of the time, the other begins with the rest.
+# Two processes, each with a Ray cluster of its own: whoever waits for a job leaves the cores to the other's tests.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(TESTS)
 
 chaos: .venv/installed-dev
 	$(BIN)/python -m pytest -m chaos

@@ -42,14 +42,6 @@ from training.policy import PolicyConfig, make_policy, trained
 from training.result import write_adapters
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests of the session's cluster in one process where make test runs two: there is one cluster."""
-    for item in items:
-        if "ray_environment" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "infra" / "world" / "model"
 
