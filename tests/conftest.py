@@ -41,7 +41,6 @@ from training.objectives import ObjectiveConfig
 from training.policy import PolicyConfig, make_policy, trained
 from training.result import write_adapters
 
-
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "infra" / "world" / "model"
 
