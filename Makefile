@@ -26,7 +26,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(TESTS)
 
 chaos: .venv/installed-dev
-	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest -m "chaos or long"
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
