@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
 
+import contextlib
 import functools
 import io
 import json
@@ -77,6 +78,15 @@ def write_pairs(folder: Path, rows: list[dict[str, Any]], rows_per_file: int = 6
         table = pa.Table.from_pylist(rows[start : start + rows_per_file], schema=SCHEMA)
         pq.write_table(table, folder / f"pairs-{start:05d}.parquet")
     return folder
+
+
+@contextlib.contextmanager
+def small_disk_at(folder: Path, size: str) -> Iterator[Path]:
+    """Hold a disk of so much, as mount writes it, at a folder; only root may."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # a failed job's workers may still hold it
 
 
 @pytest.fixture(scope="session")

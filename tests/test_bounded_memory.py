@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Submit, rendered_pairs, write_pairs
+from conftest import Submit, rendered_pairs, small_disk_at, write_pairs
 from test_encode_latents import SCRIPT
 from test_long_faults import needs_root
 from test_store_faults import contents
@@ -72,11 +72,8 @@ HOLD = (
 @pytest.fixture
 def spill_disk(tmp_path: Path) -> Iterator[Path]:
     """Hold a disk of 20 MB."""
-    folder = tmp_path / "spill"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with small_disk_at(tmp_path / "spill", "20m") as folder:
+        yield folder
 
 
 @needs_root

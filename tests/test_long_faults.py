@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Submit
+from conftest import Submit, small_disk_at
 from test_encode_latents import SCRIPT
 from test_store_faults import SMALL_BLOCKS, contents
 
@@ -39,11 +39,8 @@ def test_thirty_seconds_without_the_network_lose_and_double_nothing(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Hold a disk of 400 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # a failed job's workers may still hold it
+    with small_disk_at(tmp_path / "disk", "400k") as folder:
+        yield folder
 
 
 @needs_root
