@@ -81,6 +81,10 @@ def second_node(
         ports = [f"--{name}={number}" for name, number in cluster.free_ports().others.items() if "client" not in name]
         command = ["ray", "start", f"--address={address}", "--block", "--disable-usage-stats", *ports]
         command += [f"--object-store-memory={1 << 28}", *([f"--node-ip-address={place.inside}"] if place else [])]
+        # A folder of its own, as a machine has: in the head's it notes the address by which it went, for jobs to take.
+        folder = tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short: socket paths end at 107 bytes
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        command += [f"--temp-dir={folder}"]
         before = nodes(surroundings)
         with log.open("wb") as out:
             process = psutil.Popen(

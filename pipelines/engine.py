@@ -135,8 +135,13 @@ def _bound_memory(context: DataContext) -> None:
 
 def _block_bytes() -> int:
     """Return the bytes of a block, at most: Ray's default, or a part of the smallest object store of a node."""
-    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
-    return min([DEFAULT_TARGET_MAX_BLOCK_SIZE, *(int(size) // BLOCKS_IN_STORE for size in stores if size)])
+    return min([DEFAULT_TARGET_MAX_BLOCK_SIZE, *(size // BLOCKS_IN_STORE for size in _object_stores())])
+
+
+def _object_stores() -> list[int]:
+    """Return the bytes of each node's object store; a node may have none."""
+    sizes = [int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"]]
+    return [size for size in sizes if size]
 
 
 def _living_nodes() -> set[str]:
@@ -328,5 +333,6 @@ def _standstill(job: Job, seconds: float) -> str:
     free, total = ray.available_resources(), ray.cluster_resources()
     return (
         f"{job.output}: nothing was written for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of "
-        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}; another job may hold them"
+        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}; another job may hold them, "
+        f"or several batches do not fit into the smallest object store of {min(_object_stores(), default=0):,} bytes"
     )

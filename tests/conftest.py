@@ -26,7 +26,7 @@ import pytest
 import torch
 from PIL import Image
 
-from infra import cluster
+from infra import cluster, files
 from infra.files import ROOT
 from infra.world import label_pairs
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
@@ -293,8 +293,8 @@ def lora_result(folder: Path, alpha: int = 8) -> tuple[Path, Any]:
 
 
 def notes(output: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """Read what a run noted."""
-    return [json.loads(line) for line in (Path(output) / name).read_text().splitlines()]
+    """Read what a run noted, on a disk or on S3."""
+    return [json.loads(line) for line in files.read_bytes(files.join(str(output), name)).splitlines()]
 
 
 class Killed(Exception):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import Killed, train_until_killed
+from conftest import Killed, notes, train_until_killed
 from safetensors.torch import load
 
 from infra import files, models
@@ -49,10 +49,6 @@ def elsewhere(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     return replace(config, data=replace(config.data, cache=str(tmp_path / "another-machine")))
 
 
-def noted(config: TrainConfig, name: str = STEPS) -> list[dict[str, object]]:
-    return [json.loads(line) for line in files.read_bytes(files.join(config.output, name)).splitlines()]
-
-
 def losses(rows: list[dict[str, object]]) -> list[list[object]]:
     return [[row[name] for name in EXACT] for row in rows]
 
@@ -68,13 +64,13 @@ def test_a_run_goes_on_from_s3_with_an_empty_disk_bit_for_bit(
     loop.train(straight, assembly.Rank())
     train_until_killed(remote, 5)
     assert checkpoint.complete_steps(remote.output) == [2, 4]
-    assert [row["step"] for row in noted(remote)][:4] == [1, 2, 3, 4]
+    assert [row["step"] for row in notes(remote.output)][:4] == [1, 2, 3, 4]
     assert not is_finished(remote.output, 6)
     second = elsewhere(remote, tmp_path)
     loop.train(second, assembly.Rank())
-    assert losses(noted(remote)) == losses(noted(straight))
-    assert [row["step"] for row in noted(remote)] == [1, 2, 3, 4, 5, 6]
-    assert noted(remote, ASSESSMENTS) == noted(straight, ASSESSMENTS)
+    assert losses(notes(remote.output)) == losses(notes(straight.output))
+    assert [row["step"] for row in notes(remote.output)] == [1, 2, 3, 4, 5, 6]
+    assert notes(remote.output, ASSESSMENTS) == notes(straight.output, ASSESSMENTS)
     assert checkpoint.complete_steps(remote.output) == [4, 6]
     network = [files.join(run.output, checkpoint.name_of(6), "network.safetensors") for run in (remote, straight)]
     assert files.read_bytes(network[0]) == files.read_bytes(network[1])
@@ -120,7 +116,7 @@ def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig
     files.write_bytes(files.join(remote.output, checkpoint.name_of(3), "left.bin"), b"of another")
     assert checkpoint.complete_steps(remote.output) == [2]
     loop.train(remote, assembly.Rank())  # on the machine whose disk still holds step 4, complete
-    assert losses(noted(remote)) == losses(noted(straight))
+    assert losses(notes(remote.output)) == losses(notes(straight.output))
     assert not [path for path in files.list_files(remote.output) if path.endswith("left.bin")]
     assert checkpoint.complete_steps(remote.output) == [4, 6]
 
@@ -190,7 +186,7 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
         train_dpo.main(replace(remote, seed=1))
     with pytest.raises(UserError, match=r"--resume-from 3: .* has complete checkpoints of steps \[4, 6\]"):
         train_dpo.main(replace(remote, resume_from=3))
-    before = losses(noted(remote))
+    before = losses(notes(remote.output))
     monkeypatch.setattr("training.workers.launch", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train_dpo.main(replace(remote, resume_from=4))
@@ -198,7 +194,7 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     assert not files.exists(files.join(remote.output, RESULT))
     monkeypatch.setattr("training.workers.launch", launch)
     train_dpo.main(remote)
-    assert losses(noted(remote)) == before
+    assert losses(notes(remote.output)) == before
     left = {path.removeprefix(f"{remote.output}/").split("/")[0] for path in files.list_files(remote.output)}
     assert left == {".lock", "config.json", "revisions.json", STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
 
@@ -231,7 +227,7 @@ def test_two_machines_go_on_with_what_two_ranks_of_one_began(
     apart = replace(remote.data, cache=str(tmp_path / "machine-{rank}"))
     runs = [straight, replace(remote, steps=4), replace(remote, data=apart)]
     torch.multiprocessing.spawn(two_ranks, (runs, f"file://{tmp_path / 'meeting'}"), nprocs=2)
-    assert losses(noted(remote)) == losses(noted(straight))
+    assert losses(notes(remote.output)) == losses(notes(straight.output))
     assert is_finished(remote.output, 6)
     assert not list(tmp_path.glob("machine-*/run-*"))
 
@@ -280,7 +276,7 @@ def test_shards_of_two_machines_go_on_from_s3_bit_for_bit(
     torch.multiprocessing.spawn(two_ranks, ([straight], f"file://{tmp_path / 'meeting'}"), nprocs=2)
     apart = replace(remote, data=replace(remote.data, cache=str(tmp_path / "machine-{rank}")))
     torch.multiprocessing.spawn(two_machines, (apart, f"file://{tmp_path / 'another'}"), nprocs=2)
-    assert losses(noted(remote)) == losses(noted(straight))
+    assert losses(notes(remote.output)) == losses(notes(straight.output))
     assert checkpoint.complete_steps(remote.output) == [4, 6]
     for step in (4, 6):
         place = files.join(remote.output, checkpoint.name_of(step))

@@ -10,9 +10,9 @@ from pathlib import Path
 import boto3
 import pytest
 import radosgw
-from conftest import Submit, train_until_killed
+from conftest import Submit, notes, train_until_killed
 from test_encode_latents import SCRIPT
-from test_mirror import contents, losses, noted
+from test_mirror import contents, losses
 from test_object_lock import taken, taker
 
 from infra import files, object_storage
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_there_bit_for_bit(
     assert checkpoint.complete_steps(remote.output) == [2]
     loop.train(replace(remote, data=replace(remote.data, cache=str(tmp_path / "empty"))), assembly.Rank())
     assert is_finished(remote.output, 4)
-    assert losses(noted(remote)) == losses(noted(straight))
+    assert losses(notes(remote.output)) == losses(notes(straight.output))
     weights = "unet/diffusion_pytorch_model.safetensors"
     here, there = (contents(files.join(run.output, RESULT)) for run in (straight, remote))
     assert there[weights] == here[weights]

@@ -21,6 +21,8 @@ from train_jobs import SCRIPT, begin, driver, steps, train_workers
 from infra import chaos
 from pipelines import store
 from training import checkpoint
+from training.config import DataConfig, TrainConfig
+from training.mirror import open_mirror
 from training.order import permute
 from training.staging import stage
 
@@ -91,6 +93,9 @@ def lose(node: psutil.Process, surroundings: dict[str, str]) -> None:
             process.kill()
 
 
+LOST_SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}  # docs/operations.md
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("replaced", [True, False])
 def test_sigkill_of_a_node_leaves_the_stream_and_with_another_in_its_place_the_losses(
@@ -99,7 +104,7 @@ def test_sigkill_of_a_node_leaves_the_stream_and_with_another_in_its_place_the_l
     output, expected = tmp_path / "run", notes(two_workers)
     flags = [*training_flags, *one_on_each_node(ray_environment), *(() if replaced else ("--min-workers", "1"))]
     with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
-        job = begin(flags, output, ray_environment, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20")  # docs/operations.md
+        job = begin(flags, output, ray_environment, **LOST_SOON)
         wait_for(lambda: steps(output) >= 8, job)
         lose(node, ray_environment)
     with contextlib.ExitStack() as held:
@@ -113,3 +118,25 @@ def test_sigkill_of_a_node_leaves_the_stream_and_with_another_in_its_place_the_l
         values = [[row[name] for row in rows] for rows in (found, expected)]
         # One worker adds up gradients in another order than two: rounding, which grows with the steps.
         assert values[0] == (values[1] if replaced else pytest.approx(values[1], rel=1e-3))
+
+
+@pytest.mark.long
+def test_a_run_on_s3_outlives_a_node_that_is_lost_with_all_that_lay_on_disks(
+    bucket: str, two_workers: Path, training_flags: list[str], ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = TrainConfig(output=f"{bucket}/{tmp_path.name}/run", data=DataConfig(cache=str(tmp_path / "cache")))
+    mirror = open_mirror(run)
+    assert mirror is not None
+    flags = [*training_flags, *one_on_each_node(ray_environment), "--cache", str(tmp_path / "cache")]
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
+        job = begin(flags, tmp_path / "run", ray_environment, on_s3=run.output, **LOST_SOON, **keys)
+        wait_for(lambda: steps(mirror.local) >= 8, job)
+        lose(node, ray_environment)
+        (tmp_path / "cache").rename(tmp_path / "lost")  # at once, whoever still writes there; staged pairs, too
+    chaos.wait_until(lambda: chaos.nodes(ray_environment) == 1)
+    with chaos.second_node(ray_environment, tmp_path / "another.log"):
+        assert job.wait(timeout=600) == 0
+    for name in ("step", "stream", "loss", "gradient_norm"):
+        assert [row[name] for row in notes(run.output)] == [row[name] for row in notes(two_workers)]
+    assert checkpoint.complete_steps(run.output)[-1] == 24

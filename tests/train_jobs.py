@@ -14,10 +14,16 @@ from infra.files import ROOT
 SCRIPT = "training/train_dpo.py"
 
 
-def begin(flags: list[str], output: Path, surroundings: dict[str, str], **variables: str) -> subprocess.Popen[bytes]:
-    """Submit a run, with environment variables of its own, and go on; its words go beside its folder."""
+def begin(
+    flags: list[str], output: Path, surroundings: dict[str, str], on_s3: str | None = None, **variables: str
+) -> subprocess.Popen[bytes]:
+    """Submit a run, with environment variables of its own, and go on; its words go beside its folder.
+
+    Args:
+        on_s3: where the run folder is, if not there.
+    """
     own = ["--runtime-env-json", json.dumps({"env_vars": variables})]
-    command = ["ray", "job", "submit", *own, "--", "python", SCRIPT, *flags, "--output", str(output)]
+    command = ["ray", "job", "submit", *own, "--", "python", SCRIPT, *flags, "--output", on_s3 or str(output)]
     with output.with_suffix(".log").open("ab") as out:
         return subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=out, stderr=out)
 
