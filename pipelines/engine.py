@@ -6,7 +6,10 @@ before a file is written, committed after), so that a killed run goes on where w
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import http.client
+import json
 import logging
 import os
 import socket
@@ -55,14 +58,30 @@ def connect() -> None:
         if not address and _noted_cluster_is_gone():
             raise ConnectionError
         # An http address is the job server's; a driver outside a job joins the cluster on this machine.
-        ray.init("auto" if not address or address.startswith("http") else address, logging_level=logging.WARNING)
+        named = "auto" if not address or address.startswith("http") else address
+        dashboard = ray.init(named, logging_level=logging.WARNING).dashboard_url
     except ConnectionError:
         if address:
             raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there") from None
         ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
+        dashboard = None
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if hosts - LOOPBACK and os.environ.get("RAY_AUTH_MODE") != "token":
+    if hosts - LOOPBACK and not _asks_for_token(dashboard):
         raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
+
+
+def _asks_for_token(dashboard: str | None) -> bool:
+    """Say whether a cluster asks for a token: its dashboard tells; where that is out of reach, what this process has.
+
+    A client's own token says nothing of the server: one that asks for none takes those who bring one, too.
+    """
+    if dashboard:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            asked = http.client.HTTPConnection(dashboard, timeout=5)
+            asked.request("GET", "/api/authentication_mode")
+            if (answer := asked.getresponse()).status == http.HTTPStatus.OK:
+                return json.load(answer)["authentication_mode"] == "token"
+    return os.environ.get("RAY_AUTH_MODE") == "token"
 
 
 def _noted_cluster_is_gone() -> bool:

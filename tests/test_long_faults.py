@@ -57,12 +57,14 @@ def test_a_disk_that_really_fills_is_one_sentence_and_with_room_the_same_command
     assert contents(small_disk / "s") == contents(encoded_store)
 
 
+@pytest.mark.parametrize("own", ["disabled", "token"])
 def test_an_open_port_without_a_token_is_refused(
-    raw_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: str, raw_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_token = cluster.environment
     monkeypatch.setattr(cluster, "environment", lambda *given: with_token(*given) | {"RAY_AUTH_MODE": "disabled"})
     with cluster.running(tmp_path / "cluster.log") as surroundings:
+        surroundings = surroundings | {"RAY_AUTH_MODE": own}
         command = [sys.executable, SCRIPT, "--source", str(raw_pairs), "--store", str(tmp_path / "s")]
         done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 2
