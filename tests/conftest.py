@@ -103,7 +103,7 @@ def bucket() -> Iterator[str]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patched.setenv(name, "testing")
         patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="dpo-test")
+        boto3.Session().client("s3").create_bucket(Bucket="dpo-test")
         yield "s3://dpo-test"
     server.stop()
 

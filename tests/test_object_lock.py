@@ -180,7 +180,7 @@ def test_a_server_without_conditional_writes_is_told_of(
     folder: str, ignored: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def client() -> object:
-        s3 = boto3.client("s3")
+        s3 = boto3.Session().client("s3")
         if ignored:
             s3.meta.events.register("before-send.s3.PutObject", forget)
         return s3

@@ -35,7 +35,7 @@ def told(path: str) -> str:
 
 
 def client(bucket: str) -> tuple[Any, str]:
-    return boto3.client("s3"), bucket.removeprefix(files.S3)
+    return boto3.Session().client("s3"), bucket.removeprefix(files.S3)
 
 
 def test_what_may_be_written_to_passes_and_nothing_stays_there(bucket: str) -> None:
@@ -68,7 +68,7 @@ def test_a_bucket_in_another_region(bucket: str, monkeypatch: pytest.MonkeyPatch
 def policed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that has credentials looked at, and puts a user's with some rights in the environment."""
     assert bucket
-    iam = boto3.client("iam")
+    iam = boto3.Session().client("iam")
     name = f"trainer-{uuid.uuid4().hex}"
     iam.create_user(UserName=name)
     key = iam.create_access_key(UserName=name)["AccessKey"]

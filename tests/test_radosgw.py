@@ -38,7 +38,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with radosgw.running(tmp_path_factory.mktemp("ceph")) as server, pytest.MonkeyPatch.context() as patched:
         for name, value in zip(NAMES, (server.url, server.key, server.secret, "us-east-1"), strict=True):
             patched.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="dpo-test")
+        boto3.Session().client("s3").create_bucket(Bucket="dpo-test")
         yield "s3://dpo-test"
 
 
@@ -67,7 +67,7 @@ def test_what_stands_in_the_way_is_one_sentence(ceph: str, monkeypatch: pytest.M
 
 
 def test_a_stranger_may_not_write_where_all_may_read(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    s3 = boto3.client("s3")
+    s3 = boto3.Session().client("s3")
     s3.create_bucket(Bucket="others")
     s3.put_bucket_acl(Bucket="others", ACL="public-read")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", radosgw.STRANGER)
@@ -134,7 +134,7 @@ def test_a_file_of_several_parts_arrives_and_an_upload_of_a_killed_writer_is_end
     path = tmp_path / "large"
     path.write_bytes(os.urandom((12 << 20) + 1))
     assert files.copy(str(path), f"{ceph}/uploads/large") == files.sha256(f"{ceph}/uploads/large")
-    s3 = boto3.client("s3")
+    s3 = boto3.Session().client("s3")
     for key in ("uploads/run/a.bin", "uploads/run-2/b.bin"):
         begun = s3.create_multipart_upload(Bucket="dpo-test", Key=key)
         s3.upload_part(Bucket="dpo-test", Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"sent")
