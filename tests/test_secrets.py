@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -64,9 +65,13 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
         sent.pickled.append(cloudpickle.dumps(vars(trainer)))
         loop.train(config, assembly.Rank())
 
+    def init(*_: str, **asked: Any) -> SimpleNamespace:
+        sent.asked.append(asked)
+        return SimpleNamespace(dashboard_url=None)
+
     connect = engine.connect
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda *_, **asked: sent.asked.append(asked))
+    monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", list)
     monkeypatch.setattr(engine, "connect", connect)
     monkeypatch.setattr(engine, "device_count", lambda: 0)
