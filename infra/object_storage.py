@@ -36,7 +36,7 @@ _SAID = re.compile(  # by pyarrow
     r"AWS Error (?P<kind>\w+)(?: \(HTTP status (?P<status>\d+)\))? during (?P<operation>\w+) operation: "
     r"(?:Unable to parse ExceptionName: (?P<code>\w+) )?(?P<rest>.*)"
 )
-_PLACE = re.compile(r"(?:key '(?P<key>[^']*)' )?in bucket '(?P<bucket>[^']+)'")
+_PLACE = re.compile(r"(?:key '(?P<key>[^']*)' )?(?:in|existence of) bucket '(?P<bucket>[^']+)'")
 
 
 def check(flag: str, path: str) -> None:

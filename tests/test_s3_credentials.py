@@ -80,6 +80,10 @@ def test_whatever_is_asked_it_is_the_same_sentence(server: Server, bucket: str) 
         with pytest.raises(UserError) as told:
             look(path)
         assert str(told.value) == f"{path}: cannot be reached ({EXPIRED})"
+    filesystem, inner = files.open_filesystem(path)
+    with pytest.raises(OSError, match="HeadBucket") as refused:
+        filesystem.create_dir(f"{inner}/below")
+    assert files.reason(refused.value) == EXPIRED
     server.key = "testing"
     assert files.read_bytes(path) == b"here"
 
