@@ -387,6 +387,11 @@ def test_the_image_is_built_as_the_pods_expect_it() -> None:
     installs = [line for line in lines if "pip install" in line and "--no-deps" not in line]
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
+    # PyTorch's own index beside PyPI, not in its place: it has not every version that constraints.txt wants.
+    (cpu,) = [line.split()[1] for line in lines if line.lstrip().startswith("cpu)")]
+    assert cpu == 'index="--extra-index-url'
+    (packages,) = [line.split() for line in lines if "apt-get install" in line]
+    assert {"openssh-client", "rsync", "wget"} <= set(packages)
 
 
 def test_the_image_has_every_package_and_nothing_else() -> None:
