@@ -195,6 +195,26 @@ def test_evaluation_stops_at_the_first_failure() -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
+@pytest.mark.parametrize(
+    ("state", "applied"),
+    [
+        ("Complete SUCCEEDED", list(stages.STAGES)),
+        ("Complete STOPPED", ["encode"]),  # so KubeRay tells of a job that was stopped
+        ("Failed FAILED", ["encode"]),
+    ],
+)
+def test_the_documented_loop_goes_on_only_after_success(state: str, applied: list[str], tmp_path: Path) -> None:
+    (loop,) = re.findall(r"```\n(cd [^`]*for stage in [^`]*)```", (ROOT / "docs" / "deploy.md").read_text())
+    (tmp_path / "runs" / "deploy" / "kubernetes").mkdir(parents=True)
+    deployment, job = state.split()
+    answers = f"apply*) echo $3 >> {tmp_path}/applied ;; *.jobStatus*) echo {deployment} {job} ;; *) echo {deployment} ;;"
+    for name, code in (("kubectl", f'case "$*" in {answers} esac'), ("sleep", "kill $PPID")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(["bash", "-c", loop], cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert (tmp_path / "applied").read_text().split() == [f"{stage}.rayjob.yaml" for stage in applied]
+
+
 # Pods and clusters
 
 
