@@ -207,7 +207,9 @@ def test_the_documented_loop_goes_on_only_after_success(state: str, applied: lis
     (loop,) = re.findall(r"```\n(cd [^`]*for stage in [^`]*)```", (ROOT / "docs" / "deploy.md").read_text())
     (tmp_path / "runs" / "deploy" / "kubernetes").mkdir(parents=True)
     deployment, job = state.split()
-    answers = f"apply*) echo $3 >> {tmp_path}/applied ;; *.jobStatus*) echo {deployment} {job} ;; *) echo {deployment} ;;"
+    answers = (
+        f"apply*) echo $3 >> {tmp_path}/applied ;; *.jobStatus*) echo {deployment} {job} ;; *) echo {deployment} ;;"
+    )
     for name, code in (("kubectl", f'case "$*" in {answers} esac'), ("sleep", "kill $PPID")):
         (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
         (tmp_path / name).chmod(0o755)
@@ -302,6 +304,17 @@ def test_a_retried_job_is_the_same_job(stage: str) -> None:
     assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] in ("Never", "OnFailure")
 
 
+def test_a_pod_that_is_told_to_go_has_its_stop_seconds(chosen: Values) -> None:
+    from ray._private import ray_constants
+
+    for name, template in templates(chosen).items():
+        if name != "submitter":
+            env = {each["name"]: each.get("value") for each in template["spec"]["containers"][0]["env"]}
+            assert template["spec"]["terminationGracePeriodSeconds"] == int(env["RAY_JOB_STOP_WAIT_TIME_S"]) == 300
+            assert env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "285"  # the rest is for Ray's own processes
+    assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")  # Ray still reads it
+
+
 def test_workers_are_bounded_and_only_elastic_groups_scale(chosen: Values) -> None:
     groups = {stage: getattr(chosen.stages, stage) for stage in stages.STAGES} | {"interactive": chosen.interactive}
     for name, cluster in clusters(chosen).items():
@@ -340,10 +353,18 @@ def test_secrets_are_named_and_never_written() -> None:
         )
     )
     secret = [each for each in env if re.search("TOKEN$|KEY|SECRET|PASSWORD", each["name"])]
-    assert {each["name"] for each in secret} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"}
+    assert {each["name"] for each in secret} == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "HF_TOKEN",
+    }
     for each in secret:
         assert "value" not in each
-        assert each["valueFrom"]["secretKeyRef"]["name"] in ("aws", "hub")
+        chosen_key = each["valueFrom"]["secretKeyRef"]
+        assert chosen_key["name"] in ("aws", "hub")
+        assert chosen_key["key"] == each["name"]
+        assert chosen_key.get("optional", False) is (each["name"] == "AWS_SESSION_TOKEN")  # lasting keys have none
     for document in render.documents(chosen).values():
         assert not any(each.get("kind") == "Secret" for each in objects(document))
 
@@ -452,6 +473,7 @@ def test_the_image_has_every_package_and_nothing_else() -> None:
             {"safety.safety_revision": "main"},
             "safety: safety_revision has a meaning only with a safety_checker's Hub name",
         ),
+        ({"stop_seconds": 20}, "stop_seconds: Input should be greater than or equal to 30"),
         ({"ttl": 3}, "ttl: Extra inputs are not permitted"),
     ],
 )

@@ -10,6 +10,8 @@ from infra.deploy.values import Machine, Values
 UID = 1000  # the Dockerfile's; also that of ubuntu on AWS machines, so that the container reads what they mount
 SCRATCH = "/scratch"
 GPU = "nvidia.com/gpu"
+SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105  (a key's name; only temporary credentials have one)
+TEARDOWN = 15  # of a pod's stop_seconds, that Ray's own processes have to end
 PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 
 Object = dict[str, Any]
@@ -40,6 +42,8 @@ def settings(values: Values) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(values.stop_seconds),
+        # So long a node that is told to go takes no new work and lets what runs end; Ray's own 30 would cut it short.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(values.stop_seconds - TEARDOWN),
         "AWS_REGION": values.region,
         "AWS_DEFAULT_REGION": values.region,
         "HF_HUB_CACHE": f"{values.shared.path}/huggingface",  # a model is downloaded once for all nodes
@@ -113,10 +117,12 @@ def _pod(values: Values, container: Object) -> Object:
 
 def _environment(values: Values) -> list[Object]:
     told: list[Object] = [{"name": name, "value": value} for name, value in settings(values).items()]
-    secrets = [(values.aws_secret, "AWS_ACCESS_KEY_ID"), (values.aws_secret, "AWS_SECRET_ACCESS_KEY")]
-    for secret, key in [*secrets, (values.hub_secret, "HF_TOKEN")]:
+    aws, hub = values.aws_secret, values.hub_secret
+    secrets = [(aws, "AWS_ACCESS_KEY_ID"), (aws, "AWS_SECRET_ACCESS_KEY"), (aws, SESSION_TOKEN), (hub, "HF_TOKEN")]
+    for secret, key in secrets:
         if secret:
-            told.append({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+            chosen: Object = {"name": secret, "key": key} | ({"optional": True} if key == SESSION_TOKEN else {})
+            told.append({"name": key, "valueFrom": {"secretKeyRef": chosen}})
     return told
 
 

@@ -153,7 +153,7 @@ class Values(_Values):
     region: Label
     endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:-]+$")] | None
     ttl_seconds: int = Field(ge=0)
-    stop_seconds: Count
+    stop_seconds: int = Field(ge=30)
     shared: SharedDisk
     launcher: Launcher
     preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux"]
