@@ -297,7 +297,7 @@ def test_a_retried_job_is_the_same_job(stage: str) -> None:
     group, spec = getattr(chosen.stages, stage), job["spec"]
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert spec["jobId"] == job["metadata"]["name"] == f"diffusion-dpo-{stage}"
-    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (group.retries, group.deadline_seconds)
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (group.retries, group.attempt_seconds)
     assert spec["shutdownAfterJobFinishes"] is True  # without it the next has no effect, and KubeRay refuses both
     assert spec["ttlSecondsAfterFinished"] == chosen.ttl_seconds
     assert "clusterSelector" not in spec  # nor does KubeRay retry on a cluster that it did not make
@@ -313,6 +313,14 @@ def test_a_pod_that_is_told_to_go_has_its_stop_seconds(chosen: Values) -> None:
             assert template["spec"]["terminationGracePeriodSeconds"] == int(env["RAY_JOB_STOP_WAIT_TIME_S"]) == 300
             assert env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "285"  # the rest is for Ray's own processes
     assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")  # Ray still reads it
+
+
+def test_the_bound_of_a_stage_counts_every_attempt() -> None:
+    """KubeRay's deadline begins anew with each attempt: 3 attempts of 48 h on 2 machines are 3 x 48 x 2 = 288 h."""
+    train = GIVEN["stages"]["train"] | {"attempt_seconds": 172800, "retries": 2}
+    told = render.bounds(given({"stages.train": train}))
+    assert len(told) == len(stages.STAGES)
+    assert "train: at most 3 attempts of 48 h on 2 x h100, 288 machine-hours" in told
 
 
 def test_workers_are_bounded_and_only_elastic_groups_scale(chosen: Values) -> None:
@@ -497,7 +505,8 @@ def test_what_is_rendered_reads_back_and_names_its_values(tmp_path: Path, capsys
     render.main(RenderConfig(output=str(tmp_path)))
     written = {str(path.relative_to(tmp_path)): yaml.safe_load(path.read_text()) for path in tmp_path.rglob("*.yaml")}
     assert written == render.documents(given())
-    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in render.documents(given())]
+    told = [str(tmp_path / name) for name in render.documents(given())]
+    assert capsys.readouterr().out.splitlines() == told + render.bounds(given())
     assert values.read(str(tmp_path / "values.yaml")) == given()
     for name, document in written.items():
         if name.startswith("kubernetes/"):

@@ -33,7 +33,7 @@ def ray_job(values: Values, stage: str, ray_version: str) -> Object:
             "jobId": name,
             "submissionMode": "K8sJobMode",  # the submitter's pod may be lost without the job
             "backoffLimit": group.retries,
-            "activeDeadlineSeconds": group.deadline_seconds,
+            "activeDeadlineSeconds": group.attempt_seconds,  # KubeRay counts anew at each attempt
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": values.ttl_seconds,
             "submitterPodTemplate": pods.submitter_pod(values),

@@ -15,7 +15,7 @@ from infra import cli, files
 from infra.deploy import launcher, manifests, values
 from infra.deploy.pods import Object
 from infra.deploy.stages import STAGES
-from infra.deploy.values import Values
+from infra.deploy.values import Stage, Stages, Values
 from infra.errors import UserError
 
 
@@ -57,13 +57,26 @@ def documents(chosen: Values) -> dict[str, Object]:
     }
 
 
+def bounds(chosen: Values) -> list[str]:
+    """Say of each stage how long its machines may be paid for at the most, over all its attempts."""
+    told = []
+    for name in Stages.model_fields:
+        stage: Stage = getattr(chosen.stages, name)
+        hours = stage.most_seconds / 3600
+        attempts = f"{stage.retries + 1} attempts of {stage.attempt_seconds / 3600:g} h"
+        machines = f"{stage.workers.max} x {stage.machine}"
+        told.append(f"{name}: at most {attempts} on {machines}, {hours * stage.workers.max:g} machine-hours")
+    return told
+
+
 def main(config: RenderConfig) -> None:
     """Render KubeRay manifests and an AWS launcher file from one file of values."""
-    output = files.resolve(config.output)
-    for name, document in documents(values.read(files.resolve(config.values))).items():
+    output, chosen = files.resolve(config.output), values.read(files.resolve(config.values))
+    for name, document in documents(chosen).items():
         path = files.join(output, name)
         files.write_bytes(path, yaml.safe_dump(document, sort_keys=False, width=120).encode())
         print(path, flush=True)
+    print(*bounds(chosen), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

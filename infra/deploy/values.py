@@ -63,10 +63,15 @@ class Group(_Values):
 
 
 class Stage(Group):
-    """The machines of a job, how long it may take over all, and how often it may start again."""
+    """The machines of a job, how long one attempt may take, and how often another may follow."""
 
-    deadline_seconds: Count
+    attempt_seconds: Count
     retries: int = Field(ge=0)
+
+    @property
+    def most_seconds(self) -> int:
+        """Return how long all attempts may take together."""
+        return self.attempt_seconds * (self.retries + 1)
 
 
 class Stages(_Values):
