@@ -46,8 +46,11 @@ def given(changed: dict[str, Any] | None = None) -> Values:
 
 
 NO_GPUS = {"cpus": 14, "memory": "56Gi", "gpus": 0, "scratch": "200Gi", "instance": "m6i.4xlarge", "node_labels": {}}
+SHARED = {"claim": "diffusion-dpo-shared", "path": "/mnt/shared", "nfs": "fs-00000000.efs.us-west-2.amazonaws.com:/"}
 CASES = {
-    "example": given(),
+    "example": given(),  # wholly on S3
+    "shared disk": given({"shared": SHARED, "data.run": "/mnt/shared/runs/sd15", "data.store": "/mnt/shared/store"}),
+    "hub": given({"data.source": "yuvalkirstain/pickapic_v2"}),
     "secrets": given({"aws_secret": "aws", "hub_secret": "hub", "endpoint": "https://minio:9000"}),
     "iam": given({"role_arn": "arn:aws:iam::123456789012:role/dpo", "data.validation_prompts": "s3://bucket/some.txt"}),
     "filtered": given(
@@ -340,14 +343,29 @@ def test_workers_are_bounded_and_only_elastic_groups_scale(chosen: Values) -> No
             assert pod["restartPolicy"] == cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_shared_disk_is_where_the_commands_write(chosen: Values) -> None:
+def test_every_pod_reaches_what_the_commands_write(chosen: Values) -> None:
     for name, template in templates(chosen).items():
         if name != "submitter":
             mounts = {each["name"]: each["mountPath"] for each in template["spec"]["containers"][0]["volumeMounts"]}
-            assert chosen.data.run.startswith(f"{mounts['shared']}/")
+            assert set(mounts) == {each["name"] for each in template["spec"]["volumes"]}
+            reached = ("s3://", f"{mounts['shared']}/") if "shared" in mounts else ("s3://",)
+            written = (chosen.data.store, chosen.data.run, chosen.data.images)
+            assert all(place.startswith(reached) for place in written)
             env = {each["name"]: each.get("value") for each in template["spec"]["containers"][0]["env"]}
-            assert str(env["HF_HUB_CACHE"]).startswith(f"{mounts['shared']}/")
+            assert str(env["HF_HUB_CACHE"]).startswith(f"{mounts.get('shared', mounts['scratch'])}/")
             assert env["TMPDIR"] == mounts["scratch"]
+
+
+def test_wholly_on_s3_nothing_is_shared_and_with_a_disk_every_machine_has_it() -> None:
+    def documents(case: str) -> str:
+        return yaml.safe_dump(render.documents(CASES[case]))
+
+    assert not re.search("persistentVolumeClaim|nfs4|/mnt/", documents("example"))
+    machines = launcher.aws_cluster(CASES["shared disk"])
+    assert "--volume /mnt/shared:/mnt/shared" in machines["docker"]["run_options"]
+    assert any(f"{SHARED['nfs']} /mnt/shared" in command for command in machines["initialization_commands"])
+    # A head and workers for each of the five stages and for interactive use.
+    assert documents("shared disk").count("claimName: diffusion-dpo-shared") == 2 * (5 + 1)
 
 
 def test_secrets_are_named_and_never_written() -> None:
@@ -465,8 +483,18 @@ def test_the_image_has_every_package_and_nothing_else() -> None:
         ({"image": "registry.example.com/diffusion-dpo:latest"}, "image"),
         ({"data.source": "s3://bucket/$(id)"}, "data.source"),
         ({"data.store": "s3://bucket/a store"}, "data.store"),
-        ({"data.run": "s3://bucket/run"}, "data.run"),
-        ({"data.run": "/elsewhere/run"}, "data.run: /elsewhere/run is not on the shared disk"),
+        ({"data.run": "relative/run"}, "data.run"),
+        ({"data.source": "hf://datasets/$(id)"}, "data.source"),
+        ({"data.source": "too/many/parts"}, "data.source"),
+        (
+            {"data.run": "/mnt/shared/run"},
+            "data.run: /mnt/shared/run is on no disk that all pods reach; shared is null",
+        ),
+        ({"shared": SHARED, "data.run": "/other/run"}, "data.run: /other/run is not on the shared disk, /mnt/shared"),
+        (
+            {"shared": SHARED, "safety.prompt_blocklist": "/other/words.txt"},
+            "safety.prompt_blocklist: /other/words.txt is not on the shared disk, /mnt/shared",
+        ),
         ({"endpoint": "https://key:secret@minio"}, "endpoint"),
         ({"stages.train.workers": {"min": 3, "max": 2}}, "stages.train.workers: min 3 is above max 2"),
         ({"stages.encode.workers": {"min": 1, "max": 2}}, "encode: only train takes machines that come later"),

@@ -13,10 +13,14 @@ TOKEN = ".ray/auth_token"  # noqa: S105  (a file name: where Ray looks for the t
 def aws_cluster(values: Values) -> Object:
     """Return the configuration of a cluster with the machines of interactive use; the dashboard keeps to loopback."""
     machine, workers = values.machine(values.interactive), values.interactive.workers
-    shared = values.shared.path
-    mount = f"sudo mount -t nfs4 -o nfsvers=4.1,hard {values.launcher.nfs} {shared}"
     environment = [f"--env {name}={value}" for name, value in pods.settings(values).items()]
-    folders = [f"--volume {shared}:{shared}", f"--volume {pods.SCRATCH}:{pods.SCRATCH}"]
+    folders = [f"--volume {pods.SCRATCH}:{pods.SCRATCH}"]
+    prepare = [f"sudo mkdir -p {pods.SCRATCH}", f"sudo chown {pods.UID}:{pods.UID} {pods.SCRATCH}"]
+    if values.shared:
+        path = values.shared.path
+        folders.append(f"--volume {path}:{path}")
+        mount = f"sudo mount -t nfs4 -o nfsvers=4.1,hard {values.shared.nfs} {path}"
+        prepare += [f"sudo mkdir -p {path}", f"mountpoint -q {path} || {mount}"]
     hardened = ["--security-opt no-new-privileges", "--cap-drop ALL"]
     return {
         "cluster_name": values.name,
@@ -31,11 +35,7 @@ def aws_cluster(values: Values) -> Object:
             "run_options": [*hardened, *environment, *folders, "--ulimit nofile=65536:65536"],
         },
         "file_mounts": {f"{HOME}/{TOKEN}": f"~/{TOKEN}"},
-        "initialization_commands": [
-            f"sudo mkdir -p {shared} {pods.SCRATCH}",
-            f"mountpoint -q {shared} || {mount}",
-            f"sudo chown {pods.UID}:{pods.UID} {pods.SCRATCH}",
-        ],
+        "initialization_commands": prepare,
         "head_node_type": "head",
         "available_node_types": {
             "head": {

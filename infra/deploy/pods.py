@@ -46,7 +46,8 @@ def settings(values: Values) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(values.stop_seconds - TEARDOWN),
         "AWS_REGION": values.region,
         "AWS_DEFAULT_REGION": values.region,
-        "HF_HUB_CACHE": f"{values.shared.path}/huggingface",  # a model is downloaded once for all nodes
+        # On a shared disk a model is downloaded once for all nodes, else by each.
+        "HF_HUB_CACHE": f"{values.shared.path if values.shared else SCRATCH}/huggingface",
         "TMPDIR": SCRATCH,  # memory-mapped copies of a store
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -60,16 +61,18 @@ def ray_pod(values: Values, role: str, machine: Machine, autoscaler: bool = Fals
         role: head, or the name of a group of workers.
         autoscaler: whether Ray's autoscaler runs in it, which asks Kubernetes for workers.
     """
+    mounts = {"scratch": SCRATCH}
+    volumes: list[Object] = [{"name": "scratch", "emptyDir": {"sizeLimit": machine.scratch}}]
+    if values.shared:
+        mounts["shared"] = values.shared.path
+        volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": values.shared.claim}})
     container = {
         "name": f"ray-{'head' if role == 'head' else 'worker'}",
         "image": image(values),
         "env": _environment(values),
         "resources": _resources(machine),
         "securityContext": security(),
-        "volumeMounts": [
-            {"name": "shared", "mountPath": values.shared.path},
-            {"name": "scratch", "mountPath": SCRATCH},
-        ],
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
     }
     if role == "head":
         container["ports"] = [{"name": name, "containerPort": port} for name, port in PORTS.items()]
@@ -77,10 +80,7 @@ def ray_pod(values: Values, role: str, machine: Machine, autoscaler: bool = Fals
         "automountServiceAccountToken": autoscaler,  # nothing else asks Kubernetes; an IAM role has a token of its own
         "terminationGracePeriodSeconds": values.stop_seconds,
         "nodeSelector": dict(machine.node_labels),
-        "volumes": [
-            {"name": "shared", "persistentVolumeClaim": {"claimName": values.shared.claim}},
-            {"name": "scratch", "emptyDir": {"sizeLimit": machine.scratch}},
-        ],
+        "volumes": volumes,
     }
     if machine.gpus:
         spec["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]

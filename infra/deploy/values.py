@@ -15,8 +15,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
 # Commands pass through a shell or two, so a path has no character that means anything to one.
 _PATH = r"[A-Za-z0-9._=/-]+"
-Remote = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
-Shared = Annotated[str, Field(pattern=rf"^/{_PATH}$")]
+Place = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
+Source = Annotated[
+    str, Field(pattern=rf"^((s3:/|hf:/)?/{_PATH}|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$")
+]
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 Count = Annotated[int, Field(ge=1)]
 Scorers = Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:]+$")]], Field(min_length=1)]
@@ -92,17 +94,17 @@ class Stages(_Values):
 
 
 class SharedDisk(_Values):
-    """The disk that all nodes share."""
+    """The disk that all nodes share: Kubernetes' claim to it, where it is mounted, and its server to AWS machines."""
 
     claim: Label
-    path: Shared
+    path: Annotated[str, Field(pattern=rf"^/{_PATH}$")]
+    nfs: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]*$")]
 
 
 class Launcher(_Values):
-    """What the AWS launcher needs beside: a machine image, the shared disk's NFS server, and instance profiles."""
+    """What the AWS launcher needs beside: a machine image, and instance profiles."""
 
     machine_image: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")]
-    nfs: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]*$")]
     head_profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]+$")]
     worker_profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]+$")]
 
@@ -110,12 +112,12 @@ class Launcher(_Values):
 class Data(_Values):
     """What the stages read and write."""
 
-    source: Remote
-    store: Remote
-    prompts: Remote
-    validation_prompts: Remote | None
-    run: Shared
-    images: Remote
+    source: Source
+    store: Place
+    prompts: Place
+    validation_prompts: Place | None
+    run: Place
+    images: Place
     scorers: Scorers
     label_scorers: Scorers
     labels: str
@@ -132,7 +134,7 @@ class Data(_Values):
 class Safety(_Values):
     """The filter's word list and checker, and the revision of a checker's Hub name; null is none."""
 
-    prompt_blocklist: Literal["default"] | Remote | None
+    prompt_blocklist: Literal["default"] | Place | None
     safety_checker: Annotated[str, Field(pattern=rf"^{_PATH}$")] | None
     safety_revision: Annotated[str, Field(pattern=rf"^{_PATH}$")] | None
 
@@ -159,7 +161,7 @@ class Values(_Values):
     endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:-]+$")] | None
     ttl_seconds: int = Field(ge=0)
     stop_seconds: int = Field(ge=30)
-    shared: SharedDisk
+    shared: SharedDisk | None
     launcher: Launcher
     preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux"]
     data: Data
@@ -181,8 +183,19 @@ class Values(_Values):
                 )
         if "head" not in self.machines:
             raise ValueError("machines: head is missing, which every cluster has")
-        if not self.data.run.startswith(f"{self.shared.path}/"):
-            raise ValueError(f"data.run: {self.data.run} is not on the shared disk, {self.shared.path}")
+        return self
+
+    @model_validator(mode="after")
+    def _reached_by_every_pod(self) -> Values:
+        told = {"data": self.data.model_dump(), "safety": self.safety.model_dump()}
+        for group, values in told.items():
+            for name, value in values.items():
+                if not isinstance(value, str) or not value.startswith("/"):
+                    continue
+                if self.shared is None:
+                    raise ValueError(f"{group}.{name}: {value} is on no disk that all pods reach; shared is null")
+                if not value.startswith(f"{self.shared.path}/"):
+                    raise ValueError(f"{group}.{name}: {value} is not on the shared disk, {self.shared.path}")
         return self
 
     def machine(self, group: Group) -> Machine:
