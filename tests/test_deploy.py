@@ -20,7 +20,7 @@ import pytest
 import yaml
 from parsed_commands import parsed
 
-from infra.deploy import launcher, manifests, pods, render, stages, values
+from infra.deploy import launcher, manifests, pods, render, scratch, stages, values
 from infra.deploy.render import RenderConfig
 from infra.deploy.values import Values
 from infra.errors import UserError
@@ -534,7 +534,8 @@ def test_what_is_rendered_reads_back_and_names_its_values(tmp_path: Path, capsys
     written = {str(path.relative_to(tmp_path)): yaml.safe_load(path.read_text()) for path in tmp_path.rglob("*.yaml")}
     assert written == render.documents(given())
     told = [str(tmp_path / name) for name in render.documents(given())]
-    assert capsys.readouterr().out.splitlines() == told + render.bounds(given())
+    told += [*render.bounds(given()), scratch.check(given(), str(VALUES))]
+    assert capsys.readouterr().out.splitlines() == told
     assert values.read(str(tmp_path / "values.yaml")) == given()
     for name, document in written.items():
         if name.startswith("kubernetes/"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from infra import cli, files
-from infra.deploy import launcher, manifests, values
+from infra.deploy import launcher, manifests, scratch, values
 from infra.deploy.pods import Object
 from infra.deploy.stages import STAGES
 from infra.deploy.values import Stage, Stages, Values
@@ -71,12 +71,14 @@ def bounds(chosen: Values) -> list[str]:
 
 def main(config: RenderConfig) -> None:
     """Render KubeRay manifests and an AWS launcher file from one file of values."""
-    output, chosen = files.resolve(config.output), values.read(files.resolve(config.values))
+    output, path = files.resolve(config.output), files.resolve(config.values)
+    chosen = values.read(path)
+    room = scratch.check(chosen, path)
     for name, document in documents(chosen).items():
-        path = files.join(output, name)
-        files.write_bytes(path, yaml.safe_dump(document, sort_keys=False, width=120).encode())
-        print(path, flush=True)
-    print(*bounds(chosen), sep="\n", flush=True)
+        written = files.join(output, name)
+        files.write_bytes(written, yaml.safe_dump(document, sort_keys=False, width=120).encode())
+        print(written, flush=True)
+    print(*bounds(chosen), room, sep="\n", flush=True)
 
 
 if __name__ == "__main__":

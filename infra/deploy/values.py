@@ -19,6 +19,7 @@ Place = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
 Source = Annotated[
     str, Field(pattern=rf"^((s3:/|hf:/)?/{_PATH}|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$")
 ]
+UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 Count = Annotated[int, Field(ge=1)]
 Scorers = Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:]+$")]], Field(min_length=1)]
@@ -55,6 +56,11 @@ class Machine(_Values):
     scratch: Quantity
     instance: Annotated[str, Field(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
     node_labels: dict[str, str]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Return the size of its scratch."""
+        return int(self.scratch[:-2]) * UNITS[self.scratch[-2:]]
 
 
 class Group(_Values):
@@ -114,6 +120,8 @@ class Data(_Values):
 
     source: Source
     store: Place
+    pairs: Count
+    captions: Count
     prompts: Place
     validation_prompts: Place | None
     run: Place
