@@ -426,6 +426,16 @@ def test_the_launcher_starts_a_cluster_that_asks_for_the_token() -> None:
     }
 
 
+def test_a_launched_machine_has_a_disk_for_its_scratch_and_the_image() -> None:
+    types = launcher.aws_cluster(given({"machines.head.scratch": "1500Mi"}))["available_node_types"]
+    sizes = {}
+    for name, node in types.items():
+        (disk,) = node["node_config"]["BlockDeviceMappings"]
+        assert (disk["DeviceName"], disk["Ebs"]["VolumeType"]) == ("/dev/sda1", "gp3")
+        sizes[name] = disk["Ebs"]["VolumeSize"]
+    assert sizes == {"head": 2 + 80, "worker": 400 + 80}  # GiB, whole ones: 1500 MiB are 1.46
+
+
 # Image
 
 

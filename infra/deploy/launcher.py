@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from infra.deploy import pods
 from infra.deploy.pods import Object
 from infra.deploy.values import Machine, Values
 
 HOME = "/home/dpo"  # the Dockerfile's
+ROOM = 80 * 2**30  # of a machine's disk, for its system, the driver and the image, packed and unpacked
 TOKEN = ".ray/auth_token"  # noqa: S105  (a file name: where Ray looks for the token in a home)
 
 
@@ -61,8 +64,10 @@ def aws_cluster(values: Values) -> Object:
 
 
 def _node(values: Values, machine: Machine, profile: str) -> Object:
+    disk = math.ceil((machine.scratch_bytes + ROOM) / 2**30)  # in GiB, of the root volume: Ubuntu's is /dev/sda1
     return {
         "ImageId": values.launcher.machine_image,
         "InstanceType": machine.instance,
         "IamInstanceProfile": {"Name": profile},
+        "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": disk, "VolumeType": "gp3"}}],
     }
