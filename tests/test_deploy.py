@@ -496,6 +496,7 @@ def test_the_image_has_every_package_and_nothing_else() -> None:
         ({"data.run": "relative/run"}, "data.run"),
         ({"data.source": "hf://datasets/$(id)"}, "data.source"),
         ({"data.source": "too/many/parts"}, "data.source"),
+        ({"data.source": "--help"}, "data.source"),
         (
             {"data.run": "/mnt/shared/run"},
             "data.run: /mnt/shared/run is on no disk that all pods reach; shared is null",

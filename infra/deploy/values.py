@@ -17,7 +17,7 @@ Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_le
 _PATH = r"[A-Za-z0-9._=/-]+"
 Place = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
 Source = Annotated[
-    str, Field(pattern=rf"^((s3:/|hf:/)?/{_PATH}|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$")
+    str, Field(pattern=rf"^((s3:/|hf:/)?/{_PATH}|[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?)$")
 ]
 UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
