@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,15 +200,44 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     assert left == {".lock", "config.json", "revisions.json", STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
 
 
-def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(remote: TrainConfig) -> None:
+def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(
+    remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "LOOK_EVERY", 0.01)
+
     def term(metrics: dict[str, object]) -> None:
         if metrics["step"] == 1:
             with stopping.passing_on(remote.output):
                 os.kill(os.getpid(), signal.SIGTERM)
+            assert stopping._terminated.wait(60)
 
     with pytest.raises(stopping.Stopped, match="after step 1"):
         loop.train(remote, assembly.Rank(on_step=term))
     assert checkpoint.complete_steps(remote.output) == [1]
+
+
+def test_a_look_for_the_note_that_s3_does_not_answer_holds_up_no_step(
+    remote: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, answer, told = threading.Event(), threading.Event(), threading.Event()
+
+    def look(_: str) -> bool:
+        asked.set()
+        assert answer.wait(60)
+        told.set()
+        raise UserError("S3 was silent")
+
+    def at_step(metrics: dict[str, object]) -> None:
+        if metrics["step"] == 3:
+            assert asked.is_set()  # and is not answered before the third step is taken
+            answer.set()
+            assert told.wait(60)
+
+    monkeypatch.setattr(stopping, "asked_by_driver", look)
+    monkeypatch.setattr(stopping, "LOOK_EVERY", 0.01)  # so there are several looks
+    loop.train(remote, assembly.Rank(on_step=at_step))
+    assert is_finished(remote.output, 6)
+    assert capsys.readouterr().err.count("S3 was silent; nobody can ask this run to stop") == 1
 
 
 def two_ranks(rank: int, runs: list[TrainConfig], meeting: str) -> None:

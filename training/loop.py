@@ -40,7 +40,8 @@ def train(config: TrainConfig, rank: Rank) -> None:
     """
     with stopping.listening():
         trainer = assembly.build(config, rank)
-        with contextlib.closing(trainer.writer):
+        looking = stopping.looking(files.resolve(config.output)) if rank.rank == 0 else contextlib.nullcontext()
+        with contextlib.closing(trainer.writer), looking:
             run_steps(trainer)
             finish(trainer)
 

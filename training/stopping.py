@@ -7,11 +7,9 @@ from there.
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -20,14 +18,14 @@ import torch
 import torch.distributed as dist
 
 from infra import files
+from infra.errors import UserError
 
 STOP = "stop.json"
 EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
 
-LOOK_EVERY = 5.0  # seconds; a look at S3 takes tens of milliseconds
+LOOK_EVERY = 5.0  # seconds between looks at S3
 
 _terminated = threading.Event()
-_looked: dict[str, float] = {}  # when each run folder was looked at
 
 
 class Stopped(Exception):
@@ -93,18 +91,39 @@ def asked_by_driver(output: str | Path) -> bool:
     return files.exists(_note_of(output))
 
 
-def _look_is_due(output: str) -> bool:
-    """Say whether to look for the driver's note now: on a disk at every step, on S3 every few seconds."""
-    now = time.monotonic()
-    if files.is_remote(output) and now - _looked.get(output, -math.inf) < LOOK_EVERY:
-        return False
-    _looked[output] = now
-    return True
+@contextlib.contextmanager
+def looking(output: str) -> Iterator[None]:
+    """Look for the driver's note on S3 inside the block, every few seconds, in a thread: no step waits for S3.
+
+    A look that S3 does not answer tells nothing; the next one does. On a disk each step looks for itself.
+    """
+    if not files.is_remote(output):
+        yield
+        return
+    ended = threading.Event()
+
+    def look() -> None:
+        said = ""
+        while not ended.is_set():
+            try:
+                if asked_by_driver(output) and not ended.is_set():
+                    _terminated.set()
+            except UserError as error:
+                if (unheard := f"{error}; nobody can ask this run to stop meanwhile") != said:
+                    print(unheard, file=sys.stderr, flush=True)
+                    said = unheard
+            ended.wait(LOOK_EVERY)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()  # a look under way may take minutes, and is not waited for
 
 
 def agreed(output: str | Path, rank: int, world_size: int, device: torch.device) -> bool:
     """Say, alike on every rank, whether any of them was asked to end; rank 0 alone looks for the driver's note."""
-    asked = _terminated.is_set() or (rank == 0 and _look_is_due(str(output)) and asked_by_driver(output))
+    asked = _terminated.is_set() or (rank == 0 and not files.is_remote(str(output)) and asked_by_driver(output))
     if world_size == 1:
         return asked
     told = torch.tensor([float(asked)], device=device)
