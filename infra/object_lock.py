@@ -2,7 +2,8 @@
 
 The lock is the object `.lock`. It is written on a condition alone, that it is absent or still what was read, and of
 several such writes S3 lets one pass. Its holder writes it anew every RENEWAL seconds. One that stays as it is for
-EXPIRY seconds, measured by whoever waits for it, is a dead job's and is taken over; no two clocks are compared.
+EXPIRY seconds, measured by whoever waits for it, is a dead job's and is taken over; no two clocks are compared. A
+holder that S3 does not hear ends MARGIN seconds before, and its workers with it: of two jobs that live, one writes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from infra import files, object_storage
 from infra.errors import UserError
 
 NAME = ".lock"
-RENEWAL, EXPIRY, LOOK = 15.0, 60.0, 5.0  # seconds: of a holder; of a dead one; of who waits
+RENEWAL, EXPIRY, LOOK = 15.0, 120.0, 5.0  # seconds: of a holder; of a dead one; of who waits
+MARGIN = 15.0  # seconds in which Ray ends the workers of a driver that is gone
+CONFLICTS = 3  # writes of one renewal, where S3 says that another was under way
 NO_ETAG = "0" * 32  # of nothing that is written here
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404")
 UNKNOWN = ("NotImplemented", "501")
@@ -48,6 +51,7 @@ class ObjectLock:
         self._bucket, _, self._key = files.join(folder, NAME).removeprefix(files.S3).partition("/")
         self._holder = f"process {os.getpid()} on {socket.gethostname()}"
         self._token, self._writes, self._etag = uuid.uuid4().hex, 0, ""
+        self._renewed = clock()
         self._client: tuple[int | None, Any] | None = None  # and when the credentials that it has were written
         self._conditions = True  # whether the server looks at them
         self._turn, self._ended = threading.Lock(), threading.Event()
@@ -109,8 +113,20 @@ class ObjectLock:
                 except (exceptions.BotoCoreError, exceptions.ClientError, UserError, OSError):  # it is asked again
                     continue
                 if lost:
-                    print(f"error: {self._lost()}", file=sys.stderr, flush=True)
-                    os._exit(2)  # the main thread waits inside Ray and would not notice an exception here
+                    _end(self._lost())
+
+    def watch(self) -> None:
+        """End the process MARGIN seconds before another job may take over, if nothing could be renewed till then.
+
+        Beside keep, whose request may hang.
+        """
+        while self._conditions and not self._ended.wait(max(0.0, self._left())):
+            if self._left() <= 0:
+                told = f"S3 heard nothing of this job for {EXPIRY - MARGIN:.0f} s, so that another may begin here soon"
+                _end(UserError(f"{self.folder}: {told}; the same command goes on"))
+
+    def _left(self) -> float:
+        return self._renewed + EXPIRY - MARGIN - self._clock()
 
     def give_back(self) -> None:
         """Let the next job have the lock at once."""
@@ -123,15 +139,17 @@ class ObjectLock:
             print(f"{error}; the lock ends by itself, in {EXPIRY:.0f} s", file=sys.stderr, flush=True)
 
     def _renew(self) -> bool:
-        if self._write(self._token, IfMatch=self._etag):
-            return True
-        seen = self._read()
-        if seen.etag == NO_ETAG:  # somebody deleted it
-            return self._write(self._token, IfNoneMatch="*")
-        if seen.token != self._token:
-            return False
-        self._etag = seen.etag  # S3's answer to a write of ours was lost
-        return self._write(self._token, IfMatch=self._etag)
+        """Write the lock anew; false where it is another's by now."""
+        for _ in range(CONFLICTS):
+            if self._write(self._token, IfMatch=self._etag):
+                return True
+            seen = self._read()
+            if seen.etag == NO_ETAG:  # somebody deleted it
+                return self._write(self._token, IfNoneMatch="*")
+            if seen.token != self._token:
+                return False
+            self._etag = seen.etag  # S3's answer to a write of ours was lost, or came in the middle of one
+        raise UserError(f"{self.folder}/{NAME}: S3 refused {CONFLICTS} writes in a row, each for another under way")
 
     def _s3(self) -> Any:
         written = files.credentials_written()
@@ -142,6 +160,7 @@ class ObjectLock:
     def _write(self, token: str, **condition: str) -> bool:
         """Write the lock and return true, or false where the condition does not hold."""
         self._writes += 1  # else it would have the same ETag
+        asked = self._clock()
         content = json.dumps({"holder": self._holder, "token": token, "writes": self._writes}).encode()
         place = {"Bucket": self._bucket, "Key": self._key}
         try:
@@ -151,6 +170,7 @@ class ObjectLock:
                 return False
             raise
         self._etag = answer["ETag"].strip('"')  # radosgw compares it with the header as it is
+        self._renewed = asked  # or later, when S3 took it
         return True
 
     def _read(self) -> _Seen:
@@ -184,3 +204,9 @@ class ObjectLock:
 
 def _code(error: exceptions.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code"))
+
+
+def _end(error: UserError) -> None:
+    """End the process, whose main thread waits inside Ray and would not notice an exception of another."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)

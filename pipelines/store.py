@@ -274,7 +274,8 @@ def writer_lock(folder: str) -> Iterator[Callable[[], None]]:
 
         lock = object_lock.ObjectLock(folder)
         lock.take()
-        threading.Thread(target=lock.keep, daemon=True).start()
+        for care in (lock.keep, lock.watch):
+            threading.Thread(target=care, daemon=True).start()
         try:
             yield lock.check
         finally:

@@ -14,7 +14,7 @@ from faulty_s3 import Fault, faulty
 
 from infra import files, object_lock, object_storage
 from infra.errors import UserError
-from infra.object_lock import EXPIRY, LOOK, ObjectLock
+from infra.object_lock import EXPIRY, LOOK, MARGIN, ObjectLock
 from pipelines import store
 from pipelines.encode_config import EncodeConfig
 from pipelines.encode_latents import main
@@ -204,18 +204,67 @@ def test_a_server_without_conditional_writes_is_told_of(
     assert capsys.readouterr().err == 2 * said
 
 
-def test_the_holder_renews_it_until_it_is_given_back_or_lost(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_lock, "RENEWAL", 0.01)
-    ended: list[int] = []
+class Ended(Exception):
+    """Stands for the end of the process."""
 
-    class Ended(Exception):
-        """Stands for the end of the process."""
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list of exit codes to which an end of the process adds its own, and raises Ended."""
+    codes: list[int] = []
 
     def leave(code: int) -> None:
-        ended.append(code)
+        codes.append(code)
         raise Ended
 
     monkeypatch.setattr(object_lock.os, "_exit", leave)
+    return codes
+
+
+def test_a_holder_that_s3_does_not_hear_ends_before_another_may_begin(
+    folder: str, ended: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock, clock = taker(folder)
+    lock.take()
+    clock.now = 100.0
+    lock.check()
+    clock.now = 100.0 + EXPIRY - MARGIN - 0.01  # and here somebody who waits since it was renewed must wait on
+    watch = threading.Thread(target=lock.watch)
+    watch.start()
+    lock.give_back()
+    watch.join()
+    assert ended == []
+    lock, clock = taker(folder)
+    lock.take()
+    clock.now = EXPIRY - MARGIN
+    with pytest.raises(Ended):
+        lock.watch()
+    assert ended == [2]
+    told = f"error: {folder}: S3 heard nothing of this job for 105 s, so that another may begin here soon;"
+    assert capsys.readouterr().err == f"{told} the same command goes on\n"
+
+
+def test_a_write_under_way_elsewhere_is_no_lost_lock(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    conflicts: list[str] = []
+
+    def fault(method: str, _: str) -> Fault:
+        return conflicts.pop() if conflicts and method == "PUT" else None
+
+    with faulty(os.environ["AWS_ENDPOINT_URL"], fault) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        lock = taken(folder)
+        conflicts += 2 * ["ConditionalRequestConflict"]
+        lock.check()
+        conflicts += 3 * ["ConditionalRequestConflict"]
+        with pytest.raises(UserError, match=r"/\.lock: S3 refused 3 writes in a row"):
+            lock.check()
+        lock.check()
+
+
+def test_the_holder_renews_it_until_it_is_given_back_or_lost(
+    folder: str, ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_lock, "RENEWAL", 0.01)
     first = taken(folder)
     replaced = iter([FileNotFoundError("the credentials file")])  # once, as while it is replaced
 
