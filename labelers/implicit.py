@@ -24,7 +24,7 @@ from infra import files, models
 from infra.errors import UserError
 from pipelines import encoders, kinds, pairs
 from pipelines.captions import CaptionEncoder
-from pipelines.images import square_pixels
+from pipelines.images import images_at_once, square_pixels
 from training import objectives
 from training.backbone import Backbone, check_fingerprints, open_backbone
 from training.backbone_base import ScheduleConfig
@@ -36,7 +36,7 @@ from training.reward import DRAWS, SEED
 
 WORLD_MODEL = "infra/world/model"
 BETA = 5000.0  # where the policy was trained with none that fits, see trained_beta
-BATCH = 32  # images in one forward pass
+BATCH = 32  # images in one forward pass, at most
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,13 @@ class Models:
     text: CaptionEncoder
     shape: tuple[int, int, int]  # C, H, W of a latent
     device: torch.device
+    batch: int  # images in one forward pass
 
     @classmethod
     def load(cls, folders: Folders) -> Models:
         """Load everything from local folders."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        batch = images_at_once(folders.resolution, BATCH)
         backbone = open_backbone(folders.reference, folders.schedule)
         reference = models.Model(str(folders.reference))
         policy = open_backbone(folders.policy, folders.schedule).load_network()
@@ -149,10 +151,11 @@ class Models:
             backbone,
             (policy.to(device), backbone.load_network().to(device)),
             # The posterior's mean, not a sample: a score should not depend on chance.
-            encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, BATCH, "float32"),
+            encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
             CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
             encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
             device,
+            batch,
         )
 
 
@@ -209,8 +212,8 @@ class Implicit:
         place = np.array([row[caption] for caption in captions])
         text = loaded.text.encode(unique)
         rewards = np.zeros(len(images), np.float64)
-        for start in range(0, len(images), BATCH):
-            part = slice(start, start + BATCH)
+        for start in range(0, len(images), loaded.batch):
+            part = slice(start, start + loaded.batch)
             clean = torch.from_numpy(latents[part]).view(-1, *loaded.shape)
             seen = {name: torch.from_numpy(rows[place[part]].astype(np.float32)) for name, rows in text.items()}
             rewards[part] = self._mean_rewards(clean, seen, captions[part])

@@ -15,6 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 # Pillow's other formats are never tried on bytes from elsewhere: EPS would start Ghostscript on them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000  # a header that promises more is refused before anything is decoded
+TOGETHER = 1 << 20  # pixels in one pass of a VAE, whose activations take 1.5 KB or more a pixel, or of a sampler
 MAX_RATIO = 50  # of the sides: a strip of 1 x 60,000 would become 512 x 30,000,000 when its short side is resized
 
 
@@ -76,3 +77,8 @@ def square_pixels(image: Image.Image, resolution: int) -> npt.NDArray[np.uint8]:
 def decode_image(content: object, resolution: int) -> npt.NDArray[np.uint8]:
     """Decode encoded bytes into [resolution, resolution, 3] uint8 RGB: open_image, then square_pixels."""
     return square_pixels(open_image(content), resolution)
+
+
+def images_at_once(resolution: int, most: int) -> int:
+    """Return how many square images to encode or draw in one pass: at most so many, and TOGETHER pixels, but one."""
+    return max(1, min(most, TOGETHER // resolution**2))

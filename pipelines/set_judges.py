@@ -19,10 +19,10 @@ from infra import (
 from diffusers import AutoencoderKL  # isort: skip
 
 from pipelines.generate import DONE
-from pipelines.images import decode_image
+from pipelines.images import decode_image, images_at_once
 from pipelines.win_rate import diversity
 
-BATCH, PIXELS = 64, 1 << 20  # images encoded at once, at most: a VAE's activations take 1.5 KB or more a pixel
+BATCH = 64  # images encoded at once, at most
 KID_SUBSETS, KID_SUBSET_SIZE = 50, 200
 KID_LEAST = 4  # images on each side: two subsets of two that can differ
 
@@ -32,7 +32,7 @@ class LatentFeatures:
 
     def __init__(self, folder: Path) -> None:
         self.resolution: int = models.component_config(folder, "vae")["sample_size"]
-        self.batch_size = max(1, min(BATCH, PIXELS // self.resolution**2))
+        self.batch_size = images_at_once(self.resolution, BATCH)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True)
         self.vae = vae.eval().to(self.device)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from pipelines.images import FORMATS, BadImage, decode_image
+from pipelines.images import FORMATS, BadImage, decode_image, images_at_once
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -109,3 +109,7 @@ def test_strips_are_refused_beyond_fifty_to_one(size: tuple[int, int]) -> None:
     longer = size[0] + (size[0] > 1), size[1] + (size[1] > 1)
     with pytest.raises(BadImage, match="one side of the image is over 50 times the other"):
         decode_image(encoded(Image.new("RGB", longer)), 8)
+
+
+def test_large_images_go_a_few_at_once() -> None:
+    assert [images_at_once(side, 32) for side in (64, 256, 512, 1024, 2048)] == [32, 16, 4, 1, 1]

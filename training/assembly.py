@@ -86,7 +86,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     reference = make_reference(config, backbone, policy, rank)
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
     average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
-    validator = make_validator(config.validation, backbone, policy, data.staged.manifest, rank.rank, rank.world_size)
+    manifest, share = data.staged.manifest, (rank.rank, rank.world_size)
+    validator = make_validator(config.validation, backbone, policy, manifest, *share, config.autocast)
     few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
     journal = Journal(output, enabled=rank.rank == 0)
     writer = CheckpointWriter(files.resolve(config.output), rank.world_size)

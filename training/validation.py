@@ -13,6 +13,7 @@ from PIL import Image
 from infra import files
 from labelers import scorers
 from pipelines import store
+from pipelines.images import images_at_once
 from pipelines.kinds import kind_of, native_resolution, tokens_of
 from pipelines.prompts import read_prompts
 from pipelines.sampling import draw_images, image_seed, load_pipeline
@@ -20,7 +21,7 @@ from training.backbone import Backbone
 from training.config import ValidationConfig
 
 GRID = 16  # images of the sample grid
-BATCH, PIXELS = 16, 1 << 20  # images drawn at once, at most: beside the optimizer's state there is little room
+BATCH = 16  # images drawn at once, at most: beside the optimizer's state there is little room
 SEED = 1
 
 
@@ -35,6 +36,7 @@ class Validator:
     rank: int
     world_size: int
     batch_size: int
+    autocast: torch.dtype  # of the networks while they draw, as in a step
     max_tokens: int | None = None  # of T5
 
     def run(self) -> tuple[npt.NDArray[np.float64], list[tuple[int, Image.Image]]]:
@@ -50,7 +52,8 @@ class Validator:
             captions = [self.captions[i] for i in part]
             seeds = [image_seed(SEED, i, self.captions[i]) for i in part]
             steps, guidance = self.config.sampling_steps, self.config.guidance_scale
-            images = draw_images(self.pipeline, captions, seeds, steps, guidance, self.max_tokens)
+            with torch.autocast(self.pipeline.device.type, self.autocast, enabled=self.autocast != torch.float32):
+                images = draw_images(self.pipeline, captions, seeds, steps, guidance, self.max_tokens)
             scores[part] = self.scorer.score(images, captions)
             grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
         return scores, grid
@@ -63,6 +66,7 @@ def make_validator(
     manifest: store.Manifest,
     rank: int,
     world_size: int,
+    autocast: torch.dtype,
 ) -> Validator | None:
     """Make the validator that samples with the network being trained, or None where no captions are given.
 
@@ -76,8 +80,8 @@ def make_validator(
     parts: dict[str, Any] = {backbone.network_folder: network}
     pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **parts)
     scorer = scorers.load(config.validation_scorer, config.validation_weights)
-    batch_size = max(1, min(BATCH, PIXELS // native_resolution(backbone.folder) ** 2))
-    return Validator(config, captions, pipeline, scorer, rank, world_size, batch_size, tokens)
+    batch_size = images_at_once(native_resolution(backbone.folder), BATCH)
+    return Validator(config, captions, pipeline, scorer, rank, world_size, batch_size, autocast, tokens)
 
 
 def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:
