@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import MODEL
 
 from infra import cli
@@ -15,7 +17,7 @@ from infra.errors import UserError
 from training import plan
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
-from training.optimizers import OptimizerConfig
+from training.optimizers import OptimizerConfig, make_optimizer
 from training.policy import PolicyConfig
 from training.presets import PRESETS
 from training.train_dpo import main
@@ -60,7 +62,7 @@ def test_the_table_holds_what_the_manifest_and_the_settings_say(folder: Path) ->
 
 
 def test_pair_work_and_memory_by_hand() -> None:
-    usual, ten = plan.layout(TrainConfig()), plan.Network(10, 10, 3.0, 0)
+    usual, ten = plan.layout(TrainConfig()), plan.Network(10, 10, 7, 3.0, 0)
     assert [work for _, work in plan.pair_work(usual, 3.0)] == [6.0, 12.0, 6.0]
     assert [size for _, size in plan.memory(usual, ten)] == [40, 40, 80, 40]
     alone = plan.layout(TrainConfig(objective=ObjectiveConfig(objective="sft")))
@@ -74,10 +76,32 @@ def test_pair_work_and_memory_by_hand() -> None:
     # Two weights of adapters beside the ten: gradients, moments and average of these alone, no second network.
     lora = plan.layout(TrainConfig(policy=PolicyConfig(lora_rank=1, ema_decay=0.9)))
     assert [work for _, work in plan.pair_work(lora, 3.0)] == [6.0, 6.0, 6.0]
-    assert [size for _, size in plan.memory(lora, plan.Network(10, 2, 3.0, 0))] == [40, 8, 8, 16, 8]
+    assert [size for _, size in plan.memory(lora, plan.Network(10, 2, 2, 3.0, 0))] == [40, 8, 8, 16, 8]
     cached = plan.layout(TrainConfig(data=DataConfig(reference="base"), optimizer=OptimizerConfig("adamw8bit")))
     assert [work for _, work in plan.pair_work(cached, 3.0)] == [6.0, 12.0]
     assert [size for _, size in plan.memory(cached, ten)] == [40, 40, 20]
+    whole = plan.Layout(reference=False, optimizer="adafactor", shards=2)  # its state is no shard
+    assert [size for _, size in plan.memory(whole, ten)] == [20, 20, 28]
+
+
+def test_adafactor_keeps_as_much_as_is_planned() -> None:
+    layers = (torch.nn.Linear(5, 3), torch.nn.Conv2d(4, 6, 3), torch.nn.Conv2d(4, 6, 1), torch.nn.LayerNorm(7))
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer = make_optimizer(OptimizerConfig("adafactor"), weights, torch.device("cpu"))
+    optimizer.step()
+    kept = [
+        sum(
+            value.numel()
+            for value in optimizer.state[weight].values()
+            if isinstance(value, torch.Tensor) and value.dim()
+        )
+        for weight in weights
+    ]
+    # Linear 3 + 5 and bias 3; 24 kernels of 3 x 3, nine numbers each, keep 3 + 3; of 1 x 1, 1 + 1; a norm's all.
+    assert kept == [8, 3, 24 * 6, 6, 24 * 2, 6, 7, 7]
+    assert kept == [plan.adafactor_state(weight.shape) for weight in weights]
 
 
 def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
@@ -94,6 +118,8 @@ def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
     held_out = (4 + 1) * few + 2 * every  # the policy four times and the reference once; both of them in the end
     drawn = 4 * 3 * 5 * 2  # two passes a step, for guidance
     assert plan.validation_work(config, 3.0) == 3.0 * (held_out + drawn)
+    unguided = replace(config, validation=replace(config.validation, guidance_scale=1.0))
+    assert plan.validation_work(unguided, 3.0) == 3.0 * (held_out + drawn / 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ adapters the backward pass is one F an image: gradients pass through the frozen 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Network:
 
     parameters: int
     trained: int  # of them, or of the adapters beside them
+    factors: int  # numbers that Adafactor keeps of these
     forward: float  # FLOPs of one image's forward pass
     activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
 
@@ -106,12 +107,21 @@ def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifes
             f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in told.items())})"
         ) from error
     parameters = counting.parameters(network)
-    trained_weights = parameters
+    shapes = [weight.shape for weight in network.parameters()]
     if config.policy.lora_rank:
         with counting.META:
             adapted = add_adapters(network, config.policy, config.seed)
-        trained_weights = sum(weight.numel() for weight in trained(adapted).values())
-    return Network(parameters, trained_weights, forward, activations)
+        shapes = [weight.shape for weight in trained(adapted).values()]
+    return Network(parameters, sum(map(math.prod, shapes)), sum(map(adafactor_state, shapes)), forward, activations)
+
+
+def adafactor_state(shape: Sequence[int]) -> int:
+    """Count what transformers' Adafactor keeps of a weight: means over its last axis, and over the one before.
+
+    A kernel of 3 x 3 is nine matrices of three rows to it: two thirds as many numbers as weights, of 1 x 1 twice.
+    """
+    size = math.prod(shape)
+    return size // shape[-1] + size // shape[-2] if len(shape) > 1 else size
 
 
 def forward_pass(
@@ -192,7 +202,7 @@ def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
     moments = {
         "adamw": ("optimizer state, two float32 a weight", 2 * trained_weights),
         "adamw8bit": ("optimizer state, two bytes a weight", trained_weights / 2),
-        "adafactor": ("optimizer state, a row and a column a matrix (not counted)", 0.0),
+        "adafactor": ("optimizer state, two float32 vectors a matrix, on each", FLOAT32 * network.factors),
     }
     parts = [("weights, float32", weights)]
     if laid_out.adapters:
@@ -204,7 +214,10 @@ def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
 
 
 def validation_work(config: TrainConfig, forward: float) -> float:
-    """Return the FLOPs of all assessments: held-out margins and, with guidance, two passes a sampling step."""
+    """Return the FLOPs of all assessments: held-out margins, and a pass each sampling step, with guidance two.
+
+    FLUX's guidance is an input of its one pass; there this is twice too much.
+    """
     times = 1 + math.ceil(config.steps / config.checkpoint_every)
     told, images = config.validation, 0.0
     if config.data.held_out_store:
@@ -213,5 +226,5 @@ def validation_work(config: TrainConfig, forward: float) -> float:
         images += 2 * few * (times + 1) + 4 * kept * DRAWS  # the reference sees the few once
     if told.validation_prompts:
         captions = len(read_prompts(files.resolve(told.validation_prompts))) * told.validation_images
-        images += times * captions * told.sampling_steps * 2
+        images += times * captions * told.sampling_steps * (2 if told.guidance_scale > 1 else 1)
     return images * forward
