@@ -147,8 +147,8 @@ class LatentEncoder:
             part = pixels[start : start + self.batch_size]
             padded = np.zeros((self.batch_size, *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
-            images = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 127.5 - 1
-            moments = self.vae.encode(images).latent_dist
+            images = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            moments = self.vae.encode(images.to(self.dtype)).latent_dist
             mean, std = moments.mean[: len(part)].float().cpu(), moments.std[: len(part)].float().cpu()
             parts.append(self._posterior(mean, std, ids[start : start + len(part)], slot))
         return np.concatenate(parts).astype(np.float16) if parts else np.empty((0, self.latent_size), np.float16)

@@ -128,7 +128,8 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
         generate.check_models(generate_config.check_config(drawing))
     if config.true_images:
         find_images(config.true_images)
-    models.local_folder(config.feature_model or base.name, base.revision, flag="--feature-model")
+    if config.feature_model:
+        models.local_folder(config.feature_model, flag="--feature-model")
     make_filter(config.safety)
     base, policy = base.pinned(), policy.pinned()
     return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)

@@ -183,15 +183,15 @@ def test_swapping_winner_and_loser_negates_the_logit() -> None:
 
 
 def test_conventions_convert_into_each_other() -> None:
-    # N = 4 * 8 * 8 values per latent; sums are N times the means.
+    # N = 4 * 8 * 8 values per latent; sums are N times the means. Each line is a source's own formula and constant.
     count, beta = 4 * 8 * 8, 5000.0
     ours = objectives.logits(objectives.margins(POLICY, REFERENCE), beta).item()
     sums_policy, sums_reference = POLICY * count, REFERENCE * count
     summed = ((sums_policy[0] - sums_policy[1]) - (sums_reference[0] - sums_reference[1])).item()
     meant = ((POLICY[0] - POLICY[1]) - (REFERENCE[0] - REFERENCE[1])).item()
-    assert -(beta / count) / 2 * summed == pytest.approx(ours, abs=1e-9)  # Eq. 46: beta/N, with the half
-    assert -(beta / (2 * count)) * summed == pytest.approx(ours, abs=1e-9)  # pseudo-code S9: beta/(2N), no half
-    assert -(beta / 2) * meant == pytest.approx(ours, abs=1e-9)  # diffusers: 2500, mean, no half
+    assert -0.5 * 19.53125 * summed == pytest.approx(ours, abs=1e-9)  # Eq. 46, sums and the half: 5000/256
+    assert -9.765625 * summed == pytest.approx(ours, abs=1e-9)  # pseudo-code S9, sums and no half: 5000/512
+    assert -2500 * meant == pytest.approx(ours, abs=1e-9)  # diffusers' SD1.5 script, means and no half
 
 
 def test_sft_is_the_winners_error_and_needs_no_reference() -> None:

@@ -15,6 +15,7 @@ from pipelines import store
 from training import flags, preflight
 from training.config import DataConfig, TrainConfig, ValidationConfig
 from training.objectives import ObjectiveConfig
+from training.optimizers import OptimizerConfig
 from training.presets import PRESETS
 
 
@@ -70,6 +71,7 @@ def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_
         ({"data": DataConfig(micro_batch=0)}, "--micro-batch 0: must be at least 1"),
         ({"data": DataConfig(caption_dropout=2.0)}, "--caption-dropout 2.0: must be between 0 and 1"),
         ({"validation": ValidationConfig(held_out_draws=0)}, "--held-out-draws 0: must be at least 1"),
+        ({"optimizer": OptimizerConfig("adafactor", adam_beta2=0.9)}, "--adam-beta2 0.9: only AdamW has it"),
     ],
 )
 def test_numbers_that_make_no_run_are_refused(changes: dict[str, Any], told: str) -> None:

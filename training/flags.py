@@ -98,6 +98,9 @@ def _check_optimizer(config: OptimizerConfig) -> None:
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{_flag(config, name)}: from 0 to below 1")
+    for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if config.optimizer == "adafactor" else ():
+        if getattr(config, name) != getattr(OptimizerConfig(), name):
+            raise UserError(f"{_flag(config, name)}: only AdamW has it, and this is --optimizer adafactor")
     if not config.max_gradient_norm > 0:
         raise UserError(f"{_flag(config, 'max_gradient_norm')}: must be above 0; inf for no limit")
     check_optimizer(config)
