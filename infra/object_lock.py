@@ -145,7 +145,9 @@ class ObjectLock:
                 return True
             seen = self._read()
             if seen.etag == NO_ETAG:  # somebody deleted it
-                return self._write(self._token, IfNoneMatch="*")
+                if self._write(self._token, IfNoneMatch="*"):
+                    return True
+                continue
             if seen.token != self._token:
                 return False
             self._etag = seen.etag  # S3's answer to a write of ours was lost, or came in the middle of one

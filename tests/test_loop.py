@@ -18,7 +18,7 @@ from infra import (
 )
 from infra.errors import UserError
 from labelers.implicit import trained_against
-from training import assembly, checkpoint, loop, objectives, preflight
+from training import assembly, checkpoint, keeping, loop, objectives, preflight
 from training.backbone import StableDiffusion
 from training.config import TrainConfig
 from training.loader import Batch
@@ -43,6 +43,25 @@ def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, 
 
 def _policy(output: str) -> list[torch.Tensor]:
     return list(load_file(checkpoint.folder_of(Path(output), 6) / "network.safetensors").values())
+
+
+def test_a_node_that_is_to_go_leaves_a_checkpoint_once_and_the_run_goes_on(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    loop.train(straight, assembly.Rank())
+    told, saved = iter([(), (), ("a",), ("a",), ("a", "b"), ("a", "b")]), list[int]()
+    keep = keeping.save
+
+    def save(trainer: assembly.Trainer, step: int) -> None:
+        saved.append(step)
+        keep(trainer, step)
+
+    monkeypatch.setattr(keeping, "save", save)
+    loop.train(config, assembly.Rank(leaving=lambda: next(told)))
+    assert saved == [2, 3, 4, 5, 6]  # 2, 4 and 6 are due; 3 and 5 are the steps after which a node was named first
+    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
+    assert is_finished(config.output, 6)
 
 
 def test_step_1_is_at_ln_2_and_the_warm_up_is_linear(config: TrainConfig) -> None:

@@ -155,3 +155,29 @@ def test_a_run_on_s3_outlives_a_node_that_is_lost_with_all_that_lay_on_disks(
     for name in ("step", "stream", "loss", "gradient_norm"):
         assert [row[name] for row in notes(run.output)] == [row[name] for row in notes(two_workers)]
     assert checkpoint.complete_steps(run.output)[-1] == 24
+
+
+@pytest.mark.long
+def test_a_node_that_is_told_to_go_leaves_a_checkpoint_of_its_last_steps(
+    training_flags: list[str], ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    two = [*one_on_each_node(ray_environment), "--min-workers", "1"]
+    endless = ["--steps", "100000", "--checkpoint-every", "100000"]  # so none is due
+    with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
+        job = begin_on_both([*training_flags, *two, *endless], output, ray_environment)
+        wait_for(lambda: steps(output) >= 8, job)
+        before = train_workers(ray_environment)
+        node.terminate()  # as a kubelet does
+        wait_for(lambda: bool(checkpoint.complete_steps(str(output))), job)
+        (kept,) = checkpoint.complete_steps(str(output))
+        assert kept >= 8
+        wait_for(lambda: steps(output) > kept, job)  # and goes on, while the node is there
+        wait_for(lambda: bool(train_workers(ray_environment) - before), job)  # and without it
+        begun_again = steps(output)
+        wait_for(lambda: steps(output) > begun_again, job)
+    os.kill(driver(output), signal.SIGTERM)
+    assert job.wait(timeout=300) != 0
+    rows = notes(output)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > kept

@@ -35,6 +35,7 @@ class Rank:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[dict[str, Any]], None] = lambda _: None  # its note, after each step
     on_checkpoint: Callable[[dict[str, float]], None] = lambda _: None  # on the writing thread, once it is complete
+    leaving: Callable[[], tuple[str, ...]] = tuple  # after each step, alike on every rank: nodes that are to go soon
 
 
 @dataclass

@@ -55,6 +55,7 @@ def run_steps(trainer: Trainer) -> None:
     if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed between the two
         assess(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
+    leaving: tuple[str, ...] = ()
     while step < config.steps:
         started = time.perf_counter()
         micro_batches = next(batches)
@@ -66,8 +67,9 @@ def run_steps(trainer: Trainer) -> None:
         rank.on_step(note)
         trainer.writer.check()
         stopped = stopping.agreed(files.resolve(config.output), rank.rank, rank.world_size, rank.device)
-        if stopped or is_due(config, step):
-            keeping.save(trainer, step)
+        known, leaving = leaving, rank.leaving()
+        if stopped or is_due(config, step) or not set(leaving) <= set(known):
+            keeping.save(trainer, step)  # what a node that goes would take along, too, once; and on, while it is there
         if stopped:
             trainer.writer.wait()
             if rank.world_size > 1:

@@ -162,6 +162,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
         device,
         on_step=partial(_report, run if exports else None),
         on_checkpoint=lambda note: engine.export(metrics.kept(note, run)) if exports else None,
+        leaving=_leaving,
     )
     try:
         train(config, rank)
@@ -173,6 +174,12 @@ def run_worker(arguments: dict[str, Any]) -> None:
     except stopping.Stopped:
         if not stopping.asked_by_driver(output):  # this or another worker's node goes: Ray Train starts the rest again
             raise
+
+
+def _leaving() -> tuple[str, ...]:
+    """Ask Ray Train which of the run's nodes are to be taken away; all workers wait for one another here."""
+    told = ray.train.get_preemption_info()
+    return tuple(told.preempted_node_ids) if told else ()
 
 
 def _leave(path: str, error: UserError) -> None:
