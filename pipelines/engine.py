@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.fs as pafs
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.checkpoint import CheckpointConfig
@@ -122,7 +121,7 @@ def run(job: Job) -> None:
         checkpoint_path=job.checkpoint,
         delete_checkpoint_on_success=False,  # deleting it would make a rerun write every row a second time
         override_filesystem=files.open_filesystem(job.checkpoint)[0],
-        checkpoint_manager_cls=_ClearPending,
+        checkpoint_manager_cls=_NoFilter,
     )
     context.checkpoint_config = config
     try:
@@ -185,6 +184,7 @@ def _full_disk(error: BaseException) -> str | None:
 
 
 def _build(job: Job) -> None:
+    progress.clear_unfinished(job)
     filesystem, _ = files.open_filesystem(job.source[0])
     paths = [files.open_filesystem(path)[1] for path in job.source]
     dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=list(job.columns), num_cpus=SMALL_CPUS)
@@ -272,17 +272,15 @@ def _make(name: str, told: metrics.Metric) -> ray_metrics.Metric:
     return kinds[told.kind](name, told.meaning, tag_keys=told.labels)
 
 
-class _ClearPending(IdColumnCheckpointManager):
-    """Delete what a killed run had half written; Ray's own filter of finished rows is left out.
+class _NoFilter(IdColumnCheckpointManager):
+    """Leave out Ray's own filter of finished rows, and its clearing: progress.clear_unfinished has been there before.
 
     That filter's actor holds a whole core for as long as the job runs, and the listing of files wants another: beside
     the encoder, a two-core cluster then waits for itself forever. It also needs the id among the source's columns.
+    That clearing deletes a block that has both its marks, though it counts as written.
     """
 
-    def load_checkpoint(
-        self, data_file_dir: str | None = None, data_file_filesystem: pafs.FileSystem | None = None
-    ) -> tuple[None, int]:
-        self._clean_pending_checkpoints(data_file_dir, data_file_filesystem)
+    def load_checkpoint(self, *_: object, **__: object) -> tuple[None, int]:
         return None, 0
 
 

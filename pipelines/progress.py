@@ -19,6 +19,8 @@ from infra import files
 from infra.errors import UserError
 from pipelines.jobs import Job
 
+PENDING = ".pending.parquet"  # ends the mark of a block that is being written; renamed, the block counts as written
+
 
 def finished_rows(checkpoint: str) -> int:
     """Count the rows that a checkpoint holds: what an earlier run wrote safely."""
@@ -43,7 +45,45 @@ def done_ids(job: Job) -> npt.NDArray[np.int64]:
 
 def committed(checkpoint: str) -> list[str]:
     """List a checkpoint's files of blocks that are safely written."""
-    return [path for path in files.list_files(checkpoint, ".parquet") if ".pending" not in path]
+    return [path for path in files.list_files(checkpoint, ".parquet") if not path.endswith(PENDING)]
+
+
+def clear_unfinished(job: Job) -> None:
+    """Delete what a killed run left half written: the files of blocks that do not count as written, then their marks.
+
+    S3 renames a mark by a copy and a deletion. A block with both marks is whole, and only the pending one goes. A file
+    without any is of a worker that outlived its job. Killed between two deletions, the next run does the rest.
+    """
+    pending = files.list_files(job.checkpoint, PENDING)
+    begun = {_name(path).removesuffix(PENDING) for path in pending}
+    whole = {_name(path).removesuffix(".parquet") for path in committed(job.checkpoint)}
+    unmarked = []
+    for path in files.list_files(job.output, ".parquet"):
+        block = _name(path).rpartition("-")[0]  # its files, one or more a folder, are numbered behind a dash
+        if block in begun - whole:
+            files.remove(path)
+        elif block not in whole:
+            unmarked.append(path)
+    if unmarked:
+        done = done_ids(job)  # a repair's mark names no block, but its rows
+        for path in unmarked:
+            if not _holds_only(path, job.id_column, done):
+                files.remove(path)
+    for path in pending:
+        files.remove(path)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _holds_only(path: str, id_column: str, done: npt.NDArray[np.int64]) -> bool:
+    filesystem, inner = files.open_filesystem(path)
+    try:
+        found = pq.read_table(inner, filesystem=filesystem, columns=[id_column], partitioning=None)
+    except pa.ArrowInvalid:  # cut off while it was written
+        return False
+    return bool(np.isin(found[id_column].to_numpy(), done).all())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import Killed
 
+from infra import files
 from infra.errors import UserError
-from pipelines import progress
+from pipelines import engine, progress
 from pipelines.jobs import Job
 
 
@@ -91,3 +94,96 @@ def test_a_job_that_stands_still_is_remarked_on_and_then_ended(
     assert ended == [3]
     assert "\nnothing moves\n" in told
     assert "error: nothing moves; run the same command again when they are free" in told
+
+
+STATES: dict[
+    str, tuple[str, str, str, bool]
+] = {  # what a kill can leave of a block: its marks, its rows; and whether it counts as written
+    "rows of a worker that outlived its job": ("", "", "rows", False),
+    "killed before the mark was renamed": ("pending", "", "rows", False),
+    "killed before the rows were written": ("pending", "", "", False),
+    "killed in the middle of writing": ("pending", "", "cut", False),
+    "a worker that outlived its job, killed in the middle": ("", "", "cut", False),
+    "killed between copy and deletion, as S3 renames": ("pending", "committed", "rows", True),
+    "finished": ("", "committed", "rows", True),
+}
+
+
+def leave(folder: str, block: str, ids: list[int], pending: str, committed: str, rows: str) -> None:
+    """Write a block's marks and rows, in two partitions, as a kill left them."""
+    table = pa.table({"id": ids})
+    for mark, name in ((pending, f"{block}.pending.parquet"), (committed, f"{block}.parquet")):
+        if mark:
+            files.write_table(f"{folder}/done/{name}", table)
+    for status, part in (("kept", table[:2]), ("tie", table[2:])):
+        path = f"{folder}/out/status={status}/{block}-0.parquet"
+        if rows:
+            files.write_table(path, part)
+        if rows == "cut":
+            files.write_bytes(path, files.read_bytes(path)[:-4])
+
+
+def found_ids(folder: str) -> list[int]:
+    tables = [pq.read_table(pa.BufferReader(files.read_bytes(path))) for path in files.list_files(f"{folder}/out")]
+    return sorted(key for table in tables for key in table["id"].to_pylist())
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+@pytest.mark.parametrize("state", STATES)
+def test_whatever_a_kill_left_the_rows_that_count_are_the_rows_that_are_there(
+    state: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A block of ids 1, 2, 3 and a finished one of 4, 5, 6; the clearing itself is killed too, ever later."""
+    root = str(tmp_path) if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    pending, committed, rows, whole = STATES[state]
+    remove = files.remove
+
+    def begin(folder: str, deletions: int) -> bool:
+        """Begin the job, which is killed after so many deletions or where it would read; say if it came so far."""
+        told = itertools.count()
+
+        def kill(path: str) -> None:
+            if next(told) == deletions:
+                raise Killed
+            remove(path)
+
+        def read(*_: object, **__: object) -> None:
+            raise EOFError
+
+        monkeypatch.setattr(progress.files, "remove", kill)
+        monkeypatch.setattr(engine.ray.data, "read_parquet", read)
+        job = Job([folder], [], [], f"{folder}/out", f"{folder}/done", "id", lambda table: table["id"], 3, "rows", 6)
+        with pytest.raises((Killed, EOFError)) as ended:
+            engine._build(job)
+        done = progress.done_ids(job).tolist()
+        if ended.type is EOFError:
+            assert sorted(done) == found_ids(folder) == ([1, 2, 3] if whole else []) + [4, 5, 6]
+            assert files.list_files(job.checkpoint, ".pending.parquet") == []
+        return ended.type is EOFError
+
+    for deletions in itertools.count():
+        folder = f"{root}/{deletions}"
+        leave(folder, "run_1_000001", [1, 2, 3], pending, committed, rows)
+        leave(folder, "run_1_000002", [4, 5, 6], "", "committed", "rows")
+        if begin(folder, deletions):
+            break
+        assert begin(folder, 99)
+    assert deletions <= 3  # two files and a mark
+
+
+def test_what_a_repair_holds_as_done_stays_though_its_mark_names_no_block(tmp_path: Path) -> None:
+    leave(str(tmp_path), "run_1_000001", [1, 2, 3], "", "", "rows")
+    leave(str(tmp_path), "run_1_000002", [4, 5, 6], "", "", "rows")
+    files.write_table(f"{tmp_path}/done/kept.parquet", pa.table({"id": [1, 2, 3]}))
+    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 6)
+    progress.clear_unfinished(job)
+    assert found_ids(str(tmp_path)) == [1, 2, 3]
+
+
+def test_ray_deletes_nothing_of_a_block_that_counts_as_written(tmp_path: Path) -> None:
+    leave(str(tmp_path), "run_1_000001", [1, 2, 3], "pending", "committed", "rows")
+    config = engine.CheckpointConfig(id_column="id", checkpoint_path=f"{tmp_path}/done")
+    manager = engine._NoFilter(checkpoint_config=config, data_context=engine.DataContext.get_current())
+    assert manager.load_checkpoint(f"{tmp_path}/out") == (None, 0)
+    assert found_ids(str(tmp_path)) == [1, 2, 3]
