@@ -244,9 +244,18 @@ def encode_pairs(plan: Plan) -> None:
 
 
 def encode_captions(plan: Plan) -> None:
-    """Run the second pass: the kept pairs' unique captions, and the empty one, to prompts/."""
-    wanted = set(kept_prompt_ids(plan)) | {pairs.prompt_id("")}
+    """Run the second pass: the kept pairs' unique captions, and the empty one, to prompts/.
+
+    Raises:
+        UserError: if the source no longer has a kept pair's caption.
+    """
+    wanted = set(kept_prompt_ids(plan).tolist()) | {pairs.prompt_id("")}
     found = dict(source.captions_of(plan.dataset, wanted)) | {pairs.prompt_id(""): ""}
+    if wanted - found.keys():
+        raise UserError(
+            f"{plan.destination}: the source lacks {len(wanted - found.keys())} captions of kept pairs; "
+            "the source changed while it was encoded: give another --store"
+        )
     texts = pa.table(
         {"prompt_id": pa.array(sorted(found), pa.int64()), "caption": [found[key] for key in sorted(found)]}
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from infra import files
 from infra.errors import UserError
-from pipelines import engine, raw_pairs, safety, store
+from pipelines import engine, pairs, raw_pairs, safety, store
 
 if TYPE_CHECKING:
     from pipelines.encode_latents import Plan
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 MAX_REASONS = 100  # named in a manifest; some hold a number from the row, so a spoilt source may have millions
 
 
-def kept_prompt_ids(plan: Plan) -> list[int]:
-    """List the captions of the kept pairs, each once.
+def kept_prompt_ids(plan: Plan) -> npt.NDArray[np.int64]:
+    """Name the captions of the kept pairs, each once.
 
     Raises:
         UserError: if no pair was kept, with the most frequent reason.
     """
-    rows = _rows_of(plan, "kept", ["prompt_id"])
+    rows = _rows_of(plan, "pairs/status=kept", ["prompt_id"])
     if rows is None:
-        refused = _rows_of(plan, "quarantined", ["stage", "reason"])
+        refused = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"])
         told = "all rows are ties"
         if refused is not None:
             reason, count = next(iter(count_reasons(refused).items()))
             told = f"most often: {reason} ({count} rows); {files.join(plan.destination, 'pairs')} has them all"
         raise UserError(f"--source {plan.config.source}: no pair was kept; {told}")
-    return rows["prompt_id"].unique().to_pylist()
+    return rows["prompt_id"].unique().to_numpy()
 
 
 def refuse_spoilt_source(plan: Plan) -> None:
@@ -44,7 +44,7 @@ def refuse_spoilt_source(plan: Plan) -> None:
     Raises:
         UserError: with the most frequent reason. The rows are kept, and a higher limit goes on from there.
     """
-    refused, limit = _rows_of(plan, "quarantined", ["stage", "reason"]), plan.config.max_bad_fraction
+    refused, limit = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"]), plan.config.max_bad_fraction
     rows = plan.dataset.count_rows()
     if refused is not None:
         refused = refused.filter(pc.not_equal(refused["stage"], safety.STAGE))  # unwanted, not spoilt
@@ -57,8 +57,8 @@ def refuse_spoilt_source(plan: Plan) -> None:
         )
 
 
-def _rows_of(plan: Plan, status: str, columns: list[str]) -> pa.Table | None:
-    folder = files.join(plan.destination, "pairs", f"status={status}")
+def _rows_of(plan: Plan, part: str, columns: list[str]) -> pa.Table | None:
+    folder = files.join(plan.destination, part)
     filesystem, _ = files.open_filesystem(folder)
     paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
     return pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=columns) if paths else None
@@ -66,12 +66,10 @@ def _rows_of(plan: Plan, status: str, columns: list[str]) -> pa.Table | None:
 
 def count_reasons(refused: pa.Table) -> dict[str, int]:
     """Count quarantined rows by stage and reason, the most frequent first; beyond MAX_REASONS together."""
-    counted = Counter(
-        f"{stage}: {reason}"
-        for stage, reason in zip(refused["stage"].to_pylist(), refused["reason"].to_pylist(), strict=True)
-    )
-    named = dict(counted.most_common(MAX_REASONS))
-    rest = counted.total() - sum(named.values())
+    groups = refused.group_by(["stage", "reason"], use_threads=False).aggregate([([], "count_all")])
+    groups = groups.sort_by([("count_all", "descending"), ("stage", "ascending"), ("reason", "ascending")])
+    named = {f"{row['stage']}: {row['reason']}": row["count_all"] for row in groups[:MAX_REASONS].to_pylist()}
+    rest = refused.num_rows - sum(named.values())
     return named | ({"other reasons": rest} if rest else {})
 
 
@@ -79,7 +77,7 @@ def summarise(plan: Plan) -> store.Manifest:
     """Count and hash the stored rows, write the human label set, and make the manifest.
 
     Raises:
-        UserError: if the stored rows are not exactly the source's.
+        UserError: if the stored rows are not exactly the source's, or the captions not exactly those of the kept pairs.
     """
     paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
     prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
@@ -89,25 +87,24 @@ def summarise(plan: Plan) -> store.Manifest:
     rows = pads.dataset(inner, filesystem=filesystem, format="parquet", partitioning="hive").to_table(
         columns=["pair_id", "label_0", "stage", "reason", "contradicts", "status"]
     )
-    status = np.array(rows["status"].to_pylist())
-    stages = np.array(rows["stage"].to_pylist(), object)
-    refused = status == "quarantined"
+    refused, kept = (rows.filter(pc.equal(rows["status"], status)) for status in ("quarantined", "kept"))
+    wanted = kept_prompt_ids(plan)
     counts = store.Counts(
         rows_in=plan.dataset.count_rows(),
-        ties=int((status == "tie").sum()),
-        invalid=int((refused & (stages == "label")).sum()),
-        quarantined=int(refused.sum()),
-        kept=int((status == "kept").sum()),
+        ties=_count(rows, "status", "tie"),
+        invalid=_count(refused, "stage", "label"),
+        quarantined=refused.num_rows,
+        kept=kept.num_rows,
         contradicting=int(pc.sum(rows["contradicts"]).as_py() or 0),
-        prompts=len(kept_prompt_ids(plan)),
+        prompts=len(wanted),
     )
     if rows.num_rows != counts.rows_in or len(rows["pair_id"].unique()) != counts.rows_in:
         raise UserError(
             f"{plan.destination}: {rows.num_rows} rows stored for {counts.rows_in} in the source; "
             "the source changed while it was encoded: give another --store"
         )
-    reasons = count_reasons(rows.filter(pa.array(refused)))
-    kept = rows.filter(pa.array(status == "kept"))
+    _check_captions(plan, wanted)
+    reasons = count_reasons(refused)
     nulls = pa.nulls(kept.num_rows, pa.float32())
     human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
     labels = pa.table(
@@ -116,6 +113,22 @@ def summarise(plan: Plan) -> store.Manifest:
     origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
     store.write_labels(plan.destination, "human", labels, {"scorer": "human", **origin})
     return _manifest(plan, counts, reasons, described)
+
+
+def _count(rows: pa.Table, column: str, value: str) -> int:
+    return int(pc.sum(pc.equal(rows[column], value)).as_py() or 0)
+
+
+def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:
+    """Refuse prompts/ that are not the wanted captions and the empty one, each once: a pair would get another's."""
+    stored, expected = _rows_of(plan, "prompts", ["prompt_id"]), np.union1d(wanted, pairs.prompt_id(""))
+    found = stored["prompt_id"].to_numpy() if stored is not None else np.empty(0, np.int64)
+    if not np.array_equal(np.sort(found), expected):
+        folder, done = files.join(plan.destination, "prompts"), plan.work("prompts_done")
+        raise UserError(
+            f"{folder}: {len(found)} captions stored, of which {np.isin(expected, found).sum()} are among the "
+            f"{len(expected)} wanted; delete this folder and {done}, then the same command encodes them again"
+        )
 
 
 def _manifest(

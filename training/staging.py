@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import files
+from infra.errors import UserError
 from infra.node_cache import staged_once
 from pipelines import pairs, store
 
@@ -39,7 +40,7 @@ def stage(path: str, cache: str | None = None) -> Staged:
     memory map tens of thousands. The folder is named by the store's content, so it is never stale.
 
     Raises:
-        UserError: if the store is unfinished or a file differs from the manifest's hash.
+        UserError: if the store is unfinished, a file differs from the manifest's hash, or a pair's caption is missing.
     """
     manifest = store.read_manifest(path)
 
@@ -76,6 +77,7 @@ def _tables(path: str, part: str, columns: list[str]) -> Iterator[pa.Table]:
 
 def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
     ids = np.concatenate([table["prompt_id"].to_numpy() for table in _tables(path, "prompts", ["prompt_id"])])
+    _prompt_rows(path, np.sort(ids), np.array([pairs.prompt_id("")]))  # refused here, so that no copy lacks it
     rank = _rank(ids)
     for name, shape in manifest.embeddings.items():
         file, start = folder / f"prompts-{name}.npy", 0
@@ -94,6 +96,17 @@ def _rank(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return rank
 
 
+def _prompt_rows(path: str, prompt_ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    """Find captions by their ids; a missing one must not take its neighbour's embedding."""
+    rows = np.minimum(np.searchsorted(prompt_ids, wanted), len(prompt_ids) - 1)
+    if len(lost := wanted[prompt_ids[rows] != wanted]):
+        raise UserError(
+            f"{path}: prompts/ has no prompt_id {lost[0]}, which its pairs need; "
+            "delete prompts/ there and run encode_latents.py with --repair"
+        )
+    return rows
+
+
 def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     kept = "pairs/status=kept"
     ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, kept, ["pair_id"])])
@@ -108,7 +121,7 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
         rows = rank[start : start + table.num_rows]
         stacked = np.stack([store.half_rows(table[name]) for name in columns], axis=1)
         latents[rows] = stacked.reshape(-1, *shape)
-        prompt_rows[rows] = np.searchsorted(prompt_ids, table["prompt_id"].to_numpy())
+        prompt_rows[rows] = _prompt_rows(path, prompt_ids, table["prompt_id"].to_numpy())
         start += table.num_rows
     latents.flush()
     np.save(folder / "pair_ids.npy", np.sort(ids))
