@@ -9,6 +9,7 @@ the same hash, each pair once. Moments are told by files, never by the clock.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -141,25 +142,50 @@ def processes(surroundings: dict[str, str], told: Callable[[list[str]], bool]) -
 
 
 class Encoding:
-    """One encoding into a folder of its own, struck and run again until it is finished."""
+    """One encoding into a folder of its own, on a disk or on S3, struck and run again until it is finished."""
 
-    def __init__(self, surroundings: dict[str, str], flags: Sequence[str], destination: Path) -> None:
-        self.surroundings, self.destination = surroundings, destination
-        self.command = ["ray", "job", "submit", "--", "python", SCRIPT, *flags, "--store", str(destination)]
-        self.log = destination.with_suffix(".log")
-        self.safe: dict[Path, int] = {}  # files of finished blocks, and when they were written
+    def __init__(
+        self,
+        surroundings: dict[str, str],
+        flags: Sequence[str],
+        destination: str,
+        log: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begin it.
+
+        Args:
+            surroundings: the environment of the cluster's clients.
+            flags: the encoder's, but the store.
+            destination: the store, absolute or s3://.
+            log: the file for what the job says.
+            variables: of the job's environment, its workers' too: S3's server, say.
+        """
+        self.surroundings, self.destination, self.log = surroundings, destination, log
+        given = ["--runtime-env-json", json.dumps({"env_vars": dict(variables)})] if variables else []
+        self.command = ["ray", "job", "submit", *given, "--", "python", SCRIPT, *flags, "--store", destination]
+        self.safe: dict[str, int] = {}  # files of finished blocks, and when they were written
+        self.rows: dict[str, int] = {}  # by mark of a finished block
         self.job = self._begin()
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        done = tuple(mark.stem for mark in self.marks() if ".pending" not in mark.name)
-        written = (self.destination / "pairs").rglob("*.parquet")
-        self.safe |= {path: path.stat().st_mtime_ns for path in written if path.name.startswith(done)}
+        done = tuple(Path(mark).stem for mark in progress.committed(self._work("pairs_done")))
+        self.safe |= {path: at for path, at in self._written().items() if Path(path).name.startswith(done)}
         with self.log.open("ab") as out:
             return subprocess.Popen(self.command, cwd=files.ROOT, env=self.surroundings, stdout=out, stderr=out)
 
-    def marks(self) -> list[Path]:
-        """List the marks of written and half-written blocks of pairs."""
-        return list((self.destination / store.WORK / "pairs_done").glob("*.parquet"))
+    def _work(self, name: str) -> str:
+        return files.join(self.destination, store.WORK, name)
+
+    def _written(self) -> dict[str, int]:
+        return {path: at for path, _, at in files.stamps(files.join(self.destination, "pairs"))}
+
+    def _finished_rows(self) -> int:
+        """Count the rows of finished blocks; a mark is read once."""
+        for mark in progress.committed(self._work("pairs_done")):
+            if mark not in self.rows:
+                self.rows[mark] = progress.rows_of(mark)
+        return sum(self.rows.values())
 
     def wait_for(self, strike: Strike) -> None:
         """Wait for a strike's moment.
@@ -168,16 +194,14 @@ class Encoding:
             UserError: if the job ends before.
         """
 
-        work = self.destination / store.WORK
-
         def reached() -> bool:
-            half = any(".pending" in path.name for path in self.marks())
+            half = bool(files.list_files(self._work("pairs_done"), progress.PENDING))
             try:
-                written = progress.finished_rows(str(work / "pairs_done")) >= strike.blocks * BLOCK
+                written = self._finished_rows() >= strike.blocks * BLOCK
             except (OSError, pa.ArrowInvalid):  # a mark is being written
                 return False
             # Where no look met a half-written block, the second pass is late enough.
-            due = written and (half or not strike.half_written or (work / "captions.parquet").exists())
+            due = written and (half or not strike.half_written or files.exists(self._work("captions.parquet")))
             return due or self.job.poll() is not None
 
         wait_until(reached)
@@ -200,10 +224,9 @@ class Encoding:
 
     def kill_driver(self) -> None:
         """End the driver, and give the same command again when the job is over."""
-        told = str(self.destination)
-        drivers = processes(self.surroundings, lambda cmdline: told in cmdline and cmdline[1:2] == [SCRIPT])
+        drivers = processes(self.surroundings, lambda told: self.destination in told and told[1:2] == [SCRIPT])
         if not drivers:
-            raise UserError(f"{told}: no driver")
+            raise UserError(f"{self.destination}: no driver")
         for pid in drivers:
             os.kill(pid, signal.SIGKILL)
         self.job.wait(PATIENCE)
@@ -220,14 +243,16 @@ class Encoding:
             if engine.AGAIN not in self.log.read_text().rpartition("submitted successfully")[2]:
                 raise UserError(f"the job exited {code}; {self.log} has its words")
             self.job = self._begin()
-        manifest = store.read_manifest(str(self.destination))
-        store.verify(str(self.destination), manifest, contents=True)
-        ids = pads.dataset(self.destination / "pairs", format="parquet").to_table(columns=["pair_id"])["pair_id"]
+        manifest = store.read_manifest(self.destination)
+        store.verify(self.destination, manifest, contents=True)
+        filesystem, _ = files.open_filesystem(self.destination)
+        paths = [files.open_filesystem(path)[1] for path in files.list_files(files.join(self.destination, "pairs"))]
+        ids = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id"])["pair_id"]
         if not len(ids) == len(ids.unique()) == manifest.counts.rows_in:
             raise UserError(f"{self.destination}: {len(ids)} rows, {len(ids.unique())} pairs")
-        again = [path for path, written in self.safe.items() if not path.exists() or path.stat().st_mtime_ns != written]
-        if again:
-            raise UserError(f"{again[0]}: was finished, and is written again or gone")
+        now = self._written()
+        if again := [path for path, at in self.safe.items() if now.get(path) != at]:
+            raise UserError(f"{self.destination}/pairs/{again[0]}: was finished, and is written again or gone")
         return manifest
 
 
@@ -240,12 +265,17 @@ def kill_raylet(node: psutil.Process) -> None:
 
 
 def run_round(
-    surroundings: dict[str, str], flags: Sequence[str], destination: Path, drawn: Sequence[Strike]
+    surroundings: dict[str, str],
+    flags: Sequence[str],
+    destination: str,
+    drawn: Sequence[Strike],
+    log: Path,
+    variables: Mapping[str, str] | None = None,
 ) -> store.Manifest:
-    """Encode and strike, and return what the finished store says of itself."""
+    """Encode and strike, and return what the finished store says of itself; the arguments are Encoding's."""
     apart = any(strike.victim == "network" for strike in drawn)
-    with second_node(surroundings, destination.with_suffix(".node.log"), apart) as (node, place):
-        encoding = Encoding(surroundings, flags, destination)
+    with second_node(surroundings, log.with_suffix(".node.log"), apart) as (node, place):
+        encoding = Encoding(surroundings, flags, destination, log, variables)
         for strike in drawn:
             encoding.wait_for(strike)
             match strike.victim:
@@ -267,17 +297,18 @@ def main(config: ChaosConfig) -> None:
     rng = random.Random(config.seed)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     with cluster.running(folder / "cluster.log") as surroundings:
-        clean = Encoding(surroundings, flags, folder / "clean").finish()
+        clean = Encoding(surroundings, flags, str(folder / "clean"), folder / "clean.log").finish()
         print(f"undisturbed: {clean.counts.rows_in} rows, content hash {clean.content_hash}", flush=True)
         for number in range(config.rounds):
             drawn = strikes(rng, config.victims, clean.counts.rows_in // BLOCK)
             told = ", ".join(f"{s.victim} after {s.blocks}{'+' * s.half_written}" for s in drawn)
             print(f"round {number + 1} of {config.rounds}: {told}", end="", flush=True)
-            found = run_round(surroundings, flags, folder / f"round-{number}", drawn)
+            destination = folder / f"round-{number}"
+            found = run_round(surroundings, flags, str(destination), drawn, destination.with_suffix(".log"))
             if (found.counts, found.content_hash) != (clean.counts, clean.content_hash):
-                raise UserError(f"{folder}/round-{number} differs from {folder}/clean: {found.counts}")
+                raise UserError(f"{destination} differs from {folder}/clean: {found.counts}")
             print("; the same store", flush=True)
-            shutil.rmtree(folder / f"round-{number}")
+            shutil.rmtree(destination)
     shutil.rmtree(folder)
 
 

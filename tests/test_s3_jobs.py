@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from faulty_s3 import Fault, faulty
 from test_encode_latents import SCRIPT
 from test_s3_credentials import EXPIRED, give
 
-from infra import files
+from infra import chaos, files
 from pipelines import store
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long]
@@ -63,6 +64,17 @@ def test_stalls_refusals_and_resets_in_a_job_change_nothing(
         submit(SCRIPT, "--source", str(raw_pairs), "--store", path, *BLOCKS, AWS_ENDPOINT_URL=url, **named)
     assert contents(path) == contents(str(encoded_store))
     assert set(failing.failed) == {"SlowDown", "stall", "reset", "cut"}
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_sigkills_of_encoder_and_driver_lose_and_double_nothing(
+    seed: int, bucket: str, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    path, drawn = f"{bucket}/{tmp_path.name}/store", chaos.strikes(random.Random(seed), ("encoder", "driver"), 25)
+    flags = ["--source", str(raw_pairs), "--encoders", "2", "--rows-per-file", str(chaos.BLOCK)]
+    named = {name: os.environ[name] for name in (*KEYS, "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")}
+    found = chaos.run_round(ray_environment, flags, path, drawn, tmp_path / "store.log", named)
+    assert (found.counts, found.content_hash) == contents(str(encoded_store)) == contents(path)
 
 
 class Expiring:

@@ -45,7 +45,7 @@ def test_sigkills_of_encoder_driver_and_node_lose_and_double_nothing(
 ) -> None:
     drawn = chaos.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // chaos.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
-    found = chaos.run_round(ray_environment, flags, tmp_path / "store", drawn)
+    found = chaos.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
     assert (found.counts, found.content_hash) == contents(encoded_store)
 
 
