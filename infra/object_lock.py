@@ -106,12 +106,15 @@ class ObjectLock:
 
     def keep(self) -> None:
         """Renew the lock until it is given back, and end the process where another job took it over."""
-        while self._conditions and not self._ended.wait(RENEWAL):
+        pause = RENEWAL
+        while self._conditions and not self._ended.wait(pause):
             with self._turn:
+                pause = LOOK  # after one that failed
                 try:
                     lost = not self._ended.is_set() and not self._renew()
                 except (exceptions.BotoCoreError, exceptions.ClientError, UserError, OSError):  # it is asked again
                     continue
+                pause = RENEWAL
                 if lost:
                     _end(self._lost())
 
@@ -156,7 +159,7 @@ class ObjectLock:
     def _s3(self) -> Any:
         written = files.credentials_written()
         if self._client is None or self._client[0] != written:
-            self._client = (written, object_storage.open_client())
+            self._client = (written, object_storage.open_client(silence=LOOK))  # a renewal has a minute, at most
         return self._client[1]
 
     def _write(self, token: str, **condition: str) -> bool:

@@ -63,12 +63,16 @@ def check(flag: str, path: str) -> None:
         raise UserError(f"{flag} {path}: {reason(error, bucket)}") from None
 
 
-def open_client() -> Any:
-    """Make a client that takes endpoint and region as pyarrow does, which does the work."""
+def open_client(silence: float = 20.0) -> Any:
+    """Make a client that takes endpoint and region as pyarrow does, which does the work.
+
+    Args:
+        silence: seconds without a byte after which a request is tried again, five times in all.
+    """
     server = files.endpoint()
     region = files.open_filesystem(files.S3)[0].region
     style = {"addressing_style": "path"} if server else None  # few servers of one's own have a name per bucket
-    settings = Config(connect_timeout=5, read_timeout=20, s3=style)
+    settings = Config(connect_timeout=5, read_timeout=silence, s3=style)
     return boto3.Session().client("s3", region_name=region, config=settings)
 
 

@@ -75,7 +75,7 @@ def _asks_for_token(dashboard: str | None) -> bool:
     A client's own token says nothing of the server: one that asks for none takes those who bring one, too.
     """
     if dashboard:
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             asked = http.client.HTTPConnection(dashboard, timeout=5)
             asked.request("GET", "/api/authentication_mode")
             if (answer := asked.getresponse()).status == http.HTTPStatus.OK:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,6 +20,7 @@ from infra.errors import UserError
 from pipelines.jobs import Job
 
 PENDING = ".pending.parquet"  # ends the mark of a block that is being written; renamed, the block counts as written
+REPAIRED = "kept"  # the mark of all rows that a repair found whole, whatever their files are called
 
 
 def finished_rows(checkpoint: str) -> int:
@@ -51,39 +52,63 @@ def committed(checkpoint: str) -> list[str]:
 def clear_unfinished(job: Job) -> None:
     """Delete what a killed run left half written: the files of blocks that do not count as written, then their marks.
 
-    S3 renames a mark by a copy and a deletion. A block with both marks is whole, and only the pending one goes. A file
-    without any is of a worker that outlived its job. Killed between two deletions, the next run does the rest.
+    S3 renames a mark by a copy and a deletion, and Ray may write a block again whose first writer was lost: a block
+    with both marks counts if its rows are those of its mark. A file that no mark names is of a worker that outlived its
+    job; a mark without a file says nothing. Killed between two deletions, the next run does the rest.
+
+    Raises:
+        UserError: if there are rows and no record of progress at all, which is not known to be ours to delete.
     """
-    pending = files.list_files(job.checkpoint, PENDING)
-    begun = {_name(path).removesuffix(PENDING) for path in pending}
-    whole = {_name(path).removesuffix(".parquet") for path in committed(job.checkpoint)}
-    unmarked = []
+    pending, marks = files.list_files(job.checkpoint, PENDING), _marks(job)
+    found: dict[str, list[str]] = {}  # by block, whose files, one or more a folder, are numbered behind a dash
     for path in files.list_files(job.output, ".parquet"):
-        block = _name(path).rpartition("-")[0]  # its files, one or more a folder, are numbered behind a dash
-        if block in begun - whole:
+        found.setdefault(_name(path).rpartition("-")[0], []).append(path)
+    begun = {_name(path).removesuffix(PENDING) for path in pending}
+    repaired = marks.pop(REPAIRED, None)
+    if found and not (pending or marks or repaired):
+        raise UserError(
+            f"{job.output}: holds rows of which {job.checkpoint} has no record; delete them, or write to another folder"
+        )
+    for block, mark in list(marks.items()):
+        rows = found.get(block, [])
+        if not rows or (block in begun and not np.array_equal(_ids(rows, job.id_column), _ids([mark], job.id_column))):
+            files.remove(marks.pop(block))
+    kept = _ids([repaired] if repaired else [], job.id_column)
+    for path in [path for block, paths in found.items() if block not in marks for path in paths]:
+        if not len(kept) or not _all_in(_ids([path], job.id_column), kept):
             files.remove(path)
-        elif block not in whole:
-            unmarked.append(path)
-    if unmarked:
-        done = done_ids(job)  # a repair's mark names no block, but its rows
-        for path in unmarked:
-            if not _holds_only(path, job.id_column, done):
-                files.remove(path)
     for path in pending:
         files.remove(path)
+    for block, mark in _marks(job).items():
+        if block in begun and block not in marks:  # renamed meanwhile, by a worker that lives still
+            files.remove(mark)
 
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _holds_only(path: str, id_column: str, done: npt.NDArray[np.int64]) -> bool:
-    filesystem, inner = files.open_filesystem(path)
-    try:
-        found = pq.read_table(inner, filesystem=filesystem, columns=[id_column], partitioning=None)
-    except pa.ArrowInvalid:  # cut off while it was written
-        return False
-    return bool(np.isin(found[id_column].to_numpy(), done).all())
+def _marks(job: Job) -> dict[str, str]:
+    return {_name(path).removesuffix(".parquet"): path for path in committed(job.checkpoint)}
+
+
+def _ids(paths: Sequence[str], id_column: str) -> npt.NDArray[np.int64]:
+    """Read ids in ascending order; none where a file was cut off while it was written."""
+    parts = [np.empty(0, np.int64)]
+    for path in paths:
+        filesystem, inner = files.open_filesystem(path)
+        try:
+            found = pq.read_table(inner, filesystem=filesystem, columns=[id_column], partitioning=None)
+        except pa.ArrowInvalid:
+            return parts[0]
+        parts.append(found[id_column].to_numpy())
+    return np.sort(np.concatenate(parts))
+
+
+def _all_in(ids: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> bool:
+    """Say whether there are ids, and all of them are among the known, which ascend."""
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return bool(len(ids)) and bool((known[places] == ids).all())
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pyarrow.dataset as pads
 
 from infra import files
 from infra.errors import UserError
-from pipelines import store
+from pipelines import progress, store
 
 BEFORE = "before.json"  # among the work files: the manifest that the store had
 HUMAN = "labels/human"
@@ -42,7 +42,7 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
             filesystem, _ = files.open_filesystem(path)
             paths = [files.open_filesystem(files.join(path, name))[1] for name in kept]
             done = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[key])
-            files.write_table(files.join(work, f"{folder}_done", "kept.parquet"), done)
+            files.write_table(files.join(work, f"{folder}_done", f"{progress.REPAIRED}.parquet"), done)
     files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash})
     files.write_json(
         files.join(work, "config.json"),

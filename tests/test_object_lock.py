@@ -179,7 +179,7 @@ def test_an_answer_that_was_lost_is_no_lost_lock(folder: str, monkeypatch: pytes
 def test_a_server_without_conditional_writes_is_told_of(
     folder: str, ignored: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def client() -> object:
+    def client(**_: object) -> object:
         s3 = boto3.Session().client("s3")
         if ignored:
             s3.meta.events.register("before-send.s3.PutObject", forget)

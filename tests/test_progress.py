@@ -105,6 +105,8 @@ STATES: dict[
     "killed in the middle of writing": ("pending", "", "cut", False),
     "a worker that outlived its job, killed in the middle": ("", "", "cut", False),
     "killed between copy and deletion, as S3 renames": ("pending", "committed", "rows", True),
+    "written again by Ray when it was whole, and killed in the middle": ("pending", "committed", "cut", False),
+    "a mark whose rows are gone": ("", "committed", "", False),
     "finished": ("", "committed", "rows", True),
 }
 
@@ -169,7 +171,7 @@ def test_whatever_a_kill_left_the_rows_that_count_are_the_rows_that_are_there(
         if begin(folder, deletions):
             break
         assert begin(folder, 99)
-    assert deletions <= 3  # two files and a mark
+    assert deletions <= 4  # two files and two marks
 
 
 def test_what_a_repair_holds_as_done_stays_though_its_mark_names_no_block(tmp_path: Path) -> None:
@@ -178,6 +180,39 @@ def test_what_a_repair_holds_as_done_stays_though_its_mark_names_no_block(tmp_pa
     files.write_table(f"{tmp_path}/done/kept.parquet", pa.table({"id": [1, 2, 3]}))
     job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 6)
     progress.clear_unfinished(job)
+    assert found_ids(str(tmp_path)) == [1, 2, 3]
+
+
+def test_rows_that_another_block_has_by_now_are_not_there_twice(tmp_path: Path) -> None:
+    leave(str(tmp_path), "run_1_000001", [1, 2, 3], "", "", "rows")  # by a worker of a killed job, after it was cleared
+    leave(str(tmp_path), "run_2_000001", [1, 2, 3], "", "committed", "rows")
+    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 3)
+    progress.clear_unfinished(job)
+    assert found_ids(str(tmp_path)) == [1, 2, 3]
+
+
+def test_a_mark_that_a_living_worker_renames_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(str(tmp_path), "run_1_000001", [1, 2, 3], "pending", "", "rows")
+    remove, done = files.remove, tmp_path / "done"
+
+    def rename(path: str) -> None:
+        if path.endswith(progress.PENDING):
+            (done / "run_1_000001.pending.parquet").rename(done / "run_1_000001.parquet")
+        remove(path)
+
+    monkeypatch.setattr(progress.files, "remove", rename)
+    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 3)
+    progress.clear_unfinished(job)
+    assert progress.done_ids(job).tolist() == found_ids(str(tmp_path)) == []
+
+
+def test_rows_without_any_record_are_refused_and_stay(tmp_path: Path) -> None:
+    leave(str(tmp_path), "part", [1, 2, 3], "", "", "rows")
+    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 3)
+    with pytest.raises(UserError, match=f"^{tmp_path}/out: holds rows of which {tmp_path}/done has no record; delete"):
+        progress.clear_unfinished(job)
     assert found_ids(str(tmp_path)) == [1, 2, 3]
 
 

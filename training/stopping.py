@@ -108,7 +108,8 @@ def looking(output: str) -> Iterator[None]:
             try:
                 if asked_by_driver(output) and not ended.is_set():
                     _terminated.set()
-            except UserError as error:
+                said = ""
+            except (UserError, OSError) as error:  # a file of credentials, too, while it is replaced
                 if (unheard := f"{error}; nobody can ask this run to stop meanwhile") != said:
                     print(unheard, file=sys.stderr, flush=True)
                     said = unheard
