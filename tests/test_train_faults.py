@@ -147,8 +147,11 @@ def test_a_run_on_s3_outlives_a_node_that_is_lost_with_all_that_lay_on_disks(
     with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
         job = begin(flags, tmp_path / "run", ray_environment, on_s3=run.output, **LOST_SOON, **keys)
         wait_for(lambda: steps(mirror.local) >= 8, job)
+        before = train_workers(ray_environment)
         lose(node, ray_environment)
-        (tmp_path / "cache").rename(tmp_path / "lost")  # at once, whoever still writes there; staged pairs, too
+        # Ray Train ends the other worker, whose disk this is too, and begins no group until there is room for two.
+        chaos.wait_until(lambda: not before & train_workers(ray_environment))
+        (tmp_path / "cache").rename(tmp_path / "lost")  # staged pairs, too
     chaos.wait_until(lambda: chaos.nodes(ray_environment) == 1)
     with chaos.second_node(ray_environment, tmp_path / "another.log"):
         assert job.wait(timeout=600) == 0
