@@ -26,9 +26,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from infra import cli, cluster, files, netsplit
-from infra.errors import UserError
-from pipelines import engine, progress, store
+from infra.base import cli, files
+from infra.base.errors import UserError
+from infra.faults import netsplit
+from infra.local import cluster
+from pipelines.engine import on_ray, progress
+from pipelines.latents import store
 
 Victim = Literal["encoder", "driver", "node", "network"]
 SCRIPT = "pipelines/encode_latents.py"
@@ -240,7 +243,7 @@ class Encoding:
                 what was finished was written again.
         """
         while code := self.job.wait():
-            if engine.AGAIN not in self.log.read_text().rpartition("submitted successfully")[2]:
+            if on_ray.AGAIN not in self.log.read_text().rpartition("submitted successfully")[2]:
                 raise UserError(f"the job exited {code}; {self.log} has its words")
             self.job = self._begin()
         manifest = store.read_manifest(self.destination)

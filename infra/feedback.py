@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infra import cli, demo
+from infra.base import cli
+from infra.local import demo
 
 SCORERS = ("pickscore", "hpsv2", "clip", "aesthetics")
 JUDGES = (*SCORERS, "oracle", "fidelity")

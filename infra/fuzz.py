@@ -30,11 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infra import cli, files
-from infra.errors import UserError
-from pipelines.encoders import CheckAndDecode
-from pipelines.images import FORMATS, MAX_PIXELS, BadImage, open_image
-from pipelines.source import parquet_files
+from infra.base import cli, files
+from infra.base.errors import UserError
+from pipelines.latents.encoders import CheckAndDecode
+from pipelines.raw.decode import FORMATS, MAX_PIXELS, BadImage, open_image
+from pipelines.raw.source import parquet_files
 
 RESOLUTION = 32
 MEMORY = 4 << 30  # bytes that a process may take beyond what it has; 64 million pixels are 0.2 GB in RGB

@@ -12,14 +12,15 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from infra import cli, files, fleet, measured, plan_stages, plan_table
-from infra.errors import UserError
-from infra.fleet import Copies, Fleet, Outcome, Training
-from infra.measured import Assumptions
-from infra.plan_counts import Counted
-from infra.plan_flags import PRESETS, PlanConfig, check, read_prices
-from infra.plan_stages import Pool, Sizes, Stage
-from training.presets import PRESETS as TRAINING
+from infra.base import cli, files
+from infra.base.errors import UserError
+from infra.planning import fleet, measured, plan_stages, plan_table
+from infra.planning.fleet import Copies, Fleet, Outcome, Training
+from infra.planning.measured import Assumptions
+from infra.planning.plan_counts import Counted
+from infra.planning.plan_flags import PRESETS, PlanConfig, check, read_prices
+from infra.planning.plan_stages import Pool, Sizes, Stage
+from training.settings.presets import PRESETS as TRAINING
 
 FACTORS = (0.125, 0.25, 0.5, 1, 2, 4, 8)  # of the checkpoint interval
 HOUR = 3600.0

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import cli, demo, files
-from infra.errors import UserError
+from infra.base import cli, files
+from infra.base.errors import UserError
+from infra.local import demo
 
 WORLD = "infra/world"
 PAIRS = f"{WORLD}/pairs/pairs-0000.parquet"

@@ -1,66 +1,15 @@
-"""Colour layouts to start edits from: `python pipelines/colour_layouts.py --prompts a.txt --output runs/layouts`.
-
-A layout is a background and a few rectangles of other colours, a function of (seed, image index, caption). A crude
-drawing in the sense of SDEdit (Meng et al. 2022): generate.py --init-images runs/layouts --strength 0.98 makes it an
-image, and at this strength keeps little of it.
-"""
+"""Colour layouts to start edits from: `python pipelines/colour_layouts.py --prompts a.txt --output runs/layouts`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from infra import cli, files
-from infra.errors import check_least
-from pipelines.generate import wanted_images, with_images, write_images
-from pipelines.prompts import read_prompts
+from infra.base import cli
+from pipelines.drawing.colour_layouts import LayoutConfig, main
 
 
-@dataclass(frozen=True)
-class LayoutConfig:
-    """Flags of the layouts."""
-
-    prompts: str = "infra/world/prompts/test.txt"
-    """Captions, as generate.py's."""
-    limit: int | None = None
-    """Take the first so many captions only."""
-    output: str = "runs/layouts"
-    """Folder to write, local or s3://."""
-    images_per_prompt: int = 1
-    seed: int = 0
-    side: int = 64
-    """Pixels; generate.py resizes them to its model's side."""
-    rectangles: int = 4
-
-
-def layout(side: int, rectangles: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Paint one layout: each rectangle's sides are a quarter to three quarters of the image's, later ones on top.
-
-    Returns:
-        [side, side, 3] uint8 RGB.
-    """
-    pixels = np.empty((side, side, 3), np.uint8)
-    pixels[:] = rng.integers(256, size=3)
-    for _ in range(rectangles):
-        height, width = rng.integers(side // 4, side * 3 // 4, size=2, endpoint=True)
-        top, left = rng.integers(side - height, endpoint=True), rng.integers(side - width, endpoint=True)
-        pixels[top : top + height, left : left + width] = rng.integers(256, size=3)
-    return pixels
-
-
-def main(config: LayoutConfig) -> None:
-    """Paint a colour layout for each caption, in the layout that generate.py writes and starts from."""
-    check_least(config, {"limit": 1, "images_per_prompt": 1, "side": 4, "rectangles": 1})
-    output, captions = files.resolve(config.output), read_prompts(files.resolve(config.prompts))[: config.limit]
-    wanted = wanted_images(captions, config.images_per_prompt, config.seed)
-    seeds = wanted["image_seed"].to_pylist()
-    painted = (layout(config.side, config.rectangles, np.random.default_rng(seed)) for seed in seeds)
-    write_images(output, with_images(wanted, map(Image.fromarray, painted)), asdict(config))
-    print(f"{output}: {wanted.num_rows} layouts", flush=True)
+def command() -> None:
+    """Run from the command line."""
+    cli.run(main, LayoutConfig)
 
 
 if __name__ == "__main__":
-    cli.run(main, LayoutConfig)
+    command()

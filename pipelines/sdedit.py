@@ -1,92 +1,15 @@
-"""Judge edits as the paper does, by win, draw and loss: `python pipelines/sdedit.py --base runs/a --policy runs/b`.
-
-Both folders are edits of the same start images by generate.py --init-images, scored by score.py. Image 0 of each
-caption counts, so that the cases are independent and Wilson's interval holds.
-"""
+"""Judge edits as the paper does, by win, draw and loss: `python pipelines/sdedit.py --base runs/a --policy runs/b`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
-from infra import cli, files
-from infra.errors import UserError, check_least
-from pipelines.comparison import Drawn, check_comparable, check_scorers, read_drawn
-from pipelines.score import paired_scores
-from pipelines.win_rate import rate_of
-
-OUTCOMES = {"win": 1.0, "draw": 0.5, "loss": 0.0}  # and the points that the win rate gives for each
+from infra.base import cli
+from pipelines.experiments.sdedit import SdeditConfig, main
 
 
-@dataclass(frozen=True)
-class SdeditConfig:
-    """Flags of the judge."""
-
-    base: str
-    """Scored folder of the base's edits."""
-    policy: str
-    """Scored folder of the policy's edits."""
-    scorer: str = "oracle"
-    """Whose scores decide."""
-    tie_margin: float = 0.0
-    """Scores that differ by no more are a draw; in the scorer's units."""
-    output: str = "runs/sdedit.json"
-    """File to write, local or s3://."""
-
-
-def outcomes(policy: npt.NDArray[np.floating], base: npt.NDArray[np.floating], margin: float) -> dict[str, Any]:
-    """Count wins, draws and losses over scores [n], paired, each with its share and 95 % interval (Wilson 1927).
-
-    Returns:
-        For each outcome its count, and as win_rate value, low, high, n; and the win rate, a draw a half.
-
-    Raises:
-        ValueError: if a score is not finite; an unjudged image must not pass for a draw.
-    """
-    difference = policy.astype(np.float64) - base.astype(np.float64)
-    if not np.isfinite(difference).all():
-        raise ValueError("scores must be finite")
-    points = np.where(np.abs(difference) <= margin, 0.5, (difference > 0).astype(np.float64))
-    found: dict[str, Any] = {}
-    for name, worth in OUTCOMES.items():
-        own = (points == worth).astype(np.float64)
-        found[name] = {"count": int(own.sum()), **asdict(rate_of(own))}
-    return found | {"win_rate": asdict(rate_of(points))}
-
-
-def judge(policy: Drawn, base: Drawn, scorer: str, margin: float) -> dict[str, Any]:
-    """Compare two folders of edits by one scorer.
-
-    Raises:
-        UserError: if one was not drawn from start images, was not scored by it, or they differ in more than the model.
-    """
-    for one in (base, policy):
-        if "strength" not in one.identity:
-            raise UserError(f"{one.folder}: not drawn from start images; draw with generate.py --init-images")
-        if scorer not in one.scorers:
-            raise UserError(f"--scorer {scorer}: has not scored {one.folder}; run score.py --scorers {scorer}")
-    check_comparable(policy, base)
-    check_scorers(policy, base, [scorer])
-    return outcomes(*paired_scores(policy.scores, base.scores, scorer), margin)
-
-
-def main(config: SdeditConfig) -> None:
-    """Count how often the policy's edits win, draw and lose against the base's, by one scorer."""
-    check_least(config, {"tie_margin": 0})
-    base, policy = read_drawn(config.base), read_drawn(config.policy)
-    found = judge(policy, base, config.scorer, config.tie_margin)
-    output = files.resolve(config.output)
-    about = {"strength": policy.identity["strength"], "init_images": policy.identity["init_images"]}
-    drawn = {"base": dict(base.identity), "policy": dict(policy.identity)}
-    files.write_json(output, {"outcomes": found, **about, "drawn": drawn, "config": asdict(config)})
-    for name in OUTCOMES:
-        one = found[name]
-        print(f"{name} {one['count']} of {one['n']}: {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})")
-    print(f"by {config.scorer} at strength {policy.identity['strength']:g}; {output}", flush=True)
+def command() -> None:
+    """Run from the command line."""
+    cli.run(main, SdeditConfig)
 
 
 if __name__ == "__main__":
-    cli.run(main, SdeditConfig)
+    command()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.files import ROOT
+from infra.base.files import ROOT
 
 FOLDERS = ("pipelines", "training", "labelers", "infra")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 ENTRY_POINTS = [path for path in SOURCES if "    cli.run(" in path.read_text()]
-GUARD = "infra.torchvision_guard"
+GUARD = "infra.base.torchvision_guard"
 GUARDED = {"torchvision", "diffusers", "open_clip", "transformers"}
 
 

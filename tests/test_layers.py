@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.files import ROOT
+from infra.base.files import ROOT
 
 FOLDERS = ("pipelines", "training", "labelers", "infra")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-MAY_IMPORT_RAY = {"pipelines/engine.py", "training/workers.py"}
+MAY_IMPORT_RAY = {"pipelines/engine/on_ray.py", "training/run/workers.py"}
+LAYERS = re.findall(r"(?m)^\d+\. `([\w/]+)`", (ROOT / "docs" / "design.md").read_text())
 
 
 def imports(path: Path) -> set[str]:
@@ -48,14 +49,76 @@ def test_only_the_adapters_import_ray(path: Path) -> None:
     assert allowed or "ray" not in imports(path)
 
 
+def room(module: str) -> str:
+    """Name the folder that a module's file lies in."""
+    return module.rpartition(".")[0].replace(".", "/")
+
+
+def own_imports(path: Path) -> set[str]:
+    """List this project's modules that a file imports, anywhere in it."""
+    modules = {".".join(source.relative_to(ROOT).with_suffix("").parts) for source in SOURCES}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & modules
+
+
+def against_the_order(path: Path, layers: list[str]) -> list[str]:
+    """List a file's imports of what stands above its own folder; commands stand above all, and import none."""
+    here = str(path.relative_to(ROOT).parent)
+    height = {name: number for number, name in enumerate(layers)}
+    top = len(layers)
+    return sorted(
+        module
+        for module in own_imports(path)
+        if room(module) != here and height.get(room(module), top) >= height.get(here, top)
+    )
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    assert against_the_order(path, LAYERS) == []
+
+
+def test_the_order_names_every_room_and_no_other() -> None:
+    rooms = {str(path.relative_to(ROOT).parent) for path in SOURCES}
+    assert sorted([*LAYERS, *FOLDERS]) == sorted(rooms)
+
+
+def test_an_import_against_the_order_is_seen() -> None:
+    # objectives.py imports nothing of ours; loop.py imports training/method, which must then stand below it.
+    assert against_the_order(ROOT / "training/run/loop.py", LAYERS) == []
+    upside_down = list(reversed(LAYERS))
+    assert "training.method.forward" in against_the_order(ROOT / "training/run/loop.py", upside_down)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_of_commands_has_nothing_else(folder: str) -> None:
+    files = [path for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"]
+    assert [path.name for path in files if "    cli.run(" not in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if "    cli.run(" in path.read_text()],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_no_file_shadows_a_library(path: Path) -> None:
-    # `python pipelines/x.py` puts pipelines/ first on the path: a file named like a library would replace it.
-    if path.stem == "__init__":
-        return
+    # `python pipelines/x.py` puts pipelines/ first on the path: what is named like a library would replace it.
+    for beside in [*path.parent.glob("*.py"), *(p for p in path.parent.iterdir() if (p / "__init__.py").exists())]:
+        if beside.stem != "__init__":
+            check_name(beside)
+
+
+def check_name(path: Path) -> None:
+    """Hold that no library has a file's or a folder's name."""
     assert path.stem not in sys.stdlib_module_names
     spec = importlib.util.find_spec(path.stem)
-    assert spec is None or (spec.origin or "").startswith(str(ROOT / "tests"))
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
+    assert all(place is None or place.startswith(str(ROOT / "tests")) for place in places)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

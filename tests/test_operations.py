@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from infra.files import ROOT
+from infra.base.files import ROOT
 
 FOLDERS = ("pipelines", "training", "labelers", "infra")
 

@@ -18,17 +18,18 @@ import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from infra import files
-from infra.errors import UserError
-from labelers import label_rules
-from pipelines import pairs, store
-from pipelines.encoders import CheckAndDecode
-from pipelines.raw_pairs import SCHEMA, labelled_pair
-from training import objectives
-from training.draws import Draw, draw
-from training.loader import Share
-from training.objectives import ObjectiveConfig
-from training.order import batch_rows, permute
+from infra.base import files
+from infra.base.errors import UserError
+from labelers.labels import label_rules
+from pipelines.latents import store
+from pipelines.latents.encoders import CheckAndDecode
+from pipelines.raw import pairs
+from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
+from training.data.loader import Share
+from training.method import objectives
+from training.method.draws import Draw, draw
+from training.method.objectives import ObjectiveConfig
+from training.method.order import batch_rows, permute
 
 settings.register_profile(
     "repeatable",

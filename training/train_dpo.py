@@ -1,89 +1,18 @@
-"""Align a diffusion model with preferences: `ray job submit -- python training/train_dpo.py`.
-
-Diffusion-DPO (Wallace et al. 2023) over a latent store. The same command again resumes from the last complete
-checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a run would take and cost.
-"""
+"""Align a diffusion model with preferences: `ray job submit -- python training/train_dpo.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-from infra import cli, files, object_storage
-from infra.errors import UserError
-from pipelines.store import writer_lock
-from training import checkpoint
-from training.config import TrainConfig
-from training.plan import print_plan
-from training.preflight import check_config
-from training.presets import PRESETS
-from training.result import RESULT, is_finished, remove_result
-
-# Settings that do not change what is computed, but for rounding, so a resumed run may have others.
-FREE = (
-    *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
-    *("sharding", "activation_checkpointing", "compile", "channels_last"),
-    *("keep_checkpoints", "output", "steps", "cache", "micro_batch", "reference"),
-)
-
-REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
+from infra.base import cli
+from training.run.plan import print_plan
+from training.run.train_dpo import main
+from training.settings.config import TrainConfig
+from training.settings.presets import PRESETS
 
 
-def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None = None) -> None:
-    """Align a diffusion model with the preferences in a latent store, on Ray Train workers.
-
-    Args:
-        launch: what runs the loop over the run folder, in their place.
-    """
-    output = files.resolve(config.output)
-    object_storage.check("--output", output)
-    if config.resume_from is None and is_finished(output, config.steps):
-        _refuse_other_settings(output, config)
-        print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
-        return
-    if files.exists(files.join(output, "config.json")):
-        _refuse_other_settings(output, config)
-    pinned = check_config(_as_begun(output, config))
-    with writer_lock(output):
-        if config.resume_from is not None:
-            checkpoint.rewind(output, config.resume_from)
-            remove_result(output)  # of a run that is not finished any more
-        cli.save_config(output, config)
-        files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
-        (launch or _on_ray_train())(pinned, output)
-        if not is_finished(output, config.steps):
-            raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
-    print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
-
-
-def _on_ray_train() -> Callable[[TrainConfig, str], None]:
-    from training.workers import launch
-
-    return launch
-
-
-def _as_begun(output: str, config: TrainConfig) -> TrainConfig:
-    """Take the models at the commits that a run began with: a resumed run keeps its start and its reference."""
-    path = files.join(output, REVISIONS)
-    return replace(config, **files.read_json(path)) if files.exists(path) else config
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return {name: value for name, value in flat.items() if name not in FREE}
-
-
-def _refuse_other_settings(output: str | Path, config: TrainConfig) -> None:
-    path = files.join(str(output), "config.json")
-    before, now = _flat(cli.begun_with(path, TrainConfig())), _flat(cli.as_saved(config))
-    differing = [f"{name} was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
-    if differing:
-        raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")
+def command() -> None:
+    """Run from the command line."""
+    cli.run(main, TrainConfig, PRESETS, plan=print_plan)
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig, PRESETS, plan=print_plan)
+    command()

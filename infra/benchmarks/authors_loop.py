@@ -4,7 +4,8 @@ Its --choice_model names one scorer, so several scorers are several loops, and e
 anew. Its pickscore and aes selectors hand the two images to transformers' processor and model at once, and pickscore
 embeds the caption of every pair; its clip and hps selectors run open_clip's whole model, caption too, for each image.
 These are the libraries' own classes, at the versions installed here, with preprocessing on PIL as in the authors' days;
-HPSv2's preprocessing is ours, which tests/test_scorers.py holds to the authors', because open_clip has it not.
+HPSv2's preprocessing is ours, because open_clip has it not; tests/labelers/scoring/test_scorers.py holds it to the
+authors'.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from infra import torchvision_guard  # noqa: F401  (before open_clip and transformers)
+from infra.base import (
+    torchvision_guard,  # noqa: F401  (before open_clip and transformers)
+)
 
 import open_clip  # isort: skip
 from transformers import AutoModel, AutoProcessor  # isort: skip
 
-from labelers import human_preference, scorers, weights
-from labelers.aesthetics import Aesthetics, Head
-from labelers.open_clip_files import OpenClipFiles
-from labelers.transformers_clip import TransformersFiles
+from labelers.clips import human_preference, weights
+from labelers.clips.aesthetics import Aesthetics, Head
+from labelers.clips.open_clip_files import OpenClipFiles
+from labelers.clips.transformers_clip import TransformersFiles
+from labelers.scoring import scorers
 
 Selector = Callable[[list[Image.Image], str], list[float]]
 

@@ -20,21 +20,15 @@ from typing import Literal
 
 import torch
 
-from infra import cli, files
+from infra.base import cli, files
+from infra.base.cpu import keep_freed_memory
 from infra.benchmarks.random_store import write_store
-from infra.cpu import keep_freed_memory
-from training.draws import draw
-from training.loader import Labelled, Share, apply_labels, step_batches
-from training.order import batch_rows
-from training.staging import stage
+from infra.planning.measured import STORED_SHAPES
+from training.data.loader import Labelled, Share, apply_labels, step_batches
+from training.data.staging import stage
+from training.method.draws import draw
+from training.method.order import batch_rows
 
-SHAPES: dict[str, tuple[tuple[int, ...], dict[str, tuple[int, ...]]]] = {
-    "sd15": ((4, 64, 64), {"text_encoder": (77, 768)}),
-    "sdxl": (
-        (4, 128, 128),
-        {"text_encoder": (77, 768), "text_encoder_2": (77, 1280), "text_encoder_2_pooled": (1280,)},
-    ),
-}
 AIM = {"sd15": 77.0, "sdxl": 9.0}  # pairs/s of one H200 at half its peak, the highest that a step is hoped to consume
 BILLION = 10**9
 
@@ -110,7 +104,7 @@ def main(config: BenchmarkConfig) -> None:
     start = billion()
     print("a billion pairs: the order of three global batches and 16 draws of each")
     print(f"in {start['seconds']:.3f} s, {start['peak_bytes'] / 1e6:.2f} MB")
-    shape, embeddings = SHAPES[config.model]
+    shape, embeddings = STORED_SHAPES[config.model]
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         path, cache = Path(name) / "store", Path(name) / "cache"
         write_store(path, config.pairs, shape, embeddings)

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra import cli, cluster, files, models
+from infra.base import cli, files, models
 from infra.benchmarks.measure import alternate, in_processes
-from pipelines.jobs import Job, Step
+from infra.local import cluster
+from pipelines.engine.jobs import Job, Step
 
 COPIES = 2
 BATCH = 32
@@ -70,7 +71,7 @@ def _bare_worker(path: str, model: str, part: int, signals: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from pipelines.encoders import CheckAndDecode, LatentEncoder
+    from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
 
     check, encode = steps(model)
     decode, vae = CheckAndDecode(**check), LatentEncoder(**encode)  # type: ignore[arg-type]
@@ -95,9 +96,9 @@ def bare_loop(path: str, model: str, pairs: int) -> float:
 
 def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
     """Encode with the engine; returns pairs/s from when each copy has encoded BLOCK pairs to the last batch."""
-    from pipelines import engine
-    from pipelines.encoders import CheckAndDecode, LatentEncoder
-    from pipelines.pairs import pair_ids
+    from pipelines.engine import on_ray
+    from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
+    from pipelines.raw.pairs import pair_ids
 
     output = tempfile.mkdtemp(dir=folder)
     notes = Path(output) / "notes"
@@ -113,8 +114,8 @@ def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
             return encoded
 
     check, encode = steps(model)
-    engine.connect()
-    engine.run(
+    on_ray.connect()
+    on_ray.run(
         Job(
             source=[path],
             columns=pq.read_schema(path).names,

@@ -1,8 +1,8 @@
 """The plan's simulation against runs that really took place: `python infra/benchmarks/plan_check.py --runs RUN...`.
 
-A run folder's first steps and its first assessment after a checkpoint are the calibration; infra/fleet.py predicts the
-whole from them, and TensorBoard's file says when it took place. Measured is the time from the end of the first step to
-the end of the last assessment, so startup is left out.
+A run folder's first steps and its first assessment after a checkpoint are the calibration; infra/planning/fleet.py
+predicts the whole from them, and TensorBoard's file says when it took place. Measured is the time from the end of the
+first step to the end of the last assessment, so startup is left out.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from infra import cli, files, fleet
+from infra.base import cli, files
+from infra.base.errors import UserError
 from infra.benchmarks.measure import median
-from infra.errors import UserError
-from infra.fleet import Fleet, Training
+from infra.planning import fleet
+from infra.planning.fleet import Fleet, Training
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The embedded world's model on a store of random pairs, through train_dpo.py's main function without Ray, a process an
 attempt. Each is killed by SIGKILL in a step of its own choice, at exponentially distributed gaps, and the same run is
-begun again, until it is finished. infra/fleet.py is asked for the same: once with the very gaps, once for its mean.
+begun again, until it is finished. infra/planning/fleet.py is asked for the same: once with the very gaps, once
+for its mean.
 
 Time is counted in steps, which other work on the machine does not stretch: a step is 1, a restart 0, and a checkpoint
 is complete as many steps after its own as it was in a run that nothing killed.
@@ -23,16 +24,18 @@ from typing import Any
 
 import torch
 
-from infra import cli, files, fleet, models
+from infra.base import cli, files, models
+from infra.base.errors import UserError
 from infra.benchmarks.measure import median
 from infra.benchmarks.random_store import write_store
-from infra.errors import UserError
-from infra.fleet import Fleet, Outcome, Training
-from pipelines import kinds, store
-from training import checkpoint, loop, train_dpo
-from training.assembly import Rank
-from training.config import DataConfig, TrainConfig
-from training.journal import STEPS, read_notes
+from infra.planning import fleet
+from infra.planning.fleet import Fleet, Outcome, Training
+from pipelines.latents import kinds, store
+from training.checkpoints import checkpoint
+from training.checkpoints.run_folder import STEPS, read_notes
+from training.run import loop, train_dpo
+from training.run.assembly import Rank
+from training.settings.config import DataConfig, TrainConfig
 
 FORK = multiprocessing.get_context("fork")  # what is imported is imported once
 REPETITIONS = 20_000  # of the plan's mean
@@ -107,7 +110,7 @@ def follow(config: TrainConfig, mean_gap: float, random: Random) -> Killed:
     """Kill a run again and again until it is finished."""
     gaps, lost, taken, before = list[float](), list[float](), 0, 0
     while True:
-        gap = random.expovariate(1 / mean_gap)  # as infra/fleet.py asks for it
+        gap = random.expovariate(1 / mean_gap)  # as infra/planning/fleet.py asks for it
         finished, steps, _ = begin(config, math.floor(gap))
         taken += steps
         if finished:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra import files
-from pipelines import pairs, store
-from training.loader import Labelled
-from training.staging import Staged
+from infra.base import files
+from pipelines.latents import store
+from pipelines.raw import pairs
+from training.data.loader import Labelled
+from training.data.staging import Staged
 
 Embeddings = Mapping[str, tuple[int, ...]]
 PROMPTS = 16

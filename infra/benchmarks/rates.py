@@ -20,10 +20,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from infra import cli, files
+from infra.base import cli, files
 from infra.benchmarks.measure import in_turns, median
-from pipelines.encoders import CheckAndDecode
-from training import checkpoint
+from pipelines.latents.encoders import CheckAndDecode
+from training.checkpoints import checkpoint
 
 BATCH = 16  # pairs
 STATE = checkpoint.State(1, 0, 1, "random", "random")

@@ -26,13 +26,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from infra import cli, cluster, files
+from infra.base import cli, files
 from infra.benchmarks import authors_loop
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import in_processes, in_turns, median
-from labelers import scorers
-from labelers.pair_scores import ScoreRawPairs
-from pipelines import pairs
+from infra.local import cluster
+from labelers.scoring import scorers
+from labelers.scoring.pair_scores import ScoreRawPairs
+from pipelines.raw import pairs
 
 CORES = 2  # copies of ours and of the bare loop, threads of the one loop
 BLOCK = 2048  # pairs per file, the published preset's: what each copy does before it is measured
@@ -43,7 +44,7 @@ class BenchmarkConfig:
     """Flags of the benchmark."""
 
     scorers: tuple[str, ...] = ("pickscore",)
-    """Names from labelers/scorers.py, or module:function."""
+    """Names from labelers/scoring/scorers.py, or module:function."""
     weights: tuple[str, ...] = ("world",)
     source: str = "infra/world/pairs"
     """Raw pairs; repeated until there are enough."""
@@ -122,15 +123,17 @@ class TimedScoreRawPairs(ScoreRawPairs):
 
 def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
     """Score with relabel.py's pass; returns pairs/s from when each copy has scored BLOCK pairs to the last batch."""
-    from labelers import scoring  # Ray reads the cluster's token when it is imported, so not before there is one
-    from pipelines import engine
+    from labelers.scoring import (
+        scoring_pass,  # Ray reads the cluster's token when it is imported, so not before there is one
+    )
+    from pipelines.engine import on_ray
 
-    engine.connect()
-    raw, work = scoring.open_pairs(path, ""), tempfile.mkdtemp(dir=folder)
-    speed = scoring.SpeedConfig(batch_size=config.batch_size, copies=CORES, rows_per_file=BLOCK)
+    on_ray.connect()
+    raw, work = scoring_pass.open_pairs(path, ""), tempfile.mkdtemp(dir=folder)
+    speed = scoring_pass.SpeedConfig(batch_size=config.batch_size, copies=CORES, rows_per_file=BLOCK)
     weights = scorers.weights_of(config.scorers, config.weights)
-    with mock.patch.object(scoring, "ScoreRawPairs", TimedScoreRawPairs):
-        scored = scoring.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
+    with mock.patch.object(scoring_pass, "ScoreRawPairs", TimedScoreRawPairs):
+        scored = scoring_pass.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
     done, process = scored["done"].to_numpy(), np.array(scored["process"].to_pylist())
     began = max(np.sort(done[process == one])[BLOCK - 1] for one in np.unique(process))
     return float((done > began).sum() / (done.max() - began))

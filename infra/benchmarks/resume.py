@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 
-from infra import cli, files
+from infra.base import cli, files
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import write_store
-from training import assembly, checkpoint, keeping, loop
-from training.config import DataConfig, TrainConfig
-from training.journal import STEPS
+from training.checkpoints import checkpoint
+from training.checkpoints.run_folder import STEPS
+from training.run import assembly, keeping, loop
+from training.settings.config import DataConfig, TrainConfig
 
 
 @dataclass(frozen=True)

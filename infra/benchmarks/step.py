@@ -21,16 +21,17 @@ from typing import Any, Literal
 
 import torch
 
-from infra import accelerators, cli, files
+from infra.base import accelerators, cli, files
+from infra.base.cpu import keep_freed_memory
 from infra.benchmarks import step_models
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
-from infra.cpu import keep_freed_memory
-from training import objectives, reward
-from training.backbone import open_backbone
-from training.backbone_base import EVERY
-from training.loader import Batch, Labelled, Share, prefetch, step_batches
-from training.optimizers import OptimizerConfig, make_optimizer
+from training.backbones.backbone import open_backbone
+from training.backbones.base import EVERY
+from training.data.loader import Labelled, Share, prefetch, step_batches
+from training.method import forward, objectives
+from training.method.batch import Batch
+from training.method.optimizers import OptimizerConfig, make_optimizer
 
 MODES = ("inline", "latents", "batched", "cached")
 OBJECTIVE = objectives.ObjectiveConfig()
@@ -80,7 +81,7 @@ class Bench:
         self.data = random_pairs(STORED * self.pairs, tuple(shape), shapes)
         self.feed = feed(self.data, self.pairs, self.backbone.timestep, device)
         self.resident = next(self.feed).to(device)
-        self.errors = reward.NetworkReference(self.backbone, self.reference, self.autocast).errors(self.resident)
+        self.errors = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(self.resident)
 
     def _pixels(self) -> torch.Tensor:
         return self.images.to(self.device, non_blocking=True).flatten(0, 1).float() / 127.5 - 1
@@ -105,17 +106,17 @@ class Bench:
     def batched(self) -> None:
         """Take a batch from the loader; both slots in one pass."""
         batch = next(self.feed).to(self.device)
-        reference = reward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
-        self._update(reward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
+        reference = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
+        self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
 
     def cached(self) -> None:
         """Take a batch from the loader; the reference's errors are there."""
         batch = next(self.feed).to(self.device)
-        self._update(reward.pair_errors(self.backbone, self.policy, batch, self.autocast), self.errors)
+        self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), self.errors)
 
     def limit(self) -> None:
         """Forward, backward and update of the policy on tensors that lie there."""
-        self._update(reward.pair_errors(self.backbone, self.policy, self.resident, self.autocast), self.errors)
+        self._update(forward.pair_errors(self.backbone, self.policy, self.resident, self.autocast), self.errors)
 
     def encoder(self) -> None:
         """Run the frozen networks alone."""

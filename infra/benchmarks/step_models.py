@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from infra import counting, models
-from training.backbone import open_backbone
-from training.backbone_base import EVERY
+from infra.base import counting, models
+from training.backbones.backbone import open_backbone
+from training.backbones.base import EVERY
 
 SHAPES = Path(__file__).parent / "shapes"
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from infra import cli
+from infra.base import cli
 from infra.benchmarks.measure import alternate
-from training import assembly, keeping, loop, objectives, reward
-from training.config import DataConfig, TrainConfig
-from training.preflight import check_config
+from training.method import forward, objectives
+from training.run import assembly, keeping, loop
+from training.run.preflight import check_config
+from training.settings.config import DataConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def main(config: BenchmarkConfig) -> None:
             started = time.perf_counter()
             for _ in range(config.steps):
                 for batch in resident:
-                    policy = reward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
+                    policy = forward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
                     reference = trainer.reference.errors(batch)
                     losses = objectives.loss(settings.objective, policy, reference)
                     (losses.mean() / len(resident)).backward()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from infra import cli, files
+from infra.base import cli, files
+from infra.base.errors import UserError
 from infra.deploy import launcher, manifests, scratch, values
 from infra.deploy.pods import Object
 from infra.deploy.stages import STAGES
 from infra.deploy.values import Stage, Stages, Values
-from infra.errors import UserError
 
 
 @dataclass(frozen=True)

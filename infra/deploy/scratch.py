@@ -6,11 +6,12 @@ the middle of the copy, at every attempt.
 
 from __future__ import annotations
 
-from infra import dry_run, plan_flags
+from infra.base import dry_run
+from infra.base.errors import UserError
 from infra.deploy.values import Stage, Values
-from infra.errors import UserError
-from infra.plan_counts import Counted
-from training.staging import staged_bytes
+from infra.planning import plan_flags
+from infra.planning.plan_counts import Counted
+from training.data.staging import staged_bytes
 
 STAGED = ("reference", "train")  # the stages that copy the store to each node
 

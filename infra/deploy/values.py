@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from infra import files
-from infra.errors import UserError
+from infra.base import files
+from infra.base.errors import UserError
 
 # A name becomes a DNS label, with a stage behind it, and KubeRay cuts a RayJob's at 47 characters.
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=32)]

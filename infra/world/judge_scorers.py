@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest, pearsonr
 
-from infra import cli
+from infra.base import cli
 from infra.world.label_pairs import LabelConfig
 from infra.world.scorer_images import Judged, model_choices, true_and_wrong, vividness
 from infra.world.shapes import split_captions
-from labelers import scorers
+from labelers.scoring import scorers
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class JudgeConfig:
     """Flags of the judgement."""
 
     scorers: tuple[str, ...] = ("pickscore", "hpsv2", "hpsv2.1", "clip", "aesthetics")
-    """Names from labelers/scorers.py."""
+    """Names from labelers/scoring/scorers.py."""
     clear: float = 0.1
     """Oracle difference (0..1) from which a pair is clear, about a wrong size."""
     seed: int = 7

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from infra import cli, files
-from infra.errors import UserError
-from labelers import scorers
-from pipelines.generate import DONE, read_images
-from pipelines.raw_pairs import labelled_pair, write_pairs
+from infra.base import cli, files
+from infra.base.errors import UserError
+from labelers.scoring import scorers
+from pipelines.drawing.generate import DONE, read_images
+from pipelines.raw.raw_pairs import labelled_pair, write_pairs
 
 ROWS_PER_FILE = 256
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
-from infra import cli, files
-from infra.errors import UserError
+from infra.base import cli, files
+from infra.base.errors import UserError
 from infra.world.shapes import parse_caption, render
-from pipelines.generate import wanted_images, with_images, write_images
-from pipelines.prompts import read_prompts
+from pipelines.drawing.generate import wanted_images, with_images, write_images
+from pipelines.drawing.prompts import read_prompts
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from infra import torchvision_guard  # noqa: F401  (before open_clip and transformers)
+from infra.base import (
+    torchvision_guard,  # noqa: F401  (before open_clip and transformers)
+)
 
 import open_clip  # isort: skip
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer

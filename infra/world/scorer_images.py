@@ -9,15 +9,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 
-from infra import (
+from infra.base import (
     files,
     models,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
+from infra.world.oracle import Oracle
 from infra.world.shapes import RESOLUTION, Scene, all_scenes, parse_caption, render, split_captions
 from infra.world.train_world import corrupt
-from labelers.oracle import Oracle
-from pipelines.sampling import draw_images, image_seed, load_pipeline
+from pipelines.drawing.sampling import draw_images, image_seed, load_pipeline
 
 MODEL = files.ROOT / "infra" / "world" / "model"
 DRAWN_AT_ONCE = 16

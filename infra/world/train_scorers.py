@@ -23,7 +23,9 @@ import torch
 import tyro
 from torch.nn import functional as F
 
-from infra import torchvision_guard  # noqa: F401  (before open_clip and transformers)
+from infra.base import (
+    torchvision_guard,  # noqa: F401  (before open_clip and transformers)
+)
 
 import open_clip  # isort: skip
 from transformers import CLIPTokenizer
@@ -32,7 +34,7 @@ from infra.world import scorer_files
 from infra.world.label_pairs import LabelConfig, label
 from infra.world.scorer_images import Judged, model_choices, rendered_choices, train_scenes, true_renders, vividness
 from infra.world.train_world import build_tokenizer, schedule
-from labelers.aesthetics import Head
+from labelers.clips.aesthetics import Head
 
 SCALE = float(np.log(1 / 0.07))  # logit_scale before training, as CLIP's
 

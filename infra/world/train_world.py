@@ -17,7 +17,7 @@ import torch
 from tokenizers import pre_tokenizers
 from torch.nn import functional as F
 
-from infra import (
+from infra.base import (
     cli,
     files,
     torchvision_guard,  # noqa: F401  (before diffusers)

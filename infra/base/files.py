@@ -1,0 +1,302 @@
+"""Files on a local disk, in S3, or (read only) on the Hub, by one kind of path.
+
+Local relative paths count from the repository root.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from infra.base.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+S3, HUB = "s3://", "hf://"
+SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
+NO_SECRETS = "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
+INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a path is not on a local disk."""
+    return path.startswith((S3, HUB))
+
+
+def resolve(path: str | Path) -> str:
+    """Make a path absolute, counting from the repository root; s3:// and hf:// stay as they are.
+
+    The working directory is never used: under `ray job submit` it is wherever Ray was started.
+
+    Raises:
+        UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
+            afterwards, or from an installed copy, whose folder is no place for anybody's files; for s3:// or hf://
+            alone; for a URL with credentials or options, which is not repeated.
+    """
+    text = str(path)
+    if carries_secrets(text):
+        raise UserError(NO_SECRETS)
+    if is_remote(text) and text.split("//", 1)[1][:1] in ("", "/"):
+        raise UserError(f"{text}: names no bucket; write s3://bucket/folder")
+    if is_remote(text) or os.path.isabs(text):
+        return text.rstrip("/") or "/"
+    if "/runtime_resources/" in str(ROOT):
+        raise UserError(f"{text}: with --working-dir every path must be absolute or s3://, else it ends with the job")
+    if INSTALLED & set(ROOT.parts) and not text.startswith("infra/world/"):  # the embedded world is installed too
+        raise UserError(f"{text}: this is an installed copy without a repository; give an absolute path or s3://")
+    return str(ROOT / text)
+
+
+def carries_secrets(text: str) -> bool:
+    """Say whether a URL, alone or after NAME=, has a user before its host, or options: a key, or a signature."""
+    before, is_url, rest = text.partition("://")
+    first = rest.split("/")[0]
+    # A secret key may hold a slash, and its @ then comes later; no bucket's name has a colon.
+    return bool(is_url) and ("?" in rest or "@" in first or (before.endswith("s3") and ":" in first))
+
+
+def endpoint() -> str | None:
+    """Return the S3 server named in the environment; None for AWS itself."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+class _S3FileSystem(pafs.S3FileSystem):
+    """S3 with our timeouts and attempts in every process: pyarrow's own forgets its attempts on the way to another."""
+
+    server: str | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_s3, (self.server,)
+
+
+@functools.cache  # a client keeps its connections
+def _s3(server: str | None, attempts: int, silence: float, _credentials: int | None) -> pafs.S3FileSystem:
+    # Attempts wait longer and longer, with jitter, up to 20 s: ten outlive a minute of refusals, and where nothing is
+    # sent at all they end within five minutes.
+    filesystem = _S3FileSystem(
+        endpoint_override=server,
+        connect_timeout=min(5.0, silence),
+        request_timeout=silence,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(attempts),
+    )
+    filesystem.server = server
+    return filesystem
+
+
+def _open_s3(server: str | None) -> pafs.S3FileSystem:
+    # S3-compatible servers know fewer checksum headers than AWS does.
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    return _s3(server, int(os.environ.get("AWS_MAX_ATTEMPTS", "10")), SILENCE, credentials_written())
+
+
+def credentials_written() -> int | None:
+    """Return when the file of credentials was written, in ns: a client reads it once, and another file needs another.
+
+    Credentials of the environment, of a role or of a process it renews by itself.
+    """
+    path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """Return the filesystem of a resolved path and the path within it."""
+    if path.startswith(S3):
+        return _open_s3(endpoint()), path.removeprefix(S3)
+    if path.startswith(HUB):
+        import fsspec  # huggingface_hub registers hf:// there; its token stays in the environment of each process
+
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("hf"))), path.removeprefix(HUB)
+    return pafs.LocalFileSystem(), path
+
+
+def _type(path: str) -> pafs.FileType:
+    filesystem, inner = open_filesystem(path)
+    try:
+        return filesystem.get_file_info(inner).type
+    except OSError as error:
+        raise UserError(f"{path}: cannot be reached ({reason(error)})") from error
+
+
+def join(path: str, *parts: str) -> str:
+    """Join path parts with a slash."""
+    return "/".join([path.rstrip("/"), *parts])
+
+
+def inside(folder: str, name: str) -> str:
+    """Join a folder and a name that was read, from a marker or a listing: whoever wrote it may mean another place.
+
+    Raises:
+        UserError: naming the file, if the name is absolute or has empty parts, `.` or `..`.
+    """
+    if {"", ".", ".."} & set(name.split("/")):
+        raise UserError(f"{folder}: names the file {name!r}, which may lie outside; nothing is read or written there")
+    return join(folder, name)
+
+
+def reason(error: OSError) -> str:
+    """Say in one line why a file could not be read or written."""
+    if "AWS Error" in str(error):
+        from infra.base import (
+            object_storage,  # boto3: not on the way of those who have nothing on S3
+        )
+
+        return object_storage.explain(error)
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def exists(path: str) -> bool:
+    """Say whether a file or folder is there.
+
+    Raises:
+        UserError: if that cannot be found out: no access, no such server.
+    """
+    return _type(path) != pafs.FileType.NotFound
+
+
+def is_file(path: str) -> bool:
+    """Say whether a file is there, and no folder.
+
+    Raises:
+        UserError: if that cannot be found out.
+    """
+    return _type(path) == pafs.FileType.File
+
+
+def _below(folder: str) -> list[pafs.FileInfo]:
+    filesystem, inner = open_filesystem(folder)
+    try:
+        entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be reached ({reason(error)})") from error
+    return [entry for entry in entries if entry.type == pafs.FileType.File]
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """List the files below a folder whose names end in suffix, sorted; empty where the folder is absent.
+
+    Raises:
+        UserError: if that cannot be found out.
+    """
+    scheme = next((scheme for scheme in (S3, HUB) if folder.startswith(scheme)), "")
+    return sorted(scheme + entry.path for entry in _below(folder) if entry.path.endswith(suffix))
+
+
+def stamps(folder: str) -> list[tuple[str, int, int]]:
+    """List the files below a folder, sorted: the path within it, size in bytes and time of the last change in ns.
+
+    Raises:
+        UserError: if that cannot be found out.
+    """
+    inner = open_filesystem(folder)[1]
+    return sorted((entry.path.removeprefix(f"{inner}/"), entry.size, entry.mtime_ns) for entry in _below(folder))
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file."""
+    filesystem, inner = open_filesystem(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return stream.read()
+
+
+def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
+    """Write a whole file so that it is either absent or complete, creating its folder.
+
+    Raises:
+        UserError: for a path on the Hub, where every file written would be a public commit.
+    """
+    filesystem, inner = open_filesystem(writable(path))
+    if path.startswith(S3):  # an upload becomes visible only when it is complete
+        with filesystem.open_output_stream(inner) as stream:
+            stream.write(content)
+        return
+    Path(inner).parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(f"{inner}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(inner)
+
+
+def copy(source: str, target: str) -> str:
+    """Copy a file between disk and S3, block by block, and return the SHA-256 of its bytes, in hex.
+
+    Raises:
+        OSError: if it could not be read or written, or less arrived than was sent.
+    """
+    (origin, read), (destination, written) = open_filesystem(source), open_filesystem(writable(target))
+    if not target.startswith(S3):
+        Path(written).parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with origin.open_input_stream(read) as incoming, destination.open_output_stream(written) as outgoing:
+        while block := incoming.read(1 << 22):
+            digest.update(block)
+            size += len(block)
+            outgoing.write(block)
+    if (arrived := destination.get_file_info(written).size) != size:
+        raise OSError(f"{target}: {arrived} of {size} bytes arrived")
+    return digest.hexdigest()
+
+
+def writable(path: str) -> str:
+    """Return a path that may be written to.
+
+    Raises:
+        UserError: for one on the Hub, where every file written would be a public commit.
+    """
+    if path.startswith(HUB):
+        raise UserError(f"{path}: hf:// is only read; write to a local folder or s3://")
+    return path
+
+
+def write_table(path: str, table: pa.Table) -> str:
+    """Write a table as one Parquet file, absent or complete, and return the SHA-256 of its bytes, in hex."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content = sink.getvalue()
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is not valid JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def remove(path: str) -> None:
+    """Delete a file, or a folder with everything in it; nothing happens where it is absent."""
+    filesystem, inner = open_filesystem(writable(path))
+    match _type(path):
+        case pafs.FileType.Directory:
+            filesystem.delete_dir(inner)
+        case pafs.FileType.File:
+            filesystem.delete_file(inner)
+
+
+def sha256(path: str) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    filesystem, inner = open_filesystem(path)
+    with filesystem.open_input_stream(inner) as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""What a planned run's arithmetic and bytes are, counted from its models' settings, as the dry runs count them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from infra.base import (
+    counting,
+    models,
+    torchvision_guard,  # noqa: F401  (before transformers)
+)
+from pipelines.latents import encode_config, encode_latents, encode_plan, encoders, kinds, store
+from training.backbones.backbone import open_backbone
+from training.run import plan as training_plan
+from training.settings.presets import PRESETS
+
+from transformers import CLIPConfig, CLIPModel  # isort: skip  (after torchvision's guard)
+
+VIT_H_14: Mapping[str, Any] = {  # PickScore's towers, as laion/CLIP-ViT-H-14-laion2B-s32B-b79K has them
+    "projection_dim": 1024,
+    "vision_config": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "image_size": 224,
+    },
+    "text_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+}
+
+
+class Counted:
+    """What a model's arithmetic and bytes are, counted once."""
+
+    def __init__(self, model: str, preset: str, pairs: int, captions: int) -> None:
+        self.folder = models.Model(model).folder(())
+        self.encode = encode_config.PRESETS[encode_preset(preset)]
+        self.training = PRESETS[preset]
+        vae = encoders.vae_config(self.folder)
+        self.resolution = encode_latents.choose_resolution(replace(self.encode, model=model), self.folder, vae)
+        self.latent_shape = encoders.latent_shape(vae, self.resolution)
+        self.stored = encode_plan.Stored(self.latent_shape, self.encode.posterior, self.encode.flip)
+        tokens = kinds.t5_tokens(self.folder, self.encode.max_tokens)
+        told = self.encode.batch_size, getattr(torch, self.encode.dtype)
+        self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, *told)
+        self.manifest = self._manifest(pairs, captions)
+
+    def _manifest(self, pairs: int, captions: int) -> store.Manifest:
+        """Describe the store that encoding will make."""
+        return store.Manifest(
+            source="planned",
+            model=str(self.folder),
+            fingerprints={},
+            resolution=self.resolution,
+            latent_shape=self.latent_shape,
+            scaling_factor=1.0,
+            shift_factor=0.0,
+            posterior=self.encode.posterior,
+            flip=self.encode.flip,
+            embeddings=self.networks.embeddings,
+            counts=store.Counts(pairs, 0, 0, 0, pairs, 0, captions),
+            reasons={},
+            content_hash="planned",
+            config={},
+            files={},
+        )
+
+    @cached_property
+    def network(self) -> training_plan.Network:
+        """Count the network that is trained."""
+        backbone = open_backbone(self.folder, self.training.schedule)
+        return training_plan.count_network(backbone, self.folder, self.training, self.manifest)
+
+    @cached_property
+    def caption_bytes(self) -> int:
+        """Return the bytes of a stored caption's embeddings."""
+        return encode_plan.HALF * sum(math.prod(shape) for shape in self.networks.embeddings.values())
+
+    @cached_property
+    def decoded_image(self) -> float:
+        """Count the FLOPs of the VAE's decoder for one image."""
+        vae: Any = counting.empty(self.folder, kinds.VAE)
+        latent = torch.empty(1, *self.latent_shape, device=counting.META)
+        with torch.no_grad():
+            return counting.flops(lambda: vae.decode(latent))
+
+    @cached_property
+    def scored(self) -> tuple[float, float]:
+        """Count the FLOPs of a ViT-H-14 for one image and for one caption."""
+        with counting.META, torch.no_grad():
+            towers: Any = CLIPModel(CLIPConfig(**VIT_H_14)).eval()
+            image = counting.flops(lambda: towers.get_image_features(torch.empty(1, 3, 224, 224)))
+            caption = counting.flops(lambda: towers.get_text_features(torch.zeros(1, 77, dtype=torch.int64)))
+        return image, caption
+
+
+def encode_preset(preset: str) -> str:
+    """Return the encoder's preset that goes with one of the trainer's."""
+    return preset.removesuffix("-paper")

@@ -1,0 +1,226 @@
+"""Preference accuracy of scorers, the paper's Tab. 2: `python labelers/accuracy.py --scorers pickscore clip ...`.
+
+Scores raw pairs with human labels on Ray Data, and says how often each scorer prefers what people preferred: without
+the pairs that people tied, and by PickScore's convention, in which a tie can be predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from infra.base import files, object_storage
+from infra.base.errors import UserError, check_least
+from labelers.labels import label_rules, label_set, preference_accuracy
+from labelers.scoring import scorers, scoring_pass
+from labelers.scoring.scorers import Scorer
+from pipelines.engine import on_ray
+from pipelines.judging.win_rate import clustered_interval
+from pipelines.latents import store
+from pipelines.raw import pairs
+
+DONE = "accuracy.json"
+
+
+@dataclass(frozen=True)
+class AccuracyConfig:
+    """Flags of the accuracy table."""
+
+    scorers: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics")
+    """Names from labelers/scoring/scorers.py, or module:name of any callable (images, captions) -> scores."""
+    weights: tuple[str, ...] = ("world",)
+    """world, published, or NAME=PATH for one scorer; several are read in order."""
+    source: str = "infra/world/pairs"
+    """Raw pairs with human labels: a Parquet folder or file, local or s3://, or a datasets name."""
+    split: str = "train"
+    """Split of a datasets name."""
+    validation_source: str | None = None
+    """Raw pairs to tune PickScore's tie threshold on; by default each half of the prompts serves the other."""
+    validation_split: str | None = None
+    """Split of a datasets name; without --validation-source, of --source."""
+    output: str = "runs/accuracy"
+    """Folder for the scores; the same command again goes on from there."""
+    json: str | None = None
+    """File for the table's figures."""
+    speed: scoring_pass.SpeedConfig = field(default_factory=scoring_pass.SpeedConfig)
+
+
+PRESETS = {
+    "published": AccuracyConfig(weights=("published",), speed=scoring_pass.SpeedConfig(rows_per_file=2048)),
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The pairs of a source that have a caption and a human label, by pair_id."""
+
+    raw: scoring_pass.PairSource
+    ids: npt.NDArray[np.int64]  # [n] ascending
+    human: npt.NDArray[np.float64]  # [n] label_0
+    prompts: npt.NDArray[np.int64]  # [n] prompt_id
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One scorer's margins on labelled pairs; pairs without a score are left out and counted."""
+
+    margin: npt.NDArray[np.float64]
+    human: npt.NDArray[np.float64]
+    prompts: npt.NDArray[np.int64]
+    refused: int
+
+
+def main(config: AccuracyConfig) -> None:
+    """Measure how often scorers prefer the image that people preferred, with intervals clustered by prompt."""
+    check_least(config.speed, scoring_pass.SPEEDS)
+    if len(set(config.scorers)) != len(config.scorers) or not config.scorers:
+        raise UserError(f"--scorers {' '.join(config.scorers)}: each scorer once")
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
+    weights = scorers.weights_of(config.scorers, config.weights)
+    for name in config.scorers:
+        scorers.check(name, weights[name])
+    judges = {name: scorers.load(name, weights[name]) for name in config.scorers}
+    sets = {"test": read_labelled(config.source, config.split)}
+    if config.validation_source or config.validation_split:
+        name, split = config.validation_source or config.source, config.validation_split or config.split
+        if (name, split) == (config.source, config.split):
+            raise UserError("--validation-source: the very pairs of --source; a threshold is tuned on others")
+        sets["validation"] = read_labelled(name, split)
+    settings = {part: settings_of(chosen, judges) for part, chosen in sets.items()}
+    done = files.join(output, DONE)
+    with store.writer_lock(output):
+        if files.exists(done) and (before := files.read_json(done))["settings"] == settings:
+            print(f"{output}: already finished, nothing to do\n{table(before['rows'])}", flush=True)
+            told = before
+        else:
+            told = {"config": asdict(config), "settings": settings, "rows": measure(config, sets, judges, weights)}
+            files.write_json(done, told)
+            print(table(told["rows"]), flush=True)
+    if config.json:
+        files.write_json(files.resolve(config.json), told)
+
+
+def measure(
+    config: AccuracyConfig, sets: dict[str, Labelled], judges: dict[str, Scorer], weights: dict[str, str | None]
+) -> list[dict[str, Any]]:
+    """Score all pairs and measure every scorer, one row each."""
+    output = files.resolve(config.output)
+    for part, chosen in sets.items():
+        noted, settings = files.join(output, part, "config.json"), settings_of(chosen, judges)
+        if files.exists(noted) and (before := files.read_json(noted)) != settings:
+            differing = sorted(key for key in before | settings if before.get(key) != settings.get(key))
+            raise UserError(f"{output}/{part} was begun with another {', '.join(differing)}; give another --output")
+        files.write_json(noted, settings)
+    on_ray.connect()
+    scoring_pass.try_scorers(sets["test"].raw, sets["test"].ids, judges, weights, config.speed)
+    margins: dict[str, dict[str, Judged]] = {}
+    for part, chosen in sets.items():
+        work = files.join(output, part)
+        scored = scoring_pass.score_pairs(chosen.raw, chosen.ids, config.scorers, weights, work, config.speed)
+        margins[part] = {name: judged(chosen, scored, name) for name in judges}
+    validation = margins.get("validation", {})
+    return [row(name, judges[name], margins["test"][name], validation.get(name)) for name in judges]
+
+
+def settings_of(chosen: Labelled, judges: dict[str, Scorer]) -> dict[str, Any]:
+    """Collect what decides the scores of a source's pairs."""
+    told = {"source": chosen.raw.name, "split": chosen.raw.split, "pairs": f"{pairs.hash64(chosen.ids.tobytes()):x}"}
+    return told | {f"scorer {name}": scorer.fingerprint for name, scorer in judges.items()}
+
+
+def read_labelled(name: str, split: str) -> Labelled:
+    """Read the labels of raw pairs; rows with an unusable caption or label are left out, as the encoder does.
+
+    Raises:
+        UserError: if none is left.
+    """
+    raw = scoring_pass.open_pairs(name, split)
+    columns = raw.dataset.to_table(columns=["caption", "label_0"])
+    captions, labels = (pairs.values(columns[name]) for name in ("caption", "label_0"))
+    good = np.array(
+        [
+            pairs.check_caption(caption) is None and pairs.check_label(label, None, strict=False) is None
+            for caption, label in zip(captions, labels, strict=True)
+        ]
+    )
+    rows = np.flatnonzero(good)[np.argsort(raw.ids[good])]
+    if not any(labels[index] != 0.5 for index in rows):
+        raise UserError(f"--source {name}: no pair in it has a caption and a label that is no tie")
+    prompts = np.array([pairs.prompt_id(captions[index]) for index in rows])
+    return Labelled(raw, raw.ids[rows], np.array([float(labels[index]) for index in rows]), prompts)
+
+
+def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
+    """Put one scorer's margins beside the labels; both are in the order of pair_id."""
+    own = label_set.scores_of(scored, name)
+    good = np.isin(chosen.ids, own.pair_ids)
+    return Judged(label_rules.margins(*own.values), chosen.human[good], chosen.prompts[good], len(own.refused))
+
+
+def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
+    """Measure one scorer by both conventions."""
+    untied = preference_accuracy.untied_points(test.margin, test.human)
+    accuracy, low, high = clustered_interval(untied, test.prompts)
+    return {
+        "scorer": name,
+        "pairs": int(np.isfinite(untied).sum()),
+        "human_ties": int((test.human == 0.5).sum()),
+        "refused": test.refused,
+        "prompts": len(np.unique(test.prompts)),
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+    } | _with_ties(scorer, test, validation)
+
+
+def _with_ties(scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
+    halves = test.prompts % 2 == 0  # prompt_id is a hash, so this halves the prompts at random
+    parts = [(np.ones(len(halves), bool), validation)] if validation else _crossed(test, halves)
+    points, thresholds, temperatures = np.full(len(halves), np.nan), [], []
+    for rows, other in parts:
+        own = scorer.temperature if len(other.human) else None
+        temperature = own or label_rules.fit_temperature(other.margin, other.human)
+        temperatures.append(temperature)
+        if temperature is not None:
+            threshold = preference_accuracy.tune_threshold(other.margin, other.human, temperature)
+            points[rows] = preference_accuracy.tie_points(test.margin[rows], test.human[rows], temperature, threshold)
+            thresholds.append(threshold)
+    fits = None not in temperatures  # else the scorer has no probabilities: it disagrees with people, or never does
+    interval = clustered_interval(points, test.prompts) if fits else (None, None, None)
+    return {
+        **dict(zip(("with_ties", "with_ties_low", "with_ties_high"), interval, strict=True)),
+        "thresholds": thresholds,
+        "temperatures": temperatures,
+        "tuned_on": "validation" if validation else "the other half of the prompts",
+    }
+
+
+def _crossed(test: Judged, halves: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.bool_], Judged]]:
+    def other(rows: npt.NDArray[np.bool_]) -> Judged:
+        return Judged(test.margin[rows], test.human[rows], test.prompts[rows], 0)
+
+    return [(halves, other(~halves)), (~halves, other(halves))]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lay out the accuracies, for the terminal."""
+    lines = [
+        f"{'scorer':<24}  {'ties excluded':<24}  {'pairs':>7}  {'with ties predicted':<24}  {'pairs':>7}  threshold"
+    ]
+    for one in rows:
+        spans = [
+            f"{one[key]:.3f} ({one[low]:.3f} to {one[high]:.3f})" if one[key] is not None else "no temperature fits"
+            for key, low, high in (("accuracy", "low", "high"), ("with_ties", "with_ties_low", "with_ties_high"))
+        ]
+        thresholds = " / ".join(f"{value:.1f}" for value in one["thresholds"])
+        lines.append(
+            f"{one['scorer']:<24}  {spans[0]:<24}  {one['pairs']:>7,}  {spans[1]:<24}  "
+            f"{one['pairs'] + one['human_ties']:>7,}  {thresholds}"
+        )
+    tuned = rows[0]["tuned_on"]
+    return "\n".join([*lines, f"95 % intervals, bootstrapped by prompt; thresholds tuned on {tuned}"])

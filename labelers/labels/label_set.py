@@ -1,0 +1,206 @@
+"""A label set: scores of kept pairs, the labels that a rule makes of them, and what its manifest tells.
+
+labels/NAME/part-0.parquet              pair_id, score_0, score_1, label_0, probability_0; see latents/store.py
+labels/NAME/quarantined/part-0.parquet  pair_id, reason: the pairs without a score, and so without a label
+labels/NAME/manifest.json               written last
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError
+from labelers.labels import label_rules
+from labelers.scoring.pair_scores import NOT_FINITE
+from pipelines.latents import store
+from pipelines.raw.source import told_apart
+
+SCORING = ("scorer", "fingerprint", "store_hash", "source", "split")  # settings that decide the scores
+RAISED = "scorer raised"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What makes labels of scores."""
+
+    label: label_rules.Kind
+    min_margin: float
+    temperature: float | None  # the scorer's own, or None: fitted on the human labels
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One scorer's scores of a store's kept pairs."""
+
+    pair_ids: npt.NDArray[np.int64]  # [n]
+    values: npt.NDArray[np.float32]  # [2, n], one row per slot
+    refused: dict[int, str]  # pair_id: why it has no score; these pairs are not among pair_ids
+    captions: int  # unique captions
+    truncated_captions: int  # of them, those over the scorer's text limit
+
+
+def scores_of(table: pa.Table, name: str) -> Scores:
+    """Take one scorer's columns from a pass over the pairs.
+
+    Raises:
+        UserError: if it scored no pair.
+    """
+    ids = table["pair_id"].to_numpy()
+    reasons = np.array(table[f"reason:{name}"].to_pylist(), object)
+    good = np.array([reason is None for reason in reasons])
+    if not good.any():
+        commonest = Counter(reasons).most_common(1)[0][0]
+        raise UserError(f"scorer {name}: not one of {len(ids)} pairs got a score; most often: {commonest}")
+    values = np.stack([table[f"score_{slot}:{name}"].to_numpy()[good] for slot in (0, 1)]).astype(np.float32)
+    refused = dict(zip(ids[~good].tolist(), reasons[~good], strict=True))
+    prompts = table["prompt_id"].to_numpy()
+    long = prompts[table[f"truncated:{name}"].to_numpy()]
+    return Scores(ids[good], values, refused, len(np.unique(prompts)), len(np.unique(long)))
+
+
+def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None:
+    """Read the scores of another label set of the store where the same scorer gave them: only the rule is new then."""
+    for name in store.label_sets(destination):
+        before = store.read_labels_manifest(destination, name)
+        if scoring_part(before.get("settings", {})) == scoring_part(settings):
+            table, _ = store.read_labels(destination, name)
+            lost = pq.read_table(pa.BufferReader(files.read_bytes(_refused_file(destination, name))))
+            print(f"the scores of {settings['scorer']} are taken from the label set {name}", flush=True)
+            return Scores(
+                table["pair_id"].to_numpy(),
+                np.stack([table[f"score_{slot}"].to_numpy() for slot in (0, 1)]),
+                dict(zip(lost["pair_id"].to_pylist(), lost["reason"].to_pylist(), strict=True)),
+                before["counts"]["captions"],
+                before["counts"]["truncated_captions"],
+            )
+    return None
+
+
+def scoring_part(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the settings that decide the scores, whatever the rule."""
+    told = _comparable(settings)
+    return {key: told.get(key) for key in SCORING}
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the source as it is told apart: two spellings of a path are one."""
+    try:
+        return dict(settings) | ({"source": told_apart(settings["source"])} if "source" in settings else {})
+    except UserError:  # a relative one, where none counts from anywhere
+        return dict(settings)
+
+
+def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
+    """Compare settings.
+
+    Raises:
+        UserError: naming those that differ.
+    """
+    before, now = _comparable(before), _comparable(now)
+    differing = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
+    if differing:
+        raise UserError(f"{folder} was made with other settings ({'; '.join(differing)}); {remedy}")
+
+
+def write(
+    destination: str,
+    name: str,
+    scores: Scores,
+    rules: Rules,
+    human: pa.Table,
+    kept: pa.Table,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Label scored pairs, compare with the human labels, and write the label set; returns its manifest.
+
+    Args:
+        human: the human label set.
+        kept: the store's kept pairs, as store.kept_pairs has them.
+        more: what else the manifest tells.
+
+    Raises:
+        UserError: for soft labels where no temperature fits.
+    """
+    margin = label_rules.margins(*scores.values)
+    people = human_labels(scores.pair_ids, human)
+    prompts = kept["prompt_id"].to_numpy()[np.searchsorted(kept["pair_id"].to_numpy(), scores.pair_ids)]
+    temperature = rules.temperature or label_rules.fit_temperature(margin, people)
+    label_0 = label_rules.hard_labels(margin, rules.min_margin)
+    agreement = label_rules.agreement(label_0, people, prompts)
+    probability = pa.nulls(len(margin), pa.float32())
+    if rules.label == "soft":
+        if temperature is None:
+            raise UserError(
+                f"--label soft: no temperature of {name} fits the human labels (agreement {agreement.value:.3f} of "
+                f"{agreement.pairs} pairs); use --label hard"
+            )
+        probability = pa.array(label_rules.soft_labels(margin, temperature))
+    columns = [pa.array(scores.pair_ids), *map(pa.array, scores.values), pa.array(label_0), probability]
+    manifest = {
+        **more,
+        "temperature": temperature,
+        "temperature_from": None if temperature is None else "scorer" if rules.temperature else "human labels",
+        "counts": _counts(scores, label_0),
+        "reasons": dict(sorted(Counter(map(_kind, scores.refused.values())).items())),
+        "agreement": asdict(agreement),
+        "calibration": [asdict(row) for row in label_rules.calibration(margin, people, prompts, temperature)],
+    }
+    lost = {"pair_id": pa.array(scores.refused, pa.int64()), "reason": pa.array(scores.refused.values(), pa.string())}
+    files.write_table(_refused_file(destination, name), pa.table(lost))
+    store.write_labels(destination, name, pa.table(columns, schema=store.LABELS_SCHEMA), manifest)
+    return manifest
+
+
+def human_labels(pair_ids: npt.NDArray[np.int64], human: pa.Table) -> npt.NDArray[np.float64]:
+    """Look up the human label_0 of each pair, [n]; NaN where there is none."""
+    ids, labels = human["pair_id"].to_numpy(), human["label_0"].to_numpy().astype(np.float64)
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids, pair_ids, sorter=order), max(len(ids) - 1, 0))
+    found = order[place]
+    return np.where(ids[found] == pair_ids, labels[found], np.nan)
+
+
+def _counts(scores: Scores, label_0: npt.NDArray[np.float32]) -> dict[str, int]:
+    return {
+        "kept": len(label_0) + len(scores.refused),
+        "labelled": len(label_0),
+        "ties": int((label_0 == 0.5).sum()),
+        "quarantined": len(scores.refused),
+        "not_finite": sum(reason == NOT_FINITE for reason in scores.refused.values()),
+        "captions": scores.captions,
+        "truncated_captions": scores.truncated_captions,
+    }
+
+
+def _kind(reason: str) -> str:
+    """Shorten a reason to what is counted: a scorer's own words may hold a caption."""
+    return reason.split(":")[0] if reason.startswith(RAISED) else reason
+
+
+def _refused_file(destination: str, name: str) -> str:
+    return files.join(destination, "labels", name, "quarantined", "part-0.parquet")
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """Lay out a label set's counts, agreement and calibration, for the terminal."""
+    counts, own = manifest["counts"], label_rules.Agreement(**manifest["agreement"])
+    lines = [f"  {name.replace('_', ' '):<20}{value:>10,}" for name, value in counts.items()]
+    lines += [f"    {reason:<18}{count:>10,}" for reason, count in manifest["reasons"].items()]
+    if manifest["temperature"]:
+        lines.append(f"  {'temperature':<20}{manifest['temperature']:>10.4g}  (from: {manifest['temperature_from']})")
+    lines.append(
+        f"  agrees with people on {own.value:.3f} ({own.low:.3f} to {own.high:.3f}) of {own.pairs:,} pairs; "
+        f"its ties, {own.ties:,} of them, count a half"
+    )
+    return "\n".join(
+        [*lines, label_rules.calibration_table([label_rules.Bin(**row) for row in manifest["calibration"]])]
+    )

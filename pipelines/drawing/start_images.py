@@ -1,0 +1,139 @@
+"""Start images: which image each drawn one starts from, when generate.py edits images (SDEdit, Meng et al. 2022).
+
+They come from a folder that generate.py, infra/world/render_images.py or colour_layouts.py wrote, matched by caption
+and image_index; or from a table, .parquet, .csv or .tsv, with the columns caption and image, where without a column
+image_index every image of a caption starts from the caption's one.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.drawing.prompts import read_table
+from pipelines.latents.store import MANIFEST
+from pipelines.raw import decode
+from pipelines.raw.import_pairs import image_path
+
+COLUMN = "start_image"
+PART = 64  # images held in memory at once, and written as one file
+Row = tuple[str, str, int | None, object]  # where it stands, its caption, its image_index, its image
+
+
+def digest(path: str, wanted: pa.Table) -> str:
+    """Check that every wanted image has one start image, and return the hash of these.
+
+    The hash is of image_id and encoded bytes, the same in any order and any kind of file.
+
+    Raises:
+        UserError: naming the caption without a start image, or the row that is none or one too many.
+    """
+    ids, found = wanted["image_id"].to_pylist(), {}
+    for row, where, content in _matched(path, wanted):
+        try:
+            decode.open_image(content)
+        except decode.BadImage as error:
+            raise UserError(f"--init-images {where}: {error}") from error
+        assert isinstance(content, bytes)
+        found[ids[row]] = hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
+
+
+def write(path: str, wanted: pa.Table, folder: str) -> list[str]:
+    """Write the wanted images with their start images, encoded, in the column start_image; return the Parquet files."""
+    matched, written = _matched(path, wanted), list[str]()
+    while part := list(islice(matched, PART)):
+        contents = pa.array([content for _, _, content in part], pa.binary())
+        table = wanted.take([row for row, _, _ in part]).append_column(COLUMN, contents)
+        written.append(files.join(folder, f"part-{len(written):05d}.parquet"))
+        files.write_table(written[-1], table)
+    return written
+
+
+def _matched(path: str, wanted: pa.Table) -> Iterator[tuple[int, str, object]]:
+    """Yield each wanted image's row, where its start image stands, and that; in the order of the start images."""
+    keys = list(zip(wanted["caption"].to_pylist(), wanted["image_index"].to_pylist(), strict=True))
+    rows_of: dict[str, dict[int, int]] = {}
+    for row, (caption, index) in enumerate(keys):
+        rows_of.setdefault(caption, {})[index] = row
+    missing = dict.fromkeys(range(len(keys)))
+    for where, caption, index, content in _read(path):
+        own = rows_of.get(caption, {})
+        for row in own.values() if index is None else [own[index]] if index in own else []:
+            if row not in missing:
+                numbered = "; number them in a column image_index" if index is None else ""
+                raise UserError(f"--init-images {where}: a second start image for {caption[:80]!r}{numbered}")
+            del missing[row]
+            yield row, where, content
+    if missing:
+        caption, index = keys[next(iter(missing))]
+        others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UserError(f"--init-images {path}: no start image for image {index} of {caption[:80]!r}{others}")
+
+
+def _read(path: str) -> Iterator[Row]:
+    if not files.is_file(path):
+        if not files.exists(files.join(path, MANIFEST)):
+            raise UserError(f"--init-images {path}: neither a finished folder of images nor a table")
+        for part in files.list_files(files.join(path, "images"), ".parquet"):
+            yield from _parquet_rows(part)
+    elif path.lower().endswith(".parquet"):
+        yield from _parquet_rows(path)
+    elif path.lower().endswith((".csv", ".tsv")):
+        yield from _text_rows(path)
+    else:
+        raise UserError(f"--init-images {path}: a table is .parquet, .csv or .tsv")
+
+
+def _parquet_rows(path: str) -> Iterator[Row]:
+    """Read rows whose images are bytes, or a struct that has them, as datasets writes it."""
+    filesystem, inner = files.open_filesystem(path)
+    try:
+        opened = pq.ParquetFile(inner, filesystem=filesystem)
+        columns, number = _columns(path, opened.schema_arrow.names), 0
+        for batch in opened.iter_batches(PART, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                image = row["image"]
+                content = image.get("bytes") if isinstance(image, dict) else image
+                yield f"{path}: row {number}", row["caption"], row.get("image_index"), content
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"--init-images {path}: not readable ({error})") from error
+
+
+def _text_rows(path: str) -> Iterator[Row]:
+    """Read rows whose images are names of files, in the table's own folder or below it."""
+    folder = path.rpartition("/")[0]
+    try:
+        header, rows = read_table(path)
+        _columns(path, header)
+        for place, row in rows:
+            where = f"{path}: {place}"
+            found = image_path(folder, row["image"])
+            if found is None:
+                raise UserError(f"--init-images {where}: no image {row['image']} in {folder}")
+            index = _index(where, row["image_index"]) if "image_index" in row else None
+            yield where, row["caption"], index, files.read_bytes(found)
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"--init-images {path}: {error}") from error
+
+
+def _index(where: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"--init-images {where}: image_index is {text[:80]!r}, not a whole number") from None
+
+
+def _columns(path: str, names: list[str]) -> list[str]:
+    if not {"caption", "image"} <= set(names):
+        raise UserError(f"--init-images {path}: no columns caption and image; it has {', '.join(names) or 'none'}")
+    return [name for name in ("caption", "image", "image_index") if name in names]

@@ -1,0 +1,355 @@
+"""The one file of this folder that knows Ray: runs jobs (jobs.py) exactly once, resumable, on Ray Data.
+
+Ray Data reads, cuts into blocks, runs the steps and writes; its checkpointing records finished rows by id (pending
+before a file is written, committed after), so that a killed run goes on where whole blocks ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
+from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
+from ray.util import metrics as ray_metrics
+
+from infra.base import files, metrics, object_storage
+from infra.base.errors import UserError
+from pipelines.engine import progress
+from pipelines.engine.jobs import SMALL_CPUS, Job, Step
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+AGAIN = "the same command goes on from what is written"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+Kind = TypeVar("Kind", bound=BaseException)
+BLOCKS_IN_STORE = 64  # at least, in the smallest node's object store
+PRESSURE = 0.5  # of the object store that Ray Data may fill, itself half of all: from there on nothing more is read
+OVERSHOOT = 1.5  # a step that holds so many times its share gets no more of it, then
+BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
+LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
+
+
+def connect() -> None:
+    """Join the running Ray cluster (RAY_ADDRESS, or the one on this machine), or start one for this process alone.
+
+    Raises:
+        UserError: for a cluster reachable beyond loopback that asks for no token.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        if not address and _noted_cluster_is_gone():
+            raise ConnectionError
+        # An http address is the job server's; a driver outside a job joins the cluster on this machine.
+        named = "auto" if not address or address.startswith("http") else address
+        dashboard = ray.init(named, logging_level=logging.WARNING).dashboard_url
+    except ConnectionError:
+        if address:
+            raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there") from None
+        ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
+        dashboard = None
+    hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if hosts - LOOPBACK and not _asks_for_token(dashboard):
+        raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
+
+
+def _asks_for_token(dashboard: str | None) -> bool:
+    """Say whether a cluster asks for a token: its dashboard tells; where that is out of reach, what this process has.
+
+    A client's own token says nothing of the server: one that asks for none takes those who bring one, too.
+    """
+    if dashboard:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+            asked = http.client.HTTPConnection(dashboard, timeout=5)
+            asked.request("GET", "/api/authentication_mode")
+            if (answer := asked.getresponse()).status == http.HTTPStatus.OK:
+                return json.load(answer)["authentication_mode"] == "token"
+    return os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+def _noted_cluster_is_gone() -> bool:
+    """Say whether this machine's last cluster left its address behind when it died: Ray would ask it for minutes."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108  (Ray's own place)
+    if not note.is_file():
+        return False
+    host, _, port = note.read_text().strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False
+
+
+def device_count() -> int:
+    """Return the number of GPUs in the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def run(job: Job) -> None:
+    """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
+
+    Raises:
+        UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own; if a
+            node was lost and Ray could not do without what ran there, or a disk is full: then the same job goes on.
+    """
+    _check_resources(job.steps)
+    nodes = _living_nodes()
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # our own line says how many rows are safe; Ray's dashboard shows the rest
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = -1  # Ray's is half an hour; our watch says what is free, and waits longer
+    _bound_memory(context)
+    config = CheckpointConfig(
+        id_column=job.id_column,
+        checkpoint_path=job.checkpoint,
+        delete_checkpoint_on_success=False,  # deleting it would make a rerun write every row a second time
+        override_filesystem=files.open_filesystem(job.checkpoint)[0],
+        checkpoint_manager_cls=_NoFilter,
+    )
+    context.checkpoint_config = config
+    try:
+        with progress.watch(job, lambda idle: _standstill(job, idle)):
+            _build(job)
+    except Exception as error:
+        if (refusal := object_storage.refusal_in(error)) is not None:
+            raise refusal from None
+        if nodes - _living_nodes():  # Ray outlives this but where it listed files; what it raises then says little
+            raise UserError(f"{job.output}: a node was lost with work that Ray needed; {AGAIN}") from error
+        if full := _full_disk(error):
+            raise UserError(f"{job.output}: {full}; make room, then {AGAIN}") from error
+        raise
+    finally:
+        context.checkpoint_config = None
+
+
+def _bound_memory(context: DataContext) -> None:
+    """Have Ray Data hold back what is read for as long as the steps after it are full.
+
+    Ray's own 128 MiB a block do not fit beside each other into a small object store. And where a step has no room for
+    its results, Ray lets the one before it go on reading, a block at every look, until all is on disk; with these two
+    fractions the full step runs instead. No result depends on any of this: a row's does not on its block.
+    """
+    context.target_max_block_size = _block_bytes()
+    context.object_store_memory_pressure_fraction = PRESSURE
+    context.object_store_reservation_overshoot_ratio = OVERSHOOT
+
+
+def _block_bytes() -> int:
+    """Return the bytes of a block, at most: Ray's default, or a part of the smallest object store of a node."""
+    return min([DEFAULT_TARGET_MAX_BLOCK_SIZE, *(size // BLOCKS_IN_STORE for size in _object_stores())])
+
+
+def _object_stores() -> list[int]:
+    """Return the bytes of each node's object store; a node may have none."""
+    sizes = [int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"]]
+    return [size for size in sizes if size]
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _found(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """Find an exception of a kind among those that Ray wrapped around it."""
+    # Ray's wrapping is of the kind that it wraps, too, but has neither its sentence nor its number.
+    while error is not None and (isinstance(error, ray.exceptions.RayTaskError) or not isinstance(error, kind)):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """Say which disk is full: where the result is written, or where Ray puts what does not fit into memory."""
+    if _found(error, ray.exceptions.OutOfDiskError):
+        where = "--temp-dir or --object-spilling-directory of ray start"
+        return f"Ray's disk for what does not fit into memory is full ({where})"
+    refused = _found(error, OSError)
+    return f"could not be written ({os.strerror(refused.errno)})" if refused and refused.errno in FULL else None
+
+
+def _build(job: Job) -> None:
+    progress.clear_unfinished(job)
+    filesystem, _ = files.open_filesystem(job.source[0])
+    paths = [files.open_filesystem(path)[1] for path in job.source]
+    dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=list(job.columns), num_cpus=SMALL_CPUS)
+    if len(done := progress.done_ids(job)):
+        drop = _DropDone(ray.put(done), job.row_ids)
+        dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
+    # Small files would otherwise become one block, and a killed run would have nothing to go on from.
+    dataset = dataset.repartition(target_num_rows_per_block=job.rows_per_block)
+    for step in job.steps:
+        kind: dict[str, Any] = {"accelerator_type": step.accelerator} if step.accelerator else {}
+        measured = _measured(step, job.name, job.counts if step is job.steps[-1] else None)
+        dataset = dataset.map_batches(
+            measured if step.actors else measured(**step.arguments).__call__,
+            fn_constructor_kwargs=dict(step.arguments) if step.actors else None,
+            compute=_compute(step),
+            batch_size=step.batch_size,
+            batch_format="pyarrow",
+            num_cpus=step.cpus,
+            num_gpus=step.gpus or None,
+            **kind,
+        )
+    filesystem, output = files.open_filesystem(job.output)
+    dataset.write_parquet(
+        output,
+        filesystem=filesystem,
+        partition_cols=[job.partition_by] if job.partition_by else None,
+        ray_remote_args={"num_cpus": SMALL_CPUS},
+    )
+
+
+def _compute(step: Step) -> ActorPoolStrategy | TaskPoolStrategy:
+    if not step.actors:
+        return TaskPoolStrategy(size=step.tasks)
+    if step.least is None or step.least >= step.actors:
+        return ActorPoolStrategy(size=step.actors)
+    return ActorPoolStrategy(min_size=step.least, max_size=step.actors)
+
+
+def _measured(step: Step, job: str, counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None) -> type:
+    """Return a step's class, under its own name, whose batches are counted and timed."""
+
+    class Measured:
+        def __init__(self, **arguments: Any) -> None:
+            self.step = step.function(**arguments)
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            started = time.perf_counter()
+            out = self.step(batch)
+            labels = {"job": job, "step": step.function.__name__}
+            export(
+                [
+                    metrics.Sample("dpo_rows", out.num_rows, labels),
+                    metrics.Sample("dpo_batch_seconds", time.perf_counter() - started, labels),
+                    *(counts(out) if counts else ()),
+                ]
+            )
+            return out
+
+    Measured.__name__ = Measured.__qualname__ = step.function.__name__  # Ray's dashboard shows it
+    return Measured
+
+
+_exported: dict[str, ray_metrics.Metric] = {}  # in each process, made at its first sample
+
+
+def export(samples: Iterable[metrics.Sample]) -> None:
+    """Hand samples to Ray, whose agent on each node exports them for Prometheus."""
+    for sample in samples:
+        told = metrics.METRICS[sample.name]
+        if (metric := _exported.get(sample.name)) is None:
+            metric = _exported[sample.name] = _make(sample.name, told)
+        if isinstance(metric, ray_metrics.Counter):
+            if sample.value > 0:  # Ray's counters refuse zero
+                metric.inc(sample.value, dict(sample.labels))
+        elif isinstance(metric, ray_metrics.Gauge):
+            metric.set(sample.value, dict(sample.labels))
+        elif isinstance(metric, ray_metrics.Histogram):
+            metric.observe(sample.value, dict(sample.labels))
+
+
+def _make(name: str, told: metrics.Metric) -> ray_metrics.Metric:
+    if told.kind == "histogram":
+        return ray_metrics.Histogram(name, told.meaning, boundaries=BATCH_SECONDS, tag_keys=told.labels)
+    kinds = {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}
+    return kinds[told.kind](name, told.meaning, tag_keys=told.labels)
+
+
+class _NoFilter(IdColumnCheckpointManager):
+    """Leave out Ray's own filter of finished rows, and its clearing: progress.clear_unfinished has been there before.
+
+    That filter's actor holds a whole core for as long as the job runs, and the listing of files wants another: beside
+    the encoder, a two-core cluster then waits for itself forever. It also needs the id among the source's columns.
+    That clearing deletes a block that has both its marks, though it counts as written.
+    """
+
+    def load_checkpoint(self, *_: object, **__: object) -> tuple[None, int]:
+        return None, 0
+
+
+class _DropDone:
+    """Drop the rows whose computed ids are checkpointed."""
+
+    def __init__(self, done: ray.ObjectRef, row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> None:
+        self.done, self.row_ids = done, row_ids
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
+
+
+def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+    """Run a function once on the cluster, in a process that ends with it, and return what it returns.
+
+    Raises:
+        UserError: the function's own.
+    """
+    remote = ray.remote(num_cpus=SMALL_CPUS, num_gpus=gpus, max_calls=1)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise object_storage.refusal_in(error.cause) or error from None
+
+
+def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
+    """Apply a function to each path on the cluster and return the results in order."""
+    remote = ray.remote(num_cpus=SMALL_CPUS)(function)
+    return ray.get([remote.remote(path) for path in paths])
+
+
+def side_by_side(
+    function: Callable[[Any], Any], arguments: Sequence[Any], cpus: float, gpus: float = 0.0
+) -> Iterator[tuple[int, Any]]:
+    """Run a function on each argument, as many at once as the cluster holds.
+
+    Yields:
+        An argument's place and the function's result, or the exception that ended it, in the order they end.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    places = {remote.remote(one): place for place, one in enumerate(arguments)}
+    while places:
+        (ended,), _ = ray.wait(list(places), num_returns=1)
+        try:
+            result = ray.get(ended)
+        except Exception as error:
+            result = object_storage.refusal_in(error) or error
+        yield places.pop(ended), result
+
+
+def _check_resources(steps: Sequence[Step]) -> None:
+    total = ray.cluster_resources()
+    # Actors stay for as long as the job runs; tasks come and go, and the largest of them must find room too.
+    copies = [min(step.actors, step.least or step.actors) for step in steps]
+    largest = max([LISTING_CPUS, *(step.cpus for step in steps if not step.actors)])
+    cpus = sum(step.cpus * count for step, count in zip(steps, copies, strict=True)) + largest
+    gpus = sum(step.gpus * count for step, count in zip(steps, copies, strict=True))
+    if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
+        raise UserError(
+            f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
+            f"{total.get('GPU', 0):g}: ask for fewer copies"
+        )
+
+
+def _standstill(job: Job, seconds: float) -> str:
+    free, total = ray.available_resources(), ray.cluster_resources()
+    return (
+        f"{job.output}: nothing was written for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of "
+        f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}; another job may hold them, "
+        f"or several batches do not fit into the smallest object store of {min(_object_stores(), default=0):,} bytes"
+    )

@@ -1,0 +1,171 @@
+"""How far a job is: the rows that its checkpoint holds, and a line now and then for the terminal; without Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.engine.jobs import Job
+
+PENDING = ".pending.parquet"  # ends the mark of a block that is being written; renamed, the block counts as written
+REPAIRED = "kept"  # the mark of all rows that a repair found whole, whatever their files are called
+
+
+def finished_rows(checkpoint: str) -> int:
+    """Count the rows that a checkpoint holds: what an earlier run wrote safely."""
+    return sum(rows_of(path) for path in committed(checkpoint))
+
+
+def rows_of(path: str) -> int:
+    """Read how many rows a Parquet file has."""
+    filesystem, inner = files.open_filesystem(path)
+    return pq.read_metadata(inner, filesystem=filesystem).num_rows
+
+
+def done_ids(job: Job) -> npt.NDArray[np.int64]:
+    """Read the ids of the rows that are safely written; files still marked pending do not count."""
+    filesystem, _ = files.open_filesystem(job.checkpoint)
+    paths = [files.open_filesystem(path)[1] for path in committed(job.checkpoint)]
+    if not paths:
+        return np.empty(0, np.int64)
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[job.id_column])
+    return table[job.id_column].to_numpy()
+
+
+def committed(checkpoint: str) -> list[str]:
+    """List a checkpoint's files of blocks that are safely written."""
+    return [path for path in files.list_files(checkpoint, ".parquet") if not path.endswith(PENDING)]
+
+
+def clear_unfinished(job: Job) -> None:
+    """Delete what a killed run left half written: the files of blocks that do not count as written, then their marks.
+
+    S3 renames a mark by a copy and a deletion, and Ray may write a block again whose first writer was lost: a block
+    with both marks counts if its rows are those of its mark. A file that no mark names is of a worker that outlived its
+    job; a mark without a file says nothing. Killed between two deletions, the next run does the rest.
+
+    Raises:
+        UserError: if there are rows and no record of progress at all, which is not known to be ours to delete.
+    """
+    pending, marks = files.list_files(job.checkpoint, PENDING), _marks(job)
+    found: dict[str, list[str]] = {}  # by block, whose files, one or more a folder, are numbered behind a dash
+    for path in files.list_files(job.output, ".parquet"):
+        found.setdefault(_name(path).rpartition("-")[0], []).append(path)
+    begun = {_name(path).removesuffix(PENDING) for path in pending}
+    repaired = marks.pop(REPAIRED, None)
+    if found and not (pending or marks or repaired):
+        raise UserError(
+            f"{job.output}: holds rows of which {job.checkpoint} has no record; delete them, or write to another folder"
+        )
+    for block, mark in list(marks.items()):
+        rows = found.get(block, [])
+        if not rows or (block in begun and not np.array_equal(_ids(rows, job.id_column), _ids([mark], job.id_column))):
+            files.remove(marks.pop(block))
+    kept = _ids([repaired] if repaired else [], job.id_column)
+    for path in [path for block, paths in found.items() if block not in marks for path in paths]:
+        if not len(kept) or not _all_in(_ids([path], job.id_column), kept):
+            files.remove(path)
+    for path in pending:
+        files.remove(path)
+    for block, mark in _marks(job).items():
+        if block in begun and block not in marks:  # renamed meanwhile, by a worker that lives still
+            files.remove(mark)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _marks(job: Job) -> dict[str, str]:
+    return {_name(path).removesuffix(".parquet"): path for path in committed(job.checkpoint)}
+
+
+def _ids(paths: Sequence[str], id_column: str) -> npt.NDArray[np.int64]:
+    """Read ids in ascending order; none where a file was cut off while it was written."""
+    parts = [np.empty(0, np.int64)]
+    for path in paths:
+        filesystem, inner = files.open_filesystem(path)
+        try:
+            found = pq.read_table(inner, filesystem=filesystem, columns=[id_column], partitioning=None)
+        except pa.ArrowInvalid:
+            return parts[0]
+        parts.append(found[id_column].to_numpy())
+    return np.sort(np.concatenate(parts))
+
+
+def _all_in(ids: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> bool:
+    """Say whether there are ids, and all of them are among the known, which ascend."""
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return bool(len(ids)) and bool((known[places] == ids).all())
+
+
+@contextmanager
+def watch(
+    job: Job, standstill: Callable[[float], str], interval: float = 5.0, remark: float = 300.0, patience: float = 3600.0
+) -> Iterator[None]:
+    """Print how many rows are safely written, remark when none is for long, and end the process after patience.
+
+    Args:
+        standstill: what to say when nothing was written for so many seconds.
+    """
+    finished = threading.Event()
+    counted: dict[str, int] = {}
+
+    def safe_rows() -> int:
+        for path in committed(job.checkpoint):
+            if path not in counted:
+                counted[path] = rows_of(path)
+        return sum(counted.values())
+
+    def look() -> None:
+        seen, since, remarked = -1, time.monotonic(), 0.0
+        first, began = 0, since
+        while not finished.wait(interval):
+            try:
+                if (safe := safe_rows()) != seen:
+                    job.may_go_on()
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(2)  # the main thread waits inside Ray and would not notice an exception here
+            except (OSError, pa.ArrowInvalid):  # disk or bucket did not answer, or a file is still being written
+                continue
+            idle = time.monotonic() - since
+            if safe != seen:
+                if seen < 0:
+                    first, began = safe, time.monotonic()
+                print(f"{job.name}: {safe:,} of {job.rows:,} written{pace(job, safe, safe - first, began)}", flush=True)
+                seen, since, remarked = safe, time.monotonic(), 0.0
+            elif idle > patience:
+                print(f"error: {standstill(idle)}; run the same command again when they are free", flush=True)
+                os._exit(3)
+            elif idle > remarked + remark:
+                print(standstill(idle), flush=True)
+                remarked = idle
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        finished.set()
+    print(f"{job.name}: {safe_rows():,} of {job.rows:,} written", flush=True)
+
+
+def pace(job: Job, safe: int, new: int, began: float) -> str:
+    """Say how fast rows are written and how long the rest will take; new: of the safe ones, since began."""
+    if not new:
+        return ""
+    rate = new / (time.monotonic() - began)
+    left = f", {(job.rows - safe) / rate / 60:,.0f} min left" if safe < job.rows else ""
+    return f", {rate:,.3g} a second{left}"

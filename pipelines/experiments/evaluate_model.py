@@ -1,0 +1,249 @@
+"""Any model against any base on any prompts: `python pipelines/evaluate_model.py --model M --base B --prompts SET`.
+
+Both draw the same prompts from the same start noise; every named scorer judges both. What comes out is report.json,
+with the command that made it, and a self-contained report.html. The steps are the main functions of generate.py and
+score.py, and idempotent: the same command again goes on where it was killed, and another scorer draws nothing anew.
+
+One folder: config.json, prompts.jsonl (the prompts as they were read), base/ and policy/ (images and scores).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import tyro
+from tyro.conf import Suppress
+
+from infra.base import cli, files, models, object_storage
+from infra.base.errors import UserError, check_least
+from labelers.scoring import scorers
+from pipelines.drawing import generate, generate_config
+from pipelines.drawing.prompt_sets import PromptSet, read_set
+from pipelines.drawing.prompts import read_prompts
+from pipelines.judging import flag_images, score
+from pipelines.judging.comparison import Drawn, check_comparable, find_images, read_drawn
+from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up
+from pipelines.judging.image_flags import tell_flags
+from pipelines.judging.origin import find_origin
+from pipelines.latents import store
+from pipelines.latents.safety import SafetyConfig, make_filter
+from pipelines.reports import evaluation_page
+
+SCHEMA_VERSION = 1
+ALWAYS_TOLD = ("model", "base", "prompts", "scorers")  # in the report's command, whatever the defaults become
+WORLD = "infra/world"
+
+
+@dataclass(frozen=True)
+class Drawing(generate.GenerateConfig):
+    """The generator's flags, for both models; which model, which prompts and where to is told elsewhere."""
+
+    model: Suppress[str] = ""
+    revision: Suppress[str | None] = None
+    lora: Suppress[str | None] = None
+    prompts: Suppress[str] = ""
+    limit: Suppress[int | None] = None
+    output: Suppress[str] = ""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Flags of the evaluation, beside the generator's."""
+
+    model: str | None = None
+    """The policy: a diffusers folder or Hub name; by default the base, with the adapters of --lora."""
+    revision: str | None = None
+    """Revision of the policy's Hub name."""
+    lora: str | None = None
+    """Result folder of a LoRA run, whose adapters go onto the policy's model."""
+    base: str = f"{WORLD}/model"
+    """What the policy is compared with: a diffusers folder or Hub name."""
+    base_revision: str | None = None
+    """Revision of the base's Hub name."""
+    base_lora: str | None = None
+    """Result folder of a LoRA run for the base."""
+    prompts: str = f"{WORLD}/prompts/test.txt"
+    """pick-a-pic=PATH, parti=PATH, hpsv2=FOLDER, any text, CSV, TSV, JSONL or Parquet file, or a datasets name."""
+    split: str | None = None
+    """Of a datasets name; by default train, pick-a-pic's validation_unique."""
+    category_column: tuple[str, ...] = ()
+    """Columns that results break down by; by default those named Category, Challenge or style."""
+    limit: int | None = None
+    """Take the first so many prompts only."""
+    output: str = "runs/evaluation"
+    """Folder to write, local or s3://."""
+    base_images: str | None = None
+    """Folder of the base's images, which several evaluations may share; by default base/ in the output."""
+    scorers: tuple[str, ...] = ("oracle", "fidelity")
+    """Names from labelers/scoring/scorers.py, or module:function; the first one's win rate is the headline."""
+    weights: tuple[str, ...] = ()
+    """world (the embedded world's, the default), published (the Hub's), or NAME=PATH for single scorers."""
+    true_images: str | None = None
+    """Folder of true images that KID compares with; without it no KID."""
+    feature_model: str | None = None
+    """Diffusers folder whose VAE's latent means are the features of KID and diversity; by default the base."""
+    scoring_batch_size: int = 64
+    """Images scored at once."""
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
+    draw: Drawing = field(default_factory=Drawing)
+
+
+PUBLISHED = ("pickscore", "hpsv2", "clip", "aesthetics")
+PRESETS = {
+    name: EvaluateConfig(
+        base=preset.model,
+        base_revision=preset.revision,
+        prompts=tyro.MISSING,  # the embedded world's are none for these models
+        output=f"runs/evaluation-{name}",
+        scorers=PUBLISHED,
+        weights=("published",),
+        draw=replace(Drawing(**vars(preset)), model="", revision=None, lora=None, prompts="", limit=None, output=""),
+    )
+    for name, preset in generate_config.PRESETS.items()
+}
+
+
+def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
+    """Refuse at once what a step would notice after hours, and pin the models to commits.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    if config.model is None and config.lora is None:
+        raise UserError("--model: give the policy, or --lora with the adapters that make one of the base")
+    check_least(config, {"limit": 1, "scoring_batch_size": 1})
+    if not config.scorers:
+        raise UserError("--scorers: give at least one")
+    base = models.Model(config.base, config.base_revision)
+    policy = models.Model(config.model, config.revision) if config.model else base
+    for flag, model in (("--base", base), ("--model", policy)):
+        model.folder(flag=flag)
+    for flag, lora, model in (("--lora", config.lora, policy), ("--base-lora", config.base_lora, base)):
+        if lora:
+            models.check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
+    for name, weights in scorers.weights_of(config.scorers, config.weights).items():
+        scorers.check(name, weights, prompts.captions)
+    for model, lora in ((base, config.base_lora), (policy, config.lora)):
+        drawing = replace(config.draw, model=model.name, revision=model.revision, lora=lora)
+        generate.check_models(generate_config.check_config(drawing))
+    if config.true_images:
+        find_images(config.true_images)
+    if config.feature_model:
+        models.local_folder(config.feature_model, flag="--feature-model")
+    make_filter(config.safety)
+    base, policy = base.pinned(), policy.pinned()
+    return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)
+
+
+def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
+    """Draw the prompts with both models and score both, or what is left of it; returns policy and base."""
+    output = files.resolve(config.output)
+    base = files.resolve(config.base_images) if config.base_images else files.join(output, "base")
+    policy = files.join(output, "policy")
+    sides = (
+        (base, config.base, config.base_revision, config.base_lora),
+        (policy, str(config.model), config.revision, config.lora),
+    )
+    for folder, model, revision, lora in sides:
+        print(f"\ndraw with {model}{f' and {lora}' if lora else ''}", flush=True)
+        drawing = replace(config.draw, model=model, revision=revision, lora=lora, output=folder)
+        generate.main(replace(drawing, prompts=prompts, limit=None))
+    print(f"\nscore by {', '.join(config.scorers)}", flush=True)
+    settings = score.ScoreConfig(
+        images=(base, policy),
+        scorers=config.scorers,
+        weights=config.weights,
+        true_images=config.true_images,
+        feature_model=config.feature_model or str(models.Model(config.base, config.base_revision).folder()),
+        batch_size=config.scoring_batch_size,
+    )
+    score.main(settings)
+    if make_filter(config.safety).identity:
+        flag_images.main(flag_images.FlagConfig((base, policy), config.safety, config.scoring_batch_size))
+    found = read_drawn(policy), read_drawn(base)
+    check_comparable(*found)
+    return found
+
+
+def command_of(config: EvaluateConfig) -> str:
+    """Return the command line that has these settings, without a preset: what is compared, and all but defaults."""
+    flags = ["python", "pipelines/evaluate_model.py"]
+    for settings, defaults in ((config, EvaluateConfig()), (config.safety, SafetyConfig()), (config.draw, Drawing())):
+        hidden = {"draw", "safety"} if settings is config else {one.name for one in fields(EvaluateConfig)} | {"output"}
+        for name in (one.name for one in fields(settings) if one.name not in hidden):
+            value = getattr(settings, name)
+            flag = name.replace("_", "-")
+            if value == getattr(defaults, name) and name not in ALWAYS_TOLD:
+                continue
+            if isinstance(value, bool):
+                flags.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                flags += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(flags)
+
+
+def build(
+    config: EvaluateConfig, prompts: PromptSet, evaluated: Evaluated, policy: Drawn, base: Drawn
+) -> dict[str, Any]:
+    """Gather every figure of the report; its keys stay what they are within a schema version."""
+    judged = {name: judge(evaluated, name) for name in config.scorers}
+    weights, prints = scorers.weights_of(config.scorers, config.weights), score.fingerprints(base.folder)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": command_of(config),
+        "judge": config.scorers[0],
+        "win_rate": {name: {k: v for k, v in found.items() if k != "median"} for name, found in judged.items()},
+        "median": {name: found["median"] for name, found in judged.items()},
+        "breakdown": break_down(evaluated, prompts.columns),
+        "sets": {"base": base.judged, "policy": policy.judged},
+        "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
+        "origin": find_origin(*filter(None, (config.lora, config.model))).told(list(config.scorers)),
+        "prompts": {
+            "set": prompts.name,
+            "source": prompts.source,
+            "rows": prompts.rows,
+            "used": len(prompts.prompts),
+            "unique": len(set(prompts.captions)),
+            "sha256": prompts.sha256,
+        },
+        "models": {"base": dict(base.identity), "policy": dict(policy.identity)},
+        "scorers": {name: {"weights": weights[name], "fingerprint": prints[name]} for name in config.scorers},
+        "config": asdict(config),
+    }
+
+
+def main(config: EvaluateConfig) -> None:
+    """Compare a model with a base on a set of prompts, and write report.json and report.html."""
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
+    prompts = read_set(config.prompts, config.category_column, config.limit, config.split)
+    config = check_config(config, prompts)
+    with store.writer_lock(output):
+        path = files.join(output, "prompts.jsonl")
+        if files.exists(path) and read_prompts(path) != prompts.captions:
+            raise UserError(f"{config.output}: begun with other prompts; give another --output")
+        files.write_bytes(path, prompts.content)
+        policy, base = draw_and_score(config, path)  # refuses settings that the images there were not drawn with
+        cli.save_config(output, config)
+        evaluated = line_up(prompts.prompts, config.draw.images_per_prompt, policy, base, config.scorers)
+        report = build(config, prompts, evaluated, policy, base)
+        content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
+        files.write_bytes(files.join(output, "report.json"), content.encode())
+        page = evaluation_page.render(report, evaluated, policy, base)
+        files.write_bytes(files.join(output, "report.html"), page.encode())
+    print(f"\n{summary(report)}\nreport: {files.join(output, 'report.html')}", flush=True)
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Lay the win rates out for the terminal, a line for each scorer."""
+    lines = ["win rate of the policy over the base"]
+    for name, won in report["win_rate"].items():
+        mark = {True: ", labelled the training data", False: "", None: ", may have labelled the training data"}
+        lines.append(
+            f"  {name:<12} {won['value']:.3f} (95 % {won['low']:.3f} to {won['high']:.3f}, {won['interval']}; "
+            f"{won['prompts']:,} prompts, {won['n']:,} images){mark[report['origin']['scorers'][name]['labelled']]}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""The flags of the rounds: their own, and the generator's and the trainer's where no step decides them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
+
+from tyro.conf import Suppress
+
+from infra.base import cli, files
+from infra.base.errors import UserError, check_least
+from labelers.scoring import scorers
+from pipelines.drawing import generate, generate_config
+from pipelines.drawing.prompts import read_prompts
+from pipelines.judging import rank_pairs
+from pipelines.judging.comparison import differences
+from pipelines.latents import encode_config, encode_latents, store
+from training.method.objectives import ObjectiveConfig
+from training.method.optimizers import OptimizerConfig
+from training.run import train_dpo
+from training.settings.config import DataConfig, TrainConfig
+from training.settings.flags import check_flags
+from training.settings.presets import PRESETS as TRAIN_PRESETS
+
+WORLD = "infra/world"
+# What may differ when a run goes on: how many rounds, and what does not change a result.
+FREE = {"rounds", "samplers", "batch_size", *train_dpo.FREE} - {"steps", "reference"}
+Plain = TypeVar("Plain")
+
+
+@dataclass(frozen=True)
+class RoundData(DataConfig):
+    """What is trained on, in which portions; the pairs themselves are each round's own."""
+
+    store: Suppress[str] = ""
+    labels: Suppress[str] = "human"
+    reference: Suppress[str | None] = None
+
+
+@dataclass(frozen=True)
+class Training(TrainConfig):
+    """The trainer's flags. model is the base, output the folder of all rounds, seed decides every draw."""
+
+    reference_model: Suppress[str | None] = None
+    reference_revision: Suppress[str | None] = None
+    resume_from: Suppress[int | None] = None
+    data: RoundData = field(default_factory=RoundData)
+
+
+@dataclass(frozen=True)
+class Drawing(generate.GenerateConfig):
+    """The generator's flags; prompts are those that pairs are made of, sampling steps and guidance the trainer's.
+
+    A pair's images are the model's own: drawn from noise alone, and by no refiner.
+    """
+
+    model: Suppress[str] = ""
+    revision: Suppress[str | None] = None
+    output: Suppress[str] = ""
+    lora: Suppress[str | None] = None
+    images_per_prompt: Suppress[int] = 1
+    seed: Suppress[int] = 0
+    sampling_steps: Suppress[int] = 0
+    guidance_scale: Suppress[float] = 0.0
+    init_images: Suppress[str | None] = None
+    strength: Suppress[float | None] = None
+    refiner: Suppress[str | None] = None
+    refiner_start: Suppress[float | None] = None
+
+
+def world_training() -> Training:
+    """Return the settings of a round on the embedded world: about three visits to each of a round's pairs."""
+    return Training(
+        output="runs/rounds",
+        steps=60,
+        checkpoint_every=60,
+        workers=2,
+        data=RoundData(),
+        objective=ObjectiveConfig(beta=500.0),
+        optimizer=OptimizerConfig(learning_rate=2e-5, warmup_steps=10),
+        validation=replace(TrainConfig().validation, sampling_steps=12),
+    )
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """Flags of the rounds, beside those of generator and trainer."""
+
+    rounds: int = 2
+    groups: int = 1
+    """Groups of images per caption and round; each gives pairs of its own."""
+    group_size: int = 4
+    """Images per group."""
+    pairs: rank_pairs.Pairs = "best-worst"
+    """Which pairs a group gives."""
+    scorer: str = "oracle"
+    """Whose scores rank the images."""
+    judges: tuple[str, ...] = ("oracle", "fidelity")
+    """Scorers that compare each round's policy with the base."""
+    weights: tuple[str, ...] = ()
+    """Of scorer and judges: world (the default), published, or NAME=PATH for single ones."""
+    reference: Literal["original", "last"] = "original"
+    """What each round's policy is held to: the base, or the policy that the round began with."""
+    test_prompts: str = f"{WORLD}/prompts/test.txt"
+    """Captions that the policies are judged on; none of them may be trained on."""
+    test_limit: int | None = None
+    """Take the first so many of them only."""
+    draw: Drawing = field(default_factory=lambda: Drawing(prompts=f"{WORLD}/prompts/train.txt", samplers=2))
+    encode: Suppress[encode_latents.EncodeConfig] = field(default_factory=encode_latents.EncodeConfig)
+    train: Training = field(default_factory=world_training)
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Return the names of the scorer and the judges, each once."""
+        return tuple(dict.fromkeys((self.scorer, *self.judges)))
+
+
+def plain(kind: type[Plain], settings: Any, **changes: Any) -> Plain:
+    """Return settings of a subclass as its plain kind: the trainer's workers need not know this file."""
+    return kind(**{one.name: getattr(settings, one.name) for one in fields(kind)} | changes)  # type: ignore[arg-type]
+
+
+def published(name: str) -> RoundsConfig:
+    """Return the settings of rounds on a published model, from the other commands' presets of that name."""
+    train = TRAIN_PRESETS[name]
+    return RoundsConfig(
+        scorer="pickscore",
+        judges=("pickscore", "hpsv2", "clip", "aesthetics"),
+        weights=("published",),
+        draw=plain(Drawing, generate_config.PRESETS[name]),
+        encode=encode_config.PRESETS[name],
+        train=plain(
+            Training,
+            train,
+            output=f"runs/rounds-{name}",
+            steps=200,
+            optimizer=replace(train.optimizer, warmup_steps=50),  # the launchers' own would outlast a round
+            data=plain(RoundData, train.data, store=""),
+        ),
+    )
+
+
+PRESETS = {name: published(name) for name in generate_config.PRESETS}
+
+
+def check_config(config: RoundsConfig) -> None:
+    """Check what no step would notice before hours have passed.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    check_least(config, {"rounds": 1, "groups": 1, "group_size": 2})
+    if rank := config.train.policy.lora_rank:
+        raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
+    if config.train.model != TrainConfig.model:
+        for flag, given in (("--prompts", config.draw.prompts), ("--test-prompts", config.test_prompts)):
+            if given.startswith(WORLD):
+                raise UserError(f"{flag}: give captions for {config.train.model}; {given} is of the embedded world")
+    trained = read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]
+    tested = read_prompts(files.resolve(config.test_prompts))[: config.test_limit]
+    validation = config.train.validation.validation_prompts
+    validated = read_prompts(files.resolve(validation)) if validation else []
+    for flag, path, kept in (
+        ("--test-prompts", config.test_prompts, tested),
+        ("--validation-prompts", validation, validated),
+    ):
+        if shared := set(trained) & set(kept):
+            raise UserError(f"{flag} {path}: {len(shared)} of its captions are in --prompts too")
+    if held_out := config.train.data.held_out_store:
+        store.read_manifest(files.resolve(held_out))
+    check_flags(config.train)
+    if config.train.objective.objective == "soft":
+        raise UserError("--objective soft: the pairs of a round are ranked and have no probabilities")
+    per_group = 1 if config.pairs == "best-worst" else config.group_size * (config.group_size - 1) // 2
+    if (most := len(trained) * config.groups * per_group) < config.train.data.global_batch:
+        raise UserError(f"--global-batch {config.train.data.global_batch}: a round has {most} pairs at the most")
+    for name, weights in scorers.weights_of(config.scorers, config.weights).items():
+        scorers.check(name, weights, trained * (name == config.scorer) + tested * (name in config.judges))
+
+
+def settle(config: RoundsConfig) -> None:
+    """Note the settings of a new run, and refuse others for one that was begun.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    path = files.join(files.resolve(config.train.output), "config.json")
+    now = cli.as_saved(config)
+    if files.exists(path):
+        found = {k: v for k, v in differences(cli.begun_with(path, RoundsConfig()), now).items() if k not in FREE}
+        if found:
+            told = "; ".join(f"{name} was {before!r}, now {after!r}" for name, (before, after) in found.items())
+            raise UserError(f"{config.train.output} was begun with other settings ({told}); give another --output")
+    files.write_json(path, now)

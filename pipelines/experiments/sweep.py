@@ -1,0 +1,182 @@
+"""Train, draw and judge trials that share stores and reference errors: `python pipelines/sweep.py --file FILE`.
+
+A file lists the trials, each by the flags of train_dpo.py in which it differs, and the seeds; every trial is trained
+once per seed. Its images of the prompts, and the base's from the same start noise, are scored by all judges. Trials of
+one worker run in a task each, as many at once as the cluster holds; one with more workers starts Ray Train from its
+task. The same command again goes on from there; a trial that fails leaves the others alone.
+
+One folder: base/images, NAME/seed-S/{train,images}, and sweep.json, written last.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from infra.base import files, object_storage
+from infra.base.errors import UserError
+from labelers.scoring import scorers
+from pipelines.drawing import generate, generate_config
+from pipelines.drawing.prompts import read_prompts
+from pipelines.engine import in_process, on_ray
+from pipelines.engine.jobs import SMALL_CPUS
+from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
+from pipelines.judging import score
+from pipelines.judging.comparison import compare, read_drawn
+from pipelines.latents import store
+from training.checkpoints.run_folder import FACTS, RESULT
+from training.run import train_dpo
+from training.run.assembly import Rank
+from training.run.loop import train
+from training.run.preflight import check_config
+from training.settings.config import TrainConfig
+
+SCHEMA_VERSION = 1
+DONE = "sweep.json"
+Seconds = dict[str, float | None]  # by part of a trial
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Flags of the sweep."""
+
+    file: str
+    """JSON: trials, seeds, train, generate, scorers, weights; see docs/paper.md."""
+    output: str = "runs/sweep"
+    """Folder for everything it makes; the same folder again goes on from what is there."""
+    cpus_per_trial: float = 1.0
+    """What a trial of one worker holds while it runs; where there are GPUs, one of them too."""
+
+
+def run_trial(trial: Trial) -> Seconds:
+    """Train, draw and score one trial, or what is left of it; returns the seconds that each part took.
+
+    A part that was interrupted keeps none: its last attempt alone would be too few.
+    """
+    alone = trial.train is None or trial.train.workers == 1
+    run = in_process.run if alone else None
+    parts: dict[str, Callable[[], None]] = {
+        "draw": lambda: generate.main(trial.draw, run),
+        "score": lambda: score.main(trial.score, run),
+    }
+    if (config := trial.train) is not None:
+        parts = {"train": lambda: train_dpo.main(config, train_alone if alone else None)} | parts
+    noted = files.resolve(trial.seconds)
+    seconds: Seconds = files.read_json(noted) if files.exists(noted) else {}
+    for name, work in parts.items():
+        begun, started = name in seconds, time.perf_counter()
+        if not begun:
+            files.write_json(noted, seconds := seconds | {name: None})
+        work()  # what is finished says so at once, and refuses other settings
+        if not begun:
+            files.write_json(noted, seconds := seconds | {name: time.perf_counter() - started})
+    return seconds
+
+
+def train_alone(config: TrainConfig, _output: str) -> None:
+    """Run the training loop in this process, as a group of one worker: what train_dpo.py does with --workers 1."""
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    train(config, Rank(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+
+
+def main(config: SweepConfig) -> None:
+    """Train many trials side by side over shared stores, and judge each against the base."""
+    sweep, output = read_sweep(config.file), files.resolve(config.output)
+    object_storage.check("--output", output)
+    trials = make_trials(sweep, config.output)
+    for trial in trials:
+        check_trial(trial)
+    with store.writer_lock(output):
+        on_ray.connect()
+        seconds = run_all(trials, config.cpus_per_trial)
+        files.write_json(files.join(output, DONE), gather(sweep, trials, seconds) | {"config": asdict(config)})
+    print(f"\n{table(sweep, trials)}\n{files.join(output, DONE)}", flush=True)
+
+
+def check_trial(trial: Trial) -> None:
+    """Refuse, before any trial starts, what a trial's parts would refuse.
+
+    Raises:
+        UserError: naming the trial too.
+    """
+    try:
+        generate_config.check_config(trial.draw)
+        captions = read_prompts(files.resolve(trial.draw.prompts))[: trial.draw.limit]
+        for name, weights in scorers.weights_of(trial.score.scorers, trial.score.weights).items():
+            scorers.check(name, weights, captions)
+        if trial.train is not None:
+            check_config(trial.train)
+    except UserError as error:
+        raise UserError(f"{trial.name}, seed {trial.seed}: {error}") from error
+
+
+def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
+    """Run trials side by side and return each one's seconds.
+
+    Raises:
+        UserError: naming each trial that failed and why, when all have ended.
+    """
+    gpus = 1.0 if on_ray.device_count() else 0.0
+    seconds: list[Seconds] = [{} for _ in trials]
+    failed: list[str] = []
+    large = [place for place, trial in enumerate(trials) if trial.train is not None and trial.train.workers > 1]
+    small = [place for place in range(len(trials)) if place not in large]
+    for places, needs in ((small, (cpus, gpus)), (large, (SMALL_CPUS, 0.0))):
+        for ended, (place, result) in enumerate(on_ray.side_by_side(run_trial, [trials[p] for p in places], *needs), 1):
+            trial = trials[places[place]]
+            if isinstance(result, Exception):
+                failed.append(f"{trial.name}, seed {trial.seed}: {result}")
+            else:
+                seconds[places[place]] = result
+            print(f"[{ended} of {len(places)}] {trial.name}, seed {trial.seed}", flush=True)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(trials)} trials failed, the others are finished: {'; '.join(failed)}")
+    return seconds
+
+
+def gather(sweep: Sweep, trials: list[Trial], seconds: list[Seconds]) -> dict[str, Any]:
+    """Gather what the report needs: folders, commands, seconds, and how many trials shared which store and errors."""
+    stores, errors = Counter[str](), dict[str, Counter[str]]()
+    told = []
+    for trial, took in zip(trials, seconds, strict=True):
+        if (config := trial.train) is None:
+            continue
+        stores[config.data.store] += 1
+        if config.data.reference:
+            errors.setdefault(config.data.store, Counter())[config.data.reference] += 1
+        best = files.read_json(files.join(files.resolve(config.output), RESULT, FACTS))["best_step"]
+        told.append(
+            {"name": trial.name, "seed": trial.seed, **trial.commands, "train": config.output,
+             "images": trial.draw.output, "best_step": best, "seconds": took}
+        )  # fmt: skip
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "base": {"model": trials[0].draw.model, "images": trials[0].draw.output, "seconds": seconds[0]},
+        "judges": list(sweep.scorers),
+        "seeds": list(sweep.seeds),
+        "trials": told,
+        "sharing": {"store": stores, "reference": errors},
+    }
+
+
+def table(sweep: Sweep, trials: list[Trial]) -> str:
+    """Lay out each trial's win rate over the base by each judge, the mean over seeds and their range."""
+    base = read_drawn(trials[0].draw.output)
+    width = max(map(len, sweep.trials))
+    lines = [f"{'trial':<{width}}" + "".join(f"{judge:>24}" for judge in sweep.scorers)]
+    for name in sweep.trials:
+        found = [compare(read_drawn(one.draw.output), base) for one in trials if one.name == name]
+        cells = []
+        for judge in sweep.scorers:
+            rates = np.array([one[judge]["win_rate"]["value"] for one in found])
+            cells.append(f"{rates.mean():.3f} ({rates.min():.3f} to {rates.max():.3f})")
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>24}" for cell in cells))
+    seeds = len(sweep.seeds)
+    return "\n".join([*lines, f"win rate over the base; mean of {seeds} seed{'s' * (seeds > 1)} (least to most)"])

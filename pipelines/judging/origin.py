@@ -1,0 +1,112 @@
+"""Which scorers had a say in a model's training, as far as its result and the store it was trained on still tell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.latents import store
+from pipelines.raw import raw_pairs
+from training.checkpoints.run_folder import FACTS
+
+HUMAN = "human"
+NO_FACTS = f"no {FACTS} beside the model, so nothing is known of its training"
+GONE = " can't be looked up, so what it was trained on is unknown"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a model's training, and of that of the models that it was trained from."""
+
+    labelled_by: tuple[str, ...] = ()  # scorers whose labels were trained on
+    chosen_by: tuple[str, ...] = ()  # scorers that picked a checkpoint
+    unknown: tuple[str, ...] = ()  # why there may be more; empty where everything is known
+
+    def labelled(self, scorer: str) -> bool | None:
+        """Say whether a scorer also labelled the training data; None where that is unknown.
+
+        Names count, not fingerprints: another version of the same scorer is no independent judge either.
+        """
+        return True if scorer in self.labelled_by else None if self.unknown else False
+
+    def chose(self, scorer: str) -> bool | None:
+        """Say whether a scorer picked a checkpoint; None where that is unknown."""
+        broken = any(reason == NO_FACTS or reason.endswith(GONE) for reason in self.unknown)
+        return True if scorer in self.chosen_by else None if broken else False
+
+    def told(self, scorers: list[str]) -> dict[str, Any]:
+        """Return it all as the report has it."""
+        marks = {name: {"labelled": self.labelled(name), "chose_checkpoint": self.chose(name)} for name in scorers}
+        return asdict(self) | {"scorers": marks}
+
+
+def find_origin(model: str, *beneath: str) -> Origin:
+    """Follow a model's facts, and those of models beneath it, back to models without any.
+
+    Args:
+        model: a diffusers folder, local or on S3, a folder of adapters, or a Hub name, of which nothing is known.
+        beneath: models of whose training nothing need be known, as the one that adapters are put onto.
+    """
+    labelled, chosen, unknown = list[str](), list[str](), list[str]()
+    seen: set[str] = set()
+    for start in (model, *beneath):
+        name = start
+        while name not in seen:
+            seen.add(name)
+            facts, doubt = _facts(name)
+            if facts is None:
+                unknown += [doubt] if doubt else [NO_FACTS] if name == model else []
+                break
+            config = facts["config"]
+            names, doubt = _labellers(facts)
+            labelled, unknown = labelled + names, unknown + ([doubt] if doubt else [])
+            validation = config.get("validation", {})
+            if validation.get("validation_prompts"):
+                chosen.append(validation["validation_scorer"])
+            name = config["model"]
+    return Origin(*(tuple(dict.fromkeys(found)) for found in (labelled, chosen, unknown)))
+
+
+def _facts(model: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return a model's facts where it has some; else None, and why there may be some that are out of reach."""
+    try:
+        place = files.resolve(model)
+        path = files.join(place, FACTS)
+        if files.is_file(path):
+            return files.read_json(path), None
+        there = files.exists(place)
+    except (UserError, OSError):  # out of reach, or a path that counts from nowhere
+        there = False
+    is_hub_name = HUB_NAME.fullmatch(model) is not None
+    return None, None if there or is_hub_name else f"{model}{GONE}"
+
+
+def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
+    """Return the scorers that labelled what a run was trained on, and why there may be others."""
+    data = facts["config"].get("data", {})
+    if not (data.get("store") and data.get("labels")):
+        return [], "its facts name no store and label set"
+    folder, name = data["store"], data["labels"]
+    try:
+        folder = files.resolve(folder)
+        if name not in store.label_sets(folder):
+            return [], f"the label set {name} is no longer in {folder}"
+        labels = store.read_labels_manifest(folder, name)
+        if labels["sha256"] != facts["labels_hash"]:
+            return [], f"the label set {name} in {folder} is not the one that was trained on"
+        if name != HUMAN:
+            return [labels["settings"]["scorer"]], None
+        return (labels["labelled_by"], None) if "labelled_by" in labels else _raters(labels["source"])
+    except (UserError, OSError) as error:  # a server that is out of reach is no reason not to evaluate
+        return [], f"the labels in {folder} can't be looked up ({error})"
+
+
+def _raters(source: str) -> tuple[list[str], str | None]:
+    """Return the scorers that labelled raw pairs, none where people did, for a store that does not tell."""
+    if not files.exists(files.resolve(source)):
+        return [], f"who labelled the pairs of {source} can't be looked up: they are not there"
+    return raw_pairs.labelled_by(source), None

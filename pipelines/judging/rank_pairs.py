@@ -1,0 +1,174 @@
+"""Make raw pairs from a model's own images: `python pipelines/rank_pairs.py --images runs/drawn --scorer pickscore`.
+
+Each caption's images, in the order they were drawn, are cut into groups; in a group the best image by a scorer is set
+against the worst, or every image against every other. Equal scores are ties. The slot that an image stands in is a
+function of the pair alone, so it gives no label away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError, check_least
+from pipelines.drawing.generate import DONE
+from pipelines.judging.score import read_manifest, read_scores
+from pipelines.raw import raw_pairs
+from pipelines.raw.pairs import hash64
+
+BATCH = 256  # images read at once
+Pairs = Literal["best-worst", "all"]
+# What a folder was drawn with beside these decides an image, given its caption and index.
+SETS_ONLY = ("model", "revision", "lora", "captions", "images_per_prompt")
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """How scored images become pairs."""
+
+    images: str
+    """Folder that generate.py wrote and score.py scored, at least two images per caption."""
+    output: str = "runs/ranked"
+    """Folder for the raw pairs, local or s3://."""
+    scorer: str = "oracle"
+    """Whose scores rank the images."""
+    pairs: Pairs = "best-worst"
+    """Which pairs a group gives."""
+    group_size: int = 4
+    """Images per group; a caption's last group may be smaller, and a single image left over is not compared."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One scored image."""
+
+    image_id: int
+    uid: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one caption that are compared with each other, and the pairs taken of them, by position."""
+
+    caption: str
+    images: Sequence[Image]
+    pairs: Sequence[tuple[int, int]]
+
+    @property
+    def compared(self) -> set[int]:
+        """Return the ids of the images that stand in a pair."""
+        return {self.images[position].image_id for pair in self.pairs for position in pair}
+
+
+def choose(scores: Sequence[float], pairs: Pairs) -> list[tuple[int, int]]:
+    """Choose the pairs of a group, each as two positions in ascending order.
+
+    best-worst takes the first of the highest and the last of the lowest scores, which differ even where all are equal.
+    """
+    if pairs == "all":
+        return list(itertools.combinations(range(len(scores)), 2))
+    best = max(range(len(scores)), key=lambda index: (scores[index], -index))
+    worst = min(range(len(scores)), key=lambda index: (scores[index], -index))
+    return [(min(best, worst), max(best, worst))]
+
+
+def drawing_of(identity: Mapping[str, Any]) -> str:
+    """Return, as JSON, what decides a folder's images beside their captions and indices."""
+    return json.dumps({name: value for name, value in identity.items() if name not in SETS_ONLY}, sort_keys=True)
+
+
+def image_uid(drawn_with: str, image_id: int) -> str:
+    """Name an image by what it was drawn with and its id; image_id alone is the same for every model and seed."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{drawn_with}/{image_id}"))
+
+
+def read_groups(folder: str, config: RankConfig) -> list[Group]:
+    """Cut each caption's scored images into groups, in the order of image_index, and choose their pairs.
+
+    Raises:
+        UserError: if the scorer has not scored them, or no caption has two images.
+    """
+    table = read_scores(folder).sort_by([("caption", "ascending"), ("image_index", "ascending")])
+    if config.scorer not in table.column_names:
+        raise UserError(f"--scorer {config.scorer}: has not scored {folder}; run score.py --scorers {config.scorer}")
+    drawn_with = drawing_of(files.read_json(files.join(folder, DONE))["identity"])
+    groups = []
+    rows = zip(*(table[name].to_pylist() for name in ("caption", "image_id", config.scorer)), strict=True)
+    for caption, own in itertools.groupby(rows, key=lambda row: row[0]):
+        images = [Image(image_id, image_uid(drawn_with, image_id), score) for _, image_id, score in own]
+        for start in range(0, len(images), config.group_size):
+            part = images[start : start + config.group_size]
+            if len(part) > 1:
+                groups.append(Group(caption, part, choose([image.score for image in part], config.pairs)))
+    if not groups:
+        raise UserError(f"--images {config.images}: no caption has two images; draw with --images-per-prompt 4")
+    return groups
+
+
+def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dict[str, Any]]:
+    """Lay a group's pairs out as raw pairs; contents holds the images' bytes by image_id."""
+    rows = []
+    for pair in group.pairs:
+        shown = [group.images[position] for position in pair]
+        named = [image.uid.encode() for image in shown]
+        if hash64(b"slots", *named) % 2:
+            shown.reverse()
+        scores = [image.score for image in shown]
+        label_0 = 0.5 if scores[0] == scores[1] else float(scores[0] > scores[1])
+        slots = [(image.uid, contents[image.image_id]) for image in shown]
+        rows.append(raw_pairs.labelled_pair(hash64(b"ranked", *named), group.caption, slots, label_0, model))
+    return rows
+
+
+def read_contents(folder: str, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
+    """Read the wanted images one by one, file by file: image_id and bytes."""
+    for path in files.list_files(files.join(folder, "images"), ".parquet"):
+        filesystem, inner = files.open_filesystem(path)
+        with pq.ParquetFile(inner, filesystem=filesystem) as file:
+            for batch in file.iter_batches(BATCH, columns=["image_id", "image"]):
+                rows = zip(batch["image_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
+                yield from (row for row in rows if row[0] in wanted)
+
+
+def ranked_pairs(folder: str, groups: Sequence[Group], model: str) -> Iterator[dict[str, Any]]:
+    """Give out a group's pairs as soon as all its images were read, so that few are held at once.
+
+    Raises:
+        UserError: if the folder lacks an image that was scored.
+    """
+    of = {image_id: number for number, group in enumerate(groups) for image_id in group.compared}
+    held: dict[int, dict[int, bytes]] = {number: {} for number in range(len(groups))}
+    for image_id, content in read_contents(folder, of):
+        number = of[image_id]
+        held[number][image_id] = content
+        if len(held[number]) == len(groups[number].compared):
+            yield from lay_out(groups[number], held.pop(number), model)
+    if held:
+        raise UserError(f"{folder}: scored images of {len(held)} groups are gone; draw and score them again")
+
+
+def main(config: RankConfig) -> None:
+    """Make raw pairs in Pick-a-Pic's columns from scored images of one model, ranked by a scorer."""
+    check_least(config, {"group_size": 2})
+    folder, output = files.resolve(config.images), files.resolve(config.output)
+    groups = read_groups(folder, config)
+    scores = read_manifest(folder, config.scorer)
+    settings = asdict(config) | {"scores_sha256": scores["sha256"], "drawn_sha256": scores["identity"]["of"]}
+    told = files.join(output, raw_pairs.CONFIG)
+    ties = sum(g.images[a].score == g.images[b].score for g in groups for a, b in g.pairs)
+    count = sum(len(group.pairs) for group in groups)
+    if files.exists(told) and files.read_json(told) == settings:
+        print(f"{output}: already ranked, nothing to do: {count} pairs, {ties} ties", flush=True)
+        return
+    identity = files.read_json(files.join(folder, DONE))["identity"]
+    model = identity.get("lora") or identity.get("model", "true renders")
+    raw_pairs.write_pairs(output, ranked_pairs(folder, groups, model), settings)
+    print(f"{output}: {count} pairs of {len(groups)} groups, {ties} ties", flush=True)

@@ -1,0 +1,109 @@
+"""What holds for a set of images as a whole: diversity, and KID against true images. Neither looks at captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+
+from infra.base import (
+    files,
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+
+from diffusers import AutoencoderKL  # isort: skip
+
+from pipelines.drawing.generate import DONE
+from pipelines.judging.win_rate import diversity
+from pipelines.raw.decode import decode_image, images_at_once
+
+BATCH = 64  # images encoded at once, at most
+KID_SUBSETS, KID_SUBSET_SIZE = 50, 200
+KID_LEAST = 4  # images on each side: two subsets of two that can differ
+
+
+class LatentFeatures:
+    """The features of KID and diversity: a VAE's latent means, flat. Inception's weights cannot be had offline."""
+
+    def __init__(self, folder: Path) -> None:
+        self.resolution: int = models.component_config(folder, "vae")["sample_size"]
+        self.batch_size = images_at_once(self.resolution, BATCH)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True)
+        self.vae = vae.eval().to(self.device)
+
+    @torch.inference_mode()
+    def encode(self, contents: list[bytes]) -> npt.NDArray[np.float32]:
+        """Map encoded images to [B, d] float32."""
+        pixels = np.stack([decode_image(content, self.resolution) for content in contents])
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
+        return self.vae.encode(scaled).latent_dist.mean.flatten(1).cpu().numpy()
+
+    def of(self, folder: str) -> tuple[npt.NDArray[np.float32], list[str]]:
+        """Encode a folder of images, a batch in memory at a time.
+
+        Returns:
+            Features [n, d] float32 in the order of image_id, and each image's caption.
+        """
+        ids, captions, parts = [], [], []
+        for path in files.list_files(files.join(folder, "images"), ".parquet"):
+            filesystem, inner = files.open_filesystem(path)
+            with pq.ParquetFile(inner, filesystem=filesystem) as file:
+                for batch in file.iter_batches(self.batch_size, columns=["image_id", "caption", "image"]):
+                    ids += batch["image_id"].to_pylist()
+                    captions += batch["caption"].to_pylist()
+                    parts.append(self.encode(batch["image"].to_pylist()))
+        order = np.argsort(ids)
+        return np.concatenate(parts)[order], [captions[index] for index in order]
+
+
+def judge_set(
+    features: npt.NDArray[np.float32], captions: list[str], true: npt.NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """Judge a set of images by their features.
+
+    Args:
+        features: [n, d], one row per image.
+        captions: [n].
+        true: [m, d] features of true images.
+
+    Returns:
+        images, diversity (mean distance within a prompt) where a prompt has two images, and with true images KID's
+        mean and standard deviation over subsets (Binkowski et al. 2018, unbiased, cubic kernel).
+    """
+    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    judged: dict[str, Any] = {"images": len(captions)}
+    spread = diversity(features, np.array([numbers[caption] for caption in captions]))
+    if spread is not None:
+        judged["diversity"] = spread
+    if true is not None and min(len(true), len(features)) >= KID_LEAST:
+        mean, deviation = kid(features, true)
+        judged |= {"kid": mean, "kid_std": deviation}
+    return judged
+
+
+def kid(features: npt.NDArray[np.float32], true: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Compute KID between two sets of features, [n, d] and [m, d]: mean and standard deviation over subsets."""
+    from torchmetrics.image.kid import KernelInceptionDistance  # after the guard: it imports torchvision
+
+    torch.manual_seed(0)  # KID draws its subsets from torch's generator
+    size = min(KID_SUBSET_SIZE, len(features) // 2, len(true) // 2)  # subsets of all images would not spread
+    measure = KernelInceptionDistance(feature=torch.nn.Identity(), subset_size=size, subsets=KID_SUBSETS)
+    measure.update(torch.from_numpy(true), real=True)
+    measure.update(torch.from_numpy(features), real=False)
+    mean, deviation = measure.compute()
+    return float(mean), float(deviation)
+
+
+def set_identity(folder: str, true_images: str | None, feature_model: Path) -> dict[str, Any]:
+    """Return what a judgement of a set depends on; equal ones need no second judgement."""
+    return {
+        "of": files.sha256(files.join(folder, DONE)),
+        "true_images": files.sha256(files.join(true_images, DONE)) if true_images else None,
+        "features": models.fingerprint(feature_model, "vae"),
+    }

@@ -1,0 +1,164 @@
+"""The encoder's dry run: rows, the store's bytes, memory, arithmetic and cost, before an image is decoded.
+
+Per pair the VAE encodes two images, and with flips each mirrored too; per unique caption the text encoder runs once.
+Both are counted (infra/base/counting.py), none of their weights read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import torch
+
+from infra.base import counting, dry_run, models
+from infra.base.dry_run import DryRunConfig, Row
+from labelers.clips.safety_checker import CheckerName, count_checker
+from pipelines.latents import kinds, safety, store
+from pipelines.latents.captions import Shapes, embedding_shapes
+from pipelines.raw import pairs
+
+HALF = 2  # bytes of a stored value
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """What a source holds, by its labels and captions; images that will not decode are not known yet."""
+
+    rows: int
+    ties: int
+    refused: int  # for label or caption
+    prompts: int  # unique captions among the rest
+    blocked: int = 0  # by the word list
+
+    @property
+    def kept(self) -> int:
+        """Return how many pairs would be encoded."""
+        return self.rows - self.ties - self.refused - self.blocked
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store is to hold of an image."""
+
+    latent_shape: tuple[int, int, int]
+    posterior: str
+    flip: bool
+
+    @property
+    def images(self) -> int:
+        """Return how many images a pair is encoded as."""
+        return len(store.latent_columns(self.flip))
+
+    @property
+    def pair_bytes(self) -> int:
+        """Return the bytes of a pair's latents."""
+        return HALF * self.images * math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is to be known of the frozen networks to plan with them."""
+
+    vae_parameters: int
+    image: float  # FLOPs of the VAE's encoder for one image
+    activations: int  # bytes at the peak of one batch of the VAE
+    captions: Mapping[str, float]  # FLOPs of one caption by text encoder
+    embeddings: Shapes  # of each embedding column, per caption
+    checker_parameters: int = 0
+    checked_image: float = 0.0  # FLOPs of the safety checker for one image
+
+
+def read_source(dataset: pads.Dataset, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> SourceRows:
+    """Count a source's rows by what will become of them, from its labels and captions alone."""
+    rows = ties = refused = blocked = 0
+    unique: set[str] = set()
+    columns = [name for name in ("caption", "label_0", "label_1") if name in dataset.schema.names]
+    for batch in dataset.to_batches(columns=columns):
+        rows += batch.num_rows
+        for row in pairs.as_rows(pa.Table.from_batches([batch])):
+            label = row["label_0"]
+            if pairs.check_caption(row["caption"]) or pairs.check_label(label, row.get("label_1"), strict_labels):
+                refused += 1
+            elif label == 0.5:
+                ties += 1
+            elif blocklist and blocklist.reason(str(row["caption"])):
+                blocked += 1
+            else:
+                unique.add(str(row["caption"]))
+    return SourceRows(rows, ties, refused, len(unique), blocked)
+
+
+def count_networks(
+    folder: Path,
+    resolution: int,
+    tokens: int,
+    batch_size: int,
+    dtype: torch.dtype,
+    checker: CheckerName | None = None,
+) -> Networks:
+    """Count the VAE's encoder and the text encoders of a diffusers folder on the meta device, and a safety checker.
+
+    Args:
+        tokens: of T5, from kinds.t5_tokens.
+    """
+    vae: Any = counting.empty(folder, kinds.VAE)
+    kind, works = kinds.kind_of(folder), dict[str, float]()
+    one, many = (torch.empty(n, 3, resolution, resolution, device=counting.META) for n in (1, batch_size))
+    with torch.no_grad():
+        image = counting.flops(lambda: vae.encode(one))
+        activations = counting.peak_bytes(vae, lambda: vae.encode(many).latent_dist.mean, dtype)
+        for name in kind.frozen(with_t5=bool(tokens))[1:]:
+            settings = models.component_config(folder, name)
+            length = tokens if name == kind.t5 else int(settings["max_position_embeddings"])
+            caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
+            works[name] = counting.flops(partial(counting.empty(folder, name), caption))
+    checked = count_checker(checker.files().config()) if checker else (0, 0.0)
+    return Networks(counting.parameters(vae), image, activations, works, embedding_shapes(folder, tokens), *checked)
+
+
+def plan_rows(
+    stored: Stored, asked: DryRunConfig, source: SourceRows, networks: Networks, copies: int, dtype: str
+) -> list[Row]:
+    """Lay out the plan.
+
+    Args:
+        copies: of the VAE, each on an accelerator of its own.
+        dtype: of the encoders' arithmetic.
+    """
+    pair_work = [(f"VAE, {stored.images} images", stored.images * networks.image)]
+    if networks.checker_parameters:
+        pair_work.append(("safety checker, 2 images", 2 * networks.checked_image))
+    caption_work = list(networks.captions.items())
+    total = source.kept * sum(work for _, work in pair_work) + (source.prompts + 1) * sum(networks.captions.values())
+    latents = source.kept * stored.pair_bytes
+    embeddings = (source.prompts + 1) * HALF * sum(math.prod(shape) for shape in networks.embeddings.values())
+    width = getattr(torch, dtype).itemsize
+    memory = [
+        (f"VAE, {dtype}", float(width * networks.vae_parameters)),
+        ("activations of one batch (estimate)", float(networks.activations)),
+    ]
+    if networks.checker_parameters:
+        memory.append(("safety checker, float32", 4.0 * networks.checker_parameters))
+    return [
+        ("rows", f"{source.rows:,}"),
+        ("  ties", f"{source.ties:,}"),
+        ("  refused for label or caption", f"{source.refused:,}"),
+        *([("  refused by the word list", f"{source.blocked:,}")] if source.blocked else []),
+        ("  pairs to encode", f"{source.kept:,} (fewer where images do not decode)"),
+        ("captions, each once", f"{source.prompts:,}"),
+        ("store", dry_run.gigabytes(latents + embeddings)),
+        ("  latents", f"{dry_run.gigabytes(latents)}, {list(stored.latent_shape)} float16, {stored.posterior}"),
+        ("  embeddings", dry_run.gigabytes(embeddings)),
+        *dry_run.memory_rows(memory, asked.card),
+        *dry_run.flop_rows("pair", pair_work),
+        *dry_run.flop_rows("caption", caption_work),
+        ("TFLOP of all", f"{total / 1e12:,.4g}"),
+        *dry_run.cost_rows(asked, total, copies, "encoder", dtype),
+    ]

@@ -1,0 +1,210 @@
+"""Steps of the encoder, knowing no engine: raw rows to checked pixels, pixels to latents.
+
+captions.py holds the third, captions to embeddings. Each step is a callable from one Arrow table to another;
+pipelines/engine runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from infra.base import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+
+from diffusers import AutoencoderKL  # isort: skip
+
+from labelers.clips.safety_checker import CheckerName, SafetyChecker
+from pipelines.latents import safety, store
+from pipelines.raw import pairs
+from pipelines.raw.decode import BadImage, decode_image
+
+Posterior = Literal["sample", "mean", "moments"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class CheckAndDecode:
+    """Turn raw rows into rows with a status, and the kept ones' images into pixels."""
+
+    def __init__(self, resolution: int, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> None:
+        self.resolution, self.strict_labels, self.blocklist = resolution, strict_labels, blocklist
+
+    def __call__(self, raw: pa.Table) -> pa.Table:
+        """Add pair_id, status, stage and reason to each row.
+
+        Returns:
+            The row's ids, label, uids and models, and pixels_0, pixels_1: [R*R*3] uint8 as bytes, null unless kept.
+        """
+        ids, rows = pairs.pair_ids(raw), []
+        for pair_id, row in zip(ids, pairs.as_rows(raw), strict=True):
+            out: dict[str, object] = {
+                name: _text(row.get(name)) for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")
+            }
+            out |= {"pair_id": int(pair_id), "contradicts": pairs.contradicts(row["label_0"], row.get("label_1"))}
+            rows.append(out | self._judge(row))
+        return pa.Table.from_pylist(rows, schema=_DECODED)
+
+    def _judge(self, row: dict[str, object]) -> dict[str, object]:
+        caption, label = row["caption"], row["label_0"]
+        refusal = pairs.check_caption(caption) or pairs.check_label(label, row.get("label_1"), self.strict_labels)
+        if refusal:
+            return {"status": "quarantined", "stage": refusal.stage, "reason": refusal.reason}
+        known = {"prompt_id": pairs.prompt_id(str(caption)), "label_0": label}
+        if label == 0.5:
+            return known | {"status": "tie"}
+        if self.blocklist and (reason := self.blocklist.reason(str(caption))):
+            return {"status": "quarantined", "stage": safety.STAGE, "reason": reason}
+        try:
+            pixels = {f"pixels_{slot}": decode_image(row[f"jpg_{slot}"], self.resolution).tobytes() for slot in (0, 1)}
+        except BadImage as error:
+            return {"status": "quarantined", "stage": "image", "reason": str(error)}
+        return known | pixels | {"status": "kept"}
+
+
+_DECODED = pa.schema(
+    [("pair_id", pa.int64()), ("prompt_id", pa.int64()), ("label_0", pa.float32())]
+    + [(name, pa.string()) for name in store.TEXT_COLUMNS]
+    + [("contradicts", pa.bool_()), ("status", pa.string())]
+    + [("pixels_0", pa.large_binary()), ("pixels_1", pa.large_binary())]
+)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return None if value is None else str(value)
+
+
+class LatentEncoder:
+    """Turn pixels into scaled latents with a frozen VAE: z = (posterior - shift) * scale.
+
+    The safety checker, where there is one, looks first: in the same copy, so that both share its GPU.
+    """
+
+    def __init__(
+        self,
+        model: models.Model,
+        resolution: int,
+        posterior: Posterior,
+        flip: bool,
+        seed: int,
+        batch_size: int,
+        dtype: Dtype,
+        checker: CheckerName | None = None,
+    ) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = getattr(torch, dtype)
+        models.quiet()
+        vae = AutoencoderKL.from_pretrained(
+            model.folder(("vae",)), subfolder="vae", use_safetensors=True, dtype=self.dtype
+        )
+        self.vae = vae.to(self.device).eval().requires_grad_(False)
+        self.scale, self.shift = vae.config["scaling_factor"], vae.config.get("shift_factor") or 0.0
+        self.resolution, self.posterior, self.flip = resolution, posterior, flip
+        self.seed, self.batch_size = seed, batch_size
+        self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution) if checker else None
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Replace pixels by latents [C*H*W] float16 (moments: [2*C*H*W], mean then standard deviation).
+
+        A pair whose latents are not finite is quarantined, in float16 with a hint: SDXL's own VAE overflows there.
+        """
+        if self.check:
+            decoded = self.check(decoded)
+        kept = np.array(decoded["status"].to_pylist()) == "kept"
+        ids = decoded["pair_id"].to_numpy()[kept]
+        latents = self._encode_rows(decoded.filter(pa.array(kept)), ids)
+        finite = np.logical_and.reduce([np.isfinite(v).all(1) for v in latents.values()])
+        return self._assemble(decoded, kept, latents, finite)
+
+    def _encode_rows(self, rows: pa.Table, ids: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float16]]:
+        shape = (-1, self.resolution, self.resolution, 3)
+        out: dict[str, npt.NDArray[np.float16]] = {}
+        for slot in (0, 1):
+            content = b"".join(rows[f"pixels_{slot}"].to_pylist())
+            pixels = np.frombuffer(content, np.uint8).reshape(shape)
+            out[f"latents_{slot}"] = self.encode(pixels, ids, slot)
+            if self.flip:
+                out[f"latents_{slot}_flipped"] = self.encode(pixels[:, :, ::-1], ids, slot)
+        return out
+
+    @torch.inference_mode()
+    def encode(self, pixels: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], slot: int) -> npt.NDArray[np.float16]:
+        """Encode [B, R, R, 3] uint8 into [B, C*H*W] float16.
+
+        Every forward pass has the same batch size, the last one padded: a convolution's last bits depend on it, and a
+        resumed store must equal an uninterrupted one.
+        """
+        parts = []
+        for start in range(0, len(pixels), self.batch_size):
+            part = pixels[start : start + self.batch_size]
+            padded = np.zeros((self.batch_size, *part.shape[1:]), np.uint8)
+            padded[: len(part)] = part
+            images = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            moments = self.vae.encode(images.to(self.dtype)).latent_dist
+            mean, std = moments.mean[: len(part)].float().cpu(), moments.std[: len(part)].float().cpu()
+            parts.append(self._posterior(mean, std, ids[start : start + len(part)], slot))
+        return np.concatenate(parts).astype(np.float16) if parts else np.empty((0, self.latent_size), np.float16)
+
+    def _posterior(
+        self, mean: torch.Tensor, std: torch.Tensor, ids: npt.NDArray[np.int64], slot: int
+    ) -> npt.NDArray[np.float32]:
+        if self.posterior == "moments":
+            return torch.cat([(mean - self.shift) * self.scale, std * self.scale], 1).flatten(1).numpy()
+        if self.posterior == "sample":
+            noise = np.stack([_posterior_noise(self.seed, int(i), slot, tuple(mean.shape[1:])) for i in ids])
+            mean = mean + std * torch.from_numpy(noise)
+        return ((mean - self.shift) * self.scale).flatten(1).numpy()
+
+    @property
+    def latent_size(self) -> int:
+        """Return the number of values stored per image."""
+        channels, height, width = latent_shape(self.vae.config, self.resolution)
+        return channels * height * width * (2 if self.posterior == "moments" else 1)
+
+    def _assemble(
+        self,
+        decoded: pa.Table,
+        kept: npt.NDArray[np.bool_],
+        latents: dict[str, npt.NDArray[np.float16]],
+        finite: npt.NDArray[np.bool_],
+    ) -> pa.Table:
+        good = kept.copy()
+        good[kept] = finite
+        columns = {name: decoded[name] for name in decoded.column_names if not name.startswith("pixels_")}
+        for name, values in latents.items():
+            full = np.zeros((len(kept), self.latent_size), np.float16)
+            full[good] = values[finite]
+            columns[name] = store.half_lists(full, ~good)
+        lost = kept & ~good
+        hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if self.dtype == torch.float16 else ""
+        reason = f"latents are not finite{hint}"
+        for name, value in (("status", "quarantined"), ("stage", "latent"), ("reason", reason)):
+            columns[name] = pa.array(np.where(lost, value, np.array(decoded[name].to_pylist(), object)), pa.string())
+        schema = store.pairs_schema(self.latent_size, self.flip)
+        return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def vae_config(folder: Path) -> Mapping[str, Any]:
+    """Read a VAE's settings with diffusers' defaults: SD1.5's own file, for one, does not name its scaling factor."""
+    with torch.device("meta"):
+        return AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae")).config
+
+
+def latent_shape(config: Mapping[str, Any], resolution: int) -> tuple[int, int, int]:
+    """Return (C, H, W) of one latent of an image of this resolution."""
+    side = resolution // 2 ** (len(config["block_out_channels"]) - 1)
+    return config["latent_channels"], side, side
+
+
+def _posterior_noise(seed: int, pair_id: int, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    key = pairs.hash64(b"posterior", str((seed, pair_id, slot)).encode()) % (1 << 64)
+    return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,68 @@
+"""Reopen a finished store that lost files, so that the encoder computes their rows again and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow.dataset as pads
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.engine import progress
+from pipelines.latents import store
+
+BEFORE = "before.json"  # among the work files: the manifest that the store had
+HUMAN = "labels/human"
+PASSES = {"pairs": "pair_id", "prompts": "prompt_id"}  # folder: what names a row there; pairs_done, prompts_done
+
+
+def damaged(path: str, manifest: store.Manifest) -> list[str]:
+    """Name a store's files that are missing or not as its manifest says; a label set as its folder."""
+    found = []
+    for name, about in manifest.files.items():
+        file = files.join(path, name)
+        if not files.is_file(file) or files.sha256(file) != about["sha256"]:
+            found.append(name)
+    try:
+        store.read_labels(path, "human")
+    except (UserError, OSError):
+        found.append(HUMAN)
+    return found
+
+
+def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
+    """Make a finished store an unfinished one that lacks what it lost, and return how many pairs and captions that is.
+
+    The record of progress is written first and the manifest goes last: killed between, the same command begins anew.
+    """
+    work = files.join(path, store.WORK)
+    files.remove(work)
+    for folder, key in PASSES.items():
+        kept = [name for name in manifest.files if name.startswith(f"{folder}/") and name not in lost]
+        if kept:
+            filesystem, _ = files.open_filesystem(path)
+            paths = [files.open_filesystem(files.join(path, name))[1] for name in kept]
+            done = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[key])
+            files.write_table(files.join(work, f"{folder}_done", f"{progress.REPAIRED}.parquet"), done)
+    files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash})
+    files.write_json(
+        files.join(work, "config.json"),
+        {**manifest.config, **manifest.safety, "fingerprints": dict(manifest.fingerprints)},
+    )
+    for name in lost:
+        files.remove(files.join(path, name))
+    files.remove(files.join(path, store.MANIFEST))
+    return sum(int(about["rows"]) for name, about in manifest.files.items() if name in lost)
+
+
+def compared(path: str, manifest: store.Manifest) -> str | None:
+    """Say how a store's contents after a repair are to those before; None where there was none."""
+    noted = files.join(path, store.WORK, BEFORE)
+    if not files.exists(noted):
+        return None
+    if files.read_json(noted)["content_hash"] == manifest.content_hash:
+        return "repaired: the same contents as before"
+    return (
+        "repaired, but what was computed again differs from what was lost, as with other versions or hardware: "
+        "runs and reference errors of this store begin anew"
+    )

@@ -1,0 +1,161 @@
+"""The filter of the paper's Ethics section: captions by a word list, images by the safety checker's concepts.
+
+It only flags. The encoder quarantines flagged pairs at the stage `safety`; flag_images.py marks images of a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from infra.base import files
+from infra.base.errors import UserError
+from labelers.clips.safety_checker import CheckerName, SafetyChecker, checker_name
+
+STAGE = "safety"  # of quarantined pairs
+HASHED = ("prompt_blocklist", "safety_checker")  # flags that a filter's identity has a hash for
+DEFAULT = "default"
+DEFAULT_LIST = Path(__file__).parent / "blocklist.txt"
+# Shown as nothing, and no control characters (Cf, Cc) to Unicode: joiners, fillers and variation selectors.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """Flags of the filter; without them there is none."""
+
+    prompt_blocklist: str | None = None
+    """Flag captions that have a word or phrase of this text file, one a line; default is pipelines/blocklist.txt."""
+    safety_checker: str | None = None
+    """Flag images by the concepts of Stable Diffusion's safety checker: published (the one beside SD1.5, at a pinned
+    commit), or the folder or Hub name of a checker or of a diffusers pipeline that has one; safetensors only."""
+    safety_revision: str | None = None
+    """Revision of the checker's Hub name."""
+
+
+def words(text: str) -> list[str]:
+    """Cut a text into words without case, width, ligatures and invisible characters: NFKC, case-folded, NFKC again."""
+    told = "".join(letter for letter in unicodedata.normalize("NFKC", text) if not _is_control(letter))
+    told = INVISIBLE.sub("", told)
+    return WORD.findall(unicodedata.normalize("NFKC", told.casefold()))
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cf", "Cc") and not letter.isspace()
+
+
+@dataclass(frozen=True)
+class Blocklist:
+    """Words and phrases that flag a caption."""
+
+    lines: Mapping[tuple[str, ...], int]  # an entry's words to its line
+    sha256: str  # of the file
+
+    def find(self, caption: str) -> int | None:
+        """Return the line of the first entry whose words stand in a caption, side by side; None where none does."""
+        told, lengths = words(caption), {len(entry) for entry in self.lines}
+        runs = (tuple(told[at : at + length]) for at in range(len(told)) for length in sorted(lengths))
+        return next((self.lines[run] for run in runs if run in self.lines), None)
+
+    def reason(self, caption: str) -> str | None:
+        """Say why a caption is flagged: by which line of the list, not by which word of whose caption."""
+        line = self.find(caption)
+        return None if line is None else f"prompt: word list, line {line}"
+
+
+def read_blocklist(path: str) -> Blocklist:
+    """Read a word list: UTF-8, an entry a line; empty lines and those that begin with # do not count.
+
+    Raises:
+        UserError: if it cannot be read, has no entry, or one without a letter or digit.
+    """
+    place = str(DEFAULT_LIST) if path == DEFAULT else files.resolve(path)
+    try:
+        content = files.read_bytes(place)
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        what = files.reason(error) if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"--prompt-blocklist {path}: {what}") from error
+    lines: dict[tuple[str, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if not (entry := tuple(words(line))):
+            raise UserError(f"--prompt-blocklist {path}: line {number} has no letter or digit")
+        lines.setdefault(entry, number)
+    if not lines:
+        raise UserError(f"--prompt-blocklist {path}: no word in it")
+    return Blocklist(lines, hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter as it is sent to workers; without list and checker it flags nothing."""
+
+    blocklist: Blocklist | None
+    checker: CheckerName | None  # at its commit
+    identity: Mapping[str, str]  # flag to hash of what it named; empty where there is no filter
+
+    def load_checker(self, batch_size: int) -> SafetyChecker | None:
+        """Make the checker on this node, where there is one; its weights are read at the first image."""
+        return SafetyChecker(self.checker.files(), batch_size) if self.checker else None
+
+
+def make_filter(config: SafetyConfig) -> Filter:
+    """Read the word list and check the checker's files.
+
+    Raises:
+        UserError: naming the flag or file that does not do.
+    """
+    if config.safety_revision and not config.safety_checker:
+        raise UserError(f"--safety-revision {config.safety_revision}: has no meaning without --safety-checker")
+    identity: dict[str, str] = {}
+    blocklist = checker = None
+    if config.prompt_blocklist:
+        blocklist = read_blocklist(config.prompt_blocklist)
+        identity["prompt_blocklist"] = blocklist.sha256
+    if config.safety_checker:
+        checker = checker_name(config.safety_checker, config.safety_revision).pinned()
+        found = SafetyChecker(checker.files(), batch_size=1)
+        found.check()
+        identity["safety_checker"] = found.fingerprint
+    return Filter(blocklist, checker, identity)
+
+
+def concept_reason(concept: int) -> str:
+    """Say why an image is flagged; the concepts have numbers only."""
+    return f"image: safety concept {concept}"
+
+
+class CheckPairs:
+    """Quarantines decoded pairs of which either image shows a concept; what is checked is what would be stored."""
+
+    def __init__(self, checker: SafetyChecker, resolution: int) -> None:
+        self.checker, self.resolution = checker, resolution
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Change status, stage and reason of flagged pairs, as CheckAndDecode gives them."""
+        told = {name: decoded[name].to_pylist() for name in ("status", "stage", "reason")}
+        kept = [row for row, status in enumerate(told["status"]) if status == "kept"]
+        shape = (self.resolution, self.resolution, 3)
+        scores = []
+        for slot in (0, 1):
+            contents = decoded[f"pixels_{slot}"].take(pa.array(kept, pa.int64())).to_pylist()
+            images = [Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape)) for content in contents]
+            scores.append(self.checker.scores(images))
+        for row, both in zip(kept, np.maximum(*scores), strict=True):
+            if both.max() > 0:
+                told["status"][row] = "quarantined"
+                told["stage"][row], told["reason"][row] = STAGE, concept_reason(int(np.argmax(both)))
+        for name, values in told.items():
+            decoded = decoded.set_column(decoded.schema.get_field_index(name), name, pa.array(values, pa.string()))
+        return decoded

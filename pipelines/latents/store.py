@@ -1,0 +1,292 @@
+"""The latent store's contract: folders, schemas, manifest, lock; how a store is opened, checked and published.
+
+store/
+  manifest.json                       written last; a store without it is unfinished
+  pairs/status=kept/*.parquet         pair_id, prompt_id, latents_0, latents_1, label_0, uids, models
+  pairs/status=tie/*.parquet          the same columns, latents null
+  pairs/status=quarantined/*.parquet  pair_id, stage, reason; what was known of the row, the rest null
+  prompts/*.parquet                   prompt_id, caption, one column per output of a text encoder; "" is a row
+  labels/NAME/*.parquet               pair_id, score_0, score_1, label_0, probability_0, and a manifest of its own
+  reference/NAME/*.parquet            pair_id, draw, timestep, error_0, error_1; see training/reference/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError
+from infra.base.versions import check_version
+
+SCHEMA_VERSION = 1
+LABELS_VERSION = 1  # of label sets, which have manifests of their own
+MANIFEST = "manifest.json"
+WORK = ".work"  # checkpoints and intermediate files of an unfinished store
+TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of the source by what became of them; rows_in = ties + quarantined + kept."""
+
+    rows_in: int
+    ties: int
+    invalid: int  # the quarantined that were refused for their labels
+    quarantined: int
+    kept: int
+    contradicting: int  # rows whose label_1 contradicts label_0, wherever they went
+    prompts: int  # unique captions among the kept
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished store says of itself."""
+
+    source: str
+    model: str
+    fingerprints: Mapping[str, str]  # of each frozen part (pipelines/latents/kinds.py): SHA-256 over config and weights
+    resolution: int  # pixels
+    latent_shape: tuple[int, int, int]  # C, H, W
+    scaling_factor: float
+    shift_factor: float
+    posterior: str
+    flip: bool
+    embeddings: Mapping[str, tuple[int, ...]]  # shape of each text column, per caption
+    counts: Counts
+    reasons: Mapping[str, int]  # quarantined rows by stage and reason
+    content_hash: str  # of the kept rows and prompts, whatever their order and files
+    config: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]] = field(repr=False)  # bytes, sha256 and rows by path within the store
+    dtype: str = "float16"
+    schema_version: int = SCHEMA_VERSION
+    safety: Mapping[str, str] = field(default_factory=dict)  # the filter's hashes by flag; older stores name none
+
+
+def latent_columns(flip: bool) -> tuple[str, ...]:
+    """Name the latent columns of a store."""
+    return ("latents_0", "latents_1") + (("latents_0_flipped", "latents_1_flipped") if flip else ())
+
+
+def pairs_schema(latent_size: int, flip: bool) -> pa.Schema:
+    """Return the schema of pairs/, whatever the status; latent_size is the number of values of one latent."""
+    latents = [(name, pa.list_(pa.float16(), latent_size)) for name in latent_columns(flip)]
+    texts = [(name, pa.string()) for name in TEXT_COLUMNS]
+    head = [("pair_id", pa.int64()), ("prompt_id", pa.int64())]
+    return pa.schema(
+        [*head, *latents, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())]
+    )
+
+
+LABELS_SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.int64()),
+        ("score_0", pa.float32()),
+        ("score_1", pa.float32()),
+        ("label_0", pa.float32()),
+        ("probability_0", pa.float32()),
+    ]
+)
+
+
+def half_lists(values: npt.NDArray[np.float16], missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    """Wrap [rows, size] float16 as an Arrow fixed-size list column; rows where missing is true become null."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), pa.float16())
+    mask = None if missing is None else pa.array(missing)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+
+
+def half_rows(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float16]:
+    """Read a fixed-size list column without nulls as [rows, size] float16."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Measure one Parquet file of a store: bytes, sha256, rows, and a digest of its rows that ignores their order."""
+    content = files.read_bytes(path)
+    table = pq.read_table(pa.BufferReader(content), partitioning=None)
+    return {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "rows": table.num_rows,
+        "digest": f"{rows_digest(table):032x}",
+    }
+
+
+def rows_digest(table: pa.Table) -> int:
+    """Add up a 128-bit hash of each row modulo 2^128, so that equal rows give equal digests in any order."""
+    columns: list[list[bytes]] = []
+    for name in sorted(table.column_names):
+        column = table[name].combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            filled = half_rows(column) if column.null_count == 0 else None
+            texts = [row.tobytes() for row in filled] if filled is not None else [b"null"] * len(column)
+        else:
+            texts = [repr(value).encode("utf-8", "surrogatepass") for value in column.to_pylist()]
+        columns.append(texts)
+    total = 0
+    for row in zip(*columns, strict=True):
+        total += int.from_bytes(hashlib.blake2b(b"\x1f".join(row), digest_size=16).digest(), "little")
+    return total % (1 << 128)
+
+
+def read_manifest(store: str) -> Manifest:
+    """Read a finished store's manifest.
+
+    Raises:
+        UserError: if the store is absent, unfinished, or of another schema version, or its manifest is not whole.
+    """
+    path = files.join(store, MANIFEST)
+    if not files.exists(path):
+        unfinished = files.exists(files.join(store, WORK))
+        raise UserError(
+            f"{store}: "
+            + ("unfinished; run encode_latents.py again to finish it" if unfinished else "no latent store here")
+        )
+    value = files.read_json(path)
+    check_version(path, value, SCHEMA_VERSION, "encode again into another --store")
+    try:
+        value["counts"] = Counts(**value["counts"])
+        value["latent_shape"] = tuple(value["latent_shape"])
+        value["embeddings"] = {name: tuple(shape) for name, shape in value["embeddings"].items()}
+        return Manifest(**value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole manifest of schema version {SCHEMA_VERSION} ({error})") from error
+
+
+def holds_pairs(store: str) -> bool:
+    """Say whether any pairs were written, finished or not."""
+    return bool(files.list_files(files.join(store, "pairs"), ".parquet"))
+
+
+def kept_pairs(store: str) -> pa.Table:
+    """Read the kept pairs' pair_id, ascending, and prompt_id, both int64."""
+    folder = files.join(store, "pairs", "status=kept")
+    filesystem, _ = files.open_filesystem(folder)
+    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
+    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id", "prompt_id"])
+    return table.sort_by("pair_id")
+
+
+def publish(store: str, manifest: Manifest) -> None:
+    """Finish a store: write its manifest, then drop the work files."""
+    files.write_json(files.join(store, MANIFEST), asdict(manifest))
+    files.remove(files.join(store, WORK))
+
+
+class Described(Protocol):
+    """A manifest that describes files."""
+
+    @property
+    def files(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return bytes and sha256 by path within the folder."""
+        ...
+
+
+def verify(store: str, manifest: Described, contents: bool = False) -> None:
+    """Compare a folder's files with its manifest: names and sizes, and with contents their hashes.
+
+    Raises:
+        UserError: naming the first file that is missing or differs.
+    """
+    for name, expected in manifest.files.items():
+        path = files.join(store, name)
+        filesystem, inner = files.open_filesystem(path)
+        size = filesystem.get_file_info(inner).size
+        if size is None:
+            raise UserError(f"{path}: missing, though its manifest names it")
+        if size != expected["bytes"]:
+            raise UserError(f"{path}: {size} bytes, but its manifest says {expected['bytes']}")
+        if contents and files.sha256(path) != expected["sha256"]:
+            raise UserError(f"{path}: its contents differ from its manifest")
+
+
+def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:
+    """Write a label set beside the latents: one Parquet file, then its own manifest."""
+    folder = files.join(store, "labels", name)
+    sha = files.write_table(files.join(folder, "part-0.parquet"), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
+    about = {"schema_version": LABELS_VERSION, **manifest, "rows": table.num_rows, "sha256": sha}
+    files.write_json(files.join(folder, MANIFEST), about)
+
+
+def label_sets(store: str) -> list[str]:
+    """Name the finished label sets of a store."""
+    return sorted({path.split("/")[-2] for path in files.list_files(files.join(store, "labels"), MANIFEST)})
+
+
+def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
+    """Read what a label set says of itself.
+
+    Raises:
+        UserError: if the store has no such label set, or it is of another schema version.
+    """
+    folder = files.join(store, "labels", name)
+    path = files.join(folder, MANIFEST)
+    if not files.exists(path):
+        raise UserError(f"--labels {name}: {store} has the label sets {', '.join(label_sets(store)) or 'none'}")
+    told = files.read_json(path)
+    again = "encode again with --repair" if name == "human" else f"delete {folder} and run relabel.py again"
+    check_version(path, told, LABELS_VERSION, again, unnamed=1)
+    return told
+
+
+def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
+    """Read a label set and its hash.
+
+    Raises:
+        UserError: as read_labels_manifest does, or if it is missing or differs from its manifest.
+    """
+    path, manifest = files.join(store, "labels", name, "part-0.parquet"), read_labels_manifest(store, name)
+    if not files.is_file(path):
+        raise UserError(f"{path}: missing, though its manifest names it")
+    content = files.read_bytes(path)
+    sha = hashlib.sha256(content).hexdigest()
+    if sha != manifest.get("sha256"):
+        raise UserError(f"{path}: its contents differ from its manifest")
+    return pq.read_table(pa.BufferReader(content)), sha
+
+
+@contextlib.contextmanager
+def writer_lock(folder: str) -> Iterator[Callable[[], None]]:
+    """Hold a folder for one writer: on a disk until the process ends, on S3 until no more is heard of it.
+
+    Yields:
+        What is to be called before a result is published; raises UserError if another job took over meanwhile.
+
+    Raises:
+        UserError: if another process is writing there.
+    """
+    if files.writable(folder).startswith(files.S3):
+        from infra.base import (
+            object_lock,  # boto3: not on the way of those who have nothing on S3
+        )
+
+        lock = object_lock.ObjectLock(folder)
+        lock.take()
+        for care in (lock.keep, lock.watch):
+            threading.Thread(target=care, daemon=True).start()
+        try:
+            yield lock.check
+        finally:
+            lock.give_back()
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(files.join(folder, ".lock"), "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another job is writing here; wait for it or stop it") from None
+        yield lambda: None

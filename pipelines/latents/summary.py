@@ -1,0 +1,175 @@
+"""What a finished store says of itself: its rows counted, its files hashed, its manifest made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.engine import on_ray
+from pipelines.latents import safety, store
+from pipelines.raw import pairs, raw_pairs
+
+if TYPE_CHECKING:
+    from pipelines.latents.encode_latents import Plan
+
+MAX_REASONS = 100  # named in a manifest; some hold a number from the row, so a spoilt source may have millions
+
+
+def kept_prompt_ids(plan: Plan) -> npt.NDArray[np.int64]:
+    """Name the captions of the kept pairs, each once.
+
+    Raises:
+        UserError: if no pair was kept, with the most frequent reason.
+    """
+    rows = _rows_of(plan, "pairs/status=kept", ["prompt_id"])
+    if rows is None:
+        refused = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"])
+        told = "all rows are ties"
+        if refused is not None:
+            reason, count = next(iter(count_reasons(refused).items()))
+            told = f"most often: {reason} ({count} rows); {files.join(plan.destination, 'pairs')} has them all"
+        raise UserError(f"--source {plan.config.source}: no pair was kept; {told}")
+    return rows["prompt_id"].unique().to_numpy()
+
+
+def refuse_spoilt_source(plan: Plan) -> None:
+    """End an encoding whose source has more bad rows than may be; asked while it goes on, and after.
+
+    Raises:
+        UserError: with the most frequent reason. The rows are kept, and a higher limit goes on from there.
+    """
+    refused, limit = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"]), plan.config.max_bad_fraction
+    rows = plan.dataset.count_rows()
+    if refused is not None:
+        refused = refused.filter(pc.not_equal(refused["stage"], safety.STAGE))  # unwanted, not spoilt
+    if refused is not None and refused.num_rows > limit * rows:
+        reason, count = next(iter(count_reasons(refused).items()))
+        raise UserError(
+            f"--source {plan.config.source}: {refused.num_rows:,} of {rows:,} rows are quarantined already, over "
+            f"--max-bad-fraction {limit:g}; most often: {reason} ({count} rows); "
+            f"{files.join(plan.destination, 'pairs')} has them all"
+        )
+
+
+def _rows_of(plan: Plan, part: str, columns: list[str]) -> pa.Table | None:
+    folder = files.join(plan.destination, part)
+    filesystem, _ = files.open_filesystem(folder)
+    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
+    return pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=columns) if paths else None
+
+
+def count_reasons(refused: pa.Table) -> dict[str, int]:
+    """Count quarantined rows by stage and reason, the most frequent first; beyond MAX_REASONS together."""
+    groups = refused.group_by(["stage", "reason"], use_threads=False).aggregate([([], "count_all")])
+    groups = groups.sort_by([("count_all", "descending"), ("stage", "ascending"), ("reason", "ascending")])
+    named = {f"{row['stage']}: {row['reason']}": row["count_all"] for row in groups[:MAX_REASONS].to_pylist()}
+    rest = refused.num_rows - sum(named.values())
+    return named | ({"other reasons": rest} if rest else {})
+
+
+def summarise(plan: Plan) -> store.Manifest:
+    """Count and hash the stored rows, write the human label set, and make the manifest.
+
+    Raises:
+        UserError: if the stored rows are not exactly the source's, or the captions not exactly those of the kept pairs.
+    """
+    paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
+    prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
+    described = dict(zip(paths + prompts, on_ray.map_files(store.describe_file, paths + prompts), strict=True))
+    filesystem, _ = files.open_filesystem(plan.destination)
+    inner = [files.open_filesystem(path)[1] for path in paths]
+    rows = pads.dataset(inner, filesystem=filesystem, format="parquet", partitioning="hive").to_table(
+        columns=["pair_id", "label_0", "stage", "reason", "contradicts", "status"]
+    )
+    refused, kept = (rows.filter(pc.equal(rows["status"], status)) for status in ("quarantined", "kept"))
+    wanted = kept_prompt_ids(plan)
+    counts = store.Counts(
+        rows_in=plan.dataset.count_rows(),
+        ties=_count(rows, "status", "tie"),
+        invalid=_count(refused, "stage", "label"),
+        quarantined=refused.num_rows,
+        kept=kept.num_rows,
+        contradicting=int(pc.sum(rows["contradicts"]).as_py() or 0),
+        prompts=len(wanted),
+    )
+    if rows.num_rows != counts.rows_in or len(rows["pair_id"].unique()) != counts.rows_in:
+        raise UserError(
+            f"{plan.destination}: {rows.num_rows} rows stored for {counts.rows_in} in the source; "
+            "the source changed while it was encoded: give another --store"
+        )
+    _check_captions(plan, wanted)
+    reasons = count_reasons(refused)
+    nulls = pa.nulls(kept.num_rows, pa.float32())
+    human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
+    labels = pa.table(
+        [column.cast(t) for column, t in zip(human, store.LABELS_SCHEMA.types, strict=True)], schema=store.LABELS_SCHEMA
+    )
+    origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
+    store.write_labels(plan.destination, "human", labels, {"scorer": "human", **origin})
+    return _manifest(plan, counts, reasons, described)
+
+
+def _count(rows: pa.Table, column: str, value: str) -> int:
+    return int(pc.sum(pc.equal(rows[column], value)).as_py() or 0)
+
+
+def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:
+    """Refuse prompts/ that are not the wanted captions and the empty one, each once: a pair would get another's."""
+    stored, expected = _rows_of(plan, "prompts", ["prompt_id"]), np.union1d(wanted, pairs.prompt_id(""))
+    found = stored["prompt_id"].to_numpy() if stored is not None else np.empty(0, np.int64)
+    if not np.array_equal(np.sort(found), expected):
+        folder, done = files.join(plan.destination, "prompts"), plan.work("prompts_done")
+        raise UserError(
+            f"{folder}: {len(found)} captions stored, of which {np.isin(expected, found).sum()} are among the "
+            f"{len(expected)} wanted; delete this folder and {done}, then the same command encodes them again"
+        )
+
+
+def _manifest(
+    plan: Plan, counts: store.Counts, reasons: dict[str, int], described: dict[str, dict[str, Any]]
+) -> store.Manifest:
+    names = {path: path.removeprefix(plan.destination + "/") for path in described}
+    trained_on = [path for path, name in names.items() if name.startswith(("pairs/status=kept/", "prompts/"))]
+    content = sum(int(described[path]["digest"], 16) for path in trained_on)
+    return store.Manifest(
+        source=plan.config.source,
+        model=plan.config.model,
+        fingerprints=plan.fingerprints,
+        resolution=plan.resolution,
+        latent_shape=plan.latent_shape,
+        scaling_factor=plan.vae["scaling_factor"],
+        shift_factor=plan.vae["shift_factor"] or 0.0,
+        posterior=plan.config.posterior,
+        flip=plan.config.flip,
+        embeddings=plan.embeddings,
+        counts=counts,
+        reasons=dict(sorted(reasons.items())),
+        content_hash=f"{content % (1 << 128):032x}",
+        config=asdict(plan.config),
+        safety=dict(plan.filter.identity),
+        files={
+            names[path]: {k: v for k, v in about.items() if k != "digest"} for path, about in sorted(described.items())
+        },
+    )
+
+
+def table(manifest: store.Manifest, seconds: float | None = None, written_before: int = 0) -> str:
+    """Lay out what was done, for the terminal; a resumed run's speed counts the rows that it wrote itself."""
+    counts = asdict(manifest.counts)
+    size = sum(int(about["bytes"]) for about in manifest.files.values())
+    lines = [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()]
+    lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.reasons.items()]
+    if seconds is not None:
+        share = 1 - written_before / manifest.counts.rows_in
+        lines += [("seconds", f"{seconds:,.1f}"), ("images/s", f"{2 * manifest.counts.kept * share / seconds:,.1f}")]
+    lines.append(("bytes", f"{size:,}"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"  {name:<{width}}  {value:>14}" for name, value in lines)

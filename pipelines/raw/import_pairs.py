@@ -1,0 +1,158 @@
+"""Make raw pairs from your own comparisons: images and a CSV or JSONL of (caption, image_0, image_1, label_0).
+
+`python pipelines/import_pairs.py --table pairs.csv --images photos --output raw`
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.raw import raw_pairs
+from pipelines.raw.pairs import check_caption, check_label, hash64
+
+COLUMNS = ("caption", "image_0", "image_1", "label_0")
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Flags of the importer."""
+
+    table: str
+    """CSV (with a header) or JSONL with the columns caption, image_0, image_1, label_0."""
+    images: str
+    """Folder that the image names count from, local or s3://."""
+    output: str = "runs/imported"
+    """Folder for the raw pairs, local or s3://."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One checked line of the table."""
+
+    line: int  # of the file, from 1
+    caption: str
+    names: tuple[str, str]  # of the images in slot 0 and 1, below the folder of images
+    label_0: float
+
+
+def read_comparisons(path: str) -> list[Comparison]:
+    """Read and check the table.
+
+    Raises:
+        UserError: naming the file and, where there is one, the line.
+    """
+    if not files.is_file(path):
+        raise UserError(f"--table {path}: no such file")
+    try:
+        text = files.read_bytes(path).decode("utf-8-sig")
+        lines = _jsonl_lines(text) if path.endswith(".jsonl") else _csv_lines(text)
+        found = [_comparison(number, row, f"--table {path}: line {number}") for number, row in lines]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"--table {path}: not readable ({error})") from error
+    if not found:
+        raise UserError(f"--table {path}: no comparisons in it")
+    return found
+
+
+def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _jsonl_lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+
+
+def _comparison(number: int, row: Any, place: str) -> Comparison:
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: not an object with {', '.join(COLUMNS)}")
+    if missing := [name for name in COLUMNS if name not in row]:
+        raise UserError(f"{place}: no {', '.join(missing)}")
+    if None in row:  # where csv puts what has no column
+        raise UserError(f"{place}: more values than the header has columns; quote captions that hold a comma")
+    caption, label = row["caption"], row["label_0"]
+    if isinstance(label, str):  # all that a CSV knows
+        try:
+            label = float(label)
+        except ValueError:
+            raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1") from None
+    if refusal := check_caption(caption) or check_label(label, None, strict=False):
+        raise UserError(f"{place}: {refusal.reason}")
+    for name in COLUMNS[:3]:
+        if not isinstance(row[name], str) or not row[name] or not _is_unicode(row[name]):
+            raise UserError(f"{place}: {name} is {'empty' if row[name] in ('', None) else 'not text'}")
+    return Comparison(number, caption, (row["image_0"], row["image_1"]), float(label))
+
+
+def _is_unicode(text: str) -> bool:
+    """Say whether UTF-8 can hold a text; JSON's escapes can make one that it cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def image_path(images: str, name: str) -> str | None:
+    """Return the path of an image, or None where the folder has none of that name or the name leads out of it."""
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        return None
+    path = files.join(images, name)
+    return path if files.is_file(path) else None
+
+
+def check_images(comparisons: list[Comparison], images: str, table: str) -> None:
+    """Look for every image before anything is written.
+
+    Raises:
+        UserError: naming the first line whose image is not there.
+    """
+    known: set[str] = set()
+    for comparison in comparisons:
+        for name in comparison.names:
+            if name not in known and image_path(images, name) is None:
+                raise UserError(f"--table {table}: line {comparison.line}: no image {name} in {images}")
+            known.add(name)
+
+
+def ranking_ids(comparisons: list[Comparison]) -> list[int]:
+    """Give each comparison an id, two raters' comparisons of the same images included.
+
+    Equal (caption, image_0, image_1) are numbered by label, so the ids do not depend on the order of the table.
+    """
+    numbered: dict[int, int] = {}
+    used: Counter[tuple[str, str, str]] = Counter()
+    for index in sorted(range(len(comparisons)), key=lambda index: comparisons[index].label_0):
+        one = comparisons[index]
+        told = (one.caption, *one.names)
+        numbered[index] = hash64(*(part.encode() for part in told), str(used[told]).encode())
+        used[told] += 1
+    return [numbered[index] for index in range(len(comparisons))]
+
+
+def imported_pairs(comparisons: list[Comparison], images: str) -> Iterator[dict[str, Any]]:
+    """Turn comparisons into raw pairs one by one; the images' bytes go in as they are."""
+    for comparison, ranking_id in zip(comparisons, ranking_ids(comparisons), strict=True):
+        shown = [(name, files.read_bytes(files.join(images, name))) for name in comparison.names]
+        yield raw_pairs.labelled_pair(ranking_id, comparison.caption, shown, comparison.label_0, "imported")
+
+
+def main(config: ImportConfig) -> None:
+    """Make raw pairs in Pick-a-Pic's columns from a folder of images and a table of comparisons."""
+    output, images = files.resolve(config.output), files.resolve(config.images)
+    comparisons = read_comparisons(files.resolve(config.table))
+    check_images(comparisons, images, config.table)
+    count = raw_pairs.write_pairs(output, imported_pairs(comparisons, images), asdict(config))
+    print(f"{output}: {count} raw pairs; next: python pipelines/encode_latents.py --source {output}", flush=True)

@@ -1,0 +1,76 @@
+"""The evaluation as one HTML page that loads nothing from elsewhere; its pairs of images are flipped through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.judging.comparison import Drawn
+from pipelines.judging.evaluation import FEW, Evaluated
+from pipelines.judging.win_rate import BOOTSTRAP
+from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
+
+SHOWN, SHOWN_OF_GROUP = 8, 3  # pairs
+GROUPS_SHOWN = 24  # PartiPrompts has 12 categories and 11 challenges; more would be a page of many megabytes
+
+
+def choose(evaluated: Evaluated, judge: str, columns: list[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """Choose rows to show, by title: the policy's largest gains, its largest losses, some at random, some per group."""
+    gain = evaluated.policy[judge].astype(np.float64) - evaluated.base[judge]
+    order, rng = np.argsort(gain, kind="stable"), np.random.default_rng(0)
+    best, worst = order[::-1], order
+    chosen = {
+        "Best: the policy’s largest gains": best[gain[best] > 0][:SHOWN],
+        "Worst: the policy’s largest losses": worst[gain[worst] < 0][:SHOWN],
+        "At random": rng.permutation(len(gain))[:SHOWN],
+    }
+    for column, group in list(_groups(evaluated, columns))[:GROUPS_SHOWN]:
+        chosen[f"{column}: {group}"] = rng.permutation(evaluated.where(column, group))[:SHOWN_OF_GROUP]
+    return {title: rows for title, rows in chosen.items() if len(rows)}
+
+
+def _groups(evaluated: Evaluated, columns: list[str]) -> Iterator[tuple[str, str]]:
+    for column in columns:
+        for group in evaluated.groups(column):
+            yield column, group
+
+
+def image_pairs(evaluated: Evaluated, policy: Drawn, base: Drawn, judge: str, columns: list[str]) -> dict[str, Any]:
+    """Read and embed the chosen pairs, by title."""
+    chosen = choose(evaluated, judge, columns)
+    keys = evaluated.wanted["image_id"].to_pylist()
+    ids = sorted({keys[row] for rows in chosen.values() for row in rows})
+    left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
+    flags = flags_of({"base": base.folder, "policy": policy.folder})
+
+    def show(row: int) -> dict[str, Any]:
+        return {
+            "caption": evaluated.prompts[row].caption,
+            "flags": flags(keys[row]),
+            "base": data_uri(left[keys[row]], IMAGE_SIDE),
+            "policy": data_uri(right[keys[row]], IMAGE_SIDE),
+            "base_score": float(evaluated.base[judge][row]),
+            "policy_score": float(evaluated.policy[judge][row]),
+        }
+
+    return {title: [show(int(row)) for row in rows] for title, rows in chosen.items()}
+
+
+def render(report: dict[str, Any], evaluated: Evaluated, policy: Drawn, base: Drawn) -> str:
+    """Lay the evaluation out; every text in it is escaped.
+
+    Args:
+        report: what report.json holds.
+    """
+    columns = list(report["breakdown"])
+    cells = [cell for groups in report["breakdown"].values() for group in groups.values() for cell in group.values()]
+    return fill(
+        "evaluation.html.jinja",
+        report,
+        pairs=image_pairs(evaluated, policy, base, report["judge"], columns),
+        unshown=max(0, len(list(_groups(evaluated, columns))) - GROUPS_SHOWN),
+        few=FEW if any(cell["interval"] == BOOTSTRAP and cell["prompts"] < FEW for cell in cells) else None,
+    )

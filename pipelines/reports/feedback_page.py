@@ -1,0 +1,51 @@
+"""The matrix of label sets and judges as one HTML page that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipelines.judging.comparison import Drawn
+from pipelines.judging.score import paired_scores
+from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
+
+SHOWN = 4  # captions drawn at random
+
+
+def strips(report: Mapping[str, Any], policies: Mapping[str, Drawn], base: Drawn) -> list[dict[str, Any]]:
+    """Choose captions and show each one's image by every model: a few at random, then each policy's largest gain.
+
+    A policy's gain is measured by the judge that labelled its training data, where there is one.
+    """
+    first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
+    chosen = [("At random", int(row)) for row in np.random.default_rng(0).permutation(first.num_rows)[:SHOWN]]
+    for name, drawn in policies.items():
+        for judge in (judge for judge, cell in report["matrix"][name].items() if cell["labelled"]):
+            ours, theirs = paired_scores(drawn.scores, base.scores, judge)
+            chosen.append((f"Largest gain of {name} by {judge}", int(np.argmax(ours - theirs))))
+    ids = [first["image_id"][row].as_py() for _, row in chosen]
+    models = {"base": base, **policies}
+    contents = {name: image_contents(drawn.folder, ids) for name, drawn in models.items()}
+    flags = flags_of({name: drawn.folder for name, drawn in models.items()})
+    return [
+        {
+            "title": title,
+            "caption": first["caption"][row].as_py(),
+            "flags": flags(key),
+            "images": {name: data_uri(contents[name][key], IMAGE_SIDE) for name in models},
+        }
+        for (title, row), key in zip(chosen, ids, strict=True)
+    ]
+
+
+def render(report: dict[str, Any], policies: Mapping[str, Drawn], base: Drawn) -> str:
+    """Lay the matrix out; every text in it is escaped.
+
+    Args:
+        report: what report.json holds.
+        policies: images by row.
+    """
+    return fill("feedback.html.jinja", report, strips=strips(report, policies, base))

@@ -1,0 +1,128 @@
+"""Judge a run and show it: `python pipelines/report.py ...` writes report.json and a self-contained report.html.
+
+Beside them result.png, a strip of images to show elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.base import files, object_storage
+from infra.base.errors import UserError
+from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
+from pipelines.judging.image_flags import tell_flags
+from pipelines.judging.origin import find_origin
+from pipelines.latents import store
+from pipelines.reports import report_page
+from training.checkpoints.run_folder import FACTS, RESULT
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Flags of the report."""
+
+    base: str
+    """Scored images of the base model."""
+    policy: str
+    """Scored images of the trained model, same prompts and seeds."""
+    train: str
+    """Run folder of the trained model."""
+    store: str
+    """Latent store it was trained on."""
+    output: str = "runs/report"
+    """Folder for report.json and report.html, local or s3://."""
+    judge: str = "oracle"
+    """Scorer of the headline."""
+    control: str | None = None
+    """Scored images of a control, an SFT model say."""
+    control_train: str | None = None
+    """Run folder of the control."""
+
+
+def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
+    """Gather every figure of the report.
+
+    Raises:
+        UserError: if an input is missing or unfinished.
+    """
+    if (config.control is None) != (config.control_train is None):
+        raise UserError("--control and --control-train: give both, images and run of the control, or neither")
+    compared = compare(policy, base)
+    if config.judge not in compared:
+        raise UserError(f"--judge {config.judge}: base and policy were both scored by {', '.join(compared) or 'none'}")
+    compared = {config.judge: compared[config.judge]} | compared  # the headline's judge comes first
+    manifest = store.read_manifest(files.resolve(config.store))
+    facts = read_facts(config.train, manifest)
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "judge": config.judge,
+        "win_rate": {name: found["win_rate"] for name, found in compared.items()},
+        "median": {name: found["median"] for name, found in compared.items()},
+        "sets": {"base": base.judged, "policy": policy.judged},
+        "origin": find_origin(files.join(config.train, RESULT)).told(list(compared)),
+        "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
+        "implicit_reward": facts.get("implicit_reward"),
+        "store": asdict(manifest.counts) | {"content_hash": manifest.content_hash},
+        "train": facts["train"] | {"best_step": facts["best_step"]},
+        "config": {
+            "train": facts["config"],
+            "encode": dict(manifest.config),
+            "generate": {"base": base.identity, "policy": policy.identity},
+            "report": asdict(config),
+        },
+    }
+    if config.control and config.control_train:
+        control, control_facts = read_drawn(config.control), read_facts(config.control_train, manifest)
+        report["control"] = _control(control, base, policy)
+        report["control"]["differs_in"] = differences(facts["config"], control_facts["config"])
+        report["sets"]["control"] = control.judged
+        report["config"]["control"] = control_facts["config"]
+    return report
+
+
+def _control(control: Drawn, base: Drawn, policy: Drawn) -> dict[str, Any]:
+    over_base, under_policy = compare(control, base), compare(policy, control)
+    return {
+        "win_rate": {name: found["win_rate"] for name, found in over_base.items()},
+        "policy_over_control": {name: found["win_rate"] for name, found in under_policy.items()},
+        "median": {name: found["median"]["policy"] for name, found in over_base.items()},
+    }
+
+
+def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
+    """Read what a finished run says of itself.
+
+    Raises:
+        UserError: if it is not finished, or was trained on another store.
+    """
+    path = files.join(files.resolve(run), RESULT, FACTS)
+    if not files.is_file(path):
+        raise UserError(f"{run}: no finished run here; train_dpo.py writes {path}")
+    facts = files.read_json(path)
+    if facts["store_hash"] != manifest.content_hash:
+        raise UserError(f"--store: {run} was trained on another store; give the one that its config.json names")
+    return facts
+
+
+def main(config: ReportConfig) -> None:
+    """Compare a trained model with its base and write report.json, report.html and result.png."""
+    output = files.resolve(config.output)
+    object_storage.check("--output", output)
+    policy, base = read_drawn(config.policy), read_drawn(config.base)
+    report = build(config, policy, base)
+    page = report_page.render(report, policy, base, config.train, config.control_train)
+    content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
+    files.write_bytes(files.join(output, "report.json"), content.encode())
+    files.write_bytes(files.join(output, "report.html"), page.encode())
+    files.write_bytes(files.join(output, "result.png"), report_page.picture(policy, base))
+    won = report["win_rate"][config.judge]
+    print(
+        f"win rate of the policy over the base, judged by {config.judge}: {won['value']:.3f} "
+        f"(95 % interval {won['low']:.3f} to {won['high']:.3f}, {won['n']} prompts)\n"
+        f"report: {files.join(output, 'report.html')}",
+        flush=True,
+    )

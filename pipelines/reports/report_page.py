@@ -1,0 +1,148 @@
+"""The report as one HTML page that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
+
+from infra.base import files
+from pipelines.drawing.generate import read_images
+from pipelines.judging.comparison import Drawn
+from pipelines.judging.image_flags import blurred, flag_reasons
+from pipelines.judging.score import paired_scores
+from pipelines.reports import charts
+from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
+
+SHOWN = 6  # image pairs per section
+IMAGE_SIDE, GRID_SIDE = 512, 1600  # pixels at most, embedded
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[str, Any]]]:
+    """Choose image pairs to show: a random few, the policy's best gains, and its worst losses."""
+    ours, theirs = paired_scores(policy.scores, base.scores, judge)
+    gain, order = ours - theirs, np.argsort(ours - theirs, kind="stable")
+    chosen = {
+        "At random": np.random.default_rng(0).permutation(len(gain))[:SHOWN],
+        "Largest gains": order[::-1][:SHOWN],
+        "Largest losses": order[:SHOWN],
+    }
+    first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
+    ids = [first["image_id"][int(row)].as_py() for rows in chosen.values() for row in rows]
+    left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
+    flags = flags_of({"base": base.folder, "policy": policy.folder})
+
+    def show(row: int) -> dict[str, Any]:
+        key = first["image_id"][row].as_py()
+        return {
+            "caption": first["caption"][row].as_py(),
+            "flags": flags(key),
+            "base": data_uri(left[key], IMAGE_SIDE),
+            "policy": data_uri(right[key], IMAGE_SIDE),
+            "base_score": float(theirs[row]),
+            "policy_score": float(ours[row]),
+        }
+
+    return {title: [show(int(row)) for row in rows] for title, rows in chosen.items()}
+
+
+def image_contents(folder: str, ids: list[int]) -> dict[int, bytes]:
+    """Read images by their ids as a page may show them: flagged ones blurred, their own bytes nowhere in it."""
+    table, flagged = read_images(folder, ids, columns=["image"]), flag_reasons(folder)
+    contents = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
+    return {image_id: blurred(content) if image_id in flagged else content for image_id, content in contents}
+
+
+def flags_of(folders: Mapping[str, str]) -> Callable[[int], dict[str, str]]:
+    """Return a function of an image_id: why that image is flagged, by the model's name, where it is.
+
+    Args:
+        folders: folder of images by the model's name.
+    """
+    found = {name: flag_reasons(folder) for name, folder in folders.items()}
+    return lambda key: {name: reasons[key] for name, reasons in found.items() if key in reasons}
+
+
+def data_uri(content: bytes, side: int) -> str:
+    """Embed image bytes in a page, at most side pixels wide and high: PNG while small, JPEG from 256 pixels on."""
+    image = Image.open(io.BytesIO(content), formats=("PNG",)).convert("RGB")
+    image.thumbnail((side, side))
+    kind = "PNG" if max(image.size) < 256 else "JPEG"
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, quality=92)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> bytes:
+    """Paste a random few prompts' images into one PNG, the base's above the policy's, to show elsewhere."""
+    first = base.scores.filter(pc.equal(base.scores["image_index"], 0))["image_id"].to_pylist()
+    chosen = [first[row] for row in np.random.default_rng(1).permutation(len(first))[:columns]]
+    canvas = Image.new("RGB", (len(chosen) * side, 2 * side))
+    for row, drawn in enumerate((base, policy)):
+        contents = image_contents(drawn.folder, chosen)
+        for column, key in enumerate(chosen):
+            image = Image.open(io.BytesIO(contents[key]), formats=("PNG",)).convert("RGB").resize((side, side))
+            canvas.paste(image, (column * side, row * side))
+    buffer = io.BytesIO()
+    canvas.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
+    """Embed a few of a run's sample grids, the first and the last among them."""
+    found = files.list_files(files.join(files.resolve(run), "samples"), ".png")
+    if len(found) > limit:
+        found = [found[round(i * (len(found) - 1) / (limit - 1))] for i in range(limit)]
+    return [
+        {"step": str(int(Path(path).stem.split("-")[1])), "image": data_uri(files.read_bytes(path), GRID_SIDE)}
+        for path in found
+    ]
+
+
+def template(name: str, folder: Path = TEMPLATES) -> jinja2.Template:
+    """Load a template; every text is escaped, and a name that is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(name)
+
+
+def fill(name: str, report: dict[str, Any], **more: Any) -> str:
+    """Fill a report's template.
+
+    Args:
+        report: what report.json holds; its config is shown as the settings.
+    """
+    return template(name).render(report=report, settings=json.dumps(report["config"], indent=2), **more)
+
+
+def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, control_train: str | None) -> str:
+    """Lay the report out; every text in it is escaped.
+
+    Args:
+        report: what report.json holds.
+        train, control_train: run folders, for their curves and sample grids.
+    """
+    run = files.resolve(train)
+    drawn = charts.training_charts(
+        read_notes(run, STEPS),
+        read_notes(run, ASSESSMENTS),
+        read_notes(files.resolve(control_train), ASSESSMENTS) if control_train else [],
+        report["train"]["best_step"],
+    )
+    return fill(
+        "report.html.jinja",
+        report,
+        pairs=image_pairs(policy, base, report["judge"]),
+        grids=[] if report["safety"] else sample_grids(train),  # a filter has not seen those
+        charts=drawn,
+    )

@@ -1,0 +1,251 @@
+"""A store under kills, on a full disk, from a spoilt source, with lost files: the same contents, or one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+from support.material import Submit, rendered_pairs, write_pairs
+from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
+
+from infra import chaos
+from infra.base.errors import UserError
+from pipelines.engine import on_ray, progress
+from pipelines.engine.jobs import Job
+from pipelines.latents import repair, store
+from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.encode_latents import main
+from training.data.staging import stage
+
+pytestmark = pytest.mark.chaos
+
+
+# 1, 14. Kills, and a second job meanwhile
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_sigkills_of_encoder_driver_and_node_lose_and_double_nothing(
+    seed: int, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    drawn = chaos.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // chaos.BLOCK)
+    flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
+    found = chaos.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
+    assert (found.counts, found.content_hash) == contents(encoded_store)
+
+
+def test_a_second_job_on_the_same_store_is_refused(raw_pairs: Path, tmp_path: Path) -> None:
+    config = EncodeConfig(source=str(raw_pairs), store=str(tmp_path / "s"))
+    with store.writer_lock(config.store), pytest.raises(UserError, match="another job is writing here"):
+        main(config)
+    assert [path.name for path in Path(config.store).iterdir()] == [".lock"]  # nothing was touched
+
+
+def test_strikes_are_the_seeds_and_leave_something_to_do() -> None:
+    drawn = chaos.strikes(random.Random(5), ("encoder", "driver", "node"), 25)
+    assert drawn == chaos.strikes(random.Random(5), ("encoder", "driver", "node"), 25)
+    assert {strike.victim for strike in drawn} == {"encoder", "driver", "node"}
+    moments = [strike.blocks for strike in drawn]
+    assert moments == sorted(set(moments))
+    assert 0 < moments[0] <= moments[-1] < 17
+
+
+# 4. Lost and damaged files
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes([content[8] ^ 1]) + content[9:])
+
+
+def opened(path: Path, cache: Path) -> None:
+    """Open all of a store that a trainer reads."""
+    stage(str(path), str(cache))
+    store.read_labels(str(path), "human")
+
+
+PARTS = ("pairs/status=kept", "pairs/status=tie", "pairs/status=quarantined", "prompts", "labels/human")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_lost_or_damaged_file_is_refused_at_open_and_named(
+    part: str, damage: Callable[[Path], None], copied_store: Path, tmp_path: Path
+) -> None:
+    file = sorted((copied_store / part).glob("*.parquet"))[0]
+    damage(file)
+    with pytest.raises(UserError, match=rf"{part}/{file.name}: "):
+        opened(copied_store, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "labels/human/manifest.json"])
+def test_a_lost_or_damaged_manifest_is_refused_at_open(name: str, copied_store: Path, tmp_path: Path) -> None:
+    whole = (copied_store / name).read_text()
+    for spoilt in (whole[:-4], "{}"):
+        (copied_store / name).write_text(spoilt)
+        with pytest.raises(UserError, match=rf"{name}: |labels/human/part-0\.parquet: "):
+            opened(copied_store, tmp_path / "cache")
+    (copied_store / name).unlink()
+    with pytest.raises(UserError, match=r"no latent store here|has the label sets none"):
+        opened(copied_store, tmp_path / "cache")
+    (copied_store / name).write_text(whole)
+    opened(copied_store, tmp_path / "cache")
+
+
+def test_a_store_that_lost_its_manifest_is_not_written_a_second_time(copied_store: Path, raw_pairs: Path) -> None:
+    (copied_store / "manifest.json").unlink()
+    told = refusal("--source", str(raw_pairs), "--store", str(copied_store))
+    assert "has pairs, but neither manifest.json nor a record of progress; restore manifest.json from a copy" in told
+
+
+def test_repair_computes_the_lost_rows_and_no_others(
+    encoded_store: Path, copied_store: Path, raw_pairs: Path, submit: Submit
+) -> None:
+    lost = [sorted((copied_store / part).glob("*.parquet"))[0] for part in ("pairs/status=kept", "pairs/status=tie")]
+    rows = sum(pq.read_metadata(path).num_rows for path in lost)
+    lost[0].unlink()
+    flip(lost[1])
+    spared = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet") if path not in lost}
+    flags = ["--source", str(raw_pairs), "--store", str(copied_store)]
+    done = submit(SCRIPT, *flags, "--repair")
+    assert f"lost; {rows} rows are computed again" in done.stdout
+    assert "repaired: the same contents as before" in done.stdout
+    now = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet")}
+    labels = copied_store / "labels"
+    assert {path: at for path, at in spared.items() if labels not in path.parents}.items() <= now.items()
+    assert sum(pq.read_metadata(path).num_rows for path in now.keys() - spared.keys()) == rows
+    assert contents(copied_store) == contents(encoded_store)
+    main(EncodeConfig(source=str(raw_pairs), store=str(copied_store), repair=True))  # nothing is lost any more
+    assert now == {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet")}
+
+
+def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(copied_store: Path) -> None:
+    manifest = store.read_manifest(str(copied_store))
+    assert repair.damaged(str(copied_store), manifest) == []
+    prompts = next((copied_store / "prompts").glob("*.parquet"))
+    truncate(prompts)
+    flip(copied_store / "labels" / "human" / "part-0.parquet")
+    lost = repair.damaged(str(copied_store), manifest)
+    assert lost == [f"prompts/{prompts.name}", "labels/human"]
+    assert repair.reopen(str(copied_store), manifest, lost) == manifest.counts.prompts + 1
+    assert not prompts.exists()
+    with pytest.raises(UserError, match="unfinished"):
+        store.read_manifest(str(copied_store))
+    work = copied_store / store.WORK
+    assert progress.finished_rows(str(work / "pairs_done")) == 406
+    assert not (work / "prompts_done").exists()
+    begun = json.loads((work / "config.json").read_text())
+    assert begun["fingerprints"] == manifest.fingerprints
+
+
+@pytest.mark.parametrize(("moved", "told"), [("source", "nowhere"), ("model", "fingerprints was")])
+def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
+    moved: str, told: str, copied_store: Path, raw_pairs: Path
+) -> None:
+    sorted((copied_store / "pairs/status=tie").glob("*.parquet"))[0].unlink()
+    manifest = json.loads((copied_store / store.MANIFEST).read_text())
+    source = str(copied_store / "nowhere") if moved == "source" else str(raw_pairs)
+    manifest["config"]["source"] = source
+    if moved == "model":
+        manifest["fingerprints"] = dict.fromkeys(manifest["fingerprints"], "another")
+    (copied_store / store.MANIFEST).write_text(json.dumps(manifest))
+    before = {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=told):
+        main(EncodeConfig(source=source, store=str(copied_store), repair=True))
+    assert {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()} == before
+
+
+# 8. A spoilt source
+
+
+def test_more_bad_rows_than_may_be_end_the_job_with_the_reason(submit: Submit, tmp_path: Path) -> None:
+    rows = rendered_pairs(40)
+    for row in rows[:10]:  # one of them a tie, whose images are not looked at
+        row["jpg_0"] = b"no image"
+    source = write_pairs(tmp_path / "raw", rows)
+    flags = ["--source", str(source), "--store", str(tmp_path / "s")]
+    done = submit(SCRIPT, *flags, "--max-bad-fraction", "0.2", check=False)
+    assert done.returncode != 0
+    told = next(line for line in done.stdout.splitlines() if line.startswith("error: "))
+    assert "9 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: " in told
+    assert not (tmp_path / "s" / store.MANIFEST).exists()
+    submit(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what was done before counts
+    assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
+
+
+# 10. A full disk
+
+
+def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_finishes(
+    encoded_store: Path, raw_pairs: Path, submit: Submit, tmp_path: Path
+) -> None:
+    flags = ["--source", str(raw_pairs), *SMALL_BLOCKS, "--store", str(tmp_path / "s")]
+    done = submit("tests/support/full_disk.py", "40000", *flags, check=False)
+    assert done.returncode != 0
+    full = f"error: {tmp_path}/s/pairs: could not be written (No space left on device); make room, then the same "
+    assert f"{full}command goes on from what is written" in done.stdout.splitlines()
+    assert not (tmp_path / "s" / store.MANIFEST).exists()
+    before = pads.dataset(tmp_path / "s" / store.WORK / "pairs_done").count_rows()
+    assert before > 0  # something was finished, so there is something to keep
+    submit(SCRIPT, *flags)
+    assert contents(tmp_path / "s") == contents(encoded_store)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            False,
+            r"out: could not be written \(.*\); make room",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            False,
+            r"out: could not be written \(.*\); make room",
+        ),
+        (on_ray.ray.exceptions.OutOfDiskError("x"), False, "out: Ray's disk for what does not fit into memory is full"),
+        (on_ray.ray.exceptions.ActorDiedError(), True, "out: a node was lost with work that Ray needed; the same"),
+        (UserError("a step's own sentence"), True, "^a step's own sentence$"),
+    ],
+)
+def test_what_ends_a_job_is_one_sentence(
+    error: Exception, lost: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=told):
+        fail(error, lost, tmp_path, monkeypatch)
+
+
+def test_a_failure_of_another_kind_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fail(ZeroDivisionError(), False, tmp_path, monkeypatch)
+    with pytest.raises(FileNotFoundError):
+        fail(FileNotFoundError(errno.ENOENT, "No such file"), False, tmp_path, monkeypatch)
+
+
+def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job of the engine that fails by an error as Ray wraps it, and perhaps loses one of two nodes."""
+    nodes: list[dict[str, Any]] = [{"NodeID": name, "Alive": True, "Resources": {}} for name in ("1", "2")]
+
+    def build(_: Job) -> None:
+        nodes[1]["Alive"] = not lost
+        raise on_ray.ray.exceptions.RayTaskError("Write", "a traceback", error).as_instanceof_cause()
+
+    monkeypatch.setattr(on_ray, "_check_resources", Mock())
+    monkeypatch.setattr(on_ray.progress, "watch", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(on_ray, "_build", build)
+    monkeypatch.setattr(on_ray.ray, "nodes", lambda: nodes)
+    ids = lambda table: table["id"].to_numpy()  # noqa: E731
+    on_ray.run(Job(["in"], ["id"], [], "out", str(folder), "id", ids, rows_per_block=1, name="rows", rows=1))

@@ -1,0 +1,132 @@
+"""Paths and files, local and in S3: a file is absent or complete, listings are sorted, hashes are of the bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from unittest.mock import Mock
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.base import files
+from infra.base.errors import UserError
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def test_files_are_written_listed_read_hashed_and_removed(folder: str) -> None:
+    path = files.join(folder, "a", "b.bin")
+    assert not files.exists(path)
+    assert files.list_files(folder) == []
+    files.write_bytes(path, b"one")
+    files.write_bytes(path, b"two, longer")  # replaces, and leaves nothing beside it
+    files.write_bytes(files.join(folder, "a.txt"), b"")
+    assert files.list_files(folder) == [files.join(folder, "a.txt"), path]
+    assert files.list_files(folder, ".bin") == [path]
+    assert files.read_bytes(path) == b"two, longer"
+    assert files.sha256(path) == hashlib.sha256(b"two, longer").hexdigest()
+    assert (files.is_file(path), files.is_file(files.join(folder, "a"))) == (True, False)
+    assert files.exists(files.join(folder, "a"))
+    files.remove(files.join(folder, "a"))
+    files.remove(files.join(folder, "a"))  # an absent one is no error
+    assert files.list_files(folder) == [files.join(folder, "a.txt")]
+
+
+def test_a_copy_is_the_bytes_and_tells_their_hash(folder: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * (5 << 12)  # 5 MiB: more than a block
+    source, there, back = (
+        files.join(path, name) for path, name in ((folder, "a"), (folder, "b/c"), (str(tmp_path), "d/e"))
+    )
+    files.write_bytes(source, content)
+    digest = hashlib.sha256(content).hexdigest()
+    assert [files.copy(source, there), files.copy(there, back)] == [digest, digest]
+    assert files.read_bytes(there) == files.read_bytes(back) == content
+    with pytest.raises(OSError, match="none"):
+        files.copy(files.join(folder, "none"), back)
+
+
+@pytest.mark.parametrize("path", ["s3://KEY:PLANTED@bucket/run", "s3://bucket/run?secret_key=PLANTED"])
+def test_a_path_with_credentials_is_refused_and_not_repeated(path: str) -> None:
+    with pytest.raises(UserError, match="bucket and folder alone") as refused:
+        files.resolve(path)
+    assert "PLANTED" not in str(refused.value)
+    assert files.resolve("s3://bucket/me@home/run/") == "s3://bucket/me@home/run"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/..", "/etc/x", "", "a//x", "./x"])
+def test_a_name_that_leads_out_of_its_folder_is_refused_and_told(name: str) -> None:
+    with pytest.raises(UserError, match=r"^s3://bucket/run: names the file .*, which may lie outside") as refused:
+        files.inside("s3://bucket/run", name)
+    assert repr(name) in str(refused.value)
+
+
+def test_a_name_below_its_folder_is_joined() -> None:
+    assert files.inside("/data/run", "shards/a..b.safetensors") == "/data/run/shards/a..b.safetensors"
+
+
+def test_a_table_is_one_file_and_its_hash_that_of_the_bytes(folder: str) -> None:
+    path, table = files.join(folder, "t.parquet"), pa.table({"x": [1, 2, 3]})
+    assert files.write_table(path, table) == files.sha256(path)
+    filesystem, inner = files.open_filesystem(path)
+    assert pq.read_table(inner, filesystem=filesystem).equals(table)
+
+
+def test_json_comes_back_and_broken_json_is_told_by_its_path(folder: str) -> None:
+    path = files.join(folder, "x.json")
+    files.write_json(path, {"a": [1, None]})
+    assert files.read_json(path) == {"a": [1, None]}
+    files.write_bytes(path, b"{")
+    with pytest.raises(UserError, match=r"x\.json: not valid JSON"):
+        files.read_json(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    files.write_bytes(str(path), b"old")
+
+    monkeypatch.setattr(files.os, "fsync", Mock(side_effect=OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        files.write_bytes(str(path), b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_the_hub_is_read_and_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = DirFileSystem(path=str(tmp_path), fs=LocalFileSystem())
+    monkeypatch.setattr(fsspec, "filesystem", {"hf": hub}.__getitem__)
+    (tmp_path / "datasets" / "me" / "pairs").mkdir(parents=True)
+    (tmp_path / "datasets" / "me" / "pairs" / "a.parquet").write_bytes(b"PAR1")
+    path = "hf://datasets/me/pairs/a.parquet"
+    assert files.list_files("hf://datasets/me/pairs") == [path]
+    assert files.read_bytes(path) == b"PAR1"
+    assert files.sha256(path) == hashlib.sha256(b"PAR1").hexdigest()
+    again, inner = pickle.loads(pickle.dumps(files.open_filesystem(path)))  # as it reaches another process
+    assert again.open_input_stream(inner).read() == b"PAR1"
+    for write in (lambda: files.write_bytes(path, b""), lambda: files.remove(path)):
+        with pytest.raises(UserError, match="only read"):
+            write()
+    assert files.read_bytes(path) == b"PAR1"
+
+
+def test_what_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = LocalFileSystem(skip_instance_cache=True)
+    monkeypatch.setattr(down, "info", Mock(side_effect=ConnectionError("no route to host\nand many lines more")))
+    monkeypatch.setattr(fsspec, "filesystem", {"hf": down}.__getitem__)
+    with pytest.raises(UserError, match=r"^hf://datasets/x: cannot be reached \(no route to host\)$"):
+        files.exists("hf://datasets/x")
+
+
+def test_an_installed_copy_takes_no_relative_paths_but_the_embedded_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROOT", Path("/opt/venv/lib/python3.11/site-packages"))
+    with pytest.raises(UserError, match="runs/store: this is an installed copy"):
+        files.resolve("runs/store")
+    assert files.resolve("infra/world/model") == "/opt/venv/lib/python3.11/site-packages/infra/world/model"
+    assert files.resolve("/data/store") == "/data/store"

@@ -1,0 +1,284 @@
+"""Each scorer gives what its model's own published code gives on the same weights and images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from support.material import SHARED
+from support.scorer_material import CAPTIONS, images, write_all
+
+from infra.base import (
+    torchvision_guard,  # noqa: F401  (before open_clip)
+)
+
+import open_clip  # isort: skip
+from transformers import AutoModel, AutoProcessor, CLIPImageProcessorPil, CLIPModel  # isort: skip
+
+from infra.base.errors import UserError
+from infra.base.files import ROOT
+from infra.world import judge_scorers, scorer_images
+from infra.world.shapes import split_captions
+from labelers.clips import aesthetics, human_preference, weights
+from labelers.clips.alignment import cosines
+from labelers.clips.transformers_clip import TransformersFiles, is_usual
+from labelers.scoring import scorers
+
+WITH_WEIGHTS = ("aesthetics", "clip", "hpsv2", "hpsv2.1", "pickscore")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all(tmp_path_factory.mktemp("scorers"))
+
+
+def close(scores: npt.NDArray[np.float32], expected: Sequence[float], tolerance: float = 1e-5) -> None:
+    assert scores.dtype == np.float32
+    assert np.std(scores) > 10 * tolerance  # equal, but not because all are the same
+    assert np.abs(scores - np.array(expected)).max() <= tolerance
+
+
+def test_cosines_on_hand_worked_vectors() -> None:
+    image, caption = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [0.8, 0.6]])
+    np.testing.assert_allclose(cosines(image, caption, scale=100.0), [0.0, 96.0], atol=1e-4)
+    with pytest.raises(ValueError, match=r"images \(2, 2\), of captions \(1, 2\)"):
+        cosines(image, caption[:1])
+
+
+@torch.no_grad()
+def test_pickscore_is_the_model_cards_formula(folder: Path) -> None:
+    where = folder / "pickscore"
+    processor, model = AutoProcessor.from_pretrained(where, backend="pil"), AutoModel.from_pretrained(where)
+    assert type(model) is CLIPModel
+    assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
+    model = model.float().eval()
+    expected = []
+    for image, caption in zip(images(), CAPTIONS, strict=True):
+        prepared = processor(images=[image], return_tensors="pt")
+        text = processor(text=caption, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        image_embedding = model.get_image_features(**prepared).pooler_output
+        text_embedding = model.get_text_features(**text).pooler_output
+        image_embedding = image_embedding / torch.norm(image_embedding, dim=-1, keepdim=True)
+        text_embedding = text_embedding / torch.norm(text_embedding, dim=-1, keepdim=True)
+        expected.append((model.logit_scale.exp() * (text_embedding @ image_embedding.T)[0]).item())
+    scorer = scorers.load("pickscore", str(where))
+    close(scorer.score(images(), CAPTIONS), expected)
+    assert scorer.temperature == 1.0
+
+
+@torch.no_grad()
+def test_clip_is_open_clip_driven_by_hand(folder: Path) -> None:
+    name = f"local-dir:{folder / 'clip'}"
+    model, _, prepare = open_clip.create_model_and_transforms(name)
+    tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+    image = model.encode_image(torch.stack([prepare(one) for one in images()]), normalize=True)
+    text = model.encode_text(tokenizer(CAPTIONS), normalize=True)
+    scorer = scorers.load("clip", str(folder / "clip"))
+    close(scorer.score(images(), CAPTIONS), torch.diagonal(image @ text.T).tolist())
+    assert scorer.temperature == pytest.approx(1 / model.logit_scale.exp().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "file"), [("hpsv2", "HPS_v2_compressed.pt"), ("hpsv2.1", "HPS_v2.1_compressed.pt")])
+def test_hps_is_open_clip_driven_by_hand(folder: Path, name: str, file: str) -> None:
+    described = open_clip.get_model_config(f"local-dir:{folder / name}")
+    model = open_clip.CLIP(**described).eval()
+    model.load_state_dict(torch.load(folder / name / file, weights_only=True)["state_dict"])
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / name}")
+    outputs = []
+    for image, caption in zip(images(), CAPTIONS, strict=True):
+        pixels = human_preference.preprocess(image, 48)
+        features, text, _ = model(pixels[None], tokenizer([caption]))
+        outputs.append(torch.diagonal(features @ text.T).item())
+    scorer = scorers.load(name, str(folder / name))
+    close(scorer.score(images(), CAPTIONS), outputs)
+    assert scorer.temperature == pytest.approx(1 / model.logit_scale.exp().item())
+
+
+def test_hps_preprocessing_step_by_step() -> None:
+    """A wide image: its longest side becomes the size, bicubic without antialiasing, and black fills the rest."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 96, 3), dtype=np.uint8))
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
+    small = torch.nn.functional.interpolate(tensor, (15, 48), mode="bicubic", antialias=False, align_corners=False)
+    square = torch.zeros(3, 48, 48)
+    square[:, 16:31] = small[0]  # (48 - 15) // 2 = 16 rows above, 17 below
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    torch.testing.assert_close(human_preference.preprocess(image, 48), (square - mean) / std)
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_images_prepared_together_come_out_as_alone(folder: Path, name: str) -> None:
+    scorer: Any = scorers.load(name, str(folder / name))
+    prepare = scorer.files.preprocess if name == "aesthetics" else scorer.preprocess
+    wide = [image.resize((61, 83)) for image in images()]
+    for together in (wide, images()):  # of one size, and of several
+        assert torch.equal(prepare(together), torch.cat([prepare([image]) for image in together]))
+
+
+@pytest.mark.parametrize("changed", [{}, {"resample": 2}, {"size": {"shortest_edge": 50}}, {"do_center_crop": False}])
+def test_images_are_prepared_as_the_processor_does_to_the_bit(
+    folder: Path, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    where = folder / "pickscore"
+    settings = json.loads((where / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | changed))
+    prepare, processor = TransformersFiles(where, tmp_path).preprocess, CLIPImageProcessorPil.from_pretrained(tmp_path)
+    assert is_usual(processor) == ("do_center_crop" not in changed)
+    rng = np.random.default_rng(0)
+    for width, height in [(64, 64), (100, 60), (37, 90), (48, 48), (49, 50), (48, 51), (333, 48), (1, 1), (3, 100)]:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        assert torch.equal(prepare([image]), processor(images=[image], return_tensors="pt").pixel_values)
+
+
+def test_hps_pads_what_needs_no_resizing() -> None:
+    """The authors' code leaves 48x20 as it is, and their model then fails on it."""
+    assert human_preference.preprocess(Image.new("RGB", (48, 20)), 48).shape == (3, 48, 48)
+    assert human_preference.preprocess(Image.new("RGB", (1000, 1)), 48).shape == (3, 48, 48)
+
+
+@torch.no_grad()
+def test_aesthetics_is_a_head_over_the_unit_embedding(folder: Path) -> None:
+    where = folder / "aesthetics"
+    processor, model = AutoProcessor.from_pretrained(where, backend="pil"), AutoModel.from_pretrained(where).float()
+    embedding = model.get_image_features(**processor(images=images(), return_tensors="pt")).pooler_output
+    embedding = embedding / embedding.norm(dim=-1, keepdim=True)
+    head = torch.load(where / "head.pth", weights_only=True)
+    scores = embedding
+    for layer in (0, 2, 4, 6, 7):
+        scores = scores @ head[f"layers.{layer}.weight"].float().T + head[f"layers.{layer}.bias"].float()
+    scorer = scorers.load("aesthetics", str(where))
+    # Fresh layers shrink what passes through them, so that scores of different images lie close together.
+    close(scorer.score(images(), CAPTIONS), scores[:, 0].tolist(), tolerance=1e-6)
+    np.testing.assert_array_equal(scorer.score(images(), CAPTIONS), scorer.score(images(), CAPTIONS[::-1]))
+    assert scorer.temperature is None
+
+
+@torch.no_grad()
+def test_the_real_aesthetic_head() -> None:
+    path = SHARED / "sac+logos+ava1-l14-linearMSE.pth"
+    if not path.exists():
+        pytest.skip("needs the LAION predictor's weights in ../shared/data")
+    weights.require_shapes(weights.shapes(path), aesthetics.Head(768).state_dict(), path, "an aesthetic head")
+    head = aesthetics.Head(768)
+    head.load_state_dict(weights.read_state(path))
+    embeddings = torch.nn.functional.normalize(torch.randn(16, 768, generator=torch.Generator().manual_seed(0)), dim=-1)
+    state = torch.load(path, map_location="cpu", weights_only=True)  # it was saved on a GPU
+    plain = torch.nn.Sequential(
+        *[torch.nn.Linear(a, b) for a, b in [(768, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)]]
+    )
+    for layer, number in zip(plain, (0, 2, 4, 6, 7), strict=True):
+        layer.load_state_dict({kind: state[f"layers.{number}.{kind}"] for kind in ("weight", "bias")})
+    close(head(embeddings).numpy(), plain.double()(embeddings.double())[:, 0].tolist())
+    assert weights.files.sha256(str(path)) == aesthetics.HEAD_SHA256
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_the_embedded_worlds_weights_are_sound(name: str) -> None:
+    scorers.check(name)
+    scorer = scorers.load(name)
+    assert np.isfinite(scorer.score(images(), CAPTIONS)).all()
+
+
+def test_the_embedded_worlds_scorers_mean_something() -> None:
+    judged = scorer_images.true_and_wrong(split_captions()["test"][:80], np.random.default_rng(0))
+    for name in ("clip", "hpsv2", "hpsv2.1", "pickscore"):
+        scores = judge_scorers.score_pairs(name, judged)
+        assert (scores[:, 0] > scores[:, 1]).mean() > 0.8
+    vivid = np.corrcoef(
+        judge_scorers.score_pairs("aesthetics", judged).ravel(), scorer_images.vividness(judged.pixels).ravel()
+    )
+    assert vivid[0, 1] > 0.9
+
+
+def test_fingerprints_tell_all_scorers_and_weights_apart(folder: Path) -> None:
+    own = [name for name in scorers.SCORERS if name != "implicit"]  # which has no weights but a policy's
+    made = [scorers.load(name) for name in own] + [scorers.load(n, str(folder / n)) for n in WITH_WEIGHTS]
+    prints = [scorer.fingerprint for scorer in made]
+    assert len(set(prints)) == len(prints)
+    assert all(len(bytes.fromhex(print_)) == 32 for print_ in prints)
+    assert prints == [scorer.fingerprint for scorer in made]
+
+
+def test_long_captions_are_counted_and_still_scored(folder: Path) -> None:
+    fits, long = "a red star " * 25, "a red star " * 26  # 75 and 78 tokens, and two for start and end
+    for name in ("clip", "hpsv2", "pickscore"):
+        scorer = scorers.load(name, str(folder / name))
+        assert scorer.truncated(CAPTIONS) == 0  # type: ignore[attr-defined]
+        assert scorer.truncated([long, fits, long]) == 2  # type: ignore[attr-defined]
+        cut = scorer.score(images()[:2], [long, long + "and more"])
+        assert np.isfinite(cut).all()
+
+
+def brightness(found: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+    return [float(np.asarray(image).mean()) + len(caption) for image, caption in zip(found, captions, strict=True)]
+
+
+def one_number(found: Sequence[Image.Image], captions: Sequence[str]) -> float:
+    del found, captions
+    return 0.5
+
+
+def test_any_function_is_a_scorer() -> None:
+    scorers.check("test_scorers:brightness")
+    scorer = scorers.load("test_scorers:brightness")
+    white = Image.new("RGB", (2, 2), "white")
+    scores = scorer.score([white, white], ["", "abc"])
+    assert scores.dtype == np.float32
+    assert scores.tolist() == [255.0, 258.0]
+    assert scorer.temperature is None
+    assert scorer.fingerprint != scorers.load("test_scorers:one_number").fingerprint
+
+
+def test_a_class_of_ones_own_is_a_scorer() -> None:
+    assert scorers.load("infra.world.oracle:Oracle").fingerprint == scorers.load("oracle").fingerprint
+
+
+def test_the_scorer_in_contributing_works() -> None:
+    found = re.search(r"`labelers/vividness.py`:\n\n```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    assert found
+    module: dict[str, Any] = {}
+    exec(found[1], module)
+    scorer: scorers.Scorer = module["Vividness"]()
+    grey, red = Image.new("RGB", (4, 4), "grey"), Image.new("RGB", (4, 4), "red")
+    assert scorer.score([grey, red], ["", ""]).tolist() == [0.0, 1.0]
+    assert (scorer.temperature, len(scorer.fingerprint)) == (None, 64)
+
+
+def test_a_function_must_give_one_score_per_image() -> None:
+    with pytest.raises(ValueError, match=r"one_number: 1 images gave scores of shape \(\)"):
+        scorers.load("test_scorers:one_number").score([Image.new("RGB", (2, 2))], [""])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("taste", "there are aesthetics, clip, .* pickscore, and any module:function"),
+        ("no.such.module:f", "cannot be imported"),
+        ("test_scorers:absent", "cannot be imported"),
+        ("test_scorers:CAPTIONS", "not a function"),
+    ],
+)
+def test_unknown_scorers_are_refused(name: str, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        scorers.check(name)
+
+
+def test_weights_flags() -> None:
+    names = ("clip", "pickscore")
+    assert scorers.weights_of(names, ()) == {"clip": None, "pickscore": None}
+    assert scorers.weights_of(names, ("published", "clip=/a=b")) == {"clip": "/a=b", "pickscore": "published"}
+    with pytest.raises(UserError, match=r"oracle=.*: not among the scorers asked for, clip, pickscore"):
+        scorers.weights_of(names, ("oracle=/x",))
+    with pytest.raises(UserError, match="give world, published or NAME=PATH"):
+        scorers.weights_of(names, ("/x",))
+    with pytest.raises(UserError, match="oracle has no weights"):
+        scorers.load("oracle", "/x")

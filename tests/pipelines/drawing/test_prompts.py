@@ -1,0 +1,91 @@
+"""Prompts are read from every format; a bad file is one sentence that names the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.material import SHARED
+
+from infra.base.errors import UserError
+from infra.base.files import ROOT
+from pipelines.drawing.prompts import Prompt, read_grouped, read_prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", 'a cat\n\na "dog"\n'),
+        ("p.tsv", 'Prompt\tCategory\na cat\tAnimals\na "dog"\tAnimals\n'),
+        ("p.csv", '\ufeffid,caption\r\n1,a cat\r\n\r\n2,"a ""dog"""\r\n'),
+        ("p.jsonl", '{"prompt": "a cat"}\n{"n": 1, "prompt": "a \\"dog\\""}\n'),
+    ],
+)
+def test_prompts_are_read_from_every_format(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert read_prompts(str(tmp_path / name)) == ["a cat", 'a "dog"']
+
+
+def test_parquet_and_text_that_looks_like_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"caption": ["a", "b, c"]}), tmp_path / "p.parquet")
+    assert read_prompts(str(tmp_path / "p.parquet")) == ["a", "b, c"]
+    (tmp_path / "p.csv").write_text('caption\n0001\n"two\nlines"\n')
+    assert read_prompts(str(tmp_path / "p.csv")) == ["0001", "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"text\na cat\n", "no column prompt or caption; it has text"),
+        ("a.csv", b"caption\na cat, sitting\n", "line 2: 2 fields where the header has 1"),
+        ("a.csv", b'caption\n"a cat\n', "unexpected end of data"),
+        ("a.csv", b"", "no column prompt or caption; it has none"),
+        ("a.txt", b"\n\n", "no captions in it"),
+        ("a.txt", b"caf\xe9\n", "can't decode byte 0xe9"),
+        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": null}\n', "line 2: caption is null"),
+        ("a.jsonl", b'{"prompt": 3}\n', "line 1: caption is not text"),
+        ("a.jsonl", b"{\n", "line 1: not valid JSON"),
+        ("a.jsonl", b"[1]\n", "line 1: not a JSON object"),
+        ("a.parquet", b"no such thing", "arquet"),
+    ],
+)
+def test_bad_prompt_files_are_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said) as refused:
+        read_prompts(str(tmp_path / name))
+    assert str(refused.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.tsv", 'Prompt\tCategory\na cat\tAnimals\na "dog"\t \n'),
+        ("p.csv", 'id,CAPTION, Category\n1,a cat,Animals\n2,"a ""dog""",\n'),
+        ("p.jsonl", '{"prompt": "a cat", "Category": "Animals"}\n{"prompt": "a \\"dog\\"", "Category": null}\n'),
+    ],
+)
+def test_groups_stand_beside_captions(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    wanted = [Prompt("a cat", {"Category": "Animals"}), Prompt('a "dog"', {"Category": "(none)"})]
+    assert read_grouped(str(tmp_path / name), ["category"]) == wanted
+    assert [prompt.groups for prompt in read_grouped(str(tmp_path / name), ["style"], needed=False)] == [{}, {}]
+    with pytest.raises(UserError, match="no column style; it has "):
+        read_grouped(str(tmp_path / name), ["style"])
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_prompts(str(tmp_path / "c.txt"))
+
+
+def test_the_worlds_prompts_do_not_overlap() -> None:
+    splits = [set(read_prompts(str(path))) for path in sorted((ROOT / "infra/world/prompts").glob("*.txt"))]
+    assert len(splits) == 3
+    assert sum(map(len, splits)) == len(set.union(*splits))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
+def test_parti_prompts() -> None:
+    assert len(read_prompts(str(SHARED / "PartiPrompts.tsv"))) == 1632

@@ -1,0 +1,111 @@
+"""Edits and the refiner, on tiny random pipelines of the real classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.material import MODEL
+from support.tiny_pipelines import KINDS
+
+from infra.base.errors import UserError
+from pipelines.drawing.sampling import Edit, Refiner, check_refiner, draw_images, load_pipeline
+
+Pipelines = Callable[[str], Path]
+TOKENS = {"sd3": 77, "flux": 77, "sd3-without-t5": 0}
+CAPTIONS = ["a red star", "a big teal ring"]
+
+
+def pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+    return np.asarray(image, int)
+
+
+def steps_taken(pipeline: Any) -> list[float]:
+    """Note the timesteps at which a pipeline's network is called from now on."""
+    network, taken = getattr(pipeline, "unet", None) or pipeline.transformer, list[float]()
+
+    def note(_: Any, given: Any, named: Any) -> None:
+        taken.append(float(torch.as_tensor(named["timestep"] if "timestep" in named else given[1]).flatten()[0]))
+
+    network.register_forward_pre_hook(note, with_kwargs=True)
+    return taken
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_edits_from_a_start_image(kind: str, tiny_pipeline: Pipelines) -> None:
+    tokens = TOKENS.get(kind)
+    pipeline: Any = load_pipeline(tiny_pipeline(kind), torch.float32, "cpu", tokens, edits=True)
+    assert type(pipeline).__name__.endswith("Img2ImgPipeline")
+    if kind == "flux":
+        pipeline.default_sample_size = 8  # its own 128 would take most of the suite's time
+    taken = steps_taken(pipeline)
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    both = draw_images(pipeline, CAPTIONS, [5, 6], 2, 2.0, tokens, Edit([red, blue], 0.5))
+    assert len(taken) == 1  # of two
+    assert both[1].size == (16, 16)
+    alone = draw_images(pipeline, CAPTIONS[1:], [6], 2, 2.0, tokens, Edit([blue], 0.5))[0]
+    assert np.abs(pixels(both[1]) - pixels(alone)).max() <= 2  # rounding of another batch size
+    other = draw_images(pipeline, CAPTIONS[1:], [6], 2, 2.0, tokens, Edit([red], 0.5))[0]
+    assert not np.array_equal(pixels(other), pixels(alone))
+
+
+def test_less_strength_stays_nearer_to_the_start_image() -> None:
+    pipeline = load_pipeline(MODEL, torch.float32, "cpu", edits=True)
+    caption, start = "a big red circle on a teal background", Image.new("RGB", (64, 64), "teal")
+    edits = [draw_images(pipeline, [caption], [5], 10, 3.0, edit=Edit([start], s))[0] for s in (0.1, 0.5, 1.0)]
+    away = [np.abs(pixels(edit) - pixels(start)).mean() for edit in edits]
+    assert away[0] < away[1] < away[2]
+
+
+def test_a_policy_edits_from_the_base_s_noise() -> None:
+    # One denoising step's input is start image and noise alone: the same for every network.
+    start, seen = Image.new("RGB", (64, 64), "teal"), []
+    for scale in (1.0, 2.0):
+        pipeline: Any = load_pipeline(MODEL, torch.float32, "cpu", edits=True)
+        with torch.no_grad():
+            pipeline.unet.conv_out.weight.mul_(scale)
+        hook = pipeline.unet.register_forward_pre_hook(lambda _, given: seen.append(given[0][0].clone()))
+        draw_images(pipeline, ["a small white cross on a black background"], [7], 2, 3.0, edit=Edit([start], 0.5))
+        hook.remove()
+    assert len(seen) == 2  # one step of two each
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_the_refiner_takes_the_last_steps(tiny_pipeline: Pipelines) -> None:
+    base = load_pipeline(tiny_pipeline("sdxl"), torch.float32, "cpu")
+    loaded = load_pipeline(tiny_pipeline("sdxl-refiner"), torch.float32, "cpu")
+    first, last = steps_taken(base), steps_taken(loaded)
+    refined = draw_images(base, CAPTIONS, [5, 6], 5, 2.0, refiner=Refiner(loaded, 0.6))
+    assert (first, last) == ([800, 600, 400], [200, 0])  # down to 1000 - 0.6 x 1000, and below
+    alone = draw_images(base, CAPTIONS[1:], [6], 5, 2.0, refiner=Refiner(loaded, 0.6))[0]
+    assert np.abs(pixels(refined[1]) - pixels(alone)).max() <= 2
+    assert not np.array_equal(pixels(refined[1]), pixels(draw_images(base, CAPTIONS[1:], [6], 5, 2.0)[0]))
+
+
+def test_an_edit_is_refined(tiny_pipeline: Pipelines) -> None:
+    base = load_pipeline(tiny_pipeline("sdxl"), torch.float32, "cpu", edits=True)
+    loaded = load_pipeline(tiny_pipeline("sdxl-refiner"), torch.float32, "cpu")
+    first, last = steps_taken(base), steps_taken(loaded)
+    edit = Edit([Image.new("RGB", (16, 16), "red")], 0.8)
+    draw_images(base, CAPTIONS[:1], [5], 5, 2.0, edit=edit, refiner=Refiner(loaded, 0.6))
+    assert (first, last) == ([600, 400], [200, 0])
+
+
+def test_refiners_that_do_not_fit_are_refused(tiny_pipeline: Pipelines) -> None:
+    base, refiner = tiny_pipeline("sdxl"), tiny_pipeline("sdxl-refiner")
+    check_refiner(base, refiner, 5, 0.6)
+    with pytest.raises(UserError, match=r"--model .*: a StableDiffusionPipeline; a refiner is a "):
+        check_refiner(MODEL, refiner, 5, 0.6)
+    with pytest.raises(UserError, match=r"--refiner .*: a StableDiffusionXLPipeline; a refiner is a "):
+        check_refiner(base, base, 5, 0.6)
+    with pytest.raises(UserError, match=r"--refiner-start 0\.1: leaves the model none of 5 sampling steps"):
+        check_refiner(base, refiner, 5, 0.1)  # the first of the five is at 800 of 1000
+    with pytest.raises(UserError, match=r"--refiner-start 0\.5: leaves the model none of 5 sampling steps"):
+        check_refiner(base, refiner, 5, 0.5, strength=0.4)  # which begins at 200
+    with pytest.raises(UserError, match=r"--refiner-start 0\.9999: leaves the refiner none of 5 sampling steps"):
+        check_refiner(base, refiner, 5, 0.9999)

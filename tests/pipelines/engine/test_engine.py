@@ -1,0 +1,117 @@
+"""What the engine asks of Ray for a step; no cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from support.material import write_pairs
+
+from infra.base.errors import UserError
+from pipelines.engine import on_ray
+from pipelines.engine.jobs import Job, Step
+from pipelines.latents import encode_latents, encoders
+from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.safety import Filter
+
+
+def test_copies_begin_at_the_least_and_tasks_have_a_bound() -> None:
+    copies = on_ray._compute(Step(dict, actors=4, least=2))
+    assert isinstance(copies, ActorPoolStrategy)
+    assert (copies.min_size, copies.max_size) == (2, 4)
+    for least in (None, 4):
+        fixed = on_ray._compute(Step(dict, actors=4, least=least))
+        assert isinstance(fixed, ActorPoolStrategy)
+        assert (fixed.min_size, fixed.max_size) == (4, 4)
+    bounded, free = on_ray._compute(Step(dict, tasks=3)), on_ray._compute(Step(dict))
+    assert isinstance(bounded, TaskPoolStrategy)
+    assert isinstance(free, TaskPoolStrategy)
+    assert (bounded.size, free.size) == (3, None)
+
+
+def test_a_cluster_must_hold_the_least_not_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores: listing takes one, copies of a half each leave room for two."""
+    monkeypatch.setattr(on_ray, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0}))
+    on_ray._check_resources([Step(dict, actors=9, least=2, cpus=0.5)])
+    with pytest.raises(UserError, match=r"needs 2\.5 CPUs"):
+        on_ray._check_resources([Step(dict, actors=9, least=3, cpus=0.5)])
+    with pytest.raises(UserError, match=r"needs 5\.5 CPUs"):
+        on_ray._check_resources([Step(dict, actors=9, cpus=0.5)])
+    with pytest.raises(UserError, match=r"needs 2\.5 CPUs"):
+        on_ray._check_resources([Step(dict, cpus=2.0), Step(dict, actors=1, cpus=0.5)])
+
+
+@pytest.mark.parametrize(
+    ("stores", "block"),
+    [
+        ([80e6, 16 << 30], 1_250_000),  # 80 MB / 64
+        ([1 << 30], 16 << 20),
+        ([16 << 30, 200 << 30], 128 << 20),  # Ray's own, where 64 of them have room
+        ([], 128 << 20),
+    ],
+)
+def test_the_smallest_object_store_decides_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, stores: list[float], block: int
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"object_store_memory": size}} for size in stores]
+    gone = {"Alive": False, "Resources": {"object_store_memory": 1.0}}
+    monkeypatch.setattr(on_ray, "ray", SimpleNamespace(nodes=lambda: [*nodes, gone, {"Alive": True, "Resources": {}}]))
+    assert on_ray._block_bytes() == block
+
+
+@pytest.mark.parametrize(
+    ("gpus", "flags", "decoding", "encoding"),
+    [
+        # Without GPUs decoding has the VAE's share, and Ray fuses the two; with them a core for each task.
+        (0, {}, (0.25, None), (1, None, 0.0, None)),
+        (4, {}, (1.0, None), (4, None, 1.0, None)),
+        (
+            4,
+            {"min_encoders": 2, "decode_tasks": 8, "cpus_per_decode_task": 0.5, "accelerator_type": "L4"},
+            (0.5, 8),
+            (4, 2, 1.0, "L4"),
+        ),
+        (4, {"encoders": 8, "gpus_per_encoder": 0.5}, (1.0, None), (8, None, 0.5, None)),
+    ],
+)
+def test_flags_say_what_each_step_takes(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, flags: dict[str, Any], decoding: Any, encoding: Any
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(on_ray, "run", jobs.append)
+    monkeypatch.setattr(on_ray, "device_count", lambda: gpus)
+    plan: Any = SimpleNamespace(
+        config=EncodeConfig(**flags),
+        resolution=64,
+        model=None,
+        sources=[],
+        dataset=SimpleNamespace(schema=SimpleNamespace(names=["caption"]), count_rows=lambda: 0),
+        destination="store",
+        work=lambda name: name,
+        filter=Filter(None, None, {}),
+    )
+    monkeypatch.setattr(encode_latents.source, "columns_to_read", lambda dataset: dataset.schema.names)
+    encode_latents.encode_pairs(plan)
+    decode, encode = jobs[0].steps
+    assert (decode.function, encode.function) == (encoders.CheckAndDecode, encoders.LatentEncoder)
+    assert (decode.cpus, decode.tasks) == decoding
+    assert (encode.actors, encode.least, encode.gpus, encode.accelerator) == encoding
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"decode_tasks": -1}, "--decode-tasks -1: must be at least 0"),
+        ({"encoders": 2, "min_encoders": 3}, "--min-encoders 3: more than --encoders 2"),
+        ({"cpus_per_decode_task": 0.0}, "--cpus-per-decode-task 0: must be above 0"),
+        ({"max_bad_fraction": 1.5}, "--max-bad-fraction 1.5: must be from 0 to 1"),
+        ({"max_bad_fraction": float("nan")}, "--max-bad-fraction nan: must be from 0 to 1"),
+    ],
+)
+def test_wrong_shares_are_refused_before_ray_starts(tmp_path: Path, flags: dict[str, Any], told: str) -> None:
+    write_pairs(tmp_path / "raw", [])
+    with pytest.raises(UserError, match=told):
+        encode_latents.main(EncodeConfig(source=str(tmp_path / "raw"), store=str(tmp_path / "store"), **flags))

@@ -1,0 +1,68 @@
+"""The encoder's dry run: what becomes of the rows, the store's bytes by hand, refusals; no weights are there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.dataset as pads
+import pytest
+from support.material import MODEL, rendered_pairs, write_pairs
+
+from infra.base import cli, dry_run
+from infra.base.dry_run import DryRunConfig
+from pipelines.latents import encode_config, encode_plan
+from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.encode_latents import main, print_plan
+from pipelines.latents.encode_plan import Networks, SourceRows, Stored
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 17 raw pairs, two of them ties and one without a caption, and a model without weights."""
+    folder = tmp_path_factory.mktemp("encode_plan")
+    rows = rendered_pairs(17)
+    rows[16] |= {"caption": None}
+    write_pairs(folder / "raw", rows)
+    shutil.copytree(MODEL, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+def test_rows_are_counted_by_what_becomes_of_them(folder: Path) -> None:
+    found = encode_plan.read_source(pads.dataset(folder / "raw"), strict_labels=False)
+    captions = {row["caption"] for row in rendered_pairs(16) if row["label_0"] != 0.5}
+    assert found == SourceRows(rows=17, ties=2, refused=1, prompts=len(captions))
+    assert found.kept == 14
+
+
+def test_bytes_and_work_by_hand() -> None:
+    networks = Networks(10, image=3e12, activations=7, captions={"text_encoder": 1e12}, embeddings={"text": (2, 5)})
+    stored = Stored((4, 8, 8), "moments", flip=True)
+    assert stored.pair_bytes == 2 * 4 * 256 * 2
+    rows = encode_plan.plan_rows(stored, DryRunConfig(), SourceRows(10, 2, 1, 3), networks, copies=2, dtype="bfloat16")
+    told = {name.strip(): value for name, value in rows}
+    assert told["TFLOP per pair"] == "12"
+    assert told["TFLOP of all"] == "88"  # 7 pairs x 12, and 3 captions with the empty one
+    assert told["embeddings"] == dry_run.gigabytes(4 * 2 * 10)
+    assert told["VAE, bfloat16"] == dry_run.gigabytes(20)
+    assert told["memory per accelerator"].endswith("fits")
+
+
+def test_the_table_of_the_embedded_world(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--source", f"{folder}/raw", "--model", f"{folder}/model", "--store", f"{folder}/store"]
+    cli.run(main, EncodeConfig, encode_config.PRESETS, [*flags, "--dry-run", "--batch-size", "2"], plan=print_plan)
+    told = capsys.readouterr().out
+    assert "14 (fewer where images do not decode)" in told
+    assert f"{dry_run.gigabytes(14 * 2 * 256 * 2)}, [4, 8, 8] float16, sample" in told
+    assert not (folder / "store").exists()
+
+
+def test_its_refusals_are_the_encoder_s(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", f"{folder}/model", "--store", f"{folder}/store", "--dry-run"]
+    for more, told in (
+        (["--source", f"{folder}/raw", "--resolution", "63"], "--resolution 63: not a multiple of 8"),
+        (["--source", f"{folder}/nowhere"], "nowhere does not exist"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.run(main, EncodeConfig, encode_config.PRESETS, [*flags, *more], plan=print_plan)
+        assert told in capsys.readouterr().err

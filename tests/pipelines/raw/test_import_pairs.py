@@ -1,0 +1,165 @@
+"""Your own comparisons become raw pairs: every format and name as written, stable ids, one sentence for bad lines."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.material import SHARED
+
+from infra.base import cli, files
+from pipelines.latents.encoders import CheckAndDecode
+from pipelines.raw.import_pairs import Comparison, ImportConfig, main, ranking_ids
+from pipelines.raw.pairs import pair_ids
+from pipelines.raw.raw_pairs import CONFIG
+
+HEADER = "caption,image_0,image_1,label_0\n"
+Import = Callable[..., pa.Table]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder of three images, two of them with names that a table reader may take for numbers."""
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for number, name in enumerate(("0001", "1", "more/b.png")):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / name, format="PNG")
+    return tmp_path
+
+
+def imported(folder: Path, table: str, content: str | bytes, output: str = "raw") -> pa.Table:
+    (folder / table).write_bytes(content.encode() if isinstance(content, str) else content)
+    main(ImportConfig(str(folder / table), str(folder / "photos"), str(folder / output)))
+    return pq.read_table(folder / output)
+
+
+def refusal(folder: Path, table: str, content: str | bytes, capsys: pytest.CaptureFixture[str]) -> str:
+    (folder / table).write_bytes(content.encode() if isinstance(content, str) else content)
+    flags = ["--table", str(folder / table), "--images", str(folder / "photos"), "--output", str(folder / "refused")]
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main, ImportConfig, arguments=flags)
+    assert stopped.value.code == 2
+    assert not (folder / "refused").exists()
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    return told
+
+
+def test_csv_and_jsonl_give_the_same_pairs_with_names_as_written(folder: Path) -> None:
+    csv = HEADER + '"a ""red"" dog, running",0001,1,1\nnull,1,more/b.png,0.5\n'
+    lines = [
+        {"caption": 'a "red" dog, running', "image_0": "0001", "image_1": "1", "label_0": 1},
+        {"caption": "null", "image_0": "1", "image_1": "more/b.png", "label_0": 0.5},
+    ]
+    table = imported(folder, "t.csv", "\ufeff" + csv.replace("\n", "\r\n"))  # as spreadsheets write it
+    assert table["image_0_uid"].to_pylist() == ["0001", "1"]
+    assert table["caption"].to_pylist() == ['a "red" dog, running', "null"]
+    assert table["jpg_0"].to_pylist() == [(folder / "photos" / name).read_bytes() for name in ("0001", "1")]
+    assert (table["label_0"].to_pylist(), table["label_1"].to_pylist()) == ([1.0, 0.5], [0.0, 0.5])
+    told = imported(folder, "t.jsonl", "\n\n".join(map(json.dumps, lines)), "other")
+    assert told.equals(table)
+    assert files.read_json(str(folder / "raw" / CONFIG))["table"] == str(folder / "t.csv")
+
+
+def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
+    def labelled(*labels: float) -> dict[int, float]:
+        rows = [Comparison(n, "a", ("x", "y"), label) for n, label in enumerate(labels)]
+        return dict(zip(ranking_ids(rows), labels, strict=True))
+
+    assert len(labelled(1.0, 0.0, 1.0)) == 3
+    assert labelled(1.0, 0.0, 1.0) == labelled(0.0, 1.0, 1.0)
+    assert list(labelled(1.0)) == list(labelled(0.0))  # a corrected label keeps its id
+    swapped = [Comparison(1, "a", ("x", "y"), 1.0), Comparison(2, "a", ("y", "x"), 1.0)]
+    assert len(set(ranking_ids(swapped))) == 2
+
+
+def test_the_encoder_takes_two_raters_of_one_pair(folder: Path) -> None:
+    table = imported(folder, "t.csv", HEADER + "a,0001,1,1\na,0001,1,0\n")
+    assert len(set(pair_ids(table).tolist())) == 2
+
+
+def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "refused").mkdir()
+    pq.write_table(pa.table({"x": [1]}), folder / "refused" / "mine.parquet")
+    (folder / "t.csv").write_text(HEADER + "a,0001,1,1\n")
+    flags = ["--table", str(folder / "t.csv"), "--images", str(folder / "photos"), "--output", str(folder / "refused")]
+    with pytest.raises(SystemExit):
+        cli.run(main, ImportConfig, arguments=flags)
+    assert "mine.parquet, which is not ours to replace" in capsys.readouterr().err
+    assert [path.name for path in (folder / "refused").iterdir()] == ["mine.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "told"),
+    [
+        ("t.csv", HEADER, "no comparisons in it"),
+        ("t.csv", "caption,image_0,image_1\na,0001,1\n", "line 2: no label_0"),
+        ("t.csv", HEADER + "a,0001,1,1\na cat, sitting,0001,1,1\n", "line 3: more values than the header"),
+        ("t.csv", HEADER + "a,0001\n", "line 2: label_0 is null"),
+        ("t.csv", HEADER + "a,0001,1,left\n", "line 2: label_0 is 'left', not 0, 0.5 or 1"),
+        ("t.csv", HEADER + '"two\nlines",0001,1,nan\n', "line 3: label_0 is nan"),
+        ("t.csv", HEADER + "a,0001,1,2\n", "line 2: label_0 is 2.0, not 0, 0.5 or 1"),
+        ("t.csv", HEADER + "a,,1,1\n", "line 2: image_0 is empty"),
+        ("t.csv", HEADER + "a,0001,../t.csv,1\n", "line 2: no image ../t.csv in"),
+        ("t.csv", HEADER + "a,0001,/etc/hostname,1\n", "line 2: no image /etc/hostname in"),
+        ("t.csv", HEADER + "a,0001,more,1\n", "line 2: no image more in"),
+        ("t.csv", b"caption,image_0,image_1,label_0\nd\xe9j\xe0,0001,1,1\n", "not readable ('utf-8' codec"),
+        ("t.jsonl", "7\n", "line 1: not an object"),
+        ("t.jsonl", '{"caption": "a", "image_0": 1, "image_1": "1", "label_0": 1}', "line 1: image_0 is not text"),
+        ("t.jsonl", '{"caption": null, "image_0": "1", "image_1": "1", "label_0": 1}', "line 1: caption is null"),
+        ("t.jsonl", '{"caption": "\\ud800", "image_0": "1", "image_1": "1", "label_0": 1}', "half of a surrogate pair"),
+        ("t.jsonl", '\n{"caption": "a"', "not readable (line 2: "),
+    ],
+)
+def test_a_bad_table_is_told_by_file_and_line_and_writes_nothing(
+    folder: Path, table: str, content: str | bytes, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = refusal(folder, table, content, capsys)
+    assert sentence.startswith(f"error: --table {folder / table}: ")
+    assert told in sentence
+
+
+def test_images_and_pairs_may_lie_in_s3(folder: Path, bucket: str) -> None:
+    for path in (folder / "photos" / "0001", folder / "photos" / "more" / "b.png"):
+        files.write_bytes(f"{bucket}/photos/{path.relative_to(folder / 'photos')}", path.read_bytes())
+    (folder / "t.csv").write_text(HEADER + "a,0001,more/b.png,0\n")
+    main(ImportConfig(str(folder / "t.csv"), f"{bucket}/photos", f"{bucket}/raw"))
+    assert files.list_files(f"{bucket}/raw") == [f"{bucket}/raw/{CONFIG}", f"{bucket}/raw/pairs-0000.parquet"]
+    table = pq.read_table(pa.BufferReader(files.read_bytes(f"{bucket}/raw/pairs-0000.parquet")))
+    assert table["jpg_1"].to_pylist() == [(folder / "photos" / "more" / "b.png").read_bytes()]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
+def test_six_pairs_of_four_real_images(tmp_path: Path) -> None:
+    caption = "a painting of an ocean with clouds and birds, day time, low depth field effect"
+    names = [f"imagereward_{rank}.webp" for rank in (1, 2, 3, 4)]  # best to worst
+    rows = [
+        # The better image stands in slot 0 and slot 1 by turns.
+        f'"{caption}",{better},{worse},1' if number % 2 == 0 else f'"{caption}",{worse},{better},0'
+        for number, (better, worse) in enumerate(itertools.combinations(names, 2))
+    ]
+    (tmp_path / "pairs.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    main(ImportConfig(str(tmp_path / "pairs.csv"), str(SHARED), str(tmp_path / "raw")))
+    raw = pq.read_table(tmp_path / "raw")
+    checked = CheckAndDecode(resolution=64, strict_labels=True)(raw)
+    assert checked["status"].to_pylist() == ["kept"] * 6
+    assert checked["label_0"].to_pylist() == [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    assert len(set(checked["pair_id"].to_pylist())) == 6
+    assert len(set(checked["prompt_id"].to_pylist())) == 1
+    pixels = {
+        name: np.frombuffer(content, np.uint8).reshape(64, 64, 3)
+        for name, content in zip(raw["image_0_uid"].to_pylist(), checked["pixels_0"].to_pylist(), strict=True)
+    }
+    for name, shown in pixels.items():
+        whole = Image.open(io.BytesIO((SHARED / name).read_bytes())).convert("RGB")
+        # A decoded image looks like the one that the name says: Pillow's own small copy of it is near.
+        small = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR), int)
+        assert whole.width == whole.height
+        assert np.abs(small - shown).mean() < 2

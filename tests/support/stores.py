@@ -1,0 +1,38 @@
+"""The encoder's command, and what a finished store holds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+
+from infra import chaos
+from infra.base import cli
+from pipelines.latents import store
+from pipelines.latents.encode_config import PRESETS, EncodeConfig
+from pipelines.latents.encode_latents import main
+
+SCRIPT = "pipelines/encode_latents.py"
+
+
+def refusal(*flags: str) -> str:
+    """Run the encoder's command line in this process, and return the one sentence it ends with."""
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told), pytest.raises(SystemExit) as stopped:
+        cli.run(main, EncodeConfig, PRESETS, list(flags))
+    assert stopped.value.code == 2
+    assert told.getvalue().startswith("error: ")
+    assert len(told.getvalue().splitlines()) == 1
+    return told.getvalue()
+
+
+SMALL_BLOCKS = ("--rows-per-file", str(chaos.BLOCK))
+
+
+def contents(path: Path) -> tuple[store.Counts, str]:
+    """Read counts and content hash of a finished store, whose files must be as its manifest says."""
+    manifest = store.read_manifest(str(path))
+    store.verify(str(path), manifest, contents=True)
+    return manifest.counts, manifest.content_hash

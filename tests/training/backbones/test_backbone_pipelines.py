@@ -1,0 +1,202 @@
+"""Each backbone from raw pairs to images, on tiny random pipelines of the real classes: encode, train, resume, sample,
+score, without a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support.material import notes, rendered_pairs, train_until_killed, write_pairs
+from support.tiny_pipelines import KINDS
+
+from infra.base.errors import UserError
+from labelers.scoring.implicit import Implicit
+from pipelines.drawing import sampling
+from pipelines.engine import on_ray
+from pipelines.engine.jobs import Job
+from pipelines.latents import encode_latents, store
+from pipelines.latents.encode_config import EncodeConfig
+from pipelines.raw.decode import open_image
+from training.backbones.base import ScheduleConfig
+from training.method import forward
+from training.method.objectives import ObjectiveConfig
+from training.method.optimizers import OptimizerConfig
+from training.run import assembly, loop, preflight
+from training.run.result import result_folder
+from training.settings.config import DataConfig, TrainConfig, ValidationConfig
+
+Pipelines = Callable[[str], Path]
+TOKENS = {"sd3": 77, "flux": 77}
+TURBO = ScheduleConfig((249, 499, 749), zero_terminal_snr=True)
+
+
+def run_here(job: Job) -> None:
+    """Stand in the engine's place: one batch, one file per status."""
+    table = pq.read_table(list(job.source), columns=list(job.columns))
+    for step in job.steps:
+        table = step.function(**step.arguments)(table)
+    parts = [("", table)]
+    if job.partition_by:
+        column = table[job.partition_by]
+        parts = [(f"status={one}", table.filter(pc.equal(column, one))) for one in pc.unique(column).to_pylist()]
+    for name, part in parts:
+        folder = Path(job.output) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(part.drop_columns([job.partition_by]) if job.partition_by else part, folder / "0.parquet")
+
+
+@pytest.fixture(scope="session")
+def encode(tiny_pipeline: Pipelines, tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
+    """Return a function that encodes 16 pairs, two of them ties, with a tiny pipeline, and gives the store."""
+    raw, stores = write_pairs(tmp_path_factory.mktemp("raw"), rendered_pairs(16)), dict[str, Path]()
+
+    def store_of(kind: str) -> Path:
+        if kind not in stores:
+            config = EncodeConfig(
+                source=str(raw),
+                model=str(tiny_pipeline(kind)),
+                store=str(tmp_path_factory.mktemp("store") / "store"),
+                resolution=16,
+                batch_size=8,
+                max_tokens=TOKENS.get(kind),  # type: ignore[arg-type]
+            )
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(on_ray, "connect", lambda: None)
+                patched.setattr(on_ray, "device_count", lambda: 0)
+                patched.setattr(on_ray, "run", run_here)
+                patched.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
+                encode_latents.main(config)
+            stores[kind] = Path(config.store)
+        return stores[kind]
+
+    return store_of
+
+
+def settings(kind: str, model: Path, path: Path, folder: Path) -> TrainConfig:
+    return TrainConfig(
+        model=str(model),
+        output=str(folder / "run"),
+        steps=4,
+        checkpoint_every=2,
+        data=DataConfig(store=str(path), cache=str(folder / "cache"), global_batch=4, micro_batch=2),
+        schedule=TURBO if kind == "sdxl-turbo" else ScheduleConfig(),
+        objective=ObjectiveConfig(beta=500.0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
+        validation=ValidationConfig(sampling_steps=1),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
+    model, path = tiny_pipeline(kind), encode(kind)
+    manifest = store.read_manifest(str(path))
+    channels = 4 if kind.startswith(("sd-", "sdxl")) else 16
+    assert manifest.latent_shape == (channels, 8, 8)
+    assert set(manifest.fingerprints) == {"vae"} | {name.removesuffix("_pooled") for name in manifest.embeddings}
+
+    config = preflight.check_config(settings(kind, model, path, tmp_path))
+    straight = replace(config, output=str(tmp_path / "straight"))
+    loop.train(straight, assembly.Rank())
+    train_until_killed(config, 3)
+    loop.train(config, assembly.Rank())
+    expected, found = notes(straight.output), notes(config.output)
+    assert found[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert found[3]["loss"] != pytest.approx(0.693147, abs=1e-6)  # it learns
+    for name in ("loss", "stream", "gradient_norm"):
+        assert [row[name] for row in found] == [row[name] for row in expected]
+
+    result = result_folder(Path(config.output))
+    tokens = json.loads((result / "facts.json").read_text())["max_tokens"]
+    assert tokens == {"sd3": 77, "flux": 77, "sd3-without-t5": 0}.get(kind)
+    pipeline = sampling.load_pipeline(result, torch.float32, "cpu", tokens)
+    image = sampling.draw_images(pipeline, ["a red star"], [1], 1, 2.0, tokens)[0]
+    assert np.isfinite(np.asarray(image)).all()
+    assert np.asarray(image).std() > 0
+
+    rows = rendered_pairs(1)
+    images = [open_image(rows[0][f"jpg_{slot}"]) for slot in (0, 1)]
+    scorer = Implicit(str(result))
+    scores = scorer.score(images, [rows[0]["caption"]] * 2)
+    assert np.isfinite(scores).all()
+    assert scores[0] != scores[1]
+    assert scorer.folders.schedule == config.schedule
+    assert scorer.loaded.images.resolution == 16  # the store's, which for FLUX is not the model's own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_gets_a_gradient(kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
+    config = settings(kind, tiny_pipeline(kind), encode(kind), tmp_path)
+    trainer = assembly.build(config, assembly.Rank())
+    batch = loop.step_share(trainer, 0)[0]
+    whole = forward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
+    whole.sum().backward()
+    # Several workers would wait for one that never comes.
+    assert [name for name, one in trainer.policy.named_parameters() if one.grad is None] == []
+    half = forward.pair_errors(trainer.backbone, trainer.policy, batch, torch.bfloat16)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, whole, rtol=0.05)  # bfloat16 keeps 8 bits
+
+
+def test_a_turbo_run_draws_its_three_timesteps(tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
+    config = settings("sdxl-turbo", tiny_pipeline("sdxl-turbo"), encode("sdxl-turbo"), tmp_path)
+    trainer = assembly.build(config, assembly.Rank())
+    drawn = [batch.timesteps.tolist() for step in range(12) for batch in loop.step_share(trainer, step)]
+    assert {t for batch in drawn for t in batch} == {249, 499, 749}
+    with pytest.raises(UserError, match="--timesteps 999: pure noise"):
+        preflight.check_config(replace(config, schedule=replace(TURBO, timesteps=(249, 999))))
+
+
+def test_a_store_of_another_kind_is_refused(tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
+    config = settings("sdxl", tiny_pipeline("sdxl"), encode("flux"), tmp_path)
+    with pytest.raises(UserError, match=r"encoded with another vae than .* store [0-9a-f]{16}, model [0-9a-f]{16}"):
+        preflight.check_config(config)
+    config = settings("flux", tiny_pipeline("flux"), encode("flux"), tmp_path)
+    with pytest.raises(UserError, match=r"--reference-model .*: a StableDiffusionXLPipeline, but --model is a Flux"):
+        preflight.check_config(replace(config, reference_model=str(tiny_pipeline("sdxl"))))
+
+
+def test_held_out_captions_of_another_length_are_refused(
+    tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path
+) -> None:
+    config = settings("sd3", tiny_pipeline("sd3"), encode("sd3"), tmp_path)
+    other = tmp_path / "other"
+    manifest = store.read_manifest(config.data.store)
+    short = {**manifest.embeddings, "text_encoder_3": (128, 24)}
+    store.publish(str(other), replace(manifest, embeddings=short))
+    with pytest.raises(UserError, match=r"--held-out-store .* another --max-tokens"):
+        preflight.check_config(replace(config, data=replace(config.data, held_out_store=str(other))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("flux", {"resolution": 18}, "--resolution 18: not a multiple of 4"),  # two pixels a latent, patches of two
+        ("sdxl", {"max_tokens": 128}, "--max-tokens 128: .* has no T5"),
+        ("flux", {"max_tokens": 0}, "--max-tokens 0: a FluxPipeline can't do without"),
+    ],
+)
+def test_impossible_encodings_are_refused(
+    kind: str, changes: dict[str, object], told: str, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    raw = write_pairs(tmp_path / "raw", rendered_pairs(2))
+    config = EncodeConfig(source=str(raw), model=str(tiny_pipeline(kind)), store=str(tmp_path / "store"))
+    with pytest.raises(UserError, match=told):
+        encode_latents.main(replace(config, **changes))  # type: ignore[arg-type]
+
+
+def test_sd3_encoded_without_its_t5(encode: Pipelines) -> None:
+    with_t5, without = (store.read_manifest(str(encode(kind))) for kind in ("sd3", "sd3-without-t5"))
+    assert with_t5.embeddings["text_encoder_3"] == (77, 24)
+    assert with_t5.config["max_tokens"] == 77
+    assert "text_encoder_3" not in {*without.embeddings, *without.fingerprints}
+    assert with_t5.shift_factor == 0.06
+    columns = pa.schema(pq.read_schema(next((encode("sd3") / "prompts").glob("*.parquet")))).names
+    assert columns == ["prompt_id", "caption", *with_t5.embeddings]

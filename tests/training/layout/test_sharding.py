@@ -1,0 +1,411 @@
+"""Two processes over gloo: sharded training, its checkpoints at other world sizes, shares of unequal size."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from support.material import HELD_OUT, MODEL, Killed, notes, train_until_killed
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
+
+from infra.base import (
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+from infra.base.errors import UserError
+from training.backbones.backbone import StableDiffusion
+from training.checkpoints import checkpoint
+from training.layout import sharding
+from training.method.objectives import ObjectiveConfig
+from training.method.optimizers import OptimizerConfig, make_optimizer
+from training.method.policy import PolicyConfig, load_adapters
+from training.run import assembly, loop, preflight
+from training.settings import flags
+from training.settings.config import DataConfig, TrainConfig, ValidationConfig
+from training.settings.presets import PRESETS
+
+import diffusers  # isort: skip
+
+FSDP = sharding.ShardingConfig(sharding="fsdp")
+ADAFACTOR = OptimizerConfig("adafactor", learning_rate=1e-4, warmup_steps=3)
+WAYS: dict[str, dict[str, Any]] = {
+    "adafactor": {"optimizer": ADAFACTOR, "sharding": FSDP},
+    "lora": {"policy": PolicyConfig(lora_rank=4), "optimizer": OptimizerConfig(learning_rate=1e-3), "sharding": FSDP},
+}
+
+
+def at(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
+    """Return settings with another output beside the old one."""
+    return replace(config, output=str(Path(config.output).parent / name), **changes)
+
+
+def three_captions(config: TrainConfig) -> ValidationConfig:
+    """Validate with one caption more on rank 0 than on rank 1."""
+    prompts = Path(config.output).parent / "prompts.txt"
+    prompts.write_text("".join(f"{scene.caption}\n" for scene in HELD_OUT[:3]))
+    return replace(config.validation, validation_prompts=str(prompts), sampling_steps=2)
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def check_adafactor() -> None:
+    """Update shards and whole weights by equal gradients, over rows that two ranks cannot share evenly."""
+
+    def network() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Conv2d(2, 3, 3), torch.nn.Linear(6, 1))
+
+    plain, sharded = network(), network()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+    optimizers = [make_optimizer(ADAFACTOR, one.parameters(), torch.device("cpu")) for one in (plain, sharded)]
+    pairs = list(zip(plain.parameters(), sharded.parameters(), strict=True))
+    for step in range(3):
+        for weight, shard in pairs:
+            weight.grad = 10 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+            shard.grad = distribute_tensor(weight.grad, shard.device_mesh, shard.placements)  # type: ignore[attr-defined]
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(weight, sharding.whole(shard)) for weight, shard in pairs)
+    assert sum(shard.to_local().numel() for _, shard in pairs) < sum(weight.numel() for weight, _ in pairs)  # type: ignore[attr-defined]
+    states = [list(optimizer.state.values()) for optimizer in optimizers]
+    assert all(
+        torch.equal(one[key], other[key]) for one, other in zip(*states, strict=True) for key in one.keys() - {"step"}
+    )
+    assert len(states[1]) == len(pairs)
+
+
+def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
+    """Run what needs two ranks, all in one pair of processes: starting them costs more than the runs."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+
+    def die(metrics: dict[str, object]) -> None:
+        if metrics["step"] == 3:
+            raise Killed
+
+    def run(config: TrainConfig, on_step: Any = lambda _: None) -> None:
+        loop.train(config, assembly.Rank(rank, 2, torch.device("cpu"), on_step))
+
+    averaged = PolicyConfig(ema_decay=0.5)
+    run(at(config, "sharded", sharding=FSDP, policy=averaged))
+    quick = replace(config, data=replace(config.data, held_out_store=None))
+    killed = at(quick, "killed", sharding=replace(FSDP, activation_checkpointing=True), policy=averaged)
+    for interrupted in (
+        killed,
+        at(quick, "killed-adafactor", **WAYS["adafactor"]),
+        at(quick, "killed-lora", **WAYS["lora"]),
+    ):
+        with pytest.raises(Killed):
+            run(interrupted, die)
+        run(interrupted)
+    for way, changes in WAYS.items():
+        run(at(quick, way, **changes))
+    check_adafactor()
+    run(at(quick, "one", sharding=FSDP, steps=6))  # begun by one rank
+    alone = replace(quick.data, global_batch=7)
+    run(at(config, "uneven-ddp", data=alone, steps=1))
+    run(at(config, "uneven-fsdp", data=alone, steps=1, sharding=FSDP))
+    run(at(config, "low", data=alone, steps=1, sharding=FSDP, precision="bfloat16", validation=three_captions(config)))
+    full = at(config, "full", data=alone, steps=1, checkpoint_every=1, sharding=FSDP)
+    if rank == 1:
+        HuggingFaceStorageWriter.write_data = no_space  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"full: a checkpoint could not be written .*rank 1: .*No space left on device"):
+        run(full)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Return the settings of one rank's run `whole` of six steps, beside which the two ranks' runs lie."""
+    folder = tmp_path_factory.mktemp("sharding")
+    # Five held-out pairs in twos: one rank passes twice, the other once.
+    data = DataConfig(
+        store=str(encoded_store),
+        held_out_store=str(held_out_store),
+        cache=str(folder / "cache"),
+        global_batch=8,
+        micro_batch=2,
+    )
+    config = TrainConfig(
+        output=str(folder / "whole"),
+        steps=4,
+        checkpoint_every=2,
+        data=data,
+        objective=ObjectiveConfig(beta=500.0),
+        optimizer=OptimizerConfig(warmup_steps=3),
+        validation=replace(TrainConfig().validation, held_out_pairs=5, held_out_draws=1),
+    )
+    loop.train(config, assembly.Rank())
+    shutil.copytree(config.output, folder / "one")
+    torch.multiprocessing.spawn(two_ranks, (config, f"file://{folder / 'meeting'}"), nprocs=2)
+    shutil.copytree(folder / "sharded", folder / "resharded")
+    for way, changes in WAYS.items():
+        shutil.copytree(folder / way, folder / f"resharded-{way}")
+        alone = replace(config, data=replace(data, held_out_store=None), **changes)
+        loop.train(at(alone, f"whole-{way}", steps=6), assembly.Rank())
+        loop.train(at(alone, f"resharded-{way}", steps=6), assembly.Rank())
+    whole = replace(config, steps=6, data=replace(data, held_out_store=None))
+    loop.train(whole, assembly.Rank())
+    loop.train(at(whole, "resharded", sharding=FSDP), assembly.Rank())  # begun by two ranks
+    return whole
+
+
+def column(config: TrainConfig, name: str, key: str) -> list[Any]:
+    return [row[key] for row in notes(at(config, name).output)]
+
+
+def test_two_ranks_with_shards_see_the_stream_and_losses_of_one(runs: TrainConfig) -> None:
+    assert column(runs, "sharded", "stream") == column(runs, "whole", "stream")[:4]
+    for key in ("loss", "gradient_norm"):
+        assert column(runs, "sharded", key) == pytest.approx(column(runs, "whole", key)[:4], rel=1e-3)
+    told = [notes(at(runs, name).output, "assessments.jsonl") for name in ("sharded", "whole")]
+    assert [row["held_out_accuracy"] for row in told[0]] == [row["held_out_accuracy"] for row in told[1][:3]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sharded_adafactor_and_adapters_have_the_losses_of_one_rank_s(runs: TrainConfig, way: str) -> None:
+    assert column(runs, way, "stream") == column(runs, f"whole-{way}", "stream")[:4]
+    for key in ("loss", "gradient_norm"):
+        assert column(runs, way, key) == pytest.approx(column(runs, f"whole-{way}", key)[:4], rel=1e-3)
+    assert column(runs, way, "loss")[0] == pytest.approx(0.693147, abs=1e-6)  # the reference is the policy's start
+    assert column(runs, way, "loss")[3] != pytest.approx(0.693147, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "straight"), [("killed", "sharded"), *((f"killed-{way}", way) for way in WAYS)])
+def test_a_sharded_run_resumes_bit_for_bit_and_recomputed_activations_change_nothing(
+    runs: TrainConfig, name: str, straight: str
+) -> None:
+    for key in ("step", "loss", "stream", "gradient_norm"):
+        assert column(runs, name, key) == column(runs, straight, key)
+
+
+def test_the_result_of_sharded_adapters_is_those_of_the_last_checkpoint(runs: TrainConfig) -> None:
+    found = [
+        Path(at(runs, name).output) / "result" / "pytorch_lora_weights.safetensors" for name in ("lora", "killed-lora")
+    ]
+    assert sorted(path.name for path in found[0].parent.iterdir()) == ["README.md", "facts.json", found[0].name]
+    results = [load_file(path) for path in found]
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    adapted = StableDiffusion(MODEL).load_network()
+    load_adapters(adapted, found[0].parent, "unet")  # as load_lora_weights does
+    last = checkpoint.folder_of(Path(at(runs, "lora").output), 4)
+    kept = [load_file(path) for path in sorted((last / "shards").iterdir())]
+    weights = {name: weight for name, weight in adapted.named_parameters() if ".lora_" in name}
+    assert {f"network/{name}".replace("default_0", "default") for name in weights} == {
+        name for part in kept for name in part if name.startswith("network/")
+    }
+    for name, weight in weights.items():
+        shards = [part[key] for part in kept if (key := f"network/{name}".replace("default_0", "default")) in part]
+        assert torch.equal(weight, torch.cat(shards))
+
+
+def test_a_sharded_checkpoint_holds_safetensors_alone_and_hashes_of_all(runs: TrainConfig) -> None:
+    folder = checkpoint.folder_of(Path(at(runs, "sharded").output), 4)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    shards = {f"shards/shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)}
+    assert names == {checkpoint.COMPLETE, *shards}
+    assert set(checkpoint.files.read_json(str(folder / checkpoint.COMPLETE))["sha256"]) == shards
+
+
+# From two ranks to one, from one to two.
+@pytest.mark.parametrize("name", ["resharded", "one", *(f"resharded-{way}" for way in WAYS)])
+def test_a_checkpoint_goes_on_at_another_world_size(runs: TrainConfig, name: str) -> None:
+    whole = name.replace("resharded", "whole").replace("one", "whole")
+    assert column(runs, name, "stream") == column(runs, whole, "stream")
+    assert column(runs, name, "loss") == pytest.approx(column(runs, whole, "loss"), rel=1e-3)
+    assert column(runs, name, "loss")[5] != pytest.approx(column(runs, name, "loss")[0], rel=1e-3)
+
+
+def test_the_result_of_a_sharded_run_is_its_last_average_whole(runs: TrainConfig) -> None:
+    results = [
+        load_file(Path(at(runs, name).output) / "result" / "unet" / "diffusion_pytorch_model.safetensors")
+        for name in ("sharded", "killed")
+    ]
+    start = load_file(MODEL / "unet" / "diffusion_pytorch_model.safetensors")
+    assert results[0].keys() == start.keys()
+    assert all(results[0][name].shape == start[name].shape for name in start)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in start)
+    last = checkpoint.folder_of(Path(at(runs, "sharded").output), 4)
+    kept = [load_file(path) for path in sorted((last / "shards").iterdir())]
+    name = "conv_in.bias"
+    assert torch.equal(results[0][name], torch.cat([part[f"ema/{name}"] for part in kept]))
+    assert not torch.equal(results[0][name], torch.cat([part[f"network/{name}"] for part in kept]))
+    assert not torch.equal(results[0][name], start[name])
+
+
+@pytest.mark.parametrize("name", ["uneven-ddp", "uneven-fsdp"])
+def test_unequal_shares_give_the_gradient_of_the_global_batch(runs: TrainConfig, name: str) -> None:
+    data = replace(runs.data, global_batch=7, micro_batch=7)
+    alone = at(runs, f"alone-{name}", data=data, steps=1)
+    loop.train(alone, assembly.Rank())
+    assert column(runs, name, "stream") == column(runs, f"alone-{name}", "stream")
+    for key in ("loss", "gradient_norm"):
+        assert column(runs, name, key) == pytest.approx(column(runs, f"alone-{name}", key), rel=1e-4)
+
+
+def test_low_precision_keeps_float32_weights(runs: TrainConfig) -> None:
+    folder = checkpoint.folder_of(Path(at(runs, "low").output), 1)
+    weights = load_file(next((folder / "shards").iterdir()))
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert column(runs, "low", "loss") == pytest.approx([0.693147], abs=1e-2)
+    judged = notes(at(runs, "low").output, "assessments.jsonl")
+    assert all(0 < row["validation_median"] <= 1 for row in judged)
+
+
+def test_timesteps_keep_their_precision() -> None:
+    times, latents = torch.tensor([997.3, 3.0]), torch.rand(2, 4, 1, 1)
+    (noisy,), told = sharding.cast_inputs(torch.bfloat16, torch.nn.Module(), (latents,), {"timestep": times, "n": 3})
+    assert torch.equal(noisy, latents.bfloat16())
+    assert told["timestep"] is times
+    assert told["n"] == 3
+
+
+def test_a_disk_full_on_one_rank_ends_all_with_one_sentence(runs: TrainConfig) -> None:
+    # That both ranks raise it stands in two_ranks.
+    assert not checkpoint.complete(Path(at(runs, "full").output))
+    assert column(runs, "full", "step") == [1]
+
+
+def test_without_a_compiler_nothing_is_loaded(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled = replace(config, sharding=sharding.ShardingConfig(compile=True))
+    monkeypatch.setenv("CXX", os.devnull)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delattr(assembly, "open_backbone")
+    with pytest.raises(UserError, match=r"--compile: torch\.compile needs a C\+\+ compiler"):
+        assembly.build(compiled, assembly.Rank())
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    sharding.check_compiler(compiled.sharding)
+
+
+def test_compiling_keeps_the_names_of_weights() -> None:
+    network = StableDiffusion(MODEL).load_network()
+    names = list(network.state_dict())
+    sharding.prepare(sharding.ShardingConfig(compile=True), network, torch.float32, torch.device("cpu"), 1)
+    assert network._compiled_call_impl is not None
+    assert list(network.state_dict()) == names
+
+
+def smallest_model(folder: Path, kind: str = "") -> str:
+    """Write the embedded world's model with a network of three residual blocks, which compiles in seconds.
+
+    Args:
+        kind: CrossAttn puts a transformer behind each of them, which takes some times as long.
+    """
+    shutil.copytree(MODEL, folder)
+    torch.manual_seed(0)
+    blocks = {"down_block_types": (f"{kind}DownBlock2D",), "up_block_types": (f"{kind}UpBlock2D",)}
+    shape = {"sample_size": 8, "block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
+    shape |= {"cross_attention_dim": 64, "attention_head_dim": 2}
+    network = diffusers.UNet2DConditionModel(mid_block_type=None, **shape, **blocks)
+    network.save_pretrained(folder / "unet")
+    return str(folder)
+
+
+def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    data, rate = replace(config.data, held_out_store=None), OptimizerConfig(learning_rate=1e-3)
+    sft = ObjectiveConfig(objective="sft")  # without a reference there is one pass to compile
+    config = replace(
+        config, model=smallest_model(tmp_path / "small"), steps=4, data=data, objective=sft, optimizer=rate
+    )
+    compiled = sharding.ShardingConfig(compile=True)
+    eager, straight = at(config, "eager"), at(config, "straight", sharding=compiled)
+    kernels = torch._inductor.metrics
+    for run in (eager, straight):
+        before = kernels.generated_kernel_count
+        loop.train(run, assembly.Rank())
+        assert (kernels.generated_kernel_count > before) == run.sharding.compile
+    killed = at(config, "killed", sharding=compiled)
+    train_until_killed(killed, 3)
+    torch.compiler.reset()  # what goes on is another process, which compiles again
+    loop.train(killed, assembly.Rank())
+    assert column(config, "straight", "stream") == column(config, "eager", "stream")
+    for key in ("loss", "gradient_norm"):
+        assert column(config, "straight", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
+        assert column(config, "killed", key) == column(config, "straight", key)
+
+
+def two_compiled_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
+    """Train with shards as they are, and with compiled blocks."""
+    from torch._inductor import metrics as kernels
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    for name in ("eager", "compiled"):
+        before, compiled = kernels.generated_kernel_count, name == "compiled"
+        run = at(config, name, sharding=replace(FSDP, compile=compiled))
+        loop.train(run, assembly.Rank(rank, 2, torch.device("cpu")))
+        assert (kernels.generated_kernel_count > before) == compiled
+    dist.destroy_process_group()
+
+
+@pytest.mark.long
+def test_compiled_blocks_of_a_sharded_network_have_the_losses_of_others(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    rate = OptimizerConfig(learning_rate=1e-3)
+    data = replace(config.data, held_out_store=None, micro_batch=2)
+    config = replace(config, model=smallest_model(tmp_path / "small", "CrossAttn"), steps=3, data=data, optimizer=rate)
+    torch.multiprocessing.spawn(two_compiled_ranks, (config, f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    assert column(config, "compiled", "stream") == column(config, "eager", "stream")
+    for key in ("loss", "gradient_norm"):
+        assert column(config, "compiled", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
+    assert column(config, "eager", "loss")[2] != pytest.approx(column(config, "eager", "loss")[0], rel=1e-2)
+
+
+def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -> None:
+    network = StableDiffusion(MODEL).load_network()
+    sharding.prepare(sharding.ShardingConfig(channels_last=True), network, torch.float32, torch.device("cpu"), 1)
+    assert network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    both = replace(config, sharding=replace(FSDP, channels_last=True))
+    with pytest.raises(UserError, match="--channels-last: shards have no such layout"):
+        preflight.check_config(both)
+
+
+def test_8_bit_state_is_refused_for_shards(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())  # as if bitsandbytes were installed
+    with pytest.raises(UserError, match="--sharding fsdp: the state of --optimizer adamw8bit has no shards"):
+        flags.check_flags(replace(config, sharding=FSDP, optimizer=OptimizerConfig("adamw8bit")))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_presets_can_be_sharded(name: str) -> None:
+    flags.check_flags(replace(PRESETS[name], sharding=FSDP))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"workers": 3}, "--global-batch 8: not a multiple of 3 workers"),
+        ({"workers": 3, "min_workers": 4}, "--min-workers 4: from 1 to --workers 3"),
+        ({"workers": 9, "min_workers": 1}, "--global-batch 8: fewer pairs than --workers 9"),
+    ],
+)
+def test_world_sizes_that_cannot_share_a_batch_are_refused(
+    config: TrainConfig, changes: dict[str, int], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        flags.check_batch(replace(config, **changes))  # type: ignore[arg-type]
+    flags.check_batch(replace(config, workers=3, min_workers=2))
+    ones = replace(config, workers=3, min_workers=2, data=replace(config.data, micro_batch=1))
+    with pytest.raises(UserError, match="--micro-batch 1: 3 of --min-workers 2 to --workers 3 does not divide"):
+        flags.check_batch(ones)

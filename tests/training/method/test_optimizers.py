@@ -1,0 +1,114 @@
+"""The optimizers' arithmetic on one weight, and their state's way through a checkpoint, bit for bit."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.material import notes, train_until_killed
+
+from infra.base.errors import UserError
+from training.checkpoints import checkpoint
+from training.method import optimizers
+from training.method.optimizers import OptimizerConfig, check_optimizer, load_state, make_optimizer, state_tensors
+from training.run import assembly, loop, preflight
+from training.settings.config import TrainConfig
+
+CPU = torch.device("cpu")
+ADAFACTOR = OptimizerConfig(optimizer="adafactor", learning_rate=0.1)
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(80, 64), torch.nn.Linear(64, 1))
+
+
+def take_step(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    trained(torch.linspace(-1, 1, 160).view(2, 80)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_adafactor_s_first_step_is_the_rate_times_the_sign() -> None:
+    weight = torch.nn.Parameter(torch.tensor([2.0, -3.0]))
+    optimizer = make_optimizer(ADAFACTOR, [weight], CPU)
+    weight.grad = torch.tensor([0.5, 0.25])
+    optimizer.step()
+    # v = g^2, so g / sqrt(v) = 1 with an RMS of 1, not clipped; not scaled by the weights' RMS; decay 0.01 * 0.1 * w.
+    assert weight.tolist() == pytest.approx([2.0 - 0.002 - 0.1, -3.0 + 0.003 - 0.1], abs=1e-6)
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_a_matrix_and_no_first_moment() -> None:
+    trained = network()
+    optimizer = make_optimizer(ADAFACTOR, trained.parameters(), CPU)
+    take_step(trained, optimizer)
+    found = state_tensors(optimizer, dict(trained.named_parameters()))
+    assert {k.split("/")[0]: tuple(v.shape) for k, v in found.items() if k.endswith("/0.weight")} == {
+        "number:step": (),
+        "exp_avg_sq_row": (64,),
+        "exp_avg_sq_col": (80,),
+        "RMS": (),
+    }
+
+
+INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
+EIGHT_BIT = pytest.param("adamw8bit", marks=pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", EIGHT_BIT])
+def test_a_state_comes_back_with_its_types_and_goes_on_as_if_uninterrupted(name: str, tmp_path: Path) -> None:
+    config = replace(ADAFACTOR, optimizer=cast(Any, name))
+    straight, resumed = network(), network()
+    optimizer = make_optimizer(config, straight.parameters(), CPU)
+    for _ in range(3):
+        take_step(straight, optimizer)
+    weights = dict(straight.named_parameters())
+    state = checkpoint.State(3, 0, 8, "", "")
+    groups: checkpoint.Groups = {"network": weights, "optimizer": state_tensors(optimizer, weights)}
+    checkpoint.save(tmp_path, state, checkpoint.copied(groups))
+    folder = checkpoint.folder_of(tmp_path, 3)
+    resumed.load_state_dict(load_file(folder / "network.safetensors"))
+    again = make_optimizer(config, resumed.parameters(), CPU)
+    load_state(again, dict(resumed.named_parameters()), load_file(folder / "optimizer.safetensors"))
+    one, other = state_tensors(optimizer, weights), state_tensors(again, dict(resumed.named_parameters()))
+    assert one.keys() == other.keys()  # which say what is a Python number
+    assert all(torch.equal(one[key], other[key]) and one[key].dtype == other[key].dtype for key in one)
+    take_step(straight, optimizer)
+    take_step(resumed, again)
+    assert all(torch.equal(*pair) for pair in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_tables_that_weights_share_are_saved_for_each(tmp_path: Path) -> None:
+    table = torch.arange(256, dtype=torch.uint8)  # bitsandbytes has one such table for all weights
+    groups = {"optimizer": {"a": table, "b": table}}
+    checkpoint.save(tmp_path, checkpoint.State(1, 0, 8, "", ""), checkpoint.copied(groups))
+    folder = checkpoint.folder_of(tmp_path, 1)
+    found = load_file(folder / "optimizer.safetensors")
+    assert torch.equal(found["a"], table)
+    assert torch.equal(found["b"], table)
+
+
+def test_a_run_with_adafactor_resumes_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, steps=4, optimizer=replace(config.optimizer, optimizer="adafactor"))
+    straight = replace(config, output=str(tmp_path / "straight"))
+    loop.train(straight, assembly.Rank())
+    train_until_killed(config, 3)
+    loop.train(config, assembly.Rank())
+    for name in ("loss", "gradient_norm"):
+        assert [row[name] for row in notes(config.output)] == [row[name] for row in notes(straight.output)]
+
+
+def test_8_bit_adamw_is_refused_where_it_cannot_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = OptimizerConfig(optimizer="adamw8bit")
+    monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="--optimizer adamw8bit: bitsandbytes is not installed"):
+        preflight.check_config(replace(config, optimizer=wanted))
+    monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: importlib.util)
+    check_optimizer(wanted, torch.device("cuda"))
+    with pytest.raises(UserError, match="needs a GPU, this worker has a cpu"):
+        assembly.build(replace(config, optimizer=wanted), assembly.Rank())

@@ -1,0 +1,217 @@
+"""The reference's errors: those of training bit for bit, each visit once, more draws added, other settings refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support.material import MODEL, Submit, notes
+
+from infra.base import models
+from infra.base.errors import UserError
+from pipelines.engine.jobs import Job
+from pipelines.latents import store
+from training.data import loader
+from training.data.staging import Staged, stage
+from training.reference import encode_reference, reference_errors
+from training.reference.encode_reference import ReferenceConfig
+from training.reference.visit_pairs import VisitPairs
+from training.settings.presets import PRESETS as TRAIN_PRESETS
+
+SCRIPT = "pipelines/encode_reference.py"
+
+
+@pytest.fixture
+def config(copied_store: Path, tmp_path: Path) -> ReferenceConfig:
+    return ReferenceConfig(
+        store=str(copied_store), draws=1, batch_size=16, cache=str(tmp_path / "cache"), rows_per_file=64
+    )
+
+
+@pytest.fixture
+def staged(config: ReferenceConfig) -> Staged:
+    return stage(config.store, config.cache)
+
+
+def step(config: ReferenceConfig) -> VisitPairs:
+    model = models.Model(str(MODEL))
+    settings = config.seed, config.caption_dropout, config.batch_size, config.precision
+    return VisitPairs(model, config.schedule, config.store, config.cache, *settings)
+
+
+def visits(staged: Staged, places: np.ndarray, draw: int) -> pa.Table:
+    wanted = encode_reference.wanted_visits(staged.pair_ids, draw, draw + 1)
+    return wanted.take(places)
+
+
+def errors_of(table: pa.Table) -> np.ndarray:
+    return np.stack([table[f"error_{slot}"].to_numpy() for slot in (0, 1)])
+
+
+def test_visits_are_numbered_by_draw_and_place() -> None:
+    wanted = encode_reference.wanted_visits(np.array([7, 9]), 1, 3)
+    assert wanted.to_pydict() == {"visit": [2, 3, 4, 5], "pair_id": [7, 9, 7, 9], "draw": [1, 1, 2, 2]}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_errors_are_trainings_bit_for_bit_in_whatever_company(
+    config: ReferenceConfig, staged: Staged, precision: str
+) -> None:
+    small = step(replace(config, batch_size=4, precision=precision))  # type: ignore[arg-type]
+    labelled = loader.apply_labels(staged, config.store, "human")
+    rows = np.array([8, 3, 5, 30, 21, 2, 40, 11])
+    assert 0 < labelled.winners[rows].sum() < 8  # both slots win somewhere
+    inline = []
+    for part in (rows[:4], rows[4:]):
+        batch = loader.assemble(labelled, part, 0, 2, small.backbone.timestep, 0.2)
+        inline.append(small.reference.errors(batch).numpy())
+    company = np.array([7, 0, 3, 5, 1, 6, 4, 2])  # another order, so other companions and other places in the batch
+    found = errors_of(small(visits(staged, labelled.rows[rows][company], draw=2)))[:, np.argsort(company)]
+    ordered = np.where(labelled.winners[rows] == 0, found, found[::-1])
+    assert np.array_equal(ordered, np.concatenate(inline, axis=1))
+
+
+def test_a_short_batch_and_a_mixed_one_are_cut_and_padded_to_the_same_shape(
+    config: ReferenceConfig, staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = step(replace(config, batch_size=4))
+    shapes, predict = [], small.backbone.predict
+
+    def note(network: torch.nn.Module, noisy: torch.Tensor, *rest: object) -> torch.Tensor:
+        shapes.append(len(noisy))
+        return predict(network, noisy, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(small.backbone, "predict", note)
+    whole = small(visits(staged, np.arange(4), draw=1))
+    mixed = pa.concat_tables([visits(staged, np.arange(5), draw=0), visits(staged, np.array([2]), draw=1)])
+    found = small(mixed)
+    assert shapes == [8] * 4  # one, then draw 0's four and one, then draw 1's one; two slots each
+    assert found.slice(5, 1).equals(whole.slice(2, 1))
+    assert found["error_0"][2] != whole["error_0"][2]  # another draw is another error
+
+
+def test_errors_that_are_not_finite_are_refused_by_name(config: ReferenceConfig, staged: Staged) -> None:
+    broken = step(replace(config, batch_size=4))
+    next(iter(broken.reference.network.parameters())).fill_(float("nan"))
+    with pytest.raises(UserError, match=rf"errors of pair {staged.pair_ids[3]}, draw 1, are not finite"):
+        broken(visits(staged, np.array([3, 4]), draw=1))
+
+
+@pytest.fixture
+def visited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Replace the network's errors by numbers that name the visit, and list (row, draw) of each."""
+    made: list[tuple[int, int]] = []
+
+    def visit(_: VisitPairs, rows: np.ndarray, draw: int) -> tuple[np.ndarray, np.ndarray]:
+        made.extend((int(row), draw) for row in rows)
+        return np.full(len(rows), draw), np.stack([rows + draw / 8, rows + draw / 8 + 0.5])
+
+    monkeypatch.setattr(VisitPairs, "visit", visit)
+    return made
+
+
+@pytest.mark.usefixtures("plain_engine")
+def test_more_draws_are_added_and_the_earlier_ones_stay(
+    config: ReferenceConfig, staged: Staged, visited: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, folder = len(staged.pair_ids), Path(config.store) / "reference" / "base"
+    encode_reference.main(config)
+    assert sorted(visited) == [(row, 0) for row in range(pairs)]
+    before = (folder / "draw-0000.parquet").stat().st_mtime_ns
+    for draws in (1, 3, 2):  # the second adds two; the others find theirs done
+        visited.clear()
+        encode_reference.main(replace(config, draws=draws))
+        assert len(visited) == (2 * pairs if draws == 3 else 0)
+        assert {draw for _, draw in visited} == ({1, 2} if draws == 3 else set())
+    assert "already finished with 3 draws, nothing to do" in capsys.readouterr().out
+    assert (folder / "draw-0000.parquet").stat().st_mtime_ns == before
+    manifest = reference_errors.read_manifest(config.store, "base")
+    assert (manifest.draws, manifest.pairs, sorted(manifest.files)) == (
+        3,
+        pairs,
+        [f"draw-000{k}.parquet" for k in range(3)],
+    )
+    assert pq.read_schema(folder / "draw-0002.parquet").equals(reference_errors.SCHEMA)
+    with_errors = reference_errors.attach(staged, config.store, "base", config.cache)
+    assert with_errors.reference_errors is not None
+    assert with_errors.reference_errors.shape == (pairs, 3, 2)
+    assert with_errors.reference_errors[5].tolist() == [[5, 5.5], [5.125, 5.625], [5.25, 5.75]]
+
+
+def test_a_run_killed_before_it_was_published_visits_nothing_twice(
+    config: ReferenceConfig,
+    staged: Staged,
+    visited: list[tuple[int, int]],
+    plain_engine: list[Job],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(encode_reference, "publish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            encode_reference.main(config)
+    with pytest.raises(UserError, match=r"--reference base: .* has the reference errors none"):
+        reference_errors.read_manifest(config.store, "base")
+    with pytest.raises(UserError, match=r"begun with other settings \(caption_dropout was 0\.2, now 0\.1\)"):
+        encode_reference.main(replace(config, caption_dropout=0.1))
+    visited.clear()
+    encode_reference.main(replace(config, draws=2))
+    assert sorted(visited) == [(row, 1) for row in range(len(staged.pair_ids))]
+    assert len(plain_engine) == 2
+    assert not (Path(config.store) / "reference" / store.WORK / "base").exists()
+
+
+@pytest.mark.usefixtures("plain_engine", "visited")
+def test_other_settings_of_a_finished_name_are_refused(config: ReferenceConfig) -> None:
+    encode_reference.main(config)
+    with pytest.raises(UserError, match=r"seed was 0, now 1; batch_size was 16, now 8\); give another --name"):
+        encode_reference.main(replace(config, seed=1, batch_size=8, draws=2))
+    encode_reference.main(replace(config, seed=1, name="other"))
+    assert reference_errors.read_manifest(config.store, "other").settings.seed == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": "../labels"}, r"--name \.\./labels: letters"),
+        ({"name": ".work"}, "no . in front"),
+        ({"draws": 0}, "--draws 0: must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"caption_dropout": 1.5}, "--caption-dropout 1.5"),
+        ({"store": "/nowhere"}, "no latent store here"),
+        ({"model": "/nowhere"}, "no model_index.json"),
+    ],
+)
+def test_bad_flags_are_refused_before_ray_starts(
+    config: ReferenceConfig, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        encode_reference.make_plan(replace(config, **changes))  # type: ignore[arg-type]
+
+
+def test_on_a_cluster_cached_training_repeats_the_inline_losses(
+    copied_store: Path, submit: Submit, tmp_path: Path
+) -> None:
+    flags = ["--store", str(copied_store), "--cache", str(tmp_path / "cache")]
+    encode = [*flags, "--name", "two", "--draws", "2", "--batch-size", "4", "--rows-per-file", "128"]
+    assert "2 draws of 351 pairs, 702 visits new" in submit(SCRIPT, *encode).stdout
+    # 351 pairs give 5 steps of 64 an epoch, so the sixth is the second epoch's.
+    train = [*flags, "--steps", "6", "--checkpoint-every", "6", "--global-batch", "64", "--micro-batch", "4"]
+    train += ["--workers", "2", "--beta", "500"]
+    inline, cached = tmp_path / "inline", tmp_path / "cached"
+    submit("training/train_dpo.py", *train, "--output", str(inline))
+    told = submit("training/train_dpo.py", *train, "--output", str(cached), "--reference", "two").stdout
+    assert "differ by 0.0e+00 logits in the mean" in told
+    for name in ("loss", "stream", "gradient_norm", "margin", "reference_error_q1"):
+        assert [row[name] for row in notes(cached)] == [row[name] for row in notes(inline)]
+
+
+def test_a_preset_computes_what_the_training_of_its_name_draws() -> None:
+    turbo, training = encode_reference.PRESETS["sdxl-turbo"], TRAIN_PRESETS["sdxl-turbo"]
+    assert encode_reference.PRESETS.keys() == TRAIN_PRESETS.keys()
+    assert (turbo.model, turbo.schedule, turbo.precision) == (training.model, training.schedule, training.precision)
+    assert (turbo.caption_dropout, turbo.batch_size) == (0.0, training.data.micro_batch)

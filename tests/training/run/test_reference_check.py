@@ -1,0 +1,249 @@
+"""Training on cached reference errors: the inline losses bit for bit without a reference, and what is refused."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.material import MODEL, notes, train_until_killed
+
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.latents import store
+from training.checkpoints.run_folder import STEPS
+from training.method import forward
+from training.method.batch import Batch
+from training.reference import encode_reference, reference_errors
+from training.reference.visit_pairs import VisitPairs
+from training.run import assembly, loop, preflight, reference_check
+from training.run.result import result_folder
+from training.settings.config import TrainConfig
+
+DRAWS = 3
+DECIDED = 20  # pairs that the label sets of these tests decide: two steps of 8 an epoch
+
+
+def write_labels(path: Path, name: str, winner: float) -> None:
+    """Write a label set whose first pairs human raters decided as they did (1) or the other way round (0)."""
+    table, _ = store.read_labels(str(path), "human")
+    label = table["label_0"].to_numpy().copy()
+    label = label if winner else 1 - label
+    label[DECIDED:] = 0.5
+    place = table.schema.get_field_index("label_0")
+    store.write_labels(str(path), name, table.set_column(place, "label_0", pa.array(label, pa.float32())), {})
+
+
+@pytest.fixture(scope="module")
+def cached_store(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store with two label sets of few pairs and three draws of reference errors, made without an engine."""
+    path = tmp_path_factory.mktemp("cached") / "store"
+    shutil.copytree(encoded_store, path, ignore=shutil.ignore_patterns(".lock"))
+    for name, winner in (("few", 1.0), ("flipped", 0.0)):
+        write_labels(path, name, winner)
+    settings = encode_reference.ReferenceConfig(store=str(path), draws=DRAWS, batch_size=4)
+    plan = encode_reference.make_plan(settings)
+    wanted = encode_reference.wanted_visits(store.kept_pairs(str(path))["pair_id"].to_numpy(), 0, DRAWS)
+    cache = str(tmp_path_factory.mktemp("cache"))
+    visit = VisitPairs(plan.model, settings.schedule, str(path), cache, 0, 0.2, 4, "float32")
+    files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
+    encode_reference.publish(plan, wanted)
+    return path
+
+
+@pytest.fixture
+def inline(config: TrainConfig, cached_store: Path) -> TrainConfig:
+    """Return settings of six steps, two an epoch."""
+    return replace(config, data=replace(config.data, store=str(cached_store), labels="few"))
+
+
+@pytest.fixture
+def cached(inline: TrainConfig, tmp_path: Path) -> TrainConfig:
+    return replace(inline, output=str(tmp_path / "cached"), data=replace(inline.data, reference="base"))
+
+
+def same_steps(one: TrainConfig, other: TrainConfig) -> bool:
+    """Say whether two runs noted the same losses, streams, margins and gradients, to the last bit."""
+    names = ("step", "loss", "stream", "margin", "accuracy", "gradient_norm", "reference_error_q1", "policy_error_q4")
+    rows = [[[row[name] for name in names] for row in notes(run.output)] for run in (one, other)]
+    assert len(rows[0]) == 6
+    return rows[0] == rows[1]
+
+
+def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
+    inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.train(inline, assembly.Rank())
+    held: list[weakref.ref[torch.nn.Module]] = []
+    make = assembly.make_reference
+
+    def watched(*arguments: Any) -> forward.Reference:
+        made = make(*arguments)
+        assert isinstance(made, forward.NetworkReference)
+        held.append(weakref.ref(made.network))
+        return made
+
+    def nothing_held(metrics: dict[str, Any]) -> None:
+        gc.collect()
+        assert held[-1]() is None, metrics
+
+    monkeypatch.setattr(assembly, "make_reference", watched)
+    loop.train(preflight.check_config(cached), assembly.Rank(on_step=nothing_held))
+    assert len(held) == 2  # at the start, and for the final figure
+    assert same_steps(inline, cached)
+    assert notes(cached.output, "assessments.jsonl") == notes(inline.output, "assessments.jsonl")
+    facts = [json.loads((result_folder(Path(run.output)) / "facts.json").read_text()) for run in (inline, cached)]
+    assert facts[0]["implicit_reward"] == facts[1]["implicit_reward"]
+    assert facts[0]["implicit_reward"]["n"] == 14
+
+
+def test_an_interrupted_cached_run_repeats_the_inline_losses(inline: TrainConfig, cached: TrainConfig) -> None:
+    loop.train(inline, assembly.Rank())
+    train_until_killed(cached, 5)
+    loop.train(cached, assembly.Rank())
+    assert same_steps(inline, cached)
+
+
+def test_flipped_labels_take_the_same_errors(
+    inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flipped = [replace(run, data=replace(run.data, labels="flipped", held_out_store=None)) for run in (inline, cached)]
+    loop.train(flipped[0], assembly.Rank())
+    calls: list[int] = []
+    asked = forward.NetworkReference.errors
+
+    def count(self: forward.NetworkReference, batch: Batch) -> torch.Tensor:
+        calls.append(len(batch.pair_ids))
+        return asked(self, batch)
+
+    monkeypatch.setattr(forward.NetworkReference, "errors", count)
+    loop.train(preflight.check_config(flipped[1]), assembly.Rank())
+    assert calls == [4, 4]  # the first step's comparison alone
+    assert same_steps(*flipped)
+    human = assembly.build(replace(cached, output=cached.output + "-human"), assembly.Rank())
+    turned = assembly.build(flipped[1], assembly.Rank())
+    batches = [loop.step_share(trainer, 0)[0] for trainer in (human, turned)]
+    assert batches[0].reference_errors is not None
+    assert batches[1].reference_errors is not None
+    assert torch.equal(batches[0].reference_errors, batches[1].reference_errors.flip(0))
+
+
+def test_draws_are_counted_by_the_last_steps_epoch() -> None:
+    assert reference_check.draws_needed(2000, 851_293, 2048) == 5  # 415 steps an epoch: 4.8 epochs
+    assert [reference_check.draws_needed(steps, 20, 8) for steps in (1, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, r"computed with another --seed \(0, here 1\); run encode_reference.py"),
+        ({"data.caption_dropout": 0.1}, r"another --caption-dropout \(0\.2, here 0\.1\)"),
+        (
+            {"steps": 7},
+            "7 steps visit the 20 pairs 4 times, and it has 3 draws, enough for --steps 6; .* --draws 4",
+        ),
+        ({"data.reference": "other"}, "--reference other: .* has the reference errors base;"),
+        ({"objective.objective": "sft"}, "--objective sft needs no reference"),
+    ],
+)
+def test_what_was_computed_otherwise_is_refused(cached: TrainConfig, changes: dict[str, Any], told: str) -> None:
+    for name, value in changes.items():
+        group, _, field = name.rpartition(".")
+        inner = {group: replace(getattr(cached, group), **{field: value})} if group else {name: value}
+        cached = replace(cached, **inner)
+    with pytest.raises(UserError, match=told):
+        preflight.check_config(cached)
+
+
+def rewrite_manifest(path: Path, **settings: Any) -> None:
+    told = path / "reference" / "base" / "manifest.json"
+    value = json.loads(told.read_text())
+    value["settings"] |= settings
+    told.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def spoilt(cached: TrainConfig, cached_store: Path, tmp_path: Path) -> tuple[TrainConfig, Path]:
+    """Return a run on a copy of the store that a test may spoil."""
+    path = shutil.copytree(cached_store, tmp_path / "spoilt")
+    return replace(cached, data=replace(cached.data, store=str(path))), path
+
+
+def test_another_stores_schedules_or_references_errors_are_refused(
+    spoilt: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
+    config, path = spoilt
+    other = shutil.copytree(MODEL, tmp_path / "other")
+    weights = other / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: 1.01 * value for name, value in tensors.items()}, weights)
+    with pytest.raises(UserError, match="computed with another reference network"):
+        preflight.check_config(replace(config, reference_model=str(other)))
+    for name, told in (("store_hash", "another store's pairs"), ("schedule", "another schedule of noise or timesteps")):
+        before = json.loads((path / "reference" / "base" / "manifest.json").read_text())["settings"][name]
+        rewrite_manifest(path, **{name: "0" * 32})
+        with pytest.raises(UserError, match=rf"{told} \(0000000000000000, here {before[:16]}\)"):
+            preflight.check_config(config)
+        rewrite_manifest(path, **{name: before})
+    preflight.check_config(config)
+
+
+def change_errors(path: Path, by: float) -> None:
+    """Move the errors of slot 0 in every draw, and leave the hashes as they are."""
+    for file in (path / "reference" / "base").glob("*.parquet"):
+        table = pq.read_table(file)
+        moved = pa.array(table["error_0"].to_numpy() + np.float32(by))
+        files.write_table(str(file), table.set_column(table.schema.get_field_index("error_0"), "error_0", moved))
+
+
+def test_an_altered_file_is_refused_by_its_hash(spoilt: tuple[TrainConfig, Path]) -> None:
+    config, path = spoilt
+    victim = path / "reference" / "base" / "draw-0001.parquet"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"draw-0001\.parquet: its contents differ from its manifest"):
+        assembly.build(config, assembly.Rank())
+    victim.unlink()
+    with pytest.raises(UserError, match=r"draw-0001\.parquet: missing"):
+        preflight.check_config(config)
+
+
+def test_errors_that_are_not_the_references_are_refused_at_the_first_step(spoilt: tuple[TrainConfig, Path]) -> None:
+    config, path = spoilt
+    change_errors(path, 1e-5)  # 0.025 logits at beta 5000, 0.0025 at this run's 500
+    told = path / "reference" / "base" / "manifest.json"
+    value = json.loads(told.read_text())
+    for name, about in value["files"].items():
+        file = told.parent / name
+        about |= {"bytes": file.stat().st_size, "sha256": files.sha256(str(file))}
+    told.write_text(json.dumps(value))
+    preflight.check_config(config)
+    with pytest.raises(UserError, match=r"differ by 2\.5e-03 logits in the mean.*step 1; 1\.0e-05 in the mean is let"):
+        loop.train(config, assembly.Rank())
+    assert not (Path(config.output) / STEPS).exists()
+
+
+def test_another_micro_batch_is_let_pass_and_told(
+    cached: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.train(replace(cached, steps=2), assembly.Rank())
+    told = capsys.readouterr().out
+    assert "differ by 0.0e+00 logits in the mean, 0.0e+00 at the most, over the pairs of step 1" in told
+    assert "bit for bit" not in told
+    other = replace(cached, steps=2, output=cached.output + "-8", data=replace(cached.data, micro_batch=8))
+    monkeypatch.setattr(reference_errors, "hardware", lambda _: "another card, torch 9")
+    loop.train(preflight.check_config(other), assembly.Rank())
+    told = capsys.readouterr().out
+    assert "computed with 4 pairs in a pass (here --micro-batch 8), CPU with " in told
+    assert "(here another card, torch 9), so losses equal an inline run's within rounding, not bit for bit" in told

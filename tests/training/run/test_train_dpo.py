@@ -1,0 +1,175 @@
+"""The trainer on a real cluster: the same stream at any world size, a killed worker, a second run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.material import MODEL, Killed, Submit, notes, wait_for
+from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
+
+from infra.base import cli, files, models
+from infra.base.errors import UserError
+from infra.base.files import ROOT
+from pipelines.latents import store
+from pipelines.latents.store import writer_lock
+from training.backbones.base import ScheduleConfig
+from training.checkpoints import checkpoint
+from training.method.policy import PolicyConfig
+from training.run.train_dpo import _refuse_other_settings, main
+from training.settings.config import TrainConfig
+from training.settings.presets import PRESETS
+
+
+def test_one_and_two_workers_see_the_same_stream(
+    two_workers: Path, training_flags: list[str], submit: Submit, tmp_path: Path
+) -> None:
+    submit(SCRIPT, *training_flags, "--workers", "1", "--output", str(tmp_path / "one"))
+    one, two = notes(tmp_path / "one"), notes(two_workers)
+    assert [row["stream"] for row in one] == [row["stream"] for row in two]
+    assert len({str(row["stream"]) for row in one}) == 24
+    # Losses agree within rounding, which grows with the steps.
+    assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
+
+
+def first_rank(output: Path) -> int | None:
+    """Find the worker of rank 0, which alone writes checkpoints, by the steps that it alone tells; None before."""
+    told = re.findall(r"RayTrainWorker pid=(\d+)\)\S* step \d", output.with_suffix(".log").read_text())
+    return int(told[-1]) if told else None
+
+
+def caught_writing(worker: int, output: Path) -> bool:
+    """Stop the worker of rank 0 where it has begun a checkpoint that is not complete; else leave it running."""
+    folder = max((output / checkpoint.CHECKPOINTS).glob("*"), default=None)
+    if folder is None or (folder / checkpoint.COMPLETE).exists():
+        return False
+    os.kill(worker, signal.SIGSTOP)
+    if not (folder / checkpoint.COMPLETE).exists():
+        return True
+    os.kill(worker, signal.SIGCONT)  # a little late: the next one
+    return False
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "in a step",
+        pytest.param("in the last step of an epoch", marks=pytest.mark.long),
+        pytest.param("in the first step of the next", marks=pytest.mark.long),
+        pytest.param("in a checkpoint", marks=pytest.mark.long),
+    ],
+)
+def test_sigkill_of_a_worker_changes_no_loss(
+    moment: str,
+    two_workers: Path,
+    encoded_store: Path,
+    training_flags: list[str],
+    ray_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "killed"
+    epoch = store.read_manifest(str(encoded_store)).counts.kept // 16
+    assert epoch < 24
+    noted = {"in the last step of an epoch": epoch - 1, "in the first step of the next": epoch}.get(moment, 8)
+    job = begin([*training_flags, "--workers", "2"], output, ray_environment)
+    wait_for(lambda: steps(output) >= noted, job)
+    before = train_workers(ray_environment)
+    assert len(before) == 2
+    victim = max(before)
+    if moment == "in a checkpoint":
+        wait_for(lambda: first_rank(output) in before, job)
+        (victim,) = before & {first_rank(output)}
+        wait_for(lambda: caught_writing(victim, output), job)
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: len(train_workers(ray_environment) - before) == 2, job)  # a new group goes on
+    assert job.wait(timeout=300) == 0
+    for name in ("step", "loss", "stream", "gradient_norm"):
+        assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
+
+
+def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpoint(
+    two_workers: Path, training_flags: list[str], submit: Submit, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output, log = tmp_path / "elastic", tmp_path / "log"
+    elastic = [*training_flags, "--workers", "2", "--min-workers", "1", "--output", str(output), "--steps"]
+    with log.open("w") as out:
+        job = subprocess.Popen(
+            ["ray", "job", "submit", "--", "python", SCRIPT, *elastic, "10000"],
+            cwd=ROOT,
+            env=ray_environment,
+            stdout=out,
+            stderr=out,
+        )
+        metrics = output / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 8, job)
+        before = train_workers(ray_environment)
+        os.kill(max(before), signal.SIGKILL)
+        wait_for(lambda: bool(train_workers(ray_environment) - before), job)  # a new group, of one or two
+        killed_at = len(notes(output))
+        wait_for(lambda: len(metrics.read_text().splitlines()) > killed_at, job)  # is past where it was
+        os.kill(driver(output), signal.SIGTERM)
+        assert job.wait(timeout=300) != 0
+    step = len(notes(output))
+    assert f"stopped on request after step {step}; the same command goes on from there" in log.read_text()
+    assert checkpoint.complete(output)[-1] == checkpoint.folder_of(output, step)
+    submit(SCRIPT, *elastic, str(step + 1))
+    streams = [[row["stream"] for row in notes(path)] for path in (output, two_workers)]
+    assert len(streams[0]) == step + 1
+    assert all(one == other for one, other in zip(*streams, strict=False))
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
+    two_workers: Path, training_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [*training_flags, "--workers", "2", "--output", str(two_workers)]
+    cli.run(main, TrainConfig, PRESETS, again)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.run(main, TrainConfig, PRESETS, [*again, "--beta", "7"])
+    assert "beta was 500.0, now 7.0" in capsys.readouterr().err
+
+
+@pytest.mark.chaos
+def test_a_second_job_on_the_same_run_is_refused(config: TrainConfig) -> None:
+    with writer_lock(config.output), pytest.raises(UserError, match="another job is writing here"):
+        main(config)
+    assert [path.name for path in Path(config.output).iterdir()] == [".lock"]  # nothing was touched
+
+
+def test_a_run_goes_on_with_its_own_settings_and_with_flags_that_are_newer_than_it(tmp_path: Path) -> None:
+    turbo = replace(PRESETS["sdxl-turbo"], output=str(tmp_path))
+    cli.save_config(str(tmp_path), turbo)
+    _refuse_other_settings(tmp_path, turbo)
+    with pytest.raises(UserError, match=r"timesteps was \[249, 499, 749\], now \[249\]"):
+        _refuse_other_settings(tmp_path, replace(turbo, schedule=replace(turbo.schedule, timesteps=(249,))))
+    before = files.read_json(str(tmp_path / "config.json"))
+    del before["schedule"]  # begun before there were such flags, when all timesteps were drawn
+    files.write_json(str(tmp_path / "config.json"), before)
+    _refuse_other_settings(tmp_path, replace(turbo, schedule=ScheduleConfig()))
+    with pytest.raises(UserError, match="zero_terminal_snr was False, now True"):
+        _refuse_other_settings(tmp_path, turbo)
+
+
+def test_a_resumed_run_keeps_the_commits_it_began_with(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[TrainConfig] = []
+
+    def launch(pinned: TrainConfig, _: Path) -> None:
+        launched.append(pinned)
+        raise Killed
+
+    monkeypatch.setattr("training.run.workers.launch", launch)
+    config = replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q", "to_k")))
+    for newest in ("1111", "2222"):
+        pinned = lambda model, newest=newest: models.Model(str(MODEL), model.revision or newest)  # noqa: E731
+        monkeypatch.setattr(models.Model, "pinned", pinned)
+        with pytest.raises(Killed):
+            main(config)
+    assert [one.revision for one in launched] == ["1111", "1111"]
+    with pytest.raises(UserError, match=r"lora_targets was \['to_q', 'to_k'\], now \['to_q'\]"):
+        main(replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q",))))

@@ -1,0 +1,166 @@
+"""A worker's refusal reaches the user as its sentence, where the run folder takes no file too; no Ray cluster here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from ray.train import WorkerGroupError
+from support.faulty_s3 import Fault, faulty
+
+from infra.base import files
+from infra.base.errors import UserError
+from training.run import stopping, workers
+from training.settings.config import TrainConfig
+
+SENTENCE = "s3://dpo-test/run: a checkpoint could not be written (SlowDown); the last complete one stands"
+
+
+@pytest.fixture
+def remote(bucket: str, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(output=f"{bucket}/{tmp_path.name}")
+
+
+@pytest.fixture
+def failing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return a function that has S3 refuse the methods it is given from then on, with one attempt to each request."""
+    refused: set[str] = set()
+
+    def fault(method: str, path: str) -> Fault:
+        return "SlowDown" if method in refused and path.startswith(bucket.removeprefix("s3:/")) else None
+
+    with faulty(os.environ["AWS_ENDPOINT_URL"], fault) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        yield lambda *methods: refused.update(methods)
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Stand in for the loop, in a worker that is alone; it refuses."""
+    context = Mock(**{"get_world_rank.return_value": 0, "get_world_size.return_value": 1})
+    monkeypatch.setattr(workers.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(workers.ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    train = Mock(side_effect=UserError(SENTENCE))
+    monkeypatch.setattr(workers, "train", train)
+    return train
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Stand in for Ray Train's fit, and for the cluster."""
+    fit = Mock()
+    monkeypatch.setattr(workers.on_ray, "connect", Mock())
+    monkeypatch.setattr(workers.on_ray, "device_count", lambda: 0)
+    monkeypatch.setattr(workers, "_check_room", Mock())
+    monkeypatch.setattr(workers, "TorchTrainer", Mock(return_value=Mock(fit=fit)))
+    return fit
+
+
+def lost(error: Exception) -> WorkerGroupError:
+    return WorkerGroupError("a traceback\nof many lines", {1: error})
+
+
+def test_a_refusal_is_left_and_the_next_attempt_returns_at_once(remote: TrainConfig, loop: Mock) -> None:
+    with pytest.raises(UserError, match="the last complete one stands"):
+        workers.run_worker({"config": remote})
+    assert files.read_json(files.join(remote.output, workers.REFUSAL)) == {"sentence": SENTENCE}
+    workers.run_worker({"config": remote})
+    loop.assert_called_once()
+
+
+@pytest.mark.usefixtures("loop")
+def test_a_refusal_that_s3_does_not_take_is_raised_and_told(
+    remote: TrainConfig, failing: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing("PUT", "POST")
+    with pytest.raises(UserError) as refused:
+        workers.run_worker({"config": remote})
+    assert str(refused.value) == SENTENCE
+    told = capsys.readouterr().err
+    assert told.startswith(f"{remote.output}/{workers.REFUSAL}: could not be written (")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.usefixtures("loop")
+def test_a_refusal_that_the_disk_does_not_take_is_raised_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("a file, in which no file can be")
+    with pytest.raises(UserError, match="the last complete one stands"):
+        workers.run_worker({"config": TrainConfig(output=str(tmp_path / "run"))})
+    assert f"{workers.REFUSAL}: could not be written (" in capsys.readouterr().err
+
+
+def test_a_worker_that_starts_while_s3_is_down_says_so_in_one_sentence(
+    remote: TrainConfig, loop: Mock, failing: Callable[..., None]
+) -> None:
+    failing("GET", "HEAD")
+    with pytest.raises(UserError, match=rf"^{remote.output}/{workers.REFUSAL}: cannot be reached \(.*\)$"):
+        workers.run_worker({"config": remote})
+    loop.assert_not_called()
+
+
+def test_the_driver_tells_the_note_a_worker_left(remote: TrainConfig, fit: Mock) -> None:
+    def refuse() -> None:
+        files.write_json(files.join(remote.output, workers.REFUSAL), {"sentence": SENTENCE})
+        raise lost(RuntimeError("of another rank"))
+
+    fit.side_effect = refuse
+    with pytest.raises(UserError) as refused:
+        workers.launch(remote, remote.output)
+    assert str(refused.value) == SENTENCE
+
+
+@pytest.mark.parametrize("methods", [(), ("GET", "HEAD", "PUT", "POST")])
+def test_the_driver_tells_the_sentence_of_a_worker_that_could_leave_none(
+    remote: TrainConfig, fit: Mock, failing: Callable[..., None], methods: tuple[str, ...]
+) -> None:
+    def refuse() -> None:
+        failing(*methods)
+        raise lost(UserError(SENTENCE))
+
+    fit.side_effect = refuse
+    with pytest.raises(UserError) as refused:
+        workers.launch(remote, remote.output)
+    assert str(refused.value) == SENTENCE
+
+
+@pytest.mark.parametrize(("methods", "told"), [(("GET", "HEAD"), "cannot be reached"), (("GET",), "cannot be read")])
+def test_a_note_that_the_driver_cannot_read_is_one_sentence(
+    remote: TrainConfig, fit: Mock, failing: Callable[..., None], methods: tuple[str, ...], told: str
+) -> None:
+    def refuse() -> None:
+        files.write_json(files.join(remote.output, workers.REFUSAL), {"sentence": SENTENCE})
+        failing(*methods)
+        raise lost(RuntimeError("a lost worker"))
+
+    fit.side_effect = refuse
+    with pytest.raises(UserError, match=rf"^{remote.output}/{workers.REFUSAL}: {told} \(.*\)$"):
+        workers.launch(remote, remote.output)
+
+
+def test_a_failure_that_is_no_refusal_stays_what_it_is(remote: TrainConfig, fit: Mock) -> None:
+    failure = lost(RuntimeError("a bug"))
+    fit.side_effect = failure
+    with pytest.raises(WorkerGroupError) as raised:
+        workers.launch(remote, remote.output)
+    assert raised.value is failure
+
+
+def test_sigterm_that_s3_does_not_pass_on_is_told_and_the_driver_goes_on(
+    remote: TrainConfig, failing: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing("PUT", "POST")
+    with stopping.passing_on(remote.output):
+        os.kill(os.getpid(), signal.SIGTERM)
+    told = capsys.readouterr().err
+    assert told.startswith(f"{remote.output}/{stopping.STOP}: SIGTERM could not be passed on to the workers (")
+    assert told.endswith("; send it again\n")
+    assert told.count("\n") == 1
+    assert not stopping.asked_by_driver(remote.output)

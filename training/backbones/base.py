@@ -1,0 +1,82 @@
+"""What all backbones share: which timesteps are drawn, and how a network is loaded from a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infra.base import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+from infra.base.errors import UserError
+
+from diffusers import ModelMixin  # isort: skip
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Which noise levels are trained on."""
+
+    timesteps: tuple[int, ...] | None = None
+    """Draw from these timesteps only, for models distilled to a few (SDXL-Turbo: 249 499 749); by default all."""
+    zero_terminal_snr: bool = False
+    """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023), as SDXL-Turbo is trained."""
+
+
+EVERY = ScheduleConfig()
+
+
+class DiffusersNetwork:
+    """The network of a diffusers folder, and the timesteps that it is trained on."""
+
+    network_class: type[ModelMixin]
+    network_folder: str
+    timesteps: int
+
+    def __init__(self, folder: Path, config: ScheduleConfig) -> None:
+        self.folder, self.chosen = folder, config.timesteps
+
+    def load_network(self) -> Any:
+        """Load the network to train, float32, without dropout: policy and reference must see the same function.
+
+        Raises:
+            UserError: if its weights are not safetensors.
+        """
+        models.default_weights(self.folder, self.network_folder)
+        network = self.network_class.from_pretrained(
+            self.folder, subfolder=self.network_folder, use_safetensors=True, dtype=torch.float32
+        )
+        return network.eval()
+
+    def network_settings(self) -> dict[str, Any]:
+        """Return the network's settings, defaults that its file leaves out filled in; no weights are read."""
+        with torch.device("meta"):
+            known = self.network_class.load_config(self.folder, subfolder=self.network_folder)
+            network = self.network_class.from_config(known)
+        told = {name: value for name, value in network.config.items() if not name.startswith("_")}
+        return json.loads(json.dumps(told))  # a default may be a tuple where a file has a list
+
+    def check_timesteps(self, informative: Sequence[bool] | None = None) -> None:
+        """Refuse timesteps that the schedule has not, or that teach nothing.
+
+        Args:
+            informative: [timesteps], false where both slots' inputs and targets are the same; by default none.
+
+        Raises:
+            UserError: naming the timestep.
+        """
+        for chosen in self.chosen or ():
+            if not 0 <= chosen < self.timesteps:
+                raise UserError(f"--timesteps {chosen}: {self.folder} has 0 to {self.timesteps - 1}")
+            if informative is not None and not informative[chosen]:
+                raise UserError(
+                    f"--timesteps {chosen}: pure noise, where both slots' inputs are the same and the margin is 0"
+                )
+        if self.chosen is not None and not self.chosen:
+            raise UserError("--timesteps: none given")

@@ -1,0 +1,148 @@
+"""Checkpoints: groups of tensors in safetensors, marked complete last, so that a torn one is never taken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from infra.base import files
+from infra.base.errors import UserError
+from infra.base.versions import check_version
+
+CHECKPOINTS, COMPLETE = "checkpoints", "complete.json"
+SCHEMA_VERSION = 1
+Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a resumed run needs beside weights and optimizer: order and draws are functions of it."""
+
+    step: int
+    seed: int
+    global_batch: int
+    store_hash: str
+    labels_hash: str
+
+
+def name_of(step: int) -> str:
+    """Name the checkpoint after so many steps, from the run folder on."""
+    return f"{CHECKPOINTS}/step-{step:07d}"
+
+
+def folder_of(output: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after so many steps."""
+    return output / name_of(step)
+
+
+def step_of(folder: Path) -> int:
+    """Read the step from a checkpoint's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def copied(groups: Groups) -> Groups:
+    """Copy tensors into CPU memory, so that they can be written while training changes the ones it has."""
+    return {
+        group: {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        for group, tensors in groups.items()
+    }
+
+
+def save(output: Path, state: State, groups: Groups) -> None:
+    """Write a checkpoint, one file a group; the file that says it is complete comes last and holds the hashes."""
+    folder = begin(output, state.step)
+    for name, tensors in groups.items():
+        save_file(dict(tensors), folder / f"{name}.safetensors")
+    mark(folder, state, {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())})
+
+
+def begin(output: Path, step: int) -> Path:
+    """Make the empty folder of a checkpoint; what an earlier attempt left there goes."""
+    folder = folder_of(output, step)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
+    """Mark a checkpoint complete, with the hashes of its files by their paths in its folder."""
+    marker = {"schema_version": SCHEMA_VERSION, "state": asdict(state), "sha256": hashes}
+    files.write_json(str(folder / COMPLETE), marker)
+
+
+def complete_steps(output: str) -> list[int]:
+    """List the steps of the complete checkpoints in a run folder, local or on S3, the first step first."""
+    found = files.list_files(files.join(output, CHECKPOINTS), f"/{COMPLETE}")
+    return sorted(step_of(Path(path).parent) for path in found)
+
+
+def complete(output: Path) -> list[Path]:
+    """List the complete checkpoints on disk, oldest first."""
+    return [folder_of(output, step) for step in complete_steps(str(output))]
+
+
+def read_marker(folder: str, content: bytes) -> tuple[State, dict[str, str]]:
+    """Read a marker: the state, and the hashes of the checkpoint's files by their paths, not yet compared.
+
+    Args:
+        folder: the checkpoint's, local or on S3.
+        content: the marker's bytes.
+
+    Raises:
+        UserError: naming the marker, if it is of another schema version or not whole.
+    """
+    path, otherwise = files.join(folder, COMPLETE), f"delete {folder} to resume from the one before"
+    try:
+        marker = dict(json.loads(content))
+        check_version(path, marker, SCHEMA_VERSION, otherwise, unnamed=1)
+        return State(**marker["state"]), dict(marker["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a whole marker of this code's ({error!r}); {otherwise}") from error
+
+
+def read_state(folder: Path) -> State:
+    """Read a complete checkpoint's state and check its files.
+
+    Raises:
+        UserError: naming the file that is missing, altered or outside, or a marker that is not whole or of other code.
+    """
+    state, hashes = read_marker(str(folder), (folder / COMPLETE).read_bytes())
+    for name, expected in hashes.items():
+        path = Path(files.inside(str(folder), name))
+        if not path.is_file():
+            raise UserError(f"{path}: missing; delete {folder} to resume from the one before")
+        if files.sha256(str(path)) != expected:
+            raise UserError(f"{path}: altered since it was written; delete {folder} to resume from the one before")
+    return state
+
+
+def sweep(output: Path, keep: int, best: int | None) -> None:
+    """Delete incomplete checkpoints, and complete ones but the latest few and the best."""
+    done = complete(output)
+    spared = {path.name for path in done[-keep:]} | ({folder_of(output, best).name} if best is not None else set())
+    for path in (output / CHECKPOINTS).glob("step-*"):
+        if path.name not in spared:
+            shutil.rmtree(path)
+
+
+def rewind(output: str, step: int) -> None:
+    """Make the checkpoint after a step the latest: later ones are complete no more, and go at the next sweep.
+
+    Args:
+        output: the run folder, local or on S3.
+
+    Raises:
+        UserError: if there is no complete checkpoint of that step.
+    """
+    steps = complete_steps(output)
+    if step not in steps:
+        raise UserError(f"--resume-from {step}: {output} has complete checkpoints of steps {steps or 'none'}")
+    for later in steps:
+        if later > step:
+            files.remove(files.join(output, name_of(later), COMPLETE))

@@ -1,0 +1,179 @@
+"""A run folder on S3: each node works in a copy on its disk, and rank 0 sends what the run shall leave.
+
+S3 is the record. What an earlier attempt left in a copy and not there is forgotten. A checkpoint's marker, and a
+result's facts, are sent last and deleted first: without them there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from infra.base import files, object_storage
+from infra.base.errors import UserError
+from infra.base.node_cache import cache_folder
+from training.checkpoints import checkpoint
+from training.checkpoints.run_folder import ASSESSMENTS, FACTS, RESULT, STEPS, remove_result
+from training.settings.config import TrainConfig
+
+NOTES = (STEPS, ASSESSMENTS, "samples", "tensorboard")
+
+
+def open_mirror(config: TrainConfig) -> Mirror | None:
+    """Return this node's copy of a run folder on S3; None where the run folder is on a disk."""
+    place = files.resolve(config.output)
+    if not place.startswith(files.S3):
+        return None
+    name = f"run-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    return Mirror(place, cache_folder(config.data.cache) / name)
+
+
+class Mirror:
+    """A run folder on S3 and its copy on this node's disk.
+
+    Only rank 0 calls begin, send, make_room, mark and finish; every rank calls bring and forget, and of a sharded
+    checkpoint sends and drops its own part.
+    """
+
+    def __init__(self, place: str, local: Path) -> None:
+        self.place, self.local = place, local
+        self._sent: dict[str, tuple[int, int]] = {}  # of each note: size and time when it was sent
+
+    def begin(self) -> int | None:
+        """Take the notes as S3 has them, and return the step of its last complete checkpoint; None without one.
+
+        Raises:
+            UserError: if S3 cannot be read, or the disk not written.
+        """
+        with self._told():
+            object_storage.abort_uploads(self.place)
+            for name in (*NOTES, RESULT):
+                files.remove(str(self.local / name))
+            for name in (STEPS, ASSESSMENTS):  # a line a step; pictures and TensorBoard's files stay where they are
+                if files.is_file(files.join(self.place, name)):
+                    files.copy(files.join(self.place, name), str(self.local / name))
+            return max(checkpoint.complete_steps(self.place), default=None)
+
+    def bring(self, step: int) -> None:
+        """Have a checkpoint of S3 on this node's disk, and no other; the first process of a node that asks copies it.
+
+        Raises:
+            UserError: naming the file that is missing, altered or outside; or if the disk cannot be written.
+        """
+        folder, place = checkpoint.folder_of(self.local, step), files.join(self.place, checkpoint.name_of(step))
+        self.local.mkdir(parents=True, exist_ok=True)
+        with self._told(), open(self.local / ".lock", "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            marker = files.read_bytes(files.join(place, checkpoint.COMPLETE))
+            for other in folder.parent.glob("step-*"):
+                if other != folder:
+                    shutil.rmtree(other)
+            known, parts = folder / checkpoint.COMPLETE, checkpoint.read_marker(place, marker)[1]
+            if known.is_file() and known.read_bytes() == marker and all((folder / name).is_file() for name in parts):
+                return  # where shards of other nodes are missing, all are fetched
+            checkpoint.begin(self.local, step)
+            for name, expected in parts.items():
+                self._bring_file(place, name, folder, expected)
+            files.write_bytes(str(known), marker)
+
+    def _bring_file(self, place: str, name: str, folder: Path, expected: str) -> None:
+        path, otherwise = files.inside(place, name), f"delete {place} to resume from the one before"
+        if not files.is_file(path):
+            raise UserError(f"{path}: missing; {otherwise}")
+        if files.copy(path, str(folder / name)) != expected:
+            raise UserError(f"{path}: altered since it was written; {otherwise}")
+
+    def send(self, step: int, keep: int, best: int | None) -> None:
+        """Send the notes, make room, and send the checkpoint of a step that lies whole on this disk, its marker last.
+
+        Raises:
+            OSError: if something could not be sent, or a file is not what the marker says.
+        """
+        self.make_room(keep, best)
+        self.mark(step, self.send_files(step, self._marked(step)))
+
+    def make_room(self, keep: int, best: int | None) -> None:
+        """Send the notes, which then reach to a step at least that a run goes on from, and delete old checkpoints."""
+        self._send_notes()
+        self._sweep(keep, best)
+
+    def send_files(self, step: int, names: Iterable[str]) -> dict[str, str]:
+        """Send files of a checkpoint, named from its folder on, and return the SHA-256 of what was sent of each."""
+        folder = checkpoint.name_of(step)
+        return {name: self._send_file(f"{folder}/{name}") for name in names}
+
+    def mark(self, step: int, sent: Mapping[str, str]) -> None:
+        """Send the marker of a checkpoint whose files have all been sent.
+
+        Raises:
+            OSError: if one of them is not what the marker says.
+        """
+        folder = checkpoint.name_of(step)
+        for name, expected in self._marked(step).items():
+            if sent.get(name) != expected:
+                raise OSError(f"{self.local / folder / name}: altered since it was written")
+        self._send_file(f"{folder}/{checkpoint.COMPLETE}")
+
+    def drop_part(self, step: int) -> None:
+        """Delete this disk's part of a checkpoint that S3 has whole, but where rank 0 is, which keeps and sweeps."""
+        folder = checkpoint.folder_of(self.local, step)
+        if not (folder / checkpoint.COMPLETE).is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # ranks of one node do it at once
+
+    def _marked(self, step: int) -> dict[str, str]:
+        return files.read_json(str(checkpoint.folder_of(self.local, step) / checkpoint.COMPLETE))["sha256"]
+
+    def finish(self, keep: int, best: int) -> None:
+        """Send the rest of a finished run: notes and result, its facts last; an older result goes.
+
+        Raises:
+            UserError: if something could not be sent.
+        """
+        with self._told():
+            self._send_notes()
+            self._sweep(keep, best)
+            remove_result(self.place)
+            folder = self.local / RESULT
+            paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / FACTS]
+            for path in (*paths, folder / FACTS):
+                self._send_file(str(path.relative_to(self.local)))
+
+    def forget(self) -> None:
+        """Delete the copy of a finished run."""
+        shutil.rmtree(self.local, ignore_errors=True)  # ranks of one node do it at once
+
+    def _send_notes(self) -> None:
+        """Send the notes that have grown."""
+        for name in NOTES:
+            path = self.local / name
+            for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if one.is_file():
+                    about = one.stat()
+                    relative, known = str(one.relative_to(self.local)), (about.st_size, about.st_mtime_ns)
+                    if self._sent.get(relative) != known:
+                        self._send_file(relative)
+                        self._sent[relative] = known
+
+    def _send_file(self, name: str) -> str:
+        return files.copy(str(self.local / name), files.join(self.place, name))
+
+    def _sweep(self, keep: int, best: int | None) -> None:
+        """Delete torn checkpoints on S3, and complete ones but the latest few and the best."""
+        spared = {*checkpoint.complete_steps(self.place)[-keep:], best}
+        folder = files.join(self.place, checkpoint.CHECKPOINTS)
+        found = {path.removeprefix(f"{folder}/").split("/")[0] for path in files.list_files(folder)}
+        for name in sorted(found):
+            if checkpoint.step_of(Path(name)) not in spared:
+                files.remove(files.join(folder, name, checkpoint.COMPLETE))
+                files.remove(files.join(folder, name))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.place}: {files.reason(error)}") from error

@@ -1,0 +1,129 @@
+"""The store on local disk: its arrays copied once per node and memory-mapped, because Parquet gives no random rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.base import files
+from infra.base.errors import UserError
+from infra.base.node_cache import staged_once
+from pipelines.latents import store
+from pipelines.raw import pairs
+
+LAYOUT = 2  # of the copies; another one must not take those of an older version for its own
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A store's kept pairs in the order of their ids, as arrays on local disk."""
+
+    manifest: store.Manifest
+    pair_ids: npt.NDArray[np.int64]  # [n], ascending
+    prompt_rows: npt.NDArray[np.int64]  # [n], row of each pair's caption in prompts
+    latents: npt.NDArray[np.float16]  # [n, slots, C or 2C, H, W], memory-mapped; slots 0, 1 and, flipped, 2, 3
+    prompts: Mapping[str, npt.NDArray[np.float16]]  # by embedding column: [captions, ...], memory-mapped
+    empty_prompt: int  # row of the empty caption in prompts
+    reference_errors: npt.NDArray[np.float32] | None = None  # [n, draws, 2], memory-mapped; slots 0, 1; where cached
+
+
+def stage(path: str, cache: str | None = None) -> Staged:
+    """Copy a store's arrays to local disk once, and map them.
+
+    Parquet is the record; random rows come from these copies, because Parquet gives hundreds of rows a second and a
+    memory map tens of thousands. The folder is named by the store's content, so it is never stale.
+
+    Raises:
+        UserError: if the store is unfinished, a file differs from the manifest's hash, or a pair's caption is missing.
+    """
+    manifest = store.read_manifest(path)
+
+    def fill(folder: Path) -> None:
+        store.verify(path, manifest, contents=True)
+        _stage_prompts(path, folder, manifest)
+        _stage_pairs(path, folder, manifest)
+
+    folder = staged_once(cache, f"{manifest.content_hash}-{LAYOUT}", staged_bytes(manifest), path, fill)
+    prompt_ids = np.load(folder / "prompt_ids.npy")
+    return Staged(
+        manifest=manifest,
+        pair_ids=np.load(folder / "pair_ids.npy"),
+        prompt_rows=np.load(folder / "prompt_rows.npy"),
+        latents=np.load(folder / "latents.npy", mmap_mode="r"),
+        prompts={name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings},
+        empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
+    )
+
+
+def staged_bytes(manifest: store.Manifest) -> int:
+    """Count the bytes of a store's arrays: float16 latents of kept pairs and embeddings of captions."""
+    images = len(store.latent_columns(manifest.flip)) * (2 if manifest.posterior == "moments" else 1)
+    pair = images * math.prod(manifest.latent_shape)
+    prompt = sum(math.prod(shape) for shape in manifest.embeddings.values())
+    return 2 * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
+
+
+def _tables(path: str, part: str, columns: list[str]) -> Iterator[pa.Table]:
+    for name in files.list_files(files.join(path, part), ".parquet"):
+        filesystem, inner = files.open_filesystem(name)
+        yield pq.read_table(inner, filesystem=filesystem, columns=columns, partitioning=None)
+
+
+def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
+    ids = np.concatenate([table["prompt_id"].to_numpy() for table in _tables(path, "prompts", ["prompt_id"])])
+    _prompt_rows(path, np.sort(ids), np.array([pairs.prompt_id("")]))  # refused here, so that no copy lacks it
+    rank = _rank(ids)
+    for name, shape in manifest.embeddings.items():
+        file, start = folder / f"prompts-{name}.npy", 0
+        prompts = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+        for table in _tables(path, "prompts", [name]):
+            prompts[rank[start : start + table.num_rows]] = store.half_rows(table[name]).reshape(-1, *shape)
+            start += table.num_rows
+        prompts.flush()
+    np.save(folder / "prompt_ids.npy", np.sort(ids))
+
+
+def _rank(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the place of each id in ascending order."""
+    rank = np.empty(len(ids), np.int64)
+    rank[np.argsort(ids)] = np.arange(len(ids))
+    return rank
+
+
+def _prompt_rows(path: str, prompt_ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    """Find captions by their ids; a missing one must not take its neighbour's embedding."""
+    rows = np.minimum(np.searchsorted(prompt_ids, wanted), len(prompt_ids) - 1)
+    if len(lost := wanted[prompt_ids[rows] != wanted]):
+        raise UserError(
+            f"{path}: prompts/ has no prompt_id {lost[0]}, which its pairs need; "
+            "delete prompts/ there and run encode_latents.py with --repair"
+        )
+    return rows
+
+
+def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
+    kept = "pairs/status=kept"
+    ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, kept, ["pair_id"])])
+    rank = _rank(ids)
+    prompt_ids, prompt_rows = np.load(folder / "prompt_ids.npy"), np.empty(len(ids), np.int64)
+    channels, height, width = manifest.latent_shape
+    columns = list(store.latent_columns(manifest.flip))
+    shape = (len(columns), channels * (2 if manifest.posterior == "moments" else 1), height, width)
+    latents = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+    start = 0
+    for table in _tables(path, kept, ["prompt_id", *columns]):
+        rows = rank[start : start + table.num_rows]
+        stacked = np.stack([store.half_rows(table[name]) for name in columns], axis=1)
+        latents[rows] = stacked.reshape(-1, *shape)
+        prompt_rows[rows] = _prompt_rows(path, prompt_ids, table["prompt_id"].to_numpy())
+        start += table.num_rows
+    latents.flush()
+    np.save(folder / "pair_ids.npy", np.sort(ids))
+    np.save(folder / "prompt_rows.npy", prompt_rows)

@@ -1,0 +1,44 @@
+"""A micro-batch: pairs with their draws made, as the objective takes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch; row 0 of latents are the winners, row 1 the losers."""
+
+    pair_ids: npt.NDArray[np.int64]  # [B]
+    latents: torch.Tensor  # [2, B, C, H, W] float32
+    noise: torch.Tensor  # [B, C, H, W] float32
+    timesteps: torch.Tensor  # [B] int64
+    conditioning: Mapping[str, torch.Tensor]  # the store's embedding columns, [B, ...] float32 each
+    preferred: torch.Tensor  # [B] float32, P(row 0 is preferred); 1 but for soft labels
+    reference_errors: torch.Tensor | None = None  # [2, B] float32, row 0 winners, row 1 losers; where cached
+
+    def to(self, device: torch.device) -> Batch:
+        """Move the tensors to a device."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        conditioning = {name: move(value) for name, value in self.conditioning.items()}
+        latents, noise, timesteps = move(self.latents), move(self.noise), move(self.timesteps)
+        errors = None if self.reference_errors is None else move(self.reference_errors)
+        return Batch(self.pair_ids, latents, noise, timesteps, conditioning, move(self.preferred), errors)
+
+    def fingerprint(self, position: int) -> int:
+        """Hash (position in the global batch, pair, timestep, noise) of each row and add up, modulo 2^64."""
+        total = 0
+        for index, pair_id in enumerate(self.pair_ids):
+            told = f"{position + index}/{pair_id}/{int(self.timesteps[index])}/".encode()
+            digest = hashlib.blake2b(told + self.noise[index].numpy().tobytes(), digest_size=8).digest()
+            total += int.from_bytes(digest, "little")
+        return total % (1 << 64)

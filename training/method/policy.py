@@ -1,0 +1,189 @@
+"""What is trained: every weight of the network, or adapters beside frozen ones (LoRA), and their running average.
+
+LoRA (Hu et al. 2021, arXiv 2106.09685): a layer W x becomes W x + (alpha/rank) B A x with B = 0 at the start. The
+policy then is its own reference as long as the adapters are off, so one network in memory serves as both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infra.base import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers and peft)
+)
+from infra.base.errors import UserError
+from training.backbones.backbone import Backbone
+from training.layout.sharding import is_sharded
+from training.method import forward
+from training.method.batch import Batch
+
+# The attention projections of diffusers' networks: of UNets and transformers, and of the text's side of transformers.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What is trained, and what of it counts."""
+
+    lora_rank: int = 0
+    """Rank of the adapters that are trained while the network stays frozen; 0 trains the network itself."""
+    lora_alpha: int | None = None
+    """Adapters count alpha / rank times; by default alpha is the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Layers to adapt, by the ends of their names; by default the attention projections."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the trained weights with this decay per step (0.999, say); validation,
+    held-out accuracy and result then take the average."""
+
+
+def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn.Module:
+    """Load the network to train, float32; with a rank, frozen and with adapters that are a function of the seed.
+
+    Raises:
+        UserError: if the network has no such layers as are to be adapted.
+    """
+    network = backbone.load_network()
+    return add_adapters(network, config, seed) if config.lora_rank else network
+
+
+def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Module:
+    """Freeze a diffusers network and add adapters to it; B is zero, so it still computes what it did.
+
+    Raises:
+        UserError: as lora_targets does.
+    """
+    from peft import LoraConfig
+
+    network.requires_grad_(False)
+    settings = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha or config.lora_rank,
+        target_modules=lora_targets(network, config.lora_targets),
+        init_lora_weights="gaussian",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the same A on every rank and in every run
+        network.add_adapter(settings)
+    return network.eval()
+
+
+def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...]) -> list[str]:
+    """Return the ends of the names of the layers to adapt; where none are wanted, the attention projections there are.
+
+    Raises:
+        UserError: naming those that no layer has, and the names there are.
+    """
+    layers = {name: isinstance(module, torch.nn.Linear | torch.nn.Conv2d) for name, module in network.named_modules()}
+
+    def is_adaptable(target: str) -> bool:
+        hit = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
+        return bool(hit) and all(hit)
+
+    targets = wanted or tuple(target for target in ATTENTION if is_adaptable(target))
+    unknown = [target for target in targets if not is_adaptable(target)]
+    if unknown or not targets:
+        known = sorted({_short(name) for name, fits in layers.items() if fits})
+        told = f"--lora-targets {' '.join(unknown)}" if unknown else "--lora-rank: without --lora-targets"
+        raise UserError(f"{told}: not the name of linear or convolution layers here; there are {', '.join(known)}")
+    return list(targets)
+
+
+def _short(name: str) -> str:
+    """Return the last part of a layer's name, and the one before it where the last is a place in a list: to_out.0."""
+    rest, _, last = name.rpartition(".")
+    return f"{rest.rpartition('.')[2]}.{last}" if rest and last.isdigit() else last
+
+
+def load_adapters(network: Any, folder: Path, network_folder: str) -> torch.nn.Module:
+    """Add the adapters of a LoRA result to a network that has none."""
+    network.load_lora_adapter(
+        str(folder), prefix=network_folder, weight_name=models.ADAPTERS, use_safetensors=True, local_files_only=True
+    )
+    return network.eval()
+
+
+def trained(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return the weights that are trained, by name, in the network's order."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def load_weights(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put values in place of the trained weights, bit for bit; both must have the same names."""
+    for (name, parameter), (same, value) in zip(sorted(trained(network).items()), sorted(tensors.items()), strict=True):
+        if name != same:
+            raise KeyError(f"{same}: not a trained weight of this network, which has {name}")
+        parameter.data.copy_(value)
+
+
+@contextlib.contextmanager
+def adapters_off(network: Any) -> Iterator[None]:
+    """Make a network with adapters compute what it computes without them; they are on again after an error too."""
+    network.disable_adapters()
+    try:
+        yield
+    finally:
+        network.enable_adapters()
+
+
+@dataclass(frozen=True)
+class AdaptersOff:
+    """The reference of a LoRA policy: the policy's own network, unwrapped, with its adapters off."""
+
+    backbone: Backbone
+    network: torch.nn.Module
+    autocast: torch.dtype
+
+    @torch.no_grad()
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """Return the errors [2, B] of winners and losers, in the same shapes as the policy's pass."""
+        with adapters_off(self.network):
+            return forward.pair_errors(self.backbone, self.network, batch, self.autocast)
+
+
+class Average:
+    """Exponential moving average of the trained weights: those of step 1, then decay * average + (1 - decay) * new.
+
+    It looks back over about 1 / (1 - decay) steps.
+    """
+
+    def __init__(self, decay: float, network: torch.nn.Module) -> None:
+        from diffusers.training_utils import EMAModel
+
+        self.network = network
+        # Equal bounds: diffusers' own ramp, (1 + step) / (10 + step), would make the decay depend on the run's length.
+        together = not is_sharded(network)  # shards have no such operation
+        self.ema = EMAModel(self._parameters(), decay=decay, min_decay=decay, foreach=together)
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return list(trained(self.network).values())
+
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.ema.step(self._parameters())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the averages by the names of the weights."""
+        return dict(zip(trained(self.network), self.ema.shadow_params, strict=True))
+
+    def load(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Go on from the averages after a step, bit for bit."""
+        for name, shadow in self.tensors().items():
+            shadow.copy_(tensors[name])
+        self.ema.optimization_step = step
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the averages in the weights' place for a while, to be judged; the weights come back bit for bit."""
+        self.ema.store(self._parameters())
+        self.ema.copy_to(self._parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self._parameters())

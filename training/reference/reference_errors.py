@@ -1,0 +1,185 @@
+"""Cached reference errors: what STORE/reference/NAME holds, and the memory map that training reads them from.
+
+reference/NAME/draw-0000.parquet   pair_id, draw, timestep, error_0, error_1 of every kept pair, in the order of its id
+reference/NAME/manifest.json       written last; without it nothing is there
+
+Slots are as stored, not winner and loser, so that relabelling leaves the errors as they are. Draw k is what training
+draws in its epoch k.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from infra.base import files, models
+from infra.base.errors import UserError
+from infra.base.node_cache import staged_once
+from infra.base.versions import check_version
+from pipelines.latents import store
+from training.backbones.backbone import Backbone
+from training.data.staging import Staged
+
+SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.int64()),
+        ("draw", pa.int32()),
+        ("timestep", pa.int32()),
+        ("error_0", pa.float32()),
+        ("error_1", pa.float32()),
+    ]
+)
+SCHEMA_VERSION = 1
+PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the errors; the last two, like the hardware, move only their last bits."""
+
+    network: str  # the reference's fingerprint; those of the frozen parts are the store's
+    store_hash: str
+    seed: int
+    caption_dropout: float
+    prediction_type: str
+    schedule: str  # hash of noise schedule and map to timesteps
+    batch_size: int  # pairs per forward pass
+    precision: str
+
+    @classmethod
+    def of(
+        cls,
+        reference: Backbone,
+        manifest: store.Manifest,
+        seed: int,
+        caption_dropout: float,
+        batch_size: int,
+        precision: str,
+    ) -> Settings:
+        """Collect the settings of a reference on a store's pairs."""
+        return cls(
+            network=models.fingerprint(reference.folder, reference.network_folder),
+            store_hash=manifest.content_hash,
+            seed=seed,
+            caption_dropout=caption_dropout,
+            prediction_type=reference.prediction_type,
+            schedule=_schedule_hash(reference),
+            batch_size=batch_size,
+            precision=precision,
+        )
+
+    def differences(self, now: Settings) -> dict[str, tuple[Any, Any]]:
+        """Name what differs, with both values."""
+        return {name: (old, getattr(now, name)) for name, old in vars(self).items() if old != getattr(now, name)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What cached errors say of themselves."""
+
+    settings: Settings
+    model: str
+    revision: str | None
+    draws: int
+    pairs: int
+    hardware: tuple[str, ...]  # all that took part
+    config: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]] = field(repr=False)  # bytes, sha256 and rows by name, one file per draw
+    schema_version: int = SCHEMA_VERSION
+
+
+def _schedule_hash(backbone: Backbone) -> str:
+    timesteps = [backbone.timestep(probe / PROBES) for probe in range(PROBES)]
+    return hashlib.sha256(repr((backbone.schedule(), backbone.timesteps, timesteps)).encode()).hexdigest()
+
+
+def hardware(device: torch.device) -> str:
+    """Name what computes, as far as last bits depend on it: the kind of device, or the CPU's vectors, and torch."""
+    cuda = device.type == "cuda"
+    kind = torch.cuda.get_device_name(device) if cuda else f"CPU with {torch.backends.cpu.get_cpu_capability()}"
+    return f"{kind}, torch {torch.__version__}"
+
+
+def folder_of(path: str, name: str) -> str:
+    """Name the folder of cached errors in a store."""
+    return files.join(path, "reference", name)
+
+
+def read_manifest(path: str, name: str) -> Manifest:
+    """Read what a store's cached errors say of themselves.
+
+    Raises:
+        UserError: if the store has none of that name, or it is of another schema version or not whole.
+    """
+    told = files.join(folder_of(path, name), store.MANIFEST)
+    if not files.exists(told):
+        known = [found.split("/")[-2] for found in files.list_files(files.join(path, "reference"), store.MANIFEST)]
+        raise UserError(
+            f"--reference {name}: {path} has the reference errors {', '.join(known) or 'none'}; encode_reference.py "
+            "computes them"
+        )
+    value = files.read_json(told)
+    again = f"delete {folder_of(path, name)} and run encode_reference.py again"
+    check_version(told, value, SCHEMA_VERSION, again, unnamed=1)
+    try:
+        settings, taken_part = Settings(**value.pop("settings")), tuple(value.pop("hardware"))
+        return Manifest(settings=settings, hardware=taken_part, **value)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{told}: not a whole manifest of schema version {SCHEMA_VERSION} ({error}); {again}"
+        ) from error
+
+
+def write_draw(path: str, name: str, draw: int, table: pa.Table) -> tuple[str, dict[str, Any]]:
+    """Write the errors of one draw, and return the file's name and what the manifest tells of it."""
+    file = f"draw-{draw:04d}.parquet"
+    target = files.join(folder_of(path, name), file)
+    sha = files.write_table(target, table.select(SCHEMA.names).cast(SCHEMA))
+    filesystem, inner = files.open_filesystem(target)
+    size = filesystem.get_file_info(inner).size
+    return file, {"bytes": size, "sha256": sha, "rows": table.num_rows}
+
+
+def write_manifest(path: str, name: str, manifest: Manifest) -> None:
+    """Finish cached errors."""
+    files.write_json(files.join(folder_of(path, name), store.MANIFEST), asdict(manifest))
+
+
+def attach(staged: Staged, path: str, name: str | None, cache: str | None) -> Staged:
+    """Add cached errors to a staged store, as a memory map made once per node; without a name there are none.
+
+    Raises:
+        UserError: if a file is missing or differs from the manifest's hash.
+    """
+    if name is None:
+        return staged
+    manifest = read_manifest(path, name)
+    shape = (len(staged.pair_ids), manifest.draws, 2)
+
+    def fill(folder: Path) -> None:
+        store.verify(folder_of(path, name), manifest, contents=True)
+        errors = np.lib.format.open_memmap(folder / "errors.npy", mode="w+", dtype=np.float32, shape=shape)
+        for draw, file in enumerate(sorted(manifest.files)):
+            errors[:, draw] = _read_draw(files.join(folder_of(path, name), file), draw, staged.pair_ids)
+        errors.flush()
+
+    content = hashlib.sha256(repr(sorted((k, v["sha256"]) for k, v in manifest.files.items())).encode())
+    folder = staged_once(cache, f"reference-{content.hexdigest()[:32]}", 4 * int(np.prod(shape)), path, fill)
+    return replace(staged, reference_errors=np.load(folder / "errors.npy", mmap_mode="r"))
+
+
+def _read_draw(path: str, draw: int, pair_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    filesystem, inner = files.open_filesystem(path)
+    table = pq.read_table(inner, filesystem=filesystem, partitioning=None)
+    if not np.array_equal(table["pair_id"].to_numpy(), pair_ids) or set(table["draw"].to_pylist()) != {draw}:
+        raise UserError(f"{path}: does not hold draw {draw} of each of the store's {len(pair_ids)} pairs")
+    return np.stack([table[f"error_{slot}"].to_numpy() for slot in (0, 1)], axis=1)

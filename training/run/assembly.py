@@ -1,0 +1,109 @@
+"""Everything one rank holds while it trains: data, models and their layout, put together from the settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infra.base import cpu, files
+from training.backbones.backbone import Backbone, open_backbone
+from training.checkpoints.checkpoint_writer import CheckpointWriter
+from training.checkpoints.mirror import Mirror, open_mirror
+from training.data.loader import Labelled, apply_labels
+from training.data.staging import stage
+from training.layout import sharding
+from training.method import forward, optimizers
+from training.method.optimizers import make_optimizer
+from training.method.policy import AdaptersOff, Average, make_policy, trained
+from training.reference.reference_errors import attach
+from training.run import reward
+from training.run.assessment import held_out
+from training.run.journal import Journal
+from training.run.validation import Validator, make_validator
+from training.settings.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where this process stands among the workers."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None  # its note, after each step
+    on_checkpoint: Callable[[dict[str, float]], None] = lambda _: None  # on the writing thread, once it is complete
+    leaving: Callable[[], tuple[str, ...]] = tuple  # after each step, alike on every rank: nodes that are to go soon
+
+
+@dataclass
+class Trainer:
+    """Everything one rank holds while it trains."""
+
+    config: TrainConfig
+    rank: Rank
+    output: Path  # the run folder; of one on S3 this node's copy
+    mirror: Mirror | None  # of a run folder on S3
+    backbone: Backbone
+    data: Labelled
+    policy: torch.nn.Module
+    reference: forward.Reference
+    optimizer: torch.optim.Optimizer
+    average: Average | None  # of the trained weights; where there is one, it is what is judged and kept
+    validator: Validator | None
+    held_out: reward.HeldOut | None
+    journal: Journal
+    writer: CheckpointWriter
+    held_out_reference: torch.Tensor | None = None  # the reference's errors on held_out, [2, draws, pairs]
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Let the policy have the weights that are judged: their average where one is kept."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
+
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Hold sharded networks whole for a while, without backward passes."""
+        frozen = [self.reference.network] if isinstance(self.reference, forward.NetworkReference) else []
+        return sharding.gathered([self.policy, *frozen])
+
+
+def build(config: TrainConfig, rank: Rank) -> Trainer:
+    """Load data and models onto this rank's device."""
+    if rank.device.type == "cpu":
+        cpu.keep_freed_memory()
+    optimizers.check_optimizer(config.optimizer, rank.device)
+    sharding.check_compiler(config.sharding)
+    torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
+    folder, mirror = config.start.folder(), open_mirror(config)
+    output = mirror.local if mirror else Path(files.resolve(config.output))
+    backbone = open_backbone(folder, config.schedule)
+    path = files.resolve(config.data.store)
+    soft = config.objective.objective == "soft"
+    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
+    data = apply_labels(staged, path, config.data.labels, soft)
+    policy = make_policy(config.policy, backbone, config.seed).to(rank.device)
+    sharding.prepare(config.sharding, policy, config.autocast, rank.device, rank.world_size)
+    reference = make_reference(config, backbone, policy, rank)
+    optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
+    average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
+    manifest, share = data.staged.manifest, (rank.rank, rank.world_size)
+    validator = make_validator(config.validation, backbone, policy, manifest, *share, config.autocast)
+    few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
+    journal = Journal(output, enabled=rank.rank == 0)
+    writer = CheckpointWriter(files.resolve(config.output), rank.world_size)
+    held = backbone, data, policy, reference, optimizer, average, validator, few, journal, writer
+    return Trainer(config, rank, output, mirror, *held)
+
+
+def make_reference(config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, rank: Rank) -> forward.Reference:
+    """Return the frozen reference, laid out as the policy is: the policy without its adapters where it has some and no
+    other model is named."""
+    if config.policy.lora_rank and config.reference_model is None:
+        return AdaptersOff(backbone, policy, config.autocast)
+    backbone = open_backbone(config.reference.folder(), config.schedule)
+    network = backbone.load_network().to(rank.device).requires_grad_(False)
+    sharding.prepare(config.sharding, network, config.autocast, rank.device, rank.world_size)
+    return forward.NetworkReference(backbone, network, config.autocast)

@@ -1,0 +1,175 @@
+"""What a run notes: one JSON line a step and one a checkpoint, the same for TensorBoard, and sample grids."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import sys
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
+from training.method import objectives
+
+QUARTERS = 4
+
+
+class StepRecord:
+    """Measures one step; sums are over pairs until reduce() makes them means over the global batch."""
+
+    def __init__(self, step: int, learning_rate: float, timesteps: int, device: torch.device) -> None:
+        self.step, self.learning_rate, self.timesteps = step, learning_rate, timesteps
+        self.has_reference = True
+        self.stream = 0  # sum of the micro-batches' fingerprints, modulo 2^64
+        # pairs, loss, accuracy, margin; then per quarter of the schedule: images, policy error, reference error
+        self.sums = torch.zeros(4 + 3 * QUARTERS, dtype=torch.float64, device=device)
+        self.values: dict[str, Any] = {}
+
+    def add(
+        self, losses: torch.Tensor, policy: torch.Tensor, reference: torch.Tensor | None, timesteps: torch.Tensor
+    ) -> None:
+        """Count a micro-batch: losses [B], errors [2, B], timesteps [B]; what needs a reference is left out without."""
+        self.has_reference = reference is not None
+        compared = policy if reference is None else reference
+        margin = objectives.margins(policy, compared)
+        ones = torch.ones_like(losses)
+        head = torch.stack([ones, losses, objectives.implicit_accuracy(margin), margin])
+        self.sums[:4] += head.double().sum(1)
+        quarter = (timesteps * QUARTERS) // self.timesteps
+        body = torch.stack([torch.full_like(losses, 2.0), policy.sum(0), compared.sum(0)]).double()
+        self.sums[4:].view(3, QUARTERS).index_add_(1, quarter, body)
+
+    def reduce(self, world_size: int, gradient_norm: torch.Tensor) -> None:
+        """Combine all ranks' sums and streams into values."""
+        halves = torch.tensor([self.stream >> 32 & 0xFFFFFFFF, self.stream & 0xFFFFFFFF], device=self.sums.device)
+        if world_size > 1:
+            dist.all_reduce(self.sums)
+            dist.all_reduce(halves)
+        high, low = halves.tolist()
+        pairs, loss, accuracy, margin = self.sums[:4].tolist()
+        self.values = {
+            "step": self.step,
+            "loss": loss / pairs,
+            "accuracy": accuracy / pairs if self.has_reference else None,
+            "margin": margin / pairs if self.has_reference else None,
+            "gradient_norm": float(gradient_norm),
+            "learning_rate": self.learning_rate,
+            "stream": f"{((high << 32) + low) % (1 << 64):016x}",
+        }
+        for quarter, (images, policy, reference) in enumerate(self.sums[4:].view(3, QUARTERS).T.tolist(), 1):
+            self.values[f"policy_error_q{quarter}"] = policy / images if images else None
+            self.values[f"reference_error_q{quarter}"] = reference / images if images and self.has_reference else None
+
+    def finish(self, seconds: float, waited: float, pairs: int) -> dict[str, Any]:
+        """Add the times of the step and return all values."""
+        return self.values | {"seconds": seconds, "data_wait_seconds": waited, "pairs_per_second": pairs / seconds}
+
+
+def say(line: str) -> None:
+    """Print a line once: Ray Train patches print() in its workers and shows each line a second time."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Cut a file of notes after the last one up to a step, from its end: a long run resumes as fast as a short one."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            end = text.rfind(b"\n") + 1  # a last line cut short by a kill goes too
+            while end:
+                start = text.rfind(b"\n", 0, end - 1) + 1
+                if json.loads(text[start:end])["step"] <= step:
+                    break
+                end = start
+        file.truncate(end)
+
+
+class Journal:
+    """Writes a run's notes on rank 0; on other ranks it does nothing."""
+
+    def __init__(self, output: Path, enabled: bool) -> None:
+        self.output, self.enabled = output, enabled
+        self.board: SummaryWriter | None = None
+
+    def rewind(self, step: int) -> None:
+        """Forget what was noted after a step: a resumed run notes it again."""
+        if not self.enabled:
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in (STEPS, ASSESSMENTS):
+            _cut_after(self.output / name, step)
+        self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Read the notes of a kind."""
+        return read_notes(str(self.output), name)
+
+    def _note(self, name: str, row: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        with (self.output / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        assert self.board is not None
+        for key, value in row.items():
+            if key != "step" and isinstance(value, (int, float)):
+                self.board.add_scalar(key, value, row["step"])
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Note one step."""
+        self._note(STEPS, row)
+        if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
+            accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}  "
+            say(
+                f"step {row['step']}  loss {row['loss']:.4f}  {accuracy}"
+                f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
+            )
+
+    def assessment(self, step: int, values: dict[str, float]) -> None:
+        """Note what was found at a checkpoint."""
+        self._note(ASSESSMENTS, {"step": step, **values})
+        if self.enabled and values:
+            say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+    def picture(self, step: int, grid: Image.Image) -> None:
+        """Keep a sample grid."""
+        if self.enabled:
+            folder = self.output / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            grid.save(folder / f"step-{step:07d}.png")
+            assert self.board is not None
+            self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
+
+    def best_step(self, steps: Container[int]) -> int | None:
+        """Return the one of these steps with the highest median validation score, the first of equals, or None."""
+        scored = [row for row in self.rows(ASSESSMENTS) if row["step"] in steps and "validation_median" in row]
+        return max(scored, key=lambda row: (row["validation_median"], -row["step"]))["step"] if scored else None
+
+    def is_assessed(self, step: int) -> bool:
+        """Say whether the policy after a step was judged already."""
+        return any(row["step"] == step for row in self.rows(ASSESSMENTS))
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds."""
+        if self.board is not None:
+            self.board.close()
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up the run: steps, pairs/s and the share of time lost waiting for data, the first step left out."""
+        rows = self.rows(STEPS)
+        timed = rows[1:] or rows
+        seconds = sum(row["seconds"] for row in timed)
+        pairs = sum(row["pairs_per_second"] * row["seconds"] for row in timed)
+        return {
+            "steps": rows[-1]["step"],
+            "pairs_per_second": pairs / seconds,
+            "data_wait_fraction": sum(row["data_wait_seconds"] for row in timed) / seconds,
+        }

@@ -1,0 +1,118 @@
+"""What of a run is kept and taken up again: weights, optimizer state and the step they belong to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from infra.base import files
+from infra.base.errors import UserError
+from training.checkpoints import checkpoint, sharded_checkpoint
+from training.layout import sharding
+from training.method import optimizers
+from training.method.policy import load_weights, trained
+from training.run.assembly import Rank, Trainer
+from training.run.assessment import agree
+
+
+def resume(trainer: Trainer) -> int:
+    """Load the last complete checkpoint, drop what was noted after it, and return its step; 0 without one.
+
+    Raises:
+        UserError: if the checkpoint belongs to other data, seed or batch.
+    """
+    latest = agree(_latest(trainer) if trainer.rank.rank == 0 else None, trainer.rank)
+    if latest is None:
+        trainer.journal.rewind(0)
+        return 0
+    if trainer.mirror:
+        trainer.mirror.bring(latest)
+    folder = checkpoint.folder_of(trainer.output, latest)
+    state = agree(checkpoint.read_state(folder) if trainer.rank.rank == 0 else None, trainer.rank)
+    expected = run_state(trainer, state.step)
+    if state != expected:
+        told = "; ".join(
+            f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
+        )
+        raise UserError(f"{trainer.writer.output} holds another run ({told}); give another --output")
+    weights = trained(trainer.policy)
+    load_weights(trainer.policy, sharded_checkpoint.load(folder, "network", weights))
+    moments = sharded_checkpoint.load(folder, "optimizer", weights)
+    optimizers.load_state(trainer.optimizer, weights, moments)
+    if trainer.average:
+        trainer.average.load(sharded_checkpoint.load(folder, "ema", weights), state.step)
+    trainer.journal.rewind(state.step)
+    return state.step
+
+
+def _latest(trainer: Trainer) -> int | None:
+    """Find the step of the last complete checkpoint; None without one. Only rank 0 looks."""
+    if trainer.mirror:
+        return trainer.mirror.begin()
+    return max(checkpoint.complete_steps(str(trainer.output)), default=None)
+
+
+def run_state(trainer: Trainer, step: int) -> checkpoint.State:
+    """Describe the run after a step: all that order and draws depend on."""
+    return checkpoint.State(
+        step=step,
+        seed=trainer.config.seed,
+        global_batch=trainer.config.data.global_batch,
+        store_hash=trainer.data.staged.manifest.content_hash,
+        labels_hash=trainer.data.labels_hash,
+    )
+
+
+def save(trainer: Trainer, step: int) -> None:
+    """Copy weights and optimizer state, and write them while training goes on.
+
+    What is no longer needed goes first, when every checkpoint is complete and the last one judged: a kill before the
+    new one is complete then finds all that the notes up to the last one name.
+    """
+    started = time.perf_counter()
+    trainer.writer.wait()
+    first, sharded, best = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy), None
+    if first:
+        best = sweep(trainer)
+    if first or sharded:
+        kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
+        about = step, trainer.config.keep_checkpoints, best
+        jobs: list[Callable[[], None]] = [partial(checkpoint.save, *kept)]
+        if trainer.mirror:
+            jobs.append(partial(trainer.mirror.send, *about))
+        if sharded:
+            workers = trainer.writer.workers
+            jobs = [partial(sharded_checkpoint.save, *kept, workers)]
+            if trainer.mirror:
+                jobs.append(partial(sharded_checkpoint.send, trainer.mirror, *about, workers))
+        jobs.append(partial(_tell, trainer.rank, step, started, time.perf_counter() - started))
+        trainer.writer.submit(partial(_in_turn, jobs))
+
+
+def _tell(rank: Rank, step: int, started: float, held_up: float) -> None:
+    """Say that a checkpoint is complete, and how long that took."""
+    seconds = time.perf_counter() - started
+    rank.on_checkpoint({"step": step, "held_up_seconds": held_up, "seconds": seconds})
+
+
+def _in_turn(jobs: Sequence[Callable[[], None]]) -> None:
+    for job in jobs:
+        job()
+
+
+def sweep(trainer: Trainer) -> int | None:
+    """Keep the best and the latest checkpoints; return the step of the best, None where none was judged.
+
+    One that --resume-from left behind may have been judged higher than all that are still there.
+    """
+    best = trainer.journal.best_step(checkpoint.complete_steps(files.resolve(trainer.config.output)))
+    checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, best)
+    return best
+
+
+def snapshot(trainer: Trainer) -> checkpoint.Groups:
+    """Return what a checkpoint keeps, by group: trained weights, optimizer state, and their average if one is kept."""
+    weights = trained(trainer.policy)
+    groups: checkpoint.Groups = {"network": weights, "optimizer": optimizers.state_tensors(trainer.optimizer, weights)}
+    return {**groups, "ema": trainer.average.tensors()} if trainer.average else groups

@@ -1,0 +1,202 @@
+"""The training loop: reads top to bottom, knows torch.distributed but no Ray.
+
+A step: this rank's micro-batches of the global batch; winners and losers in one forward pass of the policy, the same of
+the reference; the objective; gradients synchronised on the last micro-batch only; one check on all ranks that
+everything is finite; the update. Order, draws and learning rate are functions of the step, so a resumed run needs
+nothing but weights, optimizer state and the step number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from infra.base import files
+from infra.base.errors import UserError
+from training.checkpoints import checkpoint, sharded_checkpoint
+from training.data.loader import Share, prefetch, step_batches
+from training.layout import sharding
+from training.method import forward
+from training.method.batch import Batch
+from training.method.draws import REWARD_DRAWS
+from training.method.optimizers import learning_rate
+from training.method.policy import load_weights, make_policy, trained
+from training.run import assembly, keeping, reward, stopping
+from training.run.assembly import Rank, Trainer
+from training.run.assessment import agree, assess, held_out, held_out_accuracy
+from training.run.journal import StepRecord
+from training.run.losses import batch_losses, step_baseline
+from training.run.reference_check import meet_reference
+from training.run.result import write_result
+from training.settings.config import TrainConfig
+
+
+def train(config: TrainConfig, rank: Rank) -> None:
+    """Train from the last complete checkpoint, or from the start, to the end, and write the result.
+
+    Raises:
+        Stopped: on every rank, after a checkpoint, if a SIGTERM asked any of them to end.
+    """
+    with stopping.listening():
+        trainer = assembly.build(config, rank)
+        looking = stopping.looking(files.resolve(config.output)) if rank.rank == 0 else contextlib.nullcontext()
+        with contextlib.closing(trainer.writer), looking:
+            run_steps(trainer)
+            finish(trainer)
+
+
+def run_steps(trainer: Trainer) -> None:
+    """Take the steps that are left."""
+    config, rank = trainer.config, trainer.rank
+    step = keeping.resume(trainer)
+    meet_reference(trainer, step, partial(step_share, trainer))
+    wrapped = sharding.replicate(trainer.policy, rank.world_size)
+    if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed between the two
+        assess(trainer, step)
+    batches = step_shares(trainer, range(step, config.steps))
+    leaving: tuple[str, ...] = ()
+    while step < config.steps:
+        started = time.perf_counter()
+        micro_batches = next(batches)
+        waited = time.perf_counter() - started
+        record = take_step(trainer, wrapped, micro_batches, step)
+        step += 1
+        note = record.finish(time.perf_counter() - started, waited, config.data.global_batch)
+        trainer.journal.step(note)
+        rank.on_step(note)
+        trainer.writer.check()
+        stopped = stopping.agreed(files.resolve(config.output), rank.rank, rank.world_size, rank.device)
+        known, leaving = leaving, rank.leaving()
+        if stopped or is_due(config, step) or not set(leaving) <= set(known):
+            keeping.save(trainer, step)  # what a node that goes would take along, too, once; and on, while it is there
+        if stopped:
+            trainer.writer.wait()
+            if rank.world_size > 1:
+                dist.barrier()  # the first rank that ends may take the others with it, rank 0 in the middle of writing
+            raise stopping.Stopped(step)
+        if is_due(config, step):
+            assess(trainer, step)
+
+
+def is_due(config: TrainConfig, step: int) -> bool:
+    """Say whether the policy after a step is judged; it is kept then, too."""
+    return step % config.checkpoint_every == 0 or step == config.steps
+
+
+def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
+    """Yield this rank's micro-batches of each step, made ahead where a GPU computes meanwhile.
+
+    On a CPU a thread that makes them takes turns with the step it feeds: 14 ms of a step of 323 ms, against 5 in line.
+    """
+    make = partial(step_share, trainer)
+    return prefetch(steps, make) if trainer.rank.device.type == "cuda" else map(make, steps)
+
+
+def step_share(trainer: Trainer, step: int) -> list[Batch]:
+    """Assemble this rank's micro-batches of a step."""
+    config = trainer.config
+    dropout = config.data.caption_dropout
+    return step_batches(trainer.data, step, rank_share(trainer), config.seed, trainer.backbone.timestep, dropout)
+
+
+def rank_share(trainer: Trainer) -> Share:
+    """Say which part of every global batch this rank takes."""
+    data, rank = trainer.config.data, trainer.rank
+    return Share(data.global_batch, data.micro_batch, rank.rank, rank.world_size)
+
+
+def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], step: int) -> StepRecord:
+    """Do one optimizer step and return what it measured.
+
+    Raises:
+        UserError: on every rank, before the update, if any loss or gradient is not finite, naming the pairs.
+    """
+    config = trainer.config
+    rate = learning_rate(config.optimizer, step)
+    trainer.optimizer.param_groups[0]["lr"] = rate
+    record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
+    bad: list[int] = []
+    share = config.data.global_batch / trainer.rank.world_size  # not whole with some elastic world sizes
+    baseline = step_baseline(trainer, wrapped, batches)
+    for piece, batch in zip(rank_share(trainer).pieces, batches, strict=True):
+        record.stream += batch.fingerprint(piece.start)
+        with sharding.synchronised(wrapped, last=batch is batches[-1]):
+            moved = batch.to(trainer.rank.device)
+            policy = forward.pair_errors(trainer.backbone, wrapped, moved, trainer.config.autocast)
+            reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
+            losses = batch_losses(trainer, moved, policy, reference, baseline)
+            # Gradients are averaged over ranks; divided by the mean share, they add up to the global batch's mean.
+            (losses.sum() / share).backward()
+        bad += batch.pair_ids[~losses.detach().isfinite().cpu().numpy()].tolist()
+        record.add(losses.detach(), policy.detach(), reference, moved.timesteps)
+    parameters = trainer.policy.parameters()
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm))
+    _refuse_non_finite(trainer, bad, norm, batches, step)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.average:
+        trainer.average.update()
+    record.reduce(trainer.rank.world_size, norm)
+    return record
+
+
+def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, batches: list[Batch], step: int) -> None:
+    broken = torch.tensor([float(bool(bad) or not bool(norm.isfinite()))], device=trainer.rank.device)
+    world = trainer.rank.world_size
+    if world > 1:
+        dist.all_reduce(broken, op=dist.ReduceOp.MAX)
+    if not broken.item():
+        return
+    mine = (bad, [int(pair) for batch in batches for pair in batch.pair_ids])
+    everyone = [mine]
+    if world > 1:
+        everyone = [([], [])] * world
+        dist.all_gather_object(everyone, mine)
+    named = sorted(pair for spoilt, _ in everyone for pair in spoilt)
+    what = "the loss of pairs" if named else "the gradient of the batch of pairs"
+    named = named or sorted(pair for _, all_pairs in everyone for pair in all_pairs)
+    raise UserError(
+        f"step {step + 1}: {what} {', '.join(map(str, named))} is not finite; nothing was updated, "
+        f"the last checkpoint in {trainer.writer.output} stands"
+    )
+
+
+def finish(trainer: Trainer) -> None:
+    """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
+    trainer.writer.wait()
+    best = agree(keeping.sweep(trainer) if trainer.rank.rank == 0 else None, trainer.rank) or trainer.config.steps
+    if trainer.mirror:
+        trainer.mirror.bring(best)
+    weights, kept = trained(trainer.policy), "ema" if trainer.average else "network"
+    folder = checkpoint.folder_of(trainer.output, best)
+    load_weights(trainer.policy, sharded_checkpoint.load(folder, kept, weights))
+    facts: dict[str, Any] = {"best_step": best}
+    if every := held_out(trainer.config, trainer.rank, REWARD_DRAWS, None):
+        if isinstance(trainer.reference, forward.CachedReference):
+            # It comes back for these pairs and draws: without gradients there is room for it (docs/decisions.md).
+            trainer.reference = assembly.make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank)
+        with trainer.gathered():
+            errors = reward.held_out_errors(every, trainer.backbone, trainer.reference.errors, trainer.rank.device)
+            accuracy = held_out_accuracy(trainer, every, errors)
+        facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": REWARD_DRAWS}
+    state = sharding.whole_trained_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
+    if trainer.rank.rank == 0:
+        policy = trainer.policy
+        if state is not None:
+            policy = make_policy(trainer.config.policy, trainer.backbone, trainer.config.seed)
+            load_weights(policy, {name: state[name] for name in trained(policy)})
+        facts["train"] = trainer.journal.summary()
+        write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
+    trainer.journal.close()
+    if trainer.mirror and trainer.rank.rank == 0:
+        trainer.mirror.finish(trainer.config.keep_checkpoints, best)
+    if trainer.rank.world_size > 1:
+        dist.barrier()
+    if trainer.mirror:
+        trainer.mirror.forget()

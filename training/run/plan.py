@@ -1,0 +1,230 @@
+"""The trainer's dry run: steps, memory, arithmetic and cost, from the store's manifest and the network's settings.
+
+Let F be the FLOPs of one image's forward pass of the network, counted (infra/base/counting.py). A pair costs the policy
+2 F forward and twice that backward, the reference 2 F, and recomputation under activation checkpointing 2 F more. With
+adapters the backward pass is one F an image: gradients pass through the frozen weights, which need none of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from infra.base import counting, dry_run, files
+from infra.base.dry_run import DryRunConfig, Row
+from infra.base.errors import UserError
+from labelers.scoring import scorers
+from pipelines.drawing.prompts import read_prompts
+from pipelines.latents import store
+from training.backbones.backbone import Backbone, open_backbone
+from training.data.staging import staged_bytes
+from training.method.draws import REWARD_DRAWS
+from training.method.policy import add_adapters, trained
+from training.run.preflight import check_settings
+from training.settings.config import TrainConfig
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is to be known of a network to plan with it."""
+
+    parameters: int
+    trained: int  # of them, or of the adapters beside them
+    factors: int  # numbers that Adafactor keeps of these
+    forward: float  # FLOPs of one image's forward pass
+    activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a run holds and computes beside the policy's own step."""
+
+    reference: bool  # a reference runs at every step
+    held: bool = True  # it is a network of its own
+    adapters: bool = False  # they alone are trained
+    average: bool = False  # of the trained weights is kept
+    optimizer: str = "adamw"
+    checkpointing: bool = False  # the policy's activations are computed again in the backward pass
+    first_pass: bool = False  # both models see the step's pairs once before, for kto's baseline
+    shards: int = 1  # over how many workers weights, gradients and optimizer state are spread
+
+
+def layout(config: TrainConfig) -> Layout:
+    """Return the layout that the settings ask for."""
+    share = config.data.global_batch // config.workers
+    adapters = config.policy.lora_rank > 0
+    return Layout(
+        reference=config.objective.needs_reference and config.data.reference is None,
+        held=config.data.reference is None and not (adapters and config.reference_model is None),
+        adapters=adapters,
+        average=config.policy.ema_decay is not None,
+        optimizer=config.optimizer.optimizer,
+        checkpointing=config.sharding.activation_checkpointing,
+        shards=config.workers if config.sharding.sharding == "fsdp" else 1,
+        first_pass=config.objective.objective == "kto" and share > config.data.micro_batch,
+    )
+
+
+def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
+    """Print what a run would take.
+
+    Raises:
+        UserError: if the settings do not fit each other or the store.
+    """
+    manifest, decided = check_settings(config)
+    told = config.validation
+    if told.validation_prompts and told.validation_weights != scorers.PUBLISHED:  # those would be fetched
+        scorers.check(told.validation_scorer, told.validation_weights)
+    folder = config.start.folder(())
+    network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
+    rows = plan_rows(config, asked, manifest, decided, network)
+    print(dry_run.table(rows), flush=True)
+
+
+def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifest: store.Manifest) -> Network:
+    """Count a network on the meta device, on inputs of the store's shapes.
+
+    Raises:
+        UserError: if the network does not take them.
+    """
+    network = counting.empty(folder, backbone.network_folder)
+    images = 2 * config.data.micro_batch
+    try:
+        with torch.no_grad():
+            forward = counting.flops(forward_pass(backbone, network, manifest, 1))
+        pass_ = forward_pass(backbone, network, manifest, images)
+        activations = counting.peak_bytes(network, pass_, config.autocast, layout(config).checkpointing)
+    except (RuntimeError, ValueError, KeyError) as error:
+        told = {"latents": manifest.latent_shape, **manifest.embeddings}
+        raise UserError(
+            f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
+            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in told.items())})"
+        ) from error
+    parameters = counting.parameters(network)
+    shapes = [weight.shape for weight in network.parameters()]
+    if config.policy.lora_rank:
+        with counting.META:
+            adapted = add_adapters(network, config.policy, config.seed)
+        shapes = [weight.shape for weight in trained(adapted).values()]
+    return Network(parameters, sum(map(math.prod, shapes)), sum(map(adafactor_state, shapes)), forward, activations)
+
+
+def adafactor_state(shape: Sequence[int]) -> int:
+    """Count what transformers' Adafactor keeps of a weight: means over its last axis, and over the one before.
+
+    A kernel of 3 x 3 is nine matrices of three rows to it: two thirds as many numbers as weights, of 1 x 1 twice.
+    """
+    size = math.prod(shape)
+    return size // shape[-1] + size // shape[-2] if len(shape) > 1 else size
+
+
+def forward_pass(
+    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, images: int
+) -> Callable[[], torch.Tensor]:
+    """Return a forward pass of a network on so many images of a store's shapes, on the meta device."""
+    with counting.META:
+        noisy = torch.empty(images, *manifest.latent_shape)
+        timesteps = torch.empty(images, dtype=torch.int64)
+        conditioning = {name: torch.empty(images, *shape) for name, shape in manifest.embeddings.items()}
+    return lambda: backbone.predict(network, noisy, timesteps, conditioning)
+
+
+def plan_rows(
+    config: TrainConfig, asked: DryRunConfig, manifest: store.Manifest, decided: int, network: Network
+) -> list[Row]:
+    """Lay out the plan.
+
+    Args:
+        decided: pairs that the label set decides.
+    """
+    data, laid_out = config.data, layout(config)
+    pair = pair_work(laid_out, network.forward)
+    judged = validation_work(config, network.forward)
+    training = config.steps * data.global_batch * sum(work for _, work in pair)
+    per_epoch = decided // data.global_batch
+    mode = "batched" if laid_out.reference else "cached"
+    label = f"activations of {2 * data.micro_batch} images, {config.precision} (estimate)"
+    held = [*memory(laid_out, network), (label, float(network.activations))]
+    return [
+        ("pairs", f"{decided:,} of --labels {data.labels}"),
+        ("steps", f"{config.steps:,} of {data.global_batch:,} pairs, {config.workers} x {data.micro_batch} at once"),
+        ("epochs", f"{config.steps / per_epoch:,.3g} of {per_epoch:,} steps"),
+        *store_rows(manifest),
+        ("parameters", f"{network.parameters:,}"),
+        ("  trained", f"{network.trained:,}"),
+        *dry_run.memory_rows(held, asked.card),
+        *dry_run.flop_rows("pair", pair),
+        ("TFLOP of training", f"{training / 1e12:,.4g}"),
+        ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),
+        *dry_run.cost_rows(asked, training + judged, config.workers, mode, config.precision),
+    ]
+
+
+def store_rows(manifest: store.Manifest) -> list[Row]:
+    """Lay out the store's bytes, as its files have them."""
+
+    def size(part: str) -> float:
+        return sum(float(about["bytes"]) for name, about in manifest.files.items() if name.startswith(part))
+
+    return [
+        ("store", dry_run.gigabytes(size(""))),
+        ("  embeddings and captions", dry_run.gigabytes(size("prompts/"))),
+        ("copy on each node's disk", dry_run.gigabytes(staged_bytes(manifest))),
+    ]
+
+
+def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
+    """Return the FLOPs of one pair's training by part; forward: FLOPs of one image's forward pass."""
+    backward = ("policy, backward to the adapters", 2 * forward)
+    if not laid_out.adapters:
+        backward = ("policy, backward, twice that", 4 * forward)
+    parts = [("policy, forward of 2 images", 2 * forward), backward]
+    if laid_out.checkpointing:
+        parts.append(("policy, forward again for the backward", 2 * forward))
+    if laid_out.reference:
+        parts.append(("reference, forward of 2 images", 2 * forward))
+    if laid_out.first_pass:
+        models = 2 if laid_out.reference else 1
+        parts.append((f"kto's baseline, 2 images through {models} of the models", 2 * models * forward))
+    return parts
+
+
+def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
+    """Return the bytes of weights and their like on each accelerator, by part."""
+    weights = FLOAT32 * network.parameters / laid_out.shards
+    trained_weights = FLOAT32 * network.trained / laid_out.shards
+    moments = {
+        "adamw": ("optimizer state, two float32 a weight", 2 * trained_weights),
+        "adamw8bit": ("optimizer state, two bytes a weight", trained_weights / 2),
+        "adafactor": ("optimizer state, two float32 vectors a matrix, on each", FLOAT32 * network.factors),
+    }
+    parts = [("weights, float32", weights)]
+    if laid_out.adapters:
+        parts.append(("adapters, float32", trained_weights))
+    parts += [("gradients, float32", trained_weights), moments[laid_out.optimizer]]
+    if laid_out.average:
+        parts.append(("average of the trained weights, float32", trained_weights))
+    return [*parts, ("reference, float32", weights)] if laid_out.reference and laid_out.held else parts
+
+
+def validation_work(config: TrainConfig, forward: float) -> float:
+    """Return the FLOPs of all assessments: held-out margins, and a pass each sampling step, with guidance two.
+
+    FLUX's guidance is an input of its one pass; there this is twice too much.
+    """
+    times = 1 + math.ceil(config.steps / config.checkpoint_every)
+    told, images = config.validation, 0.0
+    if config.data.held_out_store:
+        kept = store.read_manifest(files.resolve(config.data.held_out_store)).counts.kept
+        few = min(kept, told.held_out_pairs) * told.held_out_draws
+        images += 2 * few * (times + 1) + 4 * kept * REWARD_DRAWS  # the reference sees the few once
+    if told.validation_prompts:
+        captions = len(read_prompts(files.resolve(told.validation_prompts))) * told.validation_images
+        images += times * captions * told.sampling_steps * (2 if told.guidance_scale > 1 else 1)
+    return images * forward

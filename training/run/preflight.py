@@ -1,0 +1,155 @@
+"""What is checked before anything large is loaded: settings against store, model, captions and earlier checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.base import counting, files, models
+from infra.base.errors import UserError
+from infra.base.node_cache import check_cache
+from labelers.scoring import scorers
+from pipelines.drawing.prompts import read_prompts
+from pipelines.latents import store
+from pipelines.latents.kinds import kind_of, pipeline_class
+from pipelines.raw import pairs
+from training.backbones.backbone import check_fingerprints, open_backbone
+from training.checkpoints import checkpoint
+from training.method.policy import lora_targets
+from training.run.reference_check import check_draws, check_reference_errors
+from training.settings.config import TrainConfig
+from training.settings.flags import check_flags
+
+
+def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
+    """Check the flags against each other, earlier checkpoints and the store's tables; no weights are looked at.
+
+    Returns:
+        The store's manifest, and how many of its pairs the label set decides.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    data = config.data
+    check_flags(config)
+    check_cache(data.cache)
+    done = checkpoint.complete_steps(files.resolve(config.output))
+    taken = max(done, default=0) if config.resume_from is None else config.resume_from
+    if config.steps < taken:
+        raise UserError(f"--steps {config.steps}: this run has already taken {taken}; give another --output")
+    path = files.resolve(data.store)
+    manifest = store.read_manifest(path)
+    store.verify(path, manifest)
+    table, _ = store.read_labels(path, data.labels)
+    decided = int(np.isin(table["label_0"].to_numpy(), (0.0, 1.0)).sum())  # a null is NaN here
+    if decided < data.global_batch:
+        raise UserError(
+            f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
+        )
+    if config.objective.objective == "soft":
+        _check_probabilities(config, table)
+    if data.held_out_store:
+        _check_held_out(files.resolve(data.held_out_store), manifest)
+    _check_captions_apart(config, path)
+    check_draws(config, decided)
+    return manifest, decided
+
+
+def check_config(config: TrainConfig) -> TrainConfig:
+    """Check the settings of a run, and return them with its models at the commits that every worker shall load.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    manifest, _ = check_settings(config)
+    path = files.resolve(config.data.store)
+    # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
+    backbone = open_backbone(config.start.folder(()), config.schedule)
+    if config.policy.lora_rank:
+        lora_targets(counting.empty(backbone.folder, backbone.network_folder), config.policy.lora_targets)
+    check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
+    if config.data.held_out_store:
+        other = files.resolve(config.data.held_out_store)
+        apart = store.read_manifest(other)
+        check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
+    if (told := config.validation).validation_prompts:
+        captions = read_prompts(files.resolve(told.validation_prompts))
+        scorers.check(told.validation_scorer, told.validation_weights, captions)
+    _check_reference(config, manifest)
+    check_reference_errors(config)
+    pinned = replace(config, revision=config.start.pinned().revision)
+    if config.reference_model is None:
+        return pinned
+    return replace(pinned, reference_revision=config.reference.pinned().revision)
+
+
+def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
+    """Refuse soft labels where a pair that the label set decides has no probability."""
+    decided = np.isin(labels["label_0"].to_numpy(), (0.0, 1.0))
+    probability = labels["probability_0"].to_numpy()[decided]
+    if lacking := int((~((probability >= 0) & (probability <= 1))).sum()):
+        raise UserError(
+            f"--objective soft: --labels {config.data.labels} has no probability_0 for {lacking} of {decided.sum()} "
+            "labelled pairs; make a label set with relabel.py --label soft"
+        )
+
+
+def _frozen_folder(model: models.Model, manifest: store.Manifest, flag: str = "--model") -> Path:
+    """Fetch a model's settings and the frozen parts that a store depends on; flag is that which names the model."""
+    return model.folder(kind_of(model.folder((), flag)).frozen_in(manifest.fingerprints), flag)
+
+
+def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
+    """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
+    if config.reference_model is None:
+        return
+    start = _frozen_folder(config.start, manifest)
+    reference = _frozen_folder(config.reference, manifest, "--reference-model")
+    told = f"--reference-model {config.reference_model}"
+    if pipeline_class(start) != pipeline_class(reference):
+        raise UserError(f"{told}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
+    backbones = open_backbone(start, config.schedule), open_backbone(reference, config.schedule)
+    for name in kind_of(start).frozen_in(manifest.fingerprints):
+        if models.fingerprint(start, name) != models.fingerprint(reference, name):
+            raise UserError(f"{told}: its {name} is not that of --model {config.model}, so it would see other inputs")
+    if backbones[0].schedule() != backbones[1].schedule():
+        raise UserError(f"{told}: its noise schedule is not that of --model {config.model}")
+    shapes = [backbone.network_settings() for backbone in backbones]
+    if differing := sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k)):
+        raise UserError(f"{told}: its network differs from --model {config.model} in {', '.join(differing)}")
+
+
+def _check_held_out(path: str, manifest: store.Manifest) -> None:
+    """Refuse held-out pairs that were encoded otherwise than those that are trained on."""
+    apart = store.read_manifest(path)
+    if apart.latent_shape != manifest.latent_shape:
+        raise UserError(f"--held-out-store {path}: its latents are {apart.latent_shape}, here {manifest.latent_shape}")
+    if apart.embeddings != manifest.embeddings:
+        raise UserError(f"--held-out-store {path}: its captions were encoded with another --max-tokens")
+    store.verify(path, apart)
+
+
+def _check_captions_apart(config: TrainConfig, path: str) -> None:
+    """Refuse held-out pairs and validation captions that are trained on: their figures would flatter the model."""
+    held_out, prompts = config.data.held_out_store, config.validation.validation_prompts
+    if held_out and (shared := len(np.intersect1d(_prompt_ids(path), _prompt_ids(files.resolve(held_out))))):
+        raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
+    if prompts:
+        ids = [pairs.prompt_id(caption) for caption in read_prompts(files.resolve(prompts))]
+        if shared := int(np.isin(np.unique(ids), _prompt_ids(path)).sum()):
+            raise UserError(f"--validation-prompts {prompts}: {shared} of its captions are in --store too")
+
+
+def _prompt_ids(path: str) -> npt.NDArray[np.int64]:
+    """Read the ids of a store's captions but the empty one."""
+    parts = []
+    for name in files.list_files(files.join(path, "prompts"), ".parquet"):
+        filesystem, inner = files.open_filesystem(name)
+        parts.append(pq.read_table(inner, filesystem=filesystem, columns=["prompt_id"])["prompt_id"].to_numpy())
+    ids = np.concatenate(parts)
+    return ids[ids != pairs.prompt_id("")]

@@ -1,0 +1,160 @@
+"""The result of a run: a whole diffusers folder with the trained network, or adapters alone; facts and model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infra.base import (
+    files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+from pipelines.latents.kinds import kind_of, tokens_of
+from training.backbones.backbone import Backbone
+from training.checkpoints.run_folder import FACTS, RESULT
+from training.data.loader import Labelled
+from training.method.policy import PolicyConfig
+from training.settings.config import TrainConfig
+
+import diffusers  # isort: skip
+
+_CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+base_model: {model}
+{relation}tags: [diffusion-dpo{tag}]
+---
+# {name}
+
+`{model}` fine-tuned with the objective `{objective}` on {pairs:,} pairs of human or machine preferences
+(Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", arXiv 2311.12908).
+
+```python
+from diffusers import DiffusionPipeline
+{loading}
+```
+
+| what | value |
+|---|---|
+| steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
+| trained | {trained} |
+| beta, learning rate | {beta}, {rate:g} |
+| reference | {reference} |
+| label set | {labels} |
+| latent store, content hash | {store_hash} |
+| label set, hash | {labels_hash} |
+| held-out implicit accuracy | {accuracy} |
+
+The licence of the base model applies. Preferences carry their raters' tastes and biases into the model.
+
+All settings:
+
+```json
+{settings}
+```
+"""
+
+
+def result_folder(output: Path) -> Path:
+    """Name the folder of a finished run's pipeline."""
+    return output / RESULT
+
+
+def write_result(
+    config: TrainConfig,
+    output: Path,
+    backbone: Backbone,
+    policy: torch.nn.Module,
+    facts: dict[str, Any],
+    data: Labelled,
+) -> None:
+    """Write what was trained, its card and its facts; an older result stands until the new one is whole.
+
+    Without adapters it is the base model's folder with the trained network in its place; with adapters it is these
+    alone, as diffusers' load_lora_weights reads them.
+    """
+    folder = output / f"{RESULT}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if config.policy.lora_rank:
+        write_adapters(folder, backbone, policy)
+    else:
+        _write_pipeline(folder, backbone, policy)
+    manifest = data.staged.manifest
+    facts = facts | {
+        "store_hash": manifest.content_hash,
+        "labels_hash": data.labels_hash,
+        "reference": config.reference.name if config.objective.needs_reference else "none",
+        "resolution": manifest.resolution,
+        "max_tokens": tokens_of(kind_of(backbone.folder), manifest.embeddings),  # to sample and score with
+        "config": asdict(config),
+    }
+    (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows)))
+    files.write_json(str(folder / FACTS), facts)
+    shutil.rmtree(result_folder(output), ignore_errors=True)
+    folder.rename(result_folder(output))
+
+
+def _write_pipeline(folder: Path, backbone: Backbone, policy: Any) -> None:
+    index = files.read_json(str(backbone.folder / "model_index.json"))
+    for name in index:
+        if name != backbone.network_folder and (backbone.folder / name).is_dir():
+            shutil.copytree(backbone.folder / name, folder / name)
+    shutil.copy(backbone.folder / "model_index.json", folder)
+    policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)
+
+
+def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
+    """Write the adapters through the pipeline's own class, with the settings that say how they are scaled."""
+    from peft import get_peft_model_state_dict
+
+    pipeline = getattr(diffusers, files.read_json(str(backbone.folder / "model_index.json"))["_class_name"])
+    tensors = {name: value.cpu().contiguous() for name, value in get_peft_model_state_dict(policy).items()}
+    settings = policy.peft_config["default"].to_dict()
+    # A set's order changes from process to process, and with it the file's hash.
+    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    name = backbone.network_folder
+    told = {f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings}
+    pipeline.save_lora_weights(folder, **told)
+
+
+def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int) -> str:
+    accuracy, lora = facts.get("implicit_reward"), config.policy.lora_rank
+    revision = f', revision="{config.revision}"' if config.revision else ""
+    base = f'pipeline = DiffusionPipeline.from_pretrained("{config.model}"{revision})'
+    whole = f'pipeline = DiffusionPipeline.from_pretrained("{name}")'
+    return _CARD.format(
+        model=config.model,
+        relation="base_model_relation: adapter\n" if lora else "",
+        tag=", lora" if lora else "",
+        loading=f'{base}\npipeline.load_lora_weights("{name}")' if lora else whole,
+        name=name,
+        objective=config.objective.objective,
+        pairs=pairs,
+        steps=config.steps,
+        batch=config.data.global_batch,
+        best=facts["best_step"],
+        trained=_trained(config.policy),
+        beta=f"{config.objective.beta:g}" if config.objective.needs_reference else "none",
+        rate=config.optimizer.learning_rate,
+        reference=facts["reference"],
+        labels=config.data.labels,
+        store_hash=facts["store_hash"],
+        labels_hash=facts["labels_hash"],
+        accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
+        settings=json.dumps(facts["config"], indent=2),
+    )
+
+
+def _trained(policy: PolicyConfig) -> str:
+    what = "every weight of the network"
+    if policy.lora_rank:
+        layers = ", ".join(policy.lora_targets) or "the attention projections"
+        what = f"LoRA of rank {policy.lora_rank}, alpha {policy.lora_alpha or policy.lora_rank}, on {layers}"
+    return f"{what}; the average at decay {policy.ema_decay:g}" if policy.ema_decay else what

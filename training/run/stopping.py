@@ -1,0 +1,132 @@
+"""Ending early on request: SIGTERM to any worker, or a file in the run folder that the driver leaves on SIGTERM.
+
+The step under way is finished, its checkpoint written, and Stopped is raised on every rank; the same command goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from infra.base import files
+from infra.base.errors import UserError
+
+STOP = "stop.json"
+EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
+
+LOOK_EVERY = 5.0  # seconds between looks at S3
+
+_terminated = threading.Event()
+
+
+class Stopped(Exception):
+    """The run was asked to end and has a checkpoint of its last step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped on request after step {step}; the same command goes on from there")
+
+
+def listen() -> None:
+    """Take SIGTERM as a request to end after the step under way; only a process's main thread may call this."""
+    _terminated.clear()
+    signal.signal(signal.SIGTERM, _note)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Listen for SIGTERM inside the block, if this is the main thread; elsewhere whoever owns it has called listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    listen()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def passing_on(output: str | Path) -> Iterator[None]:
+    """Turn SIGTERM inside the block into a note in the run folder, which asks the workers, wherever they are, to end.
+
+    The run folder may be on S3. A note that cannot be left there is told on stderr, and the run goes on.
+
+    Only a process's main thread may use this.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: _leave_note(_note_of(output)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _note(_signal: int, _frame: FrameType | None) -> None:
+    _terminated.set()
+
+
+def _leave_note(path: str) -> None:
+    try:
+        files.write_json(path, {"reason": "SIGTERM"})
+    except OSError as error:
+        told = f"SIGTERM could not be passed on to the workers ({files.reason(error)}); send it again"
+        print(f"{path}: {told}", file=sys.stderr, flush=True)
+
+
+def _note_of(output: str | Path) -> str:
+    return files.join(str(output), STOP)
+
+
+def asked_by_driver(output: str | Path) -> bool:
+    """Say whether the driver asked the workers to end."""
+    return files.exists(_note_of(output))
+
+
+@contextlib.contextmanager
+def looking(output: str) -> Iterator[None]:
+    """Look for the driver's note on S3 inside the block, every few seconds, in a thread: no step waits for S3.
+
+    A look that S3 does not answer tells nothing; the next one does. On a disk each step looks for itself.
+    """
+    if not files.is_remote(output):
+        yield
+        return
+    ended = threading.Event()
+
+    def look() -> None:
+        said = ""
+        while not ended.is_set():
+            try:
+                if asked_by_driver(output) and not ended.is_set():
+                    _terminated.set()
+                said = ""
+            except (UserError, OSError) as error:  # a file of credentials, too, while it is replaced
+                if (unheard := f"{error}; nobody can ask this run to stop meanwhile") != said:
+                    print(unheard, file=sys.stderr, flush=True)
+                    said = unheard
+            ended.wait(LOOK_EVERY)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()  # a look under way may take minutes, and is not waited for
+
+
+def agreed(output: str | Path, rank: int, world_size: int, device: torch.device) -> bool:
+    """Say, alike on every rank, whether any of them was asked to end; rank 0 alone looks for the driver's note."""
+    asked = _terminated.is_set() or (rank == 0 and not files.is_remote(str(output)) and asked_by_driver(output))
+    if world_size == 1:
+        return asked
+    told = torch.tensor([float(asked)], device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told.item())

@@ -1,0 +1,137 @@
+"""What the trainer's flags say of themselves and of one another, before a file is looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from infra.base.errors import UserError, check_least
+from pipelines.latents.kinds import kind_of
+from training.method.objectives import ObjectiveConfig
+from training.method.optimizers import OptimizerConfig, check_optimizer
+from training.settings.config import TrainConfig
+
+LEAST = {
+    "": {
+        **dict.fromkeys(("steps", "workers", "checkpoint_every", "keep_checkpoints"), 1),
+        **dict.fromkeys(("max_failures", "max_preemptions"), -1),  # any number
+    },
+    "data": {"global_batch": 1, "micro_batch": 1},
+    "optimizer": {"warmup_steps": 0, "learning_rate": 0, "adam_epsilon": 0, "weight_decay": 0},
+    "validation": {"validation_images": 1, "sampling_steps": 1, "held_out_draws": 1, "held_out_pairs": 1},
+}
+
+
+def check_flags(config: TrainConfig) -> None:
+    """Refuse flags that make no run, whatever the store.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    for group, names in LEAST.items():
+        check_least(getattr(config, group) if group else config, names)
+    if not 0 < config.cpus_per_worker < math.inf:
+        raise UserError(f"{_flag(config, 'cpus_per_worker')}: must be above 0")
+    _check_optimizer(config.optimizer)
+    if not 0 <= config.data.caption_dropout <= 1:
+        raise UserError(f"--caption-dropout {config.data.caption_dropout}: must be between 0 and 1")
+    if config.reference_revision is not None and config.reference_model is None:
+        raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
+    check_batch(config)
+    check_objective(config.objective)
+    _check_policy(config)
+    _check_sharding(config)
+
+
+def check_batch(config: TrainConfig) -> None:
+    """Refuse a global batch that the workers cannot share out: evenly, or with elastic workers in whole pairs.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    data, least = config.data, config.min_workers
+    if least is None:
+        if data.global_batch % (config.workers * data.micro_batch):
+            raise UserError(
+                f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
+                f"x --micro-batch {data.micro_batch}"
+            )
+        return
+    if not 1 <= least <= config.workers:
+        raise UserError(f"--min-workers {least}: from 1 to --workers {config.workers}")
+    if data.global_batch < config.workers:
+        raise UserError(f"--global-batch {data.global_batch}: fewer pairs than --workers {config.workers}")
+    uneven = [world for world in range(least, config.workers + 1) if data.global_batch % world]
+    if data.micro_batch == 1 and uneven:  # a rank with one pair fewer would have nothing for its last pass
+        raise UserError(
+            f"--micro-batch 1: {uneven[0]} of --min-workers {least} to --workers {config.workers} does not divide "
+            f"--global-batch {data.global_batch}; give --micro-batch 2 or another global batch"
+        )
+
+
+def check_objective(config: ObjectiveConfig) -> None:
+    """Refuse parameters that the objective does not have, or that make no loss.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    chosen = f"--objective {config.objective}"
+    owned = {
+        "label_smoothing": (config.objective == "conservative", "--objective conservative"),
+        **dict.fromkeys(("mapo_k", "mapo_b", "mapo_t"), (config.objective == "mapo", "--objective mapo")),
+        "snr_gamma": (config.weighting == "min-snr", "--weighting min-snr"),
+    }
+    for name, (used, owner) in owned.items():
+        if not used and getattr(config, name) != getattr(ObjectiveConfig(), name):
+            raise UserError(f"{_flag(config, name)}: only {owner} has it, and this is {chosen}")
+    for name in ("mapo_k", "mapo_b", "mapo_t", "snr_gamma", *(["beta"] if config.needs_reference else [])):
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(f"{_flag(config, name)}: must be above 0")
+    if not 0 <= config.label_smoothing < 0.5:
+        raise UserError(f"{_flag(config, 'label_smoothing')}: from 0 to below 0.5, where labels would say nothing")
+    if config.objective == "mapo" and config.weighting != "constant":
+        raise UserError(f"--weighting {config.weighting}: {chosen} has none; its k stands in a timestep weight's place")
+
+
+def _check_optimizer(config: OptimizerConfig) -> None:
+    """Refuse moments that never decay, and a limit of the gradient's norm that turns it round or leaves nothing."""
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{_flag(config, name)}: from 0 to below 1")
+    for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if config.optimizer == "adafactor" else ():
+        if getattr(config, name) != getattr(OptimizerConfig(), name):
+            raise UserError(f"{_flag(config, name)}: only AdamW has it, and this is --optimizer adafactor")
+    if not config.max_gradient_norm > 0:
+        raise UserError(f"{_flag(config, 'max_gradient_norm')}: must be above 0; inf for no limit")
+    check_optimizer(config)
+
+
+def _flag(config: Any, name: str) -> str:
+    return f"--{name.replace('_', '-')} {getattr(config, name):g}"
+
+
+def _check_policy(config: TrainConfig) -> None:
+    """Refuse settings of adapters and average that make no sense."""
+    policy = config.policy
+    if policy.lora_rank < 0:
+        raise UserError(f"--lora-rank {policy.lora_rank}: must be at least 1, or 0 to train the network itself")
+    if policy.lora_alpha is not None and policy.lora_alpha < 1:
+        raise UserError(f"--lora-alpha {policy.lora_alpha}: must be at least 1")
+    if policy.ema_decay is not None and not 0 < policy.ema_decay < 1:
+        raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
+    if not policy.lora_rank and (policy.lora_alpha is not None or policy.lora_targets):
+        raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """Refuse a layout that the network or its shards cannot have."""
+    layout = config.sharding
+    if layout.sharding == "fsdp" and config.optimizer.optimizer == "adamw8bit":
+        raise UserError("--sharding fsdp: the state of --optimizer adamw8bit has no shards; take adamw or adafactor")
+    if not layout.channels_last:
+        return
+    if layout.sharding == "fsdp":
+        raise UserError("--channels-last: shards have no such layout; leave it out, or take --sharding ddp")
+    part = kind_of(config.start.folder(())).network
+    if part != "unet":
+        raise UserError(f"--channels-last: a layout of convolutions, and the {part} of --model {config.model} has none")
