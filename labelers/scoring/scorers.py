@@ -47,7 +47,7 @@ SCORERS = {
     "fidelity": "infra.world.fidelity:Fidelity",
     "hpsv2": "labelers.clips.human_preference:HPSv2",
     "hpsv2.1": "labelers.clips.human_preference:HPSv21",
-    "implicit": "labelers.scoring.scoring_pass.implicit:Implicit",
+    "implicit": "labelers.scoring.implicit:Implicit",
     "oracle": "infra.world.oracle:Oracle",
     "pickscore": "labelers.clips.pickscore:PickScore",
 }

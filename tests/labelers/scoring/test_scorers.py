@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Sequence
@@ -227,6 +228,12 @@ def one_number(found: Sequence[Image.Image], captions: Sequence[str]) -> float:
     return 0.5
 
 
+@pytest.mark.parametrize("name", scorers.SCORERS)
+def test_every_registered_name_leads_to_a_scorer(name: str) -> None:
+    module, _, attribute = scorers.SCORERS[name].partition(":")
+    assert callable(getattr(importlib.import_module(module), attribute).score)
+
+
 def test_any_function_is_a_scorer() -> None:
     scorers.check("test_scorers:brightness")
     scorer = scorers.load("test_scorers:brightness")
@@ -243,10 +250,11 @@ def test_a_class_of_ones_own_is_a_scorer() -> None:
 
 
 def test_the_scorer_in_contributing_works() -> None:
-    found = re.search(r"`labelers/vividness.py`:\n\n```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    assert found
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    example = re.search(r"`labelers/scoring/vividness.py`:\n\n```python\n(.*?)```", guide, re.S)
+    assert example
     module: dict[str, Any] = {}
-    exec(found[1], module)
+    exec(example[1], module)
     scorer: scorers.Scorer = module["Vividness"]()
     grey, red = Image.new("RGB", (4, 4), "grey"), Image.new("RGB", (4, 4), "red")
     assert scorer.score([grey, red], ["", ""]).tolist() == [0.0, 1.0]
