@@ -85,7 +85,16 @@ def compare(notes: Notes, calibration: int) -> dict[str, float]:
     gaps = [later - earlier for earlier, later in pairwise(notes.ended[:calibration])]
     step, judge = median(gaps), notes.first_judgement
     # The copy stands within what is called the assessment here; a tiny model's write is done before its end.
-    run = Training(notes.steps, notes.every, lambda _: step, copy=0, write=0, judge=judge, restart=0, least=1)
+    run = Training(
+        steps=notes.steps,
+        every=notes.every,
+        step=lambda _: step,
+        copy=0,
+        write=0,
+        judge=judge,
+        restart=0,
+        least=1,
+    )
     told = fleet.simulate_training(run, Fleet(1), Random(0))
     predicted = told.seconds - judge - step  # the assessment before the first step, and that step
     measured = notes.judged[notes.steps] - notes.ended[0]

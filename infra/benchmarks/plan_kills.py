@@ -174,7 +174,16 @@ def main(config: BenchmarkConfig) -> None:
             killed.append(follow(run, config.mean_gap, Random(f"{config.seed}:{number}")))
             print(f"run {number}: {len(killed[-1].gaps)} kills, {sum(killed[-1].lost):.1f} steps lost", flush=True)
         exact = all(one.losses == _losses(clean) for one in killed)
-    planned = Training(config.steps, config.every, lambda _: 1.0, 0.0, write, 0.0, 0.0, 1)
+    planned = Training(
+        steps=config.steps,
+        every=config.every,
+        step=lambda _: 1.0,
+        copy=0.0,
+        write=write,
+        judge=0.0,
+        restart=0.0,
+        least=1,
+    )
     told = compare(config, planned, killed)
     for row in ("measured", "same gaps", "mean"):
         print(f"{row:>10}: " + ", ".join(f"{name} {value:.2f}" for name, value in told[row].items()))

@@ -1,8 +1,8 @@
-"""Work on machines that fail: how long a stage takes, what it loses, by formula and by a seeded simulation of events.
+"""Compute how long a stage takes on machines that fail and what it loses, by formula and by seeded simulation.
 
-A node fails, or is taken back, after a time that is exponentially distributed, and another stands in its place a fixed
-time later. Two kinds of work: independent copies that lose the block they are in, and training, where all workers step
-together and go back to the last complete checkpoint. All times are seconds.
+The time until a node fails, or is taken back, is exponentially distributed. Another node replaces it a fixed time
+later. There are two kinds of work. Independent copies lose the block that they are in. In training all workers step
+together, and a failure takes them back to the last complete checkpoint. All times are seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-HOPELESS = 50.0  # times the time without failures: beyond it a simulation would hardly end
+HOPELESS = 50.0  # the longest stage that is simulated, as a multiple of its time without failures
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Fleet:
     """The nodes of a stage."""
 
     nodes: int
-    mtbf: float = math.inf  # of one node: mean time until it fails or is taken back
-    replacement: float = 0.0  # from then until another stands in its place
+    mtbf: float = math.inf  # mean time until one node fails or is taken back
+    replacement: float = 0.0  # from a failure until another node takes the place
 
 
 @dataclass(frozen=True)
@@ -31,75 +31,80 @@ class Copies:
 
     units: float
     rate: float  # units a second of one node
-    block: float  # units that a node has under way and may lose
+    block: float  # units that a node works on at once, and loses if it fails
     startup: float  # from a node's start to its first unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """A run whose workers step together."""
 
     steps: int
     every: int  # steps between checkpoints
     step: Callable[[int], float]  # time of a step by the number of nodes
-    copy: float  # that a checkpoint holds the step up
-    write: float  # until it is complete, beside the steps
-    judge: float  # of an assessment: before the first step, and after each checkpoint
-    restart: float  # from a change of the group to its next step
-    least: int  # nodes that it goes on with
+    copy: float  # for which a checkpoint stops the steps
+    write: float  # until a checkpoint is complete; the steps go on meanwhile
+    judge: float  # of one validation: before the first step, and after each checkpoint
+    restart: float  # from a change of the set of nodes to the next step
+    least: int  # the fewest nodes that it can run on
 
     def cycle(self, nodes: int) -> float:
-        """Return the time from one checkpoint to the next; a write that takes longer holds the next one up."""
+        """Return the time from one checkpoint to the next; a longer write delays the next checkpoint."""
         return max(self.judge + self.every * self.step(nodes), self.write) + self.copy
 
     def rest(self, left: int, nodes: int) -> float:
-        """Return the time of the last steps, with their checkpoints, the last write and the last assessment."""
+        """Return the time of the steps left, with their checkpoints, the last write and the last validation."""
         whole, tail = divmod(left, self.every)
         end = self.judge + tail * self.step(nodes) + self.copy if tail else 0.0
         return whole * self.cycle(nodes) + end + max(self.judge, self.write)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Outcome:
-    """What a stage came to."""
+    """The times and the losses of a stage."""
 
     seconds: float = 0.0
-    node_seconds: float = 0.0  # of nodes that were there, working or not
+    node_seconds: float = 0.0  # of all nodes that were up, whether or not they worked
     failures: float = 0.0
-    lost: float = 0.0  # seconds of work done again, of one node for copies, of the group for training
-    waited: float = 0.0  # seconds, the same, from a loss to work again
+    lost: float = 0.0  # seconds of work done again: of one node for copies, of all nodes for training
+    waited: float = 0.0  # seconds without work after a failure, counted as for lost
     spread: list[float] = field(default_factory=list, repr=False)  # the seconds of each repetition, ascending
 
 
 def simulate_copies(stage: Copies, fleet: Fleet, random: Random) -> Outcome:
     """Follow a stage of independent copies from event to event."""
-    told = Outcome(waited=stage.startup * fleet.nodes)
-    alive, returns, left, clock = fleet.nodes, deque[float](), stage.units, stage.startup
+    outcome = Outcome(waited=stage.startup * fleet.nodes)
+    alive = fleet.nodes
+    returns = deque[float]()
+    left = stage.units
+    clock = stage.startup
     while True:
         failure = _next_failure(clock, alive, fleet, random)
         finish = clock + left / (alive * stage.rate) if alive else math.inf
         event = min(failure, finish, returns[0] if returns else math.inf)
         left -= (event - clock) * alive * stage.rate
-        told.node_seconds += (event - clock) * alive
+        outcome.node_seconds += (event - clock) * alive
         clock = event
         if event == finish:
             break
         if event == failure:
             lost = random.random() * stage.block
-            left, told.lost = min(left + lost, stage.units), told.lost + lost / stage.rate
-            told.failures += 1
+            left = min(left + lost, stage.units)
+            outcome.lost += lost / stage.rate
+            outcome.failures += 1
             alive -= 1
             returns.append(clock + fleet.replacement + stage.startup)
-            told.waited += fleet.replacement + stage.startup
+            outcome.waited += fleet.replacement + stage.startup
         else:
             returns.popleft()
             alive += 1
-    told.seconds, told.node_seconds = clock, told.node_seconds + stage.startup * (fleet.nodes + told.failures)
-    return told
+    outcome.seconds = clock
+    outcome.node_seconds += stage.startup * (fleet.nodes + outcome.failures)
+    return outcome
 
 
 def expected_copies(stage: Copies, fleet: Fleet) -> float:
-    """Return the expected seconds of it, to first order: a failure costs half a block and a node's absence."""
+    """Return a stage's expected seconds, to first order: a failure costs half a block and the node's absence."""
     absent = fleet.replacement + stage.startup
     share = fleet.mtbf / (fleet.mtbf + absent) if math.isfinite(fleet.mtbf) else 1.0
     redone = 1.0 - stage.block / stage.rate / 2 / fleet.mtbf
@@ -109,46 +114,50 @@ def expected_copies(stage: Copies, fleet: Fleet) -> float:
 
 
 def simulate_training(run: Training, fleet: Fleet, random: Random) -> Outcome:
-    """Follow a run from event to event: a failure, or a node's return, restarts the group from the last checkpoint."""
-    told, alive, returns = Outcome(), fleet.nodes, deque[float]()
-    left, clock = run.steps, 0.0
+    """Follow a run from event to event; a failure or a returning node restarts it from the last checkpoint."""
+    outcome = Outcome()
+    alive = fleet.nodes
+    returns = deque[float]()
+    left = run.steps
+    clock = 0.0
     while True:
         works = alive >= run.least
         begin = clock + run.restart if works else math.inf
         finish = begin + run.rest(left, alive) if works else math.inf
         failure = _next_failure(clock, alive, fleet, random)
         event = min(failure, finish, returns[0] if returns else math.inf)
-        told.node_seconds += (event - clock) * alive
+        outcome.node_seconds += (event - clock) * alive
         worked = max(0.0, event - begin)
-        told.waited += event - clock - worked
+        outcome.waited += event - clock - worked
         clock = event
         if event == finish:
             break
         if worked:
             kept = min(max(0, int((worked - run.write) // run.cycle(alive))), left // run.every)
             left -= kept * run.every
-            told.lost += worked - kept * run.cycle(alive)
+            outcome.lost += worked - kept * run.cycle(alive)
         if event == failure:
-            told.failures += 1
+            outcome.failures += 1
             if fleet.replacement:
                 alive -= 1
                 returns.append(clock + fleet.replacement)
         else:
             returns.popleft()
             alive += 1
-    told.seconds = clock
-    return told
+    outcome.seconds = clock
+    return outcome
 
 
 def expected_training(run: Training, fleet: Fleet) -> float:
-    """Return the expected seconds of a run that waits for a lost node's successor (Daly 2006, Eq. 20).
+    """Return the expected seconds of a run that waits until a lost node is replaced (Daly 2006, Eq. 20).
 
-    M e^(R/M) (e^(c/M) - 1) for each of the steps / every cycles of c seconds: R from a loss to the next step, M the
-    group's mean time between failures. The write goes on beside the steps, so it is no part of c; a failure meanwhile
-    loses a whole cycle more, which happens in write / c of the failures: on average each loses `write` more.
+    There are steps / every cycles of c seconds, and each takes M e^(R/M) (e^(c/M) - 1). R is the time from a failure to
+    the next step, M the mean time between failures of all nodes together. The write runs beside the steps, so c leaves
+    it out. A share write / c of the failures falls into a write and loses one cycle more: `write` seconds on average.
     """
     ends = run.restart + max(run.judge, run.write)
-    cycles, cycle = run.steps / run.every, run.cycle(fleet.nodes)
+    cycles = run.steps / run.every
+    cycle = run.cycle(fleet.nodes)
     if math.isinf(fleet.mtbf):
         return ends + cycles * cycle
     group = fleet.mtbf / fleet.nodes
@@ -159,12 +168,17 @@ def expected_training(run: Training, fleet: Fleet) -> float:
 
 
 def best_interval(copy: float, group_mtbf: float) -> float:
-    """Return the interval between checkpoints that costs least, to first order: sqrt(2 C M) (Young 1974)."""
+    """Return the interval between checkpoints that costs least, to first order: sqrt(2 C M) (Young 1974).
+
+    Args:
+        copy: C, seconds for which a checkpoint stops the steps.
+        group_mtbf: M, mean seconds between failures of all nodes together.
+    """
     return math.sqrt(2 * copy * group_mtbf)
 
 
 def repeated(follow: Callable[[Random], Outcome], times: int, seed: int) -> Outcome:
-    """Return the means over repetitions, each a function of (seed, its number)."""
+    """Simulate several times and return the means; each repetition is a function of (seed, its number)."""
     outcomes = [follow(Random(f"{seed}:{number}")) for number in range(times)]
     means = {
         name: sum(getattr(outcome, name) for outcome in outcomes) / times

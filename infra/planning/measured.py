@@ -1,4 +1,4 @@
-"""What a plan assumes: each figure with its unit and where it comes from; benchmarks' files and flags replace them."""
+"""The assumptions of a plan: each figure, its unit and its source; files of benchmarks and flags replace them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ STORED_SHAPES: dict[str, tuple[tuple[int, ...], dict[str, tuple[int, ...]]]] = {
         {"text_encoder": (77, 768), "text_encoder_2": (77, 1280), "text_encoder_2_pooled": (1280,)},
     ),
 }
-"""By model: shape of a latent, and of each embedding column, as the loader's benchmark stores them."""
+"""By model: the shape of a latent and of each embedding column, as the loader's benchmark stores them."""
 
 BENCHMARKS = "infra/benchmarks"
-# Measured on two cores without a GPU, 2026-11-25 (docs/measurements.md, docs/performance.md); what no machine here
-# could show is assumed, and says so.
+# Measured on two cores without a GPU, 2026-11-25 (docs/measurements.md, docs/performance.md). Figures that these
+# could not show are assumed, and their origin says so.
 FIGURES: dict[str, Figure] = {
     "encode_ratio": Figure(0.969, "of a bare loop", f"{BENCHMARKS}/encode.py"),
     "relabel_ratio": Figure(0.949, "of a bare loop", f"{BENCHMARKS}/relabel.py"),
@@ -68,30 +68,30 @@ class Assumptions:
     def speed(self, card: Name, mode: str, precision: str) -> float:
         """Return FLOPs/s of an accelerator in a mode of the step benchmark.
 
-        In float32 torch's convolutions take TF32 products, at half of bfloat16's peak; a measurement is of bfloat16.
+        A measured utilisation is that of bfloat16. In float32 torch's convolutions use TF32, at half of that peak.
         """
         known = ACCELERATORS[card]
         share = self.steps.get(known.title, {}).get(mode, self["utilisation"])
         return known.peak * 1e12 * share * (0.5 if precision == "float32" else 1.0)
 
 
-def _loader_rate(told: Mapping[str, Any]) -> float:
-    shape, embeddings = STORED_SHAPES[told["config"]["model"]]
+def _loader_rate(benchmark: Mapping[str, Any]) -> float:
+    shape, embeddings = STORED_SHAPES[benchmark["config"]["model"]]
     stored = 2 * (2 * math.prod(shape) + sum(math.prod(each) for each in embeddings.values()))
-    return float(min(told["cold"], *told["warm"])) * stored / 1e9
+    return float(min(benchmark["cold"], *benchmark["warm"])) * stored / 1e9
 
 
-def _rates(told: Mapping[str, Any]) -> dict[str, float]:
-    megapixels = 2 * told["config"]["side"] ** 2 / 1e6
-    rates = {name: float(told[name]) for name in ("decode_rate", "copy_rate", "write_rate")}
+def _rates(benchmark: Mapping[str, Any]) -> dict[str, float]:
+    megapixels = 2 * benchmark["config"]["side"] ** 2 / 1e6
+    rates = {name: float(benchmark[name]) for name in ("decode_rate", "copy_rate", "write_rate")}
     return rates | {"decode_rate": rates["decode_rate"] * megapixels}
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, float]]] = {
-    "encode": lambda told: {"encode_ratio": float(told["ratio"])},
-    "relabel": lambda told: {"relabel_ratio": float(told["ratio_bare"])},
-    "train_loop": lambda told: {"train_ratio": float(told["ratio"])},
-    "data": lambda told: {"loader_rate": _loader_rate(told)},
+    "encode": lambda benchmark: {"encode_ratio": float(benchmark["ratio"])},
+    "relabel": lambda benchmark: {"relabel_ratio": float(benchmark["ratio_bare"])},
+    "train_loop": lambda benchmark: {"train_ratio": float(benchmark["ratio"])},
+    "data": lambda benchmark: {"loader_rate": _loader_rate(benchmark)},
     "rates": _rates,
 }
 
@@ -100,43 +100,59 @@ def read(measured: Sequence[str], assumed: Sequence[str]) -> Assumptions:
     """Return the figures, some of them replaced.
 
     Args:
-        measured: BENCHMARK=FILE each, the file one that infra/benchmarks/BENCHMARK.py wrote by --json.
+        measured: BENCHMARK=FILE each; infra/benchmarks/BENCHMARK.py --json wrote the file.
         assumed: NAME=VALUE each.
 
     Raises:
         UserError: naming the flag that cannot be used.
     """
-    figures, steps = dict(FIGURES), dict[str, dict[str, float]]()
+    figures = dict(FIGURES)
+    steps: dict[str, dict[str, float]] = {}
     for given in measured:
-        name, _, path = given.partition("=")
-        if name not in (*READERS, "step") or not path:
-            raise UserError(f"--measured {given}: BENCHMARK=FILE, of {', '.join((*READERS, 'step'))}")
-        try:
-            told = files.read_json(files.resolve(path))
-            if name == "step":
-                modes = told["modes"].items()
-                steps[str(told["device"])] = {mode: float(one["utilisation"]) for mode, one in modes}
-                continue
-            found = READERS[name](told)
-        except (OSError, UserError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"--measured {given}: not what infra/benchmarks/{name}.py writes by --json") from error
-        for key, value in found.items():
-            figures[key] = Figure(_positive(f"--measured {given}", value), figures[key].unit, f"measured, {path}")
+        _replace_by_measured(given, figures, steps)
     for given in assumed:
-        name, _, text = given.partition("=")
-        if name not in figures:
-            raise UserError(f"--assume {given}: NAME=VALUE, of {', '.join(figures)}")
-        try:
-            value = _positive(f"--assume {given}", float(text))
-        except ValueError as error:
-            raise UserError(f"--assume {given}: not a number") from error
-        figures[name] = Figure(value, figures[name].unit, "given")
-    if not figures["utilisation"].value <= 1:
-        raise UserError(f"--assume utilisation={figures['utilisation'].value:g}: a share of the peak, at most 1")
+        _replace_by_assumed(given, figures)
+    utilisation = figures["utilisation"].value
+    if not utilisation <= 1:
+        raise UserError(f"--assume utilisation={utilisation:g}: it is a share of the peak; give a number up to 1")
     return Assumptions(figures, steps)
+
+
+def _replace_by_measured(given: str, figures: dict[str, Figure], steps: dict[str, dict[str, float]]) -> None:
+    """Put the results of one benchmark in place of the figures that they measure."""
+    name, _, path = given.partition("=")
+    known = (*READERS, "step")
+    if name not in known or not path:
+        raise UserError(f"--measured {given}: give BENCHMARK=FILE, where BENCHMARK is one of {', '.join(known)}")
+    try:
+        benchmark = files.read_json(files.resolve(path))
+        if name == "step":
+            modes = benchmark["modes"].items()
+            steps[str(benchmark["device"])] = {mode: float(one["utilisation"]) for mode, one in modes}
+            return
+        results = READERS[name](benchmark)
+    except (OSError, UserError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--measured {given}: cannot be read as results of that benchmark; "
+            f"give a file that infra/benchmarks/{name}.py --json wrote"
+        ) from error
+    for key, value in results.items():
+        figures[key] = Figure(_positive(f"--measured {given}", value), figures[key].unit, f"measured, {path}")
+
+
+def _replace_by_assumed(given: str, figures: dict[str, Figure]) -> None:
+    """Put the value that a flag gives in place of a figure."""
+    name, _, text = given.partition("=")
+    if name not in figures:
+        raise UserError(f"--assume {given}: give NAME=VALUE, where NAME is one of {', '.join(figures)}")
+    try:
+        value = _positive(f"--assume {given}", float(text))
+    except ValueError as error:
+        raise UserError(f"--assume {given}: {text!r} is not a number; give one above 0") from error
+    figures[name] = Figure(value, figures[name].unit, "given")
 
 
 def _positive(flag: str, value: float) -> float:
     if not (value > 0 and math.isfinite(value)):
-        raise UserError(f"{flag}: {value:g} is no positive number")
+        raise UserError(f"{flag}: {value:g} is not a usable figure; it must be a finite number above 0")
     return value

@@ -1,4 +1,4 @@
-"""What a planned run's arithmetic and bytes are, counted from its models' settings, as the dry runs count them."""
+"""Count the arithmetic and the bytes of a planned run from its models' settings, as the dry runs do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VIT_H_14: Mapping[str, Any] = {  # PickScore's towers, as laion/CLIP-ViT-H-14-la
 
 
 class Counted:
-    """What a model's arithmetic and bytes are, counted once."""
+    """The arithmetic and the bytes of a model, each counted once."""
 
     def __init__(self, model: str, preset: str, pairs: int, captions: int) -> None:
         self.folder = models.Model(model).folder(())
@@ -53,12 +53,12 @@ class Counted:
         self.latent_shape = encoders.latent_shape(vae, self.resolution)
         self.stored = encode_plan.Stored(self.latent_shape, self.encode.posterior, self.encode.flip)
         tokens = kinds.t5_tokens(self.folder, self.encode.max_tokens)
-        told = self.encode.batch_size, getattr(torch, self.encode.dtype)
-        self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, *told)
+        dtype = getattr(torch, self.encode.dtype)
+        self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, self.encode.batch_size, dtype)
         self.manifest = self._manifest(pairs, captions)
 
     def _manifest(self, pairs: int, captions: int) -> store.Manifest:
-        """Describe the store that encoding will make."""
+        """Describe the store that the encoder will write."""
         return store.Manifest(
             source="planned",
             model=str(self.folder),
@@ -79,7 +79,7 @@ class Counted:
 
     @cached_property
     def network(self) -> training_plan.Network:
-        """Count the network that is trained."""
+        """Count the network that training updates."""
         backbone = open_backbone(self.folder, self.training.schedule)
         return training_plan.count_network(backbone, self.folder, self.training, self.manifest)
 

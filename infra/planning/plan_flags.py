@@ -1,4 +1,4 @@
-"""The flags of infra/plan.py: what they are, their presets, and what makes no plan."""
+"""The flags of infra/plan.py, their presets and their checks."""
 
 from __future__ import annotations
 
@@ -15,81 +15,88 @@ from infra.planning.plan_stages import Pool
 from pipelines.latents import encode_config
 from training.settings.presets import PRESETS as TRAINING
 
-SHAPES = "infra/benchmarks/shapes"  # settings of SD1.5 and SDXL, so that these need no network
+SHAPES = "infra/benchmarks/shapes"  # settings of SD1.5 and SDXL, so that a plan of these needs no download
 GIVEN = re.compile(r"(?:(?P<stage>\w+)=)?(?P<nodes>\d+)x(?:(?P<gpus>\d+)x)?(?P<card>[\w-]+)")
 PLANNED = ("encode", "relabel", "reference", "train", "evaluate")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """Flags of the plan."""
 
     preset: str = "sd15"
-    """Whose settings: one of train_dpo.py's presets."""
+    """Preset of train_dpo.py whose settings the run has."""
     model: str = f"{SHAPES}/sd15"
-    """A diffusers folder or Hub name, of which the settings are read."""
+    """Diffusers folder or Hub name of the model; only its settings are read."""
     pairs: float = 851_293
-    """Kept pairs; 1e9 may be written so. Pick-a-Pic's by default."""
+    """Kept pairs, for example 1e9; by default those of Pick-a-Pic."""
     steps: int | None = None
-    """Of training; by default the preset's, and at least one epoch."""
+    """Training steps; by default the preset's, and at least one epoch."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; by default the preset's."""
+    """Training steps between checkpoints; by default the preset's."""
     validation_images: int = 0
-    """Images drawn after each checkpoint to pick the best."""
+    """Images drawn after each checkpoint to choose the best one."""
     captions: int = 1632
-    """That base and policy are judged by, one image each; PartiPrompts by default."""
+    """Captions of the evaluation; base and policy draw one image of each. By default the number of PartiPrompts."""
     fleet: tuple[str, ...] = ("encode=8xl4", "relabel=8xl4", "reference=8xa10g", "train=2x8xh100", "evaluate=4xl4")
-    """STAGE=NODESxCARD, or NODESxGPUSxCARD where a node has several; without STAGE= it is all stages'. A stage without
-    nodes is left out; without reference= the reference runs beside the policy."""
+    """Nodes of each stage: STAGE=NODESxCARD, or STAGE=NODESxGPUSxCARD where a node has several cards. Without STAGE=
+    they are the nodes of all stages. A stage that has no nodes is left out. Without reference= the trainer runs the
+    reference itself."""
     price: tuple[str, ...] = ()
-    """CARD=PRICE of an accelerator-hour in any currency; without it no cost is told."""
+    """Price of an accelerator-hour, CARD=PRICE, in any currency; without it the plan shows no cost."""
     mtbf_hours: float | None = None
-    """Mean time until one node fails or is taken back; without it nothing fails."""
+    """Mean hours until one node fails or is taken back; without it no node fails."""
     replacement_minutes: float = 10.0
-    """From then until another stands in its place."""
+    """Minutes from a failure until another node takes the place."""
     min_nodes: int | None = None
-    """Of training, which is elastic down to so many; by default it waits for all."""
+    """Fewest nodes that training goes on with after a failure; by default it waits for all of them."""
     measured: tuple[str, ...] = ()
-    """BENCHMARK=FILE: figures of your own machines, as infra/benchmarks/BENCHMARK.py --json wrote them."""
+    """Figures of your own machines, BENCHMARK=FILE; infra/benchmarks/BENCHMARK.py --json writes the file."""
     assume: tuple[str, ...] = ()
-    """NAME=VALUE: another value of an assumption in the table."""
+    """Another value of an assumption, NAME=VALUE; the plan's last table lists the names."""
     repetitions: int = 100
-    """Of the simulation of failures."""
+    """How often the failures are simulated; the plan shows the means."""
     seed: int = 0
+    """Seed of the simulated failures."""
     json: str | None = None
-    """File for all figures."""
+    """File to write all figures to."""
 
 
 def _preset(name: str) -> PlanConfig:
     shapes = {"sd15": "sd15", "sd15-paper": "sd15", "sdxl": "sdxl"}
-    return PlanConfig(name, f"{SHAPES}/{shapes[name]}" if name in shapes else TRAINING[name].model)
+    model = f"{SHAPES}/{shapes[name]}" if name in shapes else TRAINING[name].model
+    return PlanConfig(preset=name, model=model)
 
 
 PRESETS = {name: _preset(name) for name in TRAINING if encode_preset(name) in encode_config.PRESETS}
 
 
 def check(config: PlanConfig) -> dict[str, Pool]:
-    """Refuse what makes no plan, and return the nodes by stage.
+    """Refuse flags that make no plan, and return the nodes by stage.
 
     Raises:
         UserError: naming the flag.
     """
     check_least(config, dict.fromkeys(("steps", "checkpoint_every", "captions", "repetitions", "min_nodes"), 1))
     if not (config.pairs >= 1 and config.pairs == math.floor(config.pairs) and math.isfinite(config.pairs)):
-        raise UserError(f"--pairs {config.pairs:g}: a whole number of pairs")
+        raise UserError(f"--pairs {config.pairs:g}: pairs come whole; give a whole number of at least 1")
     for name in ("replacement_minutes", "validation_images"):
-        if (value := getattr(config, name)) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {value:g}: below zero")
+        value = getattr(config, name)
+        if value < 0:
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be at least 0")
     if config.mtbf_hours is not None and not config.mtbf_hours > 0:
         raise UserError(f"--mtbf-hours {config.mtbf_hours:g}: must be above 0")
     batch = TRAINING[config.preset].data.global_batch
     pools = read_fleet(config.fleet)
     if config.pairs < batch:
-        raise UserError(f"--pairs {config.pairs:g}: fewer than one global batch of {batch}")
-    if (training := pools.get("train")) and training.accelerators > batch:
-        raise UserError(f"--fleet train={training}: more workers than the {batch} pairs of a step")
+        raise UserError(
+            f"--pairs {config.pairs:g}: a step takes a global batch of {batch} pairs; give at least so many"
+        )
+    training = pools.get("train")
+    if training and training.accelerators > batch:
+        raise UserError(f"--fleet train={training}: more workers than the {batch} pairs of a step; give fewer nodes")
     if config.min_nodes is not None and (training is None or config.min_nodes > training.nodes):
-        raise UserError(f"--min-nodes {config.min_nodes}: more than train has")
+        raise UserError(f"--min-nodes {config.min_nodes}: more nodes than --fleet gives train; give fewer")
     return pools
 
 
@@ -97,15 +104,18 @@ def read_fleet(given: Sequence[str]) -> dict[str, Pool]:
     """Read the nodes of each stage.
 
     Raises:
-        UserError: naming what is no fleet.
+        UserError: naming the value that is not of the form NODESxCARD.
     """
     pools: dict[str, Pool] = {}
     for text in given:
-        found = GIVEN.fullmatch(text)
-        if not found or found["stage"] not in (None, *PLANNED) or not int(found["nodes"]) * int(found["gpus"] or 1):
-            raise UserError(f"--fleet {text}: STAGE=NODESxCARD or STAGE=NODESxGPUSxCARD, of {', '.join(PLANNED)}")
-        pool = Pool(int(found["nodes"]), int(found["gpus"] or 1), _card("--fleet", text, found["card"]))
-        pools |= dict.fromkeys([found["stage"]] if found["stage"] else PLANNED, pool)
+        parts = GIVEN.fullmatch(text)
+        if not parts or parts["stage"] not in (None, *PLANNED) or not int(parts["nodes"]) * int(parts["gpus"] or 1):
+            raise UserError(
+                f"--fleet {text}: give STAGE=NODESxCARD or STAGE=NODESxGPUSxCARD with at least one of each, "
+                f"where STAGE is one of {', '.join(PLANNED)}"
+            )
+        pool = Pool(int(parts["nodes"]), int(parts["gpus"] or 1), _card("--fleet", text, parts["card"]))
+        pools |= dict.fromkeys([parts["stage"]] if parts["stage"] else PLANNED, pool)
     return {stage: pools[stage] for stage in PLANNED if stage in pools}
 
 
@@ -113,21 +123,24 @@ def read_prices(given: Sequence[str]) -> dict[Name, float]:
     """Read the price of an accelerator-hour by card.
 
     Raises:
-        UserError: naming what is no price.
+        UserError: naming the value that is not of the form CARD=PRICE.
     """
     prices: dict[Name, float] = {}
     for text in given:
         name, _, value = text.partition("=")
         try:
-            prices[_card("--price", text, name)] = price = float(value)
+            price = float(value)
         except ValueError as error:
-            raise UserError(f"--price {text}: CARD=PRICE") from error
+            raise UserError(
+                f"--price {text}: {value!r} is not a number; give CARD=PRICE, for example l4=0.8"
+            ) from error
         if not (price >= 0 and math.isfinite(price)):
-            raise UserError(f"--price {text}: no price")
+            raise UserError(f"--price {text}: {price:g} is no price; give a number of at least 0")
+        prices[_card("--price", text, name)] = price
     return prices
 
 
 def _card(flag: str, text: str, name: str) -> Name:
     if name not in ACCELERATORS:
-        raise UserError(f"{flag} {text}: no accelerator of {', '.join(get_args(Name))}")
+        raise UserError(f"{flag} {text}: {name!r} is no known accelerator; give one of {', '.join(get_args(Name))}")
     return name  # type: ignore[return-value]

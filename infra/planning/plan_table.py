@@ -1,4 +1,4 @@
-"""A plan as the terminal shows it: totals, a line a stage, a line a checkpoint interval, the assumptions."""
+"""Show a plan in the terminal: totals, a line a stage, a line a checkpoint interval, the assumptions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def show(
     stages: Sequence[Stage],
     rows: Sequence[Mapping[str, Any]],
     other: Sequence[Mapping[str, Any]],
-    told: Assumptions,
+    assumed: Assumptions,
 ) -> str:
     """Lay the plan out for the terminal."""
     stored = staged_bytes(counted.manifest)
-    copying = stored / (told["bandwidth"] * 1e9) / 3600
+    copying = stored / (assumed["bandwidth"] * 1e9) / 3600
     visits = sizes.steps * sizes.training.data.global_batch
     head = [
         ("pairs", f"{sizes.pairs:,}, {counted.manifest.counts.prompts:,} captions"),
@@ -35,8 +35,8 @@ def show(
     parts = [dry_run.table([*head, *_memory(sizes, counted, stages)]), "", _stage_table(rows)]
     if other:
         parts += ["", "training by steps between checkpoints (* Young's sqrt(2 C M))", _interval_table(other)]
-    assumed = [(name, f"{one.value:,.4g} {one.unit} ({one.origin})") for name, one in told.figures.items()]
-    return "\n".join([*parts, "", "assumptions", dry_run.table(assumed)])
+    figures = [(name, f"{one.value:,.4g} {one.unit} ({one.origin})") for name, one in assumed.figures.items()]
+    return "\n".join([*parts, "", "assumptions", dry_run.table(figures)])
 
 
 def _memory(sizes: Sizes, counted: Counted, stages: Sequence[Stage]) -> list[dry_run.Row]:

@@ -45,7 +45,7 @@ def test_work_since_the_last_complete_checkpoint_is_lost(monkeypatch: pytest.Mon
 def test_the_plan_is_asked_for_the_same_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_kills, "REPETITIONS", 50)
     config = BenchmarkConfig(steps=20, every=5, mean_gap=8.0, runs=2, seed=3)
-    run = Training(20, 5, lambda _: 1.0, 0.0, 0.0, 0.0, 0.0, 1)
+    run = Training(steps=20, every=5, step=lambda _: 1.0, copy=0.0, write=0.0, judge=0.0, restart=0.0, least=1)
     killed = []
     for number in range(config.runs):  # by hand: what is whole fives of a gap is kept
         random, left, one = Random(f"3:{number}"), 20, Killed([], [], 0, [])

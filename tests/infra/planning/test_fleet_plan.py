@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from infra.planning.plan_flags import PRESETS, PlanConfig
 from infra.planning.plan_stages import Pool, Sizes
 
 PAIRS = 4096 * 10
-SIZES = Sizes("sd15", PAIRS, True, 100, 10, captions_judged=20, validation_images=0)
-TOLD = measured.read([], [])
+SIZES = Sizes(preset="sd15", pairs=PAIRS, cached=True, steps=100, every=10, captions_judged=20, validation_images=0)
+ASSUMED = measured.read([], [])
 L4, H100 = Pool(4, 1, "l4"), Pool(2, 8, "h100")
 
 
@@ -31,7 +32,7 @@ def counted() -> Counted:
 
 
 def test_a_pair_s_needs_by_hand(counted: Counted) -> None:
-    stage = plan_stages.encode(SIZES, counted, L4, TOLD)
+    stage = plan_stages.encode(SIZES, counted, L4, ASSUMED)
     assert stage.needs["GPU, VAE"] == pytest.approx(2 * counted.networks.image / (121e12 * 0.4 / 2))
     assert stage.needs["CPU, decoding"] == pytest.approx(2 * 0.59 / (119 * 14))
     assert stage.needs["S3, reading"] == pytest.approx(959_040 / 851_293 * 0.35e6 / 1.25e9)
@@ -49,10 +50,10 @@ def test_the_bottleneck_is_what_is_scarcest(counted: Counted, assumed: str, scar
 
 
 def test_captions_are_one_copy_s_and_the_others_are_paid(counted: Counted) -> None:
-    stage = plan_stages.captions(counted, L4, TOLD)
+    stage = plan_stages.captions(counted, L4, ASSUMED)
     assert (stage.busy, stage.work.units) == (1, 100)  # type: ignore[union-attr]
-    told = plan.follow(PlanConfig(), stage)
-    assert told.node_seconds == pytest.approx(4 * told.seconds)
+    outcome = plan.follow(PlanConfig(), stage)
+    assert outcome.node_seconds == pytest.approx(4 * outcome.seconds)
 
 
 def test_a_step_by_hand(counted: Counted) -> None:
@@ -72,15 +73,17 @@ def test_a_step_by_hand(counted: Counted) -> None:
 
 
 def test_one_worker_exchanges_nothing_and_twice_the_nodes_halve_the_work(counted: Counted) -> None:
-    alone = plan_stages.train(SIZES, counted, Pool(1, 1, "h100"), TOLD, least=1)
+    alone = plan_stages.train(SIZES, counted, Pool(1, 1, "h100"), ASSUMED, least=1)
     assert alone.needs["network, gradients"] == 0
-    both = plan_stages.train(SIZES, counted, Pool(2, 1, "h100"), TOLD, least=1)
+    both = plan_stages.train(SIZES, counted, Pool(2, 1, "h100"), ASSUMED, least=1)
     assert both.needs["GPU, policy"] == pytest.approx(alone.needs["GPU, policy"] / 2)
 
 
 def test_draws_are_the_epochs_begun() -> None:
-    assert Sizes("sd15", 851_293, True, 2000, 100, 1, 0).draws == 5
-    assert Sizes("sd15", 851_293, True, 415, 100, 1, 0).draws == 1
+    """An epoch of 851,293 pairs is 415 steps of 2,048: 2,000 steps begin a fifth epoch."""
+    whole = replace(SIZES, pairs=851_293, steps=2000)
+    assert whole.draws == 5
+    assert replace(whole, steps=415).draws == 1
 
 
 def run_plan(*flags: str) -> None:
@@ -96,18 +99,18 @@ def test_the_whole_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "1,000,000, 69,259 captions" in said
     assert "Young" in said
     assert "0.01 of the peak (given)" in said
-    told = json.loads((tmp_path / "plan.json").read_text())
-    rows = {row["stage"]: row for row in told["stages"]}
+    written = json.loads((tmp_path / "plan.json").read_text())
+    rows = {row["stage"]: row for row in written["stages"]}
     assert list(rows) == ["encode", "captions", "relabel", "reference", "train", "evaluate"]
     assert rows["train"]["cost"] == pytest.approx(2 * rows["train"]["accelerator_hours"])
     assert rows["train"]["failures"] > 0
-    assert [row["every"] for row in told["intervals"]] == sorted(row["every"] for row in told["intervals"])
-    assert sum(row["young"] for row in told["intervals"]) == 1
-    longest, shortest = told["intervals"][-1], told["intervals"][0]
+    assert [row["every"] for row in written["intervals"]] == sorted(row["every"] for row in written["intervals"])
+    assert sum(row["young"] for row in written["intervals"]) == 1
+    longest, shortest = written["intervals"][-1], written["intervals"][0]
     assert shortest["held_up_hours"] > longest["held_up_hours"]
     again = f"{tmp_path}/again.json"
     run_plan(*flags, "--json", again)
-    assert json.loads(Path(again).read_text())["stages"] == told["stages"]
+    assert json.loads(Path(again).read_text())["stages"] == written["stages"]
 
 
 def test_without_failures_nothing_is_lost_and_without_a_reference_it_runs_beside(tmp_path: Path) -> None:
@@ -118,41 +121,44 @@ def test_without_failures_nothing_is_lost_and_without_a_reference_it_runs_beside
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["--pairs", "1.5"], "--pairs 1.5: a whole number"),
-        (["--pairs", "100"], "--pairs 100: fewer than one global batch of 2048"),
+        (["--pairs", "1.5"], "--pairs 1.5: pairs come whole; give a whole number"),
+        (["--pairs", "100"], "--pairs 100: a step takes a global batch of 2048"),
         (["--mtbf-hours", "0"], "--mtbf-hours 0: must be above 0"),
-        (["--fleet", "train=8xgameboy"], "--fleet train=8xgameboy: no accelerator of a100-40"),
-        (["--fleet", "trains=8xl4"], "--fleet trains=8xl4: STAGE=NODESxCARD"),
-        (["--fleet", "train=0xl4"], "--fleet train=0xl4: STAGE="),
+        (
+            ["--fleet", "train=8xgameboy"],
+            "--fleet train=8xgameboy: 'gameboy' is no known accelerator; give one of a100-40",
+        ),
+        (["--fleet", "trains=8xl4"], "--fleet trains=8xl4: give STAGE=NODESxCARD"),
+        (["--fleet", "train=0xl4"], "--fleet train=0xl4: give STAGE="),
         (["--fleet", "train=300x8xl4"], "--fleet train=300 x 8 l4: more workers than the 2048 pairs"),
-        (["--price", "l4"], "--price l4: CARD=PRICE"),
-        (["--price", "l4=-1"], "--price l4=-1: no price"),
-        (["--min-nodes", "3"], "--min-nodes 3: more than train has"),
+        (["--price", "l4"], "--price l4: '' is not a number; give CARD=PRICE"),
+        (["--price", "l4=-1"], "--price l4=-1: -1 is no price"),
+        (["--min-nodes", "3"], "--min-nodes 3: more nodes than --fleet gives train"),
         (["--steps", "0"], "--steps 0: must be at least 1"),
-        (["--replacement-minutes", "-1"], "--replacement-minutes -1: below zero"),
+        (["--replacement-minutes", "-1"], "--replacement-minutes -1: must be at least 0"),
         (["--mtbf-hours", "0.001"], "--mtbf-hours 0.001: one of the 8 nodes of relabel fails every"),
     ],
 )
-def test_bad_flags_are_one_sentence(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_flags_are_one_sentence(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_plan(*flags)
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {told}")
+    assert said.startswith(f"error: {message}")
     assert said.count("\n") == 1
 
 
 def test_nodes_with_and_without_their_stage() -> None:
-    told = plan_flags.read_fleet(["4xl4", "train=2x8xh100"])
-    assert told["train"] == H100
-    assert {stage: pool for stage, pool in told.items() if stage != "train"} == dict.fromkeys(
+    pools = plan_flags.read_fleet(["4xl4", "train=2x8xh100"])
+    assert pools["train"] == H100
+    assert {stage: pool for stage, pool in pools.items() if stage != "train"} == dict.fromkeys(
         ("encode", "relabel", "reference", "evaluate"), L4
     )
 
 
-def test_an_interval_too_long_for_the_nodes_is_told_and_not_simulated(counted: Counted) -> None:
+def test_an_interval_too_long_for_the_nodes_is_shown_and_not_simulated(counted: Counted) -> None:
     """A group that fails every minute: with a step of two minutes only a checkpoint at every one gets through."""
     stage = plan_stages.train(SIZES, counted, H100, measured.read([], ["utilisation=1e-4", "restart=1"]), least=2)
     config = PlanConfig(mtbf_hours=2 / 60, replacement_minutes=0, repetitions=2)

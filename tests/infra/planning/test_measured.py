@@ -12,15 +12,15 @@ from infra.base.errors import UserError
 from infra.planning import measured
 
 
-def noted(folder: Path, told: Any) -> str:
+def noted(folder: Path, benchmark: Any) -> str:
     """Write a benchmark's file."""
-    path = folder / "told.json"
-    path.write_text(json.dumps(told))
+    path = folder / "benchmark.json"
+    path.write_text(json.dumps(benchmark))
     return str(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "figure", "value"),
+    ("name", "benchmark", "figure", "value"),
     [
         ("encode", {"ratio": 0.5}, "encode_ratio", 0.5),
         ("relabel", {"ratio": 3.3, "ratio_bare": 0.7}, "relabel_ratio", 0.7),
@@ -37,22 +37,22 @@ def noted(folder: Path, told: Any) -> str:
     ],
 )
 def test_a_benchmark_s_file_replaces_its_figures(
-    tmp_path: Path, name: str, told: Any, figure: str, value: float
+    tmp_path: Path, name: str, benchmark: Any, figure: str, value: float
 ) -> None:
-    path = noted(tmp_path, told)
-    found = measured.read([f"{name}={path}"], [])
-    assert found[figure] == pytest.approx(value)
-    assert found.figures[figure].origin == f"measured, {path}"
-    rest = {key for key, one in found.figures.items() if one != measured.FIGURES[key]}
+    path = noted(tmp_path, benchmark)
+    assumptions = measured.read([f"{name}={path}"], [])
+    assert assumptions[figure] == pytest.approx(value)
+    assert assumptions.figures[figure].origin == f"measured, {path}"
+    rest = {key for key, one in assumptions.figures.items() if one != measured.FIGURES[key]}
     assert rest <= {figure, "copy_rate", "write_rate"}
 
 
 def test_utilisation_is_the_measured_one_of_that_card_and_mode(tmp_path: Path) -> None:
     modes = {"cached": {"utilisation": 0.5}}
-    found = measured.read([f"step={noted(tmp_path, {'device': 'NVIDIA L4', 'modes': modes})}"], [])
-    assert found.speed("l4", "cached", "bfloat16") == 121e12 * 0.5
-    assert found.speed("l4", "encoder", "bfloat16") == 121e12 * 0.4
-    assert found.speed("h100", "cached", "float32") == 989e12 * 0.4 * 0.5
+    assumptions = measured.read([f"step={noted(tmp_path, {'device': 'NVIDIA L4', 'modes': modes})}"], [])
+    assert assumptions.speed("l4", "cached", "bfloat16") == 121e12 * 0.5
+    assert assumptions.speed("l4", "encoder", "bfloat16") == 121e12 * 0.4
+    assert assumptions.speed("h100", "cached", "float32") == 989e12 * 0.4 * 0.5
 
 
 def test_a_flag_replaces_a_figure() -> None:
@@ -61,25 +61,25 @@ def test_a_flag_replaces_a_figure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "assumed", "told"),
+    ("given", "assumed", "message"),
     [
-        (["enc=x.json"], [], "--measured enc=x.json: BENCHMARK=FILE, of encode"),
-        (["encode"], [], "--measured encode: BENCHMARK=FILE"),
-        (["encode=/nowhere.json"], [], "not what infra/benchmarks/encode.py writes"),
-        ([], ["speed=1"], "--assume speed=1: NAME=VALUE, of encode_ratio"),
-        ([], ["restart=fast"], "--assume restart=fast: not a number"),
-        ([], ["restart=-1"], "--assume restart=-1: -1 is no positive number"),
-        ([], ["restart=nan"], "nan is no positive number"),
-        ([], ["utilisation=1.5"], "--assume utilisation=1.5: a share of the peak"),
+        (["enc=x.json"], [], "--measured enc=x.json: give BENCHMARK=FILE, where BENCHMARK is one of encode"),
+        (["encode"], [], "--measured encode: give BENCHMARK=FILE"),
+        (["encode=/nowhere.json"], [], "give a file that infra/benchmarks/encode.py --json wrote"),
+        ([], ["speed=1"], "--assume speed=1: give NAME=VALUE, where NAME is one of encode_ratio"),
+        ([], ["restart=fast"], "--assume restart=fast: 'fast' is not a number"),
+        ([], ["restart=-1"], "--assume restart=-1: -1 is not a usable figure"),
+        ([], ["restart=nan"], "nan is not a usable figure"),
+        ([], ["utilisation=1.5"], "--assume utilisation=1.5: it is a share of the peak"),
     ],
 )
-def test_what_is_no_figure_is_refused(given: list[str], assumed: list[str], told: str) -> None:
+def test_what_is_no_figure_is_refused(given: list[str], assumed: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         measured.read(given, assumed)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("told", [{"ratio": "fast"}, {}, [], {"ratio": 0.0}])
-def test_another_file_is_refused(tmp_path: Path, told: Any) -> None:
+@pytest.mark.parametrize("benchmark", [{"ratio": "fast"}, {}, [], {"ratio": 0.0}])
+def test_another_file_is_refused(tmp_path: Path, benchmark: Any) -> None:
     with pytest.raises(UserError, match="--measured encode="):
-        measured.read([f"encode={noted(tmp_path, told)}"], [])
+        measured.read([f"encode={noted(tmp_path, benchmark)}"], [])
