@@ -18,7 +18,7 @@ from PIL import Image
 from infra.base import cli, files
 from infra.base.errors import UserError
 from labelers.scoring import scorers
-from pipelines.drawing.generate import DONE, read_images
+from pipelines.drawing.image_sets import DONE, read_images
 from pipelines.raw.raw_pairs import labelled_pair, write_pairs
 
 ROWS_PER_FILE = 256

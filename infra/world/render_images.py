@@ -10,7 +10,7 @@ from PIL import Image
 from infra.base import cli, files
 from infra.base.errors import UserError
 from infra.world.shapes import parse_caption, render
-from pipelines.drawing.generate import wanted_images, with_images, write_images
+from pipelines.drawing.image_sets import wanted_images, with_images, write_images
 from pipelines.drawing.prompts import read_prompts
 
 

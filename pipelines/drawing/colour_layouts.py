@@ -15,7 +15,7 @@ from PIL import Image
 
 from infra.base import files
 from infra.base.errors import check_least
-from pipelines.drawing.generate import wanted_images, with_images, write_images
+from pipelines.drawing.image_sets import wanted_images, with_images, write_images
 from pipelines.drawing.prompts import read_prompts
 
 

@@ -10,33 +10,24 @@ steps.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from infra.base import files, models, object_storage
 from infra.base.errors import UserError
-from infra.base.tables import read_tables
-from pipelines.drawing import sampling, start_images
-from pipelines.drawing.generate_config import GenerateConfig, captions_hash, check_config, image_identity
+from pipelines.drawing import image_sets, sampling, start_images
+from pipelines.drawing.generate_config import GenerateConfig, check_config, image_identity
 from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import kinds, store
-from pipelines.raw import pairs
 from pipelines.raw.decode import decode_image
-
-DONE = "manifest.json"
 
 
 class DrawImages:
@@ -81,40 +72,7 @@ class DrawImages:
             edit,
             self.refiner,
         )
-        return with_images(wanted, images)
-
-
-def with_images(wanted: pa.Table, images: Iterable[Image.Image]) -> pa.Table:
-    """Add the column image, PNG bytes, to a table of wanted images."""
-    contents = []
-    for image in images:
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        contents.append(buffer.getvalue())
-    return wanted.append_column("image", pa.array(contents, pa.binary()))
-
-
-def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
-    """List the images to draw: image_id, caption, image_index (running per repeated caption), image_seed."""
-    rows, used = [], dict.fromkeys(captions, 0)
-    for caption in captions:
-        for _ in range(per_prompt):
-            index = used[caption]
-            used[caption] += 1
-            number = sampling.image_seed(seed, index, caption)
-            key = pairs.hash64(b"image_id", caption.encode(), str(index).encode())
-            rows.append({"image_id": key, "caption": caption, "image_index": index, "image_seed": number})
-    return pa.Table.from_pylist(rows, schema=_WANTED)
-
-
-_WANTED = pa.schema(
-    [("image_id", pa.int64()), ("caption", pa.string()), ("image_index", pa.int32()), ("image_seed", pa.int64())]
-)
-
-
-def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Return the ids of a table of images."""
-    return table["image_id"].to_numpy()
+        return image_sets.with_images(wanted, images)
 
 
 def check_models(config: GenerateConfig) -> None:
@@ -147,10 +105,10 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
         models.check_adapters("--lora", lora, model.folder())
-    wanted = wanted_images(captions, config.images_per_prompt, config.seed)
+    wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
     identity = image_identity(config, model.folder(), captions, lora, refiner.folder() if refiner else None, starts)
-    finished, begun = files.join(output, DONE), files.join(output, store.WORK, "config.json")
+    finished, begun = files.join(output, image_sets.DONE), files.join(output, store.WORK, "config.json")
     for path in (finished, begun):
         if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
             told = [name for name in before | identity if before.get(name) != identity.get(name)]
@@ -219,44 +177,8 @@ def _job(
         output=files.join(output, "images"),
         checkpoint=files.join(output, store.WORK, "images_done"),
         id_column="image_id",
-        row_ids=image_ids,
+        row_ids=image_sets.image_ids,
         rows_per_block=4 * config.batch_size,
         name="images",
         rows=wanted.num_rows,
     )
-
-
-def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
-    """Write images that no model drew as a finished folder; one that is there, of equal settings and captions, stays.
-
-    Raises:
-        UserError: if another set of images is there.
-    """
-    done, captions = files.join(folder, DONE), captions_hash(table["caption"].to_pylist())
-    about = {"identity": {**settings, "captions": captions}, "images": table.num_rows, "config": settings}
-    before = files.read_json(done) if files.exists(done) else None
-    if before == about:
-        return
-    unhashed = {**about, "identity": settings}  # painted before captions were hashed: which, it does not say
-    if before not in (None, unhashed) or files.exists(files.join(folder, store.WORK)):
-        raise UserError(f"{folder} holds other images; give another --output")
-    files.remove(done)  # the manifest goes first and comes last
-    files.write_table(files.join(folder, "images", "part-0.parquet"), table)
-    files.write_json(done, about)
-
-
-def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a finished folder of images in the order of image_id.
-
-    Args:
-        ids: the images wanted; all by default.
-        columns: the columns wanted; all by default.
-
-    Raises:
-        UserError: if it is not finished.
-    """
-    if not files.exists(files.join(folder, DONE)):
-        raise UserError(f"{folder}: no finished images here; run generate.py")
-    wanted = None if ids is None else pc.field("image_id").isin(list(ids))
-    names = None if columns is None else list(dict.fromkeys(["image_id", *columns]))
-    return read_tables(files.join(folder, "images"), columns=names, filters=wanted).sort_by("image_id")

@@ -23,7 +23,7 @@ from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompt_sets import PromptSet, read_set
 from pipelines.drawing.prompts import read_prompts
-from pipelines.judging import flag_images, score
+from pipelines.judging import flag_images, score, score_files
 from pipelines.judging.comparison import Drawn, check_comparable, find_images, read_drawn
 from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up
 from pipelines.judging.image_flags import tell_flags
@@ -190,7 +190,7 @@ def build(
 ) -> dict[str, Any]:
     """Gather every figure of the report; its keys stay what they are within a schema version."""
     judged = {name: judge(evaluated, name) for name in config.scorers}
-    weights, prints = scorers.weights_of(config.scorers, config.weights), score.fingerprints(base.folder)
+    weights, prints = scorers.weights_of(config.scorers, config.weights), score_files.fingerprints(base.folder)
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command_of(config),

@@ -25,7 +25,7 @@ from infra.base.errors import UserError, check_least
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompts import read_prompts
-from pipelines.judging import score
+from pipelines.judging import score, score_files
 from pipelines.latents import store
 
 RESULT = "rejection_sampling.json"
@@ -197,7 +197,7 @@ def draw_and_score(config: RejectionConfig, drawing: Drawing, captions: Sequence
     fingerprint = scorers.load(config.scorer, weights[config.scorer]).fingerprint
     settings = score.ScoreConfig((folder,), (config.scorer,), config.weights)
     score.score_folder(settings, folder, {config.scorer: fingerprint})
-    return score.read_scores(folder)
+    return score_files.read_scores(folder)
 
 
 def table(result: Draws) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from infra.base import files
 from infra.base.errors import UserError, check_least
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
-from pipelines.judging.score import paired_scores
+from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import rate_of
 
 OUTCOMES = {"win": 1.0, "draw": 0.5, "loss": 0.0}  # and the points that the win rate gives for each

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.drawing.generate import DONE
+from pipelines.drawing.image_sets import DONE
 from pipelines.judging.image_flags import check_flags
-from pipelines.judging.score import KEYS, fingerprints, paired_scores, read_scores, read_set
+from pipelines.judging.score_files import KEYS, fingerprints, paired_scores, read_scores, read_set
 from pipelines.judging.win_rate import win_rate
 
 MODEL_FLAGS = ("model", "revision", "lora", "fingerprints", "images_per_prompt")  # may differ between the two

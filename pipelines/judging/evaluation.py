@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.base.errors import UserError
-from pipelines.drawing.generate import wanted_images
+from pipelines.drawing.image_sets import wanted_images
 from pipelines.drawing.prompts import NONE_GIVEN, Prompt
 from pipelines.judging.comparison import Drawn, check_scorers
 from pipelines.judging.win_rate import rate_over_prompts, win_points

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from infra.base import files, object_storage
 from infra.base.errors import UserError, check_least
 from infra.base.tables import read_tables
-from pipelines.drawing.generate import DONE, image_ids, read_images
+from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging.image_flags import FLAGS, flags_identity, read_flags

@@ -15,7 +15,7 @@ from PIL import Image
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.drawing.generate import DONE
+from pipelines.drawing.image_sets import DONE
 from pipelines.raw.decode import open_image
 
 FLAGS = "flags.json"

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from infra.base import files
 from infra.base.errors import UserError, check_least
-from pipelines.drawing.generate import DONE
-from pipelines.judging.score import read_manifest, read_scores
+from pipelines.drawing.image_sets import DONE
+from pipelines.judging.score_files import read_manifest, read_scores
 from pipelines.raw import raw_pairs
 from pipelines.raw.pairs import hash64
 

@@ -6,7 +6,6 @@ with what holds for the set as a whole. Scorers that are done are left alone; th
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,26 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from infra.base import files, models, object_storage
 from infra.base.errors import UserError, check_least
 from infra.base.tables import read_tables
-from infra.base.versions import check_version
 from labelers.scoring import scorers
-from pipelines.drawing.generate import DONE, image_ids, read_images
+from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
+from pipelines.judging import score_files
 from pipelines.judging.set_judges import LatentFeatures, judge_set, set_identity
 from pipelines.latents import store
-
-SCORES, SCORES_FILE, SET = "scores", "scores.parquet", "set.json"
-SCHEMA_VERSION = 1  # of a scorer's manifest and of the set's file
-KEYS = ("image_id", "caption", "image_index")  # what an image is known by, beside its scores
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class ScoreImages:
         """
         contents, captions = drawn["image"].to_pylist(), drawn["caption"].to_pylist()
         images = [Image.open(io.BytesIO(content), formats=("PNG",)).convert("RGB") for content in contents]
-        columns = {name: drawn[name] for name in KEYS}
+        columns = {name: drawn[name] for name in score_files.KEYS}
         for name, scorer in self.scorers.items():
             scores = scorer.score(images, captions)
             if not np.isfinite(scores).all():
@@ -100,7 +92,7 @@ def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
     done = [score_folder(config, path, current, run) for path in folders]
     judged = _judge_folders(config, folders, true_images, features)
     for path in folders:
-        scores = read_scores(path)
+        scores = score_files.read_scores(path)
         medians = (f"{name} median {np.median(scores[name].to_numpy()):.4f}" for name in loaded)
         nothing = not (done[folders.index(path)] or path in judged)
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
@@ -114,7 +106,7 @@ def score_folder(
     wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}
 
     def unscored() -> dict[str, Any]:
-        return {name: identity for name, identity in wanted.items() if _identity(path, name) != identity}
+        return {name: identity for name, identity in wanted.items() if score_files.identity_of(path, name) != identity}
 
     if not unscored():  # nor is there anything to lock, where one may only read
         return False
@@ -131,29 +123,25 @@ def score_folder(
         weights = scorers.weights_of(config.scorers, config.weights)
         on_ray.connect()
         (run or on_ray.run)(_job(config, path, {name: weights[name] for name in missing}))
-        table = read_tables(files.join(work, SCORES)).sort_by("image_id")
+        table = read_tables(files.join(work, score_files.SCORES)).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
         still_held()
         for name, identity in missing.items():
-            _write_scores(path, name, table, {"identity": identity, "config": asdict(config)})
+            score_files.write_scores(path, name, table, {"identity": identity, "config": asdict(config)})
         files.remove(work)
     return True
-
-
-def _identity(path: str, name: str) -> dict[str, Any] | None:
-    return read_manifest(path, name)["identity"] if files.exists(files.join(path, SCORES, name, DONE)) else None
 
 
 def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> Job:
     work, gpus = files.join(path, store.WORK), on_ray.device_count()
     return Job(
         source=files.list_files(files.join(path, "images"), ".parquet"),
-        columns=[*KEYS, "image"],
+        columns=[*score_files.KEYS, "image"],
         steps=[
             Step(ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0)
         ],
-        output=files.join(work, SCORES),
+        output=files.join(work, score_files.SCORES),
         checkpoint=files.join(work, "scores_done"),
         id_column="image_id",
         row_ids=image_ids,
@@ -163,109 +151,15 @@ def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> J
     )
 
 
-def _write_scores(path: str, name: str, table: pa.Table, about: Mapping[str, Any]) -> None:
-    """Publish one scorer's scores: the manifest goes first and comes last."""
-    folder = files.join(path, SCORES, name)
-    files.remove(files.join(folder, DONE))
-    scores = table.select([*KEYS, name]).rename_columns([*KEYS, "score"])
-    sha = files.write_table(files.join(folder, SCORES_FILE), scores)
-    told = {"schema_version": SCHEMA_VERSION, **about, "rows": table.num_rows, "sha256": sha}
-    files.write_json(files.join(folder, DONE), told)
-
-
-def read_manifest(path: str, name: str) -> dict[str, Any]:
-    """Read what a folder's scores by one scorer say of themselves.
-
-    Raises:
-        UserError: if they are of another schema version.
-    """
-    folder = files.join(path, SCORES, name)
-    told = files.read_json(files.join(folder, DONE))
-    again = f"delete {folder} and run score.py again"
-    check_version(files.join(folder, DONE), told, SCHEMA_VERSION, again, unnamed=1)
-    return told
-
-
-def scored_by(path: str) -> list[str]:
-    """Name the scorers that have scored a folder."""
-    return [found.split("/")[-2] for found in files.list_files(files.join(path, SCORES), DONE)]
-
-
-def read_scores(path: str) -> pa.Table:
-    """Read a folder's finished scores: image_id, caption, image_index and a column per scorer, in order of image_id.
-
-    Raises:
-        UserError: if no scorer has scored these images, or scores are of another schema version or differ from their
-            manifest.
-    """
-    of = files.sha256(files.join(path, DONE))
-    columns: dict[str, pa.ChunkedArray] = {}
-    for name in scored_by(path):
-        about = read_manifest(path, name)
-        if about["identity"]["of"] != of:
-            continue  # of images that were here before these
-        content = files.read_bytes(files.join(path, SCORES, name, SCORES_FILE))
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise UserError(f"{path}: the scores of {name} differ from their manifest; delete them and run score.py")
-        table = pq.read_table(pa.BufferReader(content))
-        columns |= {key: table[key] for key in KEYS} | {name: table["score"]}
-    if not columns:
-        raise UserError(f"{path}: not scored yet; run score.py")
-    return pa.table(columns)
-
-
-def fingerprints(path: str) -> dict[str, str]:
-    """Read which scorers scored a folder, by name: the fingerprints of their weights, preprocessing and formula."""
-    return {name: read_manifest(path, name)["identity"]["fingerprint"] for name in scored_by(path)}
-
-
 def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None, folder: Path) -> set[str]:
     """Judge as sets the folders that are not judged yet, by the VAE of the model in folder, and return those."""
     wanted = {path: set_identity(path, true_images, folder) for path in folders}
-    missing = {
-        path: identity
-        for path, identity in wanted.items()
-        if not files.exists(files.join(path, SET)) or _read_set(path)["identity"] != identity
-    }
+    missing = {path: identity for path, identity in wanted.items() if score_files.set_identity_of(path) != identity}
     if not missing:
         return set()
     features = LatentFeatures(folder)
     true = features.of(true_images)[0] if true_images else None
     for path, identity in missing.items():
         judged = judge_set(*features.of(path), true)
-        told = {"schema_version": SCHEMA_VERSION, "identity": identity, "config": asdict(config), "judged": judged}
-        files.write_json(files.join(path, SET), told)
+        score_files.write_set(path, {"identity": identity, "config": asdict(config), "judged": judged})
     return set(missing)
-
-
-def _read_set(path: str) -> dict[str, Any]:
-    place = files.join(path, SET)
-    told = files.read_json(place)
-    check_version(place, told, SCHEMA_VERSION, "delete it and run score.py again", unnamed=1)
-    return told
-
-
-def read_set(path: str) -> dict[str, Any]:
-    """Read what score.py found of a folder's images as a set, and by whose features.
-
-    Raises:
-        UserError: if it was not judged, or by code of another schema version.
-    """
-    if not files.exists(files.join(path, SET)):
-        raise UserError(f"{path}: not scored to the end; run score.py")
-    found = _read_set(path)
-    return found["judged"] | {"feature_model": found["config"]["feature_model"]}
-
-
-def paired_scores(
-    policy: pa.Table, base: pa.Table, name: str
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Take one image per prompt, index 0, from both, in the same order.
-
-    Raises:
-        UserError: if they are not images of the same prompts.
-    """
-    first = [table.filter(pc.equal(table["image_index"], 0)) for table in (policy, base)]
-    if first[0]["image_id"] != first[1]["image_id"]:
-        raise UserError("policy and base were drawn for different prompts; give both the same --prompts and --limit")
-    return first[0][name].to_numpy(), first[1][name].to_numpy()

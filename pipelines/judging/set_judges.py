@@ -18,7 +18,7 @@ from infra.base import (
 
 from diffusers import AutoencoderKL  # isort: skip
 
-from pipelines.drawing.generate import DONE
+from pipelines.drawing.image_sets import DONE
 from pipelines.judging.win_rate import diversity
 from pipelines.raw.decode import decode_image, images_at_once
 

@@ -21,7 +21,7 @@ from labelers.scoring.pair_scores import DecodePairs, ScorePairs
 from pipelines.experiments import sdedit
 from pipelines.experiments.rejection_sampling import RESULT
 from pipelines.judging.comparison import Drawn, read_drawn
-from pipelines.judging.score import paired_scores
+from pipelines.judging.score_files import paired_scores
 from pipelines.latents import store
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper.paper_run import AGAIN, FEEDBACK, PaperRun, read_part

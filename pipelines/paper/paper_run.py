@@ -17,7 +17,7 @@ from infra.base.tables import read_tables
 from infra.local import paper
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
-from pipelines.judging.score import paired_scores
+from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
 from pipelines.latents import store
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipelines.judging.comparison import Drawn
-from pipelines.judging.score import paired_scores
+from pipelines.judging.score_files import paired_scores
 from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 
 SHOWN = 4  # captions drawn at random

@@ -16,7 +16,7 @@ from infra.base.errors import UserError
 from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
 from pipelines.judging.image_flags import tell_flags
 from pipelines.judging.origin import HUMAN
-from pipelines.judging.score import paired_scores
+from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
 from pipelines.latents import store
 from pipelines.raw.raw_pairs import RATER

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from infra.base import files
-from pipelines.drawing.generate import read_images
+from pipelines.drawing.image_sets import read_images
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.image_flags import blurred, flag_reasons
-from pipelines.judging.score import paired_scores
+from pipelines.judging.score_files import paired_scores
 from pipelines.reports import charts
 from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from infra.base import files
 from labelers.scoring import scorers
-from pipelines.drawing import generate
+from pipelines.drawing import image_sets
 from pipelines.engine import in_process, on_ray
 from pipelines.engine.jobs import Job
 from pipelines.judging import score
@@ -82,11 +82,11 @@ def write_images(folder: Path | str, colours: dict[str, list[tuple[int, int, int
         for index, colour in enumerate(shown):
             buffer = io.BytesIO()
             Image.new("RGB", (64, 64), colour).save(buffer, format="PNG")
-            wanted = generate.wanted_images([caption] * (index + 1), 1, seed=0).slice(index)
+            wanted = image_sets.wanted_images([caption] * (index + 1), 1, seed=0).slice(index)
             rows.append(wanted.append_column("image", pa.array([buffer.getvalue()], pa.binary())))
     files.write_table(f"{folder}/images/part-0.parquet", pa.concat_tables(rows))
     known = {"model": str(folder), "seed": 0, "guidance_scale": 3.0, "captions": "c", "images_per_prompt": 1}
-    files.write_json(f"{folder}/{generate.DONE}", {"identity": known | identity, "images": len(rows)})
+    files.write_json(f"{folder}/{image_sets.DONE}", {"identity": known | identity, "images": len(rows)})
     return str(folder)
 
 

@@ -20,7 +20,7 @@ from labelers.labels import accuracy
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs
 from pipelines.experiments import rejection_sampling
-from pipelines.judging import score
+from pipelines.judging import score, score_files
 from pipelines.latents import store
 from pipelines.paper.paper_run import DPO, FEEDBACK, SFT, TRIALS, WEAKER
 from pipelines.raw.raw_pairs import labelled_pair, write_pairs
@@ -109,7 +109,7 @@ def write_scored(folder: Path, colours: dict[str, list[tuple[int, int, int]]], *
     path = write_images(folder, colours, fingerprints={"unet": f"weights of {folder.name}"}, **identity)
     known = {name: scorers.load(name).fingerprint for name in JUDGES}
     score.score_folder(score.ScoreConfig((path,), JUDGES), path, known)
-    files.write_json(f"{path}/{score.SET}", {"judged": {"images": len(colours)}, "config": {"feature_model": "m"}})
+    score_files.write_set(path, {"judged": {"images": len(colours)}, "config": {"feature_model": "m"}})
     return path
 
 

@@ -14,7 +14,7 @@ from support.judging_material import write_images, write_label_set, write_store
 from infra.base import files
 from infra.base.errors import UserError
 from infra.base.versions import KEY, check_version
-from pipelines.judging import score
+from pipelines.judging import score_files
 from pipelines.latents import store
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import Mirror
@@ -54,11 +54,16 @@ def kept(folder: Path) -> Kept:
 
 def scores(folder: Path) -> Kept:
     place = write_images(folder / "images", {"a": [(1, 2, 3)]})
-    table = pa.table([[1], ["a"], [0], [0.5]], names=[*score.KEYS, "red"])
+    table = pa.table([[1], ["a"], [0], [0.5]], names=[*score_files.KEYS, "red"])
     identity = {"scorer": "red", "fingerprint": "f", "of": files.sha256(f"{place}/manifest.json")}
-    score._write_scores(place, "red", table, {"identity": identity})
+    score_files.write_scores(place, "red", table, {"identity": identity})
     again = f"delete {place}/scores/red and run score.py again"
-    return f"{place}/scores/red/manifest.json", lambda: (score.read_scores(place), score.fingerprints(place)), again
+
+    def read() -> None:
+        score_files.read_scores(place)
+        score_files.fingerprints(place)
+
+    return f"{place}/scores/red/manifest.json", read, again
 
 
 KINDS: dict[str, Callable[[Path], Kept]] = {
@@ -101,10 +106,10 @@ def test_reference_errors_that_are_not_whole_are_refused(tmp_path: Path) -> None
 def test_judgements_of_a_set_have_a_version_too(tmp_path: Path) -> None:
     path = f"{tmp_path}/set.json"
     files.write_json(path, {"identity": {}, "config": {"feature_model": "m"}, "judged": {"kid": 1.0}})
-    assert score.read_set(str(tmp_path)) == {"kid": 1.0, "feature_model": "m"}
+    assert score_files.read_set(str(tmp_path)) == {"kid": 1.0, "feature_model": "m"}
     files.write_json(path, files.read_json(path) | {KEY: 2})
     with pytest.raises(UserError, match=rf"^{path}: schema version 2; this code reads 1: delete it and run score\.py"):
-        score.read_set(str(tmp_path))
+        score_files.read_set(str(tmp_path))
 
 
 def test_a_checkpoint_on_s3_of_another_version_is_refused_before_it_is_copied(bucket: str, tmp_path: Path) -> None:

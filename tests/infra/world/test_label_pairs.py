@@ -14,7 +14,7 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.world import render_images
 from infra.world.label_pairs import LabelConfig, label, main
-from pipelines.drawing.generate import DONE
+from pipelines.drawing.image_sets import DONE
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw import pairs
 from pipelines.raw.raw_pairs import SCHEMA

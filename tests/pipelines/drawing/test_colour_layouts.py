@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from infra.base.errors import UserError
-from pipelines.drawing import generate, start_images
+from pipelines.drawing import image_sets, start_images
 from pipelines.drawing.colour_layouts import LayoutConfig, layout, main
 from pipelines.raw.decode import open_image
 
@@ -32,10 +32,10 @@ def test_layouts_are_start_images(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a\nb\n")
     config = LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "layouts"), images_per_prompt=2, side=16)
     main(config)
-    table = generate.read_images(config.output)
+    table = image_sets.read_images(config.output)
     shown = [np.asarray(open_image(content)) for content in table["image"].to_pylist()]
     assert len({image.tobytes() for image in shown}) == 4  # of two captions and two indices
-    wanted = generate.wanted_images(["a", "b"], 2, seed=5)
+    wanted = image_sets.wanted_images(["a", "b"], 2, seed=5)
     found = start_images.digest(config.output, wanted)
     main(config)
     assert start_images.digest(config.output, wanted) == found
@@ -55,12 +55,12 @@ def test_other_captions_of_the_same_number_are_refused_and_replace_nothing(tmp_p
     )
     prompts.write_text("a\nb\n")
     main(config)
-    manifest, images = (tmp_path / "out" / "manifest.json").read_bytes(), generate.read_images(config.output)
+    manifest, images = (tmp_path / "out" / "manifest.json").read_bytes(), image_sets.read_images(config.output)
     prompts.write_text("a\nc\n")
     with pytest.raises(UserError, match=r"/out holds other images; give another --output"):
         main(config)
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
-    assert generate.read_images(config.output) == images
+    assert image_sets.read_images(config.output) == images
 
 
 def test_a_folder_painted_before_captions_were_hashed_is_painted_again(tmp_path: Path) -> None:

@@ -19,17 +19,17 @@ from support.material import MODEL, Submit, lora_result
 
 from infra.base import cli, files, models
 from infra.base.errors import UserError
-from pipelines.drawing import generate, generate_config
+from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
 from pipelines.engine import in_process, on_ray
 from pipelines.engine.jobs import Job
-from pipelines.judging import score
+from pipelines.judging import score, score_files
 
 Pipelines = Callable[[str], Path]
 
 
 def test_wanted_images_are_numbered_per_caption_and_seeded_apart() -> None:
-    wanted = generate.wanted_images(["a", "b", "a"], 2, seed=0)
+    wanted = image_sets.wanted_images(["a", "b", "a"], 2, seed=0)
     assert wanted["image_index"].to_pylist() == [0, 1, 0, 1, 2, 3]
     assert len(set(wanted["image_id"].to_pylist())) == 6
     assert len(set(wanted["image_seed"].to_pylist())) == 6
@@ -63,7 +63,7 @@ def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path, capsys:
     )
     flags = ["--prompts", config.prompts, "--output", config.output]
     submit("pipelines/generate.py", *flags, "--images-per-prompt", "2", "--sampling-steps", "8")
-    table = generate.read_images(config.output)
+    table = image_sets.read_images(config.output)
     assert table.num_rows == 4
     assert Image.open(io.BytesIO(table["image"][0].as_py())).size == (64, 64)
     generate.main(config)
@@ -74,7 +74,7 @@ def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path, capsys:
     with pytest.raises(UserError, match=r"other settings \(captions\)"):
         generate.main(config)
     submit("pipelines/score.py", "--images", config.output)
-    scores = score.read_scores(config.output)
+    scores = score_files.read_scores(config.output)
     assert scores.num_rows == 4
     assert np.isfinite(scores["oracle"].to_numpy()).all()
     score.main(score.ScoreConfig(images=(config.output,)))
@@ -126,7 +126,7 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(
     )
     generate.main(config)
     assert len(plain_engine) == 1
-    found = np.asarray(Image.open(io.BytesIO(generate.read_images(config.output)["image"][0].as_py())))
+    found = np.asarray(Image.open(io.BytesIO(image_sets.read_images(config.output)["image"][0].as_py())))
     seeds = [image_seed(0, 0, caption)]
     base = load_pipeline(MODEL, torch.float32, "cpu")
     drawn = [
@@ -140,7 +140,7 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(
         files.copy(str(file), f"{place}/lora/{file.name}")
     remote = replace(config, lora=f"{place}/lora", output=f"{place}/images")
     generate.main(remote, in_process.run)
-    assert generate.read_images(remote.output) == generate.read_images(config.output)
+    assert image_sets.read_images(remote.output) == image_sets.read_images(config.output)
     other, _ = lora_result(tmp_path / "other", alpha=4)
     with pytest.raises(UserError, match=r"other settings \(lora, fingerprints\)"):
         generate.main(replace(config, lora=str(other)))
@@ -191,7 +191,7 @@ def test_edits_start_from_the_images_that_are_given(
     )
     generate.main(config)
     assert len(plain_engine) == 1
-    found = generate.read_images(config.output)
+    found = image_sets.read_images(config.output)
     assert found.column_names == ["image_id", "caption", "image_index", "image_seed", "image"]
     manifest = json.loads((tmp_path / "images" / "manifest.json").read_text())
     assert manifest["config"]["strength"] == manifest["identity"]["strength"] == 0.6
@@ -248,7 +248,7 @@ def test_a_refined_folder_knows_its_refiner(
         refiner=str(refiner),
     )  # fmt: skip
     generate.main(config)
-    found = generate.read_images(config.output)
+    found = image_sets.read_images(config.output)
     loaded = [load_pipeline(folder, torch.float32, "cpu") for folder in (base, refiner)]
     seeds = found["image_seed"].to_pylist()
     drawn = draw_images(loaded[0], ["a red star"], seeds, 5, 3.0, refiner=Refiner(loaded[1], 0.8))[0]

@@ -14,11 +14,11 @@ from support.judging_material import write_images
 
 from infra.base.errors import UserError
 from infra.world import render_images
-from pipelines.drawing import generate, start_images
+from pipelines.drawing import image_sets, start_images
 from pipelines.drawing.prompts import read_prompts
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-WANTED = generate.wanted_images(["a", "b", "a"], 1, seed=0)
+WANTED = image_sets.wanted_images(["a", "b", "a"], 1, seed=0)
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
@@ -64,7 +64,7 @@ def test_a_table_of_captions_and_start_images_finds_its_own_captions(row: str, t
     path.write_text(f"caption\timage\n{row}\nb\tred.png\n")
     captions = read_prompts(str(path))
     assert captions == [row.split("\t")[0], "b"]
-    assert set(colours(str(path), tmp_path, generate.wanted_images(captions, 1, seed=0)).values()) == {RED}
+    assert set(colours(str(path), tmp_path, image_sets.wanted_images(captions, 1, seed=0)).values()) == {RED}
 
 
 def test_a_table_with_an_index_is_matched_by_it(tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_true_images_are_start_images(tmp_path: Path) -> None:
     caption = "a big red circle on a teal background"
     (tmp_path / "prompts.txt").write_text(f"{caption}\n")
     render_images.main(render_images.RenderConfig(str(tmp_path / "prompts.txt"), str(tmp_path / "true")))
-    start_images.digest(str(tmp_path / "true"), generate.wanted_images([caption], 2, seed=9))
+    start_images.digest(str(tmp_path / "true"), image_sets.wanted_images([caption], 2, seed=9))

@@ -24,7 +24,7 @@ from support.pages import EVIL, Page
 
 from infra.base import cli, files
 from infra.base.errors import UserError
-from pipelines.drawing import generate, generate_config
+from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments import evaluate_model
 from pipelines.experiments.evaluate_model import PRESETS, Drawing, EvaluateConfig, command_of, main
@@ -41,7 +41,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[generate.GenerateConfig]:
     asked: list[generate.GenerateConfig] = []
 
     def draw(config: generate.GenerateConfig) -> None:
-        if Path(config.output, generate.DONE).exists():
+        if Path(config.output, image_sets.DONE).exists():
             return
         asked.append(config)
         reds = (10, 20, 30, 40) if Path(config.output).name == "base" else POLICY_REDS

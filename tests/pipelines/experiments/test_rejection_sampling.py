@@ -11,7 +11,7 @@ import pytest
 from support.judging_material import engine_in_this_process, write_images
 
 from infra.base.errors import UserError
-from pipelines.drawing import generate
+from pipelines.drawing import generate, image_sets
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments.rejection_sampling import (
     RESULT,
@@ -92,7 +92,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[Call]) -
 
     def draw(config: generate.GenerateConfig) -> None:
         captions = read_prompts(config.prompts)
-        if Path(config.output, generate.DONE).exists():
+        if Path(config.output, image_sets.DONE).exists():
             return
         drawn.append((Path(config.output).name, config.seed, tuple(captions)))
         before = {"wave-1": 0, "wave-2": 4}.get(Path(config.output).name, 0)

@@ -15,8 +15,8 @@ from support.material import Killed
 
 from infra.base import cli, files
 from infra.base.errors import UserError
-from pipelines.drawing import generate
-from pipelines.drawing.generate import read_images
+from pipelines.drawing import generate, image_sets
+from pipelines.drawing.image_sets import read_images
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments import rounds
 from pipelines.experiments.rounds import main
@@ -56,7 +56,7 @@ class Stand:
         return name
 
     def generate(self, config: generate.GenerateConfig) -> None:
-        if name := self._turn(config.output, generate.DONE):
+        if name := self._turn(config.output, image_sets.DONE):
             self.drawn[name] = config
             better = 40 * config.model.count("result")  # whoever was trained draws redder images
             shown = {

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from infra.base.errors import UserError
-from pipelines.drawing.generate import wanted_images
+from pipelines.drawing.image_sets import wanted_images
 from pipelines.drawing.prompts import Prompt
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.evaluation import break_down, judge, line_up

@@ -26,7 +26,7 @@ from infra.base import files
 from infra.base.errors import UserError
 from pipelines.arena_app.arena_pairs import read_sets
 from pipelines.arena_app.arena_server import ArenaServer
-from pipelines.drawing.generate import read_images
+from pipelines.drawing.image_sets import read_images
 from pipelines.experiments.evaluate_model import Drawing, EvaluateConfig, command_of
 from pipelines.judging import flag_images
 from pipelines.judging.comparison import read_drawn

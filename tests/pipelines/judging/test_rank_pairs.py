@@ -13,7 +13,7 @@ from support.judging_material import engine_in_this_process, score_folders, writ
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.drawing.generate import read_images
+from pipelines.drawing.image_sets import read_images
 from pipelines.judging.rank_pairs import Pairs, RankConfig, choose, main
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import pair_ids

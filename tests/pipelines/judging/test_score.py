@@ -13,9 +13,9 @@ from support.judging_material import TOLD, score_folders, write_images
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.drawing.generate import image_ids
+from pipelines.drawing.image_sets import image_ids
 from pipelines.engine.jobs import Job
-from pipelines.judging import score
+from pipelines.judging import score, score_files
 from pipelines.judging.set_judges import judge_set, kid
 from pipelines.latents import store
 
@@ -37,7 +37,7 @@ def test_each_scorer_has_its_folder_and_missing_ones_share_a_pass(tmp_path: Path
     assert (tmp_path / "images/scores/red/manifest.json").read_bytes() == before
     score_folders(path, names=("green",))
     assert len(TOLD) == 2
-    scores = score.read_scores(path)
+    scores = score_files.read_scores(path)
     assert sorted(zip(scores["red"].to_pylist(), scores["green"].to_pylist(), strict=True)) == [
         (10.0, 200.0), (20.0, 100.0), (30.0, 0.0), (40.0, 50.0),
     ]  # fmt: skip
@@ -85,7 +85,7 @@ def test_work_of_other_scorers_is_not_taken_for_this_pass(tmp_path: Path) -> Non
     Path(path, store.WORK, "scores").mkdir()
     Path(path, store.WORK, "scores", "0.parquet").write_bytes(b"of another pass")
     score_folders(path, names=("red",))
-    assert score.read_scores(path).column_names == ["image_id", "caption", "image_index", "red"]
+    assert score_files.read_scores(path).column_names == ["image_id", "caption", "image_index", "red"]
 
 
 def test_scores_of_other_images_do_not_count(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_scores_of_other_images_do_not_count(tmp_path: Path) -> None:
     manifest = files.read_json(f"{path}/manifest.json")
     files.write_json(f"{path}/manifest.json", manifest | {"identity": manifest["identity"] | {"seed": 1}})
     with pytest.raises(UserError, match="not scored yet"):
-        score.read_scores(path)
+        score_files.read_scores(path)
     score_folders(path)
     assert TOLD == ["Red 4", "Red 4"]
 
@@ -105,7 +105,7 @@ def test_changed_scores_are_noticed(tmp_path: Path) -> None:
     with open(f"{path}/scores/red/scores.parquet", "ab") as file:
         file.write(b" ")
     with pytest.raises(UserError, match="scores of red differ from their manifest"):
-        score.read_scores(path)
+        score_files.read_scores(path)
 
 
 def test_the_worlds_oracle_refuses_other_captions_before_any_job(
@@ -134,7 +134,7 @@ def test_kid_is_least_for_the_true_images_themselves(tmp_path: Path) -> None:
     true = write_images(tmp_path / "true", {"a": [(10, 0, 0), (250, 0, 0)], "b": [(0, 250, 0), (0, 10, 0)]})
     other = write_images(tmp_path / "other", {"a": [(90, 90, 90), (99, 99, 99)], "b": [(95, 95, 95), (97, 97, 97)]})
     score_folders(true, other, true_images=true)
-    near, far = score.read_set(true), score.read_set(other)
+    near, far = score_files.read_set(true), score_files.read_set(other)
     assert near["kid"] < far["kid"]
     assert near["diversity"] > far["diversity"] > 0
 
@@ -147,10 +147,10 @@ def test_judge_set_by_hand() -> None:
 
 def test_paired_scores_take_the_first_image_of_each_prompt() -> None:
     table = pa.table({"image_id": [1, 2, 3], "image_index": [0, 1, 0], "red": [1.0, 9.0, 2.0]})
-    ours, theirs = score.paired_scores(table, table.set_column(2, "red", [[3.0, 9.0, 4.0]]), "red")
+    ours, theirs = score_files.paired_scores(table, table.set_column(2, "red", [[3.0, 9.0, 4.0]]), "red")
     assert (ours.tolist(), theirs.tolist()) == ([1.0, 2.0], [3.0, 4.0])
     with pytest.raises(UserError, match="different prompts"):
-        score.paired_scores(table, table.slice(0, 2), "red")
+        score_files.paired_scores(table, table.slice(0, 2), "red")
 
 
 def test_kid_by_hand_and_with_a_spread() -> None:
