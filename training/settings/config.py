@@ -15,7 +15,7 @@ from training.method.optimizers import OptimizerConfig
 from training.method.policy import PolicyConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained on, in which portions."""
 
@@ -37,7 +37,7 @@ class DataConfig:
     """Share of pairs that see the empty caption, both slots and both models alike."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
     """The paper's Sec. 5.1: images from held-out captions, judged while training; the best checkpoint is the result."""
 
@@ -57,7 +57,7 @@ class ValidationConfig:
     """Held-out pairs used during training; the final figure takes all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Flags of the trainer."""
 

@@ -198,7 +198,7 @@ def test_the_encoder_counts_by_reason(submit: Submit, words: str, checker: Path,
     }
     assert f"safety: image: safety concept {RED_CONCEPT}" in done.stdout
     assert set(manifest.safety) == {"prompt_blocklist", "safety_checker"}
-    config = EncodeConfig(str(source), store=str(tmp_path / "store"), batch_size=4)
+    config = EncodeConfig(source=str(source), store=str(tmp_path / "store"), batch_size=4)
     encode_latents.main(replace(config, safety=SafetyConfig(words, str(checker))))  # nothing to do
     with pytest.raises(UserError, match=r"prompt_blocklist was '.*safety_checker was '[0-9a-f]{64}', now None"):
         encode_latents.main(config)
