@@ -4,7 +4,7 @@ Its --choice_model names one scorer, so several scorers are several loops, and e
 anew. Its pickscore and aes selectors hand the two images to transformers' processor and model at once, and pickscore
 embeds the caption of every pair; its clip and hps selectors run open_clip's whole model, caption too, for each image.
 These are the libraries' own classes, at the versions installed here, with preprocessing on PIL as in the authors' days;
-HPSv2's preprocessing is ours, because open_clip has it not; tests/labelers/scoring/test_scorers.py holds it to the
+HPSv2's preprocessing is ours, because open_clip has none; tests/labelers/scoring/test_scorers.py holds it to the
 authors'.
 """
 
@@ -86,10 +86,10 @@ def _by_open_clip(files: OpenClipFiles, scorer: Any) -> Selector:
 
     @torch.no_grad()
     def score(images: list[Image.Image], caption: str) -> list[float]:
-        found = []
+        scores = []
         for image in images:
             embedded, text, _ = model(prepare(image)[None], tokenizer([caption]))
-            found.append(torch.diagonal(embedded @ text.T).item())
-        return found
+            scores.append(torch.diagonal(embedded @ text.T).item())
+        return scores
 
     return score

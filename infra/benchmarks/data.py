@@ -33,7 +33,7 @@ AIM = {"sd15": 77.0, "sdxl": 9.0}  # pairs/s of one H200 at half its peak, the h
 BILLION = 10**9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
@@ -62,19 +62,20 @@ def evict(paths: Iterable[Path]) -> None:
 
 def anonymous_bytes() -> int:
     """Return this process's memory without its mapped files, which belong to the page cache."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(told["RssAnon"].split()[0]) * 1024
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) * 1024
 
 
 def disk_bytes() -> int:
     """Return how many bytes this process has had read from disk."""
-    told = dict(line.split(": ", 1) for line in Path("/proc/self/io").read_text().splitlines())
-    return int(told["read_bytes"])
+    counters = dict(line.split(": ", 1) for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counters["read_bytes"])
 
 
 def one_pass(data: Labelled, batch: int, first: int) -> float:
-    """Make every batch of an epoch, from step `first` on; returns pairs/s."""
-    share, steps = Share(batch, min(16, batch)), len(data.rows) // batch
+    """Make every batch of an epoch, from step `first` on, and return pairs/s."""
+    share = Share(batch, min(16, batch))
+    steps = len(data.rows) // batch
     started = time.perf_counter()
     for step in range(first, first + steps):
         step_batches(data, step, share, 0, lambda uniform: int(uniform * 1000), 0.2)
@@ -82,8 +83,11 @@ def one_pass(data: Labelled, batch: int, first: int) -> float:
 
 
 def billion() -> dict[str, float]:
-    """Start on a billion pairs: the order of a global batch of 2048 at the first, a middle and a last step, and the
-    draws of each one's first 16 pairs, a micro-batch."""
+    """Measure the start on a billion pairs: seconds and bytes of the order and the draws.
+
+    The order is that of a global batch of 2048 at the first, the middle and the last step. The draws are those of the
+    first 16 pairs of each, a micro-batch.
+    """
     steps = BILLION // 2048
     tracemalloc.start()
     started = time.perf_counter()
@@ -106,7 +110,8 @@ def main(config: BenchmarkConfig) -> None:
     print(f"in {start['seconds']:.3f} s, {start['peak_bytes'] / 1e6:.2f} MB")
     shape, embeddings = STORED_SHAPES[config.model]
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
-        path, cache = Path(name) / "store", Path(name) / "cache"
+        path = Path(name) / "store"
+        cache = Path(name) / "cache"
         write_store(path, config.pairs, shape, embeddings)
         stage(str(path), str(cache))
         evict(file for file in cache.rglob("*") if file.is_file())
@@ -115,7 +120,8 @@ def main(config: BenchmarkConfig) -> None:
         cold = one_pass(data, config.batch, 0)
         read = disk_bytes() - before
         steps = config.pairs // config.batch
-        memory, warm = [anonymous_bytes()], []
+        memory = [anonymous_bytes()]
+        warm = []
         for number in range(1, config.passes + 1):
             warm.append(one_pass(data, config.batch, number * steps))
             memory.append(anonymous_bytes())
@@ -128,9 +134,18 @@ def main(config: BenchmarkConfig) -> None:
     print(f"memory {memory[0] / 1e6:,.1f} MB at first, {grown / 1e6:+.1f} MB after {steps * config.passes} steps more")
     print(f"ratio {ratio:.1f}: the slowest pass over a step's {consumes:g} pairs/s")
     if config.json:
-        told = {"ratio": ratio, "cold": cold, "warm": warm, "unit": "pairs/s", "consumes": consumes, "disk_bytes": read}
-        told |= {"memory_bytes": memory, "billion": start, "config": asdict(config)}
-        Path(files.resolve(config.json)).write_text(json.dumps(told, indent=2) + "\n")
+        figures = {
+            "ratio": ratio,
+            "cold": cold,
+            "warm": warm,
+            "unit": "pairs/s",
+            "consumes": consumes,
+            "disk_bytes": read,
+            "memory_bytes": memory,
+            "billion": start,
+            "config": asdict(config),
+        }
+        Path(files.resolve(config.json)).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ BATCH = 32
 BLOCK = 256  # pairs per file: what each copy does before it is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
@@ -74,7 +74,8 @@ def _bare_worker(path: str, model: str, part: int, signals: Any) -> None:
     from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
 
     check, encode = steps(model)
-    decode, vae = CheckAndDecode(**check), LatentEncoder(**encode)  # type: ignore[arg-type]
+    decode = CheckAndDecode(**check)  # type: ignore[arg-type]
+    vae = LatentEncoder(**encode)  # type: ignore[arg-type]
     table = pq.read_table(path)
     mine = range(part, -(-table.num_rows // BATCH), COPIES)
     before = BLOCK // BATCH
@@ -89,13 +90,13 @@ def _bare_worker(path: str, model: str, part: int, signals: Any) -> None:
 
 
 def bare_loop(path: str, model: str, pairs: int) -> float:
-    """Encode with plain processes; returns pairs/s from when each has encoded BLOCK pairs."""
+    """Encode with plain processes and return pairs/s, measured once each has encoded BLOCK pairs."""
     seconds = in_processes(_bare_worker, [(path, model, part) for part in range(COPIES)])
     return (pairs - COPIES * BLOCK) / seconds
 
 
 def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
-    """Encode with the engine; returns pairs/s from when each copy has encoded BLOCK pairs to the last batch."""
+    """Encode with the engine and return pairs/s, from when each copy has encoded BLOCK pairs to the last batch."""
     from pipelines.engine import on_ray
     from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
     from pipelines.raw.pairs import pair_ids
@@ -120,8 +121,8 @@ def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
             source=[path],
             columns=pq.read_schema(path).names,
             steps=[
-                Step(CheckAndDecode, check, BATCH),
-                Step(TimedLatentEncoder, encode, BATCH, COPIES),
+                Step(function=CheckAndDecode, arguments=check, batch_size=BATCH),
+                Step(function=TimedLatentEncoder, arguments=encode, batch_size=BATCH, actors=COPIES),
             ],
             output=f"{output}/pairs",
             checkpoint=f"{output}/done",

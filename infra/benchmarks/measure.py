@@ -11,14 +11,16 @@ from typing import Any
 
 
 def in_processes(target: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> float:
-    """Run one process per tuple of arguments; returns the seconds from when all are ready to when all are done.
+    """Run one process per tuple of arguments and return the seconds from when all are ready to when all are done.
 
     Args:
         target: called with its arguments and (ready, go, done): releases ready, waits for go, works, releases done.
     """
     context = multiprocessing.get_context("spawn")
-    ready, go, done = signals = context.Semaphore(0), context.Event(), context.Semaphore(0)
-    workers = [context.Process(target=target, args=(*each, signals)) for each in arguments]
+    ready = context.Semaphore(0)
+    go = context.Event()
+    done = context.Semaphore(0)
+    workers = [context.Process(target=target, args=(*each, (ready, go, done))) for each in arguments]
     for worker in workers:
         worker.start()
     for _ in workers:

@@ -23,7 +23,7 @@ from infra.planning import fleet
 from infra.planning.fleet import Fleet, Training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the check."""
 
@@ -35,7 +35,7 @@ class BenchmarkConfig:
     """File for the figures."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Notes:
     """What a run left of its times."""
 
@@ -55,24 +55,28 @@ def read_notes(run: str) -> Notes:
     """Read a run folder's settings and times.
 
     Raises:
-        UserError: if it is no finished run that nothing interrupted.
+        UserError: if the run is not finished, or something interrupted it.
     """
     folder = Path(files.resolve(run))
     events = sorted((folder / "tensorboard").glob("events.*"))
     if len(events) != 1 or not (folder / "config.json").is_file():
-        raise UserError(f"--runs {run}: {len(events)} TensorBoard files, an uninterrupted run has one and its config")
+        raise UserError(
+            f"--runs {run}: it holds {len(events)} TensorBoard files, or no config.json; "
+            "give a run that nothing interrupted, which has one of each"
+        )
     config = files.read_json(str(folder / "config.json"))
     board = EventAccumulator(str(events[0]), size_guidance={"scalars": 0})
     board.Reload()
-    steps, judged = board.Scalars("seconds"), board.Scalars("validation_median")
+    steps = board.Scalars("seconds")
+    judged = board.Scalars("validation_median")
     if [event.step for event in steps] != list(range(1, config["steps"] + 1)):
-        raise UserError(f"--runs {run}: {len(steps)} steps are noted of {config['steps']}")
+        raise UserError(f"--runs {run}: its notes hold {len(steps)} of {config['steps']} steps; give a finished run")
     return Notes(
-        config["steps"],
-        config["checkpoint_every"],
-        [event.wall_time for event in steps],
-        [event.value for event in steps],
-        {event.step: event.wall_time for event in judged},
+        steps=config["steps"],
+        every=config["checkpoint_every"],
+        ended=[event.wall_time for event in steps],
+        took=[event.value for event in steps],
+        judged={event.step: event.wall_time for event in judged},
     )
 
 
@@ -83,7 +87,8 @@ def compare(notes: Notes, calibration: int) -> dict[str, float]:
         Seconds from the end of the first step to the end of the last assessment: predicted and measured; their ratio.
     """
     gaps = [later - earlier for earlier, later in pairwise(notes.ended[:calibration])]
-    step, judge = median(gaps), notes.first_judgement
+    step = median(gaps)
+    judge = notes.first_judgement
     # The copy stands within what is called the assessment here; a tiny model's write is done before its end.
     run = Training(
         steps=notes.steps,
@@ -95,8 +100,8 @@ def compare(notes: Notes, calibration: int) -> dict[str, float]:
         restart=0,
         least=1,
     )
-    told = fleet.simulate_training(run, Fleet(1), Random(0))
-    predicted = told.seconds - judge - step  # the assessment before the first step, and that step
+    outcome = fleet.simulate_training(run, Fleet(1), Random(0))
+    predicted = outcome.seconds - judge - step  # the assessment before the first step, and that step
     measured = notes.judged[notes.steps] - notes.ended[0]
     return {"step": step, "judge": judge, "predicted": predicted, "measured": measured, "ratio": predicted / measured}
 
@@ -105,7 +110,8 @@ def main(config: BenchmarkConfig) -> None:
     """Compare the plan's prediction with runs that took place."""
     rows: dict[str, dict[str, Any]] = {}
     for run in config.runs:
-        rows[run] = one = compare(read_notes(run), config.calibration)
+        one = compare(read_notes(run), config.calibration)
+        rows[run] = one
         print(f"{run}: a step {one['step']:.3f} s, an assessment {one['judge']:.2f} s; predicted", end=" ")
         print(f"{one['predicted']:.1f} s, measured {one['measured']:.1f} s, ratio {one['ratio']:.3f}", flush=True)
     if config.json:

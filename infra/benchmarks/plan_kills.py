@@ -41,7 +41,7 @@ FORK = multiprocessing.get_context("fork")  # what is imported is imported once
 REPETITIONS = 20_000  # of the plan's mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the check."""
 
@@ -92,29 +92,35 @@ def attempt(config: TrainConfig, last: float, taken: Synchronized[int], waits: S
 
 
 def begin(config: TrainConfig, last: float) -> tuple[bool, int, float]:
-    """Make one attempt; say whether it finished, the steps it took, and how long its last checkpoint took in seconds.
+    """Make one attempt; return whether it finished, its steps, and the seconds of its last checkpoint.
 
     Raises:
         UserError: if it ended otherwise.
     """
-    taken, waits = FORK.Value("q", 0), FORK.Value("d", 0.0)
+    taken = FORK.Value("q", 0)
+    waits = FORK.Value("d", 0.0)
     process = FORK.Process(target=attempt, args=(config, last, taken, waits))
     process.start()
     process.join()
     if process.exitcode not in (0, -signal.SIGKILL):
-        raise UserError(f"{config.output}: an attempt ended by itself, with exit code {process.exitcode}")
+        raise UserError(
+            f"{config.output}: an attempt ended by itself with exit code {process.exitcode}; see its output above"
+        )
     return process.exitcode == 0, taken.value, waits.value
 
 
 def follow(config: TrainConfig, mean_gap: float, random: Random) -> Killed:
     """Kill a run again and again until it is finished."""
-    gaps, lost, taken, before = list[float](), list[float](), 0, 0
+    gaps: list[float] = []
+    lost: list[float] = []
+    taken = 0
+    before = 0
     while True:
         gap = random.expovariate(1 / mean_gap)  # as infra/planning/fleet.py asks for it
         finished, steps, _ = begin(config, math.floor(gap))
         taken += steps
         if finished:
-            return Killed(gaps, lost, taken, _losses(config))
+            return Killed(gaps=gaps, lost=lost, taken=taken, losses=_losses(config))
         now = max(checkpoint.complete_steps(config.output), default=0)
         gaps.append(gap)
         lost.append(gap - (now - before))
@@ -128,11 +134,10 @@ def _losses(config: TrainConfig) -> list[float]:
 def write_pairs(path: str) -> None:
     """Write a store of random pairs that passes for one that the embedded world's model encoded."""
     write_store(Path(path), 256, (4, 8, 8), {"text_encoder": (16, 64)})
-    model, told = models.Model(TrainConfig().model).folder(), files.join(path, store.MANIFEST)
-    parts = kinds.kind_of(model).frozen(with_t5=False)
-    files.write_json(
-        told, files.read_json(told) | {"fingerprints": {one: models.fingerprint(model, one) for one in parts}}
-    )
+    model = models.Model(TrainConfig().model).folder()
+    manifest = files.join(path, store.MANIFEST)
+    fingerprints = {part: models.fingerprint(model, part) for part in kinds.kind_of(model).frozen(with_t5=False)}
+    files.write_json(manifest, files.read_json(manifest) | {"fingerprints": fingerprints})
 
 
 def compare(config: BenchmarkConfig, run: Training, killed: list[Killed]) -> dict[str, Any]:
@@ -142,8 +147,9 @@ def compare(config: BenchmarkConfig, run: Training, killed: list[Killed]) -> dic
     def simulate(random: Random) -> Outcome:
         return fleet.simulate_training(run, nodes, random)
 
-    same, mean = (fleet.repeated(simulate, times, config.seed) for times in (len(killed), REPETITIONS))
     count = len(killed)
+    same = fleet.repeated(simulate, count, config.seed)
+    mean = fleet.repeated(simulate, REPETITIONS, config.seed)
     return {
         "write": run.write,
         "measured": {
@@ -184,14 +190,14 @@ def main(config: BenchmarkConfig) -> None:
         restart=0.0,
         least=1,
     )
-    told = compare(config, planned, killed)
+    figures = compare(config, planned, killed)
     for row in ("measured", "same gaps", "mean"):
-        print(f"{row:>10}: " + ", ".join(f"{name} {value:.2f}" for name, value in told[row].items()))
-    print(f"Daly: {told['daly']:.2f} steps; a checkpoint is complete {write:.2f} steps after its own")
+        print(f"{row:>10}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures[row].items()))
+    print(f"Daly: {figures['daly']:.2f} steps; a checkpoint is complete {write:.2f} steps after its own")
     print(f"losses of every step as in the run that nothing killed: {'yes' if exact else 'NO'}", flush=True)
     if config.json:
-        more = {"exact": exact, "runs": [asdict(one) for one in killed], "config": asdict(config)}
-        files.write_json(files.resolve(config.json), told | more)
+        runs = {"exact": exact, "runs": [asdict(one) for one in killed], "config": asdict(config)}
+        files.write_json(files.resolve(config.json), figures | runs)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def manifest(
         posterior="sample",
         flip=False,
         embeddings=dict(embeddings),
-        counts=store.Counts(count, 0, 0, 0, count, 0, PROMPTS),
+        counts=store.Counts(
+            rows_in=count, ties=0, invalid=0, quarantined=0, kept=count, contradicting=0, prompts=PROMPTS
+        ),
         reasons={},
         content_hash=f"random-{count}-{channels}x{height}x{width}",
         config={},

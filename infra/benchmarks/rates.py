@@ -29,7 +29,7 @@ BATCH = 16  # pairs
 STATE = checkpoint.State(1, 0, 1, "random", "random")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
@@ -90,9 +90,11 @@ def write_checkpoint(folder: Path, groups: checkpoint.Groups, size: float) -> fl
 def main(config: BenchmarkConfig) -> None:
     """Measure decoding on one core, and the copy and the write of a checkpoint."""
     torch.set_num_threads(1)
-    step, raw = CheckAndDecode(config.resolution, strict_labels=False), raw_pairs(config.side)
+    step = CheckAndDecode(config.resolution, strict_labels=False)
+    raw = raw_pairs(config.side)
     tensors = {f"weight_{i}": torch.randn(1 << 20) for i in range(config.megabytes // 4)}
-    groups, size = {"network": tensors}, 4.0 * (1 << 20) * len(tensors)
+    groups = {"network": tensors}
+    size = 4.0 * (1 << 20) * len(tensors)
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         decoding = in_turns({"decode": lambda: decode(step, raw)}, config.rounds, "pairs/s of a core")
         ways = {
@@ -100,10 +102,10 @@ def main(config: BenchmarkConfig) -> None:
             "write": lambda: write_checkpoint(Path(name), groups, size),
         }
         samples = decoding | in_turns(ways, config.rounds, "GB/s")
-    told = {f"{name}_rate": median(values) for name, values in samples.items()}
-    print("  ".join(f"{name} {value:.2f}" for name, value in told.items()), flush=True)
+    rates = {f"{name}_rate": median(values) for name, values in samples.items()}
+    print("  ".join(f"{name} {value:.2f}" for name, value in rates.items()), flush=True)
     if config.json:
-        text = json.dumps(told | {"samples": samples, "config": asdict(config)}, indent=2)
+        text = json.dumps(rates | {"samples": samples, "config": asdict(config)}, indent=2)
         Path(files.resolve(config.json)).write_text(text + "\n")
 
 

@@ -39,7 +39,7 @@ CORES = 2  # copies of ours and of the bare loop, threads of the one loop
 BLOCK = 2048  # pairs per file, the published preset's: what each copy does before it is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
@@ -95,13 +95,14 @@ def _process(
 def plain_processes(
     make: Callable[..., Work], path: str, config: BenchmarkConfig, first: int, count: int, processes: int = CORES
 ) -> float:
-    """Score with plain processes that share the cores; returns pairs/s.
+    """Score with plain processes that share the cores, and return pairs/s.
 
     Args:
         first: pairs that each scores unmeasured.
         count: measured pairs, of all processes together.
     """
-    share, arguments = count // processes, []
+    share = count // processes
+    arguments = []
     for part in range(processes):
         start = part * (first + share)
         spans = [(start, start + first), (start + first, start + first + share)]
@@ -122,19 +123,20 @@ class TimedScoreRawPairs(ScoreRawPairs):
 
 
 def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
-    """Score with relabel.py's pass; returns pairs/s from when each copy has scored BLOCK pairs to the last batch."""
-    from labelers.scoring import (
-        scoring_pass,  # Ray reads the cluster's token when it is imported, so not before there is one
-    )
+    """Score with relabel.py's pass and return pairs/s, from when each copy has scored BLOCK pairs to the last batch."""
+    # Ray reads the cluster's token when it is imported, so the import waits until there is one.
+    from labelers.scoring import scoring_pass
     from pipelines.engine import on_ray
 
     on_ray.connect()
-    raw, work = scoring_pass.open_pairs(path, ""), tempfile.mkdtemp(dir=folder)
+    raw = scoring_pass.open_pairs(path, "")
+    work = tempfile.mkdtemp(dir=folder)
     speed = scoring_pass.SpeedConfig(batch_size=config.batch_size, copies=CORES, rows_per_file=BLOCK)
     weights = scorers.weights_of(config.scorers, config.weights)
     with mock.patch.object(scoring_pass, "ScoreRawPairs", TimedScoreRawPairs):
         scored = scoring_pass.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
-    done, process = scored["done"].to_numpy(), np.array(scored["process"].to_pylist())
+    done = scored["done"].to_numpy()
+    process = np.array(scored["process"].to_pylist())
     began = max(np.sort(done[process == one])[BLOCK - 1] for one in np.unique(process))
     return float((done > began).sum() / (done.max() - began))
 
@@ -143,7 +145,8 @@ def main(config: BenchmarkConfig) -> None:
     """Measure pairs/s of relabelling against scoring pairs one by one, in two readings, and against a bare loop."""
     with tempfile.TemporaryDirectory() as folder, cluster.running(Path(folder) / "cluster.log") as surroundings:
         os.environ.update(surroundings)
-        path, rest = f"{folder}/raw.parquet", config.pairs - CORES * BLOCK
+        path = f"{folder}/raw.parquet"
+        rest = config.pairs - CORES * BLOCK
         pq.write_table(repeated_pairs(config.source, config.pairs), path, row_group_size=BLOCK)
         ways = {
             "ours": lambda: through_ray(path, config, folder),
@@ -162,8 +165,15 @@ def main(config: BenchmarkConfig) -> None:
         flush=True,
     )
     if config.json:
-        told = {"samples": samples, "unit": "pairs/s", "pairs": config.pairs, "batch_size": config.batch_size}
-        text = json.dumps(ratios | told | {"scorers": config.scorers, "copies": CORES}, indent=2)
+        facts = {
+            "samples": samples,
+            "unit": "pairs/s",
+            "pairs": config.pairs,
+            "batch_size": config.batch_size,
+            "scorers": config.scorers,
+            "copies": CORES,
+        }
+        text = json.dumps(ratios | facts, indent=2)
         Path(files.resolve(config.json)).write_text(text + "\n")
 
 

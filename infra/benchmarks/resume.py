@@ -48,7 +48,7 @@ def fake_checkpoint(config: TrainConfig, step: int) -> None:
 
 
 def starts_per_second(config: TrainConfig, expected: int) -> float:
-    """Build, resume and take one step; returns one over the seconds that took."""
+    """Build, resume and take one step; return one over the seconds that it took."""
     started = time.perf_counter()
     trainer = assembly.build(config, assembly.Rank())
     step = keeping.resume(trainer)
@@ -66,7 +66,8 @@ def main(config: BenchmarkConfig) -> None:
         folder = Path(name)
         write_store(folder / "store", 256, (4, 8, 8), {"text_encoder": (16, 64)})
         data = DataConfig(store=str(folder / "store"), cache=str(folder / "cache"))
-        base, ways = replace(TrainConfig(data=data), steps=10**9), {}
+        base = replace(TrainConfig(data=data), steps=10**9)
+        ways = {}
         for step in config.steps:
             settings = replace(base, output=str(folder / f"run-{step}"))
             fake_checkpoint(settings, step)
@@ -76,8 +77,8 @@ def main(config: BenchmarkConfig) -> None:
     ratio = max(seconds.values()) / min(seconds.values())
     print("  ".join(f"{way}: {value:.2f} s" for way, value in seconds.items()) + f"  ratio {ratio:.3f} (flat is 1)")
     if config.json:
-        told = {"ratio": ratio, "seconds": seconds, "samples": samples, "unit": "starts/s", "config": asdict(config)}
-        Path(files.resolve(config.json)).write_text(json.dumps(told, indent=2) + "\n")
+        figures = {"ratio": ratio, "seconds": seconds, "samples": samples, "unit": "starts/s", "config": asdict(config)}
+        Path(files.resolve(config.json)).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

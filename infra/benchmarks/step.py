@@ -38,7 +38,7 @@ OBJECTIVE = objectives.ObjectiveConfig()
 STORED = 8  # batches of pairs in the store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
@@ -70,7 +70,8 @@ class Bench:
         if config.checkpointing:
             self.policy.enable_gradient_checkpointing()  # type: ignore[operator]
         self.optimizer = make_optimizer(OptimizerConfig(), self.policy.parameters(), device)
-        self.pairs, side = config.micro_batch, self.frozen.vae.config["sample_size"]
+        self.pairs = config.micro_batch
+        side = self.frozen.vae.config["sample_size"]
         length = self.frozen.texts[0].config.max_position_embeddings
         self.images = torch.randint(0, 256, (2, self.pairs, 3, side, side), dtype=torch.uint8)
         self.tokens = torch.randint(0, 500, (self.pairs, length))
@@ -92,30 +93,37 @@ class Bench:
         return latents, self.frozen.encode_captions(self.tokens.to(self.device))
 
     def inline(self) -> None:
-        """Encode, then four passes."""
+        """Encode, then run four passes."""
         latents, conditioning = self.encode()
         noise = torch.randn(latents.shape[1:], device=self.device)
         timesteps = torch.randint(0, self.backbone.timesteps, (self.pairs,), device=self.device)
-        certain = self.resident.preferred
-        self._four_passes(Batch(self.resident.pair_ids, latents, noise, timesteps, conditioning, certain))
+        batch = Batch(
+            pair_ids=self.resident.pair_ids,
+            latents=latents,
+            noise=noise,
+            timesteps=timesteps,
+            conditioning=conditioning,
+            preferred=self.resident.preferred,
+        )
+        self._four_passes(batch)
 
     def latents(self) -> None:
-        """Take a batch from the loader, then four passes."""
+        """Take a batch from the loader, then run four passes."""
         self._four_passes(next(self.feed).to(self.device))
 
     def batched(self) -> None:
-        """Take a batch from the loader; both slots in one pass."""
+        """Take a batch from the loader and run both slots in one pass."""
         batch = next(self.feed).to(self.device)
         reference = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
         self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
 
     def cached(self) -> None:
-        """Take a batch from the loader; the reference's errors are there."""
+        """Take a batch from the loader, with the reference's errors already computed."""
         batch = next(self.feed).to(self.device)
         self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), self.errors)
 
     def limit(self) -> None:
-        """Forward, backward and update of the policy on tensors that lie there."""
+        """Run forward, backward and update of the policy on tensors that are already on the device."""
         self._update(forward.pair_errors(self.backbone, self.policy, self.resident, self.autocast), self.errors)
 
     def encoder(self) -> None:
@@ -174,7 +182,8 @@ def figures(
         ratio (inline's time over the best mode's), limit (inline's over that of the policy alone), both counted in
         FLOPs too, and by mode pairs/s and TFLOP per pair.
     """
-    counted, plain = work.per_pair(checkpointing), work.per_pair(False)
+    counted = work.per_pair(checkpointing)
+    plain = work.per_pair(False)
     best = max(MODES, key=lambda mode: speeds[mode])
     modes: dict[str, dict[str, float]] = {}
     for mode, speed in speeds.items():
@@ -191,23 +200,23 @@ def figures(
     }
 
 
-def show(told: Mapping[str, Any]) -> str:
+def show(measured: Mapping[str, Any]) -> str:
     """Lay the figures out for the terminal."""
-    inline = told["modes"]["inline"]["pairs_per_second"]
+    inline = measured["modes"]["inline"]["pairs_per_second"]
     lines = [f"{'mode':<8}  {'pairs/s':>9}  {'x inline':>8}  {'TFLOP/pair':>10}  {'of peak':>7}  {'model':>6}"]
-    for mode, one in told["modes"].items():
+    for mode, one in measured["modes"].items():
         shares = [f"{one[name]:.3f}" if name in one else "-" for name in ("utilisation", "model_flop_utilisation")]
         speed = one["pairs_per_second"]
         lines.append(
             f"{mode:<8}  {speed:>9.3f}  {speed / inline:>8.3f}  {one['tflop_per_pair']:>10.5f}  "
             f"{shares[0]:>7}  {shares[1]:>6}"
         )
-    share = told["ratio"] / told["limit"]
+    share = measured["ratio"] / measured["limit"]
     return "\n".join(
         [
             *lines,
-            f"ratio {told['ratio']:.3f} ({told['best']} over inline), limit {told['limit']:.3f}: {share:.1%} of it; "
-            f"FLOPs counted {told['counted_ratio']:.3f}",
+            f"ratio {measured['ratio']:.3f} ({measured['best']} over inline), limit {measured['limit']:.3f}: "
+            f"{share:.1%} of it; FLOPs counted {measured['counted_ratio']:.3f}",
         ]
     )
 
@@ -228,11 +237,11 @@ def main(config: BenchmarkConfig) -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else ""
     known = accelerators.of_device(name)
     speeds = {mode: median(values) for mode, values in samples.items()}
-    told = figures(speeds, work, config.checkpointing, known.peak if known else None)
-    print(show(told), flush=True)
+    measured = figures(speeds, work, config.checkpointing, known.peak if known else None)
+    print(show(measured), flush=True)
     if config.json:
         facts = {"device": known.title if known else name or "cpu", "samples": samples, "config": asdict(config)}
-        Path(files.resolve(config.json)).write_text(json.dumps(told | facts, indent=2) + "\n")
+        Path(files.resolve(config.json)).write_text(json.dumps(measured | facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

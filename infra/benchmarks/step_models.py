@@ -37,7 +37,8 @@ class Frozen:
         """Encode [B, L] tokens into the network's conditioning."""
         if len(self.texts) == 1:
             return {"text_encoder": self.texts[0](tokens).last_hidden_state.float()}
-        first, second = (text(tokens, output_hidden_states=True) for text in self.texts)
+        first = self.texts[0](tokens, output_hidden_states=True)
+        second = self.texts[1](tokens, output_hidden_states=True)
         return {
             "text_encoder": first.hidden_states[-2].float(),
             "text_encoder_2": second.hidden_states[-2].float(),
@@ -75,7 +76,8 @@ def text_names(folder: Path) -> list[str]:
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[torch.nn.Module, Frozen]:
     """Make the network, float32, and the frozen components in dtype, all with random weights on a device."""
     with device:
-        network, *frozen = (counting.make(folder, name) for name in ("unet", "vae", *text_names(folder)))
+        network = counting.make(folder, "unet")
+        frozen = [counting.make(folder, name) for name in ("vae", *text_names(folder))]
     if dtype != torch.float32:
         frozen = [one.to(dtype) for one in frozen]
     return network, Frozen(frozen[0], tuple(frozen[1:]))
@@ -88,12 +90,13 @@ def count(folder: Path) -> Work:
         network, frozen = load(folder, counting.META, torch.float32)
         vae = models.component_config(folder, "vae")
         side = vae["sample_size"] // 2 ** (len(vae["block_out_channels"]) - 1)
-        noisy, timesteps = torch.empty(1, vae["latent_channels"], side, side), torch.empty(1, dtype=torch.int64)
+        noisy = torch.empty(1, vae["latent_channels"], side, side)
+        timesteps = torch.empty(1, dtype=torch.int64)
         tokens = torch.zeros(1, models.component_config(folder, "text_encoder")["max_position_embeddings"]).long()
         images = torch.empty(1, 3, vae["sample_size"], vae["sample_size"])
-        told = frozen.encode_captions(tokens)
+        conditioning = frozen.encode_captions(tokens)
         return Work(
-            forward=counting.flops(lambda: backbone.predict(network, noisy, timesteps, told)),
+            forward=counting.flops(lambda: backbone.predict(network, noisy, timesteps, conditioning)),
             image=counting.flops(lambda: frozen.vae.encode(images)),
             caption=counting.flops(lambda: frozen.encode_captions(tokens)),
         )

@@ -15,7 +15,8 @@ TOKEN = ".ray/auth_token"  # noqa: S105  (a file name: where Ray looks for the t
 
 def aws_cluster(values: Values) -> Object:
     """Return the configuration of a cluster with the machines of interactive use; the dashboard keeps to loopback."""
-    machine, workers = values.machine(values.interactive), values.interactive.workers
+    machine = values.machine(values.interactive)
+    workers = values.interactive.workers
     environment = [f"--env {name}={value}" for name, value in pods.settings(values).items()]
     folders = [f"--volume {pods.SCRATCH}:{pods.SCRATCH}"]
     prepare = [f"sudo mkdir -p {pods.SCRATCH}", f"sudo chown {pods.UID}:{pods.UID} {pods.SCRATCH}"]

@@ -1,4 +1,4 @@
-"""The pods of a Ray cluster on Kubernetes: what they may do, what they are told, and where they run."""
+"""The pods of a Ray cluster on Kubernetes: their rights, their environment, and their machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UID = 1000  # the Dockerfile's; also that of ubuntu on AWS machines, so that the
 SCRATCH = "/scratch"
 GPU = "nvidia.com/gpu"
 SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105  (a key's name; only temporary credentials have one)
-TEARDOWN = 15  # of a pod's stop_seconds, that Ray's own processes have to end
+TEARDOWN = 15  # seconds of a pod's stop_seconds in which Ray's own processes end
 PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 
 Object = dict[str, Any]
@@ -36,13 +36,13 @@ def security() -> Object:
 
 def settings(values: Values) -> dict[str, str]:
     """Return the environment of every Ray process, on Kubernetes and on AWS; no secret is in it."""
-    told = {
-        # The operator sets this too. One too old to know authOptions drops them and would start an open cluster; told
-        # this, Ray starts none for want of a token.
+    environment = {
+        # The operator sets this too. An operator too old to know authOptions drops them and would start an open
+        # cluster. With this setting Ray refuses to start without a token.
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(values.stop_seconds),
-        # So long a node that is told to go takes no new work and lets what runs end; Ray's own 30 would cut it short.
+        # A draining node takes no new work for this long, so that running work can end; Ray's own 30 s are too short.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(values.stop_seconds - TEARDOWN),
         "AWS_REGION": values.region,
         "AWS_DEFAULT_REGION": values.region,
@@ -51,7 +51,7 @@ def settings(values: Values) -> dict[str, str]:
         "TMPDIR": SCRATCH,  # memory-mapped copies of a store
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return told | ({"AWS_ENDPOINT_URL": values.endpoint} if values.endpoint else {})
+    return environment | ({"AWS_ENDPOINT_URL": values.endpoint} if values.endpoint else {})
 
 
 def ray_pod(values: Values, role: str, machine: Machine, autoscaler: bool = False) -> Object:
@@ -116,14 +116,18 @@ def _pod(values: Values, container: Object) -> Object:
 
 
 def _environment(values: Values) -> list[Object]:
-    told: list[Object] = [{"name": name, "value": value} for name, value in settings(values).items()]
-    aws, hub = values.aws_secret, values.hub_secret
-    secrets = [(aws, "AWS_ACCESS_KEY_ID"), (aws, "AWS_SECRET_ACCESS_KEY"), (aws, SESSION_TOKEN), (hub, "HF_TOKEN")]
+    environment: list[Object] = [{"name": name, "value": value} for name, value in settings(values).items()]
+    secrets = [
+        (values.aws_secret, "AWS_ACCESS_KEY_ID"),
+        (values.aws_secret, "AWS_SECRET_ACCESS_KEY"),
+        (values.aws_secret, SESSION_TOKEN),
+        (values.hub_secret, "HF_TOKEN"),
+    ]
     for secret, key in secrets:
         if secret:
             chosen: Object = {"name": secret, "key": key} | ({"optional": True} if key == SESSION_TOKEN else {})
-            told.append({"name": key, "valueFrom": {"secretKeyRef": chosen}})
-    return told
+            environment.append({"name": key, "valueFrom": {"secretKeyRef": chosen}})
+    return environment
 
 
 def _resources(machine: Machine) -> Object:

@@ -41,7 +41,9 @@ def pinned(package: str) -> str:
         name, _, version = line.partition("==")
         if name == package:
             return version
-    raise UserError(f"{path}: no version of {package} in it; render from a checkout of the repository")
+    raise UserError(
+        f"{path}: it names no version of {package}, which the manifests need; render from a checkout of the repository"
+    )
 
 
 def documents(chosen: Values) -> dict[str, Object]:
@@ -58,20 +60,21 @@ def documents(chosen: Values) -> dict[str, Object]:
 
 
 def bounds(chosen: Values) -> list[str]:
-    """Say of each stage how long its machines may be paid for at the most, over all its attempts."""
-    told = []
+    """List for each stage the machine-hours that all its attempts may cost at most."""
+    lines = []
     for name in Stages.model_fields:
         stage: Stage = getattr(chosen.stages, name)
         hours = stage.most_seconds / 3600
         attempts = f"{stage.retries + 1} attempts of {stage.attempt_seconds / 3600:g} h"
         machines = f"{stage.workers.max} x {stage.machine}"
-        told.append(f"{name}: at most {attempts} on {machines}, {hours * stage.workers.max:g} machine-hours")
-    return told
+        lines.append(f"{name}: at most {attempts} on {machines}, {hours * stage.workers.max:g} machine-hours")
+    return lines
 
 
 def main(config: RenderConfig) -> None:
     """Render KubeRay manifests and an AWS launcher file from one file of values."""
-    output, path = files.resolve(config.output), files.resolve(config.values)
+    output = files.resolve(config.output)
+    path = files.resolve(config.values)
     chosen = values.read(path)
     room = scratch.check(chosen, path)
     for name, document in documents(chosen).items():

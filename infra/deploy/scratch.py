@@ -1,7 +1,7 @@
-"""Whether the machines' scratch holds the copy of the store that a stage makes on each node.
+"""Check that the machines' scratch holds the copy of the store that a stage makes on each node.
 
-On a node nothing would refuse it: the disk there may be larger than a pod's scratch, and the kubelet evicts the pod in
-the middle of the copy, at every attempt.
+Nothing on a node would refuse a copy that is too large: the disk there may be larger than a pod's scratch. The kubelet
+then evicts the pod in the middle of the copy, at every attempt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STAGED = ("reference", "train")  # the stages that copy the store to each node
 
 
 def check(values: Values, path: str) -> str:
-    """Refuse a scratch that is too small for the store, and return what was found in one line.
+    """Refuse a scratch that is too small for the store, and return one line on the space that the store takes.
 
     Args:
         path: of the values, for a refusal's sentence.
@@ -29,15 +29,15 @@ def check(values: Values, path: str) -> str:
     try:
         counted = Counted(plan_flags.PRESETS[values.preset].model, values.preset, data.pairs, data.captions)
     except UserError as error:  # settings of a model that are not here and cannot be fetched; rendering needs none
-        return f"scratch: not checked, for the size of the store is not known ({error})"
+        return f"scratch: it is not checked, because the store's size is unknown ({error})"
     needed = staged_bytes(counted.manifest)
-    told = f"preset {values.preset}'s store of {data.pairs:,} pairs takes {dry_run.gigabytes(needed)}"
+    size = f"preset {values.preset}'s store of {data.pairs:,} pairs takes {dry_run.gigabytes(needed)}"
     for name in STAGED:
         stage: Stage = getattr(values.stages, name)
         machine = values.machine(stage)
         if machine.scratch_bytes < needed:
             raise UserError(
-                f"--values {path}: machines.{stage.machine}.scratch: {machine.scratch} are "
-                f"{dry_run.gigabytes(machine.scratch_bytes)}, but {told} on each node of stage {name}"
+                f"--values {path}: machines.{stage.machine}.scratch: {machine.scratch} is "
+                f"{dry_run.gigabytes(machine.scratch_bytes)}, but {size} on each node of stage {name}; give more"
             )
-    return f"scratch: {told} of each node's, in the stages {' and '.join(STAGED)}"
+    return f"scratch: {size} on each node, in the stages {' and '.join(STAGED)}"

@@ -35,7 +35,8 @@ def reference(values: Values) -> list[Command]:
 
 def train(values: Values) -> list[Command]:
     """Return what trains, on one worker per GPU, or per machine where there are none."""
-    stage, data = values.stages.train, values.data
+    stage = values.stages.train
+    data = values.data
     command = ["python", "training/train_dpo.py", "--preset", values.preset]
     where = ["--store", data.store, "--labels", data.labels, "--reference", REFERENCE, "--output", data.run]
     each = max(1, values.machine(stage).gpus)
@@ -49,16 +50,19 @@ def train(values: Values) -> list[Command]:
 def evaluate(values: Values) -> list[Command]:
     """Return what draws base and policy, scores both, flags both where there is a filter, and writes the report."""
     data = values.data
-    base, policy, result = f"{data.images}/base", f"{data.images}/policy", f"{data.run}/result"
+    base = f"{data.images}/base"
+    policy = f"{data.images}/policy"
+    result = f"{data.run}/result"
     generate = ["python", "pipelines/generate.py", "--preset", values.preset, "--prompts", data.prompts]
     score = ["python", "pipelines/score.py", "--scorers", *data.scorers, "--weights", "published"]
-    flag = ["python", "pipelines/flag_images.py", "--images", base, policy]
+    chosen = _filter(values)
+    flag = [["python", "pipelines/flag_images.py", "--images", base, policy, *chosen]] if chosen else []
     report = ["python", "pipelines/report.py", "--judge", data.scorers[0], "--base", base, "--policy", policy]
     return [
         [*generate, "--output", base],
         [*generate, "--model", result, "--output", policy],
         [*score, "--feature-model", result, "--images", base, policy],
-        *([[*flag, *chosen]] if (chosen := _filter(values)) else []),
+        *flag,
         [*report, "--train", data.run, "--store", data.store, "--output", f"{data.run}/report"],
     ]
 
@@ -83,7 +87,9 @@ def _filter(values: Values) -> Command:
 
 
 def _gpus(values: Values, flag: str, stage: str) -> list[str]:
-    """Ask for GPUs by a flag where the machines have some: on a cluster that shows none the job is then refused, and
-    does not crawl on CPUs."""
+    """Return the flag that asks for GPUs where the machines have some.
+
+    With it, a cluster that shows no GPU refuses the job, which would otherwise run slowly on CPUs.
+    """
     group: Group = getattr(values.stages, stage)
     return [flag, "1"] if values.machine(group).gpus else []

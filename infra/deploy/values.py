@@ -38,7 +38,7 @@ class Workers(_Values):
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
         if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
+            raise ValueError(f"min {self.min} is above max {self.max}; give max at least min")
         return self
 
     @property
@@ -95,7 +95,9 @@ class Stages(_Values):
     def _only_training_is_elastic(self) -> Stages:
         for name in ("encode", "relabel", "reference", "evaluate"):
             if getattr(self, name).workers.elastic:  # such a job counts the GPUs once, when it begins
-                raise ValueError(f"{name}: only train takes machines that come later; give min and max the same number")
+                raise ValueError(
+                    f"{name}: min and max differ, but only train takes machines that come later; give the same number"
+                )
         return self
 
 
@@ -135,7 +137,7 @@ class Data(_Values):
     def _labels_are_made(self) -> Data:
         made = ["human", *(name.rpartition(":")[2] for name in self.label_scorers)]  # as relabel.py names its sets
         if self.labels not in made:
-            raise ValueError(f"labels {self.labels!r} is none of {', '.join(made)}")
+            raise ValueError(f"labels {self.labels!r}: no stage makes this label set; choose one of {', '.join(made)}")
         return self
 
 
@@ -149,7 +151,7 @@ class Safety(_Values):
     @model_validator(mode="after")
     def _revision_of_a_checker(self) -> Safety:
         if self.safety_revision and self.safety_checker in (None, "published"):
-            raise ValueError("safety_revision has a meaning only with a safety_checker's Hub name")
+            raise ValueError("safety_revision is given without a Hub name; give safety_checker one, or null here")
         return self
 
 
@@ -183,27 +185,34 @@ class Values(_Values):
         groups = {name: getattr(self.stages, name) for name in Stages.model_fields} | {"interactive": self.interactive}
         for name, group in groups.items():
             if group.machine not in self.machines:
-                raise ValueError(f"{name}: machine {group.machine!r} is none of {', '.join(self.machines)}")
+                raise ValueError(
+                    f"{name}: machine {group.machine!r} is not under machines; choose one of {', '.join(self.machines)}"
+                )
             if (self.variant == "cuda") != (self.machines[group.machine].gpus > 0):
                 raise ValueError(
                     f"{name}: machine {group.machine!r} has {self.machines[group.machine].gpus} GPUs, "
-                    f"the image's variant is {self.variant}"
+                    f"but the image's variant is {self.variant}; change one of them"
                 )
         if "head" not in self.machines:
-            raise ValueError("machines: head is missing, which every cluster has")
+            raise ValueError("machines: head is missing, and every cluster needs one; add it")
         return self
 
     @model_validator(mode="after")
     def _reached_by_every_pod(self) -> Values:
-        told = {"data": self.data.model_dump(), "safety": self.safety.model_dump()}
-        for group, values in told.items():
+        groups = {"data": self.data.model_dump(), "safety": self.safety.model_dump()}
+        for group, values in groups.items():
             for name, value in values.items():
                 if not isinstance(value, str) or not value.startswith("/"):
                     continue
                 if self.shared is None:
-                    raise ValueError(f"{group}.{name}: {value} is on no disk that all pods reach; shared is null")
+                    raise ValueError(
+                        f"{group}.{name}: {value} is on no disk that all pods reach; "
+                        "give an s3:// path, or name a disk under shared"
+                    )
                 if not value.startswith(f"{self.shared.path}/"):
-                    raise ValueError(f"{group}.{name}: {value} is not on the shared disk, {self.shared.path}")
+                    raise ValueError(
+                        f"{group}.{name}: {value} is not on the shared disk; give a path below {self.shared.path}"
+                    )
         return self
 
     def machine(self, group: Group) -> Machine:
@@ -218,7 +227,7 @@ def read(path: str) -> Values:
         UserError: naming the file and the first value that is missing, unknown or unfit.
     """
     if not files.is_file(path):
-        raise UserError(f"--values {path}: no such file")
+        raise UserError(f"--values {path}: there is no such file; copy infra/deploy/values.yaml and change it")
     try:
         return Values.model_validate(yaml.safe_load(files.read_bytes(path)))
     except yaml.YAMLError as error:

@@ -21,36 +21,38 @@ from pipelines.latents import store
 ARENA = "arena.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArenaConfig:
     """Flags of the arena."""
 
     images: tuple[str, str]
     """Two folders that generate.py wrote with the same captions and seeds: the base's, then the policy's."""
     output: str = "runs/arena"
-    """Local folder for the votes; the same folder again goes on from what is there."""
+    """Local folder for the votes. Give the same folder again to continue with the votes in it."""
     pairs: int = 100
-    """Pairs that each rater judges, the same for all: every prompt's first images come before any second ones."""
+    """Pairs that each rater judges, the same for all. Every prompt's first images come before any second ones."""
     seed: int = 0
-    """Of which pairs are judged, in which order, and on which side each model stands."""
+    """Seed that decides which pairs are judged, in which order, and on which side each model stands."""
     host: str = "127.0.0.1"
-    """Address to listen at. Only loopback is out of other machines' reach."""
+    """Address to listen at. Other machines cannot reach a loopback address, such as the default."""
     port: int = 0
-    """Port to listen at; 0: any free one."""
+    """Port to listen at; 0 takes any free one."""
     export: str | None = None
     """Instead of serving, write the votes' raw pairs, results.json and report.html into this folder, local or s3://."""
 
 
 def check_output(output: str, sets: Sets, seed: int) -> dict[str, Any]:
-    """Return what the votes of a folder are on, after comparing it with the votes that are there.
+    """Return the images and the seed of a folder's votes, after comparing them with those of earlier votes.
 
     Raises:
-        UserError: if those are on other images, or were given with another seed.
+        UserError: if earlier votes are on other images or another seed.
     """
     identity = {"images": [dict(one.identity) for one in sets.models], "seed": seed}
     path = files.join(output, ARENA)
     if files.exists(path) and files.read_json(path)["identity"] != identity:
-        raise UserError(f"{output} holds votes on other images, or with another --seed; give another --output")
+        raise UserError(
+            f"--output {output}: it holds votes on other images or with another --seed; give another folder"
+        )
     return identity
 
 
@@ -66,10 +68,14 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
             ArenaServer(Arena(chosen, contents, log, config.seed), config.host, config.port) as server,
         ):
             print(f"{len(chosen)} of {len(sets.pairs)} pairs to judge, {log.count()} votes so far", flush=True)
-            if flagged := sum(contents.is_flagged(pair) for pair in chosen):
-                print(f"{flagged} of them were flagged by the safety filter and are shown blurred", flush=True)
+            flagged = sum(contents.is_flagged(pair) for pair in chosen)
+            if flagged:
+                print(f"the safety filter flagged {flagged} of them; the page shows those blurred", flush=True)
             if not is_loopback(config.host):
-                print(f"warning: --host {config.host} is reached from other machines, unencrypted", flush=True)
+                print(
+                    f"warning: other machines reach --host {config.host}, and the connection is not encrypted",
+                    flush=True,
+                )
             print(f"open {server.url} (end with Ctrl-C)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
@@ -77,7 +83,7 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
 
 
 def export(config: ArenaConfig, sets: Sets, output: str, folder: str) -> None:
-    """Write what the votes give, and print it; a server may go on meanwhile."""
+    """Write and print the results of the votes; a server may run at the same time."""
     check_output(output, sets, config.seed)
     votes, _ = read_votes(files.join(output, VOTES))
     results = arena_results.export(sets, votes, folder, asdict(config), output)
@@ -93,10 +99,12 @@ def main(config: ArenaConfig) -> None:
     """Let people judge two models' images, blind, on a local web page; or export their votes."""
     check_least(config, {"pairs": 1})
     if not 0 <= config.port < 1 << 16:
-        raise UserError(f"--port {config.port}: must be 0 to 65535")
+        raise UserError(f"--port {config.port}: there is no such port; give 0 to 65535")
     output = files.resolve(config.output)
     if files.is_remote(output):
-        raise UserError(f"--output {output}: votes are appended to a file, which needs a local folder")
+        raise UserError(
+            f"--output {output}: each vote is appended to a file, which only a local disk can do; give a local folder"
+        )
     sets = read_sets(config.images)
     if config.export is None:
         serve(config, sets, output)

@@ -44,13 +44,17 @@ class Sets:
     @property
     def names(self) -> tuple[str, str]:
         """Return the models' names, or the images' folders where those are equal."""
-        base, policy = (str(one.identity.get("model", "true renders")) for one in self.models)
+        base = str(self.models[0].identity.get("model", "true renders"))
+        policy = str(self.models[1].identity.get("model", "true renders"))
         return (base, policy) if base != policy else (self.models[0].folder, self.models[1].folder)
 
     def uids(self, pair: Pair) -> tuple[str, str]:
         """Name a pair's images, the base's and the policy's."""
-        base, policy = (image_uid(drawing_of(one.identity), pair.image_id) for one in self.models)
-        return base, policy
+        base, policy = self.models
+        return (
+            image_uid(drawing_of(base.identity), pair.image_id),
+            image_uid(drawing_of(policy.identity), pair.image_id),
+        )
 
 
 def read_sets(paths: tuple[str, str]) -> Sets:
@@ -59,9 +63,10 @@ def read_sets(paths: tuple[str, str]) -> Sets:
     Raises:
         UserError: if one is unfinished, or they differ in more than the model.
     """
-    base, policy = (find_images(path) for path in paths)
+    base = find_images(paths[0])
+    policy = find_images(paths[1])
     if base.folder == policy.folder:
-        raise UserError(f"--images {paths[0]} {paths[1]}: the same folder twice; give two models' images")
+        raise UserError(f"--images {paths[0]} {paths[1]}: both are the same folder; give two models' images")
     check_comparable(base, policy)
     columns = ["image_id", "caption", "image_index", "image_seed"]
     tables = [read_images(one.folder, columns=columns).select(columns) for one in (base, policy)]
@@ -75,7 +80,7 @@ def read_sets(paths: tuple[str, str]) -> Sets:
 
 
 def choose(pairs: Sequence[Pair], seed: int, count: int) -> list[Pair]:
-    """Choose which pairs all raters judge: every prompt's first image before any second one, at random within those.
+    """Choose which pairs all raters judge: first images of prompts before second ones, at random among equals.
 
     A larger count begins with the same pairs.
     """
@@ -98,7 +103,7 @@ def _number(purpose: str, seed: int, pair: Pair, rater: str = "") -> int:
 
 
 class Contents:
-    """The images of pairs, copied into a file without a name that ends with the process: any of them at once."""
+    """Random access to the images of pairs, copied into an unnamed file that vanishes with the process."""
 
     def __init__(self, sets: Sets, pairs: Sequence[Pair], folder: str) -> None:
         """Copy and check the images.
@@ -107,14 +112,15 @@ class Contents:
             folder: where the file lies, since it may grow large.
 
         Raises:
-            UserError: if an image is gone, cannot be decoded, or the two of a pair differ in size, which would tell
-                the models apart.
+            UserError: if an image is gone or cannot be decoded, or the two images of a pair differ in size, which
+                would tell the models apart.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by close)
         self._places: dict[tuple[int, int], tuple[int, int]] = {}
         self._flagged = {image_id for images in sets.models for image_id in flag_reasons(images.folder)}
-        wanted, sizes = {pair.image_id for pair in pairs}, dict[tuple[int, int], Any]()
+        wanted = {pair.image_id for pair in pairs}
+        sizes: dict[tuple[int, int], Any] = {}
         for model, images in enumerate(sets.models):
             for image_id, content in read_contents(images.folder, wanted):
                 try:
@@ -125,14 +131,16 @@ class Contents:
                 self._file.write(content)
         self._file.flush()
         for pair in pairs:
-            base, policy = sizes.get((pair.image_id, 0)), sizes.get((pair.image_id, 1))
+            base = sizes.get((pair.image_id, 0))
+            policy = sizes.get((pair.image_id, 1))
             if base is None or policy is None:
                 folder = sets.models[0 if base is None else 1].folder
-                raise UserError(f"{folder}: image_id {pair.image_id} is gone; draw the images again")
+                raise UserError(f"{folder}: the image with image_id {pair.image_id} is gone; draw the images again")
             if base != policy:
                 raise UserError(
                     f"image_id {pair.image_id} is {base[0]}x{base[1]} pixels in {sets.models[0].folder} and "
-                    f"{policy[0]}x{policy[1]} in {sets.models[1].folder}; the size would tell the models apart"
+                    f"{policy[0]}x{policy[1]} in {sets.models[1].folder}, which would tell the models apart; "
+                    "draw both at one size"
                 )
 
     def drawn(self, pair: Pair, model: int) -> bytes:
@@ -141,7 +149,7 @@ class Contents:
         return os.pread(self._file.fileno(), size, start)
 
     def is_flagged(self, pair: Pair) -> bool:
-        """Say whether either image of a pair is flagged; which one would tell something of the models."""
+        """Say whether either image of a pair is flagged; saying which one would reveal something about the models."""
         return pair.image_id in self._flagged
 
     def shown(self, pair: Pair, model: int, revealed: bool = False) -> bytes:
@@ -157,5 +165,5 @@ class Contents:
         return buffer.getvalue()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file, which removes it."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""What the raters said: majority, win rate and agreement per question, and raw pairs in Pick-a-Pic's columns."""
+"""Results of the votes: majority, win rate and agreement per question, and raw pairs in Pick-a-Pic's columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from pipelines.raw.pairs import hash64, prompt_id
 from pipelines.reports import report_page
 
 SCHEMA_VERSION = 1
-RESULTS, REPORT = "results.json", "report.html"
+RESULTS = "results.json"
+REPORT = "report.html"
 POINTS = {0: 0.0, None: 0.5, 1: 1.0}  # of the policy
 Judged = Mapping[Pair, Sequence[Vote]]
 
@@ -34,17 +35,21 @@ def votes_by_pair(sets: Sets, votes: Votes) -> dict[Pair, list[Vote]]:
         UserError: if there are none, or one is on a pair that the sets do not hold.
     """
     if not votes:
-        raise UserError("no votes yet; judge some pairs first")
+        raise UserError("--export: there are no votes yet; judge some pairs first")
     judged: dict[int, list[Vote]] = {}
     for _, vote in sorted(votes.items()):
         judged.setdefault(vote.image_id, []).append(vote)
-    if strange := set(judged) - {pair.image_id for pair in sets.pairs}:
-        raise UserError(f"{len(strange)} judged pairs are not among the images, the first with image_id {min(strange)}")
+    unknown = set(judged) - {pair.image_id for pair in sets.pairs}
+    if unknown:
+        raise UserError(
+            f"--images: {len(unknown)} judged pairs are not in these folders, for example image_id {min(unknown)}; "
+            "give the folders that were judged"
+        )
     return {pair: judged[pair.image_id] for pair in sets.pairs if pair.image_id in judged}
 
 
 def win_rate(judged: Judged, question: str) -> WinRate:
-    """Compute how often the majority preferred the policy's image, a tie counting a half.
+    """Compute how often the majority preferred the policy's image; a tie counts a half.
 
     Wilson's interval where each prompt was judged once, else a bootstrap that resamples prompts.
     """

@@ -1,7 +1,7 @@
 """The arena's web server: the standard library's, one page, three requests.
 
-Whoever has no token gets nothing. No name from a request reaches the file system: images are known by their number in
-a fixed list. Nothing that is sent tells which model an image is by.
+A request without the token gets nothing. No name from a request reaches the file system: images are known by their
+number in a fixed list. Nothing that the server sends tells which model drew an image.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Arena:
         try:
             self.log.add(rater, pair.image_id, left_model(pair, self.seed, rater), answers)
         except OSError as error:
-            sentence = f"the vote was not kept: {error.strerror or error}"
+            sentence = f"the vote was not kept ({error.strerror or error}); free space on the disk and vote again"
             raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, sentence) from error
 
     def pair(self, number: int) -> Pair:
@@ -111,7 +111,9 @@ class ArenaServer(ThreadingHTTPServer):
         Raises:
             UserError: if the address cannot be had.
         """
-        self.arena, self.host, self.token = arena, host, secrets.token_urlsafe(32)
+        self.arena = arena
+        self.host = host
+        self.token = secrets.token_urlsafe(32)
         here = Path(__file__).parent
         page = template("arena.html.jinja", here / "templates").render(questions=QUESTIONS)
         self.files = {
@@ -124,7 +126,9 @@ class ArenaServer(ThreadingHTTPServer):
         try:
             super().__init__((host, port), ArenaHandler)
         except OSError as error:
-            raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from error
+            raise UserError(
+                f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); give another --port"
+            ) from error
 
     @property
     def cookie(self) -> str:
@@ -138,12 +142,12 @@ class ArenaServer(ThreadingHTTPServer):
         return f"http://{name}:{self.server_port}/?token={self.token}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing where a browser hung up before it had its answer."""
+        """Stay silent where a browser closed the connection before its answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
     def is_token(self, text: str) -> bool:
-        """Compare with the token in a time that tells nothing."""
+        """Compare with the token in constant time."""
         return secrets.compare_digest(text.encode("utf-8", "surrogatepass"), self.token.encode())
 
 
@@ -152,7 +156,7 @@ class ArenaHandler(BaseHTTPRequestHandler):
 
     server: ArenaServer
     protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds; whoever sends nothing for so long is left
+    timeout = 60  # seconds after which a silent connection is closed
 
     def do_GET(self) -> None:
         """Send the page, its script and style, a rater's session, or an image."""
@@ -185,10 +189,11 @@ class ArenaHandler(BaseHTTPRequestHandler):
             return *self.server.files[address.path], headers
         if address.path == "/session":
             return *_json({"pairs": self.server.arena.session(check_rater(query.get("rater")))}), headers
-        if found := IMAGE.fullmatch(address.path):
+        image = IMAGE.fullmatch(address.path)
+        if image:
             rater = check_rater(query.get("rater"))
             revealed = query.get("reveal") == "1"
-            return "image/png", self.server.arena.image(rater, int(found[1]), found[2], revealed), headers
+            return "image/png", self.server.arena.image(rater, int(image[1]), image[2], revealed), headers
         raise Refused(HTTPStatus.NOT_FOUND, "nothing here")
 
     def _post(self) -> tuple[str, bytes, dict[str, str]]:
@@ -211,21 +216,21 @@ class ArenaHandler(BaseHTTPRequestHandler):
         return *_json({"kept": True}), {}
 
     def _check_host(self) -> None:
-        """Refuse a name that somebody's DNS made point here: only addresses, localhost and --host are ours."""
+        """Refuse a foreign name that a DNS server points here; only addresses, localhost and --host are valid."""
         name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         if name not in ("localhost", self.server.host.lower()) and not _is_address(name):
             raise Refused(HTTPStatus.FORBIDDEN, "unknown host")
 
     def _check_cookie(self) -> None:
         try:
-            found = http.cookies.SimpleCookie(self.headers.get("Cookie", "")).get(self.server.cookie)
+            cookie = http.cookies.SimpleCookie(self.headers.get("Cookie", "")).get(self.server.cookie)
         except http.cookies.CookieError:
-            found = None
-        if found is None or not self.server.is_token(found.value):
+            cookie = None
+        if cookie is None or not self.server.is_token(cookie.value):
             raise Refused(HTTPStatus.FORBIDDEN, "open the address that arena.py printed, with its token")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Refuse in plain text, and hang up: a body may be unread."""
+        """Refuse in plain text and close the connection, because a body may be unread."""
         self.close_connection = True
         text = (message or HTTPStatus(code).phrase) + "\n"
         self._send(code, "text/plain; charset=utf-8", text.encode("utf-8", "replace"), {"Connection": "close"})
@@ -239,11 +244,11 @@ class ArenaHandler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def version_string(self) -> str:
-        """Name no software."""
+        """Return a name that reveals no software."""
         return "arena"
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: the first request's line holds the token."""
+        """Log nothing, because the first request's line holds the token."""
 
 
 def is_loopback(host: str) -> bool:

@@ -24,14 +24,14 @@ RATER = re.compile(r"[A-Za-z0-9._-]{1,40}")
 SIDES = ("left", "right")
 ANSWERS = (*SIDES, "none")
 QUESTIONS = {
-    "general": "All in all, which image would you take for this prompt?",
+    "general": "All in all, which image would you choose for this prompt?",
     "appeal": "Leaving the prompt aside, which image looks better?",
     "alignment": "Which image shows more exactly what the prompt says?",
 }
 Choice = int | None  # 0 the base's image, 1 the policy's, None no preference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Vote:
     """One rater's answers to one pair."""
 
@@ -54,7 +54,7 @@ def check_rater(name: object) -> str:
     """Return a rater's name in lower case, so that Ann and ann are one person.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not a name.
     """
     if not isinstance(name, str) or not RATER.fullmatch(name):
         raise ValueError("a name has 1 to 40 letters, digits, hyphens, underscores or dots")
@@ -78,8 +78,8 @@ def read_votes(path: str) -> tuple[Votes, int]:
     """Read a file of votes, a later one in place of an earlier one of the same rater and pair.
 
     Returns:
-        The votes, in the order of their last lines, and the length in bytes of the complete lines; a last line
-        without its end was being written when the server died, and its rater was never told that it was taken.
+        The votes, in the order of their last lines, and the length in bytes of the complete lines. An incomplete last
+        line was being written when the server died; its rater never heard that the vote was kept.
 
     Raises:
         UserError: naming the line that is no vote.
@@ -91,7 +91,9 @@ def read_votes(path: str) -> tuple[Votes, int]:
         try:
             vote = _vote(json.loads(line))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: line {number} is not a vote ({error})") from error
+            raise UserError(
+                f"{path}: line {number} is not a vote ({error}); remove that line, or restore the file"
+            ) from error
         votes.pop((vote.rater, vote.image_id), None)
         votes[vote.rater, vote.image_id] = vote
     return votes, complete
@@ -107,22 +109,22 @@ def _vote(row: dict[str, Any]) -> Vote:
 
 
 class VoteLog:
-    """The file of votes while a server writes it. The folder's lock keeps a second server away."""
+    """The file of votes while a server writes it. The folder's lock keeps a second server out."""
 
     def __init__(self, path: str) -> None:
         self._votes, complete = read_votes(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
-        self._file.truncate(complete)  # else the next line would go on from half a one
+        self._file.truncate(complete)  # else the next vote would continue an incomplete line
         self._lock = threading.Lock()
 
     def add(self, rater: str, image_id: int, left: int, answers: Mapping[str, str]) -> None:
-        """Append a vote; it is on the disk when this returns.
+        """Append a vote, and return once it is on the disk.
 
         Raises:
             OSError: if it cannot be written; the file is then as it was.
         """
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        vote = Vote(rater, image_id, left, dict(answers), at)
+        vote = Vote(rater=rater, image_id=image_id, left=left, answers=dict(answers), at=at)
         line = (json.dumps(asdict(vote)) + "\n").encode()
         with self._lock:
             size = os.fstat(self._file.fileno()).st_size
@@ -151,7 +153,7 @@ class VoteLog:
 
 
 def majority(choices: Iterable[Choice]) -> Choice:
-    """Return the answer that most raters gave; where two share the first place, or "none" holds it, None: a tie."""
+    """Return the answer that most raters gave; None, a tie, where two share the first place or "none" holds it."""
     ranked = Counter(choices).most_common(2)
     if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
         return None

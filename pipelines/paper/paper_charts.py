@@ -15,7 +15,7 @@ SOFT = "#c9ccd1"
 
 
 def beta_chart(series: Mapping[str, Mapping[str, Any]], judge: str, titles: Mapping[str, str]) -> str:
-    """Draw a judge's win rate over beta with its intervals, a curve per series, each seed a dot (after Fig. S2)."""
+    """Draw a judge's win rate and interval over beta, a curve per series and a dot per seed (after Fig. S2)."""
     with plt.rc_context(style(f"beta {judge}")):
         figure, axes = plt.subplots(figsize=(WIDTH, 3.3), layout="constrained")
         for place, ((name, cells), colour) in enumerate(zip(series.items(), (ALIGNED, CONTROL), strict=False)):
@@ -40,16 +40,18 @@ def beta_chart(series: Mapping[str, Mapping[str, Any]], judge: str, titles: Mapp
 
 
 def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, level: float = 50.0) -> str:
-    """Draw rates with their intervals one below the other, each seed a dot.
+    """Draw rates with their intervals, one below the other, and a dot per seed.
 
     Args:
         rows: title and an estimate (value, low, high, per_seed), 0 to 1.
-        level: percent, drawn dashed.
+        level: percent; a dashed line marks it.
     """
     with plt.rc_context(style(f"forest {label}")):
         figure, axes = plt.subplots(figsize=(WIDTH, 0.7 + 0.36 * len(rows)), layout="constrained")
         for place, (_, one) in enumerate(rows):
-            value, low, high = (100 * one[name] for name in ("value", "low", "high"))
+            value = 100 * one["value"]
+            low = 100 * one["low"]
+            high = 100 * one["high"]
             colour = ALIGNED if low > level else CONTROL if high < level else BATCH
             axes.plot([low, high], [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
             axes.plot(value, place, "|", color=colour, markersize=14, markeredgewidth=3)
@@ -82,7 +84,7 @@ def boxes(sets: Mapping[str, Mapping[str, float]], label: str) -> str:
 
 
 def survival(figures: Mapping[str, Any], judges: Sequence[str]) -> str:
-    """Draw the share of captions that took more than k draws of the base, by judge, beside the null (after Fig. S4)."""
+    """Draw, by judge, the share of captions that took more than k base images, beside the null (after Fig. S4)."""
     with plt.rc_context(style("survival")):
         figure, axes = plt.subplots(figsize=(WIDTH, 3.3), layout="constrained")
         draws = np.arange(1, figures["cap"])

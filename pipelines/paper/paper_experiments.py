@@ -26,23 +26,25 @@ Experiment = dict[str, Any]  # hypotheses, figures, table
 
 def beta_ablation(run: PaperRun) -> Experiment:
     """Sweep beta at one learning rate, and at a rate in inverse proportion (Fig. S2)."""
-    found, figures, rows = {}, {}, []
+    tested = {}
+    figures = {}
+    rows = []
     for series, names in SERIES.items():
         claim = f"Some β inside the swept range beats both of its ends, at {SERIES_TITLES[series]}."
         points = {beta: run.points[name] for beta, name in names.items()}
-        found[f"inner_optimum_{series}"] = hypotheses.inner_optimum(claim, points)
+        tested[f"inner_optimum_{series}"] = hypotheses.inner_optimum(claim, points)
         figures[series] = {
             str(beta): {"trial": name, "win_rate": rates(run, name), "median": run.medians(name)}
             for beta, name in names.items()
         }
         rows += [_row(f"β {beta:,}, {SERIES_TITLES[series]}", _rates(run, name)) for beta, name in names.items()]
-    return _experiment(found, figures, rows)
+    return _experiment(tested, figures, rows)
 
 
 def sft(run: PaperRun) -> Experiment:
     """Compare DPO, supervised fine-tuning on the winners alone, and the base (Sec. 5.5)."""
     points = run.points
-    found = {
+    tested = {
         "dpo_beats_base": hypotheses.wins("Diffusion-DPO on the human labels beats the base.", points[DPO]),
         "sft_beats_base": hypotheses.wins("SFT on the winners alone beats the base.", points[SFT]),
         "dpo_beats_sft": hypotheses.wins_more(
@@ -52,7 +54,7 @@ def sft(run: PaperRun) -> Experiment:
     rows = [_row("DPO over the base", _rates(run, DPO)), _row("SFT over the base", _rates(run, SFT)),
             _row("DPO less SFT", _gains(run, DPO, SFT), "gain"), *_medians(run, {"DPO": DPO, "SFT": SFT})]  # fmt: skip
     figures = {name: {"win_rate": rates(run, name), "median": run.medians(name)} for name in (DPO, SFT)}
-    return _experiment(found, figures, rows)
+    return _experiment(tested, figures, rows)
 
 
 def in_distribution(run: PaperRun) -> Experiment:
@@ -61,7 +63,7 @@ def in_distribution(run: PaperRun) -> Experiment:
     base = {judge: first_scores(run.base, judge) for judge in JUDGED_BY}
     worse = {judge: dict(images["weaker"][judge]) | {"base": base[judge]} for judge in JUDGED_BY}
     points = run.points
-    found = {
+    tested = {
         "own_images_help": hypotheses.wins("DPO on the base’s own images beats the base.", points[DPO]),
         "weaker_images_help": hypotheses.weaker_images_help(points[WEAKER], worse),
         "own_beat_weaker": hypotheses.wins_more(
@@ -83,7 +85,7 @@ def in_distribution(run: PaperRun) -> Experiment:
     figures = {"boxes": boxes} | {
         name: {"win_rate": rates(run, name), "median": run.medians(name)} for name in (DPO, WEAKER)
     }
-    return _experiment(found, figures, rows)
+    return _experiment(tested, figures, rows)
 
 
 def feedback(run: PaperRun) -> Experiment:
@@ -94,16 +96,17 @@ def feedback(run: PaperRun) -> Experiment:
         for judge, cell in cells.items():
             cell["labelled"] = judge == (LABELLED if row == "human" else row)
     medians = {row: run.medians(name) for row, name in names.items()}
-    found = hypotheses.feedback({row: run.points[name] for row, name in names.items()})
+    tested = hypotheses.feedback({row: run.points[name] for row, name in names.items()})
     rows = [_row(f"trained on {row}", _rates(run, name)) for row, name in names.items()]
-    return _experiment(found, {"rows": list(names), "judges": run.judges, "matrix": matrix, "median": medians}, rows)
+    figures = {"rows": list(names), "judges": run.judges, "matrix": matrix, "median": medians}
+    return _experiment(tested, figures, rows)
 
 
 def implicit_reward(implicit: Implicit) -> Experiment:
     """Compare the implicit reward's choice on held-out pairs with people's (Tab. 2)."""
     prompts = implicit.prompts
     scorers = {name: implicit.scorers[name] for name in FEEDBACK}
-    found = hypotheses.implicit_reward(implicit.right, implicit.agrees, scorers, prompts)
+    tested = hypotheses.implicit_reward(implicit.right, implicit.agrees, scorers, prompts)
     figures = {
         "pairs": len(prompts),
         "implicit": asdict(clustered_rate(implicit.right, prompts)),
@@ -118,27 +121,27 @@ def implicit_reward(implicit: Implicit) -> Experiment:
         note = {LABELLED: " (drew the labels)", INDEPENDENT: " (labelled nothing)"}.get(row["scorer"], "")
         one = {"value": row["accuracy"], "low": row["low"], "high": row["high"], "per_seed": []}
         rows.append(_row(f"{row['scorer']}{note}", {"people’s labels": one}))
-    return _experiment(found, figures, rows)
+    return _experiment(tested, figures, rows)
 
 
-def rejection(found: Rejection) -> Experiment:
-    """Count how many draws of the base it takes to beat one of the policy (Supp. S8, Fig. S4)."""
-    null = rejection_sampling.null_survival(found.cap)
-    answer = hypotheses.rejection_sampling(found.draws, float(null.sum()))
+def rejection(counted: Rejection) -> Experiment:
+    """Count how many images of the base it takes to beat one of the policy (Supp. S8, Fig. S4)."""
+    null = rejection_sampling.null_survival(counted.cap)
+    answer = hypotheses.rejection_sampling(counted.draws, float(null.sum()))
     figures: dict[str, Any] = {
-        "captions": len(found.captions), "cap": found.cap,
+        "captions": len(counted.captions), "cap": counted.cap,
         "null": {"mean": float(null.sum()), "median": 1.0, "survival": [float(p) for p in null]},
     }  # fmt: skip
     cells = {}
-    for judge, draws in found.draws.items():
-        survival = [float((draws > k).mean()) for k in range(found.cap)]
+    for judge, draws in counted.draws.items():
+        survival = [float((draws > k).mean()) for k in range(counted.cap)]
         mean = hypotheses.mean_draws(draws)
         figures[judge] = asdict(mean) | {
-            "median": float(np.median(draws)), "survival": survival, "censored": found.censored[judge],
+            "median": float(np.median(draws)), "survival": survival, "censored": counted.censored[judge],
             "medians": [float(one) for one in np.median(draws, axis=1)],
         }  # fmt: skip
         cells[judge] = _cell(mean)
-    rows = [_row(f"mean draws of the base, at most {found.cap}", cells, "draws")]
+    rows = [_row(f"mean draws of the base, at most {counted.cap}", cells, "draws")]
     return _experiment({"beyond_null": answer}, figures, rows)
 
 
@@ -148,19 +151,21 @@ def edits(run: PaperRun) -> Experiment:
         "edits": "DPO’s edits of images (strength 0.6) are preferred to the base’s, a draw a half.",
         "layouts": "DPO’s images from colour layouts (strength 0.98) are preferred to the base’s, a draw a half.",
     }
-    found, rows, figures = {}, [], dict[str, Any]()
+    tested = {}
+    rows = []
+    figures: dict[str, Any] = {}
     for kind, strength in EDITS.items():
         judged = read_edits(run, kind)
         points_by_judge = {judge: points for judge, (points, _) in judged.items()}
-        found[f"{kind}_preferred"] = hypotheses.wins(claims[kind], points_by_judge)
+        tested[f"{kind}_preferred"] = hypotheses.wins(claims[kind], points_by_judge)
         figures[kind] = {"strength": strength}
-        for judge, (points, counted) in judged.items():
+        for judge, (points, counts_of_seeds) in judged.items():
             outcome = {name: asdict(crossed_rate((points == worth) * 1.0)) for name, worth in sdedit.OUTCOMES.items()}
-            counts = [{name: one[name]["count"] for name in sdedit.OUTCOMES} for one in counted]
+            counts = [{name: one[name]["count"] for name in sdedit.OUTCOMES} for one in counts_of_seeds]
             figures[kind][judge] = outcome | {"win_rate": asdict(crossed_rate(points)), "counts": counts}
         for name in sdedit.OUTCOMES:
             rows.append(_row(f"{name}, strength {strength}", {j: figures[kind][j][name] for j in judged}))
-    return _experiment(found, figures, rows)
+    return _experiment(tested, figures, rows)
 
 
 def rates(run: PaperRun, name: str) -> dict[str, dict[str, Any]]:
@@ -178,28 +183,28 @@ def _gains(run: PaperRun, one: str, other: str) -> dict[str, Any]:
 
 def _medians(run: PaperRun, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Make rows of median scores, the base's first; trials by title."""
-    found = {title: run.medians(name) for title, name in names.items()}
-    first = next(iter(found.values()))
+    medians = {title: run.medians(name) for title, name in names.items()}
+    first = next(iter(medians.values()))
     base = {judge: {"value": first[judge]["base"], "per_seed": []} for judge in JUDGED_BY}
     rows = [_row("median score: base", base, "score")]
-    for title, own in found.items():
+    for title, own in medians.items():
         cells = {judge: {"value": own[judge]["policy"], "per_seed": own[judge]["per_seed"]} for judge in JUDGED_BY}
         rows.append(_row(f"median score: {title}", cells, "score"))
     return rows
 
 
-def _cell(found: Estimate) -> dict[str, Any]:
-    return {"value": found.value, "low": found.low, "high": found.high, "per_seed": found.per_seed}
+def _cell(estimate: Estimate) -> dict[str, Any]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "per_seed": estimate.per_seed}
 
 
 def _row(what: str, cells: Mapping[str, Any], unit: str = "rate") -> dict[str, Any]:
     return {"what": what, "unit": unit, "cells": dict(cells)}
 
 
-def _experiment(found: Mapping[str, hypotheses.Tested], figures: Mapping[str, Any], rows: list[Any]) -> Experiment:
+def _experiment(tested: Mapping[str, hypotheses.Tested], figures: Mapping[str, Any], rows: list[Any]) -> Experiment:
     columns = list(dict.fromkeys(name for row in rows for name in row["cells"]))
-    told = {name: asdict(one) for name, one in found.items()}
-    return {"hypotheses": told, "figures": dict(figures), "table": {"columns": columns, "rows": rows}}
+    answered = {name: asdict(one) for name, one in tested.items()}
+    return {"hypotheses": answered, "figures": dict(figures), "table": {"columns": columns, "rows": rows}}
 
 
 def _box(scores: Any) -> dict[str, float]:

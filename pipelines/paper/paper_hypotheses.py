@@ -1,7 +1,7 @@
 """What the paper's experimental section shows, as hypotheses, each answered from intervals: yes, no or undecided.
 
-The answer is that of the judge that drew the human labels, whose part people play in the paper; the same is asked of a
-judge that labelled nothing. All intervals are over seeds and prompts (pipelines/judging/seed_intervals.py).
+The answer is that of the judge that drew the human labels; in the paper, people are that judge. The same question goes
+to a judge that labelled nothing. All intervals are over seeds and prompts (pipelines/judging/seed_intervals.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pipelines.judging.seed_intervals import Estimate, clustered_mean, clustered
 from pipelines.reports import feedback_hypotheses
 from pipelines.reports.feedback_hypotheses import Answer, Hypothesis, against, every
 
-LABELLED, INDEPENDENT = "oracle", "fidelity"  # the judge that drew the human labels; one that labelled nothing
+LABELLED = "oracle"  # the judge that drew the human labels
+INDEPENDENT = "fidelity"  # a judge that labelled nothing
 Floats = npt.NDArray[np.float64]
 ByJudge = Mapping[str, Floats]  # points [seeds, prompts] against the base
 Parts = list[dict[str, Any]]
@@ -34,9 +35,10 @@ class Tested(Hypothesis):
 
 def ask(claim: str, question: Callable[[str], Asked]) -> Tested:
     """Put a question to both judges; the first one's answer counts."""
-    (answer, told, parts), (other, also, others) = question(LABELLED), question(INDEPENDENT)
-    sentence = f"{answer.capitalize()}: by {LABELLED} {told}; by {INDEPENDENT}, which labelled nothing, {also}."
-    return Tested(claim, answer, sentence, [*parts, *others], other)
+    answer, words, parts = question(LABELLED)
+    independent, other_words, other_parts = question(INDEPENDENT)
+    sentence = f"{answer.capitalize()}: by {LABELLED} {words}; by {INDEPENDENT}, which labelled nothing, {other_words}."
+    return Tested(claim=claim, answer=answer, sentence=sentence, parts=[*parts, *other_parts], independent=independent)
 
 
 def wins(claim: str, points: ByJudge) -> Tested:
@@ -69,23 +71,25 @@ def inner_optimum(claim: str, points: Mapping[int, ByJudge]) -> Tested:
         points: by beta, ascending; at least three.
     """
     betas = list(points)
-    inner, ends = betas[1:-1], (betas[0], betas[-1])
+    inner = betas[1:-1]
+    ends = (betas[0], betas[-1])
     confidence = 1 - 0.05 / max(len(inner), len(ends))
 
     def question(judge: str) -> Asked:
         parts = []
         for beta in inner:
             for end in ends:
-                found = crossed_mean(points[beta][judge] - points[end][judge], confidence)
-                parts.append(_part(found, 0.0, judge=judge, beta=beta, end=end))
+                difference = crossed_mean(points[beta][judge] - points[end][judge], confidence)
+                parts.append(_part(difference, 0.0, judge=judge, beta=beta, end=end))
         above = any(all(part["answer"] == "yes" for part in parts if part["beta"] == beta) for beta in inner)
         below = any(all(part["answer"] == "no" for part in parts if part["end"] == end) for end in ends)
         answer: Answer = "yes" if above else "no" if below else "undecided"
         rates = {beta: float(points[beta][judge].mean()) for beta in betas}
-        best, middle = max(rates, key=rates.__getitem__), max(inner, key=rates.__getitem__)
+        best = max(rates, key=rates.__getitem__)
+        middle = max(inner, key=rates.__getitem__)
         over = " and ".join(f"{gain(part)} over β {part['end']:g}" for part in parts if part["beta"] == middle)
-        told = f"β {best:g} wins most ({100 * rates[best]:.1f} %), and the best inner one, β {middle:g}, {over}"
-        return answer, told, parts
+        words = f"β {best:g} wins most ({100 * rates[best]:.1f} %), and the best inner one, β {middle:g}, {over}"
+        return answer, words, parts
 
     return ask(claim, question)
 
@@ -110,8 +114,8 @@ def weaker_images_help(points: ByJudge, images: Mapping[str, Mapping[str, Floats
             f"its {part['images']} score {part['value']:+.3g} ({part['low']:+.3g} to {part['high']:+.3g})"
             for part in parts
         )
-        told = f"{shares} against the base’s own images, and the policy wins {percent(won)}"
-        return every([*(part["answer"] for part in parts), won["answer"]]), told, [*parts, won]
+        words = f"{shares} against the base’s own images, and the policy wins {percent(won)}"
+        return every([*(part["answer"] for part in parts), won["answer"]]), words, [*parts, won]
 
     claim = "DPO improves the base although even the winners it trains on are worse than the base’s images."
     return ask(claim, question)
@@ -121,16 +125,18 @@ def _welch(one: Floats, other: Floats) -> Estimate:
     """Subtract means of two independent samples, with Welch's interval."""
     interval = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
     value = float(one.mean() - other.mean())
-    return Estimate(value, float(interval.low), float(interval.high), len(one), 1, [value])
+    return Estimate(
+        value=value, low=float(interval.low), high=float(interval.high), n=len(one), seeds=1, per_seed=[value]
+    )
 
 
 def feedback(points: Mapping[str, ByJudge]) -> dict[str, Tested]:
     """Test Fig. 6's shapes over seeds; points by row and judge."""
-    found = feedback_hypotheses.answer_all(points)
-    independent: dict[str, Answer] = dict.fromkeys(found, "not tested")
+    answered = feedback_hypotheses.answer_all(points)
+    independent: dict[str, Answer] = dict.fromkeys(answered, "not tested")
     own = crossed_rate(points["human"][INDEPENDENT])
     independent["human_labels_win"] = against(own.low, own.high, 0.5)
-    return {name: Tested(**asdict(one), independent=independent[name]) for name, one in found.items()}
+    return {name: Tested(**asdict(one), independent=independent[name]) for name, one in answered.items()}
 
 
 def implicit_reward(
@@ -146,45 +152,57 @@ def implicit_reward(
     """
     part = _part(clustered_rate(right, prompts), 0.5, judge="human labels")
     other = _part(clustered_rate(agrees, prompts), 0.5, judge=INDEPENDENT)
-    told = f"it prefers the winner of {percent(part)} of held-out pairs, and {INDEPENDENT}’s choice of {percent(other)}"
-    chance = Tested("The implicit reward prefers the human winner more often than chance.", part["answer"],
-                    f"{part['answer'].capitalize()}: {told}.", [part, other], other["answer"])  # fmt: skip
+    words = (
+        f"it prefers the winner of {percent(part)} of held-out pairs, and {INDEPENDENT}’s choice of {percent(other)}"
+    )
+    chance = Tested(
+        claim="The implicit reward prefers the human winner more often than chance.",
+        answer=part["answer"],
+        sentence=f"{part['answer'].capitalize()}: {words}.",
+        parts=[part, other],
+        independent=other["answer"],
+    )
     parts = [
         _part(clustered_mean(right - own, prompts), 0.0, judge="human labels", scorer=name)
         for name, own in scorers.items()
     ]
     answer = every(one["answer"] for one in parts)
     shown = "; ".join(f"{gain(one)} over {one['scorer']}" for one in parts)
-    better = Tested("The implicit reward is right more often than every scorer.", answer,
-                    f"{answer.capitalize()}: {shown}.", parts, "not tested")  # fmt: skip
+    better = Tested(
+        claim="The implicit reward is right more often than every scorer.",
+        answer=answer,
+        sentence=f"{answer.capitalize()}: {shown}.",
+        parts=parts,
+        independent="not tested",
+    )
     return {"above_chance": chance, "above_every_scorer": better}
 
 
 def rejection_sampling(draws: ByJudge, null_mean: float) -> Tested:
-    """Ask whether one draw of the policy is worth more draws of the base than it would be, were the two the same.
+    """Ask whether one image of the policy takes more images of the base to beat than if the models were the same.
 
     Args:
-        draws: by judge, [seeds, captions] number of base draws, those that never won counted as the cap.
-        null_mean: of the same, for policy = base.
+        draws: by judge, [seeds, captions] number of base images; captions without a win count as the cap.
+        null_mean: the mean number where policy and base are the same.
     """
 
     def question(judge: str) -> Asked:
         part = _part(mean_draws(draws[judge]), null_mean, judge=judge, median=float(np.median(draws[judge])))
         span = f"{part['low']:.1f} to {part['high']:.1f}; median {part['median']:g}"
-        told = f"a draw is worth {part['value']:.1f} of the base ({span})"
-        return part["answer"], f"{told}, against {null_mean:.2f} (median 1) for equals", [part]
+        words = f"a draw is worth {part['value']:.1f} of the base ({span})"
+        return part["answer"], f"{words}, against {null_mean:.2f} (median 1) for equals", [part]
 
     return ask("One draw of the policy is worth more draws of the base than equals would need.", question)
 
 
 def mean_draws(draws: Floats) -> Estimate:
-    """Compute the mean of draws [seeds, captions], at least 1 each, and its interval, which ends there too."""
-    found = crossed_mean(draws)
-    return replace(found, low=max(1.0, found.low))
+    """Compute the mean of draws [seeds, captions], each at least 1, and its interval, cut off at 1."""
+    mean = crossed_mean(draws)
+    return replace(mean, low=max(1.0, mean.low))
 
 
-def _part(found: Estimate, level: float, **named: Any) -> dict[str, Any]:
-    return named | {"answer": against(found.low, found.high, level)} | asdict(found)
+def _part(estimate: Estimate, level: float, **named: Any) -> dict[str, Any]:
+    return named | {"answer": against(estimate.low, estimate.high, level)} | asdict(estimate)
 
 
 def percent(part: Mapping[str, Any]) -> str:

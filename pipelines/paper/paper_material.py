@@ -28,11 +28,14 @@ from pipelines.paper.paper_run import AGAIN, FEEDBACK, PaperRun, read_part
 
 Floats = npt.NDArray[np.float64]
 EDITS = {"edits": 0.6, "layouts": 0.98}  # folder and strength
-DRAWS_APART = {LABELLED: LabelConfig.tie_margin, INDEPENDENT: 0.0}  # a draw: scores differ by no more than this
+DRAWS_APART = {
+    LABELLED: LabelConfig.tie_margin,
+    INDEPENDENT: 0.0,
+}  # two edits draw where their scores differ by no more than this
 TRAINING_PAIRS = 200  # of each store, whose images are scored for Fig. 7
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Implicit:
     """Points on the held-out pairs that people did not tie and everybody could score."""
 
@@ -50,41 +53,44 @@ def read_implicit(run: PaperRun) -> Implicit:
         UserError: naming the part that is missing, or that scored other pairs.
     """
     names = ["scorers", *(f"seed-{seed}" for seed in run.seeds)]
-    told = {name: read_part(run.path("implicit", name, accuracy.DONE)) for name in names}
-    chosen = accuracy.read_labelled(told["scorers"]["config"]["source"], told["scorers"]["config"]["split"])
+    done = {name: read_part(run.path("implicit", name, accuracy.DONE)) for name in names}
+    chosen = accuracy.read_labelled(done["scorers"]["config"]["source"], done["scorers"]["config"]["split"])
     expected = accuracy.settings_of(chosen, {})["pairs"]
     for name in names:
-        if told[name]["settings"]["test"]["pairs"] != expected:
-            raise UserError(f"{run.path('implicit', name)}: of other pairs than {chosen.raw.name} has now; {AGAIN}")
+        if done[name]["settings"]["test"]["pairs"] != expected:
+            path = run.path("implicit", name)
+            raise UserError(f"{path}: it was measured on other pairs than {chosen.raw.name} has now; {AGAIN}")
     tables = {name: read_tables(run.path("implicit", name, "test", "scores")).sort_by("pair_id") for name in names}
-    found = {name: _margins(tables["scorers"], name, chosen.ids) for name in (*FEEDBACK, LABELLED, INDEPENDENT)}
+    of_scorers = {name: _margins(tables["scorers"], name, chosen.ids) for name in (*FEEDBACK, LABELLED, INDEPENDENT)}
     policies = np.stack([_margins(tables[name], "implicit", chosen.ids) for name in names[1:]])
-    good = np.isfinite(policies).all(0) & np.isfinite(list(found.values())).all(0) & (chosen.human != 0.5)
-    human, policies = chosen.human[good], policies[:, good]
-    order = hard_labels(found[INDEPENDENT][good])
+    scored = np.isfinite(policies).all(0) & np.isfinite(list(of_scorers.values())).all(0)
+    good = scored & (chosen.human != 0.5)
+    human = chosen.human[good]
+    policies = policies[:, good]
+    order = hard_labels(of_scorers[INDEPENDENT][good])
     return Implicit(
         right=np.stack([preference_accuracy.untied_points(own, human) for own in policies]),
         agrees=1.0 - np.abs(np.stack([hard_labels(own) for own in policies]) - order),
-        scorers={name: preference_accuracy.untied_points(own[good], human) for name, own in found.items()},
+        scorers={name: preference_accuracy.untied_points(own[good], human) for name, own in of_scorers.items()},
         prompts=chosen.prompts[good],
-        table=told["scorers"]["rows"],
+        table=done["scorers"]["rows"],
     )
 
 
 def _margins(table: pa.Table, name: str, ids: npt.NDArray[np.int64]) -> Floats:
     """Return a scorer's score_0 - score_1 of each pair, NaN where it has none."""
     own = label_set.scores_of(table, name)
-    found = np.full(len(ids), np.nan)
-    found[np.isin(ids, own.pair_ids)] = margins(*own.values)
-    return found
+    differences = np.full(len(ids), np.nan)
+    differences[np.isin(ids, own.pair_ids)] = margins(*own.values)
+    return differences
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """Base draws that it took to beat one draw of the policy."""
+    """How many images of the base it took to beat one image of the policy."""
 
-    draws: Mapping[str, Floats]  # by judge, [seeds, captions], those that never won counted as the cap
-    censored: Mapping[str, list[int]]  # by judge, of each seed, how many never won
+    draws: Mapping[str, Floats]  # by judge, [seeds, captions]; captions without a win count as the cap
+    censored: Mapping[str, list[int]]  # by judge and seed, how many captions had no win
     captions: list[str]
     cap: int
 
@@ -93,24 +99,27 @@ def read_rejection(run: PaperRun) -> Rejection:
     """Read the counts of both judges and all seeds.
 
     Raises:
-        UserError: naming the file that is missing, or of other captions or another cap than the first.
+        UserError: naming the file that is missing, or that has other captions or another cap than the first.
     """
-    draws, censored = {}, {}
-    first: tuple[list[str], int] | None = None
+    draws = {}
+    censored = {}
+    captions: list[str] = []
+    cap = 0
     for judge in (LABELLED, INDEPENDENT):
         rows = []
         for seed in run.seeds:
             path = run.path("rejection", judge, f"seed-{seed}", RESULT)
-            told = read_part(path)
-            same = (list(told["draws"]), told["config"]["cap"])
-            first = first or same
-            if same != first:
-                raise UserError(f"{path}: of other captions or another cap than the others; {AGAIN}")
-            rows.append(np.array(list(told["draws"].values()), np.float64))
+            result = read_part(path)
+            if not captions:
+                captions = list(result["draws"])
+                cap = result["config"]["cap"]
+            if list(result["draws"]) != captions or result["config"]["cap"] != cap:
+                raise UserError(f"{path}: it has other captions or another cap than the other counts; {AGAIN}")
+            rows.append(np.array(list(result["draws"].values()), np.float64))
         counts = np.stack(rows)
         censored[judge] = [int(one) for one in (counts == 0).sum(1)]
-        draws[judge] = np.where(counts == 0, same[1], counts)
-    return Rejection(draws, censored, *same)
+        draws[judge] = np.where(counts == 0, cap, counts)
+    return Rejection(draws=draws, censored=censored, captions=captions, cap=cap)
 
 
 def read_edits(run: PaperRun, kind: str) -> dict[str, tuple[Floats, list[dict[str, Any]]]]:
@@ -122,15 +131,16 @@ def read_edits(run: PaperRun, kind: str) -> dict[str, tuple[Floats, list[dict[st
     Returns:
         By judge: points [seeds, prompts], a draw a half; and of each seed what sdedit.judge counts.
     """
-    base, policies = (_edits(run, kind, names) for names in (["base"], [f"seed-{seed}" for seed in run.seeds]))
-    found = {}
+    base = _edits(run, kind, ["base"])[0]
+    policies = _edits(run, kind, [f"seed-{seed}" for seed in run.seeds])
+    judged = {}
     for judge, margin in DRAWS_APART.items():
-        counted = [sdedit.judge(policy, base[0], judge, margin) for policy in policies]
-        pairs = [paired_scores(one.scores, base[0].scores, judge) for one in policies]
+        counted = [sdedit.judge(policy, base, judge, margin) for policy in policies]
+        pairs = [paired_scores(one.scores, base.scores, judge) for one in policies]
         gaps = [ours.astype(np.float64) - theirs for ours, theirs in pairs]
         points = np.stack([np.where(np.abs(gap) <= margin, 0.5, gap > 0) for gap in gaps])
-        found[judge] = (points, counted)
-    return found
+        judged[judge] = (points, counted)
+    return judged
 
 
 def _edits(run: PaperRun, kind: str, names: list[str]) -> list[Drawn]:
@@ -138,13 +148,13 @@ def _edits(run: PaperRun, kind: str, names: list[str]) -> list[Drawn]:
     for one in drawn:
         if one.identity.get("strength") != EDITS[kind]:
             raise UserError(
-                f"{one.folder}: drawn at strength {one.identity.get('strength')}, not {EDITS[kind]}; {AGAIN}"
+                f"{one.folder}: these images have strength {one.identity.get('strength')}, not {EDITS[kind]}; {AGAIN}"
             )
     return drawn
 
 
 def training_images(run: PaperRun, name: str) -> dict[str, dict[str, Floats]]:
-    """Score the images of a store's first labelled pairs, in this process: they are few, and no step has scored them.
+    """Score the images of a store's first labelled pairs in this process; no step before has scored them.
 
     Args:
         name: of the store; its raw pairs are those its manifest names.
@@ -155,23 +165,24 @@ def training_images(run: PaperRun, name: str) -> dict[str, dict[str, Floats]]:
     path = run.path(name)
     labels = store.read_labels(path, "human")[0]
     labels = labels.filter(pa.array(np.isin(labels["label_0"].to_numpy(), (0.0, 1.0)))).slice(0, TRAINING_PAIRS)
-    ids, first = labels["pair_id"].to_numpy(), labels["label_0"].to_numpy() == 1.0
+    ids = labels["pair_id"].to_numpy()
+    first = labels["label_0"].to_numpy() == 1.0
     raw = scoring_pass.open_pairs(run.stores[name].source, "train")
     decoded = DecodePairs(ids)(raw.dataset.to_table(columns=raw.columns))
     names = (LABELLED, INDEPENDENT)
     scored = ScorePairs(names, dict.fromkeys(names, "world"))(decoded).sort_by("pair_id")
     if not np.array_equal(scored["pair_id"].to_numpy(), ids):
         raise UserError(
-            f"{run.stores[name].source}: {scored.num_rows} of {len(ids)} pairs of {path} are in it; {AGAIN}"
+            f"{run.stores[name].source}: it holds {scored.num_rows} of the {len(ids)} pairs that {path} has; {AGAIN}"
         )
-    found = {}
+    images = {}
     for judge in names:
         slots = np.stack([scored[f"score_{slot}:{judge}"].to_numpy() for slot in (0, 1)]).astype(np.float64)
-        found[judge] = {
+        images[judge] = {
             "losers": _per_caption(np.where(first, slots[1], slots[0]), scored["prompt_id"].to_numpy()),
             "winners": _per_caption(np.where(first, slots[0], slots[1]), scored["prompt_id"].to_numpy()),
         }
-    return found
+    return images
 
 
 def _per_caption(scores: Floats, prompts: npt.NDArray[np.int64]) -> Floats:

@@ -13,7 +13,7 @@ from pipelines.paper.paper_run import DPO, FEEDBACK, SFT, WEAKER, PaperRun
 from pipelines.reports.report_page import fill, image_pairs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Text:
     """What is said of an experiment beside its figures."""
 
@@ -26,63 +26,106 @@ class Text:
 
 TEXTS = {
     "beta_ablation": Text(
-        "How large a β?", "Supp. S5, Fig. S2",
-        "Swept β for SD1.5 and SDXL, took the learning rate as 1/β, and found a range in the middle good.",
-        "Four values of β a factor ten apart, once at one learning rate and once at a rate in proportion to 1/β. AdamW "
-        "divides a gradient by its own size, so it hardly notices that a larger β makes the loss steeper: at one rate "
-        "β alone changes; at 1/β so does the step size, by a factor of a thousand, and the two cannot be told apart.",
-        "An inner β must beat both ends of the range, by intervals widened for the choice among two (Bonferroni).",
+        title="How large a β?",
+        where="Supp. S5, Fig. S2",
+        paper=(
+            "Swept β for SD1.5 and SDXL with the learning rate in proportion to 1/β, and found a range in the middle "
+            "good."
+        ),
+        ours=(
+            "Four values of β, a factor of ten apart, once at one learning rate and once at a rate in proportion to "
+            "1/β. AdamW divides a gradient by its own size, so it hardly notices that a larger β makes the loss "
+            "steeper. At one learning rate, β alone changes. At a rate of 1/β, the step size changes too, by a factor "
+            "of a thousand, and the two effects cannot be told apart."
+        ),
+        note=(
+            "An inner β must beat both ends of the range. The intervals are wider than usual, because there are two "
+            "inner values to choose from (Bonferroni)."
+        ),
     ),
     "sft": Text(
-        "DPO, SFT and the base", "Secs. 5.2 and 5.5",
-        "Compared DPO with the base by five raters’ majority, and fine-tuned on the winners alone as a control, which "
-        "helped SD1.5 and harmed SDXL.",
-        "Both objectives on the same pairs, for as many steps, from the same base; checkpoints picked alike.",
+        title="DPO, SFT and the base",
+        where="Secs. 5.2 and 5.5",
+        paper=(
+            "Compared DPO with the base by the majority of five raters. As a control, fine-tuned on the winners "
+            "alone, which helped SD1.5 and harmed SDXL."
+        ),
+        ours=(
+            "Both objectives on the same pairs, for the same number of steps, from the same base, with checkpoints "
+            "picked alike."
+        ),
     ),
     "in_distribution": Text(
-        "Worse training images than one’s own", "Sec. 5.5, Fig. 7",
-        "SDXL draws better images than those it was trained on, and still gained; Dreamlike gained on its own images.",
-        "The base trained on pairs of its own images, and on pairs that it drew worse (four steps, no guidance). "
-        "Boxes: quartiles of scores, whiskers at 5 and 95 %; the base’s and the policies’ are of the test captions.",
+        title="Worse training images than one’s own",
+        where="Sec. 5.5, Fig. 7",
+        paper=(
+            "SDXL draws better images than those it was trained on, and still improved. Dreamlike improved on its own "
+            "images."
+        ),
+        ours=(
+            "The base trained on pairs of its own images, and on pairs of worse images (four steps, no guidance). "
+            "Boxes show quartiles of scores, whiskers the range from 5 to 95 %. The scores of the base and the "
+            "policies are of the test captions."
+        ),
     ),
     "feedback": Text(
-        "AI feedback", "Sec. 5.4, Fig. 6",
-        "Trained SD1.5 on the rankings of four scorers, each policy judged by all four.",
-        "A policy on each of the four scorers’ labels and on the human (oracle) labels of the same pairs, its "
-        "checkpoint picked by the scorer that labelled; judged by all, by the oracle and by fidelity.",
-        "This world’s PickScore and HPSv2 learned from preferences that the oracle drew: their columns are not "
-        "independent of its column.",
+        title="AI feedback",
+        where="Sec. 5.4, Fig. 6",
+        paper="Trained SD1.5 on the rankings of four scorers, and judged each policy by all four.",
+        ours=(
+            "One policy for each of four scorers’ labels, and one for the human (oracle) labels, all of the same "
+            "pairs. The scorer that labelled the pairs picks the checkpoint. All four scorers, the oracle and "
+            "fidelity judge each policy."
+        ),
+        note=(
+            "This world’s PickScore and HPSv2 learned from preferences that the oracle drew, so their columns depend "
+            "on its column."
+        ),
     ),
     "implicit_reward": Text(
-        "The implicit reward as a judge", "Sec. 5.5, Tab. 2",
-        "Let the trained models classify the pairs of Pick-a-Pic’s validation set, by errors averaged over 10 draws.",
-        "The same on pairs of held-out captions, which the policies were not trained on. Pairs that people tied do not "
-        "count. A single scorer’s interval is a bootstrap over prompts; it has no seeds.",
-        "The oracle’s own accuracy is the most that is possible: it drew the labels, with noise.",
+        title="The implicit reward as a judge",
+        where="Sec. 5.5, Tab. 2",
+        paper=(
+            "Let the trained models classify the pairs of Pick-a-Pic’s validation set, by errors averaged over 10 "
+            "draws."
+        ),
+        ours=(
+            "The same on pairs of held-out captions, which the policies were not trained on. Pairs that people tied "
+            "do not count. The interval of a single scorer is a bootstrap over prompts, because it has no seeds."
+        ),
+        note="The oracle’s own accuracy is the highest possible, because it drew the labels, with noise.",
     ),
     "rejection_sampling": Text(
-        "What is a draw worth?", "Supp. S8, Fig. S4",
-        "Counted how many draws of the base it takes until one beats a draw of the policy.",
-        "One draw of the policy for each of a few captions, and the base’s until a judge prefers one. Captions on "
-        "which none did count as the cap. Equals would need 5.19 draws on average at a cap of 100, median 1: a few "
-        "captions take very many.",
+        title="How many base images is one policy image worth?",
+        where="Supp. S8, Fig. S4",
+        paper="Counted how many images the base must draw until one beats an image of the policy.",
+        ours=(
+            "One image of the policy for each of several captions, and images of the base until a judge prefers one. "
+            "Captions without such an image count as the cap. Two equal models would need 5.19 images on average at a "
+            "cap of 100, with a median of 1, because some captions take very many."
+        ),
     ),
     "sdedit": Text(
-        "Edits of given images", "Sec. 5.3, Fig. 5",
-        "Raters compared edits of TEd-Bench’s images at strength 0.6; edits of colour layouts at 0.98 were shown.",
-        "Both models edit the same images, from the same noise, at strength 0.6, and paint colour layouts over at "
-        "0.98. By the oracle a draw is a difference below which it called ties when it labelled; fidelity has none.",
+        title="Edits of given images",
+        where="Sec. 5.3, Fig. 5",
+        paper=(
+            "Raters compared edits of TEd-Bench’s images at strength 0.6. The paper also shows edits of colour "
+            "layouts at 0.98."
+        ),
+        ours=(
+            "Both models edit the same images, from the same noise, at strength 0.6, and paint over colour layouts at "
+            "0.98. By the oracle, two edits draw where their scores differ by less than the margin below which it "
+            "labelled a tie. Fidelity has no such margin."
+        ),
     ),
-}  # fmt: skip
+}
 
 
-def figures(name: str, found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Draw an experiment's charts, each with a sentence that says how to read it."""
-    drawn = found["figures"]
-    over, bars = (
-        "wins over the base, %",
-        "Bars: 95 % intervals over seeds and prompts; dots: seeds. Dashed: no difference.",
-    )
+def figures(name: str, experiment: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Draw an experiment's charts, each with a sentence on how to read it."""
+    drawn = experiment["figures"]
+    over = "wins over the base, %"
+    bars = "Bars are 95 % intervals over seeds and prompts, dots are seeds. The dashed line marks no difference."
     match name:
         case "beta_ablation":
             return [_shown(charts.beta_chart(drawn, judge, SERIES_TITLES), bars) for judge in JUDGED_BY]
@@ -100,10 +143,12 @@ def figures(name: str, found: Mapping[str, Any]) -> list[dict[str, str]]:
             rows += [(row, one | {"value": one["accuracy"], "per_seed": []}) for row, one in scorers.items()]
             return [_shown(charts.forest(rows, "agrees with people’s labels, % of held-out pairs"), bars)]
         case "rejection_sampling":
-            note = f"Of {drawn['captions']} captions and every seed."
+            note = f"Measured on {drawn['captions']} captions with every seed."
             return [_shown(charts.survival(drawn, JUDGED_BY), note)]
         case _:
-            return [_shown(charts.outcomes(drawn, JUDGED_BY), "Strength and judge; mean over seeds.")]
+            return [
+                _shown(charts.outcomes(drawn, JUDGED_BY), "Each bar is one strength and judge, the mean over seeds.")
+            ]
     return [_shown(charts.forest(rows, over), bars)]
 
 
@@ -127,7 +172,7 @@ def render(report: dict[str, Any], run: PaperRun) -> str:
         "paper.html.jinja",
         report,
         texts=TEXTS,
-        charts={name: figures(name, found) for name, found in report["experiments"].items()},
+        charts={name: figures(name, one) for name, one in report["experiments"].items()},
         pairs=image_pairs(first.drawn, run.base, LABELLED),
         judges={"labelled": LABELLED, "independent": INDEPENDENT},
         shown=first,

@@ -58,21 +58,21 @@ class PaperReportConfig:
 
 def commands(run: PaperRun, experiment: str) -> list[str]:
     """List the commands that rerun one experiment, from nothing to this report, in order."""
-    found = [(step["command"], _without_folder(step["command"], run)) for step in run.steps]
+    steps = [(step["command"], _without_folder(step["command"], run)) for step in run.steps]
     marks = [word for words in (*OWN_STEPS.values(), WHOLE) for word in words]
-    shared = [command for command, line in found if not any(word in line for word in marks)]
-    own = [(command, line) for command, line in found if any(word in line for word in OWN_STEPS.get(experiment, ()))]
+    shared = [command for command, line in steps if not any(word in line for word in marks)]
+    own = [(command, line) for command, line in steps if any(word in line for word in OWN_STEPS.get(experiment, ()))]
     before = [command for command, line in own if not _needs_policy(line)]
     after = [command for command, line in own if _needs_policy(line)]
     trials = [trial for name in TRIALS_OF.get(experiment, (DPO,)) for trial in run.trials[name]]
-    images = [run.sweep["base"]["images"], *(trial.told["images"] for trial in trials)]
-    drawing = next(iter(trials)).told
+    images = [run.sweep["base"]["images"], *(trial.entry["images"] for trial in trials)]
+    drawing = next(iter(trials)).entry
     base = drawing["draw"].replace(f"{drawing['train']}/result", run.sweep["base"]["model"])
     return [
         *map(shlex.join, (*shared, *before)),
-        *(trial.told["command"] for trial in trials),
+        *(trial.entry["command"] for trial in trials),
         base.replace(drawing["images"], run.sweep["base"]["images"]),
-        *(trial.told["draw"] for trial in trials),
+        *(trial.entry["draw"] for trial in trials),
         shlex.join(["python", "pipelines/score.py", "--images", *images, "--scorers", *run.judges]),
         *map(shlex.join, after),
         shlex.join(["python", "pipelines/paper_report.py", "--run", run.folder]),
@@ -80,7 +80,7 @@ def commands(run: PaperRun, experiment: str) -> list[str]:
 
 
 def _without_folder(command: Sequence[str], run: PaperRun) -> str:
-    """Join a command's words, the run's folder left out: no word of its name says what a step is for."""
+    """Join a command's words without the run's folder, whose name says nothing about what a step is for."""
     return " ".join(command).replace(files.resolve(run.folder), "").replace(run.folder, "")
 
 
@@ -91,36 +91,37 @@ def _needs_policy(line: str) -> bool:
 def sharing(run: PaperRun) -> dict[str, Any]:
     """Count what one store and one set of cached reference errors saved: seconds that no trial spent again.
 
-    A store's encoding counts once for each trial beyond the first that was trained on it; reference errors, computed
-    once for a seed, for each trial beyond the first that read them.
+    A store's encoding counts once for each trial beyond the first that was trained on it. Reference errors are
+    computed once per seed and count once for each trial beyond the first that read them.
     """
-    told: dict[str, Any] = {
-        "rule": "seconds of the one step that made it, times the trials that used it less one; a store’s is its "
-        "encoding, without drawing and labelling; null where no step of this run made it, or not in one go",
+    saved: dict[str, Any] = {
+        "rule": "the seconds of the one step that made it, times the number of trials that used it less one. For a "
+        "store only its encoding counts, without drawing and labelling. Null where no step of this run made it, or "
+        "where that step was interrupted",
         "store": {},
         "reference": {},
     }
     shared = run.sweep["sharing"]
     for folder, trials in shared["store"].items():
-        told["store"][folder] = _saved(_seconds(run, "pipelines/encode_latents.py", {"--store": folder}), trials)
+        saved["store"][folder] = _saved(_seconds(run, "pipelines/encode_latents.py", {"--store": folder}), trials)
     for folder, names in shared["reference"].items():
         for name, trials in names.items():
             flags = {"--store": folder, "--name": name}
             seconds = _seconds(run, "pipelines/encode_reference.py", flags)
-            told["reference"][f"{folder}/reference/{name}"] = _saved(seconds, trials)
+            saved["reference"][f"{folder}/reference/{name}"] = _saved(seconds, trials)
     for kind in ("store", "reference"):
-        told[f"{kind}_saved_seconds"] = sum(one["saved_seconds"] or 0.0 for one in told[kind].values())
-    return told
+        saved[f"{kind}_saved_seconds"] = sum(one["saved_seconds"] or 0.0 for one in saved[kind].values())
+    return saved
 
 
 def _seconds(run: PaperRun, script: str, flags: Mapping[str, str]) -> float | None:
-    """Return how long the step took that ran a script with these flags; None where there is none, or it was cut."""
-    found = [step["seconds"] for step in run.steps if script in step["command"] and _has(step["command"], flags)]
-    return float(sum(found)) if found and None not in found else None
+    """Return the seconds of the step that ran a script with these flags; None if missing or interrupted."""
+    took = [step["seconds"] for step in run.steps if script in step["command"] and _has(step["command"], flags)]
+    return float(sum(took)) if took and None not in took else None
 
 
 def _whole(run: PaperRun) -> float | None:
-    """Return how long all steps took before this one; None where one was cut."""
+    """Return the seconds of all steps before this report; None where one was interrupted."""
     took = [step["seconds"] for step in run.steps if "pipelines/paper_report.py" not in step["command"]]
     return None if None in took else float(sum(took))
 
@@ -136,7 +137,7 @@ def _saved(seconds: float | None, trials: int) -> dict[str, Any]:
 
 
 def identities(run: PaperRun) -> dict[str, Any]:
-    """Gather what the figures are of: hashes of stores, label sets, models and judges, and every run's settings."""
+    """Gather what was measured: hashes of stores, label sets, models and judges, and every run's settings."""
     stores = {}
     for name, manifest in run.stores.items():
         labels = {one: store.read_labels_manifest(run.path(name), one) for one in store.label_sets(run.path(name))}
@@ -144,7 +145,7 @@ def identities(run: PaperRun) -> dict[str, Any]:
             "content_hash": manifest.content_hash,
             "counts": asdict(manifest.counts),
             "labels": {
-                one: {"sha256": told["sha256"], "agreement": told.get("agreement")} for one, told in labels.items()
+                one: {"sha256": about["sha256"], "agreement": about.get("agreement")} for one, about in labels.items()
             },
         }
     every = [trial for same in run.trials.values() for trial in same]
@@ -162,22 +163,22 @@ def identities(run: PaperRun) -> dict[str, Any]:
 def build(run: PaperRun) -> dict[str, Any]:
     """Gather every figure of the report."""
     counts = captions(run)
-    found = {}
+    measured = {}
     for name, measure in EXPERIMENTS.items():
         paper = [asdict(one) for one in NUMBERS[name]]
-        found[name] = measure(run) | {"paper": paper, "seeds": run.seeds, "commands": commands(run, name)}
-    won = found["sft"]["hypotheses"]["dpo_beats_base"]["parts"][0]
-    answers = [one["answer"] for experiment in found.values() for one in experiment["hypotheses"].values()]
-    told = {kind: answers.count(kind) for kind in ("yes", "no", "undecided")}
+        measured[name] = measure(run) | {"paper": paper, "seeds": run.seeds, "commands": commands(run, name)}
+    won = measured["sft"]["hypotheses"]["dpo_beats_base"]["parts"][0]
+    answers = [one["answer"] for experiment in measured.values() for one in experiment["hypotheses"].values()]
+    tally = {answer: answers.count(answer) for answer in ("yes", "no", "undecided")}
     return {
         "schema_version": SCHEMA_VERSION,
         "headline": f"Diffusion-DPO wins {percent(won)} of {won['n']} held-out captions against the base, judged by "
-        f"{LABELLED}, over {won['seeds']} training seeds; of {sum(told.values())} claims tested {told['yes']} "
-        f"hold, {told['no']} do not, {told['undecided']} are undecided at this size.",
-        "answers": told,
+        f"{LABELLED}, over {won['seeds']} training seeds; of {sum(tally.values())} claims tested {tally['yes']} "
+        f"hold, {tally['no']} do not, {tally['undecided']} are undecided at this size.",
+        "answers": tally,
         "win_rate": won,
         "captions": counts | {"disjoint": True},
-        "experiments": found,
+        "experiments": measured,
         "sharing": sharing(run),
         "safety": tell_flags({"base": run.base.folder, "policy": run.trials[DPO][0].drawn.folder}),
         "seconds": _whole(run),

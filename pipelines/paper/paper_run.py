@@ -1,4 +1,4 @@
-"""What `make paper` left in its folder, read and checked: stores, trials by name and seed, and their scored images."""
+"""Read and check what `make paper` left: stores, trials by name and seed, and their scored images."""
 
 from __future__ import annotations
 
@@ -31,23 +31,26 @@ SERIES = {  # of the beta ablation: trial by beta
     "fixed": {beta: f"beta-{beta}" for beta in paper.BETAS},
     "scaled": {beta: f"beta-{beta}" if beta == MIDDLE else f"beta-{beta}-scaled" for beta in paper.BETAS},
 }
-DPO, SFT, WEAKER = f"beta-{MIDDLE}", "sft", "weaker"
-FEEDBACK, TRIALS = paper.SCORERS, tuple(paper.trials(""))
+DPO = f"beta-{MIDDLE}"
+SFT = "sft"
+WEAKER = "weaker"
+FEEDBACK = paper.SCORERS
+TRIALS = tuple(paper.trials(""))
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One policy: what was trained, by which command, and its scored images."""
 
     name: str
     seed: int
-    told: Mapping[str, Any]  # its entry in sweep.json
+    entry: Mapping[str, Any]  # of sweep.json
     facts: Mapping[str, Any]
     drawn: Drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PaperRun:
     """A finished folder of `make paper`."""
 
@@ -84,13 +87,13 @@ class PaperRun:
 
     def medians(self, name: str) -> dict[str, dict[str, Any]]:
         """Compute the median score of the base and of each seed's policy, by judge."""
-        found = {}
+        medians = {}
         for judge in self.judges:
             pairs = [paired_scores(trial.drawn.scores, self.base.scores, judge) for trial in self.trials[name]]
             ours = [float(np.median(own)) for own, _ in pairs]
             base = float(np.median(pairs[0][1]))
-            found[judge] = {"base": base, "policy": float(np.mean(ours)), "per_seed": ours}
-        return found
+            medians[judge] = {"base": base, "policy": float(np.mean(ours)), "per_seed": ours}
+        return medians
 
 
 def read_part(path: str) -> Any:
@@ -100,7 +103,7 @@ def read_part(path: str) -> Any:
         UserError: naming the file, if it is not there.
     """
     if not files.exists(path):
-        raise UserError(f"{path}: not there; this part is not finished: {AGAIN}")
+        raise UserError(f"{path}: there is no such file, so this part is not finished; {AGAIN}")
     return files.read_json(path)
 
 
@@ -113,56 +116,66 @@ def read_run(folder: str) -> PaperRun:
     root = files.resolve(folder)
     sweep = read_part(files.join(root, "sweep", "sweep.json"))
     if sweep.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{root}/sweep/sweep.json: schema version {sweep.get('schema_version')}, not {SCHEMA_VERSION}")
+        raise UserError(
+            f"{root}/sweep/sweep.json: schema version {sweep.get('schema_version')}, not {SCHEMA_VERSION}; {AGAIN}"
+        )
     if len(sweep["seeds"]) < 2:
-        raise UserError(f"{root}/sweep/sweep.json: one seed; an interval over seeds takes two or more")
+        raise UserError(
+            f"{root}/sweep/sweep.json: it has one seed, and an interval over seeds needs two; run with more seeds"
+        )
     for judge in (LABELLED, INDEPENDENT, *FEEDBACK):
         if judge not in sweep["judges"]:
-            raise UserError(f"{root}/sweep/sweep.json: not judged by {judge}; {AGAIN}")
+            raise UserError(f"{root}/sweep/sweep.json: {judge} has not judged it; {AGAIN}")
     stores = {name: _manifest(files.join(root, name)) for name in ("store", "held_out_store", "weaker_store")}
     base = _scored(sweep["base"]["images"], sweep["judges"])
-    found = {(one["name"], one["seed"]): one for one in sweep["trials"]}
+    entries = {(one["name"], one["seed"]): one for one in sweep["trials"]}
     for name in TRIALS:
         for seed in sweep["seeds"]:
-            if (name, seed) not in found:
-                raise UserError(f"{root}/sweep/sweep.json: no trial {name} of seed {seed}; {AGAIN}")
+            if (name, seed) not in entries:
+                raise UserError(f"{root}/sweep/sweep.json: the trial {name} of seed {seed} is missing; {AGAIN}")
     trials = {
-        name: [_read_trial(found[name, seed], stores, base, sweep["judges"]) for seed in sweep["seeds"]]
+        name: [_read_trial(entries[name, seed], stores, base, sweep["judges"]) for seed in sweep["seeds"]]
         for name in TRIALS
     }
     for trial in (one for same in trials.values() for one in same):
         _check_settings(trial, trials[DPO][0])
         if trial.name in FEEDBACK or trial.name == DPO:
             _check_labels(trial, files.join(root, "store"), base)
-    return PaperRun(folder, sweep, read_part(files.join(root, "steps.json")), base, stores, trials)
+    steps = read_part(files.join(root, "steps.json"))
+    return PaperRun(folder=folder, sweep=sweep, steps=steps, base=base, stores=stores, trials=trials)
 
 
 def _manifest(path: str) -> store.Manifest:
     if not files.exists(files.join(path, "manifest.json")):
-        raise UserError(f"{path}/manifest.json: not there; the store is not finished: {AGAIN}")
+        raise UserError(f"{path}/manifest.json: there is no such file, so the store is not finished; {AGAIN}")
     return store.read_manifest(path)
 
 
 def _scored(path: str, judges: Sequence[str]) -> Drawn:
     drawn = read_drawn(path)
-    if missing := [judge for judge in judges if judge not in drawn.scorers]:
-        raise UserError(f"{drawn.folder}: not scored by {missing[0]}; run score.py --scorers {missing[0]}")
+    missing = [judge for judge in judges if judge not in drawn.scorers]
+    if missing:
+        raise UserError(
+            f"{drawn.folder}: {missing[0]} has not scored these images; run score.py --scorers {missing[0]}"
+        )
     return drawn
 
 
 def _read_trial(
-    told: Mapping[str, Any], stores: Mapping[str, store.Manifest], base: Drawn, judges: Sequence[str]
+    entry: Mapping[str, Any], stores: Mapping[str, store.Manifest], base: Drawn, judges: Sequence[str]
 ) -> Trial:
-    manifest = stores["weaker_store" if told["name"] == WEAKER else "store"]
-    drawn = _scored(told["images"], judges)
+    manifest = stores["weaker_store" if entry["name"] == WEAKER else "store"]
+    drawn = _scored(entry["images"], judges)
     check_comparable(drawn, base)
     check_scorers(drawn, base, judges)
-    return Trial(told["name"], told["seed"], told, read_facts(told["train"], manifest), drawn)
+    facts = read_facts(entry["train"], manifest)
+    return Trial(name=entry["name"], seed=entry["seed"], entry=entry, facts=facts, drawn=drawn)
 
 
 def _check_settings(trial: Trial, middle: Trial) -> None:
     """Refuse a trial whose run has another seed, objective, beta or learning rate than its name says."""
-    config, usual = trial.facts["config"], middle.facts["config"]["optimizer"]["learning_rate"]
+    config = trial.facts["config"]
+    usual = middle.facts["config"]["optimizer"]["learning_rate"]
     beta = int(trial.name.split("-")[1]) if trial.name.startswith("beta-") else MIDDLE
     rate = usual * MIDDLE / beta if trial.name.endswith("-scaled") else usual
     wanted = {"seed": trial.seed, "objective": SFT if trial.name == SFT else "dpo", "learning rate": rate}
@@ -170,39 +183,45 @@ def _check_settings(trial: Trial, middle: Trial) -> None:
     has = {"seed": config["seed"], "objective": objective["objective"],
            "learning rate": config["optimizer"]["learning_rate"]}  # fmt: skip
     if trial.name != SFT:  # whose loss has no beta
-        wanted["beta"], has["beta"] = beta, objective["beta"]
+        wanted["beta"] = beta
+        has["beta"] = objective["beta"]
     if trial.name == SFT:  # may have a rate of its own
         wanted["learning rate"] = has["learning rate"]
     for name, value in wanted.items():
         same = has[name] == value if isinstance(value, str) else bool(np.isclose(has[name], value))
         if not same:
-            raise UserError(f"{trial.told['train']}: the trial {trial.name} of seed {trial.seed} was trained with "
+            raise UserError(f"{trial.entry['train']}: the trial {trial.name} of seed {trial.seed} was trained with "
                             f"{name} {has[name]}, not {value}; {AGAIN}")  # fmt: skip
 
 
 def _check_labels(trial: Trial, path: str, base: Drawn) -> None:
     """Refuse labels that are not the trial's, that changed since, or that another version of the judge gave."""
-    name, wanted = trial.facts["config"]["data"]["labels"], trial.name if trial.name in FEEDBACK else "human"
+    name = trial.facts["config"]["data"]["labels"]
+    wanted = trial.name if trial.name in FEEDBACK else "human"
     if name != wanted:
-        raise UserError(f"{trial.told['train']}: trained on the labels {name}, not {wanted}; {AGAIN}")
+        raise UserError(f"{trial.entry['train']}: this run was trained on the labels {name}, not {wanted}; {AGAIN}")
     labels = store.read_labels_manifest(path, name)
     if labels["sha256"] != trial.facts["labels_hash"]:
-        raise UserError(f"the label set {name} changed after {trial.told['train']} was trained on it; train again")
+        raise UserError(
+            f"{path}: the label set {name} changed after {trial.entry['train']} was trained on it; train again"
+        )
     row = feedback_report.Row(trial.drawn, trial.facts, labels)
     if row.scorer and labels["settings"]["fingerprint"] != base.fingerprints[row.scorer]:
-        raise UserError(f"the label set {name} was made by another {row.scorer} than the judge; relabel it")
+        raise UserError(
+            f"{path}: the label set {name} is by another version of {row.scorer} than judges here; relabel it"
+        )
 
 
 def captions(run: PaperRun) -> dict[str, int]:
-    """Count the captions that were trained on, that picked checkpoints, that are judged on, and of held-out pairs.
+    """Count the captions of training, of checkpoint selection, of the test, and of held-out pairs.
 
     Raises:
-        UserError: naming a caption that two of them have in common, but for the last two, which may.
+        UserError: naming a caption that two of them have in common; only the last two may share captions.
     """
     every = [trial for same in run.trials.values() for trial in same]
     validation = {trial.facts["config"]["validation"]["validation_prompts"] for trial in every}
     if None in validation:
-        raise UserError(f"a trial in {run.folder} has no validation captions; its checkpoint was not picked")
+        raise UserError(f"{run.folder}: a trial has no validation captions, so nothing picked its checkpoint; {AGAIN}")
     sets = {
         "training": _stored(run, "store") | _stored(run, "weaker_store"),
         "checkpoint selection": {one for path in validation for one in read_prompts(files.resolve(path))},
@@ -213,12 +232,12 @@ def captions(run: PaperRun) -> dict[str, int]:
         common = sorted(sets[one] & sets[other])
         if common and (one, other) != ("test", "held-out"):
             raise UserError(
-                f"{run.folder}: {len(common)} captions are both {one} and {other} captions, one of them "
-                f"{common[0][:80]!r}; they must be disjoint"
+                f"{run.folder}: {len(common)} captions are both {one} and {other} captions, which must be disjoint, "
+                f"for example {common[0][:80]!r}; {AGAIN}"
             )
-    return {name: len(found) for name, found in sets.items()}
+    return {name: len(members) for name, members in sets.items()}
 
 
 def _stored(run: PaperRun, name: str) -> set[str]:
-    found = read_tables(run.path(name, "prompts"), columns=["caption"])["caption"].to_pylist()
-    return {caption for caption in found if caption}  # the empty one stands for a dropped caption
+    stored = read_tables(run.path(name, "prompts"), columns=["caption"])["caption"].to_pylist()
+    return {caption for caption in stored if caption}  # the empty one stands for a dropped caption

@@ -16,7 +16,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 Rows = Sequence[dict[str, Any]]
-ALIGNED, CONTROL, BATCH = "#0b6e6e", "#b4691f", "#9aa0ab"
+ALIGNED = "#0b6e6e"
+CONTROL = "#b4691f"
+BATCH = "#9aa0ab"
 QUARTERS = {  # of the timesteps
     "t in quarter 1, least noise": "#a9cfcf",
     "quarter 2": "#7fb5b5",
@@ -52,7 +54,7 @@ def smooth(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float
 
 
 def training_charts(steps: Rows, assessments: Rows, control: Rows, best_step: int | None) -> list[dict[str, str]]:
-    """Draw the curves that a run has data for; each with a title and a sentence that says how to read it."""
+    """Draw the curves that a run has data for; each with a title and a sentence on how to read it."""
     window = max(1, len(steps) // 12)
     mean = f"mean of {window} steps" if window > 1 else "each step"
     validation = [
@@ -67,22 +69,23 @@ def training_charts(steps: Rows, assessments: Rows, control: Rows, best_step: in
     drawn = [
         (
             "Validation score",
-            "Median score of images of captions kept out of training. Dotted: the checkpoint kept as the result.",
+            "Median score of images of captions that training never saw. "
+            "The dotted line marks the checkpoint kept as the result.",
             draw(validation, mark=best_step),
         ),
         (
             "Implicit accuracy",
-            "Share of pairs whose winner has the higher implicit reward; the held-out pairs at fixed draws. "
-            "Dashed: chance.",
+            "Share of pairs whose winner has the higher implicit reward. The held-out pairs are measured at fixed "
+            "draws. The dashed line marks chance.",
             draw(accuracy, level=0.5),
         ),
         (
             "Error against the reference's",
-            "Policy error over reference error, by quarter of the timesteps, winners and losers alike. "
-            "Far above 1 the images fall apart, however well preferences are scored.",
+            "Policy error divided by reference error, for each quarter of the timesteps, over winners and losers. "
+            "A ratio far above 1 means that the images fall apart, even where implicit accuracy is high.",
             draw(_error_ratios(steps, window), level=1.0),
         ),
-        ("Loss", "It stays near its start while images improve; read the other curves.", draw(loss)),
+        ("Loss", "The loss stays near its start while images improve, so the other curves say more.", draw(loss)),
     ]
     return [{"title": title, "note": note, "svg": svg} for title, note, svg in drawn if svg]
 

@@ -13,15 +13,17 @@ from pipelines.judging.evaluation import FEW, Evaluated
 from pipelines.judging.win_rate import BOOTSTRAP
 from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 
-SHOWN, SHOWN_OF_GROUP = 8, 3  # pairs
+SHOWN = 8  # pairs of a section
+SHOWN_OF_GROUP = 3  # pairs of a group of prompts
 GROUPS_SHOWN = 24  # PartiPrompts has 12 categories and 11 challenges; more would be a page of many megabytes
 
 
 def choose(evaluated: Evaluated, judge: str, columns: list[str]) -> dict[str, npt.NDArray[np.int64]]:
     """Choose rows to show, by title: the policy's largest gains, its largest losses, some at random, some per group."""
     gain = evaluated.policy[judge].astype(np.float64) - evaluated.base[judge]
-    order, rng = np.argsort(gain, kind="stable"), np.random.default_rng(0)
-    best, worst = order[::-1], order
+    worst = np.argsort(gain, kind="stable")
+    best = worst[::-1]
+    rng = np.random.default_rng(0)
     chosen = {
         "Best: the policy’s largest gains": best[gain[best] > 0][:SHOWN],
         "Worst: the policy’s largest losses": worst[gain[worst] < 0][:SHOWN],
@@ -43,7 +45,8 @@ def image_pairs(evaluated: Evaluated, policy: Drawn, base: Drawn, judge: str, co
     chosen = choose(evaluated, judge, columns)
     keys = evaluated.wanted["image_id"].to_pylist()
     ids = sorted({keys[row] for rows in chosen.values() for row in rows})
-    left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
+    left = image_contents(base.folder, ids)
+    right = image_contents(policy.folder, ids)
     flags = flags_of({"base": base.folder, "policy": policy.folder})
 
     def show(row: int) -> dict[str, Any]:

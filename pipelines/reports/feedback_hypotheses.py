@@ -41,10 +41,12 @@ def against(low: float, high: float, level: float) -> Answer:
 
 def every(answers: Iterable[Answer]) -> Answer:
     """Join answers by and: yes where all are, no where one is."""
-    found = list(answers)
-    if not found:
+    given = set(answers)
+    if not given:
         return "not tested"
-    return "no" if "no" in found else "yes" if set(found) == {"yes"} else "undecided"
+    if "no" in given:
+        return "no"
+    return "yes" if given == {"yes"} else "undecided"
 
 
 def answer_all(points: Points) -> dict[str, Hypothesis]:
@@ -62,30 +64,31 @@ def own_scorer_wins(points: Points, own: list[str]) -> Hypothesis:
     """Ask whether each policy beats the base by the scorer that labelled its training data: the diagonal."""
     claim = "Each policy wins by the scorer that labelled its training data."
     parts = [_part(points, name, name) for name in own]
-    told = ", ".join(f"{part['judge']} {_percent(part)}" for part in parts)
-    return Hypothesis(claim, *_told(parts, f"{_share(parts)} of {len(parts)} win by their own scorer: {told}."))
+    rates = ", ".join(f"{part['judge']} {_percent(part)}" for part in parts)
+    return _decided(claim, parts, f"{_share(parts)} of {len(parts)} win by their own scorer: {rates}.")
 
 
 def own_scorer_is_highest(points: Points, own: list[str]) -> Hypothesis:
     """Ask whether no other policy does as well by a scorer as the one trained on its labels."""
     claim = "Each policy wins more often by its own scorer than any other policy does."
-    parts, told = [], []
+    parts = []
+    gaps = []
     for name in own:
         others = {other: _difference(points[name][name], points[other][name]) for other in points}
         del others[name]
         if not others:
             continue
-        answers = {other: against(found.low, found.high, 0.0) for other, found in others.items()}
+        answers = {other: against(gap.low, gap.high, 0.0) for other, gap in others.items()}
         nearest = min(others, key=lambda other: others[other].value)
-        found = others[nearest]
+        gap = others[nearest]
         parts.append(
-            {"judge": name, "answer": every(answers.values()), "nearest": nearest, "difference": found.value,
-             "low": found.low, "high": found.high, "n": found.n, "by_row": answers}
+            {"judge": name, "answer": every(answers.values()), "nearest": nearest, "difference": gap.value,
+             "low": gap.low, "high": gap.high, "n": gap.n, "by_row": answers}
         )  # fmt: skip
-        span = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
-        told.append(f"{name} {100 * found.value:+.1f} points over the {nearest} row ({span})")
-    shown = f"{_share(parts)} of {len(parts)} are shown to be the highest in their column: {'; '.join(told)}."
-    return Hypothesis(claim, *_told(parts, shown))
+        span = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
+        gaps.append(f"{name} {100 * gap.value:+.1f} points over the {nearest} row ({span})")
+    shown = f"{_share(parts)} of {len(parts)} are shown to be the highest in their column: {'; '.join(gaps)}."
+    return _decided(claim, parts, shown)
 
 
 def aesthetics_cost_alignment(points: Points) -> Hypothesis:
@@ -100,13 +103,14 @@ def aesthetics_cost_alignment(points: Points) -> Hypothesis:
     if not judges or "aesthetics" not in row:
         return _not_tested(claim, "it takes the row aesthetics, judged by aesthetics and by oracle or clip")
     parts = [_part(points, "aesthetics", name) for name in ("aesthetics", *judges)]
-    gain, alignment = parts[0]["answer"], {part["answer"] for part in parts[1:]}
+    gain = parts[0]["answer"]
+    alignment = {part["answer"] for part in parts[1:]}
     cost: Answer = "undecided"
     if {"yes", "no"} & alignment and not {"yes", "no"} <= alignment:  # decided by one, contradicted by none
         cost = "yes" if "no" in alignment else "no"
-    told = ", ".join(f"{_percent(part)} by {part['judge']}" for part in parts)
+    rates = ", ".join(f"{_percent(part)} by {part['judge']}" for part in parts)
     answer = every([gain, cost])
-    return Hypothesis(claim, answer, f"{answer.capitalize()}: the policy trained on aesthetics wins {told}.", parts)
+    return Hypothesis(claim, answer, f"{answer.capitalize()}: the policy trained on aesthetics wins {rates}.", parts)
 
 
 def human_labels_win(points: Points) -> Hypothesis:
@@ -115,8 +119,8 @@ def human_labels_win(points: Points) -> Hypothesis:
     if "oracle" not in points.get("human", {}):
         return _not_tested(claim, "it takes the row human, judged by oracle")
     part = _part(points, "human", "oracle")
-    told = f"the policy trained on human labels wins {_percent(part)} by the oracle"
-    return Hypothesis(claim, part["answer"], f"{part['answer'].capitalize()}: {told}.", [part])
+    rate = f"the policy trained on human labels wins {_percent(part)} by the oracle"
+    return Hypothesis(claim, part["answer"], f"{part['answer'].capitalize()}: {rate}.", [part])
 
 
 def _rate(points: npt.NDArray[np.float64]) -> WinRate | Estimate:
@@ -128,17 +132,17 @@ def _difference(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) ->
 
 
 def _part(points: Points, row: str, judge: str) -> dict[str, Any]:
-    found = _rate(points[row][judge])
-    answer = against(found.low, found.high, 0.5)
-    return {"row": row, "judge": judge, "answer": answer, "value": found.value, "low": found.low, "high": found.high,
-            "n": found.n}  # fmt: skip
+    rate = _rate(points[row][judge])
+    answer = against(rate.low, rate.high, 0.5)
+    return {"row": row, "judge": judge, "answer": answer, "value": rate.value, "low": rate.low, "high": rate.high,
+            "n": rate.n}  # fmt: skip
 
 
-def _told(parts: list[dict[str, Any]], shown: str) -> tuple[Answer, str, list[dict[str, Any]]]:
+def _decided(claim: str, parts: list[dict[str, Any]], shown: str) -> Hypothesis:
     answer = every(part["answer"] for part in parts)
     if answer == "not tested":
-        return answer, f"Not tested: it takes rows trained on labels of {', '.join(SCORERS)}.", parts
-    return answer, f"{answer.capitalize()}, {shown}", parts
+        return _not_tested(claim, f"it takes rows trained on labels of {', '.join(SCORERS)}")
+    return Hypothesis(claim, answer, f"{answer.capitalize()}, {shown}", parts)
 
 
 def _not_tested(claim: str, why: str) -> Hypothesis:

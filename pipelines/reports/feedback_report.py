@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 BY_ROW = ("labels", "validation_scorer")  # settings in which rows are meant to differ
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeedbackReportConfig:
     """Flags of the matrix."""
 
@@ -70,14 +70,19 @@ def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[st
         model = (drawn.identity.get("lora") or drawn.identity["model"]).rstrip("/")
         run, _, last = model.rpartition("/")
         if last != RESULT:
-            raise UserError(f"{drawn.folder}: drawn by {model}, which is no result of train_dpo.py")
+            raise UserError(
+                f"{drawn.folder}: {model} drew these images, and it is no result of train_dpo.py; "
+                f"draw them with a model from RUN/{RESULT}"
+            )
         facts = read_facts(run, manifest)
         name = facts["config"]["data"]["labels"]
         if name in rows:
-            raise UserError(f"--policies {path}: the second policy trained on the labels {name}; a row each")
+            raise UserError(
+                f"--policies {path}: another policy was trained on the labels {name} too; give one per label set"
+            )
         labels = store.read_labels_manifest(files.resolve(config.store), name)
         if labels["sha256"] != facts["labels_hash"]:
-            raise UserError(f"the label set {name} changed after {run} was trained on it; train again")
+            raise UserError(f"--store: the label set {name} changed after {run} was trained on it; train again")
         rows[name] = Row(drawn, facts, labels)
     return rows
 
@@ -91,10 +96,12 @@ def check_judges(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Dr
     for drawn in (base, *(row.drawn for row in rows.values())):
         for judge in config.judges:
             if judge not in drawn.scorers:
-                raise UserError(f"{drawn.folder}: not scored by {judge}; run score.py --scorers {judge}")
+                raise UserError(f"{drawn.folder}: {judge} has not scored these images; run score.py --scorers {judge}")
     for name, row in rows.items():
         if row.scorer in config.judges and row.labels["settings"]["fingerprint"] != base.fingerprints[row.scorer]:
-            raise UserError(f"the label set {name} was made by another {row.scorer} than the judge; relabel it")
+            raise UserError(
+                f"--store: the label set {name} is by another version of {row.scorer} than judges here; relabel it"
+            )
 
 
 def labelled(name: str, row: Row, judge: str) -> bool:
@@ -105,7 +112,9 @@ def labelled(name: str, row: Row, judge: str) -> bool:
 def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) -> dict[str, Any]:
     """Gather every figure of the report."""
     check_judges(config, rows, base)
-    points, matrix, medians = {}, {}, {}
+    points = {}
+    matrix = {}
+    medians = {}
     for name, row in rows.items():
         compared = compare(row.drawn, base, config.judges)
         points[name] = {
@@ -123,7 +132,7 @@ def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) ->
         "judges": list(config.judges),
         "matrix": matrix,
         "median": medians,
-        "hypotheses": {name: asdict(found) for name, found in feedback_hypotheses.answer_all(points).items()},
+        "hypotheses": {name: asdict(one) for name, one in feedback_hypotheses.answer_all(points).items()},
         "labels": {name: about(row) for name, row in rows.items()},
         "safety": tell_flags({"base": base.folder} | {name: row.drawn.folder for name, row in rows.items()}),
         "sets": {"base": base.judged} | {name: row.drawn.judged for name, row in rows.items()},
@@ -139,20 +148,20 @@ def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) ->
 
 
 def about(row: Row) -> dict[str, Any]:
-    """Tell of a row's label set: who labelled, its hash, its counts, and how far it agrees with the human labels."""
+    """Describe a row's label set: its scorer, its hash, its counts, and how far it agrees with the human labels."""
     names = ("agreement", "counts")
     return {"scorer": row.scorer, "sha256": row.labels["sha256"]} | {name: row.labels.get(name) for name in names}
 
 
 def _differs(first: Row, row: Row) -> dict[str, list[Any]]:
-    found = differences(first.facts["config"], row.facts["config"])
-    return {name: values for name, values in found.items() if name not in BY_ROW}
+    settings = differences(first.facts["config"], row.facts["config"])
+    return {name: values for name, values in settings.items() if name not in BY_ROW}
 
 
 def main(config: FeedbackReportConfig) -> None:
     """Compare policies tuned on different label sets with their base, and write report.json and report.html."""
     if not config.policies or not config.judges:
-        raise UserError("--policies and --judges: give at least one each")
+        raise UserError("--policies or --judges is empty, so there is nothing to compare; give at least one of each")
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     base = read_drawn(config.base)
@@ -172,4 +181,4 @@ def summary(report: Mapping[str, Any]) -> str:
         shown = (f"{100 * cell['value']:.1f}{'*' if cell['labelled'] else ' '}" for cell in cells.values())
         lines.append(f"{row:<12}" + "".join(f"{one:>14}" for one in shown))
     lines.append("win rate over the base in percent; * where the judge labelled the training data")
-    return "\n".join([*lines, *(f"{found['claim']} {found['sentence']}" for found in report["hypotheses"].values())])
+    return "\n".join([*lines, *(f"{one['claim']} {one['sentence']}" for one in report["hypotheses"].values())])

@@ -21,7 +21,7 @@ from training.checkpoints.run_folder import FACTS, RESULT
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """Flags of the report."""
 
@@ -38,7 +38,7 @@ class ReportConfig:
     judge: str = "oracle"
     """Scorer of the headline."""
     control: str | None = None
-    """Scored images of a control, an SFT model say."""
+    """Scored images of a control, for example of an SFT model."""
     control_train: str | None = None
     """Run folder of the control."""
 
@@ -50,18 +50,21 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         UserError: if an input is missing or unfinished.
     """
     if (config.control is None) != (config.control_train is None):
-        raise UserError("--control and --control-train: give both, images and run of the control, or neither")
+        raise UserError("--control or --control-train is missing; the control needs both its images and its run folder")
     compared = compare(policy, base)
     if config.judge not in compared:
-        raise UserError(f"--judge {config.judge}: base and policy were both scored by {', '.join(compared) or 'none'}")
+        raise UserError(
+            f"--judge {config.judge}: it did not score both base and policy; "
+            f"choose one that did ({', '.join(compared) or 'none yet'}) or run score.py"
+        )
     compared = {config.judge: compared[config.judge]} | compared  # the headline's judge comes first
     manifest = store.read_manifest(files.resolve(config.store))
     facts = read_facts(config.train, manifest)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "judge": config.judge,
-        "win_rate": {name: found["win_rate"] for name, found in compared.items()},
-        "median": {name: found["median"] for name, found in compared.items()},
+        "win_rate": {name: figures["win_rate"] for name, figures in compared.items()},
+        "median": {name: figures["median"] for name, figures in compared.items()},
         "sets": {"base": base.judged, "policy": policy.judged},
         "origin": find_origin(files.join(config.train, RESULT)).told(list(compared)),
         "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
@@ -76,7 +79,8 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         },
     }
     if config.control and config.control_train:
-        control, control_facts = read_drawn(config.control), read_facts(config.control_train, manifest)
+        control = read_drawn(config.control)
+        control_facts = read_facts(config.control_train, manifest)
         report["control"] = _control(control, base, policy)
         report["control"]["differs_in"] = differences(facts["config"], control_facts["config"])
         report["sets"]["control"] = control.judged
@@ -85,23 +89,24 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
 
 
 def _control(control: Drawn, base: Drawn, policy: Drawn) -> dict[str, Any]:
-    over_base, under_policy = compare(control, base), compare(policy, control)
+    over_base = compare(control, base)
+    under_policy = compare(policy, control)
     return {
-        "win_rate": {name: found["win_rate"] for name, found in over_base.items()},
-        "policy_over_control": {name: found["win_rate"] for name, found in under_policy.items()},
-        "median": {name: found["median"]["policy"] for name, found in over_base.items()},
+        "win_rate": {name: figures["win_rate"] for name, figures in over_base.items()},
+        "policy_over_control": {name: figures["win_rate"] for name, figures in under_policy.items()},
+        "median": {name: figures["median"]["policy"] for name, figures in over_base.items()},
     }
 
 
 def read_facts(run: str, manifest: store.Manifest) -> dict[str, Any]:
-    """Read what a finished run says of itself.
+    """Read the facts that a finished run wrote.
 
     Raises:
         UserError: if it is not finished, or was trained on another store.
     """
     path = files.join(files.resolve(run), RESULT, FACTS)
     if not files.is_file(path):
-        raise UserError(f"{run}: no finished run here; train_dpo.py writes {path}")
+        raise UserError(f"{run}: this run is not finished, for {path} is missing; let train_dpo.py finish it")
     facts = files.read_json(path)
     if facts["store_hash"] != manifest.content_hash:
         raise UserError(f"--store: {run} was trained on another store; give the one that its config.json names")
@@ -112,7 +117,8 @@ def main(config: ReportConfig) -> None:
     """Compare a trained model with its base and write report.json, report.html and result.png."""
     output = files.resolve(config.output)
     object_storage.check("--output", output)
-    policy, base = read_drawn(config.policy), read_drawn(config.base)
+    policy = read_drawn(config.policy)
+    base = read_drawn(config.base)
     report = build(config, policy, base)
     page = report_page.render(report, policy, base, config.train, config.control_train)
     content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON

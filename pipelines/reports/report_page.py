@@ -23,14 +23,16 @@ from pipelines.reports import charts
 from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
 
 SHOWN = 6  # image pairs per section
-IMAGE_SIDE, GRID_SIDE = 512, 1600  # pixels at most, embedded
+IMAGE_SIDE = 512  # pixels of an embedded image, at most
+GRID_SIDE = 1600  # pixels of an embedded sample grid, at most
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[str, Any]]]:
-    """Choose image pairs to show: a random few, the policy's best gains, and its worst losses."""
+    """Choose image pairs to show: some at random, the policy's largest gains, and its largest losses."""
     ours, theirs = paired_scores(policy.scores, base.scores, judge)
-    gain, order = ours - theirs, np.argsort(ours - theirs, kind="stable")
+    gain = ours - theirs
+    order = np.argsort(gain, kind="stable")
     chosen = {
         "At random": np.random.default_rng(0).permutation(len(gain))[:SHOWN],
         "Largest gains": order[::-1][:SHOWN],
@@ -38,7 +40,8 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
     }
     first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
     ids = [first["image_id"][int(row)].as_py() for rows in chosen.values() for row in rows]
-    left, right = (image_contents(drawn.folder, ids) for drawn in (base, policy))
+    left = image_contents(base.folder, ids)
+    right = image_contents(policy.folder, ids)
     flags = flags_of({"base": base.folder, "policy": policy.folder})
 
     def show(row: int) -> dict[str, Any]:
@@ -56,20 +59,21 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
 
 
 def image_contents(folder: str, ids: list[int]) -> dict[int, bytes]:
-    """Read images by their ids as a page may show them: flagged ones blurred, their own bytes nowhere in it."""
-    table, flagged = read_images(folder, ids, columns=["image"]), flag_reasons(folder)
+    """Read images by their ids as a page may show them: a flagged one is blurred, and its own bytes stay out."""
+    table = read_images(folder, ids, columns=["image"])
+    flagged = flag_reasons(folder)
     contents = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
     return {image_id: blurred(content) if image_id in flagged else content for image_id, content in contents}
 
 
 def flags_of(folders: Mapping[str, str]) -> Callable[[int], dict[str, str]]:
-    """Return a function of an image_id: why that image is flagged, by the model's name, where it is.
+    """Return a function that takes an image_id and returns, by model, why that image is flagged.
 
     Args:
         folders: folder of images by the model's name.
     """
-    found = {name: flag_reasons(folder) for name, folder in folders.items()}
-    return lambda key: {name: reasons[key] for name, reasons in found.items() if key in reasons}
+    flags = {name: flag_reasons(folder) for name, folder in folders.items()}
+    return lambda key: {name: reasons[key] for name, reasons in flags.items() if key in reasons}
 
 
 def data_uri(content: bytes, side: int) -> str:
@@ -83,7 +87,7 @@ def data_uri(content: bytes, side: int) -> str:
 
 
 def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> bytes:
-    """Paste a random few prompts' images into one PNG, the base's above the policy's, to show elsewhere."""
+    """Paste images of randomly chosen prompts into one PNG, the base's above the policy's, to show elsewhere."""
     first = base.scores.filter(pc.equal(base.scores["image_index"], 0))["image_id"].to_pylist()
     chosen = [first[row] for row in np.random.default_rng(1).permutation(len(first))[:columns]]
     canvas = Image.new("RGB", (len(chosen) * side, 2 * side))
@@ -98,31 +102,32 @@ def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> b
 
 
 def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
-    """Embed a few of a run's sample grids, the first and the last among them."""
-    found = files.list_files(files.join(files.resolve(run), "samples"), ".png")
-    if len(found) > limit:
-        found = [found[round(i * (len(found) - 1) / (limit - 1))] for i in range(limit)]
+    """Embed at most `limit` of a run's sample grids, the first and the last among them."""
+    paths = files.list_files(files.join(files.resolve(run), "samples"), ".png")
+    if len(paths) > limit:
+        paths = [paths[round(i * (len(paths) - 1) / (limit - 1))] for i in range(limit)]
     return [
         {"step": str(int(Path(path).stem.split("-")[1])), "image": data_uri(files.read_bytes(path), GRID_SIDE)}
-        for path in found
+        for path in paths
     ]
 
 
 def template(name: str, folder: Path = TEMPLATES) -> jinja2.Template:
-    """Load a template; every text is escaped, and a name that is not given is an error."""
+    """Load a template that escapes every text and refuses a name it was not given."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(name)
 
 
-def fill(name: str, report: dict[str, Any], **more: Any) -> str:
+def fill(name: str, report: dict[str, Any], **shown: Any) -> str:
     """Fill a report's template.
 
     Args:
         report: what report.json holds; its config is shown as the settings.
+        shown: what the page shows beside the report, by the name that the template gives it.
     """
-    return template(name).render(report=report, settings=json.dumps(report["config"], indent=2), **more)
+    return template(name).render(report=report, settings=json.dumps(report["config"], indent=2), **shown)
 
 
 def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, control_train: str | None) -> str:

@@ -1,4 +1,4 @@
-// The arena's page. It knows pairs by number and images by side; which model drew which, it is never told.
+// The arena's page. It knows pairs by number and images by side, but never which model drew an image.
 "use strict";
 
 const KEYS = { ArrowLeft: "left", 1: "left", ArrowRight: "right", 2: "right", " ": "none", 0: "none" };
@@ -88,8 +88,8 @@ async function show(index, answers) {
     position = pairs.length;
     setState("end");
     const left = pairs.filter((pair) => !pair.answers).length;
-    const told = left ? ` ${left} blurred ${left === 1 ? "pair was" : "pairs were"} skipped.` : "";
-    byId("summary").textContent = `${pairs.length - left} pairs are kept under the name ${rater}.${told} You may close this page.`;
+    const skippedText = left ? ` You skipped ${left} blurred ${left === 1 ? "pair" : "pairs"}.` : "";
+    byId("summary").textContent = `${pairs.length - left} pairs are kept under the name ${rater}.${skippedText} You may close this page.`;
     byId("end").querySelector("h1").focus();
     return;
   }

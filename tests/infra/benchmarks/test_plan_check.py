@@ -45,7 +45,7 @@ def test_a_run_that_slows_down_shows_in_the_ratio(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_and_no_run_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="9 steps are noted of 10"):
+    with pytest.raises(UserError, match="its notes hold 9 of 10 steps"):
         read_notes(str(write_run(tmp_path / "short", 9, 4)))
-    with pytest.raises(UserError, match="0 TensorBoard files"):
+    with pytest.raises(UserError, match="it holds 0 TensorBoard files"):
         read_notes(str(tmp_path / "none"))

@@ -503,26 +503,32 @@ def test_the_image_has_every_package_and_nothing_else() -> None:
         ({"data.source": "--help"}, "data.source"),
         (
             {"data.run": "/mnt/shared/run"},
-            "data.run: /mnt/shared/run is on no disk that all pods reach; shared is null",
+            "data.run: /mnt/shared/run is on no disk that all pods reach; give an s3:// path",
         ),
-        ({"shared": SHARED, "data.run": "/other/run"}, "data.run: /other/run is not on the shared disk, /mnt/shared"),
+        (
+            {"shared": SHARED, "data.run": "/other/run"},
+            "data.run: /other/run is not on the shared disk; give a path below /mnt/shared",
+        ),
         (
             {"shared": SHARED, "safety.prompt_blocklist": "/other/words.txt"},
-            "safety.prompt_blocklist: /other/words.txt is not on the shared disk, /mnt/shared",
+            "safety.prompt_blocklist: /other/words.txt is not on the shared disk; give a path below /mnt/shared",
         ),
         ({"endpoint": "https://key:secret@minio"}, "endpoint"),
         ({"stages.train.workers": {"min": 3, "max": 2}}, "stages.train.workers: min 3 is above max 2"),
-        ({"stages.encode.workers": {"min": 1, "max": 2}}, "encode: only train takes machines that come later"),
-        ({"stages.train.machine": "b200"}, "train: machine 'b200' is none of"),
+        (
+            {"stages.encode.workers": {"min": 1, "max": 2}},
+            "encode: min and max differ, but only train takes machines that come later",
+        ),
+        ({"stages.train.machine": "b200"}, "train: machine 'b200' is not under machines; choose one of"),
         ({"stages.train.machine": "head"}, "train: machine 'head' has 0 GPUs"),
-        ({"data.labels": "clip"}, "data: labels 'clip' is none of human, pickscore"),
+        ({"data.labels": "clip"}, "data: labels 'clip': no stage makes this label set; choose one of human, pickscore"),
         ({"data.max_bad_fraction": 1.5}, "data.max_bad_fraction"),
         ({"safety.prompt_blocklist": "words.txt"}, "safety.prompt_blocklist"),
         ({"safety.safety_checker": "a $(b)"}, "safety.safety_checker"),
         ({"safety.safety_checker": "s3://bucket/checker"}, "safety.safety_checker"),
         (
             {"safety.safety_revision": "main"},
-            "safety: safety_revision has a meaning only with a safety_checker's Hub name",
+            "safety: safety_revision is given without a Hub name",
         ),
         ({"stop_seconds": 20}, "stop_seconds: Input should be greater than or equal to 30"),
         ({"ttl": 3}, "ttl: Extra inputs are not permitted"),
@@ -540,7 +546,7 @@ def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=r"mine\.yaml: "):
         values.read(str(tmp_path / "mine.yaml"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="there is no such file"):
         values.read(str(tmp_path / "none.yaml"))
 
 

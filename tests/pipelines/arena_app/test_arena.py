@@ -34,7 +34,7 @@ def sets(tmp_path: Path) -> Sets:
 
 def test_sets_that_differ_in_more_than_the_model_are_refused(tmp_path: Path) -> None:
     base, _ = write_sets(tmp_path)
-    with pytest.raises(UserError, match="the same folder twice"):
+    with pytest.raises(UserError, match="both are the same folder"):
         read_sets((base, base))
     with pytest.raises(UserError, match="no finished images here"):
         read_sets((base, str(tmp_path / "nothing")))
@@ -56,7 +56,7 @@ def test_images_that_are_broken_gone_or_of_another_size_are_refused(tmp_path: Pa
         with pytest.raises(UserError, match=told):
             Contents(sets, sets.pairs, str(tmp_path))
     pq.write_table(table.slice(1), path)
-    with pytest.raises(UserError, match=r"secret-policy: image_id .* is gone"):
+    with pytest.raises(UserError, match=r"secret-policy: the image with image_id .* is gone"):
         Contents(sets, sets.pairs, str(tmp_path))
 
 
@@ -129,7 +129,7 @@ def voted(sets: Sets, wanted: dict[int, Sequence[Choice]]) -> Votes:
             answer = "none" if choice is None else "left" if choice == left else "right"
             answers = dict.fromkeys(QUESTIONS, "none") | {"general": answer}
             at = f"2026-01-01T00:00:{number:02}+00:00"
-            votes[rater, pair.image_id] = Vote(rater, pair.image_id, left, answers, at)
+            votes[rater, pair.image_id] = Vote(rater=rater, image_id=pair.image_id, left=left, answers=answers, at=at)
     return votes
 
 
@@ -181,7 +181,7 @@ def test_several_images_of_a_prompt_are_resampled_together(tmp_path: Path) -> No
 
 def test_votes_on_other_images_are_not_exported(sets: Sets) -> None:
     votes = voted(sets, {0: [1]})
-    with pytest.raises(UserError, match="1 judged pairs are not among the images"):
+    with pytest.raises(UserError, match="1 judged pairs are not in these folders"):
         arena_results.votes_by_pair(replace(sets, pairs=sets.pairs[1:]), votes)
     with pytest.raises(UserError, match="no votes yet"):
         arena_results.votes_by_pair(sets, {})
@@ -195,7 +195,7 @@ def test_the_command_serves_and_exports_and_refuses(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ArenaServer, "serve_forever", judge_and_stop)
-    config = arena.ArenaConfig(write_sets(tmp_path), str(tmp_path / "arena"), pairs=3)
+    config = arena.ArenaConfig(images=write_sets(tmp_path), output=str(tmp_path / "arena"), pairs=3)
     export = replace(config, export=str(tmp_path / "raw"))
     with pytest.raises(UserError, match="no votes yet"):
         arena.main(export)
@@ -206,12 +206,12 @@ def test_the_command_serves_and_exports_and_refuses(
     arena.main(export)
     assert "1 raters, majority:\n  general " in capsys.readouterr().out
     for changed, sentence in (
-        ({"seed": 1}, "another --seed"),
+        ({"seed": 1}, "with another --seed"),
         ({"images": write_sets(tmp_path / "more", scheduler="other")[::-1]}, "drawn with different scheduler"),
-        ({"images": config.images[::-1]}, "votes on other images"),
+        ({"images": config.images[::-1]}, "votes on other images or with another --seed"),
         ({"pairs": 0}, "--pairs 0: must be at least 1"),
-        ({"port": 70000}, "--port 70000: must be 0 to 65535"),
-        ({"output": "s3://bucket/arena"}, "needs a local folder"),
+        ({"port": 70000}, "--port 70000: there is no such port"),
+        ({"output": "s3://bucket/arena"}, "give a local folder"),
         ({"host": "203.0.113.7"}, "--host 203.0.113.7 --port 0: cannot listen there"),
     ):
         with pytest.raises(UserError, match=sentence):

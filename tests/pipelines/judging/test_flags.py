@@ -272,7 +272,7 @@ async def judge_blurred_pairs(server: ArenaServer, profile: Path, until_end: Cal
             await page.until(until_end(before))
         await page.until(f"{state} === 'end'")
         assert "2 pairs are kept" in await page.evaluate("document.getElementById('summary').textContent")
-        assert "1 blurred pair was skipped" in await page.evaluate("document.getElementById('summary').textContent")
+        assert "You skipped 1 blurred pair." in await page.evaluate("document.getElementById('summary').textContent")
         assert page.errors == []
 
 

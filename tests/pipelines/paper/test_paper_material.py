@@ -37,7 +37,7 @@ def test_implicit_margins_of_other_pairs_are_refused(run: PaperRun) -> None:
     path = run.path("implicit", "seed-1", "accuracy.json")
     before = files.read_json(path)
     change(path, settings={"test": {"pairs": "others"}})
-    with pytest.raises(UserError, match=r"seed-1: of other pairs than .* has now"):
+    with pytest.raises(UserError, match=r"seed-1: it was measured on other pairs than .* has now"):
         read_implicit(run)
     change(path, **before)
 
@@ -50,7 +50,9 @@ def test_implicit_margins_of_other_pairs_are_refused(run: PaperRun) -> None:
 def test_a_missing_part_is_named(run: PaperRun, part: str, read: object) -> None:
     path = Path(run.path(part))
     kept = path.rename(path.with_suffix(".kept"))
-    with pytest.raises(UserError, match=f"{part}: not there; this part is not finished: run make paper again"):
+    with pytest.raises(
+        UserError, match=f"{part}: there is no such file, so this part is not finished; run make paper again"
+    ):
         read(run)  # type: ignore[operator]
     kept.rename(path)
 
@@ -66,7 +68,7 @@ def test_rejection_of_other_captions_is_refused(run: PaperRun) -> None:
     path = run.path("rejection", "fidelity", "seed-1", "rejection_sampling.json")
     before = files.read_json(path)
     change(path, draws={"another": 1})
-    with pytest.raises(UserError, match=r"fidelity/seed-1/.*: of other captions or another cap"):
+    with pytest.raises(UserError, match=r"fidelity/seed-1/.*: it has other captions or another cap"):
         read_rejection(run)
     change(path, **before)
 
@@ -81,7 +83,7 @@ def test_edits_at_another_strength_are_refused(run: PaperRun) -> None:
     paths = [Path(run.path("sdedit", name)) for name in ("edits", "layouts", "other")]
     for source, target in ((0, 2), (1, 0)):
         paths[source].rename(paths[target])
-    with pytest.raises(UserError, match=r"edits/base: drawn at strength 0\.98, not 0\.6"):
+    with pytest.raises(UserError, match=r"edits/base: these images have strength 0\.98, not 0\.6"):
         read_edits(run, "edits")
     for source, target in ((0, 1), (2, 0)):
         paths[source].rename(paths[target])

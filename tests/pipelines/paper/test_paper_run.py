@@ -54,12 +54,18 @@ def test_a_caption_on_two_sides_is_refused(made: str, caption: str, kinds: str) 
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        ("sweep/sweep.json", "sweep.json: not there; this part is not finished: run make paper again"),
-        ("steps.json", "steps.json: not there"),
-        ("weaker_store/manifest.json", "weaker_store/manifest.json: not there; the store is not finished"),
+        ("sweep/sweep.json", "sweep.json: there is no such file, so this part is not finished; run make paper again"),
+        ("steps.json", "steps.json: there is no such file"),
+        (
+            "weaker_store/manifest.json",
+            "weaker_store/manifest.json: there is no such file, so the store is not finished",
+        ),
         ("sweep/clip/seed-1/images/manifest.json", "clip/seed-1/images: no finished images here"),
-        ("sweep/clip/seed-1/images/scores/fidelity/manifest.json", "clip/seed-1/images: not scored by fidelity"),
-        ("sweep/sft/seed-0/train/result/facts.json", "sft/seed-0/train: no finished run here"),
+        (
+            "sweep/clip/seed-1/images/scores/fidelity/manifest.json",
+            "clip/seed-1/images: fidelity has not scored these images",
+        ),
+        ("sweep/sft/seed-0/train/result/facts.json", "sft/seed-0/train: this run is not finished"),
     ],
 )
 def test_a_missing_part_is_named(made: str, missing: str, told: str) -> None:
@@ -74,13 +80,13 @@ def test_a_missing_trial_or_a_single_seed_is_refused(made: str) -> None:
     path = f"{made}/sweep/sweep.json"
     told = json.loads(Path(path).read_text())
     change(path, trials=told["trials"][1:])
-    with pytest.raises(UserError, match="no trial beta-50 of seed 0; run make paper again"):
+    with pytest.raises(UserError, match="the trial beta-50 of seed 0 is missing; run make paper again"):
         read_run(made)
     change(path, trials=told["trials"], seeds=[0])
-    with pytest.raises(UserError, match="one seed"):
+    with pytest.raises(UserError, match="it has one seed"):
         read_run(made)
     change(path, seeds=[0, 1], judges=["oracle"])
-    with pytest.raises(UserError, match="not judged by fidelity"):
+    with pytest.raises(UserError, match="fidelity has not judged it"):
         read_run(made)
     change(path, judges=told["judges"], schema_version=9)
     with pytest.raises(UserError, match="schema version 9"):

@@ -131,17 +131,19 @@ def test_other_settings_are_told(config: feedback_report.FeedbackReportConfig, t
 
 
 def test_a_missing_label_set_or_score_is_named(config: feedback_report.FeedbackReportConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"human: not scored by fidelity; run score\.py --scorers fidelity"):
+    with pytest.raises(
+        UserError, match=r"human: fidelity has not scored these images; run score\.py --scorers fidelity"
+    ):
         feedback_report.main(replace(config, base=config.policies[0], judges=("fidelity",)))
     unscored = write_images(tmp_path / "unscored", images((1, 1)), model=str(tmp_path / "runs" / "human" / "result"))
     with pytest.raises(UserError, match=r"unscored: not scored yet; run score\.py"):
         feedback_report.main(replace(config, policies=(unscored,)))
-    with pytest.raises(UserError, match="second policy trained on the labels human"):
+    with pytest.raises(UserError, match="another policy was trained on the labels human too"):
         feedback_report.main(replace(config, policies=config.policies[:1] * 2))
-    with pytest.raises(UserError, match=r"drawn by .*base, which is no result of train_dpo\.py"):
+    with pytest.raises(UserError, match=r"base drew these images, and it is no result of train_dpo\.py"):
         feedback_report.main(replace(config, policies=(config.base,)))
     write_label_set(config.store, "aesthetics", "aesthetics", "another")
-    with pytest.raises(UserError, match="aesthetics was made by another aesthetics than the judge"):
+    with pytest.raises(UserError, match="the label set aesthetics is by another version of aesthetics"):
         feedback_report.main(config)
     (Path(config.store) / "labels" / "pickscore" / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"--labels pickscore: .* has the label sets aesthetics, human"):

@@ -107,9 +107,9 @@ def test_a_control_stands_beside(config: report.ReportConfig, tmp_path: Path) ->
     assert told["control"]["policy_over_control"]["red"]["value"] == 0.75
     assert told["control"]["differs_in"] == {"objective": ["dpo", "sft"]}
     assert "its settings differ in objective (sft instead of dpo)" in Page(html).text
-    with pytest.raises(UserError, match="give both"):
+    with pytest.raises(UserError, match="--control or --control-train is missing"):
         report.main(replace(config, control=control))
-    with pytest.raises(UserError, match="give both"):
+    with pytest.raises(UserError, match="--control or --control-train is missing"):
         report.main(replace(config, control_train=run))
 
 
@@ -134,9 +134,9 @@ def test_another_store_judge_or_unfinished_run_is_refused(config: report.ReportC
     stranger = write_run(tmp_path / "stranger", store_hash="cd" * 16)
     with pytest.raises(UserError, match="trained on another store"):
         report.main(replace(config, train=stranger))
-    with pytest.raises(UserError, match="--judge green: base and policy were both scored by red"):
+    with pytest.raises(UserError, match=r"--judge green: it did not score both .*; choose one that did \(red\)"):
         report.main(replace(config, judge="green"))
-    with pytest.raises(UserError, match="no finished run here"):
+    with pytest.raises(UserError, match="this run is not finished"):
         report.main(replace(config, train=str(tmp_path / "nothing")))
     with pytest.raises(UserError, match="no finished images here"):
         report.main(replace(config, base=str(tmp_path / "nothing")))
@@ -168,7 +168,7 @@ def test_everything_may_lie_on_s3(config: report.ReportConfig, bucket: str, tmp_
     assert Page(remote_page).loaded == Page(page).loaded  # image pairs and the run's sample grids, byte by byte
     assert remote_page.count("<svg") == page.count("<svg") > 0  # the run's curves
     assert files.read_bytes(f"{there['output']}/result.png") == (Path(config.output) / "result.png").read_bytes()
-    with pytest.raises(UserError, match=rf"^{there['store']}: no finished run here; train_dpo\.py writes s3://"):
+    with pytest.raises(UserError, match=rf"^{there['store']}: this run is not finished, for s3://"):
         report.main(replace(config, train=there["store"]))
     with pytest.raises(UserError, match=r"^--output s3://not-there/report: there is no bucket not-there"):
         report.main(replace(config, output="s3://not-there/report"))
