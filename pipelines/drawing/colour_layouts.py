@@ -1,8 +1,8 @@
-"""Colour layouts to start edits from: `python pipelines/colour_layouts.py --prompts a.txt --output runs/layouts`.
+"""Paint colour layouts to start edits from: `python pipelines/colour_layouts.py --prompts a.txt --output runs/layouts`.
 
-A layout is a background and a few rectangles of other colours, a function of (seed, image index, caption). A crude
-drawing in the sense of SDEdit (Meng et al. 2022): generate.py --init-images runs/layouts --strength 0.98 makes it an
-image, and at this strength keeps little of it.
+A layout is a background with rectangles of other colours, a function of (seed, image index, caption). It is a crude
+drawing in the sense of SDEdit (Meng et al. 2022). generate.py --init-images runs/layouts --strength 0.98 makes an image
+of it, and at this strength keeps little of it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ from pipelines.drawing.image_sets import wanted_images, with_images, write_image
 from pipelines.drawing.prompts import read_prompts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayoutConfig:
     """Flags of the layouts."""
 
     prompts: str = "infra/world/prompts/test.txt"
-    """Captions, as generate.py's."""
+    """Captions, in any file that generate.py reads."""
     limit: int | None = None
-    """Take the first so many captions only."""
+    """Number of captions to take, from the first; by default all."""
     output: str = "runs/layouts"
     """Folder to write, local or s3://."""
     images_per_prompt: int = 1
+    """Layouts per caption."""
     seed: int = 0
+    """Seed of the layouts."""
     side: int = 64
-    """Pixels; generate.py resizes them to its model's side."""
+    """Width and height in pixels; generate.py resizes layouts to the side of its model."""
     rectangles: int = 4
+    """Rectangles per layout."""
 
 
 def layout(side: int, rectangles: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Paint one layout: each rectangle's sides are a quarter to three quarters of the image's, later ones on top.
+    """Paint one layout: rectangles of a quarter to three quarters of the side, later ones on top.
 
     Returns:
         [side, side, 3] uint8 RGB.
@@ -46,15 +49,17 @@ def layout(side: int, rectangles: int, rng: np.random.Generator) -> npt.NDArray[
     pixels[:] = rng.integers(256, size=3)
     for _ in range(rectangles):
         height, width = rng.integers(side // 4, side * 3 // 4, size=2, endpoint=True)
-        top, left = rng.integers(side - height, endpoint=True), rng.integers(side - width, endpoint=True)
+        top = rng.integers(side - height, endpoint=True)
+        left = rng.integers(side - width, endpoint=True)
         pixels[top : top + height, left : left + width] = rng.integers(256, size=3)
     return pixels
 
 
 def main(config: LayoutConfig) -> None:
-    """Paint a colour layout for each caption, in the layout that generate.py writes and starts from."""
+    """Paint colour layouts for each caption into a folder of images that generate.py can start from."""
     check_least(config, {"limit": 1, "images_per_prompt": 1, "side": 4, "rectangles": 1})
-    output, captions = files.resolve(config.output), read_prompts(files.resolve(config.prompts))[: config.limit]
+    output = files.resolve(config.output)
+    captions = read_prompts(files.resolve(config.prompts))[: config.limit]
     wanted = wanted_images(captions, config.images_per_prompt, config.seed)
     seeds = wanted["image_seed"].to_pylist()
     painted = (layout(config.side, config.rectangles, np.random.default_rng(seed)) for seed in seeds)

@@ -1,4 +1,4 @@
-"""The prompt sets of the field by name, and anybody's own: captions with the groups that results break down by."""
+"""Read prompt sets, the field's by name and others by path: captions with the groups that results break down by."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from infra.base.errors import UserError
 from pipelines.drawing.prompts import Prompt, read_grouped
 from pipelines.raw import pairs, source
 
-GROUPED_BY = ("category", "challenge", "style")  # columns that group prompts, where nobody names others
+GROUPED_BY = ("category", "challenge", "style")  # the columns that group prompts by default
 HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")  # a JSON file each
 
 
 @dataclass(frozen=True)
 class Known:
-    """A set that has a name."""
+    """A prompt set of the field, known by its name."""
 
     rows: int
-    told: str  # what its file is
-    columns: tuple[str, ...] = ()  # that it must have
-    split: str = "train"  # of a datasets name
+    source: str  # what file or folder it is, in words
+    columns: tuple[str, ...] = ()  # the columns that it must have
+    split: str = "train"  # the split to read where the source is a datasets name
 
 
 KNOWN = {
-    # Kirstain et al. 2023: the split whose 500 prompts differ.
-    "pick-a-pic": Known(500, "the split validation_unique, a file or a datasets name", (), "validation_unique"),
+    # Kirstain et al. 2023: the split of 500 different prompts.
+    "pick-a-pic": Known(500, "the split validation_unique, a file or a datasets name", split="validation_unique"),
     # Yu et al. 2022, "Scaling Autoregressive Models for Content-Rich Text-to-Image Generation".
     "parti": Known(1632, "PartiPrompts.tsv", ("Category", "Challenge")),
     # Wu et al. 2023, "Human Preference Score v2".
@@ -38,12 +38,12 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts in their order."""
+    """The prompts of a set, in order."""
 
-    name: str  # of KNOWN, or the file's
-    source: str  # as it was given, without the name
+    name: str  # a name of KNOWN, or that of the file
+    source: str  # path or datasets name
     prompts: tuple[Prompt, ...]
-    rows: int  # that the source has; more than prompts where a limit was given
+    rows: int  # prompts of the source; a limit may leave fewer in prompts
 
     @property
     def captions(self) -> list[str]:
@@ -57,7 +57,7 @@ class PromptSet:
 
     @property
     def content(self) -> bytes:
-        """Return the prompts as JSON lines, which read_grouped reads back."""
+        """Return the prompts as JSON lines, which read_grouped can read."""
         rows = ({"prompt": prompt.caption, **prompt.groups} for prompt in self.prompts)
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
@@ -68,28 +68,32 @@ class PromptSet:
 
 
 def read_set(given: str, columns: Sequence[str] = (), limit: int | None = None, split: str | None = None) -> PromptSet:
-    """Read a set of prompts.
+    """Read a prompt set.
 
     Args:
-        given: a file as prompts.read_prompts takes it, a folder of Parquet files, a datasets name, or NAME=SOURCE with
+        given: a file that prompts.read_prompts reads, a folder of Parquet files, a datasets name, or NAME=SOURCE with
             a name of KNOWN.
-        columns: those that group the prompts; by default GROUPED_BY, as far as they are there.
-        limit: take the first so many only, of the whole set.
-        split: of a datasets name; by default the known set's own.
+        columns: the columns that group the prompts; by default those of GROUPED_BY that the source has.
+        limit: number of prompts to take, from the first; by default all.
+        split: the split of a datasets name; by default that of the known set, else train.
 
     Raises:
-        UserError: if it cannot be read, lacks a column, or is not as long as the set that it is said to be.
+        UserError: if it cannot be read, lacks a column, or has another length than the known set.
     """
     if given in KNOWN and not files.exists(files.resolve(given)):
-        raise UserError(f"--prompts {given}: say where it lies, --prompts {given}=PATH: {KNOWN[given].told}")
+        raise UserError(f"--prompts {given}: say where it lies, --prompts {given}=PATH: {KNOWN[given].source}")
     name, is_named, place = given.partition("=")
     known = KNOWN.get(name) if is_named else None
     where = place if known else given
     if columns and known and name == "hpsv2":
-        raise UserError(f"--category-column {columns[0]}: {name} has no columns; its results break down by style")
+        raise UserError(
+            f"--category-column {columns[0]}: {name} has no columns, its groups are styles; leave the flag out"
+        )
     if known and name == "hpsv2":
         if split:
-            raise UserError(f"--split {split}: is of a datasets name; {name} is a folder")
+            raise UserError(
+                f"--split {split}: only a datasets name has splits, and {name} is a folder; leave the flag out"
+            )
         prompts = _hpsv2(where)
     else:
         wanted = tuple(dict.fromkeys(columns)) or (known.columns if known else ()) or GROUPED_BY
@@ -98,7 +102,9 @@ def read_set(given: str, columns: Sequence[str] = (), limit: int | None = None, 
         for path in _paths(where, split, known.split if known else "train"):
             prompts += read_grouped(path, wanted, needed)
     if known and len(prompts) != known.rows:
-        raise UserError(f"--prompts {given}: {len(prompts):,} prompts, but {name} has {known.rows:,}: {known.told}")
+        raise UserError(
+            f"--prompts {given}: {len(prompts):,} prompts, but {name} has {known.rows:,}: give {known.source}"
+        )
     shown = name if known else where.rstrip("/").rsplit("/", 1)[-1]
     return PromptSet(shown, where, tuple(prompts[:limit]), len(prompts))
 
@@ -109,30 +115,33 @@ def _paths(where: str, split: str | None, usual: str) -> list[str]:
     if not here and source.DATASET_NAME.fullmatch(where):
         return source.parquet_files(where, split or usual, "--prompts")
     if split:
-        raise UserError(f"--split {split}: is of a datasets name; --prompts {where} is a path")
-    # What is not there read_grouped refuses.
+        raise UserError(
+            f"--split {split}: only a datasets name has splits, and --prompts {where} is a path; leave the flag out"
+        )
+    # read_grouped refuses a path that does not exist.
     return source.parquet_files(where, usual, "--prompts") if here and not files.is_file(path) else [path]
 
 
 def _hpsv2(where: str) -> list[Prompt]:
-    """Read the benchmark: for each style a JSON list of texts.
+    """Read the HPSv2 benchmark: a JSON list of captions for each style.
 
     Raises:
-        UserError: naming the file, and the entry, that is missing or no text.
+        UserError: naming the file that is missing, or the entry that is no caption.
     """
     prompts = []
     for style in HPSV2_STYLES:
         path = files.join(files.resolve(where), f"{style}.json")
         if not files.exists(path):
-            raise UserError(f"--prompts hpsv2={where}: {path} is missing; give {KNOWN['hpsv2'].told}")
+            raise UserError(f"--prompts hpsv2={where}: {path} is missing; give {KNOWN['hpsv2'].source}")
         try:
             captions = json.loads(files.read_bytes(path))
         except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from error
+            raise UserError(f"{path}: not valid JSON ({error}); give the benchmark's own file") from error
         if not isinstance(captions, list):
-            raise UserError(f"{path}: not a JSON list")
+            raise UserError(f"{path}: not a JSON list; give the benchmark's own file")
         for number, caption in enumerate(captions, 1):
-            if refusal := pairs.check_caption(caption):
+            refusal = pairs.check_caption(caption)
+            if refusal:
                 raise UserError(f"{path}: entry {number}: {refusal.reason}")
             prompts.append(Prompt(caption, {"style": style}))
     return prompts

@@ -1,4 +1,4 @@
-"""Captions to draw, from text, TSV, CSV, JSONL or Parquet; a bad file is refused by the line it is bad at."""
+"""Read captions from text, TSV, CSV, JSONL or Parquet, and refuse a bad file by naming its bad line."""
 
 from __future__ import annotations
 
@@ -15,56 +15,58 @@ from infra.base import files
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 
-Row = Mapping[str, object]  # a line of the file, by column
-Placed = Iterator[tuple[str, Row]]  # where a row stands in its file, and the row
-CAPTIONS = ("prompt", "caption")  # the columns that a caption may stand in, whatever their case
+Row = Mapping[str, object]  # a row of the file, by column
+Placed = Iterator[tuple[str, Row]]  # each row with its place in the file
+CAPTIONS = ("prompt", "caption")  # the columns that may hold the caption, in any case
 NONE_GIVEN = "(none)"  # the group of a prompt whose field is empty
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, and the groups that it counts in."""
+    """A caption and the groups that it belongs to."""
 
     caption: str
-    groups: Mapping[str, str] = field(default_factory=dict)  # column to value: Category to Animals
+    groups: Mapping[str, str] = field(default_factory=dict)  # column to value, for example Category to Animals
 
 
 def read_prompts(path: str) -> list[str]:
-    """Read captions: text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption.
+    """Read captions from text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption.
 
     Raises:
-        UserError: if the file is missing, unreadable, empty, has no such column, or a caption in it is missing.
+        UserError: if the file is missing, unreadable or empty, or lacks that column or a caption in it.
     """
     return [prompt.caption for prompt in read_grouped(path, ())]
 
 
 def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list[Prompt]:
-    """Read captions as read_prompts does, and beside them the columns that group them, whatever the names' case.
+    """Read captions as read_prompts does, and the columns that group them.
 
     Args:
-        columns: their names; the result has them as the file spells them.
-        needed: refuse a file that lacks one of them; else those that it has are taken.
+        columns: their names, in any case; the result spells them as the file does.
+        needed: whether to refuse a file that lacks one of them.
 
     Raises:
-        UserError: as read_prompts, and naming the column that is missing.
+        UserError: as for read_prompts, or naming a column that is missing.
     """
     if not files.exists(path):
-        raise UserError(f"{path}: no such file of captions")
+        raise UserError(f"{path}: no such file of captions; give the path of one")
     prompts: list[Prompt] = []
     try:
         for place, row in _read(path, [*CAPTIONS, *columns]):
             names = {name.strip().lower(): name for name in row}
-            if needed and (missing := [name for name in columns if name.lower() not in names]):
+            missing = [name for name in columns if name.lower() not in names]
+            if needed and missing:
                 raise ValueError(f"no column {missing[0]}; it has {', '.join(row)}")
             caption = row[names[_caption_column(list(row))]]
-            if refusal := pairs.check_caption(caption):
+            refusal = pairs.check_caption(caption)
+            if refusal:
                 raise UserError(f"{path}: {place}: {refusal.reason}")
-            found = [names[name.lower()] for name in columns if name.lower() in names]
-            prompts.append(Prompt(str(caption), {name.strip(): _group(row[name]) for name in found}))
-    except (ValueError, OSError, csv.Error) as error:  # UTF-8, JSON and Arrow's errors are among them
+            grouping = [names[name.lower()] for name in columns if name.lower() in names]
+            prompts.append(Prompt(str(caption), {name.strip(): _group(row[name]) for name in grouping}))
+    except (ValueError, OSError, csv.Error) as error:  # errors of UTF-8, JSON and Arrow are subclasses
         raise UserError(f"{path}: {error}") from error
     if not prompts:
-        raise UserError(f"{path}: no captions in it")
+        raise UserError(f"{path}: no captions in it; give at least one")
     return prompts
 
 
@@ -96,14 +98,14 @@ def _caption_column(names: Sequence[str]) -> str:
 
 
 def _text(path: str) -> str:
-    return files.read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark of byte order first
+    return files.read_bytes(path).decode("utf-8-sig")  # spreadsheets write a byte order mark first
 
 
 def read_table(path: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
-    """Read a .csv or .tsv table: its header, and each row with where it stands. A TSV's quotes are part of its text.
+    """Read a .csv or .tsv table: its header, and each row with its place. Quotes in a TSV are part of the text.
 
     Raises:
-        ValueError, csv.Error: if it is not such a table, also while its rows are read.
+        ValueError, csv.Error: if it is no such table; the rows may raise them too, as they are read lazily.
     """
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     options = tabs if path.lower().endswith(".tsv") else {"strict": True}
@@ -134,7 +136,7 @@ def _json_lines(text: str) -> Placed:
 
 
 def _parquet_rows(path: str, wanted: Sequence[str]) -> Placed:
-    """Read the wanted columns alone: beside the captions there may be images."""
+    """Read the wanted columns only; the file may hold images too."""
     filesystem, inner = files.open_filesystem(path)
     with pq.ParquetFile(inner, filesystem=filesystem) as file:
         names = file.schema_arrow.names

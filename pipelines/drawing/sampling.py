@@ -1,7 +1,7 @@
-"""Drawing images with a diffusers pipeline, each from its own start noise, whatever the batch it is drawn in.
+"""Draw images with a diffusers pipeline, each from start noise of its own that does not depend on its batch.
 
-Where there are start images the pipeline is diffusers' own of that kind for image-to-image: it encodes each, adds the
-noise of the step that strength x steps denoising steps begin at, and denoises (SDEdit, Meng et al. 2022).
+With start images the pipeline is diffusers' image-to-image pipeline of the same model (SDEdit, Meng et al. 2022). It
+encodes each start image, adds the noise at which the last strength x steps denoising steps begin, and takes these.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ SAFETY_CHECKER = "safety_checker"
 
 @dataclass(frozen=True)
 class Edit:
-    """What images are drawn from, in place of noise alone."""
+    """Start images, and how far to move away from them."""
 
     images: Sequence[Image.Image]  # [B], of the side that the model draws
-    strength: float  # share of the denoising steps that are taken; 1 leaves nothing of a start image
+    strength: float  # share of the denoising steps that are taken; at 1 nothing of a start image is left
 
 
 @dataclass(frozen=True)
 class Refiner:
-    """SDXL's second model, which takes the last steps (Podell et al. 2023)."""
+    """The second model of SDXL, which takes the last steps (Podell et al. 2023)."""
 
     pipeline: DiffusionPipeline
-    start: float  # the share of the noise levels, from the top, that the first model takes
+    start: float  # share of the noise levels, from the highest, that the first model takes
 
 
 def load_pipeline(
@@ -55,23 +55,25 @@ def load_pipeline(
     edits: bool = False,
     **components: Any,
 ) -> DiffusionPipeline:
-    """Load any diffusers pipeline from a local folder, safetensors only; components in memory replace its own.
+    """Load any diffusers pipeline from a local folder, from safetensors only.
 
-    A safety checker is left out: the images it blackens would count as losses, more for one model than for the other.
+    It leaves out a safety checker: the images that this blackens would count as losses, for one model more often than
+    for the other.
 
     Args:
-        max_tokens: of T5; 0 leaves it out, and zeros take its place.
-        lora: folder of a LoRA result, whose adapters are added.
-        edits: whether it is to draw from start images.
+        max_tokens: tokens of T5; 0 leaves T5 out, and zeros replace its embeddings.
+        lora: folder of a LoRA result whose adapters to load.
+        edits: whether to draw from start images.
+        components: parts already in memory, used in place of the folder's.
 
     Raises:
-        UserError: if the model has no T5 to choose it for, or can't do without.
+        UserError: if max_tokens is given for a model without T5, or is 0 for one that needs T5.
     """
     models.quiet()
     index = files.read_json(str(folder / "model_index.json"))
     if max_tokens is not None or index["_class_name"] in kinds.KINDS:
         t5 = kinds.kind_of(folder).t5
-        if not kinds.t5_tokens(folder, max_tokens) and t5:  # diffusers wants to be told even where the folder has none
+        if not kinds.t5_tokens(folder, max_tokens) and t5:  # diffusers needs the None even where the folder has no T5
             components |= {t5: None, kinds.tokenizer_of(t5): None}
     if SAFETY_CHECKER in index:
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
@@ -85,7 +87,7 @@ def load_pipeline(
 
 
 def image_seed(seed: int, index: int, caption: str) -> int:
-    """Return the 32-bit seed of an image's noise: a function of run seed, image index and caption, not the model."""
+    """Return the 32-bit seed of an image's noise, a function of run seed, image index and caption, not of the model."""
     return hash64(b"image", f"{seed}/{index}".encode(), caption.encode("utf-8", "surrogatepass")) % (1 << 32)
 
 
@@ -103,13 +105,13 @@ def draw_images(
     """Draw one image per caption.
 
     Args:
-        seeds: [B], each image's own; the same seed and caption start from the same noise for every model.
+        seeds: [B], one per image; the same seed gives the same noise for every model.
         steps: denoising steps.
         guidance_scale: classifier-free guidance; 1 means none.
-        max_tokens: to which T5's captions are cut or padded; diffusers' own number by default, and of the zeros in
-            place of a T5 that was left out.
-        edit: start images, for a pipeline loaded for edits.
-        refiner: takes the last steps, from the pipeline's latents.
+        max_tokens: length to which T5's captions, or the zeros that replace them, are cut or padded; by default that
+            of diffusers.
+        edit: start images, for a pipeline that was loaded with edits.
+        refiner: model that takes the last steps, from the latents of the pipeline.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     common: dict[str, Any] = {
@@ -132,7 +134,7 @@ def draw_images(
 
 
 def check_refiner(folder: Path, refiner: Path, steps: int, start: float, strength: float = 1.0) -> None:
-    """Refuse a model that has no refiner, another model than a refiner, and a start that leaves one of them no step.
+    """Refuse a model that takes no refiner, a refiner that is none, and a start that leaves one of them no step.
 
     Args:
         folder, refiner: diffusers folders.
@@ -141,16 +143,21 @@ def check_refiner(folder: Path, refiner: Path, steps: int, start: float, strengt
         UserError: naming the flag.
     """
     for path, flag, wanted in ((folder, "--model", kinds.REFINED), (refiner, "--refiner", kinds.REFINER)):
-        if (found := files.read_json(str(path / "model_index.json"))["_class_name"]) != wanted:
-            raise UserError(f"{flag} {path}: a {found}; a refiner is a {kinds.REFINER}, for a {kinds.REFINED}")
+        kind = files.read_json(str(path / "model_index.json"))["_class_name"]
+        if kind != wanted:
+            raise UserError(f"{flag} {path}: a {kind}; a refiner is a {kinds.REFINER}, for a {kinds.REFINED}")
     if not any(_before(folder, steps, start, strength)):
-        raise UserError(f"--refiner-start {start:g}: leaves the model none of {steps} sampling steps")
+        raise UserError(
+            f"--refiner-start {start:g}: leaves the model none of {steps} sampling steps; give a higher one"
+        )
     if all(_before(refiner, steps, start)):
-        raise UserError(f"--refiner-start {start:g}: leaves the refiner none of {steps} sampling steps")
+        raise UserError(
+            f"--refiner-start {start:g}: leaves the refiner none of {steps} sampling steps; give a lower one"
+        )
 
 
 def _before(folder: Path, steps: int, start: float, strength: float = 1.0) -> list[bool]:
-    """Say of each denoising step of a folder's scheduler whether it comes before a refiner's start."""
+    """Return for each denoising step of a folder's scheduler whether it comes before the refiner's start."""
     name = files.read_json(str(folder / "model_index.json"))["scheduler"][1]
     scheduler = getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
     scheduler.set_timesteps(steps)

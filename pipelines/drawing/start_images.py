@@ -1,8 +1,8 @@
-"""Start images: which image each drawn one starts from, when generate.py edits images (SDEdit, Meng et al. 2022).
+"""Match each image to draw with its start image, for generate.py --init-images (SDEdit, Meng et al. 2022).
 
-They come from a folder that generate.py, infra/world/render_images.py or colour_layouts.py wrote, matched by caption
-and image_index; or from a table, .parquet, .csv or .tsv, with the columns caption and image, where without a column
-image_index every image of a caption starts from the caption's one.
+Start images come from one of two sources. One is a folder that generate.py, infra/world/render_images.py or
+colour_layouts.py wrote, matched by caption and image_index. The other is a .parquet, .csv or .tsv table with the
+columns caption and image. Without a column image_index all images of a caption start from the same one.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ from pipelines.raw import decode
 from pipelines.raw.import_pairs import image_path
 
 COLUMN = "start_image"
-PART = 64  # images held in memory at once, and written as one file
-Row = tuple[str, str, int | None, object]  # where it stands, its caption, its image_index, its image
+PART = 64  # images that memory holds at once, and that one file holds
+Row = tuple[str, str, int | None, object]  # place in the source, caption, image_index, image
 
 
 def digest(path: str, wanted: pa.Table) -> str:
-    """Check that every wanted image has one start image, and return the hash of these.
+    """Check that every wanted image has one start image, and return a hash of the start images.
 
-    The hash is of image_id and encoded bytes, the same in any order and any kind of file.
+    The hash is of image_id and encoded bytes, so order and file format do not matter.
 
     Raises:
-        UserError: naming the caption without a start image, or the row that is none or one too many.
+        UserError: naming the caption that has no start image, or the row that cannot be decoded or is one too many.
     """
-    ids, found = wanted["image_id"].to_pylist(), {}
+    ids = wanted["image_id"].to_pylist()
+    digests: dict[int, str] = {}
     for row, where, content in _matched(path, wanted):
         try:
             decode.open_image(content)
         except decode.BadImage as error:
             raise UserError(f"--init-images {where}: {error}") from error
         assert isinstance(content, bytes)
-        found[ids[row]] = hashlib.sha256(content).hexdigest()
-    return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
+        digests[ids[row]] = hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def write(path: str, wanted: pa.Table, folder: str) -> list[str]:
-    """Write the wanted images with their start images, encoded, in the column start_image; return the Parquet files."""
-    matched, written = _matched(path, wanted), list[str]()
-    while part := list(islice(matched, PART)):
+    """Write the wanted images with a column start_image of encoded images, and return the Parquet files."""
+    written: list[str] = []
+    matched = _matched(path, wanted)
+    for part in iter(lambda: list(islice(matched, PART)), []):
         contents = pa.array([content for _, _, content in part], pa.binary())
         table = wanted.take([row for row, _, _ in part]).append_column(COLUMN, contents)
         written.append(files.join(folder, f"part-{len(written):05d}.parquet"))
@@ -59,7 +61,7 @@ def write(path: str, wanted: pa.Table, folder: str) -> list[str]:
 
 
 def _matched(path: str, wanted: pa.Table) -> Iterator[tuple[int, str, object]]:
-    """Yield each wanted image's row, where its start image stands, and that; in the order of the start images."""
+    """Yield row of each wanted image, place of its start image and the start image, in the order of the source."""
     keys = list(zip(wanted["caption"].to_pylist(), wanted["image_index"].to_pylist(), strict=True))
     rows_of: dict[str, dict[int, int]] = {}
     for row, (caption, index) in enumerate(keys):
@@ -69,20 +71,20 @@ def _matched(path: str, wanted: pa.Table) -> Iterator[tuple[int, str, object]]:
         own = rows_of.get(caption, {})
         for row in own.values() if index is None else [own[index]] if index in own else []:
             if row not in missing:
-                numbered = "; number them in a column image_index" if index is None else ""
-                raise UserError(f"--init-images {where}: a second start image for {caption[:80]!r}{numbered}")
+                remedy = "number them in a column image_index" if index is None else "leave one out"
+                raise UserError(f"--init-images {where}: a second start image for {caption[:80]!r}; {remedy}")
             del missing[row]
             yield row, where, content
     if missing:
         caption, index = keys[next(iter(missing))]
         others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UserError(f"--init-images {path}: no start image for image {index} of {caption[:80]!r}{others}")
+        raise UserError(f"--init-images {path}: no start image for image {index} of {caption[:80]!r}{others}; add it")
 
 
 def _read(path: str) -> Iterator[Row]:
     if not files.is_file(path):
         if not files.exists(files.join(path, MANIFEST)):
-            raise UserError(f"--init-images {path}: neither a finished folder of images nor a table")
+            raise UserError(f"--init-images {path}: neither a finished folder of images nor a table; give one of these")
         for part in files.list_files(files.join(path, "images"), ".parquet"):
             yield from _parquet_rows(part)
     elif path.lower().endswith(".parquet"):
@@ -90,15 +92,16 @@ def _read(path: str) -> Iterator[Row]:
     elif path.lower().endswith((".csv", ".tsv")):
         yield from _text_rows(path)
     else:
-        raise UserError(f"--init-images {path}: a table is .parquet, .csv or .tsv")
+        raise UserError(f"--init-images {path}: not a known table; a table is .parquet, .csv or .tsv")
 
 
 def _parquet_rows(path: str) -> Iterator[Row]:
-    """Read rows whose images are bytes, or a struct that has them, as datasets writes it."""
+    """Read rows whose image is bytes, or a struct with the field bytes, as datasets writes it."""
     filesystem, inner = files.open_filesystem(path)
     try:
         opened = pq.ParquetFile(inner, filesystem=filesystem)
-        columns, number = _columns(path, opened.schema_arrow.names), 0
+        columns = _columns(path, opened.schema_arrow.names)
+        number = 0
         for batch in opened.iter_batches(PART, columns=columns):
             for row in batch.to_pylist():
                 number += 1
@@ -106,22 +109,22 @@ def _parquet_rows(path: str) -> Iterator[Row]:
                 content = image.get("bytes") if isinstance(image, dict) else image
                 yield f"{path}: row {number}", row["caption"], row.get("image_index"), content
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"--init-images {path}: not readable ({error})") from error
+        raise UserError(f"--init-images {path}: not readable as Parquet ({error}); write the file again") from error
 
 
 def _text_rows(path: str) -> Iterator[Row]:
-    """Read rows whose images are names of files, in the table's own folder or below it."""
+    """Read rows whose image is the name of a file, in the folder of the table or below it."""
     folder = path.rpartition("/")[0]
     try:
         header, rows = read_table(path)
         _columns(path, header)
         for place, row in rows:
             where = f"{path}: {place}"
-            found = image_path(folder, row["image"])
-            if found is None:
-                raise UserError(f"--init-images {where}: no image {row['image']} in {folder}")
+            image_file = image_path(folder, row["image"])
+            if image_file is None:
+                raise UserError(f"--init-images {where}: no image {row['image']} in {folder}; put it there")
             index = _index(where, row["image_index"]) if "image_index" in row else None
-            yield where, row["caption"], index, files.read_bytes(found)
+            yield where, row["caption"], index, files.read_bytes(image_file)
     except (ValueError, csv.Error) as error:
         raise UserError(f"--init-images {path}: {error}") from error
 

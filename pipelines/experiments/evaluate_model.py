@@ -26,7 +26,7 @@ from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import flag_images, score, score_files
 from pipelines.judging.comparison import Drawn, check_comparable, find_images, read_drawn
 from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up
-from pipelines.judging.image_flags import tell_flags
+from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
 from pipelines.latents.safety import SafetyConfig, make_filter
@@ -199,8 +199,8 @@ def build(
         "median": {name: found["median"] for name, found in judged.items()},
         "breakdown": break_down(evaluated, prompts.columns),
         "sets": {"base": base.judged, "policy": policy.judged},
-        "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
-        "origin": find_origin(*filter(None, (config.lora, config.model))).told(list(config.scorers)),
+        "safety": summarise_image_flags({"base": base.folder, "policy": policy.folder}),
+        "origin": find_origin(*filter(None, (config.lora, config.model))).in_report(list(config.scorers)),
         "prompts": {
             "set": prompts.name,
             "source": prompts.source,

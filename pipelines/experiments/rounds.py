@@ -75,7 +75,10 @@ def run_round(config: RoundsConfig, number: int, base: models.Model, policy: mod
     generate.main(drawing(config, policy, drawn, config.train.seed + number))
     _say(config, number, f"rank them by {config.scorer}")
     score_images(config, base, drawn, (config.scorer,))
-    rank_pairs.main(rank_pairs.RankConfig(drawn, raw, config.scorer, config.pairs, config.group_size))
+    ranking = rank_pairs.RankConfig(
+        images=drawn, output=raw, scorer=config.scorer, pairs=config.pairs, group_size=config.group_size
+    )
+    rank_pairs.main(ranking)
     _say(config, number, "encode the pairs")
     encode = replace(config.encode, model=base.name, revision=base.revision, seed=config.train.seed)
     encode = replace(encode, max_tokens=config.draw.max_tokens)

@@ -1,4 +1,4 @@
-"""Two models' images of the same prompts and start noise, and what their scores say."""
+"""Compare two models' images of the same prompts and start noise by their scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from infra.base import files
 from infra.base.errors import UserError
 from pipelines.drawing.image_sets import DONE
-from pipelines.judging.image_flags import check_flags
+from pipelines.judging.image_flags import check_same_filter
 from pipelines.judging.score_files import KEYS, fingerprints, paired_scores, read_scores, read_set
 from pipelines.judging.win_rate import win_rate
 
@@ -21,18 +21,18 @@ MODEL_FLAGS = ("model", "revision", "lora", "fingerprints", "images_per_prompt")
 
 @dataclass(frozen=True)
 class Images:
-    """One model's images, as they were drawn."""
+    """A folder of one model's images."""
 
     folder: str
-    identity: Mapping[str, Any]
+    identity: Mapping[str, Any]  # everything that decides the images: model, settings, seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawn(Images):
-    """One model's images, scored and judged too."""
+    """A folder of one model's images with their scores."""
 
     scores: pa.Table
-    judged: Mapping[str, Any]
+    judged: Mapping[str, Any]  # figures of the images as a whole, as set_judges.judge_set returns them
     fingerprints: Mapping[str, str]  # by scorer
 
     @property
@@ -42,48 +42,54 @@ class Drawn(Images):
 
 
 def find_images(path: str) -> Images:
-    """Read what a folder of images was drawn with.
+    """Open a folder of images and read what they were drawn with.
 
     Raises:
-        UserError: if it is unfinished.
+        UserError: if the folder is unfinished.
     """
     folder = files.resolve(path)
     if not files.exists(files.join(folder, DONE)):
-        raise UserError(f"{folder}: no finished images here; run generate.py")
+        raise UserError(f"{folder}: no finished images here; run generate.py with this --output")
     return Images(folder, files.read_json(files.join(folder, DONE))["identity"])
 
 
 def read_drawn(path: str) -> Drawn:
-    """Read what is known of a scored folder of images.
+    """Open a folder of scored images.
 
     Raises:
-        UserError: if it is unfinished or not scored.
+        UserError: if the folder is unfinished or not scored.
     """
-    found = find_images(path)
-    scores, judged = read_scores(found.folder), read_set(found.folder)
-    return Drawn(found.folder, found.identity, scores, judged, fingerprints(found.folder))
+    images = find_images(path)
+    return Drawn(
+        folder=images.folder,
+        identity=images.identity,
+        scores=read_scores(images.folder),
+        judged=read_set(images.folder),
+        fingerprints=fingerprints(images.folder),
+    )
 
 
 def check_comparable(one: Images, other: Images) -> None:
-    """Refuse two sets of images that differ in more than the model, or were not seen by the same safety filter.
+    """Refuse two folders of images that differ in more than the model, or that different safety filters checked.
 
     Raises:
         UserError: naming the flags that differ, or the folders.
     """
     names = sorted((set(one.identity) | set(other.identity)) - set(MODEL_FLAGS))
-    if differing := [name for name in names if one.identity.get(name) != other.identity.get(name)]:
+    differing = [name for name in names if one.identity.get(name) != other.identity.get(name)]
+    if differing:
         raise UserError(
             f"{one.folder} and {other.folder} were drawn with different {', '.join(differing)}; "
-            "only the model may differ, else the comparison is not of models"
+            "only the model may differ, or the comparison says nothing of the models; draw both with the same flags"
         )
-    check_flags(one.folder, other.folder)
+    check_same_filter(one.folder, other.folder)
 
 
 def check_scorers(one: Drawn, other: Drawn, names: Sequence[str]) -> None:
-    """Refuse scores that have a name in common but not their weights, preprocessing or formula.
+    """Refuse scores of the same name that come from other weights, preprocessing or formulas.
 
     Args:
-        names: scorers that scored both.
+        names: the scorers that scored both folders.
 
     Raises:
         UserError: naming both folders and the scorer.
@@ -97,13 +103,13 @@ def check_scorers(one: Drawn, other: Drawn, names: Sequence[str]) -> None:
 
 
 def compare(policy: Drawn, base: Drawn, scorers: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Compute win rate and medians over one image per prompt, for each scorer.
+    """Compute the win rate and the medians of each scorer, over one image per prompt.
 
     Args:
-        scorers: scorers that scored both; by default all of them.
+        scorers: the scorers to use; by default all that scored both folders.
 
     Raises:
-        UserError: if the two differ in more than the model, or one of the scorers does between them.
+        UserError: if the folders differ in more than the model, or in the version of a scorer.
     """
     check_comparable(policy, base)
     names = [name for name in policy.scorers if name in base.scorers] if scorers is None else scorers
@@ -117,12 +123,12 @@ def compare(policy: Drawn, base: Drawn, scorers: Sequence[str] | None = None) ->
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the settings in which two resolved configs differ, where the results lie left out: name to both values."""
-    found: dict[str, list[Any]] = {}
+    """Return the settings in which two resolved configs differ, as name to both values; output does not count."""
+    differing: dict[str, list[Any]] = {}
     for name in sorted((set(one) | set(other)) - {"output"}):
         mine, yours = one.get(name), other.get(name)
         if isinstance(mine, Mapping) and isinstance(yours, Mapping):
-            found |= differences(mine, yours)
+            differing |= differences(mine, yours)
         elif mine != yours:
-            found[name] = [mine, yours]
-    return found
+            differing[name] = [mine, yours]
+    return differing

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: two models' scores of the same prompts and start noise, all images of each prompt."""
+"""Compute the figures of an evaluation from two models' scores of the same prompts and start noise."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pipelines.judging.comparison import Drawn, check_scorers
 from pipelines.judging.win_rate import rate_over_prompts, win_points
 from pipelines.raw.pairs import prompt_id
 
-FEW = 20  # prompts below which a bootstrap's interval is too narrow
+ENOUGH_PROMPTS = 20  # with fewer, the interval of a bootstrap is too narrow
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Both models' scores, a row per image of the prompt set, in the set's order."""
+    """The scores of both models: a row per image, in the order of the prompt set."""
 
     wanted: pa.Table  # image_id, caption, image_index
-    prompts: Sequence[Prompt]  # [n], each image's
+    prompts: Sequence[Prompt]  # [n], the prompt of each image
     policy: Mapping[str, npt.NDArray[np.float32]]  # scorer to [n]
     base: Mapping[str, npt.NDArray[np.float32]]
 
     @property
     def clusters(self) -> npt.NDArray[np.int64]:
-        """Return which caption each image is of, [n]: a caption that the set has twice is one prompt."""
+        """Return an id of each image's caption, [n]; a caption that stands twice in the prompt set is one prompt."""
         return np.array([prompt_id(prompt.caption) for prompt in self.prompts])
 
     def where(self, column: str, group: str) -> npt.NDArray[np.int64]:
@@ -39,9 +39,9 @@ class Evaluated:
         return np.flatnonzero([prompt.groups.get(column, NONE_GIVEN) == group for prompt in self.prompts])
 
     def groups(self, column: str) -> list[str]:
-        """Return a column's groups, those with the most images first."""
-        found = [prompt.groups.get(column, NONE_GIVEN) for prompt in self.prompts]
-        return sorted(dict.fromkeys(found), key=lambda group: -found.count(group))
+        """Return the groups of a column, those with the most images first."""
+        groups = [prompt.groups.get(column, NONE_GIVEN) for prompt in self.prompts]
+        return sorted(dict.fromkeys(groups), key=lambda group: -groups.count(group))
 
 
 def line_up(
@@ -50,31 +50,46 @@ def line_up(
     """Bring both models' scores into the order of the prompts.
 
     Raises:
-        UserError: if a model's images are not those of the prompts, or a scorer has not scored both alike.
+        UserError: if a model's images are not those of the prompts, a scorer is missing, or its versions differ.
     """
-    wanted = wanted_images([prompt.caption for prompt in prompts], per_prompt, seed=0)  # ids know no seed
+    wanted = wanted_images(
+        [prompt.caption for prompt in prompts], per_prompt, seed=0
+    )  # an image_id does not depend on the seed
     ids = wanted["image_id"].to_numpy()
-    columns = []
-    for drawn in (policy, base):
-        found = drawn.scores["image_id"].to_numpy()  # in ascending order
-        if len(found) != len(ids) or not np.array_equal(found, np.sort(ids)):
-            raise UserError(f"{drawn.folder}: {len(found)} scored images are not the {len(ids)} of the prompts")
-        if missing := [name for name in scorers if name not in drawn.scorers]:
-            raise UserError(f"{drawn.folder}: not scored by {missing[0]}")
-        rows = np.searchsorted(found, ids)
-        columns.append({name: drawn.scores[name].to_numpy()[rows] for name in scorers})
+    policy_scores = _in_order(policy, ids, scorers)
+    base_scores = _in_order(base, ids, scorers)
     check_scorers(policy, base, scorers)
-    return Evaluated(wanted, [prompt for prompt in prompts for _ in range(per_prompt)], *columns)
+    of_images = [prompt for prompt in prompts for _ in range(per_prompt)]
+    return Evaluated(wanted, of_images, policy=policy_scores, base=base_scores)
+
+
+def _in_order(drawn: Drawn, ids: npt.NDArray[np.int64], scorers: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return a model's scores by scorer, in the order of the image ids."""
+    scored = drawn.scores["image_id"].to_numpy()  # in ascending order
+    if len(scored) != len(ids) or not np.array_equal(scored, np.sort(ids)):
+        raise UserError(
+            f"{drawn.folder}: {len(scored)} scored images are not the {len(ids)} of the prompts; "
+            "draw and score the images of these prompts"
+        )
+    missing = [name for name in scorers if name not in drawn.scorers]
+    if missing:
+        raise UserError(f"{drawn.folder}: not scored by {missing[0]}; run score.py --scorers {missing[0]}")
+    rows = np.searchsorted(scored, ids)
+    return {name: drawn.scores[name].to_numpy()[rows] for name in scorers}
 
 
 def judge(evaluated: Evaluated, scorer: str, rows: npt.NDArray[np.int64] | None = None) -> dict[str, Any]:
-    """Compute a scorer's win rate of the policy and both medians, over all images or some.
+    """Compute the policy's win rate by one scorer, and both medians.
+
+    Args:
+        rows: the images that count; by default all.
 
     Returns:
-        value, low, high (0 to 1), n (images), prompts, interval (its name); median: base and policy.
+        value, low and high (0 to 1), n (images), prompts, interval (its name), and median of base and policy.
     """
     chosen = slice(None) if rows is None else rows
-    ours, theirs = evaluated.policy[scorer][chosen], evaluated.base[scorer][chosen]
+    ours = evaluated.policy[scorer][chosen]
+    theirs = evaluated.base[scorer][chosen]
     clusters = evaluated.clusters[chosen]
     rate, interval = rate_over_prompts(win_points(ours, theirs), clusters)
     median = {"base": float(np.median(theirs)), "policy": float(np.median(ours))}
@@ -82,7 +97,7 @@ def judge(evaluated: Evaluated, scorer: str, rows: npt.NDArray[np.int64] | None 
 
 
 def break_down(evaluated: Evaluated, columns: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Judge each group of each column by each scorer: column to group to scorer to what judge returns."""
+    """Judge each group by each scorer; return what judge returns, by column, group and scorer."""
     return {
         column: {
             group: {name: judge(evaluated, name, evaluated.where(column, group)) for name in evaluated.policy}

@@ -16,7 +16,7 @@ from infra.base.tables import read_tables
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
-from pipelines.judging.image_flags import FLAGS, flags_identity, read_flags
+from pipelines.judging.image_flags import FLAGS, flags_identity, read_image_flags
 from pipelines.latents import store
 from pipelines.latents.safety import Filter, SafetyConfig, concept_reason, make_filter
 from pipelines.raw.decode import open_image
@@ -64,7 +64,7 @@ def main(config: FlagConfig) -> None:
         read_images(path, columns=["image_id"])  # refused here where it is unfinished, not after the others
     for path in folders:
         done = flag_folder(config, path, chosen)
-        found = read_flags(path)
+        found = read_image_flags(path)
         assert found is not None
         told = "".join(f"\n  {reason}  {count:,}" for reason, count in found.counts().items())
         nothing = "" if done else "already flagged, nothing to do: "

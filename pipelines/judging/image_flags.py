@@ -1,6 +1,6 @@
-"""Flags beside a folder of images: which of them a safety filter flagged, and how such an image is shown.
+"""Read which images of a folder a safety filter flagged, and blur these where they are shown.
 
-FOLDER/flags.json is written by flag_images.py and read wherever images are shown: reports and arena.
+flag_images.py writes FOLDER/flags.json. Reports and arena read it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pipelines.drawing.image_sets import DONE
 from pipelines.raw.decode import open_image
 
 FLAGS = "flags.json"
-CELLS = 8  # of a blurred image's longer side: what is not in these cannot be brought back
+CELLS = 8  # along the longer side of a blurred image; no finer detail can be recovered
 
 
 @dataclass(frozen=True)
-class Flags:
-    """What a filter found in a folder of images."""
+class ImageFlags:
+    """The images of a folder that a safety filter flagged."""
 
-    filter: Mapping[str, str]  # its hashes, by flag
-    images: int
-    reasons: Mapping[int, str]  # of each flagged image, by image_id
+    filter: Mapping[str, str]  # hashes of the filter's parts, by the command flag that chose each
+    images: int  # that the filter looked at
+    reasons: Mapping[int, str]  # why an image is flagged, by image_id
 
     def counts(self) -> dict[str, int]:
         """Count the flagged images by reason, the most frequent first."""
@@ -36,69 +36,75 @@ class Flags:
 
 
 def flags_identity(folder: str, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a folder's flags depend on; equal ones need no second look."""
+    """Return what the image flags of a folder depend on; where it is equal they need not be computed again."""
     return {"of": files.sha256(files.join(folder, DONE)), "filter": dict(chosen)}
 
 
-def read_flags(folder: str) -> Flags | None:
-    """Read a folder's flags, None where no filter has seen it.
+def read_image_flags(folder: str) -> ImageFlags | None:
+    """Read the image flags of a folder; None where no filter has checked it.
 
     Raises:
-        UserError: if they are of images that were here before these: what is shown must not be taken for checked.
+        UserError: if they are of earlier images of this folder, so that the present ones were not checked.
     """
     path = files.join(folder, FLAGS)
     if not files.exists(path):
         return None
-    told = files.read_json(path)
-    chosen = told["identity"]["filter"]
-    if told["identity"] != flags_identity(folder, chosen):
+    written = files.read_json(path)
+    chosen = written["identity"]["filter"]
+    if written["identity"] != flags_identity(folder, chosen):
         raise UserError(f"{path}: of other images than those in {folder}; run flag_images.py again")
-    return Flags(chosen, told["images"], {int(image_id): reason for image_id, reason in told["flagged"].items()})
+    reasons = {int(image_id): reason for image_id, reason in written["flagged"].items()}
+    return ImageFlags(chosen, written["images"], reasons)
 
 
 def flag_reasons(folder: str) -> Mapping[int, str]:
-    """Return why images of a folder are flagged, by image_id; empty where no filter has seen it."""
-    found = read_flags(folder)
-    return found.reasons if found else {}
+    """Return why images of a folder are flagged, by image_id; empty where no filter has checked it."""
+    image_flags = read_image_flags(folder)
+    return image_flags.reasons if image_flags else {}
 
 
-def check_flags(one: str, other: str) -> None:
-    """Refuse two folders of images that are shown side by side but not filtered alike.
+def check_same_filter(one: str, other: str) -> None:
+    """Refuse to show two folders side by side unless the same safety filter, or none, checked both.
 
     Raises:
-        UserError: naming both.
+        UserError: naming both folders.
     """
-    first, second = (read_flags(folder) for folder in (one, other))
+    first = read_image_flags(one)
+    second = read_image_flags(other)
     if (first and first.filter) != (second and second.filter):
         raise UserError(
             f"{one} and {other} were not seen by the same safety filter; run flag_images.py --images on both"
         )
 
 
-def tell_flags(folders: Mapping[str, str]) -> dict[str, Any] | None:
-    """Gather what a report says of the filter: its hashes, and by model how many images it flagged and why.
+def summarise_image_flags(folders: Mapping[str, str]) -> dict[str, Any] | None:
+    """Summarise for a report the filter's hashes, and for each model how many images it flagged and why.
 
     Args:
-        folders: folder of images by the model's name in the report; filtered alike.
+        folders: folder of images by the model's name in the report; the same filter checked all of them.
 
     Returns:
-        None where no filter has seen them.
+        None where no filter has checked them.
     """
-    found = {name: read_flags(folder) for name, folder in folders.items()}
-    told = {name: flags for name, flags in found.items() if flags}
-    if not told:
+    by_model = {name: read_image_flags(folder) for name, folder in folders.items()}
+    checked = {name: image_flags for name, image_flags in by_model.items() if image_flags}
+    if not checked:
         return None
     return {
-        "filter": dict(next(iter(told.values())).filter),
+        "filter": dict(next(iter(checked.values())).filter),
         "images": {
-            name: {"images": flags.images, "flagged": len(flags.reasons), "reasons": flags.counts()}
-            for name, flags in told.items()
+            name: {
+                "images": image_flags.images,
+                "flagged": len(image_flags.reasons),
+                "reasons": image_flags.counts(),
+            }
+            for name, image_flags in checked.items()
         },
     }
 
 
 def blurred(content: bytes) -> bytes:
-    """Return an image as PNG of the same size, of which only the mean colours of CELLS x CELLS fields are left."""
+    """Return a PNG of the same size that keeps only the mean colours of at most CELLS x CELLS fields."""
     image = open_image(content)
     scale = CELLS / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)

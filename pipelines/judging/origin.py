@@ -1,4 +1,4 @@
-"""Which scorers had a say in a model's training, as far as its result and the store it was trained on still tell."""
+"""Find which scorers influenced a model's training, from its result and the store that it was trained on."""
 
 from __future__ import annotations
 
@@ -20,38 +20,44 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a model's training, and of that of the models that it was trained from."""
+    """What is known of the training of a model, and of the models that it was trained from."""
 
     labelled_by: tuple[str, ...] = ()  # scorers whose labels were trained on
     chosen_by: tuple[str, ...] = ()  # scorers that picked a checkpoint
-    unknown: tuple[str, ...] = ()  # why there may be more; empty where everything is known
+    unknown: tuple[str, ...] = ()  # why there may be other scorers; empty where everything is known
 
     def labelled(self, scorer: str) -> bool | None:
         """Say whether a scorer also labelled the training data; None where that is unknown.
 
         Names count, not fingerprints: another version of the same scorer is no independent judge either.
         """
-        return True if scorer in self.labelled_by else None if self.unknown else False
+        if scorer in self.labelled_by:
+            return True
+        return None if self.unknown else False
 
     def chose(self, scorer: str) -> bool | None:
         """Say whether a scorer picked a checkpoint; None where that is unknown."""
-        broken = any(reason == NO_FACTS or reason.endswith(GONE) for reason in self.unknown)
-        return True if scorer in self.chosen_by else None if broken else False
+        if scorer in self.chosen_by:
+            return True
+        lost = any(reason == NO_FACTS or reason.endswith(GONE) for reason in self.unknown)
+        return None if lost else False
 
-    def told(self, scorers: list[str]) -> dict[str, Any]:
-        """Return it all as the report has it."""
+    def in_report(self, scorers: list[str]) -> dict[str, Any]:
+        """Return the fields, and what is known of each scorer, as a report holds them."""
         marks = {name: {"labelled": self.labelled(name), "chose_checkpoint": self.chose(name)} for name in scorers}
         return asdict(self) | {"scorers": marks}
 
 
 def find_origin(model: str, *beneath: str) -> Origin:
-    """Follow a model's facts, and those of models beneath it, back to models without any.
+    """Follow the training facts of a model, and of models beneath it, back to models that have none.
 
     Args:
-        model: a diffusers folder, local or on S3, a folder of adapters, or a Hub name, of which nothing is known.
-        beneath: models of whose training nothing need be known, as the one that adapters are put onto.
+        model: a diffusers folder, local or on S3, a folder of adapters, or a Hub name (which has no facts).
+        beneath: models that may have no facts, for example the one that adapters are loaded onto.
     """
-    labelled, chosen, unknown = list[str](), list[str](), list[str]()
+    labelled: list[str] = []
+    chosen: list[str] = []
+    unknown: list[str] = []
     seen: set[str] = set()
     for start in (model, *beneath):
         name = start
@@ -59,34 +65,43 @@ def find_origin(model: str, *beneath: str) -> Origin:
             seen.add(name)
             facts, doubt = _facts(name)
             if facts is None:
-                unknown += [doubt] if doubt else [NO_FACTS] if name == model else []
+                if doubt:
+                    unknown.append(doubt)
+                elif name == model:
+                    unknown.append(NO_FACTS)
                 break
             config = facts["config"]
             names, doubt = _labellers(facts)
-            labelled, unknown = labelled + names, unknown + ([doubt] if doubt else [])
+            labelled += names
+            unknown += [doubt] if doubt else []
             validation = config.get("validation", {})
             if validation.get("validation_prompts"):
                 chosen.append(validation["validation_scorer"])
             name = config["model"]
-    return Origin(*(tuple(dict.fromkeys(found)) for found in (labelled, chosen, unknown)))
+    return Origin(labelled_by=_once(labelled), chosen_by=_once(chosen), unknown=_once(unknown))
+
+
+def _once(names: list[str]) -> tuple[str, ...]:
+    """Return each name once, in order of first appearance."""
+    return tuple(dict.fromkeys(names))
 
 
 def _facts(model: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Return a model's facts where it has some; else None, and why there may be some that are out of reach."""
+    """Return a model's facts; where there are none, None and why some may be out of reach."""
     try:
         place = files.resolve(model)
         path = files.join(place, FACTS)
         if files.is_file(path):
             return files.read_json(path), None
         there = files.exists(place)
-    except (UserError, OSError):  # out of reach, or a path that counts from nowhere
+    except (UserError, OSError):  # out of reach, or a path of another machine
         there = False
     is_hub_name = HUB_NAME.fullmatch(model) is not None
     return None, None if there or is_hub_name else f"{model}{GONE}"
 
 
 def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
-    """Return the scorers that labelled what a run was trained on, and why there may be others."""
+    """Return the scorers that labelled a run's training data, and why there may be others."""
     data = facts["config"].get("data", {})
     if not (data.get("store") and data.get("labels")):
         return [], "its facts name no store and label set"
@@ -101,12 +116,12 @@ def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
         if name != HUMAN:
             return [labels["settings"]["scorer"]], None
         return (labels["labelled_by"], None) if "labelled_by" in labels else _raters(labels["source"])
-    except (UserError, OSError) as error:  # a server that is out of reach is no reason not to evaluate
+    except (UserError, OSError) as error:  # a server that is out of reach must not stop an evaluation
         return [], f"the labels in {folder} can't be looked up ({error})"
 
 
 def _raters(source: str) -> tuple[list[str], str | None]:
-    """Return the scorers that labelled raw pairs, none where people did, for a store that does not tell."""
+    """Return the scorers that labelled raw pairs, for a store that does not record them; none where people did."""
     if not files.exists(files.resolve(source)):
         return [], f"who labelled the pairs of {source} can't be looked up: they are not there"
     return raw_pairs.labelled_by(source), None

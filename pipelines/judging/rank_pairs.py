@@ -1,8 +1,8 @@
 """Make raw pairs from a model's own images: `python pipelines/rank_pairs.py --images runs/drawn --scorer pickscore`.
 
-Each caption's images, in the order they were drawn, are cut into groups; in a group the best image by a scorer is set
-against the worst, or every image against every other. Equal scores are ties. The slot that an image stands in is a
-function of the pair alone, so it gives no label away.
+The images of each caption are cut into groups, in the order in which they were drawn. In a group a pair is the best
+image and the worst by a scorer, or every two images are a pair. Equal scores are ties. The slot of an image depends on
+the pair alone, so it does not reveal the label.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pipelines.raw.pairs import hash64
 
 BATCH = 256  # images read at once
 Pairs = Literal["best-worst", "all"]
-# What a folder was drawn with beside these decides an image, given its caption and index.
+# All other settings of a folder, with caption and index, decide an image.
 SETS_ONLY = ("model", "revision", "lora", "captions", "images_per_prompt")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankConfig:
-    """How scored images become pairs."""
+    """Flags of the ranking."""
 
     images: str
-    """Folder that generate.py wrote and score.py scored, at least two images per caption."""
+    """Folder that generate.py wrote and score.py scored, with at least two images per caption."""
     output: str = "runs/ranked"
     """Folder for the raw pairs, local or s3://."""
     scorer: str = "oracle"
-    """Whose scores rank the images."""
+    """Scorer whose scores rank the images."""
     pairs: Pairs = "best-worst"
-    """Which pairs a group gives."""
+    """Pairs of a group: its best and its worst image, or all."""
     group_size: int = 4
-    """Images per group; a caption's last group may be smaller, and a single image left over is not compared."""
+    """Images per group; the last group of a caption may be smaller, and a single image left over stands in no pair."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one caption that are compared with each other, and the pairs taken of them, by position."""
+    """Images of one caption that are compared with each other, and their pairs, by position."""
 
     caption: str
     images: Sequence[Image]
@@ -71,7 +71,7 @@ class Group:
 def choose(scores: Sequence[float], pairs: Pairs) -> list[tuple[int, int]]:
     """Choose the pairs of a group, each as two positions in ascending order.
 
-    best-worst takes the first of the highest and the last of the lowest scores, which differ even where all are equal.
+    best-worst takes the first of the highest and the last of the lowest scores; where all are equal these still differ.
     """
     if pairs == "all":
         return list(itertools.combinations(range(len(scores)), 2))
@@ -81,12 +81,12 @@ def choose(scores: Sequence[float], pairs: Pairs) -> list[tuple[int, int]]:
 
 
 def drawing_of(identity: Mapping[str, Any]) -> str:
-    """Return, as JSON, what decides a folder's images beside their captions and indices."""
+    """Return, as JSON, the settings that decide a folder's images, without captions and indices."""
     return json.dumps({name: value for name, value in identity.items() if name not in SETS_ONLY}, sort_keys=True)
 
 
 def image_uid(drawn_with: str, image_id: int) -> str:
-    """Name an image by what it was drawn with and its id; image_id alone is the same for every model and seed."""
+    """Name an image by its settings and its id; image_id alone is the same for every model and seed."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{drawn_with}/{image_id}"))
 
 
@@ -109,12 +109,19 @@ def read_groups(folder: str, config: RankConfig) -> list[Group]:
             if len(part) > 1:
                 groups.append(Group(caption, part, choose([image.score for image in part], config.pairs)))
     if not groups:
-        raise UserError(f"--images {config.images}: no caption has two images; draw with --images-per-prompt 4")
+        raise UserError(
+            f"--images {config.images}: no caption has two images, as a pair must; draw with --images-per-prompt 4"
+        )
     return groups
 
 
 def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dict[str, Any]]:
-    """Lay a group's pairs out as raw pairs; contents holds the images' bytes by image_id."""
+    """Lay the pairs of a group out as rows of raw pairs.
+
+    Args:
+        contents: encoded images by image_id.
+        model: name of the model that drew them.
+    """
     rows = []
     for pair in group.pairs:
         shown = [group.images[position] for position in pair]
@@ -129,7 +136,7 @@ def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dic
 
 
 def read_contents(folder: str, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
-    """Read the wanted images one by one, file by file: image_id and bytes."""
+    """Yield image_id and bytes of each wanted image, file by file."""
     for path in files.list_files(files.join(folder, "images"), ".parquet"):
         filesystem, inner = files.open_filesystem(path)
         with pq.ParquetFile(inner, filesystem=filesystem) as file:
@@ -139,15 +146,15 @@ def read_contents(folder: str, wanted: Container[int]) -> Iterator[tuple[int, by
 
 
 def ranked_pairs(folder: str, groups: Sequence[Group], model: str) -> Iterator[dict[str, Any]]:
-    """Give out a group's pairs as soon as all its images were read, so that few are held at once.
+    """Yield the pairs of each group as soon as all its images were read, so that memory holds few images.
 
     Raises:
         UserError: if the folder lacks an image that was scored.
     """
-    of = {image_id: number for number, group in enumerate(groups) for image_id in group.compared}
+    group_of = {image_id: number for number, group in enumerate(groups) for image_id in group.compared}
     held: dict[int, dict[int, bytes]] = {number: {} for number in range(len(groups))}
-    for image_id, content in read_contents(folder, of):
-        number = of[image_id]
+    for image_id, content in read_contents(folder, group_of):
+        number = group_of[image_id]
         held[number][image_id] = content
         if len(held[number]) == len(groups[number].compared):
             yield from lay_out(groups[number], held.pop(number), model)
@@ -158,14 +165,15 @@ def ranked_pairs(folder: str, groups: Sequence[Group], model: str) -> Iterator[d
 def main(config: RankConfig) -> None:
     """Make raw pairs in Pick-a-Pic's columns from scored images of one model, ranked by a scorer."""
     check_least(config, {"group_size": 2})
-    folder, output = files.resolve(config.images), files.resolve(config.output)
+    folder = files.resolve(config.images)
+    output = files.resolve(config.output)
     groups = read_groups(folder, config)
     scores = read_manifest(folder, config.scorer)
     settings = asdict(config) | {"scores_sha256": scores["sha256"], "drawn_sha256": scores["identity"]["of"]}
-    told = files.join(output, raw_pairs.CONFIG)
-    ties = sum(g.images[a].score == g.images[b].score for g in groups for a, b in g.pairs)
+    settings_file = files.join(output, raw_pairs.CONFIG)
+    ties = sum(group.images[one].score == group.images[other].score for group in groups for one, other in group.pairs)
     count = sum(len(group.pairs) for group in groups)
-    if files.exists(told) and files.read_json(told) == settings:
+    if files.exists(settings_file) and files.read_json(settings_file) == settings:
         print(f"{output}: already ranked, nothing to do: {count} pairs, {ties} ties", flush=True)
         return
     identity = files.read_json(files.join(folder, DONE))["identity"]

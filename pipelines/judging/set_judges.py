@@ -1,4 +1,4 @@
-"""What holds for a set of images as a whole: diversity, and KID against true images. Neither looks at captions."""
+"""Judge the images of a folder as a whole: diversity, and KID against true images. Neither reads the captions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from pipelines.judging.win_rate import diversity
 from pipelines.raw.decode import decode_image, images_at_once
 
 BATCH = 64  # images encoded at once, at most
-KID_SUBSETS, KID_SUBSET_SIZE = 50, 200
-KID_LEAST = 4  # images on each side: two subsets of two that can differ
+KID_SUBSETS = 50
+KID_SUBSET_SIZE = 200
+KID_LEAST = 4  # images on each side; these give two different subsets of two
 
 
 class LatentFeatures:
-    """The features of KID and diversity: a VAE's latent means, flat. Inception's weights cannot be had offline."""
+    """The features of KID and diversity: the flattened latent means of a VAE.
+
+    Inception, the usual network, has no weights that are there without a download.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.resolution: int = models.component_config(folder, "vae")["sample_size"]
@@ -45,12 +49,14 @@ class LatentFeatures:
         return self.vae.encode(scaled).latent_dist.mean.flatten(1).cpu().numpy()
 
     def of(self, folder: str) -> tuple[npt.NDArray[np.float32], list[str]]:
-        """Encode a folder of images, a batch in memory at a time.
+        """Encode a folder of images; memory holds one batch at a time.
 
         Returns:
             Features [n, d] float32 in the order of image_id, and each image's caption.
         """
-        ids, captions, parts = [], [], []
+        ids: list[int] = []
+        captions: list[str] = []
+        parts: list[npt.NDArray[np.float32]] = []
         for path in files.list_files(files.join(folder, "images"), ".parquet"):
             filesystem, inner = files.open_filesystem(path)
             with pq.ParquetFile(inner, filesystem=filesystem) as file:
@@ -65,7 +71,7 @@ class LatentFeatures:
 def judge_set(
     features: npt.NDArray[np.float32], captions: list[str], true: npt.NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """Judge a set of images by their features.
+    """Judge the images of a folder as a whole by their features.
 
     Args:
         features: [n, d], one row per image.
@@ -73,8 +79,8 @@ def judge_set(
         true: [m, d] features of true images.
 
     Returns:
-        images, diversity (mean distance within a prompt) where a prompt has two images, and with true images KID's
-        mean and standard deviation over subsets (Binkowski et al. 2018, unbiased, cubic kernel).
+        images: their number. Where a prompt has two, diversity: the mean distance within a prompt. With true images,
+        kid and kid_std: mean and standard deviation over subsets (Binkowski et al. 2018, unbiased, cubic kernel).
     """
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     judged: dict[str, Any] = {"images": len(captions)}
@@ -88,11 +94,11 @@ def judge_set(
 
 
 def kid(features: npt.NDArray[np.float32], true: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Compute KID between two sets of features, [n, d] and [m, d]: mean and standard deviation over subsets."""
+    """Compute KID of features [n, d] against true ones [m, d]: mean and standard deviation over subsets."""
     from torchmetrics.image.kid import KernelInceptionDistance  # after the guard: it imports torchvision
 
     torch.manual_seed(0)  # KID draws its subsets from torch's generator
-    size = min(KID_SUBSET_SIZE, len(features) // 2, len(true) // 2)  # subsets of all images would not spread
+    size = min(KID_SUBSET_SIZE, len(features) // 2, len(true) // 2)  # subsets of all images would be equal
     measure = KernelInceptionDistance(feature=torch.nn.Identity(), subset_size=size, subsets=KID_SUBSETS)
     measure.update(torch.from_numpy(true), real=True)
     measure.update(torch.from_numpy(features), real=False)
@@ -101,7 +107,7 @@ def kid(features: npt.NDArray[np.float32], true: npt.NDArray[np.float32]) -> tup
 
 
 def set_identity(folder: str, true_images: str | None, feature_model: Path) -> dict[str, Any]:
-    """Return what a judgement of a set depends on; equal ones need no second judgement."""
+    """Return what the judgement of a folder depends on; where it is equal the folder need not be judged again."""
     return {
         "of": files.sha256(files.join(folder, DONE)),
         "true_images": files.sha256(files.join(true_images, DONE)) if true_images else None,

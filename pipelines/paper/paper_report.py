@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra.base import files
-from pipelines.judging.image_flags import tell_flags
+from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.latents import store
 from pipelines.paper import paper_experiments as experiments
 from pipelines.paper import paper_page
@@ -180,7 +180,7 @@ def build(run: PaperRun) -> dict[str, Any]:
         "captions": counts | {"disjoint": True},
         "experiments": measured,
         "sharing": sharing(run),
-        "safety": tell_flags({"base": run.base.folder, "policy": run.trials[DPO][0].drawn.folder}),
+        "safety": summarise_image_flags({"base": run.base.folder, "policy": run.trials[DPO][0].drawn.folder}),
         "seconds": _whole(run),
         "steps": list(run.steps),
         "config": identities(run),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.judging.comparison import Drawn
-from pipelines.judging.evaluation import FEW, Evaluated
+from pipelines.judging.evaluation import ENOUGH_PROMPTS, Evaluated
 from pipelines.judging.win_rate import BOOTSTRAP
 from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 
@@ -75,5 +75,7 @@ def render(report: dict[str, Any], evaluated: Evaluated, policy: Drawn, base: Dr
         report,
         pairs=image_pairs(evaluated, policy, base, report["judge"], columns),
         unshown=max(0, len(list(_groups(evaluated, columns))) - GROUPS_SHOWN),
-        few=FEW if any(cell["interval"] == BOOTSTRAP and cell["prompts"] < FEW for cell in cells) else None,
+        few=ENOUGH_PROMPTS
+        if any(cell["interval"] == BOOTSTRAP and cell["prompts"] < ENOUGH_PROMPTS for cell in cells)
+        else None,
     )

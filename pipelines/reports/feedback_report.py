@@ -14,7 +14,7 @@ from typing import Any
 from infra.base import files, object_storage
 from infra.base.errors import UserError
 from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
-from pipelines.judging.image_flags import tell_flags
+from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import HUMAN
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
@@ -134,7 +134,7 @@ def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) ->
         "median": medians,
         "hypotheses": {name: asdict(one) for name, one in feedback_hypotheses.answer_all(points).items()},
         "labels": {name: about(row) for name, row in rows.items()},
-        "safety": tell_flags({"base": base.folder} | {name: row.drawn.folder for name, row in rows.items()}),
+        "safety": summarise_image_flags({"base": base.folder} | {name: row.drawn.folder for name, row in rows.items()}),
         "sets": {"base": base.judged} | {name: row.drawn.judged for name, row in rows.items()},
         "train": {name: row.facts["train"] | {"best_step": row.facts["best_step"]} for name, row in rows.items()},
         "differs_in": {name: _differs(first, row) for name, row in rows.items()},

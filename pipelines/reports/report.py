@@ -12,7 +12,7 @@ from typing import Any
 from infra.base import files, object_storage
 from infra.base.errors import UserError
 from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
-from pipelines.judging.image_flags import tell_flags
+from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
 from pipelines.reports import report_page
@@ -66,8 +66,8 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         "win_rate": {name: figures["win_rate"] for name, figures in compared.items()},
         "median": {name: figures["median"] for name, figures in compared.items()},
         "sets": {"base": base.judged, "policy": policy.judged},
-        "origin": find_origin(files.join(config.train, RESULT)).told(list(compared)),
-        "safety": tell_flags({"base": base.folder, "policy": policy.folder}),
+        "origin": find_origin(files.join(config.train, RESULT)).in_report(list(compared)),
+        "safety": summarise_image_flags({"base": base.folder, "policy": policy.folder}),
         "implicit_reward": facts.get("implicit_reward"),
         "store": asdict(manifest.counts) | {"content_hash": manifest.content_hash},
         "train": facts["train"] | {"best_step": facts["best_step"]},

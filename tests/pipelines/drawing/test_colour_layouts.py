@@ -30,7 +30,9 @@ def test_a_layout_has_a_background_and_rectangles_of_the_promised_size() -> None
 
 def test_layouts_are_start_images(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a\nb\n")
-    config = LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "layouts"), images_per_prompt=2, side=16)
+    config = LayoutConfig(
+        prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "layouts"), images_per_prompt=2, side=16
+    )
     main(config)
     table = image_sets.read_images(config.output)
     shown = [np.asarray(open_image(content)) for content in table["image"].to_pylist()]
@@ -51,7 +53,7 @@ def test_layouts_are_start_images(tmp_path: Path) -> None:
 def test_other_captions_of_the_same_number_are_refused_and_replace_nothing(tmp_path: Path) -> None:
     prompts, config = (
         tmp_path / "prompts.txt",
-        LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "out")),
+        LayoutConfig(prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "out")),
     )
     prompts.write_text("a\nb\n")
     main(config)
@@ -65,7 +67,7 @@ def test_other_captions_of_the_same_number_are_refused_and_replace_nothing(tmp_p
 
 def test_a_folder_painted_before_captions_were_hashed_is_painted_again(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a\nb\n")
-    config = LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "out"))
+    config = LayoutConfig(prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "out"))
     main(config)
     manifest = tmp_path / "out" / "manifest.json"
     now = manifest.read_bytes()
@@ -84,7 +86,7 @@ def test_an_unfinished_folder_of_the_generator_is_left_alone(tmp_path: Path) -> 
     work.mkdir(parents=True)
     (work / "config.json").write_text(json.dumps({"identity": {}}))
     with pytest.raises(UserError, match="holds other images"):
-        main(LayoutConfig(str(tmp_path / "prompts.txt"), output=str(tmp_path / "images")))
+        main(LayoutConfig(prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images")))
 
 
 @pytest.mark.parametrize("name", ["limit", "images_per_prompt", "rectangles", "side"])

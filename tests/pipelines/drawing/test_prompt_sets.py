@@ -37,7 +37,7 @@ def test_flags_that_a_source_has_no_use_for_are_refused(tmp_path: Path) -> None:
         read_set(f"hpsv2={folder}", columns=["mood"])
     (tmp_path / "p.txt").write_text("a cat\n")
     for given in (f"hpsv2={folder}", str(tmp_path / "p.txt")):
-        with pytest.raises(UserError, match="--split test: is of a datasets name"):
+        with pytest.raises(UserError, match="--split test: only a datasets name has splits"):
             read_set(given, split="test")
 
 
@@ -61,7 +61,7 @@ def test_a_named_set_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3,196 prompts, but hpsv2 has 3,200"):
         read_set(f"hpsv2={write_hpsv2(tmp_path / 'b', 799)}", limit=40)  # the limit does not hide it
     (tmp_path / "p.tsv").write_text("Prompt\tCategory\tChallenge\na\tb\tc\n")
-    with pytest.raises(UserError, match=r"--prompts parti=.*: 1 prompts, but parti has 1,632: PartiPrompts\.tsv"):
+    with pytest.raises(UserError, match=r"--prompts parti=.*: 1 prompts, but parti has 1,632: give PartiPrompts\.tsv"):
         read_set(f"parti={tmp_path}/p.tsv")
     (tmp_path / "p.tsv").write_text("Prompt\tCategory\na\tb\n")
     with pytest.raises(UserError, match="no column Challenge; it has Prompt, Category"):

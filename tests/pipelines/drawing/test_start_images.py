@@ -93,7 +93,7 @@ def test_the_hash_is_of_what_is_started_from(tmp_path: Path) -> None:
 
 def test_a_caption_without_its_start_image_is_named(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "start", {"a": [RED], "b": [BLUE]})
-    with pytest.raises(UserError, match=r"--init-images .*/start: no start image for image 1 of 'a'$"):
+    with pytest.raises(UserError, match=r"--init-images .*/start: no start image for image 1 of 'a'; add it$"):
         start_images.digest(folder, WANTED)
     with pytest.raises(UserError, match=r"no start image for image 0 of 'a', nor for 1 others"):
         start_images.digest(table(tmp_path / "b.parquet", caption=["b"], image=[png(RED)]), WANTED)
@@ -106,7 +106,7 @@ def test_a_second_start_image_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("x.csv", "caption,image\na,red.png\n", r"x\.csv: line 2: no image red\.png in "),
         ("x.csv", "caption,image\na,../../red.png\n", r"x\.csv: line 2: no image \.\./\.\./red\.png in "),
@@ -116,12 +116,12 @@ def test_a_second_start_image_is_refused(tmp_path: Path) -> None:
         ("x.csv", "caption,image,image_index\na,x.csv,\n", r"x\.csv: line 2: image_index is '', not a whole n"),
         ("x.csv", "caption,image\na,x.csv\nb,x.csv\n", r"x\.csv: line 2: image cannot be decoded"),
         ("x.parquet", "no table", r"x\.parquet: not readable"),
-        ("x.png", "", r"x\.png: a table is \.parquet, \.csv or \.tsv"),
+        ("x.png", "", r"x\.png: not a known table; a table is \.parquet, \.csv or \.tsv"),
     ],
 )
-def test_bad_tables_are_refused(name: str, content: str, told: str, tmp_path: Path) -> None:
+def test_bad_tables_are_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"--init-images .*{told}"):
+    with pytest.raises(UserError, match=f"--init-images .*{message}"):
         start_images.digest(str(tmp_path / name), WANTED)
 
 

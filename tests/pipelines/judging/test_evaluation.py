@@ -25,7 +25,7 @@ def drawn(captions: Sequence[str], scores: Mapping[tuple[str, int], float], per_
     rows = zip(wanted["caption"].to_pylist(), wanted["image_index"].to_pylist(), strict=True)
     column = pa.array([scores[row] for row in rows], pa.float32())
     scores = wanted.drop(["image_seed"]).append_column("red", column).sort_by("image_id")
-    return Drawn("folder", {}, scores, {}, {"red": "the first"})
+    return Drawn(folder="folder", identity={}, scores=scores, judged={}, fingerprints={"red": "the first"})
 
 
 def each(values: Sequence[float]) -> dict[tuple[str, int], float]:

@@ -31,7 +31,7 @@ from pipelines.experiments.evaluate_model import Drawing, EvaluateConfig, comman
 from pipelines.judging import flag_images
 from pipelines.judging.comparison import read_drawn
 from pipelines.judging.flag_images import FlagConfig
-from pipelines.judging.image_flags import FLAGS, blurred, flag_reasons, read_flags
+from pipelines.judging.image_flags import FLAGS, blurred, flag_reasons, read_image_flags
 from pipelines.latents.safety import SafetyConfig
 from pipelines.reports import feedback_page, report
 
@@ -88,12 +88,12 @@ def test_bad_flags_are_refused(folders: tuple[str, str], tmp_path: Path) -> None
 
 
 def test_flags_of_other_images_are_refused_where_images_are_shown(folders: tuple[str, str]) -> None:
-    assert read_flags(folders[0]) is None
+    assert read_image_flags(folders[0]) is None
     flag_images.main(FlagConfig(folders, SafetyConfig("default")))
     manifest = files.read_json(f"{folders[0]}/manifest.json")
     files.write_json(f"{folders[0]}/manifest.json", manifest | {"images": 4})
     with pytest.raises(UserError, match=r"flags\.json: of other images than those in .*; run flag_images\.py again"):
-        read_flags(folders[0])
+        read_image_flags(folders[0])
 
 
 def test_a_blurred_image_has_no_detail_left() -> None:

@@ -95,7 +95,7 @@ def test_what_cannot_be_looked_up_is_unknown(tmp_path: Path) -> None:
     assert "not the one that was trained on" in find_origin(model).unknown[0]
     labels.unlink()
     assert "no longer in" in find_origin(model).unknown[0]
-    assert find_origin(model).told(["clip"])["scorers"] == {"clip": {"labelled": None, "chose_checkpoint": False}}
+    assert find_origin(model).in_report(["clip"])["scorers"] == {"clip": {"labelled": None, "chose_checkpoint": False}}
 
 
 @pytest.mark.parametrize("earlier", ["/gone/run1/result", "s3://{bucket}/run1/result", "runs/no/such/result"])

@@ -30,7 +30,7 @@ def drawn(folder: Path, reds: dict[str, Sequence[int]], **identity: Any) -> Rank
     colours = {caption: [(red, 0, 0) for red in shown] for caption, shown in reds.items()}
     images = write_images(folder / "drawn", colours, **identity)
     score_folders(images)
-    return RankConfig(images, str(folder / "raw"), "red", group_size=4)
+    return RankConfig(images=images, output=str(folder / "raw"), scorer="red", group_size=4)
 
 
 def ranked(config: RankConfig) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_groups_follow_the_images_order_and_a_single_one_left_over_is_not_compar
 
 def test_all_pairs_of_a_group_with_equal_scores_as_ties(tmp_path: Path) -> None:
     config = drawn(tmp_path, {"a": [10, 10, 20]})
-    rows = ranked(RankConfig(config.images, config.output, "red", pairs="all"))
+    rows = ranked(RankConfig(images=config.images, output=config.output, scorer="red", pairs="all"))
     assert sorted((*sorted(reds(row)), row["label_0"] == 0.5) for row in rows) == [
         (10, 10, True),
         (10, 20, False),
@@ -109,7 +109,7 @@ def test_the_same_command_again_changes_nothing_and_other_settings_replace(
     assert "already ranked, nothing to do: 1 pairs, 0 ties" in capsys.readouterr().out
     assert (tmp_path / "raw" / "pairs-0000.parquet").stat().st_mtime_ns == stamp
     assert files.read_json(f"{config.output}/{CONFIG}")["scorer"] == "red"
-    assert len(ranked(RankConfig(config.images, config.output, "red", pairs="all"))) == 3
+    assert len(ranked(RankConfig(images=config.images, output=config.output, scorer="red", pairs="all"))) == 3
 
 
 def test_images_go_in_as_they_were_drawn(tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_what_cannot_be_ranked_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no caption has two images"):
         main(config)
     with pytest.raises(UserError, match="--scorer green: has not scored"):
-        main(RankConfig(config.images, config.output, "green"))
+        main(RankConfig(images=config.images, output=config.output, scorer="green"))
     with pytest.raises(UserError, match="--group-size 1: must be at least 2"):
-        main(RankConfig(config.images, config.output, "red", group_size=1))
+        main(RankConfig(images=config.images, output=config.output, scorer="red", group_size=1))
     assert not Path(config.output).exists()
 
 
