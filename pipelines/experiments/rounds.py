@@ -1,11 +1,11 @@
-"""Iterative DPO: pairs from the model itself, in rounds: `ray job submit -- python pipelines/rounds.py --rounds 3`.
+"""Run iterative DPO on the model's own images: `ray job submit -- python pipelines/rounds.py --rounds 3`.
 
-Each round draws images with the current policy, ranks them by a scorer into raw pairs, encodes these, trains on them,
-and judges the new policy against the base on captions that no round trains on. Every step is the main function of its
-entry point, and idempotent: the same command again goes on where it was killed.
+Each round draws images with the current policy, ranks them by a scorer into raw pairs, encodes these and trains on
+them. It then judges the new policy against the base on captions that no round trains on. Every step is the main
+function of its command and idempotent, so the same command again goes on where it was killed.
 
-One folder: config.json, base/ (the base's images of the test captions), round-N/ with drawn/, raw/, store/, train/ and
-images/, and after each round rounds.json.
+The output folder holds config.json, base/ (the base's images of the test captions), round-N/ with drawn/, raw/, store/,
+train/ and images/, and rounds.json, which each round rewrites.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def base_images(config: RoundsConfig) -> str:
 
 def drawing(config: RoundsConfig, model: models.Model, output: str, seed: int) -> Drawing:
     """Return the settings that draw the pairs' captions with a model."""
-    steps, guidance = config.train.validation.sampling_steps, config.train.validation.guidance_scale
     return replace(
         config.draw,
         model=model.name,
@@ -48,8 +47,8 @@ def drawing(config: RoundsConfig, model: models.Model, output: str, seed: int) -
         output=output,
         images_per_prompt=config.groups * config.group_size,
         seed=seed,
-        sampling_steps=steps,
-        guidance_scale=guidance,
+        sampling_steps=config.train.validation.sampling_steps,
+        guidance_scale=config.train.validation.guidance_scale,
     )
 
 
@@ -61,16 +60,24 @@ def draw_test_images(config: RoundsConfig, model: models.Model, output: str) -> 
 
 def score_images(config: RoundsConfig, base: models.Model, folder: str, names: tuple[str, ...]) -> None:
     """Score a folder of images by some of the scorers."""
-    found = scorers.weights_of(config.scorers, config.weights)
-    weights = tuple(f"{name}={found[name]}" for name in names if found[name])
-    score.main(score.ScoreConfig((folder,), names, weights, feature_model=str(base.folder())))
+    weights_of = scorers.weights_of(config.scorers, config.weights)
+    score.main(
+        score.ScoreConfig(
+            images=(folder,),
+            scorers=names,
+            weights=tuple(f"{name}={weights_of[name]}" for name in names if weights_of[name]),
+            feature_model=str(base.folder()),
+        )
+    )
 
 
 def run_round(config: RoundsConfig, number: int, base: models.Model, policy: models.Model) -> models.Model:
-    """Run one round from a policy to the next, or what is left of it, and return the next."""
-    drawn, raw, encoded, run, images = (
-        round_folder(config, number, name) for name in ("drawn", "raw", "store", "train", "images")
-    )
+    """Run one round, or what is left of it, from a policy to the next, and return the next."""
+    drawn = round_folder(config, number, "drawn")
+    raw = round_folder(config, number, "raw")
+    encoded = round_folder(config, number, "store")
+    run = round_folder(config, number, "train")
+    images = round_folder(config, number, "images")
     _say(config, number, f"draw images with {policy.name}")
     generate.main(drawing(config, policy, drawn, config.train.seed + number))
     _say(config, number, f"rank them by {config.scorer}")
@@ -96,7 +103,7 @@ def run_round(config: RoundsConfig, number: int, base: models.Model, policy: mod
 def training(
     config: RoundsConfig, policy: models.Model, reference: models.Model, encoded: str, run: str
 ) -> TrainConfig:
-    """Return a round's settings for the trainer; a reference that is the policy's start is not named."""
+    """Return a round's settings for the trainer; it names no reference where that is the policy itself."""
     named = reference if reference != policy else None
     return plain(
         TrainConfig,
@@ -115,10 +122,10 @@ def _say(config: RoundsConfig, number: int, what: str) -> None:
 
 
 def summarise(config: RoundsConfig, number: int) -> dict[str, Any]:
-    """Gather a finished round's figures: pairs, implicit accuracy, and per judge win rate over the base and medians.
+    """Gather the figures of a finished round: pairs, implicit accuracy, and each judge's win rate and medians.
 
-    training_accuracy is the mean over the last quarter of the steps, on the pairs that are trained on, over whatever
-    reference the round had; held_out is there where a store of held-out pairs was given.
+    training_accuracy is that of the training pairs against the round's reference, averaged over the last quarter of the
+    steps. held_out is null unless a store of held-out pairs was given.
     """
     run = round_folder(config, number, "train")
     facts = files.read_json(files.join(run, RESULT, FACTS))
@@ -136,14 +143,15 @@ def summarise(config: RoundsConfig, number: int) -> dict[str, Any]:
 
 
 def table(rounds: Iterable[Mapping[str, Any]], judges: Iterable[str]) -> str:
-    """Lay the rounds out for the terminal, one line for each round and judge."""
+    """Lay the rounds out for the terminal, a line per round and judge."""
     head = ("round", "pairs", "implicit accuracy", "judge", "win rate over the base", "median, base")
     lines = [head]
     for one in rounds:
         accuracy = one["held_out"]["accuracy"] if one["held_out"] else one["training_accuracy"]
         start = (str(one["round"]), f"{one['pairs']['kept']:,}", "-" if accuracy is None else f"{accuracy:.3f}")
         for name in judges:
-            won, median = one["judged"][name]["win_rate"], one["judged"][name]["median"]
+            won = one["judged"][name]["win_rate"]
+            median = one["judged"][name]["median"]
             rate = f"{won['value']:.3f} ({won['low']:.3f} to {won['high']:.3f})"
             lines.append((*start, name, rate, f"{median['policy']:.4f}, {median['base']:.4f}"))
             start = ("", "", "")
@@ -163,10 +171,11 @@ def main(config: RoundsConfig) -> None:
         print("draw the test captions with the base", flush=True)
         draw_test_images(config, base, base_images(config))
         score_images(config, base, base_images(config), config.judges)
-        path, found = files.join(output, ROUNDS), list[dict[str, Any]]()
+        path = files.join(output, ROUNDS)
+        rounds: list[dict[str, Any]] = []
         earlier = files.read_json(path)["rounds"] if files.exists(path) else []
         for number in range(1, config.rounds + 1):
             policy = run_round(config, number, base, policy)
-            found.append(summarise(config, number))
-            files.write_json(path, {"config": asdict(config), "rounds": found + earlier[number:]})
-    print(f"\n{table(found, config.judges)}\n{path}", flush=True)
+            rounds.append(summarise(config, number))
+            files.write_json(path, {"config": asdict(config), "rounds": rounds + earlier[number:]})
+    print(f"\n{table(rounds, config.judges)}\n{path}", flush=True)

@@ -1,6 +1,6 @@
-"""Judge edits as the paper does, by win, draw and loss: `python pipelines/sdedit.py --base runs/a --policy runs/b`.
+"""Judge edits as the paper does, by win, tie and loss: `python pipelines/sdedit.py --base runs/a --policy runs/b`.
 
-Both folders are edits of the same start images by generate.py --init-images, scored by score.py. Image 0 of each
+Both folders are edits of the same start images by generate.py --init-images, scored by score.py. Only image 0 of each
 caption counts, so that the cases are independent and Wilson's interval holds.
 """
 
@@ -18,10 +18,10 @@ from pipelines.judging.comparison import Drawn, check_comparable, check_scorers,
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import rate_of
 
-OUTCOMES = {"win": 1.0, "draw": 0.5, "loss": 0.0}  # and the points that the win rate gives for each
+OUTCOMES = {"win": 1.0, "draw": 0.5, "loss": 0.0}  # points of each in the win rate; "draw" is a tie
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SdeditConfig:
     """Flags of the judge."""
 
@@ -30,38 +30,39 @@ class SdeditConfig:
     policy: str
     """Scored folder of the policy's edits."""
     scorer: str = "oracle"
-    """Whose scores decide."""
+    """Scorer whose scores decide."""
     tie_margin: float = 0.0
-    """Scores that differ by no more are a draw; in the scorer's units."""
+    """Greatest difference of scores that is still a tie, in the scorer's units."""
     output: str = "runs/sdedit.json"
     """File to write, local or s3://."""
 
 
-def outcomes(policy: npt.NDArray[np.floating], base: npt.NDArray[np.floating], margin: float) -> dict[str, Any]:
-    """Count wins, draws and losses over scores [n], paired, each with its share and 95 % interval (Wilson 1927).
+def outcomes(policy: npt.NDArray[np.floating], base: npt.NDArray[np.floating], tie_margin: float) -> dict[str, Any]:
+    """Count wins, ties and losses over paired scores [n], each with its share and 95 % interval (Wilson 1927).
 
     Returns:
-        For each outcome its count, and as win_rate value, low, high, n; and the win rate, a draw a half.
+        For win, draw (a tie) and loss: count, and value, low, high and n of its share. For win_rate, where a tie counts
+        a half: value, low, high and n.
 
     Raises:
-        ValueError: if a score is not finite; an unjudged image must not pass for a draw.
+        ValueError: if a score is not finite; an image without a score must not count as a tie.
     """
     difference = policy.astype(np.float64) - base.astype(np.float64)
     if not np.isfinite(difference).all():
         raise ValueError("scores must be finite")
-    points = np.where(np.abs(difference) <= margin, 0.5, (difference > 0).astype(np.float64))
-    found: dict[str, Any] = {}
+    points = np.where(np.abs(difference) <= tie_margin, 0.5, (difference > 0).astype(np.float64))
+    counted: dict[str, Any] = {}
     for name, worth in OUTCOMES.items():
         own = (points == worth).astype(np.float64)
-        found[name] = {"count": int(own.sum()), **asdict(rate_of(own))}
-    return found | {"win_rate": asdict(rate_of(points))}
+        counted[name] = {"count": int(own.sum()), **asdict(rate_of(own))}
+    return counted | {"win_rate": asdict(rate_of(points))}
 
 
-def judge(policy: Drawn, base: Drawn, scorer: str, margin: float) -> dict[str, Any]:
+def judge(policy: Drawn, base: Drawn, scorer: str, tie_margin: float) -> dict[str, Any]:
     """Compare two folders of edits by one scorer.
 
     Raises:
-        UserError: if one was not drawn from start images, was not scored by it, or they differ in more than the model.
+        UserError: if one has no start images or no scores of the scorer, or they differ in more than the model.
     """
     for one in (base, policy):
         if "strength" not in one.identity:
@@ -70,19 +71,21 @@ def judge(policy: Drawn, base: Drawn, scorer: str, margin: float) -> dict[str, A
             raise UserError(f"--scorer {scorer}: has not scored {one.folder}; run score.py --scorers {scorer}")
     check_comparable(policy, base)
     check_scorers(policy, base, [scorer])
-    return outcomes(*paired_scores(policy.scores, base.scores, scorer), margin)
+    ours, theirs = paired_scores(policy.scores, base.scores, scorer)
+    return outcomes(ours, theirs, tie_margin)
 
 
 def main(config: SdeditConfig) -> None:
-    """Count how often the policy's edits win, draw and lose against the base's, by one scorer."""
+    """Count how often the policy's edits win, tie and lose against the base's, by one scorer."""
     check_least(config, {"tie_margin": 0})
-    base, policy = read_drawn(config.base), read_drawn(config.policy)
-    found = judge(policy, base, config.scorer, config.tie_margin)
+    base = read_drawn(config.base)
+    policy = read_drawn(config.policy)
+    counted = judge(policy, base, config.scorer, config.tie_margin)
     output = files.resolve(config.output)
     about = {"strength": policy.identity["strength"], "init_images": policy.identity["init_images"]}
     drawn = {"base": dict(base.identity), "policy": dict(policy.identity)}
-    files.write_json(output, {"outcomes": found, **about, "drawn": drawn, "config": asdict(config)})
+    files.write_json(output, {"outcomes": counted, **about, "drawn": drawn, "config": asdict(config)})
     for name in OUTCOMES:
-        one = found[name]
+        one = counted[name]
         print(f"{name} {one['count']} of {one['n']}: {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})")
     print(f"by {config.scorer} at strength {policy.identity['strength']:g}; {output}", flush=True)

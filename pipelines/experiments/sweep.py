@@ -1,11 +1,12 @@
 """Train, draw and judge trials that share stores and reference errors: `python pipelines/sweep.py --file FILE`.
 
-A file lists the trials, each by the flags of train_dpo.py in which it differs, and the seeds; every trial is trained
-once per seed. Its images of the prompts, and the base's from the same start noise, are scored by all judges. Trials of
-one worker run in a task each, as many at once as the cluster holds; one with more workers starts Ray Train from its
-task. The same command again goes on from there; a trial that fails leaves the others alone.
+The file lists the seeds and the trials; a trial names the flags of train_dpo.py in which it differs from the others.
+Every trial is trained once per seed. All judges score its images of the prompts, and the base's from the same start
+noise. A trial of one worker runs in one task, and as many tasks run at once as the cluster holds. A trial of several
+workers starts Ray Train from its task. A trial that fails does not stop the others, and the same command again goes on
+from there.
 
-One folder: base/images, NAME/seed-S/{train,images}, and sweep.json, written last.
+The output folder holds base/images, NAME/seed-S/{train,images}, and sweep.json, which is written last.
 """
 
 from __future__ import annotations
@@ -48,17 +49,17 @@ class SweepConfig:
     """Flags of the sweep."""
 
     file: str
-    """JSON: trials, seeds, train, generate, scorers, weights; see docs/paper.md."""
+    """JSON file with trials, seeds, train, generate, scorers and weights; see docs/paper.md."""
     output: str = "runs/sweep"
-    """Folder for everything it makes; the same folder again goes on from what is there."""
+    """Folder for all results; the same folder again goes on from what is there."""
     cpus_per_trial: float = 1.0
-    """What a trial of one worker holds while it runs; where there are GPUs, one of them too."""
+    """CPUs that a trial of one worker holds while it runs; where there are GPUs it holds one of them too."""
 
 
 def run_trial(trial: Trial) -> Seconds:
-    """Train, draw and score one trial, or what is left of it; returns the seconds that each part took.
+    """Train, draw and score one trial, or what is left of it, and return the seconds of each part.
 
-    A part that was interrupted keeps none: its last attempt alone would be too few.
+    A part that was interrupted has None: the seconds of its last attempt would leave out the earlier ones.
     """
     alone = trial.train is None or trial.train.workers == 1
     run = in_process.run if alone else None
@@ -66,29 +67,34 @@ def run_trial(trial: Trial) -> Seconds:
         "draw": lambda: generate.main(trial.draw, run),
         "score": lambda: score.main(trial.score, run),
     }
-    if (config := trial.train) is not None:
+    config = trial.train
+    if config is not None:
         parts = {"train": lambda: train_dpo.main(config, train_alone if alone else None)} | parts
     noted = files.resolve(trial.seconds)
     seconds: Seconds = files.read_json(noted) if files.exists(noted) else {}
     for name, work in parts.items():
-        begun, started = name in seconds, time.perf_counter()
+        begun = name in seconds
+        started = time.perf_counter()
         if not begun:
-            files.write_json(noted, seconds := seconds | {name: None})
-        work()  # what is finished says so at once, and refuses other settings
+            seconds[name] = None
+            files.write_json(noted, seconds)
+        work()  # a finished part returns at once, and refuses other settings
         if not begun:
-            files.write_json(noted, seconds := seconds | {name: time.perf_counter() - started})
+            seconds[name] = time.perf_counter() - started
+            files.write_json(noted, seconds)
     return seconds
 
 
 def train_alone(config: TrainConfig, _output: str) -> None:
-    """Run the training loop in this process, as a group of one worker: what train_dpo.py does with --workers 1."""
+    """Run the training loop in this process as the only worker, as train_dpo.py does with --workers 1."""
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     train(config, Rank(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def main(config: SweepConfig) -> None:
     """Train many trials side by side over shared stores, and judge each against the base."""
-    sweep, output = read_sweep(config.file), files.resolve(config.output)
+    sweep = read_sweep(config.file)
+    output = files.resolve(config.output)
     object_storage.check("--output", output)
     trials = make_trials(sweep, config.output)
     for trial in trials:
@@ -101,10 +107,10 @@ def main(config: SweepConfig) -> None:
 
 
 def check_trial(trial: Trial) -> None:
-    """Refuse, before any trial starts, what a trial's parts would refuse.
+    """Refuse, before any trial starts, settings that a part of the trial would refuse.
 
     Raises:
-        UserError: naming the trial too.
+        UserError: naming the trial and the flag.
     """
     try:
         generate_config.check_config(trial.draw)
@@ -118,10 +124,10 @@ def check_trial(trial: Trial) -> None:
 
 
 def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
-    """Run trials side by side and return each one's seconds.
+    """Run trials side by side and return the seconds of each.
 
     Raises:
-        UserError: naming each trial that failed and why, when all have ended.
+        UserError: when all have ended, naming each trial that failed and why.
     """
     gpus = 1.0 if on_ray.device_count() else 0.0
     seconds: list[Seconds] = [{} for _ in trials]
@@ -129,7 +135,8 @@ def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
     large = [place for place, trial in enumerate(trials) if trial.train is not None and trial.train.workers > 1]
     small = [place for place in range(len(trials)) if place not in large]
     for places, needs in ((small, (cpus, gpus)), (large, (SMALL_CPUS, 0.0))):
-        for ended, (place, result) in enumerate(on_ray.side_by_side(run_trial, [trials[p] for p in places], *needs), 1):
+        results = on_ray.side_by_side(run_trial, [trials[place] for place in places], *needs)
+        for ended, (place, result) in enumerate(results, 1):
             trial = trials[places[place]]
             if isinstance(result, Exception):
                 failed.append(f"{trial.name}, seed {trial.seed}: {result}")
@@ -142,17 +149,19 @@ def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
 
 
 def gather(sweep: Sweep, trials: list[Trial], seconds: list[Seconds]) -> dict[str, Any]:
-    """Gather what the report needs: folders, commands, seconds, and how many trials shared which store and errors."""
-    stores, errors = Counter[str](), dict[str, Counter[str]]()
-    told = []
+    """Gather what the report needs: folders, commands, seconds, and how many trials share a store and its errors."""
+    stores = Counter[str]()
+    errors: dict[str, Counter[str]] = {}
+    rows: list[dict[str, Any]] = []
     for trial, took in zip(trials, seconds, strict=True):
-        if (config := trial.train) is None:
+        config = trial.train
+        if config is None:
             continue
         stores[config.data.store] += 1
         if config.data.reference:
             errors.setdefault(config.data.store, Counter())[config.data.reference] += 1
         best = files.read_json(files.join(files.resolve(config.output), RESULT, FACTS))["best_step"]
-        told.append(
+        rows.append(
             {"name": trial.name, "seed": trial.seed, **trial.commands, "train": config.output,
              "images": trial.draw.output, "best_step": best, "seconds": took}
         )  # fmt: skip
@@ -161,21 +170,21 @@ def gather(sweep: Sweep, trials: list[Trial], seconds: list[Seconds]) -> dict[st
         "base": {"model": trials[0].draw.model, "images": trials[0].draw.output, "seconds": seconds[0]},
         "judges": list(sweep.scorers),
         "seeds": list(sweep.seeds),
-        "trials": told,
+        "trials": rows,
         "sharing": {"store": stores, "reference": errors},
     }
 
 
 def table(sweep: Sweep, trials: list[Trial]) -> str:
-    """Lay out each trial's win rate over the base by each judge, the mean over seeds and their range."""
+    """Lay out each trial's win rate over the base by each judge: mean over the seeds, and range."""
     base = read_drawn(trials[0].draw.output)
     width = max(map(len, sweep.trials))
     lines = [f"{'trial':<{width}}" + "".join(f"{judge:>24}" for judge in sweep.scorers)]
     for name in sweep.trials:
-        found = [compare(read_drawn(one.draw.output), base) for one in trials if one.name == name]
+        compared = [compare(read_drawn(trial.draw.output), base) for trial in trials if trial.name == name]
         cells = []
         for judge in sweep.scorers:
-            rates = np.array([one[judge]["win_rate"]["value"] for one in found])
+            rates = np.array([one[judge]["win_rate"]["value"] for one in compared])
             cells.append(f"{rates.mean():.3f} ({rates.min():.3f} to {rates.max():.3f})")
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>24}" for cell in cells))
     seeds = len(sweep.seeds)

@@ -1,8 +1,9 @@
-"""Wins, draws and losses on hand-counted scores; edits of other start images, or none, are not compared."""
+"""Wins, ties and losses on hand-counted scores; edits of other start images, or none, are not compared."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from pipelines.experiments.sdedit import SdeditConfig, main, outcomes
 POLICY, BASE = np.array([0.9, 0.5, 0.2, 0.4]), np.array([0.1, 0.5, 0.3, 0.35])
 
 
-def counts(found: dict[str, Any]) -> tuple[int, int, int]:
-    return tuple(found[name]["count"] for name in ("win", "draw", "loss"))
+def counts(counted: dict[str, Any]) -> tuple[int, int, int]:
+    return tuple(counted[name]["count"] for name in ("win", "draw", "loss"))
 
 
 def test_outcomes_are_counted_within_the_margin() -> None:
@@ -28,14 +29,16 @@ def test_outcomes_are_counted_within_the_margin() -> None:
 
 
 def test_shares_have_wilson_s_interval() -> None:
-    found = outcomes(POLICY, BASE, 0.0)
+    counted = outcomes(POLICY, BASE, 0.0)
     # z = 1.96, p = 1/4: centre (p + z²/8)/(1 + z²/4) = 0.3725, half z/(1 + z²/4)·√(p(1-p)/4 + z²/64) = 0.3269
-    assert [found["loss"][name] for name in ("value", "low", "high")] == pytest.approx([0.25, 0.0456, 0.6994], abs=1e-4)
-    assert found["win_rate"]["value"] == (2 + 0.5) / 4
-    assert found["win_rate"]["n"] == 4
+    assert [counted["loss"][name] for name in ("value", "low", "high")] == pytest.approx(
+        [0.25, 0.0456, 0.6994], abs=1e-4
+    )
+    assert counted["win_rate"]["value"] == (2 + 0.5) / 4
+    assert counted["win_rate"]["n"] == 4
 
 
-def test_unjudged_edits_are_no_draws() -> None:
+def test_unjudged_edits_are_no_ties() -> None:
     with pytest.raises(ValueError, match="finite"):
         outcomes(np.array([np.nan]), np.array([0.0]), 1.0)
 
@@ -50,16 +53,18 @@ def edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SdeditConfig:
         for name, reds in red.items()
     }
     score_folders(*folders.values())
-    return SdeditConfig(folders["base"], folders["policy"], "red", output=str(tmp_path / "sdedit.json"))
+    return SdeditConfig(
+        base=folders["base"], policy=folders["policy"], scorer="red", output=str(tmp_path / "sdedit.json")
+    )
 
 
 def test_two_scored_folders_are_compared(edits: SdeditConfig, capsys: pytest.CaptureFixture[str]) -> None:
     main(edits)
-    found = json.loads(Path(edits.output).read_text())
-    assert counts(found["outcomes"]) == (1, 1, 1)
-    assert (found["strength"], found["config"]["scorer"]) == (0.6, "red")
+    counted = json.loads(Path(edits.output).read_text())
+    assert counts(counted["outcomes"]) == (1, 1, 1)
+    assert (counted["strength"], counted["config"]["scorer"]) == (0.6, "red")
     assert "win 1 of 3: 0.333 (0.061 to 0.792)" in capsys.readouterr().out
-    main(SdeditConfig(edits.base, edits.policy, "red", 2.0, edits.output))
+    main(replace(edits, tie_margin=2.0))
     assert counts(json.loads(Path(edits.output).read_text())["outcomes"]) == (0, 2, 1)
 
 
@@ -69,10 +74,10 @@ def test_what_can_not_be_compared_is_refused(edits: SdeditConfig, tmp_path: Path
     other = write_images(tmp_path / "other", drawn, strength=0.6, init_images="t")
     score_folders(plain, other)
     for wrong, told in (
-        (SdeditConfig(edits.base, plain, "red"), r"/plain: not drawn from start images; draw with generate\.py --init"),
-        (SdeditConfig(edits.base, other, "red"), "were drawn with different init_images"),
-        (SdeditConfig(edits.base, edits.policy, "green"), "--scorer green: has not scored .*/base"),
-        (SdeditConfig(edits.base, edits.policy, "red", -1.0), "--tie-margin -1.0: must be at least 0"),
+        (replace(edits, policy=plain), r"/plain: not drawn from start images; draw with generate\.py --init"),
+        (replace(edits, policy=other), "were drawn with different init_images"),
+        (replace(edits, scorer="green"), "--scorer green: has not scored .*/base"),
+        (replace(edits, tie_margin=-1.0), "--tie-margin -1.0: must be at least 0"),
     ):
         with pytest.raises(UserError, match=told):
             main(wrong)

@@ -17,8 +17,8 @@ TWO = {"low": ["--beta", "50"], "high": ["--beta", "5000", "--reference", "seed-
 
 
 def sweep(**changes: Any) -> Sweep:
-    told: dict[str, Any] = {"trials": TWO, "seeds": [3, 4], "train": ["--steps", "8"], "generate": ["--limit", "5"]}
-    return Sweep.model_validate(told | changes)
+    content: dict[str, Any] = {"trials": TWO, "seeds": [3, 4], "train": ["--steps", "8"], "generate": ["--limit", "5"]}
+    return Sweep.model_validate(content | changes)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def sweep(**changes: Any) -> Sweep:
         ({"trials": {}}, "trials: Dictionary should have at least 1 item"),
         ({"trials": TWO, "seed": 1}, "seed: Extra inputs"),
         ({"trials": TWO, "seeds": []}, "seeds: Tuple should have at least 1 item"),
-        ({"trials": TWO, "seeds": [1, 1]}, "seeds: each once"),
-        ({"trials": {"../up": []}}, "trial '../up': letters"),
-        ({"trials": {"base": []}}, "trial 'base': letters"),
+        ({"trials": TWO, "seeds": [1, 1]}, "seeds: one stands twice"),
+        ({"trials": {"../up": []}}, "trial '../up': use letters"),
+        ({"trials": {"base": []}}, "trial 'base': use letters"),
         ({"trials": {"a": ["--seed", "7"]}}, "a: --seed is for the sweep to decide"),
         ({"trials": TWO, "train": ["--output=x"]}, "train: --output=x is for the sweep to decide"),
         ({"trials": TWO, "generate": ["--model", "m"]}, "generate: --model is for the sweep to decide"),
@@ -45,7 +45,7 @@ def test_bad_files_are_refused_by_name_and_field(tmp_path: Path, content: Any, s
 
 
 def test_a_missing_file_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^--file nowhere.json: no such file$"):
+    with pytest.raises(UserError, match=r"^--file nowhere.json: no such file; give a sweep's JSON file$"):
         read_sweep("nowhere.json")
 
 
