@@ -21,7 +21,7 @@ import pytest
 
 from infra.base.files import ROOT
 from infra.local import cluster
-from infra.world import label_pairs
+from infra.world import rater
 from pipelines.engine.jobs import Job
 from training.method.objectives import ObjectiveConfig
 from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
@@ -87,7 +87,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def raw_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 400 raw pairs and six bad rows."""
     rows = rendered_pairs(400)
-    return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *label_pairs.bad_rows(rows)])
+    return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *rater.bad_rows(rows)])
 
 
 @pytest.fixture

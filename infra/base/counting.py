@@ -1,6 +1,6 @@
-"""What a network costs, counted on the meta device: its FLOPs and the memory of its activations, without its weights.
+"""What a network costs, counted on the meta device: its FLOPs and the memory of its activations.
 
-Tensors on the meta device have shapes and no contents, so a step of SDXL is counted in seconds on a laptop.
+Tensors on the meta device have shapes and no contents. So a laptop counts a step of SDXL in seconds, without weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def make(folder: Path, name: str) -> torch.nn.Module:
     made_by = getattr(home, str(class_name), None)
     settings = models.component_config(folder, name)
     if made_by is None or not settings:
-        raise UserError(f"{folder}: no {name} that diffusers or transformers knows ({class_name}), so nothing to count")
+        raise UserError(
+            f"{folder}: its {name} is of no class that diffusers or transformers has ({class_name}), so it cannot be "
+            "counted; give a folder whose model_index.json names one"
+        )
     if home is diffusers:
         return made_by.from_config(settings).eval()
     return made_by(made_by.config_class(**settings)).eval()
@@ -73,7 +76,8 @@ class Live(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak = 0
+        self.bytes = 0
+        self.peak = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,8 +85,8 @@ class Live(TorchDispatchMode):
         given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and id(storage := leaf.untyped_storage()) not in given:
-                self._add(storage)
+            if isinstance(leaf, torch.Tensor) and id(leaf.untyped_storage()) not in given:
+                self._add(leaf.untyped_storage())
         return out
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -115,8 +119,8 @@ class Autocast(TorchFunctionMode):
         """Cast the arguments of an operation and run it."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            query, key, value = (self._cast(x, self.dtype) for x in (*args, *kwargs.values())[:3])
-            return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+            inputs = [self._cast(x, self.dtype) for x in (*args, *kwargs.values())[:3]]  # query, key, value
+            return torch.ops.aten._scaled_dot_product_flash_attention(*inputs)[0]
         if self.dtype != torch.float32 and func in self.narrow + self.wide:
             dtype = self.dtype if func in self.narrow else torch.float32
             args, kwargs = tree_map(lambda x: self._cast(x, dtype), (args, kwargs))
@@ -132,8 +136,8 @@ def peak_bytes(
 ) -> int:
     """Count the bytes alive at the peak of a network's pass: of the activations, not the weights.
 
-    With gradients enabled it is the peak of forward and backward; gradients of weights are not in it, for each is let
-    go as soon as it is made. With a narrow dtype autocast's copies of the weights are in it.
+    With gradients enabled it is the peak of forward and backward. It leaves out the weights' gradients, which are freed
+    one by one as they are made. With a narrow dtype it includes autocast's copies of the weights.
 
     Args:
         work: runs a forward pass of the network on the meta device.
@@ -143,7 +147,7 @@ def peak_bytes(
     train = torch.is_grad_enabled()
     for parameter in network.parameters():
         if train:
-            parameter.register_post_accumulate_grad_hook(_let_go)
+            parameter.register_post_accumulate_grad_hook(_free_gradient)
     if checkpointing:
         recompute = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), Autocast(dtype)))
         network.enable_gradient_checkpointing(lambda module, *given: recompute(module.__call__, *given))  # type: ignore[operator]
@@ -154,5 +158,5 @@ def peak_bytes(
     return live.peak
 
 
-def _let_go(parameter: torch.nn.Parameter) -> None:
+def _free_gradient(parameter: torch.nn.Parameter) -> None:
     parameter.grad = None

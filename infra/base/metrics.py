@@ -1,7 +1,7 @@
-"""What is told to Prometheus: the names, what each means, and counts that a finished batch gives.
+"""The metrics that Prometheus reads: their names and meanings, and the counts that a finished batch gives.
 
 Ray exports them (pipelines/engine/on_ray.py), with ray_ before each name and _total after a counter's. Counters count
-work: a block that a killed copy began and another did again counts twice. A store's manifest counts each row once.
+work: a block that is done again after a kill counts twice. A store's manifest counts each row once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLASS_LENGTH = 60  # characters of a reason's class; values of a label must stay
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: what kind, what it means, and its labels."""
+    """One metric: its kind, its meaning, and its labels."""
 
     kind: Kind
     meaning: str
@@ -61,29 +61,29 @@ class Sample:
 def encoded(rows: pa.Table) -> list[Sample]:
     """Count what became of encoded rows: by status, the quarantined by reason, and the images."""
     statuses = Counter(rows["status"].to_pylist())
-    found = [Sample("dpo_pairs", count, {"status": status}) for status, count in statuses.items()]
+    samples = [Sample("dpo_pairs", count, {"status": status}) for status, count in statuses.items()]
     reasons = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
     refused = Counter((stage, reason_class(reason)) for stage, reason in reasons if stage is not None)
-    found += [Sample("dpo_quarantined", n, {"stage": stage, "reason": why}) for (stage, why), n in refused.items()]
+    samples += [Sample("dpo_quarantined", n, {"stage": stage, "reason": why}) for (stage, why), n in refused.items()]
     slots = sum(name.startswith("latents_") for name in rows.column_names)
-    return [*found, Sample("dpo_images", statuses["kept"] * slots)]
+    return [*samples, Sample("dpo_images", statuses["kept"] * slots)]
 
 
 def scored(rows: pa.Table) -> list[Sample]:
     """Count scored pairs by scorer, and the batch."""
     names = [name.partition(":")[2] for name in rows.column_names if name.startswith("score_0:")]
-    found = []
+    samples = []
     for name in names:
         missing = rows[f"score_0:{name}"].null_count
         labels = {"scorer": name}
-        found.append(Sample("dpo_scored_pairs", rows.num_rows - missing, labels))
-        found.append(Sample("dpo_unscored_pairs", missing, labels))
-        found.append(Sample("dpo_scored_batches", 1, labels))
-    return found
+        samples.append(Sample("dpo_scored_pairs", rows.num_rows - missing, labels))
+        samples.append(Sample("dpo_unscored_pairs", missing, labels))
+        samples.append(Sample("dpo_scored_batches", 1, labels))
+    return samples
 
 
 def trained(row: Mapping[str, float], run: str) -> list[Sample]:
-    """Return what a step's note says (training/run/journal.py)."""
+    """Return the samples of one line of the step log (training/run/journal.py)."""
     values = {
         "dpo_train_step": row["step"],
         "dpo_train_loss": row["loss"],
@@ -96,7 +96,7 @@ def trained(row: Mapping[str, float], run: str) -> list[Sample]:
 
 
 def kept(row: Mapping[str, float], run: str) -> list[Sample]:
-    """Return what a complete checkpoint says: its step, the seconds it held training up, and until it was complete."""
+    """Return a complete checkpoint's samples: its step, the seconds it delayed training, and those until complete."""
     values = {
         "dpo_checkpoint_step": row["step"],
         "dpo_checkpoint_held_up_seconds": row["held_up_seconds"],
@@ -106,7 +106,7 @@ def kept(row: Mapping[str, float], run: str) -> list[Sample]:
 
 
 def reason_class(reason: str) -> str:
-    """Return a reason without what it quotes of its row, so that a spoilt source makes few series, not millions."""
+    """Return a reason without what it quotes of its row, so that a bad source makes few series, not millions."""
     head, _, _ = reason.partition("; ")
     if head.startswith("label_1 "):  # what follows is the row's own value
         head = "label_1 contradicts label_0"

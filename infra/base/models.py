@@ -157,10 +157,10 @@ def check_adapters(flag: str, adapters: Path, folder: Path) -> None:
     wanted = _shapes(adapters / ADAPTERS)
     for component in {name.split(".")[0] for name in wanted}:
         parts = [_shapes(path) for path in (folder / component).glob("*.safetensors")]
-        found = {f"{component}.{name}": shape for part in parts for name, shape in part.items()}
+        network = {f"{component}.{name}": shape for part in parts for name, shape in part.items()}
         for name, shape in wanted.items():
             layer, is_down, _ = name.partition(".lora_A.")
-            if name.startswith(f"{component}.") and is_down and found.get(f"{layer}.weight", [0, 0])[1] != shape[1]:
+            if name.startswith(f"{component}.") and is_down and network.get(f"{layer}.weight", [0, 0])[1] != shape[1]:
                 raise UserError(
                     f"{flag} {adapters}: belongs to another model than {folder}, whose {layer} does not fit"
                 )
@@ -177,7 +177,8 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 def component_config(folder: Path, name: str) -> dict[str, Any]:
     """Read the configuration of one component of a diffusers folder, or {} where it has none."""
     for file in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
-        if (path := folder / name / file).is_file():
+        path = folder / name / file
+        if path.is_file():
             return files.read_json(str(path))
     return {}
 

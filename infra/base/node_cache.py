@@ -33,7 +33,8 @@ def staged_once(
     with open(base / f"{name}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
-            if (free := shutil.disk_usage(base).free) < needed:
+            free = shutil.disk_usage(base).free
+            if free < needed:
                 raise UserError(
                     f"{base}: {needed:,} bytes are needed for {source}, {free:,} are free; "
                     f"set {setting} to a folder on a larger disk"
@@ -51,7 +52,7 @@ def check_cache(cache: str | None, setting: str = "--cache") -> None:
         UserError: naming the setting.
     """
     if cache and files.is_remote(files.resolve(cache)):
-        raise UserError(f"{setting} {cache}: each node's own copies are mapped from its disk; give a local folder")
+        raise UserError(f"{setting} {cache}: not on a disk, from which each node maps its copies; give a local folder")
 
 
 def cache_folder(cache: str | None, setting: str = "--cache") -> Path:

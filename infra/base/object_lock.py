@@ -26,7 +26,9 @@ from infra.base import files, object_storage
 from infra.base.errors import UserError
 
 NAME = ".lock"
-RENEWAL, EXPIRY, LOOK = 15.0, 120.0, 5.0  # seconds: of a holder; of a dead one; of who waits
+RENEWAL = 15.0  # seconds between two writes of its holder
+EXPIRY = 120.0  # seconds without a write, after which the holder counts as dead
+LOOK = 5.0  # seconds between two looks of a job that waits
 MARGIN = 15.0  # seconds in which Ray ends the workers of a driver that is gone
 CONFLICTS = 3  # writes of one renewal, where S3 says that another was under way
 NO_ETAG = "0" * 32  # of nothing that is written here
@@ -42,29 +44,34 @@ class _Seen:
 
 
 class ObjectLock:
-    """The lock of an s3:// folder, for one of its takers."""
+    """The lock of an s3:// folder, as one process takes it, renews it and gives it back."""
 
     def __init__(
         self, folder: str, clock: Callable[[], float] = time.monotonic, pause: Callable[[float], None] = time.sleep
     ) -> None:
-        self.folder, self._clock, self._pause = folder, clock, pause
+        self.folder = folder
+        self._clock = clock
+        self._pause = pause
         self._bucket, _, self._key = files.join(folder, NAME).removeprefix(files.S3).partition("/")
         self._holder = f"process {os.getpid()} on {socket.gethostname()}"
-        self._token, self._writes, self._etag = uuid.uuid4().hex, 0, ""
+        self._token = uuid.uuid4().hex
+        self._writes = 0
+        self._etag = ""
         self._renewed = clock()
-        self._client: tuple[int | None, Any] | None = None  # and when the credentials that it has were written
+        self._client: tuple[int | None, Any] | None = None  # and when its credentials were written
         self._conditions = True  # whether the server looks at them
-        self._turn, self._ended = threading.Lock(), threading.Event()
+        self._turn = threading.Lock()
+        self._ended = threading.Event()
 
     def take(self) -> None:
         """Take the lock; where it is another's, wait until that one shows life, or none for EXPIRY seconds.
 
-        A server that knows no conditional writes is told of on stderr, and then there is no lock.
+        Where the server ignores conditional writes there is no lock; stderr then says so.
 
         Raises:
             UserError: naming who holds it; or if S3 refuses.
         """
-        with self._told():
+        with self._refusals_in_words():
             try:
                 if not self._write(self._token, IfNoneMatch="*"):
                     self._take_over()
@@ -75,8 +82,8 @@ class ObjectLock:
                     raise
                 self._conditions = False
         if not self._conditions:
-            told = "this S3 server ignores conditional writes, so a second job here would not be kept away"
-            print(f"{self.folder}: {told}", file=sys.stderr, flush=True)
+            warning = "this S3 server ignores conditional writes, so a second job here would not be kept away"
+            print(f"{self.folder}: {warning}", file=sys.stderr, flush=True)
 
     def _take_over(self) -> None:
         seen = self._read()
@@ -91,7 +98,8 @@ class ObjectLock:
         began = self._clock()
         while self._clock() < began + EXPIRY:
             self._pause(LOOK)
-            if (now := self._read()) != seen:  # given back, too: what was finished meanwhile is not known here
+            now = self._read()
+            if now != seen:  # also where it was given back: this job does not know what was finished meanwhile
                 raise self._busy(now if now.token else seen)
 
     def check(self) -> None:
@@ -100,7 +108,7 @@ class ObjectLock:
         Raises:
             UserError: if another job took it over; or if S3 refuses.
         """
-        with self._turn, self._told():
+        with self._turn, self._refusals_in_words():
             if self._conditions and not self._renew():
                 raise self._lost()
 
@@ -125,8 +133,8 @@ class ObjectLock:
         """
         while self._conditions and not self._ended.wait(max(0.0, self._left())):
             if self._left() <= 0:
-                told = f"S3 heard nothing of this job for {EXPIRY - MARGIN:.0f} s, so that another may begin here soon"
-                _end(UserError(f"{self.folder}: {told}; the same command goes on"))
+                silence = f"S3 heard nothing of this job for {EXPIRY - MARGIN:.0f} s, so another may soon begin here"
+                _end(UserError(f"{self.folder}: {silence}; give the same command again, and it goes on"))
 
     def _left(self) -> float:
         return self._renewed + EXPIRY - MARGIN - self._clock()
@@ -135,7 +143,7 @@ class ObjectLock:
         """Let the next job have the lock at once."""
         self._ended.set()
         try:
-            with self._turn, self._told():
+            with self._turn, self._refusals_in_words():
                 if self._conditions:
                     self._write("", IfMatch=self._etag)
         except UserError as error:
@@ -180,9 +188,9 @@ class ObjectLock:
 
     def _read(self) -> _Seen:
         try:
-            found = self._s3().get_object(Bucket=self._bucket, Key=self._key)
-            told = json.loads(found["Body"].read())
-            return _Seen(found["ETag"].strip('"'), str(told["holder"]), str(told["token"]))
+            answer = self._s3().get_object(Bucket=self._bucket, Key=self._key)
+            content = json.loads(answer["Body"].read())
+            return _Seen(answer["ETag"].strip('"'), str(content["holder"]), str(content["token"]))
         except exceptions.ClientError as error:
             if _code(error) not in REFUSED:
                 raise
@@ -196,11 +204,11 @@ class ObjectLock:
         return UserError(f"{self.folder}: another job is writing here ({seen.holder}); wait for it or stop it")
 
     def _lost(self) -> UserError:
-        told = f"another job took over, as nothing was heard of this one for {EXPIRY:.0f} s; its result is what counts"
-        return UserError(f"{self.folder}: {told}")
+        silence = f"another job took over, as nothing was heard of this one for {EXPIRY:.0f} s; wait for its result"
+        return UserError(f"{self.folder}: {silence}")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _refusals_in_words(self) -> Iterator[None]:
         try:
             yield
         except (exceptions.BotoCoreError, exceptions.ClientError) as error:

@@ -80,10 +80,10 @@ def _try_key(client: Any, bucket: str, key: str) -> None:
     content = key.encode()
     client.put_object(Bucket=bucket, Key=key, Body=content)
     try:
-        found = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        received = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     finally:
         client.delete_object(Bucket=bucket, Key=key)
-    if found != content:
+    if received != content:
         raise ValueError("what was written there is read back as something else")
 
 
@@ -140,17 +140,20 @@ def explain(error: OSError) -> str:
 
     An answer to HEAD has no body and so no reason; S3 is then asked for something else that has one.
     """
-    said, place = _SAID.search(str(error)), _PLACE.search(str(error))
+    said = _SAID.search(str(error))
+    place = _PLACE.search(str(error))
     if said is None:
         return "S3 cannot be used"
-    kind, operation, bucket = said["kind"], said["operation"], place["bucket"] if place else ""
+    kind = said["kind"]
+    operation = said["operation"]
+    bucket = place["bucket"] if place else ""
     if kind == "NETWORK_CONNECTION":
         return f"S3 at {_server()} did not answer, or not to the end, however often it was asked"
     if bucket and said["rest"].startswith("No response body") and kind != "NO_SUCH_KEY":
         try:
             open_client().list_objects_v2(Bucket=bucket, MaxKeys=1)
-        except (exceptions.BotoCoreError, exceptions.ClientError) as told:
-            return reason(told, bucket)
+        except (exceptions.BotoCoreError, exceptions.ClientError) as refusal:
+            return reason(refusal, bucket)
     named = f"HTTP status {said['status']}" if kind == "UNKNOWN" else kind.title().replace("_", "")
     return _words(said["code"] or named, operation, bucket)
 

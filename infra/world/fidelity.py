@@ -1,6 +1,6 @@
-"""The embedded world's second judge: how near an image is to some true render, whatever its caption says.
+"""The embedded world's second judge: how near an image is to a true render, whatever its caption says.
 
-It never labels, and knows nothing of captions, so a policy cannot win it by pleasing the oracle.
+It never labels and reads no caption, so a policy cannot raise it by raising the oracle's score.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labelers.clips import weights
 
 
 class Fidelity:
-    """Scores how clean an image is: minus the root mean square distance (0..255) to the nearest render found."""
+    """Scores how clean an image is: minus the root mean square distance (0..255) to the nearest render tried."""
 
     temperature = None
     fingerprint = weights.fingerprint([], "fidelity", CONTRAST, RESOLUTION, SHAPES)
@@ -41,9 +41,11 @@ class Fidelity:
 
 
 def _near_masks(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.float32]]:
-    """Draw every shape where the mask lies, a few radii and places each; the three that overlap it best."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    y, x = (int(rows[0] + rows[-1]) // 2, int(columns[0] + columns[-1]) // 2)
+    """Draw every shape near the mask at several radii and places; return the three that overlap it best."""
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
+    x = int(columns[0] + columns[-1]) // 2
+    y = int(rows[0] + rows[-1]) // 2
     reach = max(rows[-1] - rows[0], columns[-1] - columns[0]) // 2
     candidates = [
         shape_mask(shape, int(radius), cx, cy)

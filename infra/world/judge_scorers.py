@@ -1,7 +1,7 @@
-"""Ask what the tiny scorers are worth: `python infra/world/judge_scorers.py`, on captions that none was trained on.
+"""Measure the tiny scorers on captions that none was trained on: `python infra/world/judge_scorers.py`.
 
-Two images of the base model per test caption, at seeds of their own: how often a scorer orders them as the oracle
-does, and how its scores go along with vividness. And two renders, one true and one with a wrong attribute.
+The base model draws two images per test caption. The table says how often a scorer orders them as the oracle does, and
+how its scores correlate with vividness. It also compares two renders, one true and one with a wrong attribute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import binomtest, pearsonr
 
 from infra.base import cli
-from infra.world.label_pairs import LabelConfig
+from infra.world.rater import Rater
 from infra.world.scorer_images import Judged, model_choices, true_and_wrong, vividness
 from infra.world.shapes import split_captions
 from labelers.scoring import scorers
@@ -28,9 +28,9 @@ class JudgeConfig:
     scorers: tuple[str, ...] = ("pickscore", "hpsv2", "hpsv2.1", "clip", "aesthetics")
     """Names from labelers/scoring/scorers.py."""
     clear: float = 0.1
-    """Oracle difference (0..1) from which a pair is clear, about a wrong size."""
+    """Difference of oracle scores (0..1) from which a pair counts as clear; a wrong size alone makes about 0.1."""
     seed: int = 7
-    """Of the images; training drew with 0."""
+    """Seed of the images; training used 0."""
 
 
 def score_pairs(name: str, judged: Judged) -> npt.NDArray[np.float32]:
@@ -52,14 +52,15 @@ def main(config: JudgeConfig) -> None:
     captions = split_captions()["test"]
     drawn = model_choices(captions, 2, steps=12, guidance_scale=3.0, seed=config.seed)
     rendered = true_and_wrong(captions, np.random.default_rng(config.seed))
-    wanted, tie = drawn.scores[:, 0] - drawn.scores[:, 1], LabelConfig(images="", output="").tie_margin
+    oracle_margin = drawn.scores[:, 0] - drawn.scores[:, 1]
     print("| scorer | agrees with the oracle | on clear pairs | prefers the true render | r with vividness |")
     print("|---|---|---|---|---|")
     for name in config.scorers:
-        scores, beside = score_pairs(name, drawn), score_pairs(name, rendered)
-        agrees = np.sign(scores[:, 0] - scores[:, 1]) == np.sign(wanted)
-        shares = [share(agrees[np.abs(wanted) >= margin]) for margin in (tie, config.clear)]
-        shares.append(share(beside[:, 0] > beside[:, 1]))
+        scores = score_pairs(name, drawn)
+        render_scores = score_pairs(name, rendered)
+        agrees = np.sign(scores[:, 0] - scores[:, 1]) == np.sign(oracle_margin)
+        shares = [share(agrees[np.abs(oracle_margin) >= least]) for least in (Rater.tie_margin, config.clear)]
+        shares.append(share(render_scores[:, 0] > render_scores[:, 1]))
         correlation = pearsonr(scores.ravel(), vividness(drawn.pixels).ravel()).statistic
         print(f"| {name} | {' | '.join(shares)} | {correlation:.3f} |", flush=True)
 

@@ -22,7 +22,7 @@ TEMPLATE = 32  # side of the normalised outlines that are compared, pixels
 
 @dataclass(frozen=True)
 class Reading:
-    """What is seen in an image: two colours, and the shape's outline."""
+    """What the oracle sees in an image: two colours, and the shape's outline."""
 
     background: npt.NDArray[np.float64]  # [3] RGB 0..255
     colour: npt.NDArray[np.float64]  # [3]
@@ -31,7 +31,7 @@ class Reading:
 
 
 def read_image(image: Image.Image) -> Reading:
-    """Read an image of the world: the border's median is the background, what differs from it is the shape."""
+    """Read an image: the border's median is the background, and the pixels that differ from it are the shape."""
     pixels = np.asarray(image.convert("RGB").resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR), np.float64)
     border = np.concatenate(
         [
@@ -43,7 +43,8 @@ def read_image(image: Image.Image) -> Reading:
     )
     background = np.median(border, axis=0)
     mask = np.linalg.norm(pixels - background, axis=-1) > CONTRAST
-    rows, columns = np.flatnonzero(mask.sum(1) > 1), np.flatnonzero(mask.sum(0) > 1)
+    rows = np.flatnonzero(mask.sum(1) > 1)
+    columns = np.flatnonzero(mask.sum(0) > 1)
     if len(rows) == 0 or len(columns) == 0:
         return Reading(background, background, np.zeros((TEMPLATE, TEMPLATE)), 0.0)
     box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -59,7 +60,8 @@ def _normalised(box: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 @cache
 def _template(shape: str) -> npt.NDArray[np.float64]:
     mask = shape_mask(shape, 21, 31, 31) > 0.5
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     return _normalised(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
@@ -125,5 +127,8 @@ class Oracle:
 def _known_scene(caption: str) -> Scene:
     scene = parse_caption(caption)
     if scene is None:
-        raise UserError(f"the oracle knows only the embedded world's captions, not {caption[:80]!r}")
+        raise UserError(
+            f"scorer oracle: {caption[:80]!r} is not a caption of the embedded world, so it cannot be judged; "
+            "use another scorer, for example pickscore"
+        )
     return scene

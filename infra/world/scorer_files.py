@@ -18,7 +18,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 IMAGE_SIZE = 48  # pixels; an image of the world has 64, so that a scorer's resizing matters
 CONTEXT = 77  # tokens, as in the real ones
 TRAINED_TOKENS = 16  # what a caption of the world needs; the positions after them stay zero
-MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+MEAN = open_clip.OPENAI_DATASET_MEAN
+STD = open_clip.OPENAI_DATASET_STD
 VISION = {"image_size": IMAGE_SIZE, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24}
 TEXT = {"width": 64, "layers": 2, "heads": 4}
 EMBEDDING = 64

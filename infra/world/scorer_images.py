@@ -15,8 +15,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.world.oracle import Oracle
-from infra.world.shapes import RESOLUTION, Scene, all_scenes, parse_caption, render, split_captions
-from infra.world.train_world import corrupt
+from infra.world.shapes import RESOLUTION, Scene, all_scenes, corrupt, parse_caption, render, split_captions
 from pipelines.drawing.sampling import draw_images, image_seed, load_pipeline
 
 MODEL = files.ROOT / "infra" / "world" / "model"
@@ -27,7 +26,7 @@ BLUR = (0.8, 2.5)  # radius of a degraded image's Gaussian blur, pixels
 
 @dataclass(frozen=True)
 class Judged:
-    """Images of captions, and what the oracle thinks of each beside its caption."""
+    """Images of captions, and the oracle's score of each beside its caption."""
 
     captions: list[str]  # [C]
     pixels: npt.NDArray[np.uint8]  # [C, K, 64, 64, 3] RGB
@@ -53,14 +52,16 @@ def degrade(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDAr
         return np.clip(noisy, 0, 255).astype(np.uint8)
     if kind == 1:
         return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR))))
-    share, scenes = rng.uniform(0.2, 0.6), all_scenes()
+    share = rng.uniform(0.2, 0.6)
+    scenes = all_scenes()
     ghost = render(scenes[rng.integers(len(scenes))], rng)
     return np.rint((1 - share) * pixels + share * ghost).astype(np.uint8)
 
 
 def rendered_choices(rng: np.random.Generator) -> Judged:
     """Render each training caption truly, with one and with two wrong attributes, and degraded."""
-    pixels, scenes = [], train_scenes()
+    pixels = []
+    scenes = train_scenes()
     for scene in scenes:
         shown = [scene, corrupt(scene, rng), corrupt(scene, rng), corrupt(corrupt(scene, rng), rng)]
         renders = [render(each, rng) for each in shown]

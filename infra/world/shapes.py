@@ -1,11 +1,11 @@
-"""The embedded world: captioned scenes of one shape on one background, and how they are drawn."""
+"""The embedded world: captioned scenes of one shape on one background, and how they are rendered."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -53,7 +53,10 @@ class Scene:
 def parse_caption(caption: str) -> Scene | None:
     """Return the scene a caption describes, or None for a caption from outside this world."""
     match = _CAPTION.fullmatch(caption.strip())
-    return Scene(*match.groups()) if match else None
+    if match is None:
+        return None
+    size, colour, shape, background = match.groups()
+    return Scene(size, colour, shape, background)
 
 
 def all_scenes() -> list[Scene]:
@@ -63,6 +66,13 @@ def all_scenes() -> list[Scene]:
         for size, colour, shape, background in itertools.product(RADII, COLOURS, SHAPES, COLOURS)
         if colour != background
     ]
+
+
+def corrupt(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Replace one attribute by a random one, as a careless caption would."""
+    choices = [("size", list(RADII)), ("colour", list(COLOURS)), ("shape", SHAPES), ("background", list(COLOURS))]
+    name, values = choices[rng.integers(4)]
+    return replace(scene, **{name: str(rng.choice(values))})
 
 
 @lru_cache(maxsize=2048)  # 32 MiB; a long job meets tens of thousands of masks
@@ -77,10 +87,13 @@ def shape_mask(shape: str, radius: int, x: int, y: int) -> npt.NDArray[np.float3
     Returns:
         [64, 64] float32 in 0..1: how much of each pixel the shape covers.
     """
-    scale, size = SUPERSAMPLING, RESOLUTION * SUPERSAMPLING
+    scale = SUPERSAMPLING
+    size = RESOLUTION * scale
     canvas = Image.new("L", (size, size))
     draw = ImageDraw.Draw(canvas)
-    cx, cy, r = (x + 0.5) * scale, (y + 0.5) * scale, radius * scale
+    cx = (x + 0.5) * scale
+    cy = (y + 0.5) * scale
+    r = radius * scale
 
     def disc(extent: float, fill: int) -> None:
         draw.ellipse((cx - extent, cy - extent, cx + extent, cy + extent), fill=fill)
@@ -120,7 +133,7 @@ def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     low, high = RADII[scene.size]
     radius = int(rng.integers(low, high + 1))
     margin = radius + 2
-    x, y = (int(v) for v in rng.integers(margin, RESOLUTION - margin, size=2))
+    x, y = rng.integers(margin, RESOLUTION - margin, size=2).tolist()
     return compose(shape_mask(scene.shape, radius, x, y), COLOURS[scene.colour], COLOURS[scene.background])
 
 

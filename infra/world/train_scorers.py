@@ -1,9 +1,8 @@
 """Train the embedded world's tiny scorers: `python infra/world/train_scorers.py`.
 
-As their big sisters came about: a CLIP on captioned renders, contrastively; from it HPSv2-like and PickScore-like
-models on preferences, and an aesthetic head on what is visible, here vividness. The oracle plays the human raters.
-About twelve minutes on one core. The result, in the real checkpoints' file formats, is committed, so nobody needs to
-run this to use the project.
+The steps are those of the real scorers. First a CLIP is trained contrastively on captioned renders. From it come
+models like HPSv2 and PickScore, tuned on preferences, and an aesthetic head, fitted to vividness. The oracle plays the
+human raters. It takes about twelve minutes on one core. The result is committed in the real checkpoints' file formats.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
 from torch.nn import functional as F
 
 from infra.base import (
+    cli,
+    files,
     torchvision_guard,  # noqa: F401  (before open_clip and transformers)
 )
 
@@ -31,19 +30,20 @@ import open_clip  # isort: skip
 from transformers import CLIPTokenizer
 
 from infra.world import scorer_files
-from infra.world.label_pairs import LabelConfig, label
+from infra.world.fitting import schedule
+from infra.world.rater import Rater
 from infra.world.scorer_images import Judged, model_choices, rendered_choices, train_scenes, true_renders, vividness
-from infra.world.train_world import build_tokenizer, schedule
+from infra.world.vocabulary import build_tokenizer
 from labelers.clips.aesthetics import Head
 
 SCALE = float(np.log(1 / 0.07))  # logit_scale before training, as CLIP's
 
 
-@dataclass(frozen=True)
-class Config:
-    """How the world's scorers are trained."""
+@dataclass(frozen=True, kw_only=True)
+class ScorersConfig:
+    """Flags of the training of the embedded world's scorers."""
 
-    output: Path = Path(__file__).parent / "scorers"
+    output: str = "infra/world/scorers"
     """Folder to write one folder per scorer into."""
     seed: int = 0
     contrastive_steps: int = 700
@@ -71,12 +71,13 @@ def to_input(pixels: npt.NDArray[np.uint8], antialias: bool) -> torch.Tensor:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     size = (scorer_files.IMAGE_SIZE, scorer_files.IMAGE_SIZE)
     resized = F.interpolate(images, size, mode="bicubic", antialias=antialias)
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (scorer_files.MEAN, scorer_files.STD))
+    mean = torch.tensor(scorer_files.MEAN).view(3, 1, 1)
+    std = torch.tensor(scorer_files.STD).view(3, 1, 1)
     return (resized - mean) / std
 
 
 def disturb(images: torch.Tensor) -> torch.Tensor:
-    """Shift colours a little and add noise, so that a drawn image is no stranger to one who saw only renders."""
+    """Shift colours a little and add noise, so that a model trained on renders can read drawn images."""
     tint = 0.1 * torch.randn(len(images), 3, 1, 1)
     noise = 0.25 * torch.rand(len(images), 1, 1, 1) * torch.randn_like(images)
     return images + tint + noise
@@ -97,7 +98,7 @@ def fit(name: str, model: torch.nn.Module, steps: int, rate: float, loss_of: Cal
             print(f"{name} {step:5d}  loss {loss.item():.4f}  {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def train_contrastive(config: Config, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+def train_contrastive(config: ScorersConfig, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     """Train image and text tower on the symmetric InfoNCE loss of CLIP (Radford et al. 2021, Fig. 3)."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -125,7 +126,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
 
 
 def train_preference(
-    config: Config,
+    config: ScorersConfig,
     name: str,
     start: open_clip.CLIP,
     tokenizer: CLIPTokenizer,
@@ -144,10 +145,9 @@ def train_preference(
     torch.manual_seed(config.seed + 1)
     rng = np.random.default_rng(config.seed + 1)
     model = copy.deepcopy(start)
-    torch.nn.init.constant_(model.logit_scale, SCALE)  # what tells captions apart would be too sure of choices
+    torch.nn.init.constant_(model.logit_scale, SCALE)  # the scale that tells captions apart is too large for choices
     tokens = [tokenize(tokenizer, judged.captions) for judged in choices]
-    raters = LabelConfig(images="", output="", temperature=config.rater_temperature)
-
+    rater = Rater(temperature=config.rater_temperature)
     turns = itertools.cycle(zip(choices, tokens, strict=True))
 
     def loss() -> torch.Tensor:
@@ -155,11 +155,12 @@ def train_preference(
         rows = rng.permutation(len(judged.captions))[: config.preference_batch]
         slots = np.stack([rng.permutation(judged.scores.shape[1])[:2] for _ in rows])
         pixels = np.concatenate([judged.pixels[rows, slots[:, 0]], judged.pixels[rows, slots[:, 1]]])
-        first, second = judged.scores[rows, slots[:, 0]], judged.scores[rows, slots[:, 1]]
+        first = judged.scores[rows, slots[:, 0]]
+        second = judged.scores[rows, slots[:, 1]]
         if noisy:
-            labels = np.array([label(float(a), float(b), raters, rng) for a, b in zip(first, second, strict=True)])
+            labels = np.array([rater.label(float(a), float(b), rng) for a, b in zip(first, second, strict=True)])
         else:
-            labels = 1 / (1 + np.exp(-(first - second) / raters.temperature))
+            labels = 1 / (1 + np.exp(-(first - second) / rater.temperature))
         images = model.encode_image(to_input(pixels, antialias), normalize=True).unflatten(0, (2, -1))
         cosines = (images * model.encode_text(text[rows], normalize=True)).sum(-1)
         logits = model.logit_scale.exp() * (cosines[0] - cosines[1])
@@ -169,7 +170,7 @@ def train_preference(
     return model
 
 
-def train_head(config: Config, model: open_clip.CLIP, pixels: npt.NDArray[np.uint8]) -> Head:
+def train_head(config: ScorersConfig, model: open_clip.CLIP, pixels: npt.NDArray[np.uint8]) -> Head:
     """Fit the aesthetic head to vividness on the scale 1 to 10, mean squared error, over a frozen image tower."""
     torch.manual_seed(config.seed + 2)
     with torch.no_grad():
@@ -188,10 +189,11 @@ def train_head(config: Config, model: open_clip.CLIP, pixels: npt.NDArray[np.uin
     return head
 
 
-def main(config: Config) -> None:
+def main(config: ScorersConfig) -> None:
     """Train all scorers and write each in its checkpoint's real format."""
     torch.set_num_threads(1)
-    tokenizer, output = build_tokenizer(), config.output
+    tokenizer = build_tokenizer()
+    output = Path(files.resolve(config.output))
     clip = train_contrastive(config, tokenizer)
     scorer_files.write_open_clip(output / "clip", clip, tokenizer)
     scorer_files.write_transformers(output / "aesthetics", clip, tokenizer)
@@ -211,8 +213,8 @@ def main(config: Config) -> None:
     scorer_files.write_hps(output / "hpsv2.1", newer, tokenizer, "HPS_v2.1_compressed.pt")
 
     settings = {name: value for name, value in vars(config).items() if name != "output"}
-    (output / "trained_with.json").write_text(json.dumps(settings, indent=2) + "\n")
+    files.write_json(str(output / "trained_with.json"), settings)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, ScorersConfig)

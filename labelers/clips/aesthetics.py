@@ -19,7 +19,7 @@ from infra.base.errors import UserError
 from labelers.clips import towers, weights
 from labelers.clips.transformers_clip import MODEL_FILES, PROCESSOR_FILES, TransformersFiles
 
-# The commit was fetched, and its file's git hash compared with the file that this SHA-256 is of.
+# The commit was fetched, and the git hash of its file compared with that of the file that has this SHA-256.
 HEAD_URL = (
     "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/6934dd81792f086e613a121dbce43082cb8be85e/"
     "sac%2Blogos%2Bava1-l14-linearMSE.pth"
@@ -28,7 +28,7 @@ HEAD_SHA256 = "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 
 
 def head_layers(width: int) -> torch.nn.Sequential:
-    """Make the head: linear layers with nothing between them; their numbers leave room for training's dropouts."""
+    """Make the head: linear layers with nothing between them, numbered as in training, where dropouts lay between."""
     widths = [width, 1024, 128, 64, 16, 1]
     layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     return torch.nn.Sequential(OrderedDict(zip(["0", "2", "4", "6", "7"], layers, strict=True)))
@@ -49,23 +49,27 @@ class Head(torch.nn.Module):
 class Aesthetics:
     """Scores how beautiful people would find an image; its caption is not looked at."""
 
-    name, preprocessing = "aesthetics", "the processor's, on PIL"
-    temperature = None  # its differences are no logits: one is fitted on human labels where it is needed
+    name = "aesthetics"
+    preprocessing = "the processor's, on PIL"
+    temperature = None  # its score differences are no logits; where one is needed it is fitted to human labels
 
     def __init__(self, wanted: str = weights.WORLD) -> None:
         path = None if wanted == weights.PUBLISHED else weights.local_path(self.name, wanted)
         if path is not None and path.is_dir():
-            self.files, self.head_file = TransformersFiles(path, path), weights.only_file(path, "*.pth")
-        else:  # a head alone goes over the CLIP that LAION's was made for
+            self.files = TransformersFiles(path, path)
+            self.head_file = weights.only_file(path, "*.pth")
+        else:  # a head without a CLIP beside it belongs to the CLIP that LAION's was trained on
             clip = weights.hub_folder(weights.CLIP_L, [*MODEL_FILES, *PROCESSOR_FILES])
-            self.files, self.head_file = TransformersFiles(clip, clip), path or published_head()
+            self.files = TransformersFiles(clip, clip)
+            self.head_file = path or published_head()
 
     def check(self) -> None:
         """Refuse files that are no CLIPModel with a head of its width, with a UserError."""
         self.files.check()
         width = self.files.width
-        found, wanted = weights.shapes(self.head_file), Head(width).state_dict()
-        weights.require_shapes(found, wanted, self.head_file, f"an aesthetic head over {width} numbers")
+        shapes = weights.shapes(self.head_file)
+        model = f"an aesthetic head over {width} numbers"
+        weights.require_shapes(shapes, Head(width).state_dict(), self.head_file, model)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -74,7 +78,7 @@ class Aesthetics:
 
     @functools.cached_property
     def tower(self) -> towers.Tower:
-        """Load the CLIP, or take the one already here."""
+        """Load the CLIP, or take it from another scorer that has it."""
         return towers.tower(self.files)
 
     @functools.cached_property
@@ -100,10 +104,13 @@ def published_head() -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"aesthetics-{HEAD_SHA256[:16]}.pth"
     if not path.is_file() or files.sha256(str(path)) != HEAD_SHA256:
         if constants.HF_HUB_OFFLINE:
-            raise UserError(f"{path}: the aesthetic head is not here, and HF_HUB_OFFLINE forbids to fetch it")
+            raise UserError(
+                f"{path}: the aesthetic head is not here, and HF_HUB_OFFLINE forbids to download it; "
+                "unset it once, or give a local file with --weights"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(HEAD_URL, str(path), hash_prefix=HEAD_SHA256, progress=False)
         except (OSError, RuntimeError) as error:  # no network, or another file than the known one
-            raise UserError(f"{HEAD_URL}: not to be had ({error}); give a local file with --weights") from error
+            raise UserError(f"{HEAD_URL}: cannot be downloaded ({error}); give a local file with --weights") from error
     return path

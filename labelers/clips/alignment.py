@@ -1,4 +1,4 @@
-"""What the scorers that compare an image with its caption share: a CLIP, and the cosine of its two embeddings."""
+"""The base of the scorers that compare an image with its caption: a CLIP, and the cosine of its two embeddings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cosines(images: torch.Tensor, captions: torch.Tensor, scale: float = 1.0) ->
 
 
 class Alignment:
-    """Scores scale * cos(image, caption) by the CLIP in some files."""
+    """Scores scale * cos(image, caption) by the CLIP that its files hold."""
 
     name: str
     scale = 1.0
@@ -54,14 +54,15 @@ class Alignment:
 
     @functools.cached_property
     def tower(self) -> towers.Tower:
-        """Load the model, or take the one already here."""
+        """Load the model, or take it from another scorer that has it."""
         return towers.tower(self.files)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return [B] float32."""
-        embedded = self.tower.embed_images(images, self.preprocess), self.tower.embed_captions(captions)
-        return cosines(*embedded, scale=self.scale).cpu().numpy()
+        image_embeddings = self.tower.embed_images(images, self.preprocess)
+        caption_embeddings = self.tower.embed_captions(captions)
+        return cosines(image_embeddings, caption_embeddings, scale=self.scale).cpu().numpy()
 
     def truncated(self, captions: Sequence[str]) -> int:
-        """Count the captions that are longer than the text tower reads, 77 tokens."""
+        """Count the captions that are longer than the text tower's limit, 77 tokens."""
         return self.tower.truncated(captions)

@@ -12,7 +12,8 @@ CHECKPOINT = "open_clip_model.safetensors"
 class ClipScore(Alignment):
     """Scores cos(image, caption), -1..1, through open_clip and with its own preprocessing."""
 
-    name, preprocessing = "clip", "open_clip's"
+    name = "clip"
+    preprocessing = "open_clip's"
 
     def __init__(self, wanted: str = weights.WORLD) -> None:
         if wanted == weights.PUBLISHED:

@@ -1,7 +1,7 @@
 """Human Preference Score v2 (Wu et al. 2023, arXiv 2306.09341): LAION's ViT-H-14 tuned on people's rankings.
 
-The authors' package unpickles its checkpoint and lacks files that it needs; this reads the same checkpoint through
-open_clip (docs/scorers.md). Versions 2.0 and 2.1 are different weights, and their scores don't compare.
+The authors' package unpickles its checkpoint and lacks files that it needs. This module reads the same checkpoint
+through open_clip (docs/scorers.md). Versions 2.0 and 2.1 are different weights, and their scores do not compare.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from labelers.clips.alignment import Alignment
 from labelers.clips.open_clip_files import OpenClipFiles
 from labelers.clips.towers import stacked
 
-# The authors leave it to torchvision. In their days its resize of tensors did not antialias unless told to, and their
-# model learned from such images; since torchvision 0.17 the same call does. Their published figures are without.
+# The authors leave antialiasing to torchvision's default. When they trained, tensors were resized without it; since
+# torchvision 0.17 the same call antialiases. Their model learned, and their figures were made, without.
 ANTIALIAS = False
 
 
@@ -48,10 +48,12 @@ def _prepare(images: Sequence[Image.Image], size: int) -> torch.Tensor:
     height, width = tensor.shape[2:]
     if max(height, width) != size:
         scale = size / max(height, width)
-        # At least one pixel, which the authors' code would lose of a very long image.
-        height, width = (max(1, round(side * scale)) for side in (height, width))
+        # At least one pixel: of a very long image the authors' code would leave none.
+        height = max(1, round(height * scale))
+        width = max(1, round(width * scale))
         tensor = transforms.resize(tensor, [height, width], InterpolationMode.BICUBIC, antialias=ANTIALIAS)
-    left, top = (size - width) // 2, (size - height) // 2
+    left = (size - width) // 2
+    top = (size - height) // 2
     tensor = transforms.pad(tensor, [left, top, size - width - left, size - height - top])
     return transforms.normalize(tensor, list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD))
 
@@ -59,7 +61,8 @@ def _prepare(images: Sequence[Image.Image], size: int) -> torch.Tensor:
 class HPSv2(Alignment):
     """Scores cos(image, caption), -1..1, without CLIP's scale; the leaderboard's 28.16 is 100 times a mean of it."""
 
-    name, checkpoint = "hpsv2", "HPS_v2_compressed.pt"
+    name = "hpsv2"
+    checkpoint = "HPS_v2_compressed.pt"
     preprocessing = f"longest side, bicubic, {ANTIALIAS=}, black square"
 
     def __init__(self, wanted: str = weights.WORLD) -> None:
@@ -79,4 +82,5 @@ class HPSv2(Alignment):
 class HPSv21(HPSv2):
     """The same with the weights of January 2024, tuned on better data."""
 
-    name, checkpoint = "hpsv2.1", "HPS_v2.1_compressed.pt"
+    name = "hpsv2.1"
+    checkpoint = "HPS_v2.1_compressed.pt"

@@ -10,10 +10,11 @@ from labelers.clips.transformers_clip import MODEL_FILES, PROCESSOR_FILES, Trans
 class PickScore(Alignment):
     """Scores exp(logit_scale) * cos(image, caption), so that differences are the logits of Pick-a-Pic's choices."""
 
-    name, preprocessing = "pickscore", "the processor's, on PIL"
+    name = "pickscore"
+    preprocessing = "the processor's, on PIL"
 
     def __init__(self, wanted: str = weights.WORLD) -> None:
-        if wanted == weights.PUBLISHED:  # the model card takes the processor of the CLIP that it was tuned from
+        if wanted == weights.PUBLISHED:  # its model card uses the processor of the CLIP that it was tuned from
             model = weights.hub_folder(weights.PICKSCORE, MODEL_FILES)
             super().__init__(TransformersFiles(model, weights.hub_folder(weights.CLIP_H, PROCESSOR_FILES)))
         else:

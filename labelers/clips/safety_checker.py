@@ -1,8 +1,8 @@
 """Stable Diffusion's safety checker for its flags alone: which of its concepts an image shows; no image is blackened.
 
 diffusers' StableDiffusionSafetyChecker compares the image embedding of a CLIP ViT-L/14 with the embeddings of 17
-concepts, each with a threshold, and of 3 more that lower the others' thresholds. Their names were never published; the
-formula is told in Rando et al. 2022 (arXiv 2210.04610).
+concepts, each with a threshold. 3 further concepts lower the others' thresholds. Their names were never published.
+Rando et al. 2022 (arXiv 2210.04610) give the formula.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from transformers import CLIPConfig  # isort: skip
 # (revision refs/pr/41); the copy beside SD1.5 has them on its main branch. Read in other public repositories, not
 # downloaded when this was written.
 PUBLISHED = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14")
-CHECKER, PROCESSOR = "safety_checker", "feature_extractor"  # in the folder of a diffusers pipeline
+# Their folders within a diffusers pipeline.
+CHECKER = "safety_checker"
+PROCESSOR = "feature_extractor"
 FETCHED = ["config.json", "model.safetensors", "preprocessor_config.json"]
 FETCHED += [f"{CHECKER}/config.json", f"{CHECKER}/model.safetensors", f"{PROCESSOR}/preprocessor_config.json"]
 SPECIAL_CARE = 0.01  # added to every concept's score where an image shows one of the three
@@ -60,7 +62,7 @@ class CheckerName:
         folder = Path(files.resolve(self.name))
         if not folder.is_dir():
             if "://" in self.name or os.path.isabs(self.name) or self.name.count("/") != 1:
-                raise UserError(f"{FLAG} {self.name}: neither a local folder nor a Hub name")
+                raise UserError(f"{FLAG} {self.name}: is neither a local folder nor a Hub name; give one of them")
             folder = weights.hub_folder((self.name, self.revision), FETCHED, FLAG)
         if (folder / CHECKER).is_dir():
             return TransformersFiles(folder / CHECKER, folder / PROCESSOR)
@@ -83,8 +85,10 @@ def checker_name(name: str, revision: str | None) -> CheckerName:
     """
     if name == weights.PUBLISHED:
         if revision:
-            raise UserError(f"--safety-revision {revision}: {weights.PUBLISHED} is a pinned one")
-        return CheckerName(*PUBLISHED)
+            raise UserError(
+                f"--safety-revision {revision}: {FLAG} {weights.PUBLISHED} has a pinned revision; leave this flag out"
+            )
+        return CheckerName(PUBLISHED[0], PUBLISHED[1])
     return CheckerName(name, revision)
 
 
@@ -92,12 +96,14 @@ class SafetyChecker:
     """Says which images show a concept that the checker was made against.
 
     Args:
-        found: its configuration, weights and image processor.
-        batch_size: images per forward pass, padded: a score's last bits depend on it, and a flag on a threshold.
+        files: its configuration, weights and image processor.
+        batch_size: images per forward pass, the last one padded. A score's last bits depend on it, and so near a
+            threshold its flag.
     """
 
-    def __init__(self, found: TransformersFiles, batch_size: int) -> None:
-        self.files, self.batch_size = found, batch_size
+    def __init__(self, files: TransformersFiles, batch_size: int) -> None:
+        self.files = files
+        self.batch_size = batch_size
 
     def check(self) -> None:
         """Refuse files that are missing, hold code or are of another network, reading no weights.
@@ -107,18 +113,19 @@ class SafetyChecker:
         """
         config = self.files.config()
         if not self._weights.is_file():
-            raise UserError(f"{self.files.model}: no model.safetensors; pickled weights are not loaded")
+            raise UserError(
+                f"{self.files.model}: no model.safetensors, and pickled weights are not loaded; give safetensors"
+            )
         if not (self.files.processor / "preprocessor_config.json").is_file():
-            raise UserError(f"{self.files.processor}: no preprocessor_config.json; the checker needs its processor's")
+            raise UserError(f"{self.files.processor}: no preprocessor_config.json; put the processor's files there")
         try:
             with torch.device("meta"):
                 wanted = StableDiffusionSafetyChecker(config).state_dict()
         except ValueError as error:
             raise UserError(f"{self.files.model / 'config.json'}: no checker can be made of it ({error})") from error
-        found = {_plain(name): shape for name, shape in weights.shapes(self._weights).items()}
-        weights.require_shapes(
-            found, {_plain(name): value for name, value in wanted.items()}, self.files.model, "a safety checker"
-        )
+        shapes = {_plain(name): shape for name, shape in weights.shapes(self._weights).items()}
+        tensors = {_plain(name): value for name, value in wanted.items()}
+        weights.require_shapes(shapes, tensors, self.files.model, "a safety checker")
         try:
             _ = self.files.preprocess
         except Exception as error:  # transformers raises many types, some of them its own
@@ -144,7 +151,8 @@ class SafetyChecker:
     @torch.inference_mode()
     def scores(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Return each concept's score, [B, 17] float32, of RGB images; above 0 the concept is shown."""
-        network, parts = self.network, []
+        network = self.network
+        parts = []
         for start in range(0, len(images), self.batch_size):
             pixels = self.files.preprocess(images[start : start + self.batch_size])
             padded = F.pad(pixels, (0, 0) * 3 + (0, self.batch_size - len(pixels))).to(device())
@@ -186,5 +194,5 @@ def count_checker(config: CLIPConfig) -> tuple[int, float]:
 
 
 def _plain(name: str) -> str:
-    """Name a tensor as transformers 5 does: before, the vision model was one module deeper."""
+    """Name a tensor as transformers 5 does; older versions had the vision model one module deeper."""
     return name.replace("vision_model.vision_model.", "vision_model.")

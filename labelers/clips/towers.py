@@ -59,7 +59,8 @@ class CaptionCache:
     """Embeds each caption once, and forgets the least recently used beyond a bound."""
 
     def __init__(self, embed: Callable[[list[str]], torch.Tensor], bound: int = CAPTIONS_KEPT) -> None:
-        self.embed, self.bound = embed, bound
+        self.embed = embed
+        self.bound = bound
         self.kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
@@ -96,7 +97,8 @@ class Tower:
         self.model = model
         self.encode_images = encode_images
         self.captions = CaptionCache(lambda captions: F.normalize(encode_captions(captions), dim=-1))
-        self.count_tokens, self.context = count_tokens, context
+        self.count_tokens = count_tokens
+        self.context = context
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image], preprocess: Preprocess) -> torch.Tensor:
@@ -109,19 +111,19 @@ class Tower:
 
     @torch.inference_mode()
     def embed_captions(self, captions: Sequence[str]) -> torch.Tensor:
-        """Embed captions, [B, d] float32 of length 1, or take what is known of them."""
+        """Embed captions, [B, d] float32 of length 1, each only once."""
         return self.captions(captions)
 
     def truncated(self, captions: Sequence[str]) -> int:
-        """Count the captions of more tokens than the text tower takes, start and end included."""
+        """Count the captions with more tokens than the text tower reads, start and end included."""
         return sum(self.count_tokens(caption) > self.context for caption in captions)
 
 
 class ClassTokenLayer(torch.nn.Module):
-    """The last layer of an image tower, which is read at its class token alone: only that one is computed.
+    """The last layer of an image tower, computed for its class token alone, the only one that is read.
 
-    No other token needs its key or value: q·(Kx) = (Kᵀq)·x, and Σa(Vx + v) = V(Σax) + v as Σa = 1; a key's bias adds
-    the same to every logit, to which softmax is blind.
+    No other token's key or value is computed: q·(Kx) = (Kᵀq)·x, and Σa(Vx + v) = V(Σax) + v as Σa = 1. A key's bias
+    adds the same to every logit, which softmax cancels.
     """
 
     def __init__(
@@ -138,7 +140,8 @@ class ClassTokenLayer(torch.nn.Module):
         self.before_attention, self.before_mlp = norms
         self.query, self.key, self.value = weight.unflatten(0, (3, heads, -1))  # each [heads, D / heads, D]
         self.query_bias, _, self.value_bias = bias.unflatten(0, (3, heads, -1))
-        self.output, self.mlp = output, mlp
+        self.output = output
+        self.mlp = mlp
 
     def forward(self, tokens: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         """Return the class token [B, 1, D] of tokens [B, T, D] whose first it is, float32."""
@@ -169,7 +172,7 @@ def stacked(images: Sequence[Image.Image]) -> torch.Tensor:
     """Return RGB images of one size as [B, H, W, 3] uint8."""
     (width, height), *others = {image.size for image in images}
     if others:
-        raise ValueError(f"images of several sizes, {width}x{height} and others, are no tensor")
+        raise ValueError(f"images of several sizes ({width}x{height} and others) cannot be stacked")
     pixels = bytearray().join(image.tobytes() for image in images)
     return torch.frombuffer(pixels, dtype=torch.uint8).view(len(images), height, width, 3)
 
@@ -177,12 +180,13 @@ def stacked(images: Sequence[Image.Image]) -> torch.Tensor:
 _towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()
 
 
-def tower(found: ClipFiles) -> Tower:
-    """Return the tower of these files, loading it unless a living scorer has it already."""
-    key = (type(found), weights.identity(found.paths()))
+def tower(clip: ClipFiles) -> Tower:
+    """Return the tower of a CLIP's files, loading it unless a living scorer has it already."""
+    key = (type(clip), weights.identity(clip.paths()))
     loaded = _towers.get(key)
     if loaded is None:
-        loaded = _towers[key] = found.load()
+        loaded = clip.load()
+        _towers[key] = loaded
     return loaded
 
 

@@ -52,7 +52,7 @@ class TransformersFiles:
         """
         path = self.model / "config.json"
         if not path.is_file():
-            raise UserError(f"{self.model}: no config.json, so it is no transformers folder")
+            raise UserError(f"{self.model}: no config.json, so it is no transformers folder; give one with --weights")
         config = weights.read_json(path)
         if config.get("model_type") != "clip":
             raise UserError(f"{path}: model_type is {config.get('model_type')!r}; the scorer needs 'clip'")
@@ -62,25 +62,25 @@ class TransformersFiles:
             raise UserError(f"{path}: not a CLIP's configuration ({error})") from error
 
     def check(self) -> None:
-        """Compare the files with what their configuration promises, without reading the weights.
+        """Compare the files with what their configuration says, without reading the weights.
 
         Raises:
             UserError: if something is missing, is a pickle, or does not fit.
         """
         config = self.config()
         if not self._weights():
-            raise UserError(f"{self.model}: no model.safetensors; pickled weights are not loaded")
+            raise UserError(f"{self.model}: no model.safetensors, and pickled weights are not loaded; convert them")
         if not (self.processor / "preprocessor_config.json").is_file():
-            raise UserError(f"{self.processor}: no preprocessor_config.json; the scorer needs its processor's files")
+            raise UserError(f"{self.processor}: no preprocessor_config.json; put the processor's files there")
         if not any((self.processor / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            raise UserError(f"{self.processor}: neither tokenizer.json nor vocab.json; the scorer needs its tokenizer")
+            raise UserError(f"{self.processor}: neither tokenizer.json nor vocab.json; put the tokenizer's files there")
         try:
             with torch.device("meta"):
                 wanted = CLIPModel(config).state_dict()
         except ValueError as error:
-            raise UserError(f"{self.model / 'config.json'}: no CLIP can be made of it ({error})") from error
-        found = {name: shape for path in self._weights() for name, shape in weights.shapes(path).items()}
-        weights.require_shapes(found, wanted, self.model, "the CLIPModel in its config.json")
+            raise UserError(f"{self.model / 'config.json'}: a CLIP cannot be built from it ({error})") from error
+        shapes = {name: shape for path in self._weights() for name, shape in weights.shapes(path).items()}
+        weights.require_shapes(shapes, wanted, self.model, "the CLIPModel in its config.json")
         try:
             for part in (CLIPImageProcessorPil, CLIPTokenizer):
                 part.from_pretrained(self.processor)
@@ -111,7 +111,8 @@ class TransformersFiles:
             return lambda images: processor(images=list(images), return_tensors="pt").pixel_values
 
         # Equal to the bit, but without the processor's ways from PIL to arrays and back, and on all images at once.
-        shorter, side = processor.size.shortest_edge, processor.crop_size.height
+        shorter = processor.size.shortest_edge
+        side = processor.crop_size.height
 
         def prepare(images: Sequence[Image.Image]) -> torch.Tensor:
             shaped = [_resized_square(image, shorter, side, processor.resample) for image in images]
@@ -144,7 +145,8 @@ class TransformersFiles:
 
 def is_usual(processor: CLIPImageProcessorPil) -> bool:
     """Say whether a processor does what CLIP's do: shorter side to a size, centre crop, 0..1, normalised."""
-    size, crop = processor.size, processor.crop_size
+    size = processor.size
+    crop = processor.crop_size
     steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
     return bool(
         all(steps)
@@ -157,9 +159,11 @@ def is_usual(processor: CLIPImageProcessorPil) -> bool:
 
 
 def _resized_square(image: Image.Image, shorter: int, side: int, resample: Image.Resampling) -> Image.Image:
-    width, height = (int(shorter * length / min(image.size)) for length in image.size)
+    width = int(shorter * image.width / min(image.size))
+    height = int(shorter * image.height / min(image.size))
     image = image.resize((width, height), resample)
-    left, top = (width - side) // 2, (height - side) // 2
+    left = (width - side) // 2
+    top = (height - side) // 2
     return image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
 
 

@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from infra.base import files
 from infra.base.errors import UserError
 
-BUFFERS = ("position_ids", "attn_mask")  # in some checkpoints beside the weights; computed, not learned
-WORLD, PUBLISHED = "world", "published"
+BUFFERS = ("position_ids", "attn_mask")  # computed, not learned; some checkpoints save them beside the weights
+WORLD = "world"
+PUBLISHED = "published"
 WORLD_FOLDER = files.ROOT / "infra" / "world" / "scorers"
 
 # These commits were read in the table "Pinned checkpoints" of the README of Precise-SDE (arXiv 2605.23522), and each of
@@ -43,7 +44,9 @@ def local_path(scorer: str, wanted: str) -> Path:
         return WORLD_FOLDER / scorer
     path = Path(files.resolve(wanted))
     if not path.exists():
-        raise UserError(f"--weights {scorer}={wanted}: there is no such local file or folder")
+        raise UserError(
+            f"--weights {scorer}={wanted}: no such local file or folder; give another, {WORLD} or {PUBLISHED}"
+        )
     return path
 
 
@@ -53,20 +56,21 @@ def only_file(folder: Path, pattern: str) -> Path:
     Raises:
         UserError: if there is none, or more than one.
     """
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise UserError(f"{folder}: needs one file {pattern}, has {', '.join(p.name for p in found) or 'none'}")
-    return found[0]
+    matches = sorted(folder.glob(pattern))
+    if len(matches) != 1:
+        names = ", ".join(path.name for path in matches) or "none"
+        raise UserError(f"{folder}: needs exactly one file {pattern}, and has {names}")
+    return matches[0]
 
 
 def hub_folder(model: tuple[str, str | None], patterns: list[str], flag: str = "--weights") -> Path:
     """Return the local folder of a Hub model at its revision, with the files that match fetched.
 
     Args:
-        flag: that takes a local path in its place, for a refusal's sentence.
+        flag: the flag that takes a local path instead, for the message.
 
     Raises:
-        UserError: if it is neither in the local cache nor reachable.
+        UserError: if it is neither in the local cache nor reachable on the Hub.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -101,12 +105,12 @@ def read_scale(path: Path) -> float:
     """
     if path.suffix == ".safetensors":
         with _open_safetensors(path) as opened:
-            found = opened.get_tensor("logit_scale") if "logit_scale" in opened.keys() else None  # noqa: SIM118
+            scale = opened.get_tensor("logit_scale") if "logit_scale" in opened.keys() else None  # noqa: SIM118
     else:
-        found = _load(path, device="cpu").get("logit_scale")
-    if found is None:
-        raise UserError(f"{path}: no tensor logit_scale in it")
-    return math.exp(found.item())
+        scale = _load(path, device="cpu").get("logit_scale")
+    if scale is None:
+        raise UserError(f"{path}: has no tensor logit_scale, so it is no CLIP checkpoint; give another")
+    return math.exp(scale.item())
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -160,25 +164,32 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_shapes(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, torch.Tensor], where: Path, what: str
+    shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, torch.Tensor], where: Path, model: str
 ) -> None:
-    """Compare a checkpoint's tensors with a model's; buffers that older versions saved may be more.
+    """Compare a checkpoint's tensors with a model's; buffers that older versions saved are ignored.
+
+    Args:
+        shapes: the checkpoint's, by name.
+        wanted: the model's tensors, by name.
+        where: the checkpoint's file or folder, for the message.
+        model: what the weights should belong to, for the message.
 
     Raises:
-        UserError: naming the first tensor that is missing, of another shape, or too much.
+        UserError: naming the first tensor that is missing, has another shape, or is unknown to the model.
     """
     for name, tensor in wanted.items():
-        if name not in found:
-            raise UserError(f"{where}: not the weights of {what}: no tensor {name}")
-        if found[name] != tuple(tensor.shape):
-            sizes = ["x".join(map(str, shape)) or "a scalar" for shape in (found[name], tuple(tensor.shape))]
-            raise UserError(f"{where}: not the weights of {what}: {name} is {sizes[0]}, not {sizes[1]}")
-    if extra := [name for name in found if name not in wanted and not name.endswith(BUFFERS)]:
-        raise UserError(f"{where}: not the weights of {what}: it has no {extra[0]}")
+        if name not in shapes:
+            raise UserError(f"{where}: not the weights of {model}: no tensor {name}")
+        if shapes[name] != tuple(tensor.shape):
+            sizes = ["x".join(map(str, shape)) or "a scalar" for shape in (shapes[name], tuple(tensor.shape))]
+            raise UserError(f"{where}: not the weights of {model}: {name} is {sizes[0]}, not {sizes[1]}")
+    unknown = [name for name in shapes if name not in wanted and not name.endswith(BUFFERS)]
+    if unknown:
+        raise UserError(f"{where}: not the weights of {model}: it has no {unknown[0]}")
 
 
 def identity(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Say cheaply which files these are: real path, size, time of change. Equal identities, equal content."""
+    """Return each file's real path, size and time of change; files with equal identities have equal content."""
     real = [path.resolve() for path in paths]
     return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in real)
 

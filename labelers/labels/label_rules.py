@@ -1,6 +1,6 @@
 """From scores to labels, and how far to trust them: winners, ties, soft labels, agreement with people.
 
-A label set's margin is score_0 - score_1, in the scorer's own units. Divided by a temperature it is the logit of the
+A score margin is score_0 - score_1, in the scorer's own units. Divided by a temperature it is the logit of the
 Bradley-Terry model: P(slot 0 preferred) = sigmoid((score_0 - score_1) / temperature) (Wallace et al. 2023, Eq. 3).
 """
 
@@ -19,8 +19,8 @@ from pipelines.judging.win_rate import WILSON, rate_over_prompts, wilson
 Kind = Literal["hard", "soft"]
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
-BINS = 10  # of the calibration table
-MIN_IN_BIN = 10
+BINS = 10  # rows of the calibration table
+MIN_IN_BIN = 10  # pairs
 
 
 def margins(score_0: Floats, score_1: Floats) -> npt.NDArray[np.float64]:
@@ -73,16 +73,16 @@ def fit_temperature(margin: Floats, human: Floats) -> float | None:
     return float(unit / brentq(slope, 0.0, high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Agreement:
     """How often a label set and people prefer the same slot; a tie of the label set counts a half."""
 
     value: float
-    low: float  # of the 95 % interval
+    low: float  # lower end of the 95 % interval
     high: float
     pairs: int  # with a human label that is no tie
     ties: int  # of the label set, among them
-    interval: str = WILSON  # its kind, as win_rate.py names it; older label sets have this one and do not say so
+    interval: str = WILSON  # its kind, as win_rate.py names it; older label sets have this kind without naming it
 
 
 def agreement(label_0: Floats, human: Floats, prompts: Ints) -> Agreement:
@@ -94,14 +94,16 @@ def agreement(label_0: Floats, human: Floats, prompts: Ints) -> Agreement:
     decided = np.isin(human, (0.0, 1.0))
     points = 1.0 - np.abs(label_0[decided] - human[decided]).astype(np.float64)
     if not len(points):
-        return Agreement(0.5, *wilson(0, 0), 0, 0)
-    rate, kind = rate_over_prompts(points, prompts[decided])
-    return Agreement(rate.value, rate.low, rate.high, rate.n, int((label_0[decided] == 0.5).sum()), kind)
+        low, high = wilson(0, 0)
+        return Agreement(value=0.5, low=low, high=high, pairs=0, ties=0)
+    rate, interval = rate_over_prompts(points, prompts[decided])
+    ties = int((label_0[decided] == 0.5).sum())
+    return Agreement(value=rate.value, low=rate.low, high=rate.high, pairs=rate.n, ties=ties, interval=interval)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bin:
-    """Pairs of similar margin: how often their winner was people's, and how often the temperature says it should."""
+    """Pairs of similar score margin: how often people preferred their winner, and how often the model predicts."""
 
     margin_from: float  # absolute, in the scorer's units
     margin_to: float
@@ -121,7 +123,9 @@ def calibration(margin: Floats, human: Floats, prompts: Ints, temperature: float
         prompts: [n] prompt_id, by which intervals are clustered.
     """
     decided = np.isin(human, (0.0, 1.0))
-    margin, human, prompts = margin[decided], human[decided], prompts[decided]
+    margin = margin[decided]
+    human = human[decided]
+    prompts = prompts[decided]
     order = np.argsort(np.abs(margin), kind="stable")
     bins = []
     for rows in np.array_split(order, max(1, min(BINS, len(order) // MIN_IN_BIN))):
@@ -129,7 +133,17 @@ def calibration(margin: Floats, human: Floats, prompts: Ints, temperature: float
             own = agreement(hard_labels(margin[rows]), human[rows], prompts[rows])
             size = np.abs(margin[rows]).astype(np.float64)
             predicted = float(expit(size / temperature).mean()) if temperature else None
-            bins.append(Bin(float(size[0]), float(size[-1]), own.pairs, own.value, own.low, own.high, predicted))
+            bins.append(
+                Bin(
+                    margin_from=float(size[0]),
+                    margin_to=float(size[-1]),
+                    pairs=own.pairs,
+                    agreement=own.value,
+                    low=own.low,
+                    high=own.high,
+                    predicted=predicted,
+                )
+            )
     return bins
 
 
@@ -137,9 +151,8 @@ def calibration_table(bins: list[Bin]) -> str:
     """Lay out a calibration table, for the terminal."""
     lines = [f"  {'|margin|':>21}  {'pairs':>7}  {'agreement (95 % interval)':>26}  {'predicted':>9}"]
     for row in bins:
-        told = "" if row.predicted is None else f"{row.predicted:.3f}"
+        predicted = "" if row.predicted is None else f"{row.predicted:.3f}"
         span = f"{row.margin_from:.4g} to {row.margin_to:.4g}"
-        lines.append(
-            f"  {span:>21}  {row.pairs:>7,}  {f'{row.agreement:.3f} ({row.low:.3f} to {row.high:.3f})':>26}  {told:>9}"
-        )
+        agreement_span = f"{row.agreement:.3f} ({row.low:.3f} to {row.high:.3f})"
+        lines.append(f"  {span:>21}  {row.pairs:>7,}  {agreement_span:>26}  {predicted:>9}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A label set: scores of kept pairs, the labels that a rule makes of them, and what its manifest tells.
+"""A label set: scores of kept pairs, the labels that a rule makes of them, and its manifest.
 
 labels/NAME/part-0.parquet              pair_id, score_0, score_1, label_0, probability_0; see latents/store.py
 labels/NAME/quarantined/part-0.parquet  pair_id, reason: the pairs without a score, and so without a label
@@ -37,7 +37,7 @@ class Rules:
     temperature: float | None  # the scorer's own, or None: fitted on the human labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """One scorer's scores of a store's kept pairs."""
 
@@ -59,16 +59,25 @@ def scores_of(table: pa.Table, name: str) -> Scores:
     good = np.array([reason is None for reason in reasons])
     if not good.any():
         commonest = Counter(reasons).most_common(1)[0][0]
-        raise UserError(f"scorer {name}: not one of {len(ids)} pairs got a score; most often: {commonest}")
+        raise UserError(
+            f"scorer {name}: none of {len(ids)} pairs got a score, so there is no label; the commonest reason is: "
+            f"{commonest}; mend that and run again"
+        )
     values = np.stack([table[f"score_{slot}:{name}"].to_numpy()[good] for slot in (0, 1)]).astype(np.float32)
     refused = dict(zip(ids[~good].tolist(), reasons[~good], strict=True))
     prompts = table["prompt_id"].to_numpy()
     long = prompts[table[f"truncated:{name}"].to_numpy()]
-    return Scores(ids[good], values, refused, len(np.unique(prompts)), len(np.unique(long)))
+    return Scores(
+        pair_ids=ids[good],
+        values=values,
+        refused=refused,
+        captions=len(np.unique(prompts)),
+        truncated_captions=len(np.unique(long)),
+    )
 
 
 def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None:
-    """Read the scores of another label set of the store where the same scorer gave them: only the rule is new then."""
+    """Read the scores from another label set of the store that the same scorer made; only the rule differs then."""
     for name in store.label_sets(destination):
         before = store.read_labels_manifest(destination, name)
         if scoring_part(before.get("settings", {})) == scoring_part(settings):
@@ -76,26 +85,26 @@ def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None
             lost = pq.read_table(pa.BufferReader(files.read_bytes(_refused_file(destination, name))))
             print(f"the scores of {settings['scorer']} are taken from the label set {name}", flush=True)
             return Scores(
-                table["pair_id"].to_numpy(),
-                np.stack([table[f"score_{slot}"].to_numpy() for slot in (0, 1)]),
-                dict(zip(lost["pair_id"].to_pylist(), lost["reason"].to_pylist(), strict=True)),
-                before["counts"]["captions"],
-                before["counts"]["truncated_captions"],
+                pair_ids=table["pair_id"].to_numpy(),
+                values=np.stack([table[f"score_{slot}"].to_numpy() for slot in (0, 1)]),
+                refused=dict(zip(lost["pair_id"].to_pylist(), lost["reason"].to_pylist(), strict=True)),
+                captions=before["counts"]["captions"],
+                truncated_captions=before["counts"]["truncated_captions"],
             )
     return None
 
 
 def scoring_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Pick the settings that decide the scores, whatever the rule."""
-    told = _comparable(settings)
-    return {key: told.get(key) for key in SCORING}
+    comparable = _comparable(settings)
+    return {key: comparable.get(key) for key in SCORING}
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the source as it is told apart: two spellings of a path are one."""
+    """Write the source in its canonical form, so that two spellings of one path are equal."""
     try:
         return dict(settings) | ({"source": told_apart(settings["source"])} if "source" in settings else {})
-    except UserError:  # a relative one, where none counts from anywhere
+    except UserError:  # a relative path where nothing says from where it counts
         return dict(settings)
 
 
@@ -105,7 +114,8 @@ def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[s
     Raises:
         UserError: naming those that differ.
     """
-    before, now = _comparable(before), _comparable(now)
+    before = _comparable(before)
+    now = _comparable(now)
     differing = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
     if differing:
         raise UserError(f"{folder} was made with other settings ({'; '.join(differing)}); {remedy}")
@@ -118,14 +128,14 @@ def write(
     rules: Rules,
     human: pa.Table,
     kept: pa.Table,
-    more: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Label scored pairs, compare with the human labels, and write the label set; returns its manifest.
 
     Args:
         human: the human label set.
         kept: the store's kept pairs, as store.kept_pairs has them.
-        more: what else the manifest tells.
+        provenance: the manifest's entries on how the set came about: settings and config.
 
     Raises:
         UserError: for soft labels where no temperature fits.
@@ -146,7 +156,7 @@ def write(
         probability = pa.array(label_rules.soft_labels(margin, temperature))
     columns = [pa.array(scores.pair_ids), *map(pa.array, scores.values), pa.array(label_0), probability]
     manifest = {
-        **more,
+        **provenance,
         "temperature": temperature,
         "temperature_from": None if temperature is None else "scorer" if rules.temperature else "human labels",
         "counts": _counts(scores, label_0),
@@ -162,11 +172,12 @@ def write(
 
 def human_labels(pair_ids: npt.NDArray[np.int64], human: pa.Table) -> npt.NDArray[np.float64]:
     """Look up the human label_0 of each pair, [n]; NaN where there is none."""
-    ids, labels = human["pair_id"].to_numpy(), human["label_0"].to_numpy().astype(np.float64)
+    ids = human["pair_id"].to_numpy()
+    labels = human["label_0"].to_numpy().astype(np.float64)
     order = np.argsort(ids)
     place = np.minimum(np.searchsorted(ids, pair_ids, sorter=order), max(len(ids) - 1, 0))
-    found = order[place]
-    return np.where(ids[found] == pair_ids, labels[found], np.nan)
+    rows = order[place]
+    return np.where(ids[rows] == pair_ids, labels[rows], np.nan)
 
 
 def _counts(scores: Scores, label_0: npt.NDArray[np.float32]) -> dict[str, int]:
@@ -182,7 +193,7 @@ def _counts(scores: Scores, label_0: npt.NDArray[np.float32]) -> dict[str, int]:
 
 
 def _kind(reason: str) -> str:
-    """Shorten a reason to what is counted: a scorer's own words may hold a caption."""
+    """Shorten a reason to its class for counting; a scorer's own message may hold a caption."""
     return reason.split(":")[0] if reason.startswith(RAISED) else reason
 
 
@@ -192,7 +203,8 @@ def _refused_file(destination: str, name: str) -> str:
 
 def summary(manifest: Mapping[str, Any]) -> str:
     """Lay out a label set's counts, agreement and calibration, for the terminal."""
-    counts, own = manifest["counts"], label_rules.Agreement(**manifest["agreement"])
+    counts = manifest["counts"]
+    own = label_rules.Agreement(**manifest["agreement"])
     lines = [f"  {name.replace('_', ' '):<20}{value:>10,}" for name, value in counts.items()]
     lines += [f"    {reason:<18}{count:>10,}" for reason, count in manifest["reasons"].items()]
     if manifest["temperature"]:

@@ -1,9 +1,9 @@
-"""The fifth scorer: the implicit reward of a Diffusion-DPO model over its reference (Wallace et al. 2023, S4.1).
+"""The implicit scorer: the implicit reward of a Diffusion-DPO model over its reference (Wallace et al. 2023, S4.1).
 
     r(image, caption) = -(beta/2) * mean over draws of (e_policy - e_reference)
 
-up to a constant of the caption, which a comparison of two images of that caption does not see. The draws are keyed by
-the caption, so both slots of a pair share their timesteps and noise; no caption is dropped.
+A constant that depends on the caption alone is left out; it cancels when two images of that caption are compared. The
+caption is the key of the draws, so both slots of a pair share their timesteps and noise. No caption is dropped.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from training.method.objectives import ObjectiveConfig
 from training.method.policy import load_adapters
 
 WORLD_MODEL = "infra/world/model"
-BETA = 5000.0  # where the policy was trained with none that fits, see trained_beta
+BETA = 5000.0  # for a policy whose own beta does not fit, see trained_beta
 BATCH = 32  # images in one forward pass, at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Folders:
-    """A policy and the model it is judged against; of a LoRA policy the base, and the folder of its adapters."""
+    """A policy and its reference; a LoRA policy is its base and the folder of its adapters."""
 
     policy: Path
     reference: Path
@@ -53,46 +53,49 @@ class Folders:
 
     @classmethod
     def find(cls, weights: str) -> Folders:
-        """Read POLICY or POLICY,REFERENCE; without one the reference is what its facts name. A LoRA result is a policy.
+        """Read POLICY or POLICY,REFERENCE; without the second, the policy's facts name it. A LoRA result is a policy.
 
         Raises:
             UserError: if a folder is missing or the two encode images or text differently.
         """
         name, _, against = weights.partition(",")
         if name in ("world", "published"):
-            raise UserError("--scorer implicit: has no weights of its own; give --weights implicit=POLICY_FOLDER")
+            raise UserError("--scorer implicit: its weights are a policy's; give --weights implicit=POLICY_FOLDER")
         lora = models.adapters_folder("--weights implicit=", name) if models.holds_adapters(name) else None
         facts = (lora or models.local_folder(name, flag="--weights implicit=")) / FACTS
-        told = files.read_json(str(facts)) if facts.is_file() else {}
-        config = told.get("config", {})
+        result = files.read_json(str(facts)) if facts.is_file() else {}
+        config = result.get("config", {})
         if lora and not config:
-            raise UserError(f"--weights implicit={weights}: {name} has no {FACTS} that names the base of its adapters")
+            raise UserError(
+                f"--weights implicit={weights}: {name} has no {FACTS} that names the base of its adapters; "
+                "give the folder that training wrote"
+            )
         policy = started_from(config).folder() if lora else models.local_folder(name)
         if lora:
             models.check_adapters("--weights", lora, policy)
         reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
             if not any((folder / kinds.kind_of(folder).network).glob("*.safetensors")):
-                raise UserError(f"--weights implicit={weights}: {folder} has no safetensors network")
+                raise UserError(f"--weights implicit={weights}: {folder} has no network in safetensors; convert it")
         drawn = config.get("schedule", {})
         chosen = drawn.get("timesteps")
         schedule = ScheduleConfig(tuple(chosen) if chosen else None, drawn.get("zero_terminal_snr", False))
-        found = cls(
-            policy,
-            reference,
-            trained_beta(config.get("objective", {})),
-            schedule,
-            told.get("max_tokens"),
-            told.get("resolution") or kinds.native_resolution(reference),
-            lora,
+        folders = cls(
+            policy=policy,
+            reference=reference,
+            beta=trained_beta(config.get("objective", {})),
+            schedule=schedule,
+            max_tokens=result.get("max_tokens"),
+            resolution=result.get("resolution") or kinds.native_resolution(reference),
+            lora=lora,
         )
-        own = {part: models.fingerprint(policy, part) for part in found.frozen if (policy / part).is_dir()}
+        own = {part: models.fingerprint(policy, part) for part in folders.frozen if (policy / part).is_dir()}
         check_fingerprints(own, reference, str(policy))
-        return found
+        return folders
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Name the parts that make what the networks see."""
+        """Name the frozen parts, which make the latents and embeddings that the networks read."""
         kind = kinds.kind_of(self.reference)
         return kind.frozen(with_t5=bool(kinds.t5_tokens(self.reference, self.max_tokens)))
 
@@ -103,21 +106,22 @@ def started_from(config: Mapping[str, Any]) -> models.Model:
 
 
 def trained_against(config: Mapping[str, Any]) -> models.Model:
-    """Return the reference that a result's settings name: one of its own, else the policy's start."""
-    if own := config.get("reference_model"):
+    """Return the reference that a result's settings name, else the model that the policy started from."""
+    own = config.get("reference_model")
+    if own:
         return models.Model(own, config.get("reference_revision"))
     return started_from(config)
 
 
 def trained_beta(objective: Mapping[str, Any]) -> float:
-    """Return the beta of a result's settings, or BETA where it would mean nothing here.
+    """Return the beta of a result's settings, or BETA where that one does not apply to a score.
 
-    mapo and sft have no beta; one for weighted errors, or for errors of the noise, does not carry over to the native,
-    unweighted ones that a score is made of. A score's sign, and so its winner, does not depend on beta.
+    mapo and sft have no beta. A score is made of native, unweighted errors, so a beta for weighted errors or for errors
+    of the noise does not carry over. A score's sign, and so the winner, does not depend on beta.
     """
     settings = ObjectiveConfig(
-        objective.get("objective", "dpo"),
-        objective.get("beta", BETA),
+        objective=objective.get("objective", "dpo"),
+        beta=objective.get("beta", BETA),
         weighting=objective.get("weighting", "constant"),
         error=objective.get("error", "native"),
     )
@@ -125,9 +129,9 @@ def trained_beta(objective: Mapping[str, Any]) -> float:
     return settings.beta if fits else BETA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Models:
-    """What is loaded: both networks, and the store's own steps, so that an image becomes what training saw."""
+    """The loaded networks, and the store's own steps, which make of an image the latent that training reads."""
 
     backbone: Backbone
     networks: tuple[torch.nn.Module, torch.nn.Module]  # policy, reference
@@ -148,14 +152,14 @@ class Models:
         if folders.lora:
             load_adapters(policy, folders.lora, backbone.network_folder)
         return cls(
-            backbone,
-            (policy.to(device), backbone.load_network().to(device)),
-            # The posterior's mean, not a sample: a score should not depend on chance.
-            encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
-            CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
-            encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
-            device,
-            batch,
+            backbone=backbone,
+            networks=(policy.to(device), backbone.load_network().to(device)),
+            # The posterior's mean, not a sample: a score must not depend on chance.
+            images=encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
+            text=CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
+            shape=encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
+            device=device,
+            batch=batch,
         )
 
 
@@ -177,21 +181,22 @@ class Implicit:
 
     @cached_property
     def folders(self) -> Folders:
-        """Find the two models."""
+        """Find the folders of policy and reference."""
         return Folders.find(self.weights)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash both networks, the frozen components, the draws and beta."""
-        folders, network = self.folders, kinds.kind_of(self.folders.reference).network
-        told = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
-        told += [models.fingerprint(folders.policy, network), f"{REWARD_DRAWS}/{REWARD_SEED}/{folders.beta}"]
+        folders = self.folders
+        network = kinds.kind_of(folders.reference).network
+        decisive = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
+        decisive += [models.fingerprint(folders.policy, network), f"{REWARD_DRAWS}/{REWARD_SEED}/{folders.beta}"]
         if folders.lora:
-            told.append(files.sha256(str(folders.lora / models.ADAPTERS)))
-        other = folders.schedule, folders.max_tokens, folders.resolution
-        if other != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
-            told.append("/".join(map(str, other)))
-        return hashlib.sha256("/".join(told).encode()).hexdigest()
+            decisive.append(files.sha256(str(folders.lora / models.ADAPTERS)))
+        settings = (folders.schedule, folders.max_tokens, folders.resolution)
+        if settings != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
+            decisive.append("/".join(map(str, settings)))
+        return hashlib.sha256("/".join(decisive).encode()).hexdigest()
 
     @cached_property
     def loaded(self) -> Models:
@@ -199,7 +204,7 @@ class Implicit:
         return Models.load(self.folders)
 
     def truncated(self, captions: Sequence[str]) -> int:
-        """Count the captions that no text encoder sees whole."""
+        """Count the captions that are too long for every text encoder."""
         return self.loaded.text.truncated(captions)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -222,7 +227,8 @@ class Implicit:
     def _mean_rewards(
         self, clean: torch.Tensor, text: Mapping[str, torch.Tensor], captions: Sequence[str]
     ) -> npt.NDArray[np.float64]:
-        loaded, total = self.loaded, np.zeros(len(captions), np.float64)
+        loaded = self.loaded
+        total = np.zeros(len(captions), np.float64)
         conditioning = {name: values.to(loaded.device) for name, values in text.items()}
         for index in range(REWARD_DRAWS):
             keys = [pairs.prompt_id(caption) for caption in captions]
@@ -242,9 +248,11 @@ class Implicit:
         conditioning: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
         backbone = self.loaded.backbone
-        noisy, target = backbone.add_noise(clean, noise, timesteps), backbone.target(clean, noise, timesteps)
-        policy, reference = (
+        noisy = backbone.add_noise(clean, noise, timesteps)
+        target = backbone.target(clean, noise, timesteps)
+        errors = [
             objectives.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
             for network in self.loaded.networks
-        )
+        ]
+        policy, reference = errors
         return objectives.rewards(policy, reference, self.folders.beta)

@@ -1,7 +1,7 @@
-"""Steps that score raw pairs, knowing no engine: raw rows to upright images, images and captions to scores.
+"""Steps that score raw pairs, independent of the engine: raw rows to upright images, images and captions to scores.
 
-The images of a pair are decoded once and go to every scorer. What is wrong with one pair costs that pair alone; a
-scorer that fails on every pair of a batch is itself what is wrong, and is refused.
+The images of a pair are decoded once and go to every scorer. A fault of one pair costs that pair alone. A scorer that
+fails on every pair of a batch is itself at fault, and is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labelers.scoring import scorers
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, open_image
 
-BROKEN = 8  # pairs of one batch: so many, all without a score, are not bad pairs but a broken scorer
+BROKEN = 8  # pairs of one batch that, all without a score, show a broken scorer and not bad pairs
 NOT_FINITE = "score is not finite"
 
 _DECODED = pa.schema(
@@ -52,9 +52,9 @@ class DecodePairs:
         ids = pairs.pair_ids(raw)
         # Not np.isin, which sorts all wanted ids for every batch: 7 ms a pair where they are Pick-a-Pic's.
         keep = np.searchsorted(self.wanted, ids) < np.searchsorted(self.wanted, ids, side="right")
-        captions, *encoded = (raw[name].filter(pa.array(keep)).to_pylist() for name in ("caption", "jpg_0", "jpg_1"))
-        decoded = Decoded(ids[keep], captions, [], ([], []))
-        for pair in zip(*encoded, strict=True):
+        rows = raw.select(["caption", "jpg_0", "jpg_1"]).filter(pa.array(keep)).to_pydict()
+        decoded = Decoded(ids[keep], rows["caption"], [], ([], []))
+        for pair in zip(rows["jpg_0"], rows["jpg_1"], strict=True):
             opened, reason = _open(pair)
             decoded.reasons.append(reason)
             for slot, image in enumerate(opened):
@@ -67,11 +67,11 @@ class DecodePairs:
         columns: dict[str, Any] = {"pair_id": decoded.ids, "caption": decoded.captions, "reason": decoded.reasons}
         bad = [reason is not None for reason in decoded.reasons]
         for slot, images in enumerate(decoded.images):
-            left = iter(images)
-            found = [None if lacking else next(left) for lacking in bad]
-            columns[f"pixels_{slot}"] = [image and image.tobytes() for image in found]
-            columns[f"width_{slot}"] = [image and image.width for image in found]
-            columns[f"height_{slot}"] = [image and image.height for image in found]
+            good_images = iter(images)
+            spread = [None if lacking else next(good_images) for lacking in bad]
+            columns[f"pixels_{slot}"] = [image and image.tobytes() for image in spread]
+            columns[f"width_{slot}"] = [image and image.width for image in spread]
+            columns[f"height_{slot}"] = [image and image.height for image in spread]
         return pa.table(columns, schema=_DECODED)
 
 
@@ -88,8 +88,8 @@ def _open(encoded: Sequence[object]) -> tuple[list[Image.Image], str | None]:
 
 def _images(decoded: pa.Table, slot: int) -> list[Image.Image]:
     columns = [decoded[f"{name}_{slot}"].to_pylist() for name in ("width", "height", "pixels")]
-    found = zip(*columns, strict=True)
-    return [Image.frombytes("RGB", (width, height), pixels) for width, height, pixels in found if pixels is not None]
+    rows = zip(*columns, strict=True)
+    return [Image.frombytes("RGB", (width, height), pixels) for width, height, pixels in rows if pixels is not None]
 
 
 class ScorePairs:
@@ -101,9 +101,10 @@ class ScorePairs:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Score the pairs of a table of DecodePairs."""
-        ids, captions, reasons = (decoded[name] for name in ("pair_id", "caption", "reason"))
-        images = (_images(decoded, 0), _images(decoded, 1))
-        return self.score(Decoded(ids.to_numpy(), captions.to_pylist(), reasons.to_pylist(), images))
+        ids = decoded["pair_id"].to_numpy()
+        captions = decoded["caption"].to_pylist()
+        reasons = decoded["reason"].to_pylist()
+        return self.score(Decoded(ids, captions, reasons, (_images(decoded, 0), _images(decoded, 1))))
 
     def score(self, decoded: Decoded, broken: int = BROKEN) -> pa.Table:
         """Score pairs; a scorer that fails on all of at least `broken` pairs is refused.
@@ -115,20 +116,21 @@ class ScorePairs:
         Raises:
             UserError: if a scorer fails on every pair of a batch.
         """
-        every, good = decoded.captions, np.array([reason is None for reason in decoded.reasons], bool)
+        every = decoded.captions
+        good = np.array([reason is None for reason in decoded.reasons], bool)
         captions = list(itertools.compress(every, good))
         columns: dict[str, pa.Array] = {
             "pair_id": pa.array(decoded.ids, pa.int64()),
             "prompt_id": pa.array([pairs.prompt_id(caption) for caption in every], pa.int64()),
         }
         for name, scorer in self.scorers.items():
-            scores, told = judge(scorer, decoded.images, captions)
-            if len(told) >= broken and all(told):
-                raise UserError(f"scorer {name}: {told[0]}, on every one of {len(told)} pairs")
+            scores, failures = judge(scorer, decoded.images, captions)
+            if len(failures) >= broken and all(failures):
+                raise UserError(f"scorer {name}: {failures[0]}, on every one of {len(failures)} pairs")
             spread = np.full((2, len(every)), np.nan, np.float32)
             spread[:, good] = scores
             reasons = np.array(decoded.reasons, object)
-            reasons[good] = told
+            reasons[good] = failures
             for slot in (0, 1):
                 columns[f"score_{slot}:{name}"] = pa.array(spread[slot], pa.float32(), from_pandas=True)
             columns[f"reason:{name}"] = pa.array(reasons, pa.string())
@@ -145,9 +147,9 @@ class ScorePairs:
 
 
 class ScoreRawPairs(ScorePairs):
-    """Decode and score raw pairs, where both are a CPU's work: a whole block at once, in batches of its own.
+    """Decode and score raw pairs in one step, where the CPU does both: a whole block at once, in its own batches.
 
-    Between the two nothing is copied, and the engine is asked once a block, not once a batch.
+    Nothing is copied between the two, and the engine is called once a block, not once a batch.
     """
 
     def __init__(
@@ -158,7 +160,8 @@ class ScoreRawPairs(ScorePairs):
         batch_size: int,
     ) -> None:
         super().__init__(names, weights)
-        self.decoder, self.batch_size = DecodePairs(wanted), batch_size
+        self.decoder = DecodePairs(wanted)
+        self.batch_size = batch_size
 
     def __call__(self, raw: pa.Table) -> pa.Table:
         """Decode and score the wanted pairs among raw rows; returns what score does."""
@@ -173,7 +176,7 @@ class ScoreRawPairs(ScorePairs):
 def judge(
     scorer: scorers.Scorer, images: tuple[list[Image.Image], list[Image.Image]], captions: list[str]
 ) -> tuple[npt.NDArray[np.float32], list[str | None]]:
-    """Score both slots of pairs in one call; where that raises, pair by pair, so that one pair costs only itself.
+    """Score both slots of pairs in one call, and pair by pair where that raises, so that a bad pair costs only itself.
 
     Returns:
         [2, n] float32, NaN for a pair without a score; and for each pair why it has none, or None.
@@ -188,14 +191,15 @@ def judge(
         scores = np.array(scorer.score([*images[0], *images[1]], [*captions, *captions]), np.float32)
         if scores.shape != (2 * count,):
             raise ValueError(f"scores of shape {list(scores.shape)} for {2 * count} images")
-    except Exception as error:  # a scorer is anybody's code
+    except Exception as error:  # a scorer may be any user's code
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise UserError(f"{2 * count} images at once are too many for the memory; lower --batch-size") from error
         if count == 1:
             text = (str(error).strip().splitlines() or [""])[0]
             return np.full((2, 1), np.nan, np.float32), [f"scorer raised {type(error).__name__}: {text}"[:300]]
         alone = [judge(scorer, ([first], [second]), [c]) for first, second, c in zip(*images, captions, strict=True)]
-        return np.concatenate([part for part, _ in alone], axis=1), [told for _, reasons in alone for told in reasons]
+        scores = np.concatenate([part for part, _ in alone], axis=1)
+        return scores, [reason for _, reasons in alone for reason in reasons]
     scores = scores.reshape(2, count)
     finite = np.isfinite(scores[0]) & np.isfinite(scores[1])
     scores[:, ~finite] = np.nan

@@ -21,8 +21,8 @@ from labelers.clips.weights import PUBLISHED, WORLD
 class Scorer(Protocol):
     """Judges images, each beside the caption that asked for it.
 
-    A scorer whose text has a limit also has `truncated(captions)`: how many of them are over it. One that has weights
-    takes, as its only argument, `world`, `published` or a local path, and has `check()`, which refuses bad ones.
+    A scorer that limits its text also has `truncated(captions)`, which counts the captions over the limit. One with
+    weights takes `world`, `published` or a local path as its only argument, and has `check()`, which refuses bad ones.
     """
 
     @property
@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
     @property
     def temperature(self) -> float | None:
-        """Return what a score difference is divided by to be a Bradley-Terry logit; None where the scorer has none."""
+        """Return T, where a score difference / T is a Bradley-Terry logit; None where the scorer has no such T."""
         ...
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -59,7 +59,8 @@ class FunctionScorer:
     temperature = None
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        self.function, self.name = function, name
+        self.function = function
+        self.name = name
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -89,15 +90,15 @@ def load(name: str, weights: str | None = None) -> Scorer:
     Raises:
         UserError: if there is no such scorer, or nothing where its weights should be.
     """
-    found = _find(name)
-    if not hasattr(found, "score"):
-        scorer: Scorer = FunctionScorer(found, name)
-    elif hasattr(found, "check"):
-        return found(weights or WORLD)
+    named = _import_named(name)
+    if not hasattr(named, "score"):
+        scorer: Scorer = FunctionScorer(named, name)
+    elif hasattr(named, "check"):
+        return named(weights or WORLD)
     else:
-        scorer = found()
+        scorer = named()
     if weights not in (None, WORLD, PUBLISHED):
-        raise UserError(f"--weights {name}={weights}: {name} has no weights")
+        raise UserError(f"--weights {name}={weights}: {name} has no weights; leave this flag out")
     return scorer
 
 
@@ -105,7 +106,7 @@ def check(name: str, weights: str | None = None, captions: Sequence[str] = ()) -
     """Refuse a scorer that cannot work, from names, headers and shapes alone; published weights are fetched.
 
     Args:
-        captions: those that it shall judge.
+        captions: those that the scorer is to judge.
 
     Raises:
         UserError: if it is unknown, its weights are missing, of another architecture, or not only tensors, or it cannot
@@ -119,28 +120,30 @@ def check(name: str, weights: str | None = None, captions: Sequence[str] = ()) -
 
 
 def weights_of(names: Sequence[str], flags: Sequence[str]) -> dict[str, str | None]:
-    """Read --weights: one set for all scorers, and NAME=PATH (or NAME=SET) for single ones, which go before it.
+    """Read --weights: one set for all scorers, and NAME=PATH (or NAME=SET) for single ones, which take precedence.
 
     Raises:
         UserError: if a flag names a scorer that was not asked for, or two sets are given for all.
     """
     single = dict(flag.split("=", 1) for flag in flags if "=" in flag)
     sets = [flag for flag in flags if "=" not in flag]
-    if strangers := sorted(set(single) - set(names)):
+    strangers = sorted(set(single) - set(names))
+    if strangers:
         raise UserError(f"--weights {strangers[0]}=...: not among the scorers asked for, {', '.join(names)}")
     if len(sets) > 1 or not set(sets) <= {WORLD, PUBLISHED}:
         raise UserError(f"--weights {' '.join(sets)}: give {WORLD}, {PUBLISHED} or NAME=PATH")
     return {name: single.get(name, sets[0] if sets else None) for name in names}
 
 
-def _find(name: str) -> Any:
+def _import_named(name: str) -> Any:
+    """Import the class or function that a name stands for."""
     module, _, attribute = SCORERS.get(name, name).partition(":")
     if not attribute:
         raise UserError(f"scorer {name!r}: unknown; there are {', '.join(sorted(SCORERS))}, and any module:function")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        named = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"scorer {name!r}: cannot be imported ({error})") from error
-    if not callable(found):
-        raise UserError(f"scorer {name!r}: {attribute} is not a function")
-    return found
+    if not callable(named):
+        raise UserError(f"scorer {name!r}: {attribute} is not a function; name a function or a scorer's class")
+    return named

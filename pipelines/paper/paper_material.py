@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from infra.base.errors import UserError
 from infra.base.tables import read_tables
-from infra.world.label_pairs import LabelConfig
+from infra.world.rater import Rater
 from labelers.labels import accuracy, label_set, preference_accuracy
 from labelers.labels.label_rules import hard_labels, margins
 from labelers.scoring import scoring_pass
@@ -29,7 +29,7 @@ from pipelines.paper.paper_run import AGAIN, FEEDBACK, PaperRun, read_part
 Floats = npt.NDArray[np.float64]
 EDITS = {"edits": 0.6, "layouts": 0.98}  # folder and strength
 DRAWS_APART = {
-    LABELLED: LabelConfig.tie_margin,
+    LABELLED: Rater.tie_margin,
     INDEPENDENT: 0.0,
 }  # two edits draw where their scores differ by no more than this
 TRAINING_PAIRS = 200  # of each store, whose images are scored for Fig. 7

@@ -27,7 +27,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.files import ROOT
-from infra.world import label_pairs
+from infra.world import rater
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job
@@ -67,7 +67,7 @@ def rendered_pairs(count: int, seed: int = 0, scenes: Sequence[Scene] = TRAINED)
         if label_0 == 0.0:
             jpegs.reverse()
         slots = [(f"{number}-0", jpegs[0]), (f"{number}-1", jpegs[1])]
-        rows.append(label_pairs.rated_pair(number, scene.caption, slots, label_0, "true renders"))
+        rows.append(rater.rated_pair(number, scene.caption, slots, label_0, "true renders"))
     return rows
 
 

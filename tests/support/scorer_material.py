@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from infra.world import scorer_files
-from infra.world.train_world import build_tokenizer
+from infra.world.vocabulary import build_tokenizer
 from labelers.clips.aesthetics import Head
 
 CAPTIONS = [

@@ -212,8 +212,8 @@ def test_a_holder_that_s3_does_not_hear_ends_before_another_may_begin(
     with pytest.raises(Ended):
         lock.watch()
     assert ended == [2]
-    told = f"error: {folder}: S3 heard nothing of this job for 105 s, so that another may begin here soon;"
-    assert capsys.readouterr().err == f"{told} the same command goes on\n"
+    told = f"error: {folder}: S3 heard nothing of this job for 105 s, so another may soon begin here;"
+    assert capsys.readouterr().err == f"{told} give the same command again, and it goes on\n"
 
 
 def test_a_write_under_way_elsewhere_is_no_lost_lock(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 from infra.base import files
 from infra.base.errors import UserError
 from infra.world import render_images
-from infra.world.label_pairs import LabelConfig, label, main
+from infra.world.label_pairs import LabelConfig, main
+from infra.world.rater import Rater
 from pipelines.drawing.image_sets import DONE
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw import pairs
@@ -28,14 +29,15 @@ def drawn(folder: Path, captions: list[str], per_prompt: int) -> LabelConfig:
     (folder / "prompts.txt").write_text("\n".join(captions) + "\n")
     images = str(folder / "images")
     render_images.main(render_images.RenderConfig(str(folder / "prompts.txt"), images, per_prompt))
-    return LabelConfig(images, str(folder / "raw"))
+    return LabelConfig(images=images, output=str(folder / "raw"))
 
 
 def test_labels_are_bradley_terry_with_ties_where_indifferent() -> None:
-    config, rng = LabelConfig("", "", temperature=0.02, tie_margin=0.01), np.random.default_rng(0)
-    assert {label(0.5, 0.5 + gap, config, rng) for gap in (-0.009, 0.0, 0.009)} == {0.5}
+    rater = Rater(temperature=0.02, tie_margin=0.01)
+    rng = np.random.default_rng(0)
+    assert {rater.label(0.5, 0.5 + gap, rng) for gap in (-0.009, 0.0, 0.009)} == {0.5}
     # sigmoid(ln 3) = 3/4; the mean of 4,000 draws lies within 4 of its standard deviations, sqrt(3/16/4000) = 0.0068.
-    draws = [label(0.5 + 0.02 * math.log(3), 0.5, config, rng) for _ in range(4000)]
+    draws = [rater.label(0.5 + 0.02 * math.log(3), 0.5, rng) for _ in range(4000)]
     assert set(draws) == {0.0, 1.0}
     assert np.mean(draws) == pytest.approx(0.75, abs=0.028)
 

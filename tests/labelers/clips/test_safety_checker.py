@@ -104,7 +104,7 @@ def test_what_is_no_checker_is_refused_in_a_sentence(folder: Path, tmp_path: Pat
 
     pickled = changed("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no model\.safetensors; pickled weights are not loaded"):
+    with pytest.raises(UserError, match=r"no model\.safetensors, and pickled weights are not loaded"):
         checker(pickled).check()
     disguised = changed("disguised")
     (disguised / "model.safetensors").write_bytes(b"\x80\x04not tensors")
@@ -127,7 +127,7 @@ def test_what_is_no_checker_is_refused_in_a_sentence(folder: Path, tmp_path: Pat
 
 def test_names(tmp_path: Path) -> None:
     assert checker_name(weights.PUBLISHED, None) == CheckerName(*PUBLISHED)
-    with pytest.raises(UserError, match="--safety-revision main: published is a pinned one"):
+    with pytest.raises(UserError, match="main: --safety-checker published has a pinned revision"):
         checker_name(weights.PUBLISHED, "main")
     for name in (str(tmp_path / "nowhere"), "s3://bucket/checker", "plain"):
         with pytest.raises(UserError, match="neither a local folder nor a Hub name"):

@@ -88,14 +88,14 @@ def test_pickled_transformers_weights_are_not_looked_at(folder: Path, name: str)
     path = folder / name / "model.safetensors"
     torch.save(load_file(path), folder / name / "pytorch_model.bin")
     path.unlink()
-    assert "no model.safetensors; pickled weights are not loaded" in refusal(name, folder / name)
+    assert "no model.safetensors, and pickled weights are not loaded" in refusal(name, folder / name)
 
 
 @pytest.mark.parametrize("name", sorted({"aesthetics", "clip", "hpsv2", "hpsv2.1", "pickscore"}))
 def test_absent_weights(name: str, tmp_path: Path) -> None:
     assert (
         refusal(name, tmp_path / "none")
-        == f"--weights {name}={tmp_path / 'none'}: there is no such local file or folder"
+        == f"--weights {name}={tmp_path / 'none'}: no such local file or folder; give another, world or published"
     )
     assert str(tmp_path) in refusal(name, tmp_path)
 

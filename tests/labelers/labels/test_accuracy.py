@@ -11,8 +11,8 @@ import pytest
 from support.material import rendered_pairs, write_pairs
 
 from infra.base.errors import UserError
-from infra.world.label_pairs import bad_rows
 from infra.world.oracle import Oracle
+from infra.world.rater import bad_rows
 from labelers.labels import accuracy, preference_accuracy
 from labelers.scoring import scoring_pass
 from pipelines.engine.jobs import Job

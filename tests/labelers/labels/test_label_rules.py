@@ -55,7 +55,9 @@ def test_agreement_counts_ties_a_half_and_leaves_out_people_s() -> None:
     own = label_rules.agreement(label_0, human, np.arange(5))
     assert (own.value, own.pairs, own.ties) == (0.5, 3, 1)  # (1 + 0 + 0.5) / 3
     assert own.low < 0.5 < own.high
-    assert label_rules.agreement(label_0[4:], human[4:], np.arange(1)) == label_rules.Agreement(0.5, 0.0, 1.0, 0, 0)
+    assert label_rules.agreement(label_0[4:], human[4:], np.arange(1)) == label_rules.Agreement(
+        value=0.5, low=0.0, high=1.0, pairs=0, ties=0
+    )
 
 
 def test_pairs_of_one_caption_are_no_independent_witnesses() -> None:

@@ -166,7 +166,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, b
         ({"model": None}, "--model: give the policy, or --lora"),
         ({"scorers": ()}, "--scorers: give at least one"),
         ({"scorers": ("nobody",)}, "scorer 'nobody': unknown"),
-        ({"scorers": ("oracle",)}, "the oracle knows only the embedded world's captions"),
+        ({"scorers": ("oracle",)}, "is not a caption of the embedded world"),
         ({"base": str(tmp_path)}, "--base .* has no model_index.json"),
         ({"base_lora": str(tmp_path)}, "--base-lora .* is no LoRA result"),
         ({"limit": 0}, "--limit 0: must be at least 1"),

@@ -113,7 +113,7 @@ def test_the_worlds_oracle_refuses_other_captions_before_any_job(
 ) -> None:
     path = write_images(tmp_path / "images", COLOURS)
     monkeypatch.delattr(score.on_ray, "run")
-    with pytest.raises(UserError, match=r"the oracle knows only the embedded world's captions, not '[ab]'"):
+    with pytest.raises(UserError, match=r"scorer oracle: '[ab]' is not a caption of the embedded world"):
         score_folders(path, names=("oracle",))
 
 
