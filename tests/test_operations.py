@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,9 @@ def test_each_file_named_is_there(name: str) -> None:
     assert named
     assert [path for path in named if not (ROOT / path).is_file()] == []
     assert [link for link in re.findall(r"\]\((\S+?\.md)\)", text) if not (ROOT / "docs" / link).is_file()] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_each_link_of_a_page_leads_to_a_file(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
