@@ -1,24 +1,53 @@
-"""What every entry point does: named presets, flags from a dataclass, one clear sentence for bad input."""
+"""What every command does: presets, flags and files of settings, --help, and one clear sentence for bad input."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-import tyro
-
-from infra.base import dry_run, files, object_storage
+from infra.base import config_files, dry_run, files, flags, logs, object_storage
+from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
-from infra.base.files import join, read_json, write_json
+from infra.base.flags import Flag
+
+__all__ = ["DryRunConfig", "as_saved", "begun_with", "parse", "run", "save_config"]
 
 Config = TypeVar("Config")
-FLAT = (tyro.conf.OmitArgPrefixes,)
+GENERAL = "general"  # the group of the flags that every command has
+PLANNED = "cost estimate"
+DEFAULT_SETTINGS = ""  # no preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """Flags that every command has."""
+
+    preset: str = DEFAULT_SETTINGS
+    """Start from the settings of a published model; --config and the other flags change them."""
+    config: str | None = None
+    """File of settings, JSON or YAML: the config.json of an earlier run, or names and values. Flags win over it."""
+    print_config: bool = False
+    """Print all settings as YAML and stop."""
+    verbose: bool = False
+    """Print details too."""
+    quiet: bool = False
+    """Print errors and the last line of the result only."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A command line, read."""
+
+    settings: Any
+    general: General
+    planned: DryRunConfig
 
 
 def run(
@@ -27,100 +56,139 @@ def run(
     presets: Mapping[str, Config] | None = None,
     arguments: list[str] | None = None,
     plan: Callable[[Config, DryRunConfig], None] | None = None,
+    *,
+    about: str | None = None,
+    lines: Mapping[str, str] | None = None,
 ) -> None:
     """Parse the command line into config_class and call main; exit 2 with one sentence on a UserError or S3's refusal.
 
-    With presets, `--preset NAME` picks the defaults that the remaining flags then change. With plan there are the flags
-    of a dry run, and `--dry-run` calls plan in main's place; they are no settings of a run, so no run records them.
+    Args:
+        presets: settings by the names that --preset takes.
+        plan: takes main's place under --dry-run. The flags of a dry run are no settings, so no run records them.
+        about: what --help says of the command; the docstring of its file.
+        lines: what --help says of each preset.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(main, config_class, presets, sys.argv[1:] if arguments is None else arguments, plan)
+        parsed = _parse(config_class, presets or {}, given, plan is not None, about or "", lines or {})
+        _carry_out(main, plan, parsed)
     except (UserError, OSError) as error:
-        if (refusal := object_storage.refusal_in(error)) is None:
+        refusal = object_storage.refusal_in(error)
+        if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
 
 
-def _run(
-    main: Callable[[Config], None],
-    config_class: type[Config],
-    presets: Mapping[str, Config] | None,
-    arguments: list[str],
-    plan: Callable[[Config, DryRunConfig], None] | None,
-) -> None:
-    default, rest = _preset(presets, arguments)
-    names = f" Presets (--preset NAME): {', '.join(sorted(presets))}." if presets else ""
-    described = f"{main.__doc__ or ''}{names}"
-    if plan is None:
-        extra: dict[str, Any] = {} if default is None else {"default": default}
-        main(tyro.cli(config_class, args=rest, description=described, config=FLAT, **extra))
-    else:
-        start = config_class() if default is None else default
-        groups = [("settings", config_class, start), ("planned", DryRunConfig, DryRunConfig())]
-        both = dataclasses.make_dataclass("Both", [(n, kind, dataclasses.field(default=d)) for n, kind, d in groups])
-        told: Any = tyro.cli(both, args=rest, description=described, config=FLAT)
-        _run_or_plan(main, plan, told.settings, told.planned)
-
-
 def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:
-    """Parse an entry point's flags, `--preset` among them, as its own command line does.
+    """Parse a command's flags, `--preset` and `--config` among them, as its own command line does.
 
     Raises:
         SystemExit: for flags that it does not have; what is wrong is then on stderr.
-        UserError: for a URL with credentials or options in it.
+        UserError: for a URL with credentials or options in it, or a file of settings that does not fit.
     """
-    default, rest = _preset(presets, arguments)
-    return tyro.cli(config_class, args=rest, config=FLAT, default=config_class() if default is None else default)
+    return _parse(config_class, presets, arguments, False, "", {}).settings
 
 
-def _preset(presets: Mapping[str, Config] | None, arguments: list[str]) -> tuple[Config | None, list[str]]:
+def _carry_out(main: Callable[[Any], None], plan: Callable[[Any, DryRunConfig], None] | None, parsed: Parsed) -> None:
+    general = parsed.general
+    if general.verbose and general.quiet:
+        raise UserError("--quiet with --verbose: give one of them")
+    dry_run.check(parsed.planned)
+    if general.print_config:
+        print(config_files.as_yaml(parsed.settings), end="", flush=True)
+        return
+    with logs.at_level(general.verbose, general.quiet):
+        begun = time.monotonic()
+        logs.LOGGER.debug("settings of this run:\n%s", config_files.as_yaml(parsed.settings))
+        if plan is not None and parsed.planned.dry_run:
+            plan(parsed.settings, parsed.planned)
+        else:
+            main(parsed.settings)
+        logs.LOGGER.debug("finished after %.1f s", time.monotonic() - begun)
+
+
+def _parse(
+    config_class: type,
+    presets: Mapping[str, Any],
+    arguments: list[str],
+    with_plan: bool,
+    about: str,
+    lines: Mapping[str, str],
+) -> Parsed:
     _refuse_secrets(arguments)
-    if not presets:
-        return None, arguments
+    start = _starting_flags(config_class, presets, arguments)
+    own = {flag.name for flag in start}
+    general = [flag for flag in _general_flags(presets, lines) if flag.name not in own]
+    planned = _in_group(flags.read_flags(DryRunConfig), PLANNED) if with_plan else []
+    under = {"settings": _sorted(config_class, start), "general": general, "planned": planned}
+    every = [dataclasses.replace(flag, path=(part, *flag.path)) for part, found in under.items() for flag in found]
+    texts = {PLANNED: "What the job would take and cost, without a cluster and without reading weights."}
+    values = flags.parse(every, arguments, about.strip(), texts)
+
+    def of(part: str) -> dict[tuple[str, ...], Any]:
+        return {path[1:]: value for path, value in values.items() if path[0] == part}
+
+    common = {path[0]: value for path, value in of("general").items()}
+    asked = {path[0]: value for path, value in of("planned").items()}
+    return Parsed(flags.build(config_class, of("settings")), General(**common), DryRunConfig(**asked))
+
+
+def _starting_flags(config_class: type, presets: Mapping[str, Any], arguments: list[str]) -> list[Flag]:
+    """Read the flags with the defaults that --preset and --config give them.
+
+    Raises:
+        UserError: for an unknown preset, or a file that does not fit.
+    """
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--preset", choices=sorted(presets), default=None)
-    chosen, rest = chooser.parse_known_args(arguments)
-    return (presets[chosen.preset] if chosen.preset else None), rest
+    chooser.add_argument("--preset")
+    chooser.add_argument("--config")
+    chosen = chooser.parse_known_args(arguments)[0]
+    default = None
+    if presets and chosen.preset:
+        if chosen.preset not in presets:
+            raise UserError(f"--preset {chosen.preset}: there is none of this name; give {_listed(presets)}")
+        default = presets[chosen.preset]
+    start = flags.read_flags(config_class, default)
+    if chosen.config is None:
+        return start
+    return config_files.apply(start, config_files.read_settings(chosen.config), chosen.config)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _general_flags(presets: Mapping[str, Any], lines: Mapping[str, str]) -> list[Flag]:
+    """Return the flags that every command has; --preset is one where there are presets."""
+    kept = []
+    for flag in _in_group(flags.read_flags(General), GENERAL):
+        if flag.name != "preset":
+            kept.append(flag)
+        elif presets:
+            described = [f"- {name}: {lines[name]}." if name in lines else f"- {name}" for name in presets]
+            kind = Literal[tuple(presets)] | None  # type: ignore[valid-type]
+            kept.append(dataclasses.replace(flag, kind=kind, default=None, text="\n".join([flag.text, *described])))
+    return kept
+
+
+def _in_group(listed: list[Flag], group: str) -> list[Flag]:
+    return [dataclasses.replace(flag, group=group) for flag in listed]
+
+
+def _sorted(config_class: type, listed: list[Flag]) -> list[Flag]:
+    """Sort flags as the class's GROUPS name them; those that it does not name follow, in their own order."""
+    names = [name for group in getattr(config_class, "GROUPS", {}).values() for name in group]
+    return sorted(listed, key=lambda flag: names.index(flag.name) if flag.name in names else len(names))
 
 
 def _refuse_secrets(arguments: list[str]) -> None:
-    """Refuse a URL with credentials or options before anything reads, tells or records it."""
+    """Refuse a URL with credentials or options before anything reads, prints or records it."""
     flag = "a flag"
     for word in arguments:
-        if found := re.match(r"--[\w-]+(?==|$)", word):
-            flag = found[0]
+        name = re.match(r"--[\w-]+(?==|$)", word)
+        if name:
+            flag = name[0]
         if files.carries_secrets(word):
             raise UserError(f"{flag}: {files.NO_SECRETS}")
-
-
-def _run_or_plan(
-    main: Callable[[Config], None], plan: Callable[[Config, DryRunConfig], None], config: Config, asked: DryRunConfig
-) -> None:
-    dry_run.check(asked)
-    if asked.dry_run:
-        plan(config, asked)
-    else:
-        main(config)
-
-
-def save_config(folder: str, config: Any) -> None:
-    """Write a dataclass as FOLDER/config.json, so that a result carries the settings that made it."""
-    write_json(join(folder, "config.json"), dataclasses.asdict(config))
-
-
-def as_saved(config: Any) -> dict[str, Any]:
-    """Return a dataclass as its file has it: a tuple is a list there."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def begun_with(path: str, default: Any) -> dict[str, Any]:
-    """Read the settings that a run was begun with; a setting that is newer than the run has its default."""
-    return _over(as_saved(default), read_json(path))
-
-
-def _over(settings: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in saved.items():
-        known = settings.get(name)
-        settings[name] = _over(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return settings

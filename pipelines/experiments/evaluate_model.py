@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Suppress
 
 from infra.base import cli, files, models, object_storage
 from infra.base.errors import UserError, check_least
+from infra.base.flags import Shown, read_flags
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
+from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompt_sets import PromptSet, read_set
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import flag_images, score, score_files
@@ -37,16 +38,21 @@ ALWAYS_TOLD = ("model", "base", "prompts", "scorers")  # in the report's command
 WORLD = "infra/world"
 
 
-@dataclass(frozen=True)
-class Drawing(generate.GenerateConfig):
-    """The generator's flags, for both models; which model, which prompts and where to is told elsewhere."""
-
-    model: Suppress[str] = ""
-    revision: Suppress[str | None] = None
-    lora: Suppress[str | None] = None
-    prompts: Suppress[str] = ""
-    limit: Suppress[int | None] = None
-    output: Suppress[str] = ""
+NOT_CHOSEN = GenerateConfig(model="", prompts="", output="")  # both models' settings; each step fills in the rest
+DrawingFlags = Shown(
+    "images_per_prompt",
+    "seed",
+    "sampling_steps",
+    "guidance_scale",
+    "dtype",
+    "max_tokens",
+    "init_images",
+    "strength",
+    "refiner",
+    "refiner_start",
+    "samplers",
+    "batch_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,7 @@ class EvaluateConfig:
     scoring_batch_size: int = 64
     """Images scored at once."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
-    draw: Drawing = field(default_factory=Drawing)
+    draw: Annotated[GenerateConfig, DrawingFlags] = NOT_CHOSEN
 
 
 PUBLISHED = ("pickscore", "hpsv2", "clip", "aesthetics")
@@ -100,7 +106,7 @@ PRESETS = {
         output=f"runs/evaluation-{name}",
         scorers=PUBLISHED,
         weights=("published",),
-        draw=replace(Drawing(**vars(preset)), model="", revision=None, lora=None, prompts="", limit=None, output=""),
+        draw=replace(preset, model="", revision=None, lora=None, prompts="", limit=None, output=""),
     )
     for name, preset in generate_config.PRESETS.items()
 }
@@ -170,19 +176,16 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
 
 def command_of(config: EvaluateConfig) -> str:
     """Return the command line that has these settings, without a preset: what is compared, and all but defaults."""
-    flags = ["python", "pipelines/evaluate_model.py"]
-    for settings, defaults in ((config, EvaluateConfig()), (config.safety, SafetyConfig()), (config.draw, Drawing())):
-        hidden = {"draw", "safety"} if settings is config else {one.name for one in fields(EvaluateConfig)} | {"output"}
-        for name in (one.name for one in fields(settings) if one.name not in hidden):
-            value = getattr(settings, name)
-            flag = name.replace("_", "-")
-            if value == getattr(defaults, name) and name not in ALWAYS_TOLD:
-                continue
-            if isinstance(value, bool):
-                flags.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                flags += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(flags)
+    words = ["python", "pipelines/evaluate_model.py"]
+    for default, flag in zip(read_flags(EvaluateConfig), read_flags(EvaluateConfig, config), strict=True):
+        value = flag.default
+        if not flag.shown or (value == default.default and flag.name not in ALWAYS_TOLD):
+            continue
+        if isinstance(value, bool):
+            words.append(flag.dashed if value else flag.dashed.replace("--", "--no-", 1))
+        else:
+            words += [flag.dashed, *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 def build(

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from scipy.stats import bootstrap
-from tyro.conf import Suppress
 
 from infra.base import files, models, object_storage
 from infra.base.errors import UserError, check_least
+from infra.base.flags import Shown
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
+from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import score, score_files
 from pipelines.latents import store
@@ -33,17 +35,25 @@ SCHEMA_VERSION = 1
 FIRST_WAVE = 4
 
 
-@dataclass(frozen=True)
-class Drawing(generate.GenerateConfig):
-    """The generator's flags; model (and lora) is the policy, seed its own: the base's draws have others."""
+DrawingFlags = Shown(
+    "model",
+    "revision",
+    "lora",
+    "prompts",
+    "limit",
+    "seed",
+    "sampling_steps",
+    "guidance_scale",
+    "dtype",
+    "max_tokens",
+    "refiner",
+    "refiner_start",
+    "samplers",
+    "batch_size",
+)
 
-    output: Suppress[str] = ""
-    images_per_prompt: Suppress[int] = 1
-    init_images: Suppress[str | None] = None
-    strength: Suppress[float | None] = None
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RejectionConfig:
     """Flags of the experiment, beside those of the generator."""
 
@@ -59,16 +69,19 @@ class RejectionConfig:
     """Draws after which the base gives up on a caption."""
     output: str = "runs/rejection"
     """Folder for everything it makes; the same folder again goes on from what is there."""
-    draw: Drawing = field(default_factory=Drawing)
+    draw: Annotated[GenerateConfig, DrawingFlags] = field(default_factory=lambda: GenerateConfig(output=""))
 
 
-def _published(name: str) -> RejectionConfig:
-    preset = generate_config.PRESETS[name]
-    drawing = Drawing(**{one.name: getattr(preset, one.name) for one in fields(Drawing)})
-    return RejectionConfig(preset.model, preset.revision, "pickscore", ("published",), draw=drawing)
-
-
-PRESETS = {name: _published(name) for name in generate_config.PRESETS}
+PRESETS = {
+    name: RejectionConfig(
+        base=preset.model,
+        base_revision=preset.revision,
+        scorer="pickscore",
+        weights=("published",),
+        draw=preset,
+    )
+    for name, preset in generate_config.PRESETS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,7 @@ def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict
     return found
 
 
-def draw_and_score(config: RejectionConfig, drawing: Drawing, captions: Sequence[str], folder: str) -> pa.Table:
+def draw_and_score(config: RejectionConfig, drawing: GenerateConfig, captions: Sequence[str], folder: str) -> pa.Table:
     """Draw images of captions into a folder, score them, and return their scores."""
     prompts = files.join(folder, "captions.jsonl")
     if files.exists(prompts) and read_prompts(prompts) != list(captions):

@@ -17,13 +17,14 @@ from typing import Any
 from infra.base import files, models, object_storage
 from labelers.scoring import scorers
 from pipelines.drawing import generate
-from pipelines.experiments.rounds_config import Drawing, RoundsConfig, check_config, plain, settle
+from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.experiments.rounds_config import RoundsConfig, check_config, settle
 from pipelines.judging import rank_pairs, score
 from pipelines.judging.comparison import compare, read_drawn
 from pipelines.latents import encode_latents, store
 from training.checkpoints.run_folder import FACTS, RESULT, STEPS, read_notes
 from training.run import train_dpo
-from training.settings.config import DataConfig, TrainConfig
+from training.settings.config import TrainConfig
 
 ROUNDS = "rounds.json"
 
@@ -38,7 +39,7 @@ def base_images(config: RoundsConfig) -> str:
     return files.join(files.resolve(config.train.output), "base")
 
 
-def drawing(config: RoundsConfig, model: models.Model, output: str, seed: int) -> Drawing:
+def drawing(config: RoundsConfig, model: models.Model, output: str, seed: int) -> GenerateConfig:
     """Return the settings that draw the pairs' captions with a model."""
     return replace(
         config.draw,
@@ -105,15 +106,14 @@ def training(
 ) -> TrainConfig:
     """Return a round's settings for the trainer; it names no reference where that is the policy itself."""
     named = reference if reference != policy else None
-    return plain(
-        TrainConfig,
+    return replace(
         config.train,
         model=policy.name,
         revision=policy.revision,
         reference_model=named.name if named else None,
         reference_revision=named.revision if named else None,
         output=run,
-        data=plain(DataConfig, config.train.data, store=encoded),
+        data=replace(config.train.data, store=encoded),
     )
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
-
-from tyro.conf import Suppress
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 from infra.base import cli, files
 from infra.base.errors import UserError, check_least
+from infra.base.flags import Hidden, Shown
 from labelers.scoring import scorers
-from pipelines.drawing import generate, generate_config
+from pipelines.drawing import generate_config
+from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import rank_pairs
 from pipelines.judging.comparison import differences
-from pipelines.latents import encode_config, encode_latents, store
+from pipelines.latents import encode_config, store
+from pipelines.latents.encode_config import EncodeConfig
 from training.method.objectives import ObjectiveConfig
 from training.method.optimizers import OptimizerConfig
 from training.run import train_dpo
@@ -25,57 +26,28 @@ from training.settings.presets import PRESETS as TRAIN_PRESETS
 WORLD = "infra/world"
 # What may differ when a run goes on: how many rounds, and what does not change a result.
 FREE = {"rounds", "samplers", "batch_size", *train_dpo.FREE} - {"steps", "reference"}
-Plain = TypeVar("Plain")
+# A pair's images are the model's own: drawn from noise alone, and by no refiner, as the trainer's validation draws.
+DrawingFlags = Shown("prompts", "limit", "dtype", "max_tokens", "samplers", "batch_size")
+DRAWING = GenerateConfig(
+    model="",
+    output="",
+    prompts=f"{WORLD}/prompts/train.txt",
+    samplers=2,
+    sampling_steps=0,
+    guidance_scale=0.0,
+)
+# model is the base, output the folder of all rounds, seed decides every draw; each round has a store of its own.
+TrainingFlags = Hidden("reference_model", "reference_revision", "resume_from", "store", "labels", "reference")
 
 
-@dataclass(frozen=True)
-class RoundData(DataConfig):
-    """What is trained on, in which portions; the pairs themselves are each round's own."""
-
-    store: Suppress[str] = ""
-    labels: Suppress[str] = "human"
-    reference: Suppress[str | None] = None
-
-
-@dataclass(frozen=True)
-class Training(TrainConfig):
-    """The trainer's flags. model is the base, output the folder of all rounds, seed decides every draw."""
-
-    reference_model: Suppress[str | None] = None
-    reference_revision: Suppress[str | None] = None
-    resume_from: Suppress[int | None] = None
-    data: RoundData = field(default_factory=RoundData)
-
-
-@dataclass(frozen=True)
-class Drawing(generate.GenerateConfig):
-    """The generator's flags; prompts are those that pairs are made of, sampling steps and guidance the trainer's.
-
-    A pair's images are the model's own: drawn from noise alone, and by no refiner.
-    """
-
-    model: Suppress[str] = ""
-    revision: Suppress[str | None] = None
-    output: Suppress[str] = ""
-    lora: Suppress[str | None] = None
-    images_per_prompt: Suppress[int] = 1
-    seed: Suppress[int] = 0
-    sampling_steps: Suppress[int] = 0
-    guidance_scale: Suppress[float] = 0.0
-    init_images: Suppress[str | None] = None
-    strength: Suppress[float | None] = None
-    refiner: Suppress[str | None] = None
-    refiner_start: Suppress[float | None] = None
-
-
-def world_training() -> Training:
+def world_training() -> TrainConfig:
     """Return the settings of a round on the embedded world: about three visits to each of a round's pairs."""
-    return Training(
+    return TrainConfig(
         output="runs/rounds",
         steps=60,
         checkpoint_every=60,
         workers=2,
-        data=RoundData(),
+        data=DataConfig(store=""),
         objective=ObjectiveConfig(beta=500.0),
         optimizer=OptimizerConfig(learning_rate=2e-5, warmup_steps=10),
         validation=replace(TrainConfig().validation, sampling_steps=12),
@@ -105,19 +77,14 @@ class RoundsConfig:
     """Captions that the policies are judged on; none of them may be trained on."""
     test_limit: int | None = None
     """Take the first so many of them only."""
-    draw: Drawing = field(default_factory=lambda: Drawing(prompts=f"{WORLD}/prompts/train.txt", samplers=2))
-    encode: Suppress[encode_latents.EncodeConfig] = field(default_factory=encode_latents.EncodeConfig)
-    train: Training = field(default_factory=world_training)
+    draw: Annotated[GenerateConfig, DrawingFlags] = DRAWING
+    encode: Annotated[EncodeConfig, Shown()] = field(default_factory=EncodeConfig)
+    train: Annotated[TrainConfig, TrainingFlags] = field(default_factory=world_training)
 
     @property
     def scorers(self) -> tuple[str, ...]:
         """Return the names of the scorer and the judges, each once."""
         return tuple(dict.fromkeys((self.scorer, *self.judges)))
-
-
-def plain(kind: type[Plain], settings: Any, **changes: Any) -> Plain:
-    """Return settings of a subclass as its plain kind: the trainer's workers need not know this file."""
-    return kind(**{one.name: getattr(settings, one.name) for one in fields(kind)} | changes)  # type: ignore[arg-type]
 
 
 def published(name: str) -> RoundsConfig:
@@ -127,15 +94,14 @@ def published(name: str) -> RoundsConfig:
         scorer="pickscore",
         judges=("pickscore", "hpsv2", "clip", "aesthetics"),
         weights=("published",),
-        draw=plain(Drawing, generate_config.PRESETS[name]),
+        draw=generate_config.PRESETS[name],
         encode=encode_config.PRESETS[name],
-        train=plain(
-            Training,
+        train=replace(
             train,
             output=f"runs/rounds-{name}",
             steps=200,
             optimizer=replace(train.optimizer, warmup_steps=50),  # the launchers' own would outlast a round
-            data=plain(RoundData, train.data, store=""),
+            data=replace(train.data, store=""),
         ),
     )
 

@@ -121,7 +121,7 @@ def test_a_secret_of_the_environment_is_in_nothing_that_is_written_printed_or_se
     data = DataConfig(store=f"{place}/store", labels="oracle", global_batch=4, micro_batch=4)
     policy = PolicyConfig(lora_rank=2)
     train_dpo.main(TrainConfig(output=f"{place}/run", steps=2, checkpoint_every=1, data=data, policy=policy))
-    draw = replace(evaluate_model.Drawing(), sampling_steps=1, samplers=1)
+    draw = replace(evaluate_model.NOT_CHOSEN, sampling_steps=1, samplers=1)
     settings = evaluate_model.EvaluateConfig(lora=f"{place}/run/result", limit=2, output=f"{place}/out", draw=draw)
     evaluate_model.main(settings)
     report.main(

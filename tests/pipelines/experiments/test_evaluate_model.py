@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 from support import browser, judging_material
 from support.judging_material import write_images
 from support.material import MODEL, Submit, lora_result
@@ -27,7 +26,7 @@ from infra.base.errors import UserError
 from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments import evaluate_model
-from pipelines.experiments.evaluate_model import PRESETS, Drawing, EvaluateConfig, command_of, main
+from pipelines.experiments.evaluate_model import NOT_CHOSEN, PRESETS, EvaluateConfig, command_of, main
 from pipelines.judging.win_rate import wilson
 from pipelines.latents.safety import SafetyConfig
 
@@ -137,14 +136,14 @@ def test_the_command_has_every_setting(config: EvaluateConfig) -> None:
     told, _ = made(changed)
     start, script, *flags = shlex.split(told["command"])
     assert (start, script) == ("python", "pipelines/evaluate_model.py")
-    again = tyro.cli(EvaluateConfig, args=flags, config=cli.FLAT)
+    again = cli.parse(EvaluateConfig, {}, flags)
     assert cli.as_saved(again) == told["config"]
     assert again.draw.seed == 3
 
 
 def test_a_presets_command_needs_no_preset() -> None:
     preset = replace(PRESETS["sdxl"], model="someone/tuned", prompts="p.txt", revision="abc")
-    found = tyro.cli(EvaluateConfig, args=shlex.split(command_of(preset))[2:], config=cli.FLAT)
+    found = cli.parse(EvaluateConfig, {}, shlex.split(command_of(preset))[2:])
     assert found == preset
     assert (found.draw.guidance_scale, found.scorers[0], found.weights) == (5.0, "pickscore", ("published",))
 
@@ -173,8 +172,8 @@ def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, b
         ({"scoring_batch_size": 0}, "--scoring-batch-size 0: must be at least 1"),
         ({"true_images": str(tmp_path)}, "no finished images here"),
         ({"feature_model": str(tmp_path)}, "--feature-model .* has no model_index.json"),
-        ({"draw": Drawing(refiner=str(MODEL))}, "a refiner is a StableDiffusionXL"),
-        ({"draw": Drawing(sampling_steps=0)}, "--sampling-steps 0: must be at least 1"),
+        ({"draw": replace(NOT_CHOSEN, refiner=str(MODEL))}, "a refiner is a StableDiffusionXL"),
+        ({"draw": replace(NOT_CHOSEN, sampling_steps=0)}, "--sampling-steps 0: must be at least 1"),
         ({"output": "s3://not-there/e"}, "--output s3://not-there/e: there is no bucket not-there"),
     ):
         with pytest.raises(UserError, match=said):

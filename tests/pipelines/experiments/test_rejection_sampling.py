@@ -12,10 +12,10 @@ from support.judging_material import engine_in_this_process, write_images
 
 from infra.base.errors import UserError
 from pipelines.drawing import generate, image_sets
+from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments.rejection_sampling import (
     RESULT,
-    Drawing,
     RejectionConfig,
     first_better,
     main,
@@ -107,7 +107,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[Call]) -
         write_images(Path(config.output), shown, model=config.model)
 
     monkeypatch.setattr(generate, "main", draw)
-    drawing = Drawing(model="policy", prompts=str(tmp_path / "captions.txt"), seed=7)
+    drawing = GenerateConfig(output="", model="policy", prompts=str(tmp_path / "captions.txt"), seed=7)
     return RejectionConfig(scorer="red", cap=10, output=str(tmp_path / "out"), draw=drawing)
 
 

@@ -20,7 +20,7 @@ from pipelines.drawing.image_sets import read_images
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments import rounds
 from pipelines.experiments.rounds import main
-from pipelines.experiments.rounds_config import PRESETS, Drawing, RoundsConfig, Training
+from pipelines.experiments.rounds_config import PRESETS, RoundsConfig
 from pipelines.judging import score
 from pipelines.latents import encode_latents
 from training.method.objectives import ObjectiveConfig
@@ -94,7 +94,7 @@ def config(tmp_path: Path) -> RoundsConfig:
     data = replace(world.train.data, global_batch=8, micro_batch=4)
     return replace(
         world,
-        draw=Drawing(prompts=str(tmp_path / "train.txt")),
+        draw=replace(world.draw, prompts=str(tmp_path / "train.txt"), samplers=0),
         test_prompts=str(tmp_path / "test.txt"),
         scorer="red",
         judges=("red", "green"),
@@ -253,7 +253,6 @@ def test_the_trainers_and_the_generators_flags_are_there_and_the_rounds_own_are_
     assert (found.train.model, found.train.objective.beta, found.train.data.global_batch) == ("m", 7.0, 16)
     assert (found.draw.limit, found.train.seed, found.train.steps) == (9, 3, RoundsConfig().train.steps)
     real = parsed(monkeypatch, "--preset", "sd15", "--rounds", "4")
-    assert isinstance(real.train, Training)
     assert (real.rounds, real.train.data.global_batch, real.encode.resolution) == (4, 2048, 512)
     assert (real.draw.dtype, real.draw.batch_size) == ("bfloat16", 16)
     for hidden in ("--store", "--labels", "--reference-model", "--images-per-prompt"):

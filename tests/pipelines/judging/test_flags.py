@@ -27,7 +27,7 @@ from infra.base.errors import UserError
 from pipelines.arena_app.arena_pairs import read_sets
 from pipelines.arena_app.arena_server import ArenaServer
 from pipelines.drawing.image_sets import read_images
-from pipelines.experiments.evaluate_model import Drawing, EvaluateConfig, command_of
+from pipelines.experiments.evaluate_model import EvaluateConfig, command_of
 from pipelines.judging import flag_images
 from pipelines.judging.comparison import read_drawn
 from pipelines.judging.flag_images import FlagConfig
@@ -211,7 +211,7 @@ def test_the_matrix_of_feedback_blurs(shown: tuple[str, str]) -> None:
 
 
 def test_the_evaluations_command_names_the_filter() -> None:
-    config = EvaluateConfig(model="a", safety=SafetyConfig("default", "published"), draw=Drawing())
+    config = EvaluateConfig(model="a", safety=SafetyConfig("default", "published"))
     assert "--prompt-blocklist default --safety-checker published" in command_of(config)
 
 
