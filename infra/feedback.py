@@ -1,8 +1,8 @@
-"""The paper's Fig. 6 in miniature, each step the command a cluster user submits: `make feedback`.
+"""Run the paper's Fig. 6 in miniature, each step a command that a cluster user submits: `make feedback`.
 
-From the demo's pairs, store and human-label policy, whose steps are run first where they are missing: every scorer
-labels the store, a policy is trained on each label set with the demo's settings, all judges score all images, and the
-matrix of win rates is reported. What is finished is not done again.
+It starts from the demo's pairs, store and policy of human labels, and runs the steps to these where they are missing.
+Every scorer labels the store, and a policy is trained on each label set with the demo's settings. All judges score all
+images, and the report shows the matrix of win rates. A finished step is not done again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from infra.base import cli
 from infra.local import demo
+from infra.local.steps import Step, run_steps
 
 SCORERS = ("pickscore", "hpsv2", "clip", "aesthetics")
 JUDGES = (*SCORERS, "oracle", "fidelity")
@@ -21,13 +22,13 @@ class FeedbackConfig:
     """Flags of the experiment."""
 
     demo: str = "runs/demo"
-    """Folder of the demo: its pairs, stores, human-label policy and base images are used, or made."""
+    """Folder of the demo, whose pairs, stores, policy and base images it uses, or makes where they are missing."""
     output: str = "runs/feedback"
-    """Folder for everything else; the same folder again goes on from what is there."""
+    """Folder for all other results; the same folder again goes on from what is there."""
 
 
-def demo_commands(run: str) -> list[demo.Step]:
-    """List the demo's steps that the matrix builds on, as the demo itself gives them."""
+def demo_commands(run: str) -> list[Step]:
+    """List the steps of the demo that the matrix builds on, with the demo's own commands."""
     images = f"{run}/images"
     return [
         *demo.pair_commands(run),
@@ -39,15 +40,20 @@ def demo_commands(run: str) -> list[demo.Step]:
 
 
 def train_on(run: str, output: str, labels: str) -> list[str]:
-    """Return the command that trains on a scorer's labels; that scorer also picks the checkpoint, as the oracle does
-    for the human labels, so that a policy tuned on AI feedback has seen nothing of any other judge."""
+    """Return the command that trains on a scorer's labels.
+
+    That scorer also chooses the checkpoint, as the oracle does for the human labels. A policy tuned on AI feedback has
+    thus seen nothing of any other judge.
+    """
     own = ["--labels", labels, "--validation-scorer", labels]
     return demo.train(run, f"{output}/{labels}", "dpo", *own)
 
 
-def commands(run: str, output: str) -> list[demo.Step]:
+def commands(run: str, output: str) -> list[Step]:
     """List the steps: the demo's in the folder run, the others in output."""
-    base, human, true = (f"{run}/images/{name}" for name in ("base", "dpo", "true"))
+    base = f"{run}/images/base"
+    human = f"{run}/images/dpo"
+    true = f"{run}/images/true"
     tuned = [f"{output}/images/{name}" for name in SCORERS]
     relabel = ["python", "labelers/relabel.py", "--source", f"{run}/raw", "--store", f"{run}/store"]
     score = ["python", "pipelines/score.py", "--true-images", true, "--images", base, human, *tuned]
@@ -66,8 +72,8 @@ def commands(run: str, output: str) -> list[demo.Step]:
 
 
 def main(config: FeedbackConfig) -> None:
-    """Tune the base model on each scorer's labels and on the human ones, and let every scorer judge each."""
-    demo.run_steps(commands(config.demo, config.output), config.output, "make feedback")
+    """Tune the base model on each scorer's labels and on the human ones, and judge each policy by every scorer."""
+    run_steps(commands(config.demo, config.output), config.output, "make feedback")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The whole path on a running cluster, in small: `python infra/smoke.py --address http://HOST:8265 --folder FOLDER`.
+"""Try the whole path on a running cluster: `python infra/smoke.py --address http://HOST:8265 --folder FOLDER`.
 
-Encode, relabel, train two steps, generate, score: the commands that a user submits, on the embedded world, which is
-installed with the project on the cluster. What is finished is not done again.
+The steps are commands that a user submits: encode, relabel, train two steps, generate, score. They use the embedded
+world, which is installed on the cluster with the project. A finished step is not done again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from infra.base import cli, files
 from infra.base.errors import UserError
-from infra.local import demo
+from infra.local import steps as local_steps
+from infra.local.steps import Step
 
 WORLD = "infra/world"
 PAIRS = f"{WORLD}/pairs/pairs-0000.parquet"
@@ -32,10 +33,12 @@ class SmokeConfig:
     """Folder to write, which all nodes reach: on a shared disk, or s3://."""
 
 
-def steps(config: SmokeConfig) -> list[demo.Step]:
+def steps(config: SmokeConfig) -> list[Step]:
     """List the steps: what each is for, and its command."""
     folder = config.folder.rstrip("/")
-    store, images, run = f"{folder}/store", f"{folder}/images", f"{folder}/run"
+    store = f"{folder}/store"
+    images = f"{folder}/images"
+    run = f"{folder}/run"
     train = ["python", "training/train_dpo.py", "--store", store, "--labels", "pickscore", "--output", run]
     sizes = ["--steps", "2", "--checkpoint-every", "2", "--global-batch", "8", "--micro-batch", "8"]
     generate = ["python", "pipelines/generate.py", "--model", f"{run}/result", "--output", images]
@@ -49,7 +52,7 @@ def steps(config: SmokeConfig) -> list[demo.Step]:
 
 
 def environment(address: str) -> dict[str, str]:
-    """Return the environment of `ray` commands for a cluster; its address goes before any that the shell names."""
+    """Return the environment of `ray` commands for a cluster; its address replaces any that the shell names."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "RAY_API_SERVER_ADDRESS": address}
 
@@ -61,11 +64,13 @@ def main(config: SmokeConfig) -> None:
     surroundings = environment(config.address)
     check_answers(config.address, surroundings)
     done: list[str] = []
-    for number, (name, command) in enumerate(listed := steps(config), 1):
+    listed = steps(config)
+    for number, (name, command) in enumerate(listed, 1):
         submitted = ["ray", "job", "submit", "--address", config.address, "--", *command]
         print(f"\n[{number}/{len(listed)}] {name}\n$ {' '.join(submitted)}", flush=True)
         started = time.monotonic()
-        if code := demo.run_step(submitted, surroundings):
+        code = local_steps.run_step(submitted, surroundings)
+        if code:
             raise UserError(
                 f"step {number} of {len(listed)} ({name}) failed with exit code {code}, after: "
                 f"{', '.join(done) or 'nothing'}; the same command goes on from there"
@@ -75,16 +80,17 @@ def main(config: SmokeConfig) -> None:
 
 
 def check_answers(address: str, surroundings: Mapping[str, str]) -> None:
-    """Refuse an address where no job server answers, or one that does not take the token.
+    """Refuse an address where no job server answers, or one that refuses the token.
 
     Raises:
-        UserError: with the last line of what Ray says.
+        UserError: with the last line of Ray's message.
     """
     command = ["ray", "job", "list", "--address", address]
     asked = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     if asked.returncode:
         said = [line for line in asked.stderr.splitlines() if line.strip()]
-        raise UserError(f"--address {address}: {said[-1].strip() if said else 'no answer'}")
+        reason = said[-1].strip() if said else "no answer"
+        raise UserError(f"--address {address}: no job server takes this command ({reason}); check address and token")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The paper's experimental section in miniature, each step the command a cluster user submits: `make paper`.
+"""List the steps of `make paper`: the paper's experiments in miniature, each a command that a cluster user submits.
 
-Pairs that the base model drew, labelled by the oracle, once; one latent store with four scorers' label sets and, for
-each training seed, one set of cached reference errors; a sweep of all trials over them; implicit accuracy, rejection
-sampling and edits of the main trial's models; one report. What is finished is not done again.
+The base model draws images and the oracle labels pairs of them. One latent store holds four scorers' label sets and the
+reference errors of each training seed. A sweep trains all trials on it. The models of the main trial go through
+implicit accuracy, rejection sampling and edits. One report shows it all. A finished step is not done again.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from dataclasses import dataclass
 
 from infra.base import files
 from infra.local import demo
-from infra.local.demo import MODEL, WORLD, Step
+from infra.local.demo import MODEL, WORLD
+from infra.local.steps import Step, run_folder, run_steps
 
 SEEDS = (0, 1, 2)
 SCORERS = ("pickscore", "hpsv2", "clip", "aesthetics")
-RATER_AND_OTHER = ("oracle", "fidelity")  # who drew the human labels, and a judge that never labelled
+RATER_AND_OTHER = ("oracle", "fidelity")  # the judge that gave the human labels, and one that labelled nothing
 JUDGES = (*RATER_AND_OTHER, *SCORERS)
-BETAS, MAIN = (50, 500, 5000, 50000), 500
-RATE, STEPS, GLOBAL_BATCH = 2e-5, 80, 64
-DRAWS = 3  # epochs begun by so many steps, on the pairs that the store keeps
+BETAS = (50, 500, 5000, 50000)
+MAIN = 500  # beta of the main trial
+RATE = 2e-5  # learning rate of the main trial
+STEPS = 80
+GLOBAL_BATCH = 64
+DRAWS = 3  # epochs that STEPS steps begin on the kept pairs of the store
 DRAWING = ["--sampling-steps", "12"]
-EDITED, REJECTED = "200", "60"  # captions
+EDITED = "200"  # captions of the edits
+REJECTED = "60"  # captions of rejection sampling
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,13 @@ class PaperConfig:
     """Flags of the experiments."""
 
     output: str = "runs/paper"
-    """Folder for everything they make; the same folder again goes on from what is there."""
+    """Folder for all results; the same folder again goes on from what is there."""
 
 
 def pair_commands(run: str) -> list[Step]:
-    """List the steps to three stores: the base's own images, the same of held-out captions, and worse images."""
-    train, test = f"{WORLD}/prompts/train.txt", demo.TEST_CAPTIONS
+    """List the steps to three stores: of the base's images, of its images of held-out captions, and of worse images."""
+    train = f"{WORLD}/prompts/train.txt"
+    test = demo.TEST_CAPTIONS
     weaker = ["python", "pipelines/generate.py", "--model", MODEL, "--prompts", train, "--samplers", "2",
               "--sampling-steps", "4", "--guidance-scale", "1"]  # fmt: skip
     drawings = {
@@ -46,7 +52,8 @@ def pair_commands(run: str) -> list[Step]:
     steps: list[Step] = []
     for name, drawing in drawings.items():
         prefix = "" if name == "train" else f"{name}_"
-        raw, store = f"{run}/{prefix}raw", f"{run}/{prefix}store"
+        raw = f"{run}/{prefix}raw"
+        store = f"{run}/{prefix}store"
         steps += [
             (f"draw images for pairs: {name}", drawing),
             (f"let the oracle label them: {name}", demo.label(f"{run}/drawn/{name}", raw)),
@@ -56,7 +63,7 @@ def pair_commands(run: str) -> list[Step]:
 
 
 def shared_commands(run: str) -> list[Step]:
-    """List the steps to what all trials share beside the store: label sets, and reference errors for each seed."""
+    """List the steps to what all trials share: label sets, and the reference errors of each seed."""
     relabel = ["python", "labelers/relabel.py", "--source", f"{run}/raw", "--store", f"{run}/store"]
     errors = ["python", "pipelines/encode_reference.py", "--store", f"{run}/store", "--draws", str(DRAWS)]
     copies = ["--copies", "2", "--batch-size", "16"]
@@ -71,19 +78,19 @@ def shared_commands(run: str) -> list[Step]:
 
 
 def trials(run: str) -> dict[str, list[str]]:
-    """List the trials by name: the flags of train_dpo.py in which each differs from the others."""
+    """Return by name the flags of train_dpo.py in which each trial differs from the others."""
     cached = ["--reference", "seed-{seed}"]
-    found: dict[str, list[str]] = {}
+    flags: dict[str, list[str]] = {}
     for beta in BETAS:
-        found[f"beta-{beta}"] = [*cached, "--beta", str(beta)]
+        flags[f"beta-{beta}"] = [*cached, "--beta", str(beta)]
         if beta != MAIN:
             rate = f"{RATE * MAIN / beta:g}"
-            found[f"beta-{beta}-scaled"] = [*cached, "--beta", str(beta), "--learning-rate", rate]
+            flags[f"beta-{beta}-scaled"] = [*cached, "--beta", str(beta), "--learning-rate", rate]
     for name in SCORERS:
-        found[name] = [*cached, "--labels", name, "--validation-scorer", name]
-    found["sft"] = ["--objective", "sft"]
-    found["weaker"] = ["--store", f"{run}/weaker_store"]
-    return found
+        flags[name] = [*cached, "--labels", name, "--validation-scorer", name]
+    flags["sft"] = ["--objective", "sft"]
+    flags["weaker"] = ["--store", f"{run}/weaker_store"]
+    return flags
 
 
 def sweep_file(run: str) -> dict[str, object]:
@@ -108,7 +115,7 @@ def result(run: str, seed: int) -> str:
 
 
 def implicit_commands(run: str) -> list[Step]:
-    """List the steps of the paper's Tab. 2: which image of a held-out pair people chose, by scorers and by policies."""
+    """List the steps of the paper's Tab. 2: how often scorers and policies prefer the image that people chose."""
     accuracy = ["python", "labelers/accuracy.py", "--source", f"{run}/held_out_raw", "--output"]
     steps = [("preference accuracy: the scorers", [*accuracy, f"{run}/implicit/scorers", "--scorers", *JUDGES])]
     for seed in SEEDS:
@@ -118,7 +125,7 @@ def implicit_commands(run: str) -> list[Step]:
 
 
 def rejection_commands(run: str) -> list[Step]:
-    """List the steps of S8: how many draws of the base one draw of the policy is worth."""
+    """List the steps of the paper's S8: how many images of the base are worth one of the policy."""
     script = ["python", "pipelines/rejection_sampling.py", "--limit", REJECTED, *demo.SAMPLING]
     return [
         (f"rejection sampling by {judge}: seed {seed}",
@@ -129,17 +136,19 @@ def rejection_commands(run: str) -> list[Step]:
 
 
 def edit_commands(run: str) -> list[Step]:
-    """List the steps of SDEdit: weaker images at strength 0.6, colour layouts at 0.98, by the base and each policy."""
-    few, test = ["--limit", EDITED], demo.TEST_CAPTIONS
-    starts, layouts = f"{run}/sdedit/starts", f"{run}/sdedit/painted"
-    weaker = ["python", "pipelines/generate.py", "--model", MODEL, "--prompts", test, *few, "--samplers", "2",
+    """List the steps of SDEdit: edits of worse images and of colour layouts by the base and by each policy."""
+    limit = ["--limit", EDITED]
+    test = demo.TEST_CAPTIONS
+    starts = f"{run}/sdedit/starts"
+    layouts = f"{run}/sdedit/painted"
+    weaker = ["python", "pipelines/generate.py", "--model", MODEL, "--prompts", test, *limit, "--samplers", "2",
               "--sampling-steps", "4", "--guidance-scale", "1", "--seed", "5", "--output", starts]  # fmt: skip
-    paint = ["python", "pipelines/colour_layouts.py", "--prompts", test, *few, "--output", layouts]
+    paint = ["python", "pipelines/colour_layouts.py", "--prompts", test, *limit, "--output", layouts]
     steps = [("draw images to edit", weaker), ("paint colour layouts", paint)]
     models = {"base": MODEL} | {f"seed-{seed}": result(run, seed) for seed in SEEDS}
     for kind, source, strength, sampling in (("edits", starts, "0.6", "12"), ("layouts", layouts, "0.98", "25")):
         for name, model in models.items():
-            script = ["python", "pipelines/generate.py", "--model", model, "--prompts", test, *few, "--samplers", "2",
+            script = ["python", "pipelines/generate.py", "--model", model, "--prompts", test, *limit, "--samplers", "2",
                       "--sampling-steps", sampling, "--init-images", source, "--strength", strength]  # fmt: skip
             steps.append((f"draw {kind}: {name}", [*script, "--output", f"{run}/sdedit/{kind}/{name}"]))
     drawn = [f"{run}/sdedit/{kind}/{name}" for kind in ("edits", "layouts") for name in models]
@@ -162,7 +171,7 @@ def commands(run: str) -> list[Step]:
 
 
 def main(config: PaperConfig) -> None:
-    """Run the paper's experiments on the embedded world, on a Ray cluster of its own, and report them."""
-    path = demo.run_folder(config.output) / "sweep_file.json"
+    """Run the paper's experiments on the embedded world, on a Ray cluster of their own, and report them."""
+    path = run_folder(config.output) / "sweep_file.json"
     files.write_bytes(str(path), (json.dumps(sweep_file(config.output), indent=2) + "\n").encode())
-    demo.run_steps(commands(config.output), config.output, "make paper")
+    run_steps(commands(config.output), config.output, "make paper")

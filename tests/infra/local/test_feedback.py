@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra import feedback
-from infra.local import demo
+from infra.local import demo, steps
 
 STEPS = [command for _, command in feedback.commands("runs/demo", "runs/feedback")]
 
@@ -36,5 +36,5 @@ def test_rows_differ_from_the_human_row_only_in_labels_and_judge_of_the_checkpoi
 
 
 def test_only_quick_steps_run_outside_the_cluster() -> None:
-    here = {command[1] for command in STEPS if not demo.needs_ray(command)}
+    here = {command[1] for command in STEPS if not steps.needs_ray(command)}
     assert here == {"infra/world/label_pairs.py", "infra/world/render_images.py", "pipelines/feedback_report.py"}

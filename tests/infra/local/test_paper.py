@@ -13,7 +13,7 @@ from support.parsed_commands import parsed
 from infra import feedback
 from infra.base.errors import UserError
 from infra.base.files import ROOT
-from infra.local import demo, paper
+from infra.local import demo, paper, steps
 from pipelines.experiments.sweep_trials import Sweep, make_trials
 
 RUN = "runs/paper"
@@ -76,14 +76,14 @@ def test_steps_keep_the_seconds_of_the_time_they_were_done_and_interrupted_ones_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = iter([0, 1, 0, 0])  # draw; label fails; then draw, which is done, and label again
-    monkeypatch.setattr(demo, "run_step", lambda *_: next(codes))
-    monkeypatch.setattr(demo.cluster, "running", lambda _: contextlib.nullcontext({}))
-    steps = [("draw", ["python", "a.py"]), ("label", ["python", "b.py"])]
+    monkeypatch.setattr(steps, "run_step", lambda *_: next(codes))
+    monkeypatch.setattr(steps.cluster, "running", lambda _: contextlib.nullcontext({}))
+    listed = [("draw", ["python", "a.py"]), ("label", ["python", "b.py"])]
     with pytest.raises(UserError, match=r"step 2 \(label\) failed; run make x again"):
-        demo.run_steps(steps, str(tmp_path), "make x")
+        steps.run_steps(listed, str(tmp_path), "make x")
     first = json.loads((tmp_path / "steps.json").read_text())
     assert first[0]["seconds"] >= 0
-    demo.run_steps(steps, str(tmp_path), "make x")
+    steps.run_steps(listed, str(tmp_path), "make x")
     again = json.loads((tmp_path / "steps.json").read_text())
     assert again == first
     assert [(step["title"], step["seconds"] is None) for step in again] == [("draw", False), ("label", True)]

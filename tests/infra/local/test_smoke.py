@@ -10,7 +10,7 @@ from support.parsed_commands import parsed
 
 from infra import smoke
 from infra.base.errors import UserError
-from infra.local import demo
+from infra.local import steps
 from infra.smoke import SmokeConfig
 
 CONFIG = SmokeConfig(address="http://head:8265", folder="/shared/smoke/")
@@ -25,26 +25,26 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Mapping[
         seen.append((command, surroundings))
         return 0
 
-    monkeypatch.setattr(demo, "run_step", record)
+    monkeypatch.setattr(steps, "run_step", record)
     monkeypatch.setattr(smoke, "check_answers", lambda *_: None)
     return seen
 
 
 def test_every_step_is_a_command_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {name: parsed(command, monkeypatch) for name, command in smoke.steps(CONFIG)}
-    assert list(told) == ["encode", "relabel", "train", "generate", "score"]
-    assert told["encode"].store == told["relabel"].store == told["train"].data.store == "/shared/smoke/store"
-    assert told["train"].data.labels in told["relabel"].scorer
-    assert told["train"].steps == 2
-    assert told["generate"].model == f"{told['train'].output}/result" == "/shared/smoke/run/result"
-    assert told["score"].images == (told["generate"].output,) == ("/shared/smoke/images",)
+    configs = {name: parsed(command, monkeypatch) for name, command in smoke.steps(CONFIG)}
+    assert list(configs) == ["encode", "relabel", "train", "generate", "score"]
+    assert configs["encode"].store == configs["relabel"].store == configs["train"].data.store == "/shared/smoke/store"
+    assert configs["train"].data.labels in configs["relabel"].scorer
+    assert configs["train"].steps == 2
+    assert configs["generate"].model == f"{configs['train'].output}/result" == "/shared/smoke/run/result"
+    assert configs["score"].images == (configs["generate"].output,) == ("/shared/smoke/images",)
 
 
 def test_a_bucket_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SmokeConfig(address="http://head:8265", folder="s3://bucket/smoke/")
-    told = {name: parsed(command, monkeypatch) for name, command in smoke.steps(config)}
-    assert (told["encode"].store, told["train"].output) == ("s3://bucket/smoke/store", "s3://bucket/smoke/run")
-    assert told["generate"].model == "s3://bucket/smoke/run/result"
+    configs = {name: parsed(command, monkeypatch) for name, command in smoke.steps(config)}
+    assert (configs["encode"].store, configs["train"].output) == ("s3://bucket/smoke/store", "s3://bucket/smoke/run")
+    assert configs["generate"].model == "s3://bucket/smoke/run/result"
 
 
 def test_all_steps_go_to_the_given_cluster(
@@ -70,7 +70,7 @@ def test_the_first_failure_is_named_and_ends_the_run(monkeypatch: pytest.MonkeyP
         ran.append(command[7])
         return 7 if command[7] == "training/train_dpo.py" else 0
 
-    monkeypatch.setattr(demo, "run_step", run)
+    monkeypatch.setattr(steps, "run_step", run)
     monkeypatch.setattr(smoke, "check_answers", lambda *_: None)
     with pytest.raises(UserError, match=r"step 3 of 5 \(train\) failed with exit code 7, after: encode 0 s, relabel"):
         smoke.main(CONFIG)
@@ -84,5 +84,5 @@ def test_a_relative_folder_is_refused(submitted: list[Any]) -> None:
 
 
 def test_an_address_where_nothing_answers_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--address http://127\.0\.0\.1:9: .*connect"):
+    with pytest.raises(UserError, match=r"--address http://127\.0\.0\.1:9: no job server takes this command .*connect"):
         smoke.main(SmokeConfig(address="http://127.0.0.1:9", folder="/shared/smoke"))
