@@ -24,9 +24,8 @@ from typing import Literal
 
 import psutil
 import pyarrow as pa
-import pyarrow.dataset as pads
 
-from infra.base import cli, files
+from infra.base import cli, files, tables
 from infra.base.errors import UserError
 from infra.faults import netsplit
 from infra.local import cluster
@@ -187,7 +186,7 @@ class Encoding:
         """Count the rows of finished blocks; a mark is read once."""
         for mark in progress.committed(self._work("pairs_done")):
             if mark not in self.rows:
-                self.rows[mark] = progress.rows_of(mark)
+                self.rows[mark] = tables.count_rows(mark)
         return sum(self.rows.values())
 
     def wait_for(self, strike: Strike) -> None:
@@ -248,9 +247,7 @@ class Encoding:
             self.job = self._begin()
         manifest = store.read_manifest(self.destination)
         store.verify(self.destination, manifest, contents=True)
-        filesystem, _ = files.open_filesystem(self.destination)
-        paths = [files.open_filesystem(path)[1] for path in files.list_files(files.join(self.destination, "pairs"))]
-        ids = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id"])["pair_id"]
+        ids = tables.read_folder(files.join(self.destination, "pairs"), ["pair_id"])["pair_id"]
         if not len(ids) == len(ids.unique()) == manifest.counts.rows_in:
             raise UserError(f"{self.destination}: {len(ids)} rows, {len(ids.unique())} pairs")
         now = self._written()

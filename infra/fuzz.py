@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from infra.base import cli, files
+from infra.base import cli, files, tables
 from infra.base.errors import UserError
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw.decode import FORMATS, MAX_PIXELS, BadImage, open_image
@@ -58,7 +57,7 @@ class FuzzConfig:
 def real_images() -> list[bytes]:
     """Return whole files to start from: the embedded world's JPEGs, and every format and mode that Pillow writes."""
     path = parquet_files("infra/world/pairs", "train")[0]
-    found = pq.read_table(path, columns=["jpg_0"])["jpg_0"].slice(0, 4).to_pylist()
+    found = tables.read([path], ["jpg_0"])["jpg_0"].slice(0, 4).to_pylist()
     pixels = np.random.default_rng(0).integers(0, 256, (24, 33, 4), dtype=np.uint8)
     pixels[:12] = pixels[0, 0]  # half of it flat, so that run lengths and palettes occur too
     colour, exif = Image.fromarray(pixels, "RGBA"), Image.Exif()

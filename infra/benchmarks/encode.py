@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.base import cli, files, models
+from infra.base import cli, files, models, tables
 from infra.benchmarks.measure import alternate, in_processes
 from infra.local import cluster
 from pipelines.engine.jobs import Job, Step
@@ -44,7 +44,7 @@ class BenchmarkConfig:
 
 def repeated_pairs(source: str, count: int) -> pa.Table:
     """Repeat raw pairs, each repetition under ids of its own."""
-    table = pa.concat_tables([pq.read_table(path) for path in files.list_files(files.resolve(source), ".parquet")])
+    table = tables.read_folder(files.resolve(source))
     copies = -(-count // table.num_rows)
     whole = pa.concat_tables([table] * copies).slice(0, count)
     return whole.set_column(
@@ -76,7 +76,7 @@ def _bare_worker(path: str, model: str, part: int, signals: Any) -> None:
     check, encode = steps(model)
     decode = CheckAndDecode(**check)  # type: ignore[arg-type]
     vae = LatentEncoder(**encode)  # type: ignore[arg-type]
-    table = pq.read_table(path)
+    table = tables.read([path])
     mine = range(part, -(-table.num_rows // BATCH), COPIES)
     before = BLOCK // BATCH
     for index in mine[:before]:
@@ -119,7 +119,7 @@ def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
     on_ray.run(
         Job(
             source=[path],
-            columns=pq.read_schema(path).names,
+            columns=tables.column_names(path),
             steps=[
                 Step(function=CheckAndDecode, arguments=check, batch_size=BATCH),
                 Step(function=TimedLatentEncoder, arguments=encode, batch_size=BATCH, actors=COPIES),

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from infra.base import cli, files
+from infra.base import cli, files, tables
 from infra.benchmarks import authors_loop
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import in_processes, in_turns, median
@@ -60,14 +60,14 @@ Work = Callable[[int, int], None]  # over rows from, to
 
 
 def _batched(path: str, config: BenchmarkConfig) -> Work:
-    table = pq.read_table(path)
+    table = tables.read([path])
     weights = scorers.weights_of(config.scorers, config.weights)
     score = ScoreRawPairs(pairs.pair_ids(table), config.scorers, weights, config.batch_size)
     return lambda start, end: score(table.slice(start, end - start)) and None
 
 
 def _one_by_one(path: str, config: BenchmarkConfig) -> Work:
-    table = pq.read_table(path, columns=["caption", "jpg_0", "jpg_1"])
+    table = tables.read([path], ["caption", "jpg_0", "jpg_1"])
     weights = scorers.weights_of(config.scorers, config.weights)
     selectors = [authors_loop.selector(name, weights[name]) for name in config.scorers]
 

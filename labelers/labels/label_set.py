@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.scoring.pair_scores import NOT_FINITE
@@ -82,7 +81,7 @@ def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None
         before = store.read_labels_manifest(destination, name)
         if scoring_part(before.get("settings", {})) == scoring_part(settings):
             table, _ = store.read_labels(destination, name)
-            lost = pq.read_table(pa.BufferReader(files.read_bytes(_refused_file(destination, name))))
+            lost = tables.read([_refused_file(destination, name)])
             print(f"the scores of {settings['scorer']} are taken from the label set {name}", flush=True)
             return Scores(
                 pair_ids=table["pair_id"].to_numpy(),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from infra.base import files, metrics
+from infra.base import files, metrics, tables
 from infra.base.errors import UserError
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scoring.scorers import Scorer
@@ -148,9 +148,7 @@ def score_pairs(
             counts=metrics.scored,
         )
     )
-    filesystem, _ = files.open_filesystem(output)
-    paths = [files.open_filesystem(path)[1] for path in files.list_files(output, ".parquet")]
-    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table().sort_by("pair_id")
+    table = tables.read_folder(output).sort_by("pair_id")
     if not np.array_equal(table["pair_id"].to_numpy(), np.sort(wanted)):
         raise UserError(
             f"{work}: {table.num_rows} pairs scored, {len(wanted)} wanted; the source changed meanwhile: "

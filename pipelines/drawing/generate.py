@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from infra.base import files, models, object_storage
+from infra.base import files, models, object_storage, tables
 from infra.base.errors import UserError
 from pipelines.drawing import image_sets, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config, image_identity
@@ -121,18 +120,13 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
         on_ray.connect()
         (run or on_ray.run)(_job(config, model, refiner, output, wanted))
         with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
-            rows = sum(pool.map(_count_rows, files.list_files(files.join(output, "images"), ".parquet")))
+            rows = sum(pool.map(tables.count_rows, files.list_files(files.join(output, "images"), ".parquet")))
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
         still_held()
         files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
         files.remove(files.join(output, store.WORK))
     print(f"{output}: {wanted.num_rows} images", flush=True)
-
-
-def _count_rows(path: str) -> int:
-    filesystem, inner = files.open_filesystem(path)
-    return pq.read_metadata(inner, filesystem=filesystem).num_rows
 
 
 def _job(

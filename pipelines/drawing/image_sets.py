@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
-from infra.base.tables import read_tables
 from pipelines.drawing import sampling
 from pipelines.drawing.generate_config import captions_hash
 from pipelines.latents import store
@@ -93,4 +92,4 @@ def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence
         raise UserError(f"{folder}: no finished images here; run generate.py")
     wanted = None if ids is None else pc.field("image_id").isin(list(ids))
     names = None if columns is None else list(dict.fromkeys(["image_id", *columns]))
-    return read_tables(files.join(folder, "images"), columns=names, filters=wanted).sort_by("image_id")
+    return tables.read_folder(files.join(folder, "images"), names, wanted).sort_by("image_id")

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 
@@ -137,10 +135,8 @@ def _json_lines(text: str) -> Placed:
 
 def _parquet_rows(path: str, wanted: Sequence[str]) -> Placed:
     """Read the wanted columns only; the file may hold images too."""
-    filesystem, inner = files.open_filesystem(path)
-    with pq.ParquetFile(inner, filesystem=filesystem) as file:
-        names = file.schema_arrow.names
-        _caption_column(names)
-        lower = {name.lower() for name in wanted}
-        table = file.read(columns=[name for name in names if name.strip().lower() in lower])
+    names = tables.column_names(path)
+    _caption_column(names)
+    lower = {name.lower() for name in wanted}
+    table = tables.read([path], [name for name in names if name.strip().lower() in lower])
     return ((f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1))

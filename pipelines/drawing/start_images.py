@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.drawing.prompts import read_table
 from pipelines.latents.store import MANIFEST
@@ -97,12 +96,10 @@ def _read(path: str) -> Iterator[Row]:
 
 def _parquet_rows(path: str) -> Iterator[Row]:
     """Read rows whose image is bytes, or a struct with the field bytes, as datasets writes it."""
-    filesystem, inner = files.open_filesystem(path)
+    number = 0
     try:
-        opened = pq.ParquetFile(inner, filesystem=filesystem)
-        columns = _columns(path, opened.schema_arrow.names)
-        number = 0
-        for batch in opened.iter_batches(PART, columns=columns):
+        columns = _columns(path, tables.column_names(path))
+        for batch in tables.batches(path, columns, PART):
             for row in batch.to_pylist():
                 number += 1
                 image = row["image"]

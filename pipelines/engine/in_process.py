@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
-from infra.base.tables import read_tables
 from pipelines.engine.jobs import Job
 
 
@@ -28,9 +26,9 @@ def run(job: Job) -> None:
     if files.list_files(job.checkpoint, ".parquet"):
         raise UserError(f"{job.output}: begun by a job of its own; finish it with that, or delete it")
     written = files.list_files(job.output, ".parquet")
-    rows = pa.concat_tables([read_source(path, job) for path in job.source])
+    rows = pa.concat_tables([tables.read([path], job.columns) for path in job.source])
     if written:
-        done = read_tables(job.output, columns=[job.id_column])[job.id_column].to_numpy()
+        done = tables.read_folder(job.output, [job.id_column])[job.id_column].to_numpy()
         rows = rows.filter(pa.array(~np.isin(job.row_ids(rows), done)))
     steps = [(step.function(**step.arguments), step.batch_size) for step in job.steps] if rows.num_rows else []
     for number, start in enumerate(range(0, rows.num_rows, job.rows_per_block), len(written)):
@@ -39,9 +37,3 @@ def run(job: Job) -> None:
             batches = range(0, block.num_rows, size or block.num_rows)
             block = pa.concat_tables([step(block.slice(first, size)) for first in batches])
         files.write_table(files.join(job.output, f"part-{number:05d}.parquet"), block)
-
-
-def read_source(path: str, job: Job) -> pa.Table:
-    """Read the columns that a job takes of one of its files."""
-    filesystem, inner = files.open_filesystem(path)
-    return pq.read_table(inner, filesystem=filesystem, columns=list(job.columns), partitioning=None)

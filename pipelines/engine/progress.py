@@ -12,10 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine.jobs import Job
 
@@ -25,23 +23,15 @@ REPAIRED = "kept"  # the mark of all rows that a repair found whole, whatever th
 
 def finished_rows(checkpoint: str) -> int:
     """Count the rows that a checkpoint holds: what an earlier run wrote safely."""
-    return sum(rows_of(path) for path in committed(checkpoint))
-
-
-def rows_of(path: str) -> int:
-    """Read how many rows a Parquet file has."""
-    filesystem, inner = files.open_filesystem(path)
-    return pq.read_metadata(inner, filesystem=filesystem).num_rows
+    return sum(tables.count_rows(path) for path in committed(checkpoint))
 
 
 def done_ids(job: Job) -> npt.NDArray[np.int64]:
     """Read the ids of the rows that are safely written; files still marked pending do not count."""
-    filesystem, _ = files.open_filesystem(job.checkpoint)
-    paths = [files.open_filesystem(path)[1] for path in committed(job.checkpoint)]
+    paths = committed(job.checkpoint)
     if not paths:
         return np.empty(0, np.int64)
-    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[job.id_column])
-    return table[job.id_column].to_numpy()
+    return tables.read(paths, [job.id_column])[job.id_column].to_numpy()
 
 
 def committed(checkpoint: str) -> list[str]:
@@ -96,12 +86,11 @@ def _ids(paths: Sequence[str], id_column: str) -> npt.NDArray[np.int64]:
     """Read ids in ascending order; none where a file was cut off while it was written."""
     parts = [np.empty(0, np.int64)]
     for path in paths:
-        filesystem, inner = files.open_filesystem(path)
         try:
-            found = pq.read_table(inner, filesystem=filesystem, columns=[id_column], partitioning=None)
+            rows = tables.read([path], [id_column])
         except pa.ArrowInvalid:
             return parts[0]
-        parts.append(found[id_column].to_numpy())
+        parts.append(rows[id_column].to_numpy())
     return np.sort(np.concatenate(parts))
 
 
@@ -126,7 +115,7 @@ def watch(
     def safe_rows() -> int:
         for path in committed(job.checkpoint):
             if path not in counted:
-                counted[path] = rows_of(path)
+                counted[path] = tables.count_rows(path)
         return sum(counted.values())
 
     def look() -> None:

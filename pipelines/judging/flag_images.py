@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, object_storage
+from infra.base import files, object_storage, tables
 from infra.base.errors import UserError, check_least
-from infra.base.tables import read_tables
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
@@ -91,7 +90,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
             files.remove(work)  # of a pass of another filter
             files.write_json(begun, identity)
         _run_pass(config, path, chosen)
-        table = read_tables(files.join(work, "reasons")).sort_by("image_id")
+        table = tables.read_folder(files.join(work, "reasons")).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images checked; they changed meanwhile: run again")
         flagged = table.filter(pc.is_valid(table["reason"]))

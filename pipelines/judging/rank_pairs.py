@@ -14,9 +14,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import DONE
 from pipelines.judging.score_files import read_manifest, read_scores
@@ -138,11 +136,9 @@ def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dic
 def read_contents(folder: str, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
     """Yield image_id and bytes of each wanted image, file by file."""
     for path in files.list_files(files.join(folder, "images"), ".parquet"):
-        filesystem, inner = files.open_filesystem(path)
-        with pq.ParquetFile(inner, filesystem=filesystem) as file:
-            for batch in file.iter_batches(BATCH, columns=["image_id", "image"]):
-                rows = zip(batch["image_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
-                yield from (row for row in rows if row[0] in wanted)
+        for batch in tables.batches(path, ["image_id", "image"], BATCH):
+            rows = zip(batch["image_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
+            yield from (row for row in rows if row[0] in wanted)
 
 
 def ranked_pairs(folder: str, groups: Sequence[Group], model: str) -> Iterator[dict[str, Any]]:

@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.base import files, models, object_storage
+from infra.base import files, models, object_storage, tables
 from infra.base.errors import UserError, check_least
-from infra.base.tables import read_tables
 from labelers.scoring import scorers
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray
@@ -123,7 +122,7 @@ def score_folder(
         weights = scorers.weights_of(config.scorers, config.weights)
         on_ray.connect()
         (run or on_ray.run)(_job(config, path, {name: weights[name] for name in missing}))
-        table = read_tables(files.join(work, score_files.SCORES)).sort_by("image_id")
+        table = tables.read_folder(files.join(work, score_files.SCORES)).sort_by("image_id")
         if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
             raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
         still_held()

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.base.versions import check_version
 from pipelines.drawing.image_sets import DONE
@@ -78,7 +77,7 @@ def read_scores(path: str) -> pa.Table:
         content = files.read_bytes(files.join(path, SCORES, name, SCORES_FILE))
         if hashlib.sha256(content).hexdigest() != about["sha256"]:
             raise UserError(f"{path}: the scores of {name} differ from their manifest; delete them and run score.py")
-        table = pq.read_table(pa.BufferReader(content))
+        table = tables.parse(content)
         columns |= {key: table[key] for key in KEYS} | {name: table["score"]}
     if not columns:
         raise UserError(f"{path}: not scored yet; run score.py")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 
 from infra.base import (
     files,
     models,
+    tables,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 
@@ -58,12 +58,10 @@ class LatentFeatures:
         captions: list[str] = []
         parts: list[npt.NDArray[np.float32]] = []
         for path in files.list_files(files.join(folder, "images"), ".parquet"):
-            filesystem, inner = files.open_filesystem(path)
-            with pq.ParquetFile(inner, filesystem=filesystem) as file:
-                for batch in file.iter_batches(self.batch_size, columns=["image_id", "caption", "image"]):
-                    ids += batch["image_id"].to_pylist()
-                    captions += batch["caption"].to_pylist()
-                    parts.append(self.encode(batch["image"].to_pylist()))
+            for batch in tables.batches(path, ["image_id", "caption", "image"], self.batch_size):
+                ids += batch["image_id"].to_pylist()
+                captions += batch["caption"].to_pylist()
+                parts.append(self.encode(batch["image"].to_pylist()))
         order = np.argsort(ids)
         return np.concatenate(parts)[order], [captions[index] for index in order]
 

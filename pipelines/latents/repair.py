@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow.dataset as pads
-
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import progress
 from pipelines.latents import store
@@ -40,9 +38,7 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
     for folder, key in PASSES.items():
         kept = [name for name in manifest.files if name.startswith(f"{folder}/") and name not in lost]
         if kept:
-            filesystem, _ = files.open_filesystem(path)
-            paths = [files.open_filesystem(files.join(path, name))[1] for name in kept]
-            done = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=[key])
+            done = tables.read([files.join(path, name) for name in kept], [key])
             files.write_table(files.join(work, f"{folder}_done", f"{progress.REPAIRED}.parquet"), done)
     files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash})
     files.write_json(

@@ -24,10 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.base.versions import check_version
 
@@ -117,7 +115,7 @@ def half_rows(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float16]:
 def describe_file(path: str) -> dict[str, Any]:
     """Measure one Parquet file of a store: bytes, sha256, rows, and a digest of its rows that ignores their order."""
     content = files.read_bytes(path)
-    table = pq.read_table(pa.BufferReader(content), partitioning=None)
+    table = tables.parse(content)
     return {
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -175,10 +173,7 @@ def holds_pairs(store: str) -> bool:
 def kept_pairs(store: str) -> pa.Table:
     """Read the kept pairs' pair_id, ascending, and prompt_id, both int64."""
     folder = files.join(store, "pairs", "status=kept")
-    filesystem, _ = files.open_filesystem(folder)
-    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
-    table = pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=["pair_id", "prompt_id"])
-    return table.sort_by("pair_id")
+    return tables.read_folder(folder, ["pair_id", "prompt_id"]).sort_by("pair_id")
 
 
 def publish(store: str, manifest: Manifest) -> None:
@@ -256,7 +251,7 @@ def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     sha = hashlib.sha256(content).hexdigest()
     if sha != manifest.get("sha256"):
         raise UserError(f"{path}: its contents differ from its manifest")
-    return pq.read_table(pa.BufferReader(content)), sha
+    return tables.parse(content), sha
 
 
 @contextlib.contextmanager

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import on_ray
 from pipelines.latents import safety, store
@@ -61,9 +60,8 @@ def refuse_spoilt_source(plan: Plan) -> None:
 
 def _rows_of(plan: Plan, part: str, columns: list[str]) -> pa.Table | None:
     folder = files.join(plan.destination, part)
-    filesystem, _ = files.open_filesystem(folder)
-    paths = [files.open_filesystem(path)[1] for path in files.list_files(folder, ".parquet")]
-    return pads.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns=columns) if paths else None
+    paths = files.list_files(folder, tables.SUFFIX)
+    return tables.read(paths, columns) if paths else None
 
 
 def count_reasons(refused: pa.Table) -> dict[str, int]:
@@ -84,41 +82,43 @@ def summarise(plan: Plan) -> store.Manifest:
     paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
     prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
     described = dict(zip(paths + prompts, on_ray.map_files(store.describe_file, paths + prompts), strict=True))
-    filesystem, _ = files.open_filesystem(plan.destination)
-    inner = [files.open_filesystem(path)[1] for path in paths]
-    rows = pads.dataset(inner, filesystem=filesystem, format="parquet", partitioning="hive").to_table(
-        columns=["pair_id", "label_0", "stage", "reason", "contradicts", "status"]
-    )
-    refused, kept = (rows.filter(pc.equal(rows["status"], status)) for status in ("quarantined", "kept"))
-    wanted = kept_prompt_ids(plan)
+    wanted = kept_prompt_ids(plan)  # refused here where no pair was kept
+    columns = ["pair_id", "label_0", "stage", "reason", "contradicts"]
+    stored = tables.read(paths, columns)
+    kept = _rows_of(plan, "pairs/status=kept", columns)
+    ties = _rows_of(plan, "pairs/status=tie", columns)
+    refused = _rows_of(plan, "pairs/status=quarantined", columns)
+    assert kept is not None
+    reasons = count_reasons(refused) if refused is not None else {}
     counts = store.Counts(
         rows_in=plan.dataset.count_rows(),
-        ties=_count(rows, "status", "tie"),
-        invalid=_count(refused, "stage", "label"),
-        quarantined=refused.num_rows,
+        ties=ties.num_rows if ties is not None else 0,
+        invalid=_refused_for_labels(refused) if refused is not None else 0,
+        quarantined=refused.num_rows if refused is not None else 0,
         kept=kept.num_rows,
-        contradicting=int(pc.sum(rows["contradicts"]).as_py() or 0),
+        contradicting=int(pc.sum(stored["contradicts"]).as_py() or 0),
         prompts=len(wanted),
     )
-    if rows.num_rows != counts.rows_in or len(rows["pair_id"].unique()) != counts.rows_in:
+    if stored.num_rows != counts.rows_in or len(stored["pair_id"].unique()) != counts.rows_in:
         raise UserError(
-            f"{plan.destination}: {rows.num_rows} rows stored for {counts.rows_in} in the source; "
+            f"{plan.destination}: {stored.num_rows} rows stored for {counts.rows_in} in the source; "
             "the source changed while it was encoded: give another --store"
         )
     _check_captions(plan, wanted)
-    reasons = count_reasons(refused)
-    nulls = pa.nulls(kept.num_rows, pa.float32())
-    human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
-    labels = pa.table(
-        [column.cast(t) for column, t in zip(human, store.LABELS_SCHEMA.types, strict=True)], schema=store.LABELS_SCHEMA
-    )
-    origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
-    store.write_labels(plan.destination, "human", labels, {"scorer": "human", **origin})
+    _write_human_labels(plan, kept)
     return _manifest(plan, counts, reasons, described)
 
 
-def _count(rows: pa.Table, column: str, value: str) -> int:
-    return int(pc.sum(pc.equal(rows[column], value)).as_py() or 0)
+def _refused_for_labels(refused: pa.Table) -> int:
+    return int(pc.sum(pc.equal(refused["stage"], "label")).as_py() or 0)
+
+
+def _write_human_labels(plan: Plan, kept: pa.Table) -> None:
+    nulls = pa.nulls(kept.num_rows, pa.float32())
+    human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
+    labels = pa.table(human, names=store.LABELS_SCHEMA.names).cast(store.LABELS_SCHEMA)
+    origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
+    store.write_labels(plan.destination, "human", labels, {"scorer": "human", **origin})
 
 
 def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.base import tables
 from infra.base.errors import UserError
-from infra.base.tables import read_tables
 from infra.world.rater import Rater
 from labelers.labels import accuracy, label_set, preference_accuracy
 from labelers.labels.label_rules import hard_labels, margins
@@ -60,9 +60,11 @@ def read_implicit(run: PaperRun) -> Implicit:
         if done[name]["settings"]["test"]["pairs"] != expected:
             path = run.path("implicit", name)
             raise UserError(f"{path}: it was measured on other pairs than {chosen.raw.name} has now; {AGAIN}")
-    tables = {name: read_tables(run.path("implicit", name, "test", "scores")).sort_by("pair_id") for name in names}
-    of_scorers = {name: _margins(tables["scorers"], name, chosen.ids) for name in (*FEEDBACK, LABELLED, INDEPENDENT)}
-    policies = np.stack([_margins(tables[name], "implicit", chosen.ids) for name in names[1:]])
+    scores = {
+        name: tables.read_folder(run.path("implicit", name, "test", "scores")).sort_by("pair_id") for name in names
+    }
+    of_scorers = {name: _margins(scores["scorers"], name, chosen.ids) for name in (*FEEDBACK, LABELLED, INDEPENDENT)}
+    policies = np.stack([_margins(scores[name], "implicit", chosen.ids) for name in names[1:]])
     scored = np.isfinite(policies).all(0) & np.isfinite(list(of_scorers.values())).all(0)
     good = scored & (chosen.human != 0.5)
     human = chosen.human[good]

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
-from infra.base.tables import read_tables
 from infra.local import paper
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
@@ -239,5 +238,5 @@ def captions(run: PaperRun) -> dict[str, int]:
 
 
 def _stored(run: PaperRun, name: str) -> set[str]:
-    stored = read_tables(run.path(name, "prompts"), columns=["caption"])["caption"].to_pylist()
+    stored = tables.read_folder(run.path(name, "prompts"), columns=["caption"])["caption"].to_pylist()
     return {caption for caption in stored if caption}  # the empty one stands for a dropped caption

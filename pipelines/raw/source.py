@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 
@@ -86,9 +86,8 @@ def open_source(paths: list[str]) -> pads.Dataset:
     Raises:
         UserError: naming the missing columns or the unreadable file.
     """
-    filesystem, _ = files.open_filesystem(paths[0])
     try:
-        dataset = pads.dataset([files.open_filesystem(p)[1] for p in paths], filesystem=filesystem, format="parquet")
+        dataset = tables.open_dataset(paths)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{paths[0]}: not readable as Parquet ({error})") from error
     missing = [name for name in pairs.REQUIRED_COLUMNS if name not in dataset.schema.names]

@@ -20,7 +20,7 @@ import ray
 from ray import cloudpickle
 from support.material import rendered_pairs, write_pairs
 
-from infra.base import cli, files, models
+from infra.base import cli, files, models, tables
 from infra.base.errors import UserError
 from labelers.clips import weights
 from labelers.clips.safety_checker import CheckerName
@@ -57,7 +57,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
         if job.partition_by is None:
             in_process.run(job)
             return
-        table = pa.concat_tables([in_process.read_source(path, job) for path in job.source])
+        table = pa.concat_tables([tables.read([path], job.columns) for path in job.source])
         for step in job.steps:
             table = step.function(**step.arguments)(table)
         filesystem, inner = files.open_filesystem(job.output)

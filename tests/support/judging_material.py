@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from infra.base import files
+from infra.base import files, tables
 from labelers.scoring import scorers
 from pipelines.drawing import image_sets
-from pipelines.engine import in_process, on_ray
+from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job
 from pipelines.judging import score
 from pipelines.latents import store
@@ -59,7 +59,7 @@ def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(job: Job) -> None:
         for number, path in enumerate(job.source):
-            table = in_process.read_source(path, job)
+            table = tables.read([path], job.columns)
             for step in job.steps:
                 table = step.function(**step.arguments)(table)
             files.write_table(f"{job.output}/{number}.parquet", table)

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from pipelines.latents import store
@@ -72,8 +71,7 @@ def staged_bytes(manifest: store.Manifest) -> int:
 
 def _tables(path: str, part: str, columns: list[str]) -> Iterator[pa.Table]:
     for name in files.list_files(files.join(path, part), ".parquet"):
-        filesystem, inner = files.open_filesystem(name)
-        yield pq.read_table(inner, filesystem=filesystem, columns=columns, partitioning=None)
+        yield tables.read([name], columns)
 
 
 def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from infra.base import files, models, object_storage
+from infra.base import files, models, object_storage, tables
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
 from pipelines.engine import on_ray
@@ -220,8 +219,7 @@ def publish(plan: Plan, wanted: pa.Table) -> reference_errors.Manifest:
     Raises:
         UserError: if the visits made are not exactly the wanted ones.
     """
-    filesystem, inner = files.open_filesystem(files.join(plan.work, "errors"))
-    found = pads.dataset(inner, filesystem=filesystem, format="parquet").to_table()
+    found = tables.read_folder(files.join(plan.work, "errors"))
     # Earlier runs, killed, may have left visits of finished draws, or of more draws than are asked for now.
     first, last = wanted["visit"][0], wanted["visit"][-1]
     found = found.filter((pc.field("visit") >= first) & (pc.field("visit") <= last)).sort_by("visit")

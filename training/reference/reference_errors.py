@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from infra.base import files, models
+from infra.base import files, models, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from infra.base.versions import check_version
@@ -178,8 +177,7 @@ def attach(staged: Staged, path: str, name: str | None, cache: str | None) -> St
 
 
 def _read_draw(path: str, draw: int, pair_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    filesystem, inner = files.open_filesystem(path)
-    table = pq.read_table(inner, filesystem=filesystem, partitioning=None)
+    table = tables.read([path])
     if not np.array_equal(table["pair_id"].to_numpy(), pair_ids) or set(table["draw"].to_pylist()) != {draw}:
         raise UserError(f"{path}: does not hold draw {draw} of each of the store's {len(pair_ids)} pairs")
     return np.stack([table[f"error_{slot}"].to_numpy() for slot in (0, 1)], axis=1)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.base import counting, files, models
+from infra.base import counting, files, models, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from labelers.scoring import scorers
@@ -147,9 +146,5 @@ def _check_captions_apart(config: TrainConfig, path: str) -> None:
 
 def _prompt_ids(path: str) -> npt.NDArray[np.int64]:
     """Read the ids of a store's captions but the empty one."""
-    parts = []
-    for name in files.list_files(files.join(path, "prompts"), ".parquet"):
-        filesystem, inner = files.open_filesystem(name)
-        parts.append(pq.read_table(inner, filesystem=filesystem, columns=["prompt_id"])["prompt_id"].to_numpy())
-    ids = np.concatenate(parts)
+    ids = tables.read_folder(files.join(path, "prompts"), ["prompt_id"])["prompt_id"].to_numpy()
     return ids[ids != pairs.prompt_id("")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.base.errors import UserError
@@ -61,7 +62,7 @@ def test_only_scored_pairs_are_labelled_and_everything_is_counted(tmp_path: Path
     assert manifest["reasons"] == {"image_0: image is empty": 1, NOT_FINITE: 1}
     # People said 1, 1, 0 of pairs 10, 20, 30: two of three agree.
     assert manifest["agreement"]["value"] == pytest.approx(2 / 3)
-    lost = store.pq.read_table(tmp_path / "labels" / "one" / "quarantined" / "part-0.parquet")
+    lost = pq.read_table(tmp_path / "labels" / "one" / "quarantined" / "part-0.parquet")
     assert lost.to_pylist() == [
         {"pair_id": 40, "reason": "image_0: image is empty"},
         {"pair_id": 50, "reason": NOT_FINITE},

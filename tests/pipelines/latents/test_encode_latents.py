@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.material import MODEL, rendered_pairs, write_pairs
@@ -36,10 +37,10 @@ def test_counts_and_manifest(encoded_store: Path) -> None:
 
 
 def test_latents_are_the_vaes(encoded_store: Path, raw_pairs: Path) -> None:
-    raw = store.pq.read_table(raw_pairs)
+    raw = pq.read_table(raw_pairs)
     ids = encoders.pairs.pair_ids(raw)
     table = store.pa.concat_tables(
-        [store.pq.read_table(p, partitioning=None) for p in (encoded_store / "pairs" / "status=kept").glob("*.parquet")]
+        [pq.read_table(p, partitioning=None) for p in (encoded_store / "pairs" / "status=kept").glob("*.parquet")]
     )
     stored = dict(zip(table["pair_id"].to_pylist(), store.half_rows(table["latents_1"]), strict=True))
     vae = encoders.AutoencoderKL.from_pretrained(MODEL, subfolder="vae")
@@ -109,8 +110,8 @@ def test_duplicate_pairs_and_missing_columns_are_refused(tmp_path: Path) -> None
     rows = rendered_pairs(3)
     twice = write_pairs(tmp_path / "twice", [*rows, rows[1]])
     assert "source row 3: the same ranking_id" in refusal("--source", str(twice), "--store", str(tmp_path / "s"))
-    table = store.pq.read_table(write_pairs(tmp_path / "whole", rows)).drop_columns(["caption"])
-    store.pq.write_table(table, tmp_path / "bare.parquet")
+    table = pq.read_table(write_pairs(tmp_path / "whole", rows)).drop_columns(["caption"])
+    pq.write_table(table, tmp_path / "bare.parquet")
     told = refusal("--source", str(tmp_path / "bare.parquet"), "--store", str(tmp_path / "s"))
     assert "no column caption" in told
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.base.errors import UserError
@@ -28,7 +29,7 @@ def labelled(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> L
 
 def test_staged_rows_are_the_stores(labelled: Labelled, encoded_store: Path) -> None:
     staged, path = labelled.staged, encoded_store / "pairs" / "status=kept"
-    table = pa.concat_tables([store.pq.read_table(p, partitioning=None) for p in sorted(path.glob("*.parquet"))])
+    table = pa.concat_tables([pq.read_table(p, partitioning=None) for p in sorted(path.glob("*.parquet"))])
     assert table.num_rows == len(staged.pair_ids) == staged.manifest.counts.kept
     row = int(np.searchsorted(staged.pair_ids, table["pair_id"][5].as_py()))
     for slot in (0, 1):

@@ -1,0 +1,71 @@
+"""Parquet read one way: order, columns, rows, footers; no data out of a path's name; unreadable files are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from infra.base import tables
+from infra.base.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Write two files below folders named like partitions: rows 0 to 2 and 3 to 4."""
+    for name, numbers in (("colour=1/a.parquet", [0, 1, 2]), ("colour=2/b.parquet", [3, 4])):
+        path = tmp_path / name
+        path.parent.mkdir()
+        pq.write_table(pa.table({"number": numbers, "square": [n * n for n in numbers]}), path)
+    (tmp_path / "notes.txt").write_text("no table")
+    return tmp_path
+
+
+def test_a_folder_is_one_table_in_the_order_of_its_files_without_columns_from_their_paths(folder: Path) -> None:
+    table = tables.read_folder(str(folder))
+    assert table.to_pydict() == {"number": [0, 1, 2, 3, 4], "square": [0, 1, 4, 9, 16]}
+
+
+def test_files_are_read_in_the_order_given(folder: Path) -> None:
+    paths = [str(folder / "colour=2" / "b.parquet"), str(folder / "colour=1" / "a.parquet")]
+    assert tables.read(paths, ["number"]).to_pydict() == {"number": [3, 4, 0, 1, 2]}
+
+
+def test_rows_are_chosen_by_a_column_that_is_not_returned(folder: Path) -> None:
+    table = tables.read_folder(str(folder), ["number"], pc.field("square") > 3)
+    assert table.to_pydict() == {"number": [2, 3, 4]}
+
+
+def test_batches_hold_at_most_the_asked_rows(folder: Path) -> None:
+    parts = list(tables.batches(str(folder / "colour=1" / "a.parquet"), ["square"], 2))
+    assert [part.to_pydict() for part in parts] == [{"square": [0, 1]}, {"square": [4]}]
+
+
+def test_footers_name_columns_and_count_rows(folder: Path) -> None:
+    path = str(folder / "colour=1" / "a.parquet")
+    assert tables.column_names(path) == ["number", "square"]
+    assert tables.count_rows(path) == 3
+
+
+def test_bytes_in_memory_are_read_as_the_file_is(folder: Path) -> None:
+    path = folder / "colour=2" / "b.parquet"
+    assert tables.parse(path.read_bytes()) == tables.read([str(path)])
+
+
+def test_a_folder_without_tables_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no table")
+    with pytest.raises(UserError, match=rf"{tmp_path}: holds no \.parquet file"):
+        tables.read_folder(str(tmp_path))
+    with pytest.raises(ValueError, match="no Parquet file"):
+        tables.read([])
+
+
+@pytest.mark.parametrize("length", [0, 10, -20])
+def test_a_file_that_was_cut_off_is_not_readable(folder: Path, length: int) -> None:
+    path = folder / "colour=1" / "a.parquet"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(pa.ArrowInvalid):
+        tables.read([str(path)])
