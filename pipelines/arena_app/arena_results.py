@@ -20,6 +20,7 @@ from pipelines.judging.win_rate import WinRate, rate_over_prompts
 from pipelines.raw import raw_pairs
 from pipelines.raw.pairs import hash64, prompt_id
 from pipelines.reports import report_page
+from pipelines.reports.made import command_line, describe
 
 SCHEMA_VERSION = 1
 RESULTS = "results.json"
@@ -146,6 +147,7 @@ def export(sets: Sets, votes: Votes, output: str, config: Mapping[str, Any], wor
     with contextlib.closing(Contents(sets, list(judged), work)) as contents:
         raw_pairs.write_pairs(output, labelled_rows(sets, judged, contents), config)
     files.write_json(files.join(output, RESULTS), results)
-    page = report_page.fill("arena_report.html.jinja", results, questions=QUESTIONS)
+    made = describe(command_line("pipelines/arena.py", config))
+    page = report_page.fill("arena_report.html.jinja", results, questions=QUESTIONS, made=made)
     files.write_bytes(files.join(output, REPORT), page.encode())
     return results

@@ -10,6 +10,7 @@ from pipelines.paper import paper_charts as charts
 from pipelines.paper.paper_experiments import JUDGED_BY, SERIES_TITLES
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper.paper_run import DPO, FEEDBACK, SFT, WEAKER, PaperRun
+from pipelines.reports.made import command_line, describe, judge_titles
 from pipelines.reports.report_page import fill, image_pairs
 
 
@@ -176,4 +177,6 @@ def render(report: dict[str, Any], run: PaperRun) -> str:
         pairs=image_pairs(first.drawn, run.base, LABELLED),
         judges={"labelled": LABELLED, "independent": INDEPENDENT},
         shown=first,
+        titles=judge_titles(run.base.folder, run.judges),
+        made=describe(command_line("pipelines/paper_report.py", {"run": run.folder}), {"all steps": report["seconds"]}),
     )

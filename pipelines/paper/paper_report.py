@@ -173,7 +173,7 @@ def build(run: PaperRun) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "headline": f"Diffusion-DPO wins {percent(won)} of {won['n']} held-out captions against the base, judged by "
-        f"{LABELLED}, over {won['seeds']} training seeds; of {sum(tally.values())} claims tested {tally['yes']} "
+        f"{LABELLED}, over {won['seeds']} training seeds. Of {sum(tally.values())} claims tested {tally['yes']} "
         f"hold, {tally['no']} do not, {tally['undecided']} are undecided at this size.",
         "answers": tally,
         "win_rate": won,

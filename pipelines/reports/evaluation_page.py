@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.evaluation import ENOUGH_PROMPTS, Evaluated
 from pipelines.judging.win_rate import BOOTSTRAP
+from pipelines.reports.made import describe, judge_titles
 from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 
 SHOWN = 8  # pairs of a section
@@ -75,7 +76,9 @@ def render(report: dict[str, Any], evaluated: Evaluated, policy: Drawn, base: Dr
         report,
         pairs=image_pairs(evaluated, policy, base, report["judge"], columns),
         unshown=max(0, len(list(_groups(evaluated, columns))) - GROUPS_SHOWN),
-        few=ENOUGH_PROMPTS
+        titles=judge_titles(base.folder, report["win_rate"]),
+        made=describe(report["command"]),
+        fewest=ENOUGH_PROMPTS
         if any(cell["interval"] == BOOTSTRAP and cell["prompts"] < ENOUGH_PROMPTS for cell in cells)
         else None,
     )

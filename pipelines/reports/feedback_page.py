@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.score_files import paired_scores
+from pipelines.reports.made import command_line, describe, judge_titles, training_seconds
 from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
 
 SHOWN = 4  # captions drawn at random
@@ -48,4 +49,15 @@ def render(report: dict[str, Any], policies: Mapping[str, Drawn], base: Drawn) -
         report: what report.json holds.
         policies: images by row.
     """
-    return fill("feedback.html.jinja", report, strips=strips(report, policies, base))
+    runs = [config["output"] for config in report["config"]["train"].values()]
+    seconds = [training_seconds(run) for run in runs]
+    return fill(
+        "feedback.html.jinja",
+        report,
+        strips=strips(report, policies, base),
+        titles=judge_titles(base.folder, report["judges"]),
+        made=describe(
+            command_line("pipelines/feedback_report.py", report["config"]["report"]),
+            {"training of all rows": None if None in seconds else sum(one or 0.0 for one in seconds)},
+        ),
+    )

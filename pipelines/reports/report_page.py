@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipelines.judging.comparison import Drawn
 from pipelines.judging.image_flags import blurred, flag_reasons
 from pipelines.judging.score_files import paired_scores
 from pipelines.reports import charts
+from pipelines.reports.made import command_line, describe, judge_titles, training_seconds
 from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
 
 SHOWN = 6  # image pairs per section
@@ -117,7 +119,13 @@ def template(name: str, folder: Path = TEMPLATES) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["unbroken"] = unbroken
     return environment.get_template(name)
+
+
+def unbroken(text: str) -> str:
+    """Keep figures of a sentence on one line: no break in "21.9 to 90.8" or before a percent sign."""
+    return re.sub(r"(?<=\d) (to|%)(?: (?=[+-]?\d))?", lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def fill(name: str, report: dict[str, Any], **shown: Any) -> str:
@@ -150,4 +158,8 @@ def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, contr
         pairs=image_pairs(policy, base, report["judge"]),
         grids=[] if report["safety"] else sample_grids(train),  # a filter has not seen those
         charts=drawn,
+        titles=judge_titles(base.folder, report["win_rate"]),
+        made=describe(
+            command_line("pipelines/report.py", report["config"]["report"]), {"training": training_seconds(train)}
+        ),
     )

@@ -204,7 +204,8 @@ def test_images_that_are_not_the_prompts_are_refused(config: EvaluateConfig) -> 
 def test_the_page_says_the_result_and_loads_nothing(config: EvaluateConfig) -> None:
     _, html = made(config)
     heading = Page(re.findall(r"<h1.*?</h1>", html, re.DOTALL)[0]).text.replace("\u00a0", " ")
-    assert heading == "The policy wins 62.5 % of 4 prompts against its base (95 % interval 21.9 to 90.8 %)."
+    assert heading.startswith("No difference shown: ")  # the interval holds 50 %
+    assert heading[21:] == "the policy wins 62.5 % of 4 prompts against its base (95 % interval 21.9 to 90.8 %)."
     page = Page(html)
     assert html.count("<script") == 1  # ours
     assert EVIL in page.text
