@@ -16,14 +16,16 @@ from infra.base.errors import UserError
 
 def test_a_linear_layer_costs_two_operations_a_product() -> None:
     with counting.META:
-        layer, rows = torch.nn.Linear(3, 5), torch.empty(2, 3)
+        layer = torch.nn.Linear(3, 5)
+        rows = torch.empty(2, 3)
     assert counting.flops(lambda: layer(rows)) == 2 * 2 * 3 * 5
     assert counting.parameters(layer) == 3 * 5 + 5
 
 
 def chain(layers: int) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     with counting.META:
-        network, rows = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(layers))), torch.empty(2, 4)
+        network = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(layers)))
+        rows = torch.empty(2, 4)
     return network, lambda: network(rows)
 
 
@@ -41,7 +43,8 @@ def test_with_gradients_each_layer_keeps_its_output() -> None:
 
 
 def test_autocast_adds_a_narrow_copy_of_each_weight_that_is_trained() -> None:
-    output, weights = 2 * 4 * 2, (16 + 4) * 2  # bfloat16
+    output = 2 * 4 * 2
+    weights = (16 + 4) * 2  # bfloat16
     peaks = [counting.peak_bytes(*chain(n), torch.bfloat16) for n in (8, 12)]
     assert peaks[1] - peaks[0] == 4 * (output + weights - 4 * 2)  # a bias is not needed backwards, so not kept
 
@@ -59,8 +62,8 @@ def test_attention_keeps_no_matrix_of_weights() -> None:
 def world_network() -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     network = counting.empty(MODEL, "unet")
     with counting.META:
-        told = torch.empty(2, 4, 8, 8), torch.zeros(2, dtype=torch.int64), torch.empty(2, 16, 64)
-    return network, lambda: network(*told, return_dict=False)[0]
+        inputs = torch.empty(2, 4, 8, 8), torch.zeros(2, dtype=torch.int64), torch.empty(2, 16, 64)
+    return network, lambda: network(*inputs, return_dict=False)[0]
 
 
 def test_backward_costs_twice_the_forward_and_recomputation_once_more() -> None:
@@ -83,5 +86,5 @@ def test_checkpointing_takes_less_memory_than_keeping_everything() -> None:
 
 def test_a_component_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"unet": ["os", "system"]}')
-    with pytest.raises(UserError, match="no unet that diffusers or transformers knows"):
+    with pytest.raises(UserError, match="its unet is of no class that diffusers or transformers has"):
         counting.make(tmp_path, "unet")

@@ -43,9 +43,9 @@ def test_files_are_written_listed_read_hashed_and_removed(folder: str) -> None:
 
 def test_a_copy_is_the_bytes_and_tells_their_hash(folder: str, tmp_path: Path) -> None:
     content = bytes(range(256)) * (5 << 12)  # 5 MiB: more than a block
-    source, there, back = (
-        files.join(path, name) for path, name in ((folder, "a"), (folder, "b/c"), (str(tmp_path), "d/e"))
-    )
+    source = files.join(folder, "a")
+    there = files.join(folder, "b/c")
+    back = files.join(str(tmp_path), "d/e")
     files.write_bytes(source, content)
     digest = hashlib.sha256(content).hexdigest()
     assert [files.copy(source, there), files.copy(there, back)] == [digest, digest]
@@ -74,7 +74,8 @@ def test_a_name_below_its_folder_is_joined() -> None:
 
 
 def test_a_table_is_one_file_and_its_hash_that_of_the_bytes(folder: str) -> None:
-    path, table = files.join(folder, "t.parquet"), pa.table({"x": [1, 2, 3]})
+    path = files.join(folder, "t.parquet")
+    table = pa.table({"x": [1, 2, 3]})
     assert files.write_table(path, table) == files.sha256(path)
     filesystem, inner = files.open_filesystem(path)
     assert pq.read_table(inner, filesystem=filesystem).equals(table)

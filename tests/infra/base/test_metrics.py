@@ -1,4 +1,4 @@
-"""What is told to Prometheus: counts by hand, few series from many reasons, and a real scrape of a cluster."""
+"""The metrics that Prometheus reads: counts by hand, few series from many reasons, and a real scrape of a cluster."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_scored_pairs_are_counted_by_scorer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "reason_class"),
     [
         ("label_0 is 2.0, not 0, 0.5 or 1", "label_0 is not usable"),
         ("label_0 is nan, not 0, 0.5 or 1", "label_0 is not usable"),
@@ -63,8 +63,8 @@ def test_scored_pairs_are_counted_by_scorer() -> None:
         ("x" * 200, "x" * 60),
     ],
 )
-def test_a_reason_s_class_holds_nothing_of_its_row(reason: str, told: str) -> None:
-    assert metrics.reason_class(reason) == told
+def test_a_reason_s_class_holds_nothing_of_its_row(reason: str, reason_class: str) -> None:
+    assert metrics.reason_class(reason) == reason_class
 
 
 class Doubled:
@@ -79,19 +79,19 @@ class Doubled:
 
 
 def test_a_measured_step_computes_the_same_and_is_counted_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Sample] = []
-    monkeypatch.setattr(on_ray, "export", told.extend)
+    samples: list[Sample] = []
+    monkeypatch.setattr(on_ray, "export", samples.extend)
     made = on_ray._measured(Step(Doubled), "rows", lambda out: [Sample("dpo_images", out.num_rows)])
     assert made.__name__ == "Doubled"
     assert made(times=2)(pa.table({"a": [1, 2, 3]}))["a"].to_pylist() == [1, 2, 3, 1, 2, 3]
     labels = {"job": "rows", "step": "Doubled"}
-    assert [(one.name, one.labels) for one in told] == [
+    assert [(one.name, one.labels) for one in samples] == [
         ("dpo_rows", labels),
         ("dpo_batch_seconds", labels),
         ("dpo_images", {}),
     ]
-    assert (told[0].value, told[2].value) == (6, 6)
-    assert told[1].value >= 0
+    assert (samples[0].value, samples[2].value) == (6, 6)
+    assert samples[1].value >= 0
 
 
 def test_each_name_is_explained_to_the_operator() -> None:
@@ -105,10 +105,10 @@ def test_a_run_says_each_step_and_each_complete_checkpoint(config: TrainConfig) 
     loop.train(config, assembly.Rank(on_step=steps.append, on_checkpoint=kept.append))
     assert [note["step"] for note in kept] == [2, 4, 6]
     assert all(0 < note["held_up_seconds"] <= note["seconds"] for note in kept)
-    told = {sample.name: sample.value for sample in metrics.trained(steps[-1], "run")}
-    assert told["dpo_train_step"] == 6
-    assert told["dpo_train_pairs"] == pytest.approx(config.data.global_batch)
-    assert {sample.name for sample in metrics.kept(kept[-1], "run")} | set(told) <= set(metrics.METRICS)
+    samples = {sample.name: sample.value for sample in metrics.trained(steps[-1], "run")}
+    assert samples["dpo_train_step"] == 6
+    assert samples["dpo_train_pairs"] == pytest.approx(config.data.global_batch)
+    assert {sample.name for sample in metrics.kept(kept[-1], "run")} | set(samples) <= set(metrics.METRICS)
 
 
 def scrape(environment: dict[str, str]) -> str:
@@ -118,15 +118,15 @@ def scrape(environment: dict[str, str]) -> str:
     ask.add_header("Authorization", f"Bearer {token}")
     with urllib.request.urlopen(ask, timeout=30) as answer:
         targets = json.loads(answer.read())[0]["targets"]
-    found = []
+    contents = []
     for target in targets:
         try:
             page = urllib.request.urlopen(f"http://{target}/metrics", timeout=30)
         except urllib.error.URLError:
             continue  # of a node that another test killed: it is listed for a while
         with page:
-            found.append(page.read().decode())
-    return "".join(found)
+            contents.append(page.read().decode())
+    return "".join(contents)
 
 
 def values(text: str, name: str, label: str) -> float:
@@ -143,8 +143,10 @@ def test_prometheus_finds_what_the_encoder_did(submit: Submit, ray_environment: 
     submit("pipelines/encode_latents.py", "--source", str(raw), "--store", str(tmp_path / "store"))
     kept = files.read_json(str(tmp_path / "store" / "manifest.json"))["counts"]["kept"]
     deadline = time.monotonic() + 240  # a process reports every ten seconds, and when it ends
-    while values(text := scrape(ray_environment), "ray_dpo_pairs_total", 'status="kept"') < kept:
+    text = scrape(ray_environment)
+    while values(text, "ray_dpo_pairs_total", 'status="kept"') < kept:
         assert time.monotonic() < deadline
+        text = scrape(ray_environment)
     assert values(text, "ray_dpo_images_total", "") >= 2 * kept
     assert values(text, "ray_dpo_quarantined_total", 'reason="caption is null"') >= 1
     with pytest.raises(urllib.error.HTTPError, match="401"):

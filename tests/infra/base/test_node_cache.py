@@ -19,8 +19,8 @@ def test_a_full_disk_names_the_folder_and_the_setting(
 ) -> None:
     monkeypatch.setattr(node_cache.shutil, "disk_usage", Mock(return_value=Mock(free=1000)))
     fill = Mock()
-    told = rf"^{tmp_path}: 1,001 bytes are needed for a store, 1,000 are free; set {setting} to a folder on a larger"
-    with pytest.raises(UserError, match=told):
+    message = rf"^{tmp_path}: 1,001 bytes are needed for a store, 1,000 are free; set {setting} to a folder on a larger"
+    with pytest.raises(UserError, match=message):
         staged_once(str(tmp_path), "name", 1001, "a store", fill, setting)
     fill.assert_not_called()
     assert staged_once(str(tmp_path), "name", 1000, "a store", fill, setting) == tmp_path / "name"
@@ -28,10 +28,10 @@ def test_a_full_disk_names_the_folder_and_the_setting(
 
 
 def test_a_cache_on_no_disk_is_refused() -> None:
-    told = r"^--cache s3://bucket/cache: each node's own copies are mapped from its disk; give a local folder$"
-    with pytest.raises(UserError, match=told):
+    message = r"^--cache s3://bucket/cache: not on a disk, from which each node maps its copies; give a local folder$"
+    with pytest.raises(UserError, match=message):
         check_cache("s3://bucket/cache")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         cache_folder("s3://bucket/cache")
 
 

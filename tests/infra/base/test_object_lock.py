@@ -100,10 +100,10 @@ def test_of_two_who_waited_one_has_it(folder: str) -> None:
         return "taken"
 
     with ThreadPoolExecutor() as pool:
-        told = list(pool.map(take, ("a", "b")))
+        outcomes = list(pool.map(take, ("a", "b")))
     winner = str(noted(folder)["holder"])
-    assert sorted(told) == sorted(["taken", busy(folder, winner)])
-    assert told[("a", "b").index(winner)] == "taken"
+    assert sorted(outcomes) == sorted(["taken", busy(folder, winner)])
+    assert outcomes[("a", "b").index(winner)] == "taken"
 
 
 def test_of_two_who_come_at_once_one_has_it(folder: str) -> None:
@@ -212,8 +212,8 @@ def test_a_holder_that_s3_does_not_hear_ends_before_another_may_begin(
     with pytest.raises(Ended):
         lock.watch()
     assert ended == [2]
-    told = f"error: {folder}: S3 heard nothing of this job for 105 s, so another may soon begin here;"
-    assert capsys.readouterr().err == f"{told} give the same command again, and it goes on\n"
+    message = f"error: {folder}: S3 heard nothing of this job for 105 s, so another may soon begin here;"
+    assert capsys.readouterr().err == f"{message} give the same command again, and it goes on\n"
 
 
 def test_a_write_under_way_elsewhere_is_no_lost_lock(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from training.checkpoints.mirror import Mirror
 from training.reference import reference_errors
 
 pytestmark = pytest.mark.chaos
-Kept = tuple[str, Callable[[], Any], str]  # a manifest, what reads it, and the remedy told
+Kept = tuple[str, Callable[[], Any], str]  # a manifest, what reads it, and the remedy
 
 
 def label_set(folder: Path, name: str) -> Kept:
@@ -89,10 +89,11 @@ def test_another_version_is_refused_by_file_versions_and_remedy(kind: str, versi
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_names_no_version_is_from_before_versions_and_read(kind: str, tmp_path: Path) -> None:
     manifest, read, _ = KINDS[kind](tmp_path)
-    told, found = files.read_json(manifest), read()
-    assert told.pop(KEY) == 1
-    files.write_json(manifest, told)
-    assert read() == found
+    content = files.read_json(manifest)
+    value = read()
+    assert content.pop(KEY) == 1
+    files.write_json(manifest, content)
+    assert read() == value
 
 
 def test_reference_errors_that_are_not_whole_are_refused(tmp_path: Path) -> None:
@@ -122,13 +123,13 @@ def test_a_checkpoint_on_s3_of_another_version_is_refused_before_it_is_copied(bu
     files.write_json(f"{place}/{checkpoint.COMPLETE}", marker | {KEY: 2, "sha256": None})
     with pytest.raises(UserError) as refused:
         mirror.bring(2)
-    told = f"delete {place} to resume from the one before, or use the newer code that wrote it"
-    assert str(refused.value) == f"{place}/{checkpoint.COMPLETE}: schema version 2; this code reads 1: {told}"
+    remedy = f"delete {place} to resume from the one before, or use the newer code that wrote it"
+    assert str(refused.value) == f"{place}/{checkpoint.COMPLETE}: schema version 2; this code reads 1: {remedy}"
     assert not Path(manifest).parent.exists()
 
 
-@pytest.mark.parametrize("told", [{}, {KEY: "2"}, [], None])
-def test_what_should_name_a_version_and_does_not_is_refused(told: Any) -> None:
-    found = told.get(KEY) if isinstance(told, dict) else None
-    with pytest.raises(UserError, match=rf"^m: schema version {found}; this code reads 1: do$"):
-        check_version("m", told, 1, "do")
+@pytest.mark.parametrize("manifest", [{}, {KEY: "2"}, [], None])
+def test_what_should_name_a_version_and_does_not_is_refused(manifest: Any) -> None:
+    version = manifest.get(KEY) if isinstance(manifest, dict) else None
+    with pytest.raises(UserError, match=rf"^m: schema version {version}; this code reads 1: do$"):
+        check_version("m", manifest, 1, "do")

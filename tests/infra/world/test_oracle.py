@@ -46,8 +46,8 @@ def test_splits_share_no_caption() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_committed_prompts_are_the_splits(split: str) -> None:
-    told = (ROOT / "infra" / "world" / "prompts" / f"{split}.txt").read_text()
-    assert told == "\n".join(split_captions()[split]) + "\n"
+    prompts = (ROOT / "infra" / "world" / "prompts" / f"{split}.txt").read_text()
+    assert prompts == "\n".join(split_captions()[split]) + "\n"
 
 
 def test_the_memory_of_drawn_masks_is_bounded() -> None:
@@ -63,10 +63,10 @@ def test_true_renders_score_high() -> None:
     ("attribute", "values"), [("shape", SHAPES), ("colour", COLOURS), ("background", COLOURS), ("size", RADII)]
 )
 def test_a_wrong_attribute_costs_its_weight(attribute: str, values: list[str]) -> None:
-    told = [replace(s, **{attribute: next(v for v in values if v != getattr(s, attribute))}) for s in SCENES]
+    wrong_scenes = [replace(s, **{attribute: next(v for v in values if v != getattr(s, attribute))}) for s in SCENES]
     drawn = images(SCENES)
     true = Oracle().score(drawn, [scene.caption for scene in SCENES])
-    wrong = Oracle().score(drawn, [scene.caption for scene in told])
+    wrong = Oracle().score(drawn, [scene.caption for scene in wrong_scenes])
     assert np.median(true - wrong) == pytest.approx(WEIGHTS[attribute], abs=0.04)
 
 

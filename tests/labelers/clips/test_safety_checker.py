@@ -41,9 +41,10 @@ def strict(folder: Path, tmp_path: Path) -> Path:
     """Return a checker whose thresholds lie in the middle of what these images score, in all 17 + 3 concepts."""
     shutil.copytree(folder, tmp_path / "strict")
     path = tmp_path / "strict/model.safetensors"
-    state, found = load_file(path), torch.nn.functional.normalize(embeddings(folder, IMAGES))
+    state = load_file(path)
+    unit = torch.nn.functional.normalize(embeddings(folder, IMAGES))
     for name, quantile in (("concept_embeds", 0.9), ("special_care_embeds", 0.8)):
-        cosines = found @ torch.nn.functional.normalize(state[name]).T
+        cosines = unit @ torch.nn.functional.normalize(state[name]).T
         state[f"{name}_weights"] = torch.quantile(cosines, quantile, dim=0)
     save_file(state, path, metadata={"format": "pt"})
     return tmp_path / "strict"
@@ -67,8 +68,10 @@ def test_flags_are_those_of_diffusers_class(strict: Path) -> None:
 
 def test_special_care_by_hand() -> None:
     class Network:
-        concept_embeds, special_care_embeds = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-        concept_embeds_weights, special_care_embeds_weights = torch.tensor([0.605]), torch.tensor([0.79])
+        concept_embeds = torch.tensor([[1.0, 0.0]])
+        special_care_embeds = torch.tensor([[0.0, 1.0]])
+        concept_embeds_weights = torch.tensor([0.605])
+        special_care_embeds_weights = torch.tensor([0.79])
 
     # (3, 4) / 5: cosines 0.6 and 0.8. 0.8 is over 0.79, so the concept scores 0.6 - 0.605 + 0.01 = 0.005, else -0.005.
     assert concept_scores(torch.tensor([[3.0, 4.0]]), Network) == pytest.approx(0.005, abs=1e-6)  # type: ignore[arg-type]
@@ -88,9 +91,9 @@ def test_a_flag_does_not_depend_on_its_company(folder: Path) -> None:
 def test_a_pipeline_of_older_names_is_the_same_checker(folder: Path, tmp_path: Path) -> None:
     pipeline = as_pipeline(folder, tmp_path / "pipeline")
     for path in (pipeline, pipeline / "safety_checker"):
-        found = checker(path)
-        found.check()
-        assert np.array_equal(found.scores(IMAGES), checker(folder).scores(IMAGES))
+        broken = checker(path)
+        broken.check()
+        assert np.array_equal(broken.scores(IMAGES), checker(folder).scores(IMAGES))
 
 
 def test_another_weight_or_threshold_is_another_fingerprint(folder: Path, strict: Path) -> None:

@@ -64,7 +64,8 @@ def old_format(value: object, path: Path) -> None:
 )
 @pytest.mark.chaos
 def test_code_in_a_checkpoint_does_not_run(folder: Path, name: str, file: str, write: Callable[..., None]) -> None:
-    target, path = folder / "made by the pickle", folder / name / file
+    target = folder / "made by the pickle"
+    path = folder / name / file
     write({"state_dict": Hostile(target)}, path)
     message = refusal(name, folder / name)
     assert message == f"{path}: holds code or objects (posix.mkdir), not only tensors; it was not loaded"

@@ -29,7 +29,8 @@ def test_soft_labels_are_the_sigmoid_of_the_logit() -> None:
 
 def test_the_temperature_of_equal_margins_has_a_closed_form() -> None:
     # Margins of size d, 7 of 10 agreeing: sigmoid(d/T) = 0.7, so T = d / logit(0.7). Ties do not count.
-    d, human = 0.3, np.array([1.0] * 7 + [0.0] * 3 + [0.5] * 4)
+    d = 0.3
+    human = np.array([1.0] * 7 + [0.0] * 3 + [0.5] * 4)
     margin = np.full(14, d)
     assert label_rules.fit_temperature(margin, human) == pytest.approx(d / math.log(7 / 3), rel=1e-9)
     # Swapped slots say the same.
@@ -51,7 +52,8 @@ def test_no_temperature_fits_disagreement_or_perfect_agreement() -> None:
 
 
 def test_agreement_counts_ties_a_half_and_leaves_out_people_s() -> None:
-    label_0, human = np.array([1.0, 0.0, 0.5, 1.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.5, np.nan])
+    label_0 = np.array([1.0, 0.0, 0.5, 1.0, 1.0])
+    human = np.array([1.0, 1.0, 0.0, 0.5, np.nan])
     own = label_rules.agreement(label_0, human, np.arange(5))
     assert (own.value, own.pairs, own.ties) == (0.5, 3, 1)  # (1 + 0 + 0.5) / 3
     assert own.low < 0.5 < own.high

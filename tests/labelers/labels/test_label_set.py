@@ -92,17 +92,17 @@ def test_soft_labels_without_a_temperature_are_refused(tmp_path: Path) -> None:
 
 def test_known_scores_serve_another_rule_of_the_same_scorer_only(tmp_path: Path) -> None:
     write(tmp_path)
-    found = label_set.known_scores(str(tmp_path), SETTINGS | {"min_margin": 0.3})
-    assert found is not None
+    known = label_set.known_scores(str(tmp_path), SETTINGS | {"min_margin": 0.3})
+    assert known is not None
     first = label_set.scores_of(pass_table(), "one")
-    assert np.array_equal(found.values, first.values)
-    assert (found.refused, found.captions, found.truncated_captions) == (first.refused, 2, 1)
+    assert np.array_equal(known.values, first.values)
+    assert (known.refused, known.captions, known.truncated_captions) == (first.refused, 2, 1)
     for key in label_set.SCORING:
         assert label_set.known_scores(str(tmp_path), SETTINGS | {key: "another"}) is None
 
 
 def test_a_scorer_that_scored_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="not one of 2 pairs got a score"):
+    with pytest.raises(UserError, match="none of 2 pairs got a score"):
         label_set.scores_of(pass_table().slice(3), "one")
 
 

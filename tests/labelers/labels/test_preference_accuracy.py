@@ -16,7 +16,8 @@ def test_ties_excluded() -> None:
 def test_pickscores_convention() -> None:
     # Probabilities (0.9, 0.1), (0.1, 0.9) and (0.55, 0.45), each against a win of slot 0, of slot 1 and a tie.
     logit = np.log([9.0, 1 / 9, 0.55 / 0.45])
-    margin, human = np.repeat(logit, 3), np.tile([1.0, 0.0, 0.5], 3)
+    margin = np.repeat(logit, 3)
+    human = np.tile([1.0, 0.0, 0.5], 3)
     points = preference_accuracy.tie_points(margin, human, temperature=1.0, threshold=0.2)
     assert points.reshape(3, 3).tolist() == [[1, 0, 0.5], [0, 1, 0.5], [0.5, 0.5, 1]]
     # The threshold is of the probabilities' difference: 0.8 here, and the temperature divides the margin.

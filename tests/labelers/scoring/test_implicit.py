@@ -49,8 +49,10 @@ def test_the_score_is_minus_half_beta_times_the_mean_difference_of_errors(policy
     images, caption, contents = shown(1)
     scores = implicit.Implicit(str(policy)).score(images, [caption, caption])
 
-    backbone, trained = StableDiffusion(MODEL), StableDiffusion(policy).load_network()
-    base, expected = backbone.load_network(), []
+    backbone = StableDiffusion(MODEL)
+    trained = StableDiffusion(policy).load_network()
+    base = backbone.load_network()
+    expected = []
     encoded = CaptionEncoder(Model(str(MODEL)), 4, "float32").encode([caption])["text_encoder"]
     hidden = torch.from_numpy(encoded.astype(np.float32))
     for content in contents:
@@ -60,8 +62,10 @@ def test_the_score_is_minus_half_beta_times_the_mean_difference_of_errors(policy
         differences = []
         for index in range(10):
             visit = draw(REWARD_SEED, index, prompt_id(caption), (4, 8, 8), backbone.timestep)
-            t, noise = torch.tensor([visit.timestep]), torch.from_numpy(visit.noise)[None]
-            noisy, target = backbone.add_noise(x, noise, t), backbone.target(x, noise, t)
+            t = torch.tensor([visit.timestep])
+            noise = torch.from_numpy(visit.noise)[None]
+            noisy = backbone.add_noise(x, noise, t)
+            target = backbone.target(x, noise, t)
             with torch.no_grad():
                 e_policy = (backbone.predict(trained, noisy, t, {"text_encoder": hidden}) - target).square().mean()
                 e_reference = (backbone.predict(base, noisy, t, {"text_encoder": hidden}) - target).square().mean()
@@ -89,8 +93,8 @@ def test_long_captions_are_counted(policy: Path) -> None:
 
 
 def test_the_reference_is_what_the_policy_started_from(policy: Path, tmp_path: Path) -> None:
-    found = implicit.Folders.find(str(policy))
-    assert (found.policy, found.reference, found.beta) == (policy, MODEL, 300.0)
+    folders = implicit.Folders.find(str(policy))
+    assert (folders.policy, folders.reference, folders.beta) == (policy, MODEL, 300.0)
     assert implicit.Folders.find(f"{policy},{policy}").reference == policy
     plain = tmp_path / "plain"
     shutil.copytree(MODEL, plain)
@@ -135,7 +139,8 @@ def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path,
     network.save_pretrained(merged / "unet", safe_serialization=True)
     shutil.copy(lora / "facts.json", merged)
     images, caption, _ = shown(1)
-    adapted, whole = implicit.Implicit(str(lora)), implicit.Implicit(str(merged))
+    adapted = implicit.Implicit(str(lora))
+    whole = implicit.Implicit(str(merged))
     assert (adapted.folders.policy, adapted.folders.reference, adapted.folders.beta) == (MODEL, MODEL, 300.0)
     scores = adapted.score(images, [caption] * 2)
     assert scores == pytest.approx(whole.score(images, [caption] * 2), rel=1e-2)

@@ -49,7 +49,8 @@ class Brightness:
 
 
 def test_wanted_pairs_are_decoded_once_for_all_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, real = [], pair_scores.open_image
+    opened = []
+    real = pair_scores.open_image
 
     def count(content: object) -> Image.Image:
         opened.append(content)
@@ -59,7 +60,8 @@ def test_wanted_pairs_are_decoded_once_for_all_scorers(monkeypatch: pytest.Monke
     raw = raw_table(rendered_pairs(6))
     decoded = pair_scores.DecodePairs(pairs.pair_ids(raw)[1:5])(raw)
     assert decoded["pair_id"].to_pylist() == pairs.pair_ids(raw)[1:5].tolist()
-    first, second = Brightness(), Brightness()
+    first = Brightness()
+    second = Brightness()
     scored = step_of(first=first, second=second)(decoded)
     assert len(opened) == 8
     assert first.asked == second.asked == [(8, 64, 64)]  # both slots of all pairs in one call
@@ -120,7 +122,8 @@ def test_one_copy_that_does_both_makes_what_the_two_steps_make_in_batches_of_its
 
 def test_a_pair_that_raises_or_is_not_finite_costs_itself_alone() -> None:
     decoded = decoded_pairs(10)
-    victim, odd = decoded["caption"][3].as_py(), decoded["caption"][6].as_py()
+    victim = decoded["caption"][3].as_py()
+    odd = decoded["caption"][6].as_py()
 
     def spoil(scores: np.ndarray[Any, Any], captions: Sequence[str]) -> None:
         scores[[caption == odd for caption in captions]] = np.inf
@@ -145,8 +148,8 @@ def test_a_scorer_that_fails_on_a_whole_batch_is_refused() -> None:
     with pytest.raises(UserError, match="scorer one: score is not finite, on every one of 8 pairs"):
         step_of(one=Brightness(spoil))(decoded_pairs(8))
     raw = raw_table(rendered_pairs(3))
-    few = step_of(one=Brightness(spoil))(decoder(raw)(raw))  # three may be bad pairs
-    assert few["reason:one"].to_pylist() == [pair_scores.NOT_FINITE] * 3
+    scored = step_of(one=Brightness(spoil))(decoder(raw)(raw))  # three may be bad pairs
+    assert scored["reason:one"].to_pylist() == [pair_scores.NOT_FINITE] * 3
     with pytest.raises(UserError, match="on every one of 3 pairs"):  # but not where nothing was scored before
         step_of(one=Brightness(spoil)).score(decoder(raw).decode(raw), broken=1)
 

@@ -48,7 +48,8 @@ def close(scores: npt.NDArray[np.float32], expected: Sequence[float], tolerance:
 
 
 def test_cosines_on_hand_worked_vectors() -> None:
-    image, caption = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [0.8, 0.6]])
+    image = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    caption = torch.tensor([[0.0, 1.0], [0.8, 0.6]])
     np.testing.assert_allclose(cosines(image, caption, scale=100.0), [0.0, 96.0], atol=1e-4)
     with pytest.raises(ValueError, match=r"images \(2, 2\), of captions \(1, 2\)"):
         cosines(image, caption[:1])
@@ -57,7 +58,8 @@ def test_cosines_on_hand_worked_vectors() -> None:
 @torch.no_grad()
 def test_pickscore_is_the_model_cards_formula(folder: Path) -> None:
     where = folder / "pickscore"
-    processor, model = AutoProcessor.from_pretrained(where, backend="pil"), AutoModel.from_pretrained(where)
+    processor = AutoProcessor.from_pretrained(where, backend="pil")
+    model = AutoModel.from_pretrained(where)
     assert type(model) is CLIPModel
     assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
     model = model.float().eval()
@@ -112,7 +114,8 @@ def test_hps_preprocessing_step_by_step() -> None:
     small = torch.nn.functional.interpolate(tensor, (15, 48), mode="bicubic", antialias=False, align_corners=False)
     square = torch.zeros(3, 48, 48)
     square[:, 16:31] = small[0]  # (48 - 15) // 2 = 16 rows above, 17 below
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
     torch.testing.assert_close(human_preference.preprocess(image, 48), (square - mean) / std)
 
 
@@ -132,7 +135,8 @@ def test_images_are_prepared_as_the_processor_does_to_the_bit(
     where = folder / "pickscore"
     settings = json.loads((where / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | changed))
-    prepare, processor = TransformersFiles(where, tmp_path).preprocess, CLIPImageProcessorPil.from_pretrained(tmp_path)
+    prepare = TransformersFiles(where, tmp_path).preprocess
+    processor = CLIPImageProcessorPil.from_pretrained(tmp_path)
     assert is_usual(processor) == ("do_center_crop" not in changed)
     rng = np.random.default_rng(0)
     for width, height in [(64, 64), (100, 60), (37, 90), (48, 48), (49, 50), (48, 51), (333, 48), (1, 1), (3, 100)]:
@@ -149,7 +153,8 @@ def test_hps_pads_what_needs_no_resizing() -> None:
 @torch.no_grad()
 def test_aesthetics_is_a_head_over_the_unit_embedding(folder: Path) -> None:
     where = folder / "aesthetics"
-    processor, model = AutoProcessor.from_pretrained(where, backend="pil"), AutoModel.from_pretrained(where).float()
+    processor = AutoProcessor.from_pretrained(where, backend="pil")
+    model = AutoModel.from_pretrained(where).float()
     embedding = model.get_image_features(**processor(images=images(), return_tensors="pt")).pooler_output
     embedding = embedding / embedding.norm(dim=-1, keepdim=True)
     head = torch.load(where / "head.pth", weights_only=True)
@@ -210,7 +215,8 @@ def test_fingerprints_tell_all_scorers_and_weights_apart(folder: Path) -> None:
 
 
 def test_long_captions_are_counted_and_still_scored(folder: Path) -> None:
-    fits, long = "a red star " * 25, "a red star " * 26  # 75 and 78 tokens, and two for start and end
+    fits = "a red star " * 25  # 75 tokens, and two for start and end
+    long = "a red star " * 26  # 78 and two
     for name in ("clip", "hpsv2", "pickscore"):
         scorer = scorers.load(name, str(folder / name))
         assert scorer.truncated(CAPTIONS) == 0  # type: ignore[attr-defined]
@@ -219,12 +225,12 @@ def test_long_captions_are_counted_and_still_scored(folder: Path) -> None:
         assert np.isfinite(cut).all()
 
 
-def brightness(found: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-    return [float(np.asarray(image).mean()) + len(caption) for image, caption in zip(found, captions, strict=True)]
+def brightness(shown: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+    return [float(np.asarray(image).mean()) + len(caption) for image, caption in zip(shown, captions, strict=True)]
 
 
-def one_number(found: Sequence[Image.Image], captions: Sequence[str]) -> float:
-    del found, captions
+def one_number(shown: Sequence[Image.Image], captions: Sequence[str]) -> float:
+    del shown, captions
     return 0.5
 
 
@@ -256,7 +262,8 @@ def test_the_scorer_in_contributing_works() -> None:
     module: dict[str, Any] = {}
     exec(example[1], module)
     scorer: scorers.Scorer = module["Vividness"]()
-    grey, red = Image.new("RGB", (4, 4), "grey"), Image.new("RGB", (4, 4), "red")
+    grey = Image.new("RGB", (4, 4), "grey")
+    red = Image.new("RGB", (4, 4), "red")
     assert scorer.score([grey, red], ["", ""]).tolist() == [0.0, 1.0]
     assert (scorer.temperature, len(scorer.fingerprint)) == (None, 64)
 
