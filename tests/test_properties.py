@@ -363,15 +363,15 @@ def value(config: ObjectiveConfig, policy: list[float], reference: list[float], 
 def test_the_soft_loss_does_not_know_which_slot_came_first(
     policy: list[float], reference: list[float], beta: float, p: float
 ) -> None:
-    soft = ObjectiveConfig("soft", beta)
+    soft = ObjectiveConfig(objective="soft", beta=beta)
     loss = value(soft, policy, reference, p)
     assert value(soft, policy[::-1], reference[::-1], 1 - p) == pytest.approx(loss, rel=1e-9, abs=1e-9)
-    dpo = ObjectiveConfig("dpo", beta)
+    dpo = ObjectiveConfig(objective="dpo", beta=beta)
     assert value(soft, policy, reference, 1.0) == value(dpo, policy, reference)
     # A probability mixes the two hard labels' losses.
     mixed = p * value(dpo, policy, reference) + (1 - p) * value(dpo, policy[::-1], reference[::-1])
     assert loss == pytest.approx(mixed, rel=1e-9, abs=1e-9)
-    conservative = ObjectiveConfig("conservative", beta, label_smoothing=1 - p)
+    conservative = ObjectiveConfig(objective="conservative", beta=beta, label_smoothing=1 - p)
     assert value(conservative, policy, reference) == pytest.approx(loss, rel=1e-9, abs=1e-9)
 
 
@@ -388,7 +388,7 @@ def test_swapping_winner_and_loser_turns_the_logits_sign(
         ("ipo", lambda x: (x - 0.5) ** 2),
         ("hinge", lambda x: max(0.0, 1 - x)),
     ):
-        config = ObjectiveConfig(name, beta)  # type: ignore[arg-type]
+        config = ObjectiveConfig(objective=name, beta=beta)  # type: ignore[arg-type]
         assert value(config, policy, reference) == pytest.approx(known(u), rel=1e-9, abs=1e-9)
         assert value(config, policy[::-1], reference[::-1]) == pytest.approx(known(-u), rel=1e-9, abs=1e-9)
     assert objectives.implicit_accuracy(margin).item() + objectives.implicit_accuracy(swapped).item() == 1
@@ -399,7 +399,7 @@ def test_only_differences_of_errors_count(
     policy: list[float], reference: list[float], beta: float, shift: float
 ) -> None:
     for name in ("dpo", "ipo", "hinge", "soft"):
-        config = ObjectiveConfig(name, beta)  # type: ignore[arg-type]
+        config = ObjectiveConfig(objective=name, beta=beta)  # type: ignore[arg-type]
         moved = value(config, [e + shift for e in policy], reference)
         assert moved == pytest.approx(value(config, policy, reference), rel=1e-6, abs=1e-6)
     same_errors = objectives.rewards(column(policy), column(policy), beta)

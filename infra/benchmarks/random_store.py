@@ -64,7 +64,13 @@ def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> 
         prompts={name: normal(generator, PROMPTS + 1, *size) for name, size in embeddings.items()},
         empty_prompt=PROMPTS,
     )
-    return Labelled(staged, np.arange(count), np.arange(count) % 2, np.ones(count, np.float32), "random")
+    return Labelled(
+        staged=staged,
+        rows=np.arange(count),
+        winners=np.arange(count) % 2,
+        preferred=np.ones(count, np.float32),
+        labels_hash="random",
+    )
 
 
 def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Embeddings) -> None:

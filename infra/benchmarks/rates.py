@@ -26,7 +26,7 @@ from pipelines.latents.encoders import CheckAndDecode
 from training.checkpoints import checkpoint
 
 BATCH = 16  # pairs
-STATE = checkpoint.State(1, 0, 1, "random", "random")
+STATE = checkpoint.State(step=1, seed=0, global_batch=1, store_hash="random", labels_hash="random")
 
 
 @dataclass(frozen=True, kw_only=True)

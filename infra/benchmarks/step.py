@@ -141,7 +141,7 @@ class Bench:
         noisy = self.backbone.add_noise(latents, batch.noise, batch.timesteps)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast != torch.float32):
             prediction = self.backbone.predict(network, noisy, batch.timesteps, batch.conditioning)
-        return objectives.errors(prediction, self.backbone.target(latents, batch.noise, batch.timesteps))
+        return forward.errors(prediction, self.backbone.target(latents, batch.noise, batch.timesteps))
 
     def _update(self, policy: torch.Tensor, reference: torch.Tensor) -> None:
         objectives.loss(OBJECTIVE, policy, reference).mean().backward()

@@ -29,7 +29,7 @@ from pipelines.raw.decode import images_at_once, square_pixels
 from training.backbones.backbone import Backbone, check_fingerprints, open_backbone
 from training.backbones.base import ScheduleConfig
 from training.checkpoints.run_folder import FACTS
-from training.method import objectives
+from training.method import forward, objectives
 from training.method.draws import REWARD_DRAWS, REWARD_SEED, draw
 from training.method.objectives import ObjectiveConfig
 from training.method.policy import load_adapters
@@ -251,7 +251,7 @@ class Implicit:
         noisy = backbone.add_noise(clean, noise, timesteps)
         target = backbone.target(clean, noise, timesteps)
         errors = [
-            objectives.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
+            forward.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
             for network in self.loaded.networks
         ]
         policy, reference = errors

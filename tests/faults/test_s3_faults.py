@@ -32,7 +32,7 @@ def written(place: str, content: bytes, tmp_path: Path, step: int = 2) -> Mirror
     mirror = Mirror(place, tmp_path / "local")
     folder = checkpoint.begin(mirror.local, step)
     (folder / "network.safetensors").write_bytes(content)
-    state = checkpoint.State(step, seed=0, global_batch=8, store_hash="s", labels_hash="l")
+    state = checkpoint.State(step=step, seed=0, global_batch=8, store_hash="s", labels_hash="l")
     checkpoint.mark(folder, state, {"network.safetensors": files.sha256(str(folder / "network.safetensors"))})
     return mirror
 

@@ -83,7 +83,7 @@ def open_backbone(folder: Path, config: ScheduleConfig) -> Backbone:
     """Open a diffusers folder as the kind of model that its pipeline class says it is; no weights are read.
 
     Raises:
-        UserError: if that class is none that can be trained, or has not the timesteps of config.
+        UserError: if that class cannot be trained, or its schedule lacks a timestep of config.
     """
     return BACKBONES[kinds.pipeline_class(folder)](folder, config)
 

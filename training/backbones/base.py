@@ -40,7 +40,8 @@ class DiffusersNetwork:
     timesteps: int
 
     def __init__(self, folder: Path, config: ScheduleConfig) -> None:
-        self.folder, self.chosen = folder, config.timesteps
+        self.folder = folder
+        self.chosen = config.timesteps
 
     def load_network(self) -> Any:
         """Load the network to train, float32, without dropout: policy and reference must see the same function.
@@ -59,24 +60,24 @@ class DiffusersNetwork:
         with torch.device("meta"):
             known = self.network_class.load_config(self.folder, subfolder=self.network_folder)
             network = self.network_class.from_config(known)
-        told = {name: value for name, value in network.config.items() if not name.startswith("_")}
-        return json.loads(json.dumps(told))  # a default may be a tuple where a file has a list
+        settings = {name: value for name, value in network.config.items() if not name.startswith("_")}
+        return json.loads(json.dumps(settings))  # a default may be a tuple where a file has a list
 
     def check_timesteps(self, informative: Sequence[bool] | None = None) -> None:
-        """Refuse timesteps that the schedule has not, or that teach nothing.
+        """Refuse chosen timesteps that the schedule does not have, or that teach nothing.
 
         Args:
-            informative: [timesteps], false where both slots' inputs and targets are the same; by default none.
+            informative: [timesteps], false where both slots' inputs and targets are the same; by default all teach.
 
         Raises:
             UserError: naming the timestep.
         """
         for chosen in self.chosen or ():
             if not 0 <= chosen < self.timesteps:
-                raise UserError(f"--timesteps {chosen}: {self.folder} has 0 to {self.timesteps - 1}")
+                raise UserError(f"--timesteps {chosen}: {self.folder} has timesteps 0 to {self.timesteps - 1}")
             if informative is not None and not informative[chosen]:
                 raise UserError(
-                    f"--timesteps {chosen}: pure noise, where both slots' inputs are the same and the margin is 0"
+                    f"--timesteps {chosen}: is pure noise, where both slots' inputs are the same and the margin is 0"
                 )
         if self.chosen is not None and not self.chosen:
-            raise UserError("--timesteps: none given")
+            raise UserError("--timesteps: needs at least one timestep")

@@ -31,10 +31,11 @@ class StableDiffusion(DiffusersNetwork):
         self.prediction_type: str = scheduler.config["prediction_type"]
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise UserError(
-                f"{folder}/scheduler: prediction_type {self.prediction_type}; epsilon and v_prediction are known"
+                f"{folder}/scheduler: its prediction_type is {self.prediction_type}, not epsilon or v_prediction"
             )
         alphas = scheduler.alphas_cumprod.double()
-        self.alpha, self.sigma = alphas.sqrt().float(), (1 - alphas).sqrt().float()
+        self.alpha = alphas.sqrt().float()  # [timesteps]
+        self.sigma = (1 - alphas).sqrt().float()
         self.timesteps = len(alphas)
         # Where alpha is 0 a model that predicts the noise sees the same input and target for both slots.
         informative = (self.alpha > 0).tolist() if self.prediction_type == "epsilon" else [True] * self.timesteps
@@ -82,8 +83,10 @@ class StableDiffusion(DiffusersNetwork):
         return torch.ones_like(alpha).flatten() if self.prediction_type == "epsilon" else alpha.square().flatten()
 
     def _at(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        alpha, sigma = self.alpha.to(timesteps.device), self.sigma.to(timesteps.device)
-        return alpha[timesteps].view(-1, 1, 1, 1), sigma[timesteps].view(-1, 1, 1, 1)
+        """Return alpha and sigma of each timestep, [B, 1, 1, 1] float32."""
+        alpha = self.alpha.to(timesteps.device)[timesteps]
+        sigma = self.sigma.to(timesteps.device)[timesteps]
+        return alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -107,6 +110,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def time_ids(self, noisy: torch.Tensor) -> torch.Tensor:
         """Tell each image's original size, crop and target size, in pixels: [R, R, 0, 0, R, R], [B, 6] float32."""
-        height, width = (side * self.pixels_per_latent for side in noisy.shape[-2:])
-        told = [height, width, 0, 0, height, width]
-        return torch.tensor(told, dtype=torch.float32, device=noisy.device).repeat(len(noisy), 1)
+        height = noisy.shape[-2] * self.pixels_per_latent
+        width = noisy.shape[-1] * self.pixels_per_latent
+        ids = [height, width, 0, 0, height, width]
+        return torch.tensor(ids, dtype=torch.float32, device=noisy.device).repeat(len(noisy), 1)

@@ -32,11 +32,13 @@ def shifted_sigmas(folder: Path) -> torch.Tensor:
     whatever the store's: a network knows s itself, the shift only says how often each s is trained.
     """
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-    sigmas, told = scheduler.sigmas, scheduler.config
-    if told["use_dynamic_shifting"]:
+    sigmas = scheduler.sigmas
+    settings = scheduler.config
+    if settings["use_dynamic_shifting"]:
         tokens = (native_resolution(folder) // pixels_per_latent(folder) // kind_of(folder).patch) ** 2
-        share = (tokens - told["base_image_seq_len"]) / (told["max_image_seq_len"] - told["base_image_seq_len"])
-        mu = told["base_shift"] + share * (told["max_shift"] - told["base_shift"])
+        least = settings["base_image_seq_len"]
+        share = (tokens - least) / (settings["max_image_seq_len"] - least)
+        mu = settings["base_shift"] + share * (settings["max_shift"] - settings["base_shift"])
         sigmas = scheduler.time_shift(mu, 1.0, sigmas)
     return sigmas.flip(0).contiguous()
 
@@ -104,7 +106,8 @@ class StableDiffusion3(RectifiedFlow):
     def __init__(self, folder: Path, config: ScheduleConfig = EVERY) -> None:
         super().__init__(folder, config)
         settings = SD3Transformer2DModel.load_config(folder, subfolder=self.network_folder)
-        self.text_width, self.t5_tokens = int(settings["joint_attention_dim"]), kind_of(folder).t5_tokens
+        self.text_width = int(settings["joint_attention_dim"])
+        self.t5_tokens = kind_of(folder).t5_tokens
 
     def text(self, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Join the encoders' outputs as the pipeline does, [B, L, D]; zeros stand for a T5 that was left out."""
@@ -151,7 +154,8 @@ class Flux(RectifiedFlow):
         conditioning: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
         """Run the network at s; the conditioning is text_encoder_pooled [B, D] and text_encoder_2 [B, L, D]."""
-        text, (height, width) = conditioning["text_encoder_2"], noisy.shape[-2:]
+        text = conditioning["text_encoder_2"]
+        height, width = noisy.shape[-2:]
         guidance = None if self.guidance is None else noisy.new_full((len(noisy),), self.guidance)
         packed = network(
             hidden_states=pack(noisy),
@@ -179,6 +183,7 @@ def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def image_ids(height: int, width: int, device: torch.device) -> torch.Tensor:
     """Tell each token's place, [H/2*W/2, 3] float32: 0, row, column."""
-    rows, columns = torch.arange(height // 2, device=device), torch.arange(width // 2, device=device)
+    rows = torch.arange(height // 2, device=device)
+    columns = torch.arange(width // 2, device=device)
     places = torch.cartesian_prod(rows, columns).float()
     return torch.nn.functional.pad(places, (1, 0))

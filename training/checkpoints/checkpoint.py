@@ -1,4 +1,7 @@
-"""Checkpoints: groups of tensors in safetensors, marked complete last, so that a torn one is never taken."""
+"""Checkpoints: groups of tensors in safetensors, marked complete last, so that a torn one is never taken.
+
+A checkpoint is a folder checkpoints/step-NNNNNNN of a run folder: one file a group, and complete.json, its marker.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.base.versions import check_version
 
-CHECKPOINTS, COMPLETE = "checkpoints", "complete.json"
+CHECKPOINTS = "checkpoints"
+COMPLETE = "complete.json"
 SCHEMA_VERSION = 1
 Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """All that a resumed run needs beside weights and optimizer: order and draws are functions of it."""
 
@@ -47,7 +51,7 @@ def step_of(folder: Path) -> int:
 
 
 def copied(groups: Groups) -> Groups:
-    """Copy tensors into CPU memory, so that they can be written while training changes the ones it has."""
+    """Copy tensors into CPU memory, so that they can be written while training changes its own."""
     return {
         group: {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
         for group, tensors in groups.items()
@@ -78,8 +82,8 @@ def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
 
 def complete_steps(output: str) -> list[int]:
     """List the steps of the complete checkpoints in a run folder, local or on S3, the first step first."""
-    found = files.list_files(files.join(output, CHECKPOINTS), f"/{COMPLETE}")
-    return sorted(step_of(Path(path).parent) for path in found)
+    markers = files.list_files(files.join(output, CHECKPOINTS), f"/{COMPLETE}")
+    return sorted(step_of(Path(path).parent) for path in markers)
 
 
 def complete(output: Path) -> list[Path]:
@@ -97,20 +101,22 @@ def read_marker(folder: str, content: bytes) -> tuple[State, dict[str, str]]:
     Raises:
         UserError: naming the marker, if it is of another schema version or not whole.
     """
-    path, otherwise = files.join(folder, COMPLETE), f"delete {folder} to resume from the one before"
+    path = files.join(folder, COMPLETE)
+    otherwise = f"delete {folder} to resume from the one before"
     try:
         marker = dict(json.loads(content))
         check_version(path, marker, SCHEMA_VERSION, otherwise, unnamed=1)
         return State(**marker["state"]), dict(marker["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a whole marker of this code's ({error!r}); {otherwise}") from error
+        raise UserError(f"{path}: not a whole marker that this code wrote ({error!r}); {otherwise}") from error
 
 
 def read_state(folder: Path) -> State:
     """Read a complete checkpoint's state and check its files.
 
     Raises:
-        UserError: naming the file that is missing, altered or outside, or a marker that is not whole or of other code.
+        UserError: naming the file that is missing, altered or outside the folder, or the marker, if it is not whole or
+            of other code.
     """
     state, hashes = read_marker(str(folder), (folder / COMPLETE).read_bytes())
     for name, expected in hashes.items():
@@ -123,16 +129,22 @@ def read_state(folder: Path) -> State:
 
 
 def sweep(output: Path, keep: int, best: int | None) -> None:
-    """Delete incomplete checkpoints, and complete ones but the latest few and the best."""
-    done = complete(output)
-    spared = {path.name for path in done[-keep:]} | ({folder_of(output, best).name} if best is not None else set())
+    """Delete incomplete checkpoints, and all complete ones but the latest and the best.
+
+    Args:
+        keep: how many of the latest stay, 1 or more.
+        best: step of the best; None where none was judged.
+    """
+    spared = {path.name for path in complete(output)[-keep:]}
+    if best is not None:
+        spared.add(folder_of(output, best).name)
     for path in (output / CHECKPOINTS).glob("step-*"):
         if path.name not in spared:
             shutil.rmtree(path)
 
 
 def rewind(output: str, step: int) -> None:
-    """Make the checkpoint after a step the latest: later ones are complete no more, and go at the next sweep.
+    """Make the checkpoint after a step the latest: later ones lose their markers, and go at the next sweep.
 
     Args:
         output: the run folder, local or on S3.

@@ -22,7 +22,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, output: str | Path, world_size: int = 1) -> None:
-        self.output = output  # for what is told
+        self.output = output  # the run folder, for messages
         # Jobs of all ranks talk to one another while the main threads do, so they need a group of their own.
         self.workers: Any = dist.new_group(backend="gloo") if world_size > 1 else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -48,9 +48,10 @@ class CheckpointWriter:
         Raises:
             UserError: if disk or S3 refused the checkpoint.
         """
-        pending, self._pending = self._pending, None
+        pending = self._pending
         if pending is None:
             return
+        self._pending = None  # an error is raised once
         try:
             pending.result()
         except (OSError, SafetensorError) as error:

@@ -1,7 +1,7 @@
 """A run folder on S3: each node works in a copy on its disk, and rank 0 sends what the run shall leave.
 
-S3 is the record. What an earlier attempt left in a copy and not there is forgotten. A checkpoint's marker, and a
-result's facts, are sent last and deleted first: without them there is none.
+S3 is the record: what an earlier attempt left in a copy alone is forgotten. A checkpoint's marker and a result's facts
+are sent last and deleted first, because without them there is no checkpoint and no result.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Mirror:
     """
 
     def __init__(self, place: str, local: Path) -> None:
-        self.place, self.local = place, local
+        self.place = place
+        self.local = local
         self._sent: dict[str, tuple[int, int]] = {}  # of each note: size and time when it was sent
 
     def begin(self) -> int | None:
@@ -49,7 +50,7 @@ class Mirror:
         Raises:
             UserError: if S3 cannot be read, or the disk not written.
         """
-        with self._told():
+        with self._refusing():
             object_storage.abort_uploads(self.place)
             for name in (*NOTES, RESULT):
                 files.remove(str(self.local / name))
@@ -64,15 +65,17 @@ class Mirror:
         Raises:
             UserError: naming the file that is missing, altered or outside; or if the disk cannot be written.
         """
-        folder, place = checkpoint.folder_of(self.local, step), files.join(self.place, checkpoint.name_of(step))
+        folder = checkpoint.folder_of(self.local, step)
+        place = files.join(self.place, checkpoint.name_of(step))
         self.local.mkdir(parents=True, exist_ok=True)
-        with self._told(), open(self.local / ".lock", "w") as handle:
+        with self._refusing(), open(self.local / ".lock", "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             marker = files.read_bytes(files.join(place, checkpoint.COMPLETE))
             for other in folder.parent.glob("step-*"):
                 if other != folder:
                     shutil.rmtree(other)
-            known, parts = folder / checkpoint.COMPLETE, checkpoint.read_marker(place, marker)[1]
+            known = folder / checkpoint.COMPLETE
+            _, parts = checkpoint.read_marker(place, marker)
             if known.is_file() and known.read_bytes() == marker and all((folder / name).is_file() for name in parts):
                 return  # where shards of other nodes are missing, all are fetched
             checkpoint.begin(self.local, step)
@@ -81,7 +84,8 @@ class Mirror:
             files.write_bytes(str(known), marker)
 
     def _bring_file(self, place: str, name: str, folder: Path, expected: str) -> None:
-        path, otherwise = files.inside(place, name), f"delete {place} to resume from the one before"
+        path = files.inside(place, name)
+        otherwise = f"delete {place} to resume from the one before"
         if not files.is_file(path):
             raise UserError(f"{path}: missing; {otherwise}")
         if files.copy(path, str(folder / name)) != expected:
@@ -133,7 +137,7 @@ class Mirror:
         Raises:
             UserError: if something could not be sent.
         """
-        with self._told():
+        with self._refusing():
             self._send_notes()
             self._sweep(keep, best)
             remove_result(self.place)
@@ -150,29 +154,31 @@ class Mirror:
         """Send the notes that have grown."""
         for name in NOTES:
             path = self.local / name
-            for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if one.is_file():
-                    about = one.stat()
-                    relative, known = str(one.relative_to(self.local)), (about.st_size, about.st_mtime_ns)
-                    if self._sent.get(relative) != known:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    status = file.stat()
+                    now = (status.st_size, status.st_mtime_ns)
+                    relative = str(file.relative_to(self.local))
+                    if self._sent.get(relative) != now:
                         self._send_file(relative)
-                        self._sent[relative] = known
+                        self._sent[relative] = now
 
     def _send_file(self, name: str) -> str:
         return files.copy(str(self.local / name), files.join(self.place, name))
 
     def _sweep(self, keep: int, best: int | None) -> None:
-        """Delete torn checkpoints on S3, and complete ones but the latest few and the best."""
+        """Delete torn checkpoints on S3, and all complete ones but the latest and the best."""
         spared = {*checkpoint.complete_steps(self.place)[-keep:], best}
         folder = files.join(self.place, checkpoint.CHECKPOINTS)
-        found = {path.removeprefix(f"{folder}/").split("/")[0] for path in files.list_files(folder)}
-        for name in sorted(found):
+        names = {path.removeprefix(f"{folder}/").split("/")[0] for path in files.list_files(folder)}
+        for name in sorted(names):
             if checkpoint.step_of(Path(name)) not in spared:
                 files.remove(files.join(folder, name, checkpoint.COMPLETE))
                 files.remove(files.join(folder, name))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _refusing(self) -> Iterator[None]:
+        """Turn an OSError inside the block into a refusal that names the run folder."""
         try:
             yield
         except OSError as error:

@@ -36,7 +36,8 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
     Raises:
         OSError: on every rank, if any could not write.
     """
-    rank, folder = dist.get_rank(workers), checkpoint.folder_of(output, state.step)
+    rank = dist.get_rank(workers)
+    folder = checkpoint.folder_of(output, state.step)
     # No rank makes its folder while rank 0 still deletes what a torn one left.
     _on_rank_0(workers, partial(checkpoint.begin, output, state.step))
     flat = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
@@ -80,16 +81,18 @@ def _on_rank_0(workers: dist.ProcessGroup, work: Callable[[], object]) -> None:
 
 
 def _on_every_rank(workers: dist.ProcessGroup, work: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Do what each rank has to do, and put together what they found; where one fails, all raise its OSError."""
+    """Do each rank's own work, and join the results of all; where one rank fails, all raise its OSError."""
+    mine: tuple[dict[str, str], str | None]
     try:
-        mine: tuple[dict[str, str], str | None] = work(), None
+        mine = (work(), None)
     except (OSError, UserError) as error:
-        mine = {}, str(error)
-    told = [mine] * dist.get_world_size(workers)
-    dist.all_gather_object(told, mine, group=workers)
-    if failed := [f"rank {rank}: {error}" for rank, (_, error) in enumerate(told) if error is not None]:
-        raise OSError("; ".join(failed))
-    return {name: digest for found, _ in told for name, digest in found.items()}
+        mine = ({}, str(error))
+    everyone = [mine] * dist.get_world_size(workers)
+    dist.all_gather_object(everyone, mine, group=workers)
+    failures = [f"rank {rank}: {error}" for rank, (_, error) in enumerate(everyone) if error is not None]
+    if failures:
+        raise OSError("; ".join(failures))
+    return {name: digest for digests, _ in everyone for name, digest in digests.items()}
 
 
 def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -103,15 +106,15 @@ def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> di
         with safe_open(folder / f"{group}.safetensors", framework="pt") as file:  # one tensor at a time in memory
             return {key: _laid_out(file.get_tensor(key), _like(parameters, key)) for key in file.keys()}  # noqa: SIM118
     reader = HuggingFaceStorageReader(str(folder / SHARDS))
-    found = {}
+    tensors = {}
     for key, entry in reader.read_metadata().state_dict_metadata.items():
         if key.startswith(f"{group}/"):
             assert isinstance(entry, TensorStorageMetadata)
             like = _like(parameters, key)
             shaped = torch.empty(entry.size) if like is None or like.shape != entry.size else like
-            found[key] = torch.empty_like(shaped, dtype=entry.properties.dtype)
-    dcp.load(found, storage_reader=reader)
-    return {key.removeprefix(f"{group}/"): value for key, value in found.items()}
+            tensors[key] = torch.empty_like(shaped, dtype=entry.properties.dtype)
+    dcp.load(tensors, storage_reader=reader)
+    return {key.removeprefix(f"{group}/"): value for key, value in tensors.items()}
 
 
 def _like(parameters: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | None:

@@ -23,7 +23,7 @@ from training.method.order import batch_rows
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Labelled:
     """Staged pairs with a label set applied: the rows that it decides, and which slot won."""
 
@@ -42,7 +42,8 @@ def apply_labels(staged: Staged, path: str, name: str, soft: bool = False) -> La
     """
     table, labels_hash = store.read_labels(path, name)
     order = np.argsort(table["pair_id"].to_numpy())
-    ids, label = table["pair_id"].to_numpy()[order], table["label_0"].to_numpy()[order]
+    ids = table["pair_id"].to_numpy()[order]
+    label = table["label_0"].to_numpy()[order]
     place = np.minimum(np.searchsorted(ids, staged.pair_ids), max(len(ids) - 1, 0))
     decided = (ids[place] == staged.pair_ids) & np.isin(label[place], (0.0, 1.0)) if len(ids) else np.zeros(0, bool)
     rows = np.flatnonzero(decided)
@@ -53,13 +54,19 @@ def apply_labels(staged: Staged, path: str, name: str, soft: bool = False) -> La
     if soft:
         first = table["probability_0"].to_numpy()[order][place][rows]
         preferred = np.where(winners == 0, first, 1 - first).astype(np.float32)
-    return Labelled(staged, rows, winners, preferred, labels_hash)
+    return Labelled(staged=staged, rows=rows, winners=winners, preferred=preferred, labels_hash=labels_hash)
 
 
 def as_stored(staged: Staged) -> Labelled:
     """Take every pair without labels: slot 0 stands where winners do."""
     pairs = len(staged.pair_ids)
-    return Labelled(staged, np.arange(pairs), np.zeros(pairs, np.int64), np.ones(pairs, np.float32), labels_hash="")
+    return Labelled(
+        staged=staged,
+        rows=np.arange(pairs),
+        winners=np.zeros(pairs, np.int64),
+        preferred=np.ones(pairs, np.float32),
+        labels_hash="",
+    )
 
 
 def assemble(
@@ -77,42 +84,44 @@ def assemble(
         timestep: the backbone's map from a uniform number to a timestep.
         dropout: probability that a caption gives way to the empty one.
     """
-    staged, manifest = data.staged, data.staged.manifest
+    staged = data.staged
+    manifest = staged.manifest
     chosen = data.rows[rows]
     moments = manifest.posterior == "moments"
-    visits = [
+    draws = [
         draw(seed, epoch, int(pair), manifest.latent_shape, timestep, dropout, moments)
         for pair in staged.pair_ids[chosen]
     ]
     latents = np.stack(
         [
-            _pair_latents(staged, row, winner, visit)
-            for row, winner, visit in zip(chosen, data.winners[rows], visits, strict=True)
+            _pair_latents(staged, row, winner, drawn)
+            for row, winner, drawn in zip(chosen, data.winners[rows], draws, strict=True)
         ],
         axis=1,
     )
     captions = [
-        staged.empty_prompt if v.drop_caption else staged.prompt_rows[r] for r, v in zip(chosen, visits, strict=True)
+        staged.empty_prompt if drawn.drop_caption else staged.prompt_rows[row]
+        for row, drawn in zip(chosen, draws, strict=True)
     ]
     return Batch(
         pair_ids=staged.pair_ids[chosen],
         # torch widens float16 (exactly) fifteen times as fast as numpy
         latents=torch.from_numpy(latents).float(),
-        noise=torch.from_numpy(np.stack([visit.noise for visit in visits])),
-        timesteps=torch.tensor([visit.timestep for visit in visits]),
+        noise=torch.from_numpy(np.stack([drawn.noise for drawn in draws])),
+        timesteps=torch.tensor([drawn.timestep for drawn in draws]),
         conditioning={name: torch.from_numpy(rows[captions]).float() for name, rows in staged.prompts.items()},
         preferred=torch.from_numpy(data.preferred[rows]),
         reference_errors=_cached_errors(staged, chosen, data.winners[rows], epoch),
     )
 
 
-def _pair_latents(staged: Staged, row: int, winner: int, visit: Draw) -> npt.NDArray[np.float16 | np.float32]:
+def _pair_latents(staged: Staged, row: int, winner: int, drawn: Draw) -> npt.NDArray[np.float16 | np.float32]:
     """Return a pair's latents [2, C, H, W], the winner's first: as stored, or float32 where they are sampled here."""
-    mirrored = 2 if staged.manifest.flip and visit.flip else 0
+    mirrored = 2 if staged.manifest.flip and drawn.flip else 0
     slots: npt.NDArray[np.float16 | np.float32] = staged.latents[row, mirrored : mirrored + 2]
     if staged.manifest.posterior == "moments":
         mean, std = np.split(slots.astype(np.float32), 2, axis=1)
-        slots = mean + std * visit.posterior
+        slots = mean + std * drawn.posterior
     return slots[[winner, 1 - winner]]
 
 
@@ -143,7 +152,8 @@ class Share:
     def pieces(self) -> list[range]:
         """Return the positions in the global batch of each of this rank's micro-batches."""
         parts = _cut(self.global_batch, self.world_size)
-        mine, longest = parts[self.rank], len(parts[0])
+        mine = parts[self.rank]
+        longest = len(parts[0])
         return [mine[piece.start : piece.stop] for piece in _cut(len(mine), -(-longest // self.micro_batch))]
 
 

@@ -20,7 +20,7 @@ from pipelines.raw import pairs
 LAYOUT = 2  # of the copies; another one must not take those of an older version for its own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Staged:
     """A store's kept pairs in the order of their ids, as arrays on local disk."""
 
@@ -79,7 +79,8 @@ def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
     _prompt_rows(path, np.sort(ids), np.array([pairs.prompt_id("")]))  # refused here, so that no copy lacks it
     rank = _rank(ids)
     for name, shape in manifest.embeddings.items():
-        file, start = folder / f"prompts-{name}.npy", 0
+        file = folder / f"prompts-{name}.npy"
+        start = 0
         prompts = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(ids), *shape))
         for table in _tables(path, "prompts", [name]):
             prompts[rank[start : start + table.num_rows]] = store.half_rows(table[name]).reshape(-1, *shape)
@@ -98,7 +99,8 @@ def _rank(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _prompt_rows(path: str, prompt_ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """Find captions by their ids; a missing one must not take its neighbour's embedding."""
     rows = np.minimum(np.searchsorted(prompt_ids, wanted), len(prompt_ids) - 1)
-    if len(lost := wanted[prompt_ids[rows] != wanted]):
+    lost = wanted[prompt_ids[rows] != wanted]
+    if len(lost):
         raise UserError(
             f"{path}: prompts/ has no prompt_id {lost[0]}, which its pairs need; "
             "delete prompts/ there and run encode_latents.py with --repair"
@@ -110,7 +112,8 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     kept = "pairs/status=kept"
     ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, kept, ["pair_id"])])
     rank = _rank(ids)
-    prompt_ids, prompt_rows = np.load(folder / "prompt_ids.npy"), np.empty(len(ids), np.int64)
+    prompt_ids = np.load(folder / "prompt_ids.npy")
+    prompt_rows = np.empty(len(ids), np.int64)
     channels, height, width = manifest.latent_shape
     columns = list(store.latent_columns(manifest.flip))
     shape = (len(columns), channels * (2 if manifest.posterior == "moments" else 1), height, width)

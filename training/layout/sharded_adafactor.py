@@ -33,7 +33,8 @@ class ShardedAdafactor(Adafactor):
             shards = group["params"]
             try:
                 for shard in shards:
-                    if (gradient := shard.grad) is not None:
+                    gradient = shard.grad
+                    if gradient is not None:
                         self._update(group, shard, gradient)
             finally:
                 group["params"] = shards
@@ -41,10 +42,12 @@ class ShardedAdafactor(Adafactor):
     def _update(self, group: dict[str, Any], shard: torch.nn.Parameter, gradient: torch.Tensor) -> None:
         gathered = torch.nn.Parameter(whole(shard.detach()))
         gathered.grad = whole(gradient)
-        group["params"], self.state[gathered] = [gathered], self.state[shard]
+        group["params"] = [gathered]
+        self.state[gathered] = self.state[shard]
         super().step()
         del self.state[gathered]
-        mesh, placements = shard.device_mesh, shard.placements  # type: ignore[attr-defined]
+        mesh = shard.device_mesh  # type: ignore[attr-defined]
+        placements = shard.placements  # type: ignore[attr-defined]
         shard.copy_(distribute_tensor(gathered.detach(), mesh, placements, src_data_rank=None))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -44,7 +44,10 @@ def check_compiler(config: ShardingConfig) -> None:
         UserError: if there is no compiler.
     """
     if config.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
-        raise UserError(f"--compile: torch.compile needs a C++ compiler ({', '.join(COMPILERS)}), there is none")
+        raise UserError(
+            f"--compile: torch.compile needs a C++ compiler ({', '.join(COMPILERS)}), and this worker has none; "
+            "install one, or leave --compile out"
+        )
 
 
 def prepare(config: ShardingConfig, network: Any, autocast: torch.dtype, device: torch.device, world_size: int) -> None:

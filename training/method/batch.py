@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """A micro-batch; row 0 of latents are the winners, row 1 the losers."""
 
@@ -24,21 +24,30 @@ class Batch:
     reference_errors: torch.Tensor | None = None  # [2, B] float32, row 0 winners, row 1 losers; where cached
 
     def to(self, device: torch.device) -> Batch:
-        """Move the tensors to a device."""
+        """Return the same batch with its tensors on a device."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, non_blocking=True)
 
-        conditioning = {name: move(value) for name, value in self.conditioning.items()}
-        latents, noise, timesteps = move(self.latents), move(self.noise), move(self.timesteps)
-        errors = None if self.reference_errors is None else move(self.reference_errors)
-        return Batch(self.pair_ids, latents, noise, timesteps, conditioning, move(self.preferred), errors)
+        return Batch(
+            pair_ids=self.pair_ids,
+            latents=move(self.latents),
+            noise=move(self.noise),
+            timesteps=move(self.timesteps),
+            conditioning={name: move(value) for name, value in self.conditioning.items()},
+            preferred=move(self.preferred),
+            reference_errors=None if self.reference_errors is None else move(self.reference_errors),
+        )
 
     def fingerprint(self, position: int) -> int:
-        """Hash (position in the global batch, pair, timestep, noise) of each row and add up, modulo 2^64."""
+        """Hash (position in the global batch, pair, timestep, noise) of each row and add the hashes up, modulo 2^64.
+
+        Args:
+            position: of the first row in the global batch.
+        """
         total = 0
         for index, pair_id in enumerate(self.pair_ids):
-            told = f"{position + index}/{pair_id}/{int(self.timesteps[index])}/".encode()
-            digest = hashlib.blake2b(told + self.noise[index].numpy().tobytes(), digest_size=8).digest()
+            label = f"{position + index}/{pair_id}/{int(self.timesteps[index])}/".encode()
+            digest = hashlib.blake2b(label + self.noise[index].numpy().tobytes(), digest_size=8).digest()
             total += int.from_bytes(digest, "little")
         return total % (1 << 64)

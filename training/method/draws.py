@@ -17,7 +17,7 @@ REWARD_DRAWS = 10  # per pair, S4.1
 REWARD_SEED = 20_231_121  # its draws belong to no training run, so that figures of different runs compare
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Draw:
     """One visit's randomness."""
 

@@ -1,33 +1,38 @@
-"""The objectives: from errors to a loss. Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference
-Optimization", arXiv 2311.12908; equation numbers without a name are that paper's.
+"""The objectives: from errors to losses. This file is read top to bottom: weights, margins, logits, losses.
 
-An error is the mean over C, H, W of (prediction - target)^2, float32, one per image. With N = C*H*W:
+Equation numbers without a name are those of Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference
+Optimization", arXiv 2311.12908. An error is the mean over C, H, W of (prediction - target)^2, float32, one per image
+(training/method/forward.py). Errors of a micro-batch are [2, B]: row 0 winners, row 1 losers. With N = C*H*W:
 
     margin  m = (e_w - e_l)_policy - (e_w - e_l)_reference        same t and noise for both slots; negative is good
     logit   u = -(beta/2) * m
     reward  r = -(beta/2) * (e_policy - e_reference)              of each image; u is the winner's minus the loser's
 
-The half comes from Eq. 46 (beta/2 ||.||^2), the mean from the authors' released code. The same loss in other writings:
-Eq. 46 with sums over N has beta/N; pseudo-code S9 with sums and no half has beta/(2N); diffusers' SD1.5 script takes
-the mean and no half, so its 2500 is 5000 here.
+The half comes from Eq. 46 (beta/2 ||.||^2), the mean from the authors' released code. Other writings of the same loss
+have another beta. Eq. 46 with sums over N has beta/N; pseudo-code S9 with sums and no half has beta/(2N). diffusers'
+SD1.5 script takes the mean and no half, so its 2500 is 5000 here.
 
 Weights w_t multiply all errors of a pair, so u_t = w_t u stands inside sigma.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F
+
+from training.method.batch import Batch
 
 Objective = Literal["dpo", "conservative", "soft", "ipo", "hinge", "kto", "mapo", "sft"]
 REFERENCE_FREE = ("mapo", "sft")  # these have no beta either
 NEAR_ZERO = 1e-2  # of k e, below which phi is its series: 1 - x/2 + x^2/12, the next term is x^4/720
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What is minimised."""
 
@@ -41,9 +46,9 @@ class ObjectiveConfig:
     mapo_k: float = 0.5
     """Of mapo: how fast its score falls with the error."""
     mapo_b: float = 0.1
-    """Of mapo: weight of the margin beside the winner's error."""
+    """Of mapo: weight of the gap between winner's and loser's score, beside the winner's error."""
     mapo_t: float = 1000.0
-    """Of mapo: factor of the margin, the number of training timesteps."""
+    """Of mapo: factor of that gap, the number of training timesteps."""
     weighting: Literal["constant", "min-snr"] = "constant"
     """Weight of each timestep: constant, as the paper, or min-snr (Hang et al. 2023)."""
     snr_gamma: float = 5.0
@@ -57,37 +62,76 @@ class ObjectiveConfig:
         return self.objective not in REFERENCE_FREE
 
 
-def errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Compute each image's error.
+class NoiseLevels(Protocol):
+    """A noise schedule as the weights see it; every backbone is one."""
+
+    def signal_to_noise(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return alpha^2 / sigma^2 of each timestep, [B] float32."""
+        ...
+
+    def epsilon_factor(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return the factor that makes a native error one of the noise, at each timestep, [B] float32."""
+        ...
+
+
+def pair_losses(
+    config: ObjectiveConfig,
+    levels: NoiseLevels,
+    batch: Batch,
+    policy_errors: torch.Tensor,
+    reference_errors: torch.Tensor | None,
+    baseline: torch.Tensor | None = None,
+    world_size: int = 1,
+) -> torch.Tensor:
+    """Compute the losses of a micro-batch from native errors: weigh the errors, then apply the objective.
 
     Args:
-        prediction, target: [B, C, H, W], any float dtype; the arithmetic is float32 or better.
+        levels: the backbone's noise schedule.
+        batch: its timesteps [B] int64 and preferred [B] float32 are read.
+        policy_errors: [2, B] float32, with gradient.
+        reference_errors: [2, B] float32, without gradient; None where the objective needs none.
+        baseline: z of kto. None means that this micro-batch is the whole step: z is then its own.
+        world_size: how many workers share the global batch, for kto's own z.
 
     Returns:
-        [B]: the mean over C, H, W of the squared difference.
+        [B] float32, with gradient.
     """
-    wide = torch.promote_types(target.dtype, torch.float32)
-    return (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(1)
+    weight = weights(config, levels, batch.timesteps)
+    policy_errors = policy_errors * weight
+    reference_errors = None if reference_errors is None else reference_errors * weight
+    if config.objective == "kto" and baseline is None:
+        assert reference_errors is not None
+        baseline = kto_baseline([rewards(policy_errors, reference_errors, config.beta)], world_size)
+    return loss(config, policy_errors, reference_errors, batch.preferred, 0.0 if baseline is None else baseline)
 
 
-def weights(config: ObjectiveConfig, signal_to_noise: torch.Tensor, epsilon_factor: torch.Tensor) -> torch.Tensor:
-    """Compute w_t, [B], by which a pair's native errors are multiplied, from the backbone's two functions of t, [B].
+def weights(config: ObjectiveConfig, levels: NoiseLevels, timesteps: torch.Tensor) -> torch.Tensor:
+    """Compute w_t, by which a pair's native errors are multiplied.
 
-    constant: Eq. 14 weighs errors of the noise alike; 1 does so for models that predict noise, and is what other code
-        does for all. --error eps multiplies by the backbone's epsilon factor.
-    min-snr: Hang et al. 2023, arXiv 2303.09556: min(SNR, gamma) on errors of x_0. That is min(SNR, gamma) /
-        SNR on errors of the noise (1 where SNR = 0), min(SNR, gamma) / (SNR + 1) on those of velocity, and by the same
-        reckoning min(SNR, gamma) * s^2 on those of flow; so --error makes no difference to it.
+    constant: Eq. 14 weighs errors of the noise alike. For models that predict noise the weight is then 1, and other
+        code takes 1 for all models. With --error eps it is the epsilon factor, which is right for all.
+    min-snr: Hang et al. 2023, arXiv 2303.09556: min(SNR, gamma) on errors of x_0. On errors of the noise that is
+        min(SNR, gamma) / SNR, and 1 where SNR = 0; the epsilon factor carries it over to native errors. For velocity
+        it comes to min(SNR, gamma) / (SNR + 1), for flow to min(SNR, gamma) * s^2. So --error makes no difference.
+
+    Args:
+        timesteps: [B] int64.
+
+    Returns:
+        [B] float32, 0 or more.
     """
     if config.weighting == "min-snr":
+        signal_to_noise = levels.signal_to_noise(timesteps)
         cut = signal_to_noise.clamp(max=config.snr_gamma) / signal_to_noise
-        return torch.where(signal_to_noise > 0, cut, 1.0) * epsilon_factor
-    return epsilon_factor if config.error == "eps" else torch.ones_like(epsilon_factor)
+        return torch.where(signal_to_noise > 0, cut, 1.0) * levels.epsilon_factor(timesteps)
+    if config.error == "eps":
+        return levels.epsilon_factor(timesteps)
+    return torch.ones(timesteps.shape, device=timesteps.device)
 
 
-def margins(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Compute m of Eq. 14 from errors [2, B] (row 0 winners, row 1 losers) of policy and reference; [B]."""
-    return (policy[0] - policy[1]) - (reference[0] - reference[1])
+def margins(policy_errors: torch.Tensor, reference_errors: torch.Tensor) -> torch.Tensor:
+    """Compute m of Eq. 14 from errors [2, ...], row 0 winners and row 1 losers; one margin a pair, [...]."""
+    return (policy_errors[0] - policy_errors[1]) - (reference_errors[0] - reference_errors[1])
 
 
 def logits(margin: torch.Tensor, beta: float) -> torch.Tensor:
@@ -97,30 +141,30 @@ def logits(margin: torch.Tensor, beta: float) -> torch.Tensor:
 
 def loss(
     config: ObjectiveConfig,
-    policy: torch.Tensor,
-    reference: torch.Tensor | None,
+    policy_errors: torch.Tensor,
+    reference_errors: torch.Tensor | None,
     preferred: torch.Tensor | float = 1.0,
     baseline: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
-    """Compute each pair's loss.
+    """Compute each pair's loss from weighted errors.
 
     Args:
-        policy: [2, B] weighted errors, row 0 winners, row 1 losers, with gradient.
-        reference: the same of the reference, without gradient; None where the objective needs none.
+        policy_errors: [2, B], row 0 winners, row 1 losers, with gradient.
+        reference_errors: the same of the reference, without gradient; None where the objective needs none.
         preferred: [B] P(row 0 is preferred), of soft.
         baseline: z of kto, a scalar without gradient.
 
     Returns:
-        [B]; nats for dpo, conservative and soft, squared units of the target for sft and mapo's first term, else no
-        unit. The caller takes the mean over pairs.
+        [B]. In nats for dpo, conservative and soft; in squared units of the target for sft and mapo's first term; else
+        without unit. The caller takes the mean over pairs.
     """
     if config.objective == "sft":
-        return policy[0]
-    if config.objective == "mapo":  # Hong et al. 2024, arXiv 2406.06424: SFT and a margin of the policy's own scores
-        winner, loser = mapo_scores(policy, config.mapo_k)
-        return policy[0] - config.mapo_b * F.logsigmoid(config.mapo_t * (winner - loser))
-    assert reference is not None
-    u = logits(margins(policy, reference), config.beta)
+        return policy_errors[0]
+    if config.objective == "mapo":  # Hong et al. 2024, arXiv 2406.06424: SFT and the gap of the policy's own scores
+        winner, loser = mapo_scores(policy_errors, config.mapo_k)
+        return policy_errors[0] - config.mapo_b * F.logsigmoid(config.mapo_t * (winner - loser))
+    assert reference_errors is not None
+    u = logits(margins(policy_errors, reference_errors), config.beta)
     match config.objective:
         case "dpo":  # Eq. 14: -log sigma(u)
             return -F.logsigmoid(u)
@@ -134,7 +178,7 @@ def loss(
         case "hinge":  # Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, on u: Liu et al. 2023 (RSO), arXiv 2309.06657
             return F.relu(1 - u)
         case "kto":  # Li et al. 2024, arXiv 2404.04465: 1 - sigma(y (r - z)), y +1 for winners, -1 for losers; mean
-            gains = rewards(policy, reference, config.beta) - baseline
+            gains = rewards(policy_errors, reference_errors, config.beta) - baseline
             return 0.5 * (F.sigmoid(-gains[0]) + F.sigmoid(gains[1]))
 
 
@@ -146,20 +190,33 @@ def mapo_scores(error: torch.Tensor, k: float) -> torch.Tensor:
     return torch.where(near, 1 - x / 2 + x.square() / 12, far * torch.exp(-far) / -torch.expm1(-far))
 
 
-def rewards(policy: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
-    """Estimate the implicit reward, Eq. 40 (S4.1), up to a constant of the caption: -(beta/2) (e_policy - e_reference).
+def rewards(policy_errors: torch.Tensor, reference_errors: torch.Tensor, beta: float) -> torch.Tensor:
+    """Estimate each image's implicit reward, Eq. 40 (S4.1): -(beta/2) (e_policy - e_reference), in logits.
 
-    A lower policy error means a higher reward; the paper's Eq. 48 has lost that minus.
+    It holds up to a constant of the caption. A lower policy error means a higher reward; the paper's Eq. 48 has lost
+    that minus. Errors and rewards have the same shape.
     """
-    return -0.5 * beta * (policy - reference)
+    return -0.5 * beta * (policy_errors - reference_errors)
 
 
-def kto_baseline(mean_reward: torch.Tensor) -> torch.Tensor:
+def kto_baseline(parts: Sequence[torch.Tensor], world_size: int = 1) -> torch.Tensor:
     """Compute z of kto: the mean reward of all images of a global batch, not below 0, without gradient.
 
+    A reward that is not finite is left out: its own pair's loss or gradient stops the step and names that pair alone.
     The authors' code takes the mean over all ranks of one micro-batch, and has no half: its beta 5000 is 10000 here.
+
+    Args:
+        parts: this rank's rewards by micro-batch, of any shape.
+        world_size: how many ranks share the global batch; all of them must call this.
+
+    Returns:
+        A float32 scalar, summed in float64.
     """
-    return mean_reward.detach().clamp(min=0)
+    mine = torch.cat([part.detach().flatten() for part in parts]).double()
+    total = torch.stack([torch.where(mine.isfinite(), mine, 0.0).sum(), mine.new_tensor(len(mine))])
+    if world_size > 1:
+        dist.all_reduce(total)
+    return (total[0] / total[1]).clamp(min=0).float()
 
 
 def implicit_accuracy(margin: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from infra.base.errors import UserError
 NUMBER = "number:"  # marks what is a Python number in the optimizer and a tensor of one element in the file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimizer, and its rate: linear warm-up, then constant."""
 

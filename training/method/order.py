@@ -1,6 +1,6 @@
 """The order of pairs in training: a computed permutation, a pure function of (seed, epoch).
 
-Nothing is stored and nothing is remembered: batch b of epoch e is permutation(seed, e)[b*G : (b+1)*G], so a run resumes
+Nothing is stored and nothing is remembered: batch b of epoch e is permutation(seed, e)[b*G : (b+1)*G]. So a run resumes
 at any step in O(1), and a billion pairs need no more memory than a batch. The ragged end of an epoch, the last n mod G
 pairs of its permutation, is left out; every epoch leaves out others.
 """
@@ -32,8 +32,10 @@ def permute(indices: npt.NDArray[np.uint64], size: int, seed: int, epoch: int) -
     mask = np.uint64((1 << int(half_bits)) - 1)
     keys = _round_keys(seed, epoch)
     values = _encipher(indices.astype(np.uint64), half_bits, mask, keys)
-    while (outside := values >= size).any():
+    outside = values >= size
+    while outside.any():
         values[outside] = _encipher(values[outside], half_bits, mask, keys)
+        outside = values >= size
     return values
 
 
@@ -45,9 +47,12 @@ def _round_keys(seed: int, epoch: int) -> npt.NDArray[np.uint64]:
 def _encipher(
     values: npt.NDArray[np.uint64], half_bits: np.uint64, mask: np.uint64, keys: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
-    left, right = values >> half_bits, values & mask
+    left = values >> half_bits
+    right = values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        mixed = left ^ (_mix(right ^ key) & mask)
+        left = right
+        right = mixed
     return (left << half_bits) | right
 
 

@@ -39,8 +39,8 @@ class PolicyConfig:
     lora_targets: tuple[str, ...] = ()
     """Layers to adapt, by the ends of their names; by default the attention projections."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the trained weights with this decay per step (0.999, say); validation,
-    held-out accuracy and result then take the average."""
+    """Decay per step of an exponential moving average of the trained weights, for example 0.999; validation, held-out
+    accuracy and result then take the average. By default none is kept."""
 
 
 def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn.Module:
@@ -75,28 +75,35 @@ def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Modu
 
 
 def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...]) -> list[str]:
-    """Return the ends of the names of the layers to adapt; where none are wanted, the attention projections there are.
+    """Return the ends of the names of the layers to adapt; by default the attention projections that the network has.
 
     Raises:
-        UserError: naming those that no layer has, and the names there are.
+        UserError: naming the wanted ends that no layer has, and all names that layers have.
     """
     layers = {name: isinstance(module, torch.nn.Linear | torch.nn.Conv2d) for name, module in network.named_modules()}
 
     def is_adaptable(target: str) -> bool:
-        hit = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
-        return bool(hit) and all(hit)
+        named = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
+        return bool(named) and all(named)
 
     targets = wanted or tuple(target for target in ATTENTION if is_adaptable(target))
     unknown = [target for target in targets if not is_adaptable(target)]
     if unknown or not targets:
         known = sorted({_short(name) for name, fits in layers.items() if fits})
-        told = f"--lora-targets {' '.join(unknown)}" if unknown else "--lora-rank: without --lora-targets"
-        raise UserError(f"{told}: not the name of linear or convolution layers here; there are {', '.join(known)}")
+        if not unknown:
+            raise UserError(
+                "--lora-rank: this network has none of the usual attention projections to adapt; name its layers with "
+                f"--lora-targets, from {', '.join(known)}"
+            )
+        raise UserError(
+            f"--lora-targets {' '.join(unknown)}: not the name of linear or convolution layers here; "
+            f"there are {', '.join(known)}"
+        )
     return list(targets)
 
 
 def _short(name: str) -> str:
-    """Return the last part of a layer's name, and the one before it where the last is a place in a list: to_out.0."""
+    """Return the last part of a layer's name; where that is a place in a list, the part before it too: to_out.0."""
     rest, _, last = name.rpartition(".")
     return f"{rest.rpartition('.')[2]}.{last}" if rest and last.isdigit() else last
 

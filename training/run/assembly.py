@@ -28,37 +28,40 @@ from training.run.validation import Validator, make_validator
 from training.settings.config import TrainConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rank:
     """Where this process stands among the workers."""
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    on_step: Callable[[dict[str, Any]], None] = lambda _: None  # its note, after each step
-    on_checkpoint: Callable[[dict[str, float]], None] = lambda _: None  # on the writing thread, once it is complete
-    leaving: Callable[[], tuple[str, ...]] = tuple  # after each step, alike on every rank: nodes that are to go soon
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    """Called after each step with its note."""
+    on_checkpoint: Callable[[dict[str, float]], None] = lambda _: None
+    """Called on the writing thread when a checkpoint is complete, with its step and times in seconds."""
+    leaving: Callable[[], tuple[str, ...]] = tuple
+    """Called after each step; returns, alike on every rank, the nodes that will soon be taken away."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
     """Everything one rank holds while it trains."""
 
     config: TrainConfig
     rank: Rank
-    output: Path  # the run folder; of one on S3 this node's copy
-    mirror: Mirror | None  # of a run folder on S3
+    output: Path  # the run folder, or this node's copy of one on S3
+    mirror: Mirror | None  # where the run folder is on S3
     backbone: Backbone
     data: Labelled
     policy: torch.nn.Module
     reference: forward.Reference
     optimizer: torch.optim.Optimizer
-    average: Average | None  # of the trained weights; where there is one, it is what is judged and kept
+    average: Average | None  # of the trained weights; where there is one, it is judged and becomes the result
     validator: Validator | None
     held_out: reward.HeldOut | None
     journal: Journal
     writer: CheckpointWriter
-    held_out_reference: torch.Tensor | None = None  # the reference's errors on held_out, [2, draws, pairs]
+    held_out_reference_errors: torch.Tensor | None = None  # [2, repeats, pairs] float32
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Let the policy have the weights that are judged: their average where one is kept."""
@@ -77,30 +80,49 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     optimizers.check_optimizer(config.optimizer, rank.device)
     sharding.check_compiler(config.sharding)
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
-    folder, mirror = config.start.folder(), open_mirror(config)
+    backbone = open_backbone(config.start.folder(), config.schedule)
+    mirror = open_mirror(config)
     output = mirror.local if mirror else Path(files.resolve(config.output))
-    backbone = open_backbone(folder, config.schedule)
-    path = files.resolve(config.data.store)
-    soft = config.objective.objective == "soft"
-    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
-    data = apply_labels(staged, path, config.data.labels, soft)
+    data = open_pairs(config)
     policy = make_policy(config.policy, backbone, config.seed).to(rank.device)
     sharding.prepare(config.sharding, policy, config.autocast, rank.device, rank.world_size)
     reference = make_reference(config, backbone, policy, rank)
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
     average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
-    manifest, share = data.staged.manifest, (rank.rank, rank.world_size)
-    validator = make_validator(config.validation, backbone, policy, manifest, *share, config.autocast)
-    few = held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs)
-    journal = Journal(output, enabled=rank.rank == 0)
-    writer = CheckpointWriter(files.resolve(config.output), rank.world_size)
-    held = backbone, data, policy, reference, optimizer, average, validator, few, journal, writer
-    return Trainer(config, rank, output, mirror, *held)
+    manifest = data.staged.manifest
+    validator = make_validator(
+        config.validation, backbone, policy, manifest, rank.rank, rank.world_size, config.autocast
+    )
+    return Trainer(
+        config=config,
+        rank=rank,
+        output=output,
+        mirror=mirror,
+        backbone=backbone,
+        data=data,
+        policy=policy,
+        reference=reference,
+        optimizer=optimizer,
+        average=average,
+        validator=validator,
+        held_out=held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs),
+        journal=Journal(output, enabled=rank.rank == 0),
+        writer=CheckpointWriter(files.resolve(config.output), rank.world_size),
+    )
+
+
+def open_pairs(config: TrainConfig) -> Labelled:
+    """Open the pairs that are trained on: the store on this node's disk, its cached reference errors, its labels."""
+    path = files.resolve(config.data.store)
+    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
+    return apply_labels(staged, path, config.data.labels, soft=config.objective.objective == "soft")
 
 
 def make_reference(config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, rank: Rank) -> forward.Reference:
-    """Return the frozen reference, laid out as the policy is: the policy without its adapters where it has some and no
-    other model is named."""
+    """Return the frozen reference, laid out as the policy is.
+
+    A policy with adapters is its own reference, with these off, unless --reference-model names another model.
+    """
     if config.policy.lora_rank and config.reference_model is None:
         return AdaptersOff(backbone, policy, config.autocast)
     backbone = open_backbone(config.reference.folder(), config.schedule)

@@ -1,4 +1,4 @@
-"""What is found out about the policy at a checkpoint: validation images and their score, held-out implicit accuracy."""
+"""How the policy is judged at a checkpoint: validation images and their scores, and held-out implicit accuracy."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ if TYPE_CHECKING:
 
 def agree(value: Any, rank: Rank) -> Any:
     """Return rank 0's value on every rank."""
-    told = [value]
+    shared = [value]
     if rank.world_size > 1:
-        dist.broadcast_object_list(told, src=0)
-    return told[0]
+        dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def assess(trainer: Trainer, step: int) -> None:
-    """Judge the policy after a step and note what was found."""
+    """Judge the policy after a step and note its figures."""
     values: dict[str, float] = {}
-    with trainer.judged(), trainer.gathered():  # the average is put in place of the shards
+    with trainer.judged(), trainer.gathered():  # in this order: the average takes the place of the shards
         if trainer.validator:
             values |= validate(trainer, step)
         if trainer.held_out:
-            assert trainer.held_out_reference is not None
-            values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out, trainer.held_out_reference)
+            reference_errors = trainer.held_out_reference_errors
+            assert reference_errors is not None
+            values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out, reference_errors)
     trainer.journal.assessment(step, values)
     if trainer.rank.world_size > 1:
         dist.barrier()
@@ -47,39 +48,55 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
     """Draw and judge the validation images over all ranks; keep a grid of the first (Sec. 5.1)."""
     assert trainer.validator is not None
     scores, grid = trainer.validator.run()
-    total, parts = torch.from_numpy(scores).to(trainer.rank.device), [grid]
+    total = torch.from_numpy(scores).to(trainer.rank.device)
+    parts = [grid]
     if trainer.rank.world_size > 1:
         dist.all_reduce(total)
         parts = [[] for _ in range(trainer.rank.world_size)]
         dist.all_gather_object(parts, grid)
     ordered = [image for _, image in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
     trainer.journal.picture(step, paste_grid(ordered[:GRID]))
-    found = total.cpu().numpy()
-    return {"validation_median": float(np.median(found)), "validation_mean": float(found.mean())}
+    of_all = total.cpu().numpy()
+    return {"validation_median": float(np.median(of_all)), "validation_mean": float(of_all.mean())}
 
 
-def held_out(config: TrainConfig, rank: Rank, draws: int, limit: int | None) -> reward.HeldOut | None:
-    """Open this rank's share of the held-out pairs, the first so many of them; None where there is no such store."""
+def held_out(config: TrainConfig, rank: Rank, repeats: int, limit: int | None) -> reward.HeldOut | None:
+    """Open this rank's share of the held-out pairs; None where no held-out store is named.
+
+    Args:
+        repeats: how often each pair is seen, each time at another draw.
+        limit: take only the first so many pairs; None takes all.
+    """
     if config.data.held_out_store is None:
         return None
     path = files.resolve(config.data.held_out_store)
     data = apply_labels(stage(path, config.data.cache), path, "human")
     pairs = min(limit or len(data.rows), len(data.rows))
-    return reward.HeldOut(data, draws, pairs, config.data.micro_batch, rank.rank, rank.world_size)
+    return reward.HeldOut(
+        data=data,
+        repeats=repeats,
+        pairs=pairs,
+        batch_size=config.data.micro_batch,
+        rank=rank.rank,
+        world_size=rank.world_size,
+    )
 
 
-def held_out_accuracy(trainer: Trainer, pairs: reward.HeldOut, reference: torch.Tensor) -> float:
+def held_out_accuracy(trainer: Trainer, pairs: reward.HeldOut, reference_errors: torch.Tensor) -> float:
     """Compute the implicit accuracy on held-out pairs over all ranks: the mean margin's sign, ties a half (S4.1).
 
     Args:
-        reference: the reference's errors on them, [2, draws, pairs] float32.
+        reference_errors: the reference's errors on this rank's pairs, [2, repeats, pairs] float32.
+
+    Returns:
+        From 0 to 1.
     """
 
     def errors(batch: Batch) -> torch.Tensor:
         return forward.pair_errors(trainer.backbone, trainer.policy, batch, trainer.config.autocast)
 
-    policy = reward.held_out_errors(pairs, trainer.backbone, errors, trainer.rank.device)
-    sums = objectives.margins(policy, reference).double().sum(0)
+    policy_errors = reward.held_out_errors(pairs, trainer.backbone, errors, trainer.rank.device)
+    sums = objectives.margins(policy_errors, reference_errors).double().sum(0)
     if trainer.rank.world_size > 1:
         dist.all_reduce(sums)
-    return objectives.implicit_accuracy(sums / pairs.draws).mean().item()
+    return objectives.implicit_accuracy(sums / pairs.repeats).mean().item()

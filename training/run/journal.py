@@ -1,4 +1,4 @@
-"""What a run notes: one JSON line a step and one a checkpoint, the same for TensorBoard, and sample grids."""
+"""The notes of a run: one JSON line a step and one a checkpoint, the same for TensorBoard, and sample grids."""
 
 from __future__ import annotations
 
@@ -16,56 +16,62 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
-from training.method import objectives
+from training.method.forward import MeasuredBatch
 
-QUARTERS = 4
+QUARTERS = 4  # of the noise schedule
+PAIR_SUMS = ("pairs", "loss", "accuracy", "margin")  # each over all pairs of a step
+QUARTER_SUMS = ("images", "policy_error", "reference_error")  # each over the images of one quarter of the schedule
 
 
 class StepRecord:
-    """Measures one step; sums are over pairs until reduce() makes them means over the global batch."""
+    """Measures one step: sums over this rank's pairs, which reduce() makes means over the global batch."""
 
     def __init__(self, step: int, learning_rate: float, timesteps: int, device: torch.device) -> None:
-        self.step, self.learning_rate, self.timesteps = step, learning_rate, timesteps
+        self.step = step
+        self.learning_rate = learning_rate
+        self.timesteps = timesteps  # how many the schedule has
         self.has_reference = True
         self.stream = 0  # sum of the micro-batches' fingerprints, modulo 2^64
-        # pairs, loss, accuracy, margin; then per quarter of the schedule: images, policy error, reference error
-        self.sums = torch.zeros(4 + 3 * QUARTERS, dtype=torch.float64, device=device)
+        # One tensor, so that the ranks add all sums up at once; the other two are views of it.
+        self.sums = torch.zeros(len(PAIR_SUMS) + len(QUARTER_SUMS) * QUARTERS, dtype=torch.float64, device=device)
+        self.pair_sums = self.sums[: len(PAIR_SUMS)]  # [PAIR_SUMS]
+        self.quarter_sums = self.sums[len(PAIR_SUMS) :].view(len(QUARTER_SUMS), QUARTERS)
         self.values: dict[str, Any] = {}
 
-    def add(
-        self, losses: torch.Tensor, policy: torch.Tensor, reference: torch.Tensor | None, timesteps: torch.Tensor
-    ) -> None:
-        """Count a micro-batch: losses [B], errors [2, B], timesteps [B]; what needs a reference is left out without."""
-        self.has_reference = reference is not None
-        compared = policy if reference is None else reference
-        margin = objectives.margins(policy, compared)
-        ones = torch.ones_like(losses)
-        head = torch.stack([ones, losses, objectives.implicit_accuracy(margin), margin])
-        self.sums[:4] += head.double().sum(1)
-        quarter = (timesteps * QUARTERS) // self.timesteps
-        body = torch.stack([torch.full_like(losses, 2.0), policy.sum(0), compared.sum(0)]).double()
-        self.sums[4:].view(3, QUARTERS).index_add_(1, quarter, body)
+    def add(self, part: MeasuredBatch, fingerprint: int) -> None:
+        """Add a micro-batch; its losses are detached. fingerprint: of its pairs and draws, Batch.fingerprint."""
+        self.stream += fingerprint
+        self.has_reference = part.reference_errors is not None
+        ones = torch.ones_like(part.losses)
+        pairs = {"pairs": ones, "loss": part.losses, "accuracy": part.accuracies, "margin": part.margins}
+        self.pair_sums += torch.stack([pairs[name] for name in PAIR_SUMS]).double().sum(1)
+        compared = part.policy_errors if part.reference_errors is None else part.reference_errors
+        images = {"images": 2 * ones, "policy_error": part.policy_errors.sum(0), "reference_error": compared.sum(0)}
+        quarters = (part.timesteps * QUARTERS) // self.timesteps
+        self.quarter_sums.index_add_(1, quarters, torch.stack([images[name] for name in QUARTER_SUMS]).double())
 
     def reduce(self, world_size: int, gradient_norm: torch.Tensor) -> None:
-        """Combine all ranks' sums and streams into values."""
+        """Combine all ranks' sums and streams into values; what needs a reference is None without one."""
         halves = torch.tensor([self.stream >> 32 & 0xFFFFFFFF, self.stream & 0xFFFFFFFF], device=self.sums.device)
         if world_size > 1:
             dist.all_reduce(self.sums)
             dist.all_reduce(halves)
         high, low = halves.tolist()
-        pairs, loss, accuracy, margin = self.sums[:4].tolist()
+        total = dict(zip(PAIR_SUMS, self.pair_sums.tolist(), strict=True))
         self.values = {
             "step": self.step,
-            "loss": loss / pairs,
-            "accuracy": accuracy / pairs if self.has_reference else None,
-            "margin": margin / pairs if self.has_reference else None,
+            "loss": total["loss"] / total["pairs"],
+            "accuracy": total["accuracy"] / total["pairs"] if self.has_reference else None,
+            "margin": total["margin"] / total["pairs"] if self.has_reference else None,
             "gradient_norm": float(gradient_norm),
             "learning_rate": self.learning_rate,
             "stream": f"{((high << 32) + low) % (1 << 64):016x}",
         }
-        for quarter, (images, policy, reference) in enumerate(self.sums[4:].view(3, QUARTERS).T.tolist(), 1):
-            self.values[f"policy_error_q{quarter}"] = policy / images if images else None
-            self.values[f"reference_error_q{quarter}"] = reference / images if images and self.has_reference else None
+        for quarter, column in enumerate(self.quarter_sums.T.tolist(), 1):
+            total = dict(zip(QUARTER_SUMS, column, strict=True))
+            for name in ("policy_error", "reference_error"):
+                known = total["images"] and (self.has_reference or name == "policy_error")
+                self.values[f"{name}_q{quarter}"] = total[name] / total["images"] if known else None
 
     def finish(self, seconds: float, waited: float, pairs: int) -> dict[str, Any]:
         """Add the times of the step and return all values."""
@@ -97,7 +103,8 @@ class Journal:
     """Writes a run's notes on rank 0; on other ranks it does nothing."""
 
     def __init__(self, output: Path, enabled: bool) -> None:
-        self.output, self.enabled = output, enabled
+        self.output = output
+        self.enabled = enabled
         self.board: SummaryWriter | None = None
 
     def rewind(self, step: int) -> None:
@@ -134,7 +141,7 @@ class Journal:
             )
 
     def assessment(self, step: int, values: dict[str, float]) -> None:
-        """Note what was found at a checkpoint."""
+        """Note the figures of the policy at a checkpoint."""
         self._note(ASSESSMENTS, {"step": step, **values})
         if self.enabled and values:
             say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))

@@ -32,10 +32,12 @@ def resume(trainer: Trainer) -> int:
     state = agree(checkpoint.read_state(folder) if trainer.rank.rank == 0 else None, trainer.rank)
     expected = run_state(trainer, state.step)
     if state != expected:
-        told = "; ".join(
-            f"{k} was {v}, now {getattr(expected, k)}" for k, v in vars(state).items() if v != getattr(expected, k)
+        differences = "; ".join(
+            f"{name} was {was}, now {getattr(expected, name)}"
+            for name, was in vars(state).items()
+            if was != getattr(expected, name)
         )
-        raise UserError(f"{trainer.writer.output} holds another run ({told}); give another --output")
+        raise UserError(f"{trainer.writer.output} holds another run ({differences}); give another --output")
     weights = trained(trainer.policy)
     load_weights(trainer.policy, sharded_checkpoint.load(folder, "network", weights))
     moments = sharded_checkpoint.load(folder, "optimizer", weights)
@@ -72,26 +74,33 @@ def save(trainer: Trainer, step: int) -> None:
     """
     started = time.perf_counter()
     trainer.writer.wait()
-    first, sharded, best = trainer.rank.rank == 0, sharding.is_sharded(trainer.policy), None
-    if first:
-        best = sweep(trainer)
-    if first or sharded:
-        kept = trainer.output, run_state(trainer, step), checkpoint.copied(snapshot(trainer))
-        about = step, trainer.config.keep_checkpoints, best
-        jobs: list[Callable[[], None]] = [partial(checkpoint.save, *kept)]
-        if trainer.mirror:
-            jobs.append(partial(trainer.mirror.send, *about))
-        if sharded:
-            workers = trainer.writer.workers
-            jobs = [partial(sharded_checkpoint.save, *kept, workers)]
-            if trainer.mirror:
-                jobs.append(partial(sharded_checkpoint.send, trainer.mirror, *about, workers))
-        jobs.append(partial(_tell, trainer.rank, step, started, time.perf_counter() - started))
+    best = sweep(trainer) if trainer.rank.rank == 0 else None
+    if trainer.rank.rank == 0 or sharding.is_sharded(trainer.policy):
+        jobs = _writing(trainer, step, best)
+        jobs.append(partial(_report, trainer.rank, step, started, time.perf_counter() - started))
         trainer.writer.submit(partial(_in_turn, jobs))
 
 
-def _tell(rank: Rank, step: int, started: float, held_up: float) -> None:
-    """Say that a checkpoint is complete, and how long that took."""
+def _writing(trainer: Trainer, step: int, best: int | None) -> list[Callable[[], None]]:
+    """Copy what a checkpoint keeps, and return the jobs that write it and, of a run folder on S3, send it."""
+    state = run_state(trainer, step)
+    groups = checkpoint.copied(snapshot(trainer))
+    keep = trainer.config.keep_checkpoints
+    jobs: list[Callable[[], None]]
+    if sharding.is_sharded(trainer.policy):
+        workers = trainer.writer.workers
+        jobs = [partial(sharded_checkpoint.save, trainer.output, state, groups, workers)]
+        if trainer.mirror:
+            jobs.append(partial(sharded_checkpoint.send, trainer.mirror, step, keep, best, workers))
+    else:
+        jobs = [partial(checkpoint.save, trainer.output, state, groups)]
+        if trainer.mirror:
+            jobs.append(partial(trainer.mirror.send, step, keep, best))
+    return jobs
+
+
+def _report(rank: Rank, step: int, started: float, held_up: float) -> None:
+    """Report that a checkpoint is complete, how long that took, and how long training waited for it, in seconds."""
     seconds = time.perf_counter() - started
     rank.on_checkpoint({"step": step, "held_up_seconds": held_up, "seconds": seconds})
 

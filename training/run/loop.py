@@ -1,9 +1,9 @@
 """The training loop: reads top to bottom, knows torch.distributed but no Ray.
 
-A step: this rank's micro-batches of the global batch; winners and losers in one forward pass of the policy, the same of
-the reference; the objective; gradients synchronised on the last micro-batch only; one check on all ranks that
-everything is finite; the update. Order, draws and learning rate are functions of the step, so a resumed run needs
-nothing but weights, optimizer state and the step number.
+A step, in take_step: this rank's micro-batches of the global batch, each through policy, reference and objective
+(training/method/forward.py, then objectives.py); backward passes, their gradients averaged over the ranks on the last
+micro-batch only; one check on all ranks that everything is finite; the update; the record. Order, draws and learning
+rate are functions of the step, so a resumed run needs nothing but weights, optimizer state and the step number.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,13 +26,13 @@ from training.layout import sharding
 from training.method import forward
 from training.method.batch import Batch
 from training.method.draws import REWARD_DRAWS
+from training.method.forward import MeasuredBatch, PairLosses
 from training.method.optimizers import learning_rate
 from training.method.policy import load_weights, make_policy, trained
 from training.run import assembly, keeping, reward, stopping
 from training.run.assembly import Rank, Trainer
 from training.run.assessment import agree, assess, held_out, held_out_accuracy
 from training.run.journal import StepRecord
-from training.run.losses import batch_losses, step_baseline
 from training.run.reference_check import meet_reference
 from training.run.result import write_result
 from training.settings.config import TrainConfig
@@ -53,11 +54,12 @@ def train(config: TrainConfig, rank: Rank) -> None:
 
 def run_steps(trainer: Trainer) -> None:
     """Take the steps that are left."""
-    config, rank = trainer.config, trainer.rank
+    config = trainer.config
+    rank = trainer.rank
     step = keeping.resume(trainer)
     meet_reference(trainer, step, partial(step_share, trainer))
     wrapped = sharding.replicate(trainer.policy, rank.world_size)
-    if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed between the two
+    if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed after the checkpoint
         assess(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
     leaving: tuple[str, ...] = ()
@@ -72,13 +74,15 @@ def run_steps(trainer: Trainer) -> None:
         rank.on_step(note)
         trainer.writer.check()
         stopped = stopping.agreed(files.resolve(config.output), rank.rank, rank.world_size, rank.device)
-        known, leaving = leaving, rank.leaving()
+        known = leaving
+        leaving = rank.leaving()
+        # A node named for the first time would take the steps since the last checkpoint with it; training goes on.
         if stopped or is_due(config, step) or not set(leaving) <= set(known):
-            keeping.save(trainer, step)  # what a node that goes would take along, too, once; and on, while it is there
+            keeping.save(trainer, step)
         if stopped:
             trainer.writer.wait()
             if rank.world_size > 1:
-                dist.barrier()  # the first rank that ends may take the others with it, rank 0 in the middle of writing
+                dist.barrier()  # a rank that ends first may take rank 0 with it, in the middle of writing
             raise stopping.Stopped(step)
         if is_due(config, step):
             assess(trainer, step)
@@ -107,58 +111,72 @@ def step_share(trainer: Trainer, step: int) -> list[Batch]:
 
 def rank_share(trainer: Trainer) -> Share:
     """Say which part of every global batch this rank takes."""
-    data, rank = trainer.config.data, trainer.rank
-    return Share(data.global_batch, data.micro_batch, rank.rank, rank.world_size)
+    data = trainer.config.data
+    return Share(data.global_batch, data.micro_batch, trainer.rank.rank, trainer.rank.world_size)
 
 
 def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], step: int) -> StepRecord:
     """Do one optimizer step and return what it measured.
 
+    Args:
+        wrapped: the policy, as sharding.replicate returns it.
+        batches: this rank's micro-batches of the step.
+        step: steps taken before this one.
+
     Raises:
         UserError: on every rank, before the update, if any loss or gradient is not finite, naming the pairs.
     """
     config = trainer.config
-    rate = learning_rate(config.optimizer, step)
-    trainer.optimizer.param_groups[0]["lr"] = rate
-    record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
-    bad: list[int] = []
+    pair_losses = PairLosses(
+        objective=config.objective,
+        backbone=trainer.backbone,
+        policy=wrapped,
+        reference=trainer.reference,
+        autocast=config.autocast,
+        device=trainer.rank.device,
+        world_size=trainer.rank.world_size,
+    )
     share = config.data.global_batch / trainer.rank.world_size  # not whole with some elastic world sizes
-    baseline = step_baseline(trainer, wrapped, batches)
-    for piece, batch in zip(rank_share(trainer).pieces, batches, strict=True):
-        record.stream += batch.fingerprint(piece.start)
-        with sharding.synchronised(wrapped, last=batch is batches[-1]):
-            moved = batch.to(trainer.rank.device)
-            policy = forward.pair_errors(trainer.backbone, wrapped, moved, trainer.config.autocast)
-            reference = trainer.reference.errors(moved) if config.objective.needs_reference else None
-            losses = batch_losses(trainer, moved, policy, reference, baseline)
-            # Gradients are averaged over ranks; divided by the mean share, they add up to the global batch's mean.
-            (losses.sum() / share).backward()
-        bad += batch.pair_ids[~losses.detach().isfinite().cpu().numpy()].tolist()
-        record.add(losses.detach(), policy.detach(), reference, moved.timesteps)
+    measured = []
+    for part in pair_losses.of_step(batches):
+        # Gradients are averaged over ranks; divided by the mean share, they add up to the global batch's mean.
+        (part.losses.sum() / share).backward()
+        measured.append(replace(part, losses=part.losses.detach()))
     parameters = trainer.policy.parameters()
     norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm))
-    _refuse_non_finite(trainer, bad, norm, batches, step)
+    _refuse_non_finite(trainer, batches, measured, norm, step)
+    rate = learning_rate(config.optimizer, step)
+    trainer.optimizer.param_groups[0]["lr"] = rate
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     if trainer.average:
         trainer.average.update()
+    record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
+    for positions, batch, part in zip(rank_share(trainer).pieces, batches, measured, strict=True):
+        record.add(part, batch.fingerprint(positions.start))
     record.reduce(trainer.rank.world_size, norm)
     return record
 
 
-def _refuse_non_finite(trainer: Trainer, bad: list[int], norm: torch.Tensor, batches: list[Batch], step: int) -> None:
-    broken = torch.tensor([float(bool(bad) or not bool(norm.isfinite()))], device=trainer.rank.device)
+def _refuse_non_finite(
+    trainer: Trainer, batches: list[Batch], measured: list[MeasuredBatch], norm: torch.Tensor, step: int
+) -> None:
+    """Refuse a step, alike on every rank, if a loss or the gradient of any of them is not finite."""
+    bad: list[int] = []
+    for batch, part in zip(batches, measured, strict=True):
+        bad += batch.pair_ids[~part.losses.isfinite().cpu().numpy()].tolist()
     world = trainer.rank.world_size
+    broken = torch.tensor([float(bool(bad) or not bool(norm.isfinite()))], device=trainer.rank.device)
     if world > 1:
         dist.all_reduce(broken, op=dist.ReduceOp.MAX)
     if not broken.item():
         return
-    mine = (bad, [int(pair) for batch in batches for pair in batch.pair_ids])
+    mine = (bad, [int(pair) for batch in batches for pair in batch.pair_ids])  # a gradient is that of all pairs
     everyone = [mine]
     if world > 1:
         everyone = [([], [])] * world
         dist.all_gather_object(everyone, mine)
-    named = sorted(pair for spoilt, _ in everyone for pair in spoilt)
+    named = sorted(pair for bad_pairs, _ in everyone for pair in bad_pairs)
     what = "the loss of pairs" if named else "the gradient of the batch of pairs"
     named = named or sorted(pair for _, all_pairs in everyone for pair in all_pairs)
     raise UserError(
@@ -173,18 +191,11 @@ def finish(trainer: Trainer) -> None:
     best = agree(keeping.sweep(trainer) if trainer.rank.rank == 0 else None, trainer.rank) or trainer.config.steps
     if trainer.mirror:
         trainer.mirror.bring(best)
-    weights, kept = trained(trainer.policy), "ema" if trainer.average else "network"
+    kept = "ema" if trainer.average else "network"
+    weights = trained(trainer.policy)
     folder = checkpoint.folder_of(trainer.output, best)
     load_weights(trainer.policy, sharded_checkpoint.load(folder, kept, weights))
-    facts: dict[str, Any] = {"best_step": best}
-    if every := held_out(trainer.config, trainer.rank, REWARD_DRAWS, None):
-        if isinstance(trainer.reference, forward.CachedReference):
-            # It comes back for these pairs and draws: without gradients there is room for it (docs/decisions.md).
-            trainer.reference = assembly.make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank)
-        with trainer.gathered():
-            errors = reward.held_out_errors(every, trainer.backbone, trainer.reference.errors, trainer.rank.device)
-            accuracy = held_out_accuracy(trainer, every, errors)
-        facts["implicit_reward"] = {"accuracy": accuracy, "n": every.pairs, "draws": REWARD_DRAWS}
+    facts = {"best_step": best, **final_accuracy(trainer)}
     state = sharding.whole_trained_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None
     if trainer.rank.rank == 0:
         policy = trainer.policy
@@ -200,3 +211,17 @@ def finish(trainer: Trainer) -> None:
         dist.barrier()
     if trainer.mirror:
         trainer.mirror.forget()
+
+
+def final_accuracy(trainer: Trainer) -> dict[str, Any]:
+    """Measure the policy's implicit accuracy on all held-out pairs, REWARD_DRAWS draws each; nothing without such."""
+    pairs = held_out(trainer.config, trainer.rank, REWARD_DRAWS, None)
+    if pairs is None:
+        return {}
+    if isinstance(trainer.reference, forward.CachedReference):
+        # The network comes back for these pairs and draws: without gradients there is room for it (docs/decisions.md).
+        trainer.reference = assembly.make_reference(trainer.config, trainer.backbone, trainer.policy, trainer.rank)
+    with trainer.gathered():
+        errors = reward.held_out_errors(pairs, trainer.backbone, trainer.reference.errors, trainer.rank.device)
+        accuracy = held_out_accuracy(trainer, pairs, errors)
+    return {"implicit_reward": {"accuracy": accuracy, "n": pairs.pairs, "draws": REWARD_DRAWS}}

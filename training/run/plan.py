@@ -1,4 +1,6 @@
-"""The trainer's dry run: steps, memory, arithmetic and cost, from the store's manifest and the network's settings.
+"""The trainer's plan, which a dry run prints: steps, memory, arithmetic and cost.
+
+It is made from the store's manifest and the network's settings; no weights are read.
 
 Let F be the FLOPs of one image's forward pass of the network, counted (infra/base/counting.py). A pair costs the policy
 2 F forward and twice that backward, the reference 2 F, and recomputation under activation checkpointing 2 F more. With
@@ -30,29 +32,29 @@ from training.settings.config import TrainConfig
 FLOAT32 = 4  # bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
-    """What is to be known of a network to plan with it."""
+    """What a plan needs to know of a network."""
 
-    parameters: int
-    trained: int  # of them, or of the adapters beside them
-    factors: int  # numbers that Adafactor keeps of these
+    parameters: int  # numbers
+    trained: int  # numbers that are trained: the parameters, or the adapters beside them
+    factors: int  # numbers that Adafactor keeps of the trained ones
     forward: float  # FLOPs of one image's forward pass
     activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """What a run holds and computes beside the policy's own step."""
 
     reference: bool  # a reference runs at every step
-    held: bool = True  # it is a network of its own
-    adapters: bool = False  # they alone are trained
-    average: bool = False  # of the trained weights is kept
+    held: bool = True  # the reference is a network of its own
+    adapters: bool = False  # adapters alone are trained
+    average: bool = False  # a moving average of the trained weights is kept
     optimizer: str = "adamw"
-    checkpointing: bool = False  # the policy's activations are computed again in the backward pass
+    recomputed: bool = False  # the backward pass computes the policy's activations again
     first_pass: bool = False  # both models see the step's pairs once before, for kto's baseline
-    shards: int = 1  # over how many workers weights, gradients and optimizer state are spread
+    shards: int = 1  # workers that share weights, gradients and optimizer state
 
 
 def layout(config: TrainConfig) -> Layout:
@@ -65,7 +67,7 @@ def layout(config: TrainConfig) -> Layout:
         adapters=adapters,
         average=config.policy.ema_decay is not None,
         optimizer=config.optimizer.optimizer,
-        checkpointing=config.sharding.activation_checkpointing,
+        recomputed=config.sharding.activation_checkpointing,
         shards=config.workers if config.sharding.sharding == "fsdp" else 1,
         first_pass=config.objective.objective == "kto" and share > config.data.micro_batch,
     )
@@ -78,9 +80,10 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
         UserError: if the settings do not fit each other or the store.
     """
     manifest, decided = check_settings(config)
-    told = config.validation
-    if told.validation_prompts and told.validation_weights != scorers.PUBLISHED:  # those would be fetched
-        scorers.check(told.validation_scorer, told.validation_weights)
+    validation = config.validation
+    # A dry run fetches no published weights.
+    if validation.validation_prompts and validation.validation_weights != scorers.PUBLISHED:
+        scorers.check(validation.validation_scorer, validation.validation_weights)
     folder = config.start.folder(())
     network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
     rows = plan_rows(config, asked, manifest, decided, network)
@@ -99,26 +102,33 @@ def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifes
         with torch.no_grad():
             forward = counting.flops(forward_pass(backbone, network, manifest, 1))
         pass_ = forward_pass(backbone, network, manifest, images)
-        activations = counting.peak_bytes(network, pass_, config.autocast, layout(config).checkpointing)
+        activations = counting.peak_bytes(network, pass_, config.autocast, layout(config).recomputed)
     except (RuntimeError, ValueError, KeyError) as error:
-        told = {"latents": manifest.latent_shape, **manifest.embeddings}
+        shapes = {"latents": manifest.latent_shape, **manifest.embeddings}
         raise UserError(
             f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
-            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in told.items())})"
+            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())})"
         ) from error
     parameters = counting.parameters(network)
-    shapes = [weight.shape for weight in network.parameters()]
+    trained_shapes = [weight.shape for weight in network.parameters()]
     if config.policy.lora_rank:
         with counting.META:
             adapted = add_adapters(network, config.policy, config.seed)
-        shapes = [weight.shape for weight in trained(adapted).values()]
-    return Network(parameters, sum(map(math.prod, shapes)), sum(map(adafactor_state, shapes)), forward, activations)
+        trained_shapes = [weight.shape for weight in trained(adapted).values()]
+    return Network(
+        parameters=parameters,
+        trained=sum(map(math.prod, trained_shapes)),
+        factors=sum(map(adafactor_state, trained_shapes)),
+        forward=forward,
+        activations=activations,
+    )
 
 
 def adafactor_state(shape: Sequence[int]) -> int:
     """Count what transformers' Adafactor keeps of a weight: means over its last axis, and over the one before.
 
-    A kernel of 3 x 3 is nine matrices of three rows to it: two thirds as many numbers as weights, of 1 x 1 twice.
+    It factors the last two axes alone. Of a 3 x 3 convolution it so keeps two thirds as many numbers as there are
+    weights, of a 1 x 1 convolution twice as many.
     """
     size = math.prod(shape)
     return size // shape[-1] + size // shape[-2] if len(shape) > 1 else size
@@ -143,7 +153,8 @@ def plan_rows(
     Args:
         decided: pairs that the label set decides.
     """
-    data, laid_out = config.data, layout(config)
+    data = config.data
+    laid_out = layout(config)
     pair = pair_work(laid_out, network.forward)
     judged = validation_work(config, network.forward)
     training = config.steps * data.global_batch * sum(work for _, work in pair)
@@ -185,7 +196,7 @@ def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
     if not laid_out.adapters:
         backward = ("policy, backward, twice that", 4 * forward)
     parts = [("policy, forward of 2 images", 2 * forward), backward]
-    if laid_out.checkpointing:
+    if laid_out.recomputed:
         parts.append(("policy, forward again for the backward", 2 * forward))
     if laid_out.reference:
         parts.append(("reference, forward of 2 images", 2 * forward))
@@ -214,17 +225,21 @@ def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
 
 
 def validation_work(config: TrainConfig, forward: float) -> float:
-    """Return the FLOPs of all assessments: held-out margins, and a pass each sampling step, with guidance two.
+    """Return the FLOPs of all assessments: held-out pairs, and validation images drawn, in forward passes of one image.
 
-    FLUX's guidance is an input of its one pass; there this is twice too much.
+    An image takes a pass each sampling step, and two with guidance. FLUX's guidance is an input of its one pass; there
+    this is twice too much.
     """
+    validation = config.validation
     times = 1 + math.ceil(config.steps / config.checkpoint_every)
-    told, images = config.validation, 0.0
+    passes = 0.0
     if config.data.held_out_store:
         kept = store.read_manifest(files.resolve(config.data.held_out_store)).counts.kept
-        few = min(kept, told.held_out_pairs) * told.held_out_draws
-        images += 2 * few * (times + 1) + 4 * kept * REWARD_DRAWS  # the reference sees the few once
-    if told.validation_prompts:
-        captions = len(read_prompts(files.resolve(told.validation_prompts))) * told.validation_images
-        images += times * captions * told.sampling_steps * (2 if told.guidance_scale > 1 else 1)
-    return images * forward
+        watched = min(kept, validation.held_out_pairs) * validation.held_out_draws
+        passes += 2 * watched * (times + 1)  # policy each time, reference once
+        passes += 4 * kept * REWARD_DRAWS  # both, for the final figure
+    if validation.validation_prompts:
+        captions = len(read_prompts(files.resolve(validation.validation_prompts)))
+        drawn = times * captions * validation.validation_images
+        passes += drawn * validation.sampling_steps * (2 if validation.guidance_scale > 1 else 1)
+    return passes * forward

@@ -76,9 +76,10 @@ def check_config(config: TrainConfig) -> TrainConfig:
         other = files.resolve(config.data.held_out_store)
         apart = store.read_manifest(other)
         check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
-    if (told := config.validation).validation_prompts:
-        captions = read_prompts(files.resolve(told.validation_prompts))
-        scorers.check(told.validation_scorer, told.validation_weights, captions)
+    validation = config.validation
+    if validation.validation_prompts:
+        captions = read_prompts(files.resolve(validation.validation_prompts))
+        scorers.check(validation.validation_scorer, validation.validation_weights, captions)
     _check_reference(config, manifest)
     check_reference_errors(config)
     pinned = replace(config, revision=config.start.pinned().revision)
@@ -91,7 +92,8 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
     """Refuse soft labels where a pair that the label set decides has no probability."""
     decided = np.isin(labels["label_0"].to_numpy(), (0.0, 1.0))
     probability = labels["probability_0"].to_numpy()[decided]
-    if lacking := int((~((probability >= 0) & (probability <= 1))).sum()):
+    lacking = int((~((probability >= 0) & (probability <= 1))).sum())
+    if lacking:
         raise UserError(
             f"--objective soft: --labels {config.data.labels} has no probability_0 for {lacking} of {decided.sum()} "
             "labelled pairs; make a label set with relabel.py --label soft"
@@ -99,28 +101,30 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
 
 
 def _frozen_folder(model: models.Model, manifest: store.Manifest, flag: str = "--model") -> Path:
-    """Fetch a model's settings and the frozen parts that a store depends on; flag is that which names the model."""
+    """Fetch a model's settings and the frozen parts that a store depends on; flag: the one that names the model."""
     return model.folder(kind_of(model.folder((), flag)).frozen_in(manifest.fingerprints), flag)
 
 
 def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
-    """Refuse a reference whose errors are not of the same latents, captions, schedule and shape as the policy's."""
+    """Refuse a reference that would see other latents, captions or noise than the policy, or has another shape."""
     if config.reference_model is None:
         return
     start = _frozen_folder(config.start, manifest)
     reference = _frozen_folder(config.reference, manifest, "--reference-model")
-    told = f"--reference-model {config.reference_model}"
+    named = f"--reference-model {config.reference_model}"
     if pipeline_class(start) != pipeline_class(reference):
-        raise UserError(f"{told}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
+        raise UserError(f"{named}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
     backbones = open_backbone(start, config.schedule), open_backbone(reference, config.schedule)
     for name in kind_of(start).frozen_in(manifest.fingerprints):
         if models.fingerprint(start, name) != models.fingerprint(reference, name):
-            raise UserError(f"{told}: its {name} is not that of --model {config.model}, so it would see other inputs")
+            raise UserError(f"{named}: its {name} is not that of --model {config.model}, so it would see other inputs")
     if backbones[0].schedule() != backbones[1].schedule():
-        raise UserError(f"{told}: its noise schedule is not that of --model {config.model}")
+        raise UserError(f"{named}: its noise schedule is not that of --model {config.model}")
     shapes = [backbone.network_settings() for backbone in backbones]
-    if differing := sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k)):
-        raise UserError(f"{told}: its network differs from --model {config.model} in {', '.join(differing)}")
+    names = shapes[0].keys() | shapes[1].keys()
+    differing = sorted(name for name in names if shapes[0].get(name) != shapes[1].get(name))
+    if differing:
+        raise UserError(f"{named}: its network differs from --model {config.model} in {', '.join(differing)}")
 
 
 def _check_held_out(path: str, manifest: store.Manifest) -> None:
@@ -135,12 +139,16 @@ def _check_held_out(path: str, manifest: store.Manifest) -> None:
 
 def _check_captions_apart(config: TrainConfig, path: str) -> None:
     """Refuse held-out pairs and validation captions that are trained on: their figures would flatter the model."""
-    held_out, prompts = config.data.held_out_store, config.validation.validation_prompts
-    if held_out and (shared := len(np.intersect1d(_prompt_ids(path), _prompt_ids(files.resolve(held_out))))):
-        raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
+    held_out = config.data.held_out_store
+    prompts = config.validation.validation_prompts
+    if held_out:
+        shared = len(np.intersect1d(_prompt_ids(path), _prompt_ids(files.resolve(held_out))))
+        if shared:
+            raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
     if prompts:
         ids = [pairs.prompt_id(caption) for caption in read_prompts(files.resolve(prompts))]
-        if shared := int(np.isin(np.unique(ids), _prompt_ids(path)).sum()):
+        shared = int(np.isin(np.unique(ids), _prompt_ids(path)).sum())
+        if shared:
             raise UserError(f"--validation-prompts {prompts}: {shared} of its captions are in --store too")
 
 

@@ -1,5 +1,7 @@
-"""Cached reference errors against the run that reads them: by their settings before anything loads, by a live reference
-when training starts."""
+"""Do cached reference errors fit the run that reads them?
+
+Their settings are compared before anything loads; their values with a live reference's when training starts.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ from training.settings.config import TrainConfig
 if TYPE_CHECKING:
     from training.run.assembly import Trainer
 
-BETA = 5000.0  # that the tolerances are for; an error counts by beta/2
-# Mean |difference| in logits at that beta. Where shape, kernels and precision are the same, it is 0.
+BETA = 5000.0  # the tolerances are for this beta; an error counts by beta/2
+# Largest mean |difference| in logits that is accepted. Where shape, kernels and precision are the same, it is 0.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 1.0}
 WORDS = {
     "network": "another reference network",
@@ -45,19 +47,21 @@ def check_draws(config: TrainConfig, decided: int) -> None:
     Raises:
         UserError: in one sentence.
     """
-    data, name = config.data, config.data.reference
+    data = config.data
+    name = data.reference
     if name is None:
         return
     if not config.objective.needs_reference:
         raise UserError(f"--reference {name}: --objective {config.objective.objective} needs no reference")
     path = files.resolve(data.store)
-    found = reference_errors.read_manifest(path, name)
-    store.verify(reference_errors.folder_of(path, name), found)
+    manifest = reference_errors.read_manifest(path, name)
+    store.verify(reference_errors.folder_of(path, name), manifest)
     steps_a_draw = decided // data.global_batch
-    if (needed := draws_needed(config.steps, decided, data.global_batch)) > found.draws:
+    needed = draws_needed(config.steps, decided, data.global_batch)
+    if needed > manifest.draws:
         raise UserError(
             f"--reference {name}: {config.steps} steps visit the {decided} pairs {needed} times, and it has "
-            f"{found.draws} draws, enough for --steps {found.draws * steps_a_draw}; run encode_reference.py with "
+            f"{manifest.draws} draws, enough for --steps {manifest.draws * steps_a_draw}; run encode_reference.py with "
             f"--draws {needed}"
         )
 
@@ -72,17 +76,18 @@ def check_reference_errors(config: TrainConfig) -> None:
     if name is None:
         return
     path = files.resolve(config.data.store)
-    found = reference_errors.read_manifest(path, name)
-    differing = found.settings.differences(_settings(config, store.read_manifest(path)))
-    if told := [f"{words} ({_short(differing[key])})" for key, words in WORDS.items() if key in differing]:
+    manifest = reference_errors.read_manifest(path, name)
+    differing = manifest.settings.differences(_settings(config, store.read_manifest(path)))
+    reasons = [f"{words} ({_short(differing[key])})" for key, words in WORDS.items() if key in differing]
+    if reasons:
         raise UserError(
-            f"--reference {name}: was computed with {'; '.join(told)}; run encode_reference.py with this run's "
+            f"--reference {name}: was computed with {'; '.join(reasons)}; run encode_reference.py with this run's "
             "settings and another --name"
         )
 
 
 def draws_needed(steps: int, pairs: int, global_batch: int) -> int:
-    """Count the epochs that steps take part in: the last step's, counted from 0, and one."""
+    """Count the epochs that steps take part in: the number of the last step's epoch, counted from 0, plus one."""
     return (steps - 1) // (pairs // global_batch) + 1
 
 
@@ -98,12 +103,13 @@ def _settings(config: TrainConfig, manifest: store.Manifest) -> reference_errors
 
 
 def _short(values: tuple[Any, Any]) -> str:
-    before, now = (value[:16] if isinstance(value, str) else value for value in values)
-    return f"{before}, here {now}"
+    """Write a setting's two values, hashes by their first 16 digits."""
+    shortened = [value[:16] if isinstance(value, str) else value for value in values]
+    return f"{shortened[0]}, here {shortened[1]}"
 
 
 def meet_reference(trainer: Trainer, step: int, share: Callable[[int], list[Batch]]) -> None:
-    """Ask the live reference for all that is wanted of it, and let it go where training needs none or cached errors.
+    """Take what is needed from the live reference; let it go where training needs none, or has its errors cached.
 
     Args:
         step: the next to be taken.
@@ -114,7 +120,7 @@ def meet_reference(trainer: Trainer, step: int, share: Callable[[int], list[Batc
     """
     if trainer.held_out:
         with trainer.gathered():
-            trainer.held_out_reference = reward.held_out_errors(
+            trainer.held_out_reference_errors = reward.held_out_errors(
                 trainer.held_out, trainer.backbone, trainer.reference.errors, trainer.rank.device
             )
     if trainer.config.data.reference is not None:
@@ -136,42 +142,50 @@ def _compare(trainer: Trainer, step: int, batches: list[Batch]) -> None:
     root mean square at 4 x 64 x 64, by 1 at 4 x 8 x 8; the mean is held to 1. Those of another draw are off by 50
     in the mean.
     """
-    config, name = trainer.config, trainer.config.data.reference
+    config = trainer.config
+    name = config.data.reference
     assert name is not None
-    found = reference_errors.read_manifest(files.resolve(config.data.store), name)
+    manifest = reference_errors.read_manifest(files.resolve(config.data.store), name)
     differences = []
     for batch in batches:
         moved = batch.to(trainer.rank.device)
         assert moved.reference_errors is not None
-        margin = objectives.margins(trainer.reference.errors(moved), moved.reference_errors)
-        differences.append(objectives.logits(margin, config.objective.beta).abs())
+        gap = objectives.margins(trainer.reference.errors(moved), moved.reference_errors)  # live, less cached
+        differences.append(objectives.logits(gap, config.objective.beta).abs())
     spread = torch.cat(differences)
-    mean, largest = spread.double().mean(), spread.double().max()
+    mean = spread.double().mean()
+    largest = spread.double().max()
     if trainer.rank.world_size > 1:
         dist.all_reduce(mean)
         mean /= trainer.rank.world_size
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    allowed = max(TOLERANCES[found.settings.precision], TOLERANCES[config.precision]) * config.objective.beta / BETA
-    told = (
+    allowed = max(TOLERANCES[manifest.settings.precision], TOLERANCES[config.precision]) * config.objective.beta / BETA
+    measured = (
         f"the reference errors {name} and the live reference's differ by {mean.item():.1e} logits in the mean, "
         f"{largest.item():.1e} at the most, over the pairs of step {step + 1}"
     )
     if not mean.item() <= allowed:  # also where it is not a number
-        raise UserError(f"--reference {name}: {told}; {allowed:.1e} in the mean is let pass, so these are not its own")
+        raise UserError(
+            f"--reference {name}: {measured}; {allowed:.1e} in the mean is let pass, so these are not its own"
+        )
     if trainer.rank.rank == 0:
-        say(told)
-        if inexact := _inexact(trainer, found):
-            say(f"computed with {inexact}, so losses equal an inline run's within rounding, not bit for bit")
+        say(measured)
+        otherwise = _otherwise(trainer, manifest)
+        if otherwise:
+            say(f"computed with {otherwise}, so losses equal an inline run's within rounding, not bit for bit")
 
 
-def _inexact(trainer: Trainer, found: reference_errors.Manifest) -> str:
-    """Tell what keeps cached errors from being the inline ones bit for bit; nothing where they are."""
-    config, mine = trainer.config, reference_errors.hardware(trainer.rank.device)
-    told = []
-    if (pairs := found.settings.batch_size) != config.data.micro_batch:
-        told.append(f"{pairs} pairs in a pass (here --micro-batch {config.data.micro_batch})")
-    if (precision := found.settings.precision) != config.precision:
-        told.append(f"{precision} (here --precision {config.precision})")
-    if found.hardware != (mine,):
-        told.append(f"{' and '.join(found.hardware)} (here {mine})")
-    return ", ".join(told)
+def _otherwise(trainer: Trainer, manifest: reference_errors.Manifest) -> str:
+    """Name what was otherwise when the cached errors were computed, so that last bits differ; empty where nothing."""
+    config = trainer.config
+    here = reference_errors.hardware(trainer.rank.device)
+    pairs = manifest.settings.batch_size
+    precision = manifest.settings.precision
+    differences = []
+    if pairs != config.data.micro_batch:
+        differences.append(f"{pairs} pairs in a pass (here --micro-batch {config.data.micro_batch})")
+    if precision != config.precision:
+        differences.append(f"{precision} (here --precision {config.precision})")
+    if manifest.hardware != (here,):
+        differences.append(f"{' and '.join(manifest.hardware)} (here {here})")
+    return ", ".join(differences)

@@ -120,12 +120,12 @@ def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
     # A set's order changes from process to process, and with it the file's hash.
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     name = backbone.network_folder
-    told = {f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings}
-    pipeline.save_lora_weights(folder, **told)
+    pipeline.save_lora_weights(folder, **{f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings})
 
 
 def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int) -> str:
-    accuracy, lora = facts.get("implicit_reward"), config.policy.lora_rank
+    accuracy = facts.get("implicit_reward")
+    lora = config.policy.lora_rank
     revision = f', revision="{config.revision}"' if config.revision else ""
     base = f'pipeline = DiffusionPipeline.from_pretrained("{config.model}"{revision})'
     whole = f'pipeline = DiffusionPipeline.from_pretrained("{name}")'

@@ -15,24 +15,27 @@ from training.method.batch import Batch
 from training.method.draws import REWARD_SEED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Fixed pairs at fixed draws, one rank's share of them."""
+    """Held-out pairs, each seen at several fixed draws, one rank's share of them.
+
+    Repeat k of a pair is its draw of epoch k under REWARD_SEED.
+    """
 
     data: Labelled
-    draws: int
-    pairs: int
-    batch_size: int
+    repeats: int  # how often each pair is seen
+    pairs: int  # the first so many of data, over all ranks
+    batch_size: int  # pairs in a forward pass
     rank: int
     world_size: int
 
     def batches(self, timestep: Callable[[float], int]) -> Iterator[tuple[int, npt.NDArray[np.int64], Batch]]:
-        """Assemble this rank's batches, each with its draw and its positions among the pairs; no caption is dropped."""
+        """Yield this rank's batches, each with the repeat and the pairs' positions; no caption is dropped."""
         mine = np.arange(self.pairs)[self.rank :: self.world_size]
         parts = [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
-        for k in range(self.draws):
-            for p in parts:
-                yield k, p, assemble(self.data, p, REWARD_SEED, k, timestep, 0.0)
+        for repeat in range(self.repeats):
+            for positions in parts:
+                yield repeat, positions, assemble(self.data, positions, REWARD_SEED, repeat, timestep, dropout=0.0)
 
 
 @torch.no_grad()
@@ -42,12 +45,12 @@ def held_out_errors(
     """Compute a model's errors on held-out pairs; pairs of other ranks stay zero.
 
     Args:
-        errors: the model's [2, B] float32 on a batch.
+        errors: computes the model's errors [2, B] float32 on a batch.
 
     Returns:
-        [2, draws, pairs] float32 on device, row 0 winners, row 1 losers.
+        [2, repeats, pairs] float32 on device, row 0 winners, row 1 losers.
     """
-    found = torch.zeros(2, held_out.draws, held_out.pairs, device=device)
-    for draw, positions, batch in held_out.batches(backbone.timestep):
-        found[:, draw, torch.from_numpy(positions).to(device)] = errors(batch.to(device))
-    return found
+    of_all = torch.zeros(2, held_out.repeats, held_out.pairs, device=device)
+    for repeat, positions, batch in held_out.batches(backbone.timestep):
+        of_all[:, repeat, torch.from_numpy(positions).to(device)] = errors(batch.to(device))
+    return of_all

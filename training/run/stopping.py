@@ -1,4 +1,4 @@
-"""Ending early on request: SIGTERM to any worker, or a file in the run folder that the driver leaves on SIGTERM.
+"""Ending early on request: SIGTERM to any worker, or a note in the run folder that the driver leaves on SIGTERM.
 
 The step under way is finished, its checkpoint written, and Stopped is raised on every rank; the same command goes on
 from there.
@@ -59,7 +59,7 @@ def listening() -> Iterator[None]:
 def passing_on(output: str | Path) -> Iterator[None]:
     """Turn SIGTERM inside the block into a note in the run folder, which asks the workers, wherever they are, to end.
 
-    The run folder may be on S3. A note that cannot be left there is told on stderr, and the run goes on.
+    The run folder may be on S3. If the note cannot be left there, stderr says so and the run goes on.
 
     Only a process's main thread may use this.
     """
@@ -78,8 +78,8 @@ def _leave_note(path: str) -> None:
     try:
         files.write_json(path, {"reason": "SIGTERM"})
     except OSError as error:
-        told = f"SIGTERM could not be passed on to the workers ({files.reason(error)}); send it again"
-        print(f"{path}: {told}", file=sys.stderr, flush=True)
+        message = f"{path}: SIGTERM could not be passed on to the workers ({files.reason(error)}); send it again"
+        print(message, file=sys.stderr, flush=True)
 
 
 def _note_of(output: str | Path) -> str:
@@ -95,7 +95,7 @@ def asked_by_driver(output: str | Path) -> bool:
 def looking(output: str) -> Iterator[None]:
     """Look for the driver's note on S3 inside the block, every few seconds, in a thread: no step waits for S3.
 
-    A look that S3 does not answer tells nothing; the next one does. On a disk each step looks for itself.
+    A look that S3 does not answer changes nothing; the next one may. On a disk each step looks for itself.
     """
     if not files.is_remote(output):
         yield
@@ -103,16 +103,17 @@ def looking(output: str) -> Iterator[None]:
     ended = threading.Event()
 
     def look() -> None:
-        said = ""
+        printed = ""  # each failure once, until S3 answers again
         while not ended.is_set():
             try:
                 if asked_by_driver(output) and not ended.is_set():
                     _terminated.set()
-                said = ""
+                printed = ""
             except (UserError, OSError) as error:  # a file of credentials, too, while it is replaced
-                if (unheard := f"{error}; nobody can ask this run to stop meanwhile") != said:
-                    print(unheard, file=sys.stderr, flush=True)
-                    said = unheard
+                message = f"{error}; nobody can ask this run to stop meanwhile"
+                if message != printed:
+                    print(message, file=sys.stderr, flush=True)
+                    printed = message
             ended.wait(LOOK_EVERY)
 
     threading.Thread(target=look, daemon=True).start()
@@ -127,6 +128,6 @@ def agreed(output: str | Path, rank: int, world_size: int, device: torch.device)
     asked = _terminated.is_set() or (rank == 0 and not files.is_remote(str(output)) and asked_by_driver(output))
     if world_size == 1:
         return asked
-    told = torch.tensor([float(asked)], device=device)
-    dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return bool(told.item())
+    any_asked = torch.tensor([float(asked)], device=device)
+    dist.all_reduce(any_asked, op=dist.ReduceOp.MAX)
+    return bool(any_asked.item())

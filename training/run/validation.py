@@ -21,11 +21,11 @@ from training.backbones.backbone import Backbone
 from training.settings.config import ValidationConfig
 
 GRID = 16  # images of the sample grid
-BATCH = 16  # images drawn at once, at most: beside the optimizer's state there is little room
+BATCH = 16  # most images drawn at once: beside the optimizer's state there is little room
 SEED = 1
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Validator:
     """Draws and judges one rank's share of the validation images."""
 
@@ -45,15 +45,22 @@ class Validator:
         Returns:
             [captions] float64 scores, zero where another rank draws, and this rank's images of the sample grid.
         """
-        scores, grid = np.zeros(len(self.captions)), []
+        scores = np.zeros(len(self.captions))
+        grid: list[tuple[int, Image.Image]] = []
         mine = range(self.rank, len(self.captions), self.world_size)
         for start in range(0, len(mine), self.batch_size):
             part = list(mine)[start : start + self.batch_size]
             captions = [self.captions[i] for i in part]
             seeds = [image_seed(SEED, i, self.captions[i]) for i in part]
-            steps, guidance = self.config.sampling_steps, self.config.guidance_scale
             with torch.autocast(self.pipeline.device.type, self.autocast, enabled=self.autocast != torch.float32):
-                images = draw_images(self.pipeline, captions, seeds, steps, guidance, self.max_tokens)
+                images = draw_images(
+                    self.pipeline,
+                    captions,
+                    seeds,
+                    self.config.sampling_steps,
+                    self.config.guidance_scale,
+                    self.max_tokens,
+                )
             scores[part] = self.scorer.score(images, captions)
             grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
         return scores, grid
@@ -79,9 +86,17 @@ def make_validator(
     tokens = tokens_of(kind_of(backbone.folder), manifest.embeddings)
     parts: dict[str, Any] = {backbone.network_folder: network}
     pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **parts)
-    scorer = scorers.load(config.validation_scorer, config.validation_weights)
-    batch_size = images_at_once(native_resolution(backbone.folder), BATCH)
-    return Validator(config, captions, pipeline, scorer, rank, world_size, batch_size, autocast, tokens)
+    return Validator(
+        config=config,
+        captions=captions,
+        pipeline=pipeline,
+        scorer=scorers.load(config.validation_scorer, config.validation_weights),
+        rank=rank,
+        world_size=world_size,
+        batch_size=images_at_once(native_resolution(backbone.folder), BATCH),
+        autocast=autocast,
+        max_tokens=tokens,
+    )
 
 
 def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:

@@ -65,7 +65,8 @@ def launch(config: TrainConfig, output: str) -> None:
             trainer.fit()
     except Exception as error:
         failure = error
-    if sentence := _refusal(output, failure):
+    sentence = _refusal(output, failure)
+    if sentence:
         raise UserError(sentence) from failure
     if failure:
         raise failure
@@ -102,9 +103,10 @@ def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
 
 
 def _refusal(output: str, failure: Exception | None) -> str | None:
-    """Return the sentence that a worker refused with: as it left it, or, where it could not, as Ray Train brings it.
+    """Return the sentence that a worker refused with; None without a refusal.
 
-    Where there is neither and what a worker left cannot be read, the sentence says that; None without a refusal.
+    The worker leaves it as a file, or Ray Train brings it where the file could not be written. Where there is neither,
+    and a file that cannot be read, the sentence says that.
     """
     failures = failure.worker_failures.values() if isinstance(failure, WorkerGroupError) else ()
     brought = next((str(error) for error in failures if isinstance(error, UserError)), None)
@@ -122,7 +124,8 @@ def _read_refusal(path: str) -> str | None:
 
 
 def _check_room(config: TrainConfig, use_gpu: bool) -> None:
-    total, least = ray.cluster_resources(), config.min_workers or config.workers
+    total = ray.cluster_resources()
+    least = config.min_workers or config.workers
     wanted = least * config.cpus_per_worker
     if wanted > total.get("CPU", 0) or (use_gpu and least > on_ray.device_count()):
         flag = "--workers" if config.min_workers is None else "--min-workers"
@@ -139,9 +142,9 @@ def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:
 def run_worker(arguments: dict[str, Any]) -> None:
     """Run the loop as one Ray Train worker.
 
-    Any rank's refusal reaches the driver as a file. It is raised too, which ends the other ranks; Ray Train takes that
-    for a lost worker and starts again, and the second attempt sees the file and returns at once. Where disk or S3 takes
-    no file, stderr tells so, and the driver has the refusal from Ray Train once that starts no more.
+    Any rank's refusal reaches the driver as a file. It is raised too, which ends the other ranks. Ray Train takes that
+    for a lost worker and starts again; the second attempt sees the file and returns at once. Where disk or S3 takes no
+    file, stderr says so, and the driver has the refusal from Ray Train once that starts no more attempts.
 
     Raises:
         UserError: the loop's; or if the run folder cannot be reached, which leaves no file: Ray Train may try again.
@@ -155,12 +158,12 @@ def run_worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device)
-    run, number = "/".join(output.rstrip("/").split("/")[-3:]), context.get_world_rank()  # a sweep's end alike
-    exports = number == 0  # the others' steps and checkpoints are the same
+    run = "/".join(output.rstrip("/").split("/")[-3:])  # the last part alone is the same in each trial of a sweep
+    exports = context.get_world_rank() == 0  # the others' steps and checkpoints are the same
     rank = Rank(
-        number,
-        context.get_world_size(),
-        device,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=device,
         on_step=partial(_report, run if exports else None),
         on_checkpoint=lambda note: on_ray.export(metrics.kept(note, run)) if exports else None,
         leaving=_leaving,
@@ -168,19 +171,20 @@ def run_worker(arguments: dict[str, Any]) -> None:
     try:
         train(config, rank)
     except (UserError, OSError) as error:
-        if (told := object_storage.refusal_in(error)) is None:
+        refused = object_storage.refusal_in(error)
+        if refused is None:
             raise
-        _leave(refusal, told)
-        raise told from error
+        _leave(refusal, refused)
+        raise refused from error
     except stopping.Stopped:
-        if not stopping.asked_by_driver(output):  # this or another worker's node goes: Ray Train starts the rest again
+        if not stopping.asked_by_driver(output):  # a worker's node is taken away: Ray Train starts the rest again
             raise
 
 
 def _leaving() -> tuple[str, ...]:
     """Ask Ray Train which of the run's nodes are to be taken away; all workers wait for one another here."""
-    told = ray.train.get_preemption_info()
-    return tuple(told.preempted_node_ids) if told else ()
+    preemption = ray.train.get_preemption_info()
+    return tuple(preemption.preempted_node_ids) if preemption else ()
 
 
 def _leave(path: str, error: UserError) -> None:

@@ -47,7 +47,7 @@ def kept(folder: Path) -> Kept:
     place = checkpoint.begin(folder, 2)
     (place / "network.safetensors").write_bytes(b"weights")
     hashes = {"network.safetensors": files.sha256(str(place / "network.safetensors"))}
-    checkpoint.mark(place, checkpoint.State(2, 0, 8, "s", "l"), hashes)
+    checkpoint.mark(place, checkpoint.State(step=2, seed=0, global_batch=8, store_hash="s", labels_hash="l"), hashes)
     again = f"delete {place} to resume from the one before"
     return str(place / checkpoint.COMPLETE), lambda: checkpoint.read_state(place), again
 

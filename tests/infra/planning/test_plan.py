@@ -62,7 +62,10 @@ def test_the_table_holds_what_the_manifest_and_the_settings_say(folder: Path) ->
 
 
 def test_pair_work_and_memory_by_hand() -> None:
-    usual, ten = plan.layout(TrainConfig()), plan.Network(10, 10, 7, 3.0, 0)
+    usual, ten = (
+        plan.layout(TrainConfig()),
+        plan.Network(parameters=10, trained=10, factors=7, forward=3.0, activations=0),
+    )
     assert [work for _, work in plan.pair_work(usual, 3.0)] == [6.0, 12.0, 6.0]
     assert [size for _, size in plan.memory(usual, ten)] == [40, 40, 80, 40]
     alone = plan.layout(TrainConfig(objective=ObjectiveConfig(objective="sft")))
@@ -70,14 +73,19 @@ def test_pair_work_and_memory_by_hand() -> None:
     assert [size for _, size in plan.memory(alone, ten)] == [40, 40, 80]
     kto = TrainConfig(objective=ObjectiveConfig(objective="kto"))  # 32 pairs a step, 16 at once
     assert [work for _, work in plan.pair_work(plan.layout(kto), 3.0)] == [6.0, 12.0, 6.0, 12.0]
-    spread = plan.Layout(reference=True, checkpointing=True, shards=4)
+    spread = plan.Layout(reference=True, recomputed=True, shards=4)
     assert [work for _, work in plan.pair_work(spread, 3.0)] == [6.0, 12.0, 6.0, 6.0]
     assert [size for _, size in plan.memory(spread, ten)] == [10, 10, 20, 10]
     # Two weights of adapters beside the ten: gradients, moments and average of these alone, no second network.
     lora = plan.layout(TrainConfig(policy=PolicyConfig(lora_rank=1, ema_decay=0.9)))
     assert [work for _, work in plan.pair_work(lora, 3.0)] == [6.0, 6.0, 6.0]
-    assert [size for _, size in plan.memory(lora, plan.Network(10, 2, 2, 3.0, 0))] == [40, 8, 8, 16, 8]
-    cached = plan.layout(TrainConfig(data=DataConfig(reference="base"), optimizer=OptimizerConfig("adamw8bit")))
+    assert [
+        size
+        for _, size in plan.memory(lora, plan.Network(parameters=10, trained=2, factors=2, forward=3.0, activations=0))
+    ] == [40, 8, 8, 16, 8]
+    cached = plan.layout(
+        TrainConfig(data=DataConfig(reference="base"), optimizer=OptimizerConfig(optimizer="adamw8bit"))
+    )
     assert [work for _, work in plan.pair_work(cached, 3.0)] == [6.0, 12.0]
     assert [size for _, size in plan.memory(cached, ten)] == [40, 40, 20]
     whole = plan.Layout(reference=False, optimizer="adafactor", shards=2)  # its state is no shard
@@ -89,7 +97,7 @@ def test_adafactor_keeps_as_much_as_is_planned() -> None:
     weights = [weight for layer in layers for weight in layer.parameters()]
     for weight in weights:
         weight.grad = torch.ones_like(weight)
-    optimizer = make_optimizer(OptimizerConfig("adafactor"), weights, torch.device("cpu"))
+    optimizer = make_optimizer(OptimizerConfig(optimizer="adafactor"), weights, torch.device("cpu"))
     optimizer.step()
     kept = [
         sum(

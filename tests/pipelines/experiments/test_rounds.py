@@ -199,7 +199,7 @@ def test_other_settings_are_refused(config: RoundsConfig, changes: dict[str, Any
         ({"train": {"workers": 3}}, "--global-batch 8: not a multiple of 3 workers"),
         ({"train": {"data": {"global_batch": 16}}}, "--global-batch 16: a round has 8 pairs at the most"),
         ({"train": {"data": {"held_out_store": "/nowhere"}}}, "no latent store"),
-        ({"train": {"objective": ObjectiveConfig("soft")}}, "--objective soft: the pairs of a round"),
+        ({"train": {"objective": ObjectiveConfig(objective="soft")}}, "--objective soft: the pairs of a round"),
         ({"train": {"objective": ObjectiveConfig(beta=-1.0)}}, "--beta -1: must be above 0"),
         ({"train": {"policy": PolicyConfig(lora_rank=4)}}, "--lora-rank 4: a round starts from a whole model"),
     ],

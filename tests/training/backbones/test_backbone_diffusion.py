@@ -67,7 +67,7 @@ def test_errors_of_velocity_become_errors_of_noise(tmp_path: Path) -> None:
 
 
 def test_unknown_prediction_types_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="prediction_type sample"):
+    with pytest.raises(UserError, match="prediction_type is sample"):
         StableDiffusion(with_scheduler(tmp_path / "x", prediction_type="sample"))
 
 
@@ -109,7 +109,7 @@ def test_pure_noise_teaches_a_model_of_noise_nothing_and_is_left_out(tmp_path: P
 
 def test_timesteps_that_the_schedule_has_not_are_refused() -> None:
     for chosen in (-1, 1000):
-        with pytest.raises(UserError, match=f"--timesteps {chosen}: .* has 0 to 999"):
+        with pytest.raises(UserError, match=f"--timesteps {chosen}: .* has timesteps 0 to 999"):
             StableDiffusion(MODEL, ScheduleConfig((chosen,)))
 
 

@@ -111,5 +111,5 @@ def test_sd3_is_told_a_thousand_times_its_noise_level(tiny_pipeline: Pipelines) 
 def test_a_flow_has_no_betas_to_rescale(tiny_pipeline: Pipelines) -> None:
     with pytest.raises(UserError, match=r"--zero-terminal-snr: .* is a flow model"):
         Flux(tiny_pipeline("flux"), ScheduleConfig(zero_terminal_snr=True))
-    with pytest.raises(UserError, match=r"--timesteps 1000: .* has 0 to 999"):
+    with pytest.raises(UserError, match=r"--timesteps 1000: .* has timesteps 0 to 999"):
         Flux(tiny_pipeline("flux"), ScheduleConfig((1000,)))

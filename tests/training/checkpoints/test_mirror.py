@@ -145,7 +145,7 @@ def test_the_marker_is_sent_last_and_deleted_first(
     for step in (2, 4):
         folder = checkpoint.begin(mirror.local, step)
         (folder / "network.safetensors").write_bytes(b"weights")
-        state = checkpoint.State(step, seed=0, global_batch=8, store_hash="s", labels_hash="l")
+        state = checkpoint.State(step=step, seed=0, global_batch=8, store_hash="s", labels_hash="l")
         hashes = {"network.safetensors": files.sha256(str(folder / "network.safetensors"))}
         checkpoint.mark(folder, state, hashes)
         mirror.send(step, keep=1, best=None)
@@ -236,7 +236,7 @@ def two_ranks(rank: int, runs: list[TrainConfig], meeting: str) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     for one in runs:
         cache = str(one.data.cache).format(rank=rank)
-        loop.train(replace(one, data=replace(one.data, cache=cache)), assembly.Rank(rank, 2))
+        loop.train(replace(one, data=replace(one.data, cache=cache)), assembly.Rank(rank=rank, world_size=2))
     dist.destroy_process_group()
 
 
@@ -265,7 +265,7 @@ def two_machines(rank: int, run: TrainConfig, meeting: str) -> None:
             if metrics["step"] == last:
                 raise Killed
 
-        return assembly.Rank(rank, 2, on_step=die)
+        return assembly.Rank(rank=rank, world_size=2, on_step=die)
 
     with pytest.raises(Killed):
         loop.train(run, after(3))
@@ -275,10 +275,10 @@ def two_machines(rank: int, run: TrainConfig, meeting: str) -> None:
     if rank == 1:
         Mirror._send_file = no_route  # type: ignore[assignment, method-assign]
     with pytest.raises(UserError, match=r"a checkpoint could not be written \(rank 1: .*no route"):
-        loop.train(run, assembly.Rank(rank, 2))
+        loop.train(run, assembly.Rank(rank=rank, world_size=2))
     Mirror._send_file = send  # type: ignore[method-assign]
     assert checkpoint.complete_steps(run.output) == [2]
-    loop.train(run, assembly.Rank(rank, 2))
+    loop.train(run, assembly.Rank(rank=rank, world_size=2))
     assert not mirror.local.exists()
     dist.destroy_process_group()
 

@@ -37,7 +37,7 @@ from training.settings.presets import PRESETS
 import diffusers  # isort: skip
 
 FSDP = sharding.ShardingConfig(sharding="fsdp")
-ADAFACTOR = OptimizerConfig("adafactor", learning_rate=1e-4, warmup_steps=3)
+ADAFACTOR = OptimizerConfig(optimizer="adafactor", learning_rate=1e-4, warmup_steps=3)
 WAYS: dict[str, dict[str, Any]] = {
     "adafactor": {"optimizer": ADAFACTOR, "sharding": FSDP},
     "lora": {"policy": PolicyConfig(lora_rank=4), "optimizer": OptimizerConfig(learning_rate=1e-3), "sharding": FSDP},
@@ -96,7 +96,7 @@ def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
             raise Killed
 
     def run(config: TrainConfig, on_step: Any = lambda _: None) -> None:
-        loop.train(config, assembly.Rank(rank, 2, torch.device("cpu"), on_step))
+        loop.train(config, assembly.Rank(rank=rank, world_size=2, on_step=on_step))
 
     averaged = PolicyConfig(ema_decay=0.5)
     run(at(config, "sharded", sharding=FSDP, policy=averaged))
@@ -352,7 +352,7 @@ def two_compiled_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
     for name in ("eager", "compiled"):
         before, compiled = kernels.generated_kernel_count, name == "compiled"
         run = at(config, name, sharding=replace(FSDP, compile=compiled))
-        loop.train(run, assembly.Rank(rank, 2, torch.device("cpu")))
+        loop.train(run, assembly.Rank(rank=rank, world_size=2))
         assert (kernels.generated_kernel_count > before) == compiled
     dist.destroy_process_group()
 
@@ -384,7 +384,7 @@ def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -
 def test_8_bit_state_is_refused_for_shards(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())  # as if bitsandbytes were installed
     with pytest.raises(UserError, match="--sharding fsdp: the state of --optimizer adamw8bit has no shards"):
-        flags.check_flags(replace(config, sharding=FSDP, optimizer=OptimizerConfig("adamw8bit")))
+        flags.check_flags(replace(config, sharding=FSDP, optimizer=OptimizerConfig(optimizer="adamw8bit")))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

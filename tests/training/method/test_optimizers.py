@@ -68,7 +68,7 @@ def test_a_state_comes_back_with_its_types_and_goes_on_as_if_uninterrupted(name:
     for _ in range(3):
         take_step(straight, optimizer)
     weights = dict(straight.named_parameters())
-    state = checkpoint.State(3, 0, 8, "", "")
+    state = checkpoint.State(step=3, seed=0, global_batch=8, store_hash="", labels_hash="")
     groups: checkpoint.Groups = {"network": weights, "optimizer": state_tensors(optimizer, weights)}
     checkpoint.save(tmp_path, state, checkpoint.copied(groups))
     folder = checkpoint.folder_of(tmp_path, 3)
@@ -86,7 +86,11 @@ def test_a_state_comes_back_with_its_types_and_goes_on_as_if_uninterrupted(name:
 def test_tables_that_weights_share_are_saved_for_each(tmp_path: Path) -> None:
     table = torch.arange(256, dtype=torch.uint8)  # bitsandbytes has one such table for all weights
     groups = {"optimizer": {"a": table, "b": table}}
-    checkpoint.save(tmp_path, checkpoint.State(1, 0, 8, "", ""), checkpoint.copied(groups))
+    checkpoint.save(
+        tmp_path,
+        checkpoint.State(step=1, seed=0, global_batch=8, store_hash="", labels_hash=""),
+        checkpoint.copied(groups),
+    )
     folder = checkpoint.folder_of(tmp_path, 1)
     found = load_file(folder / "optimizer.safetensors")
     assert torch.equal(found["a"], table)

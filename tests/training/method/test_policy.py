@@ -52,12 +52,12 @@ def random_batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
     draw = [torch.randn(shape, generator=generator) for shape in ((2, 3, 4, 8, 8), (3, 4, 8, 8), (3, 16, 64))]
     return Batch(
-        torch.arange(3).numpy(),
-        draw[0],
-        draw[1],
-        torch.tensor([10, 400, 900]),
-        {"text_encoder": draw[2]},
-        torch.ones(3),
+        pair_ids=torch.arange(3).numpy(),
+        latents=draw[0],
+        noise=draw[1],
+        timesteps=torch.tensor([10, 400, 900]),
+        conditioning={"text_encoder": draw[2]},
+        preferred=torch.ones(3),
     )
 
 

@@ -23,12 +23,18 @@ from training.settings.presets import PRESETS
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (ObjectiveConfig("dpo", 0.0), "--beta 0: must be above 0"),
-        (ObjectiveConfig("dpo", label_smoothing=0.2), "--label-smoothing 0.2: only --objective conservative has it"),
-        (ObjectiveConfig("conservative", label_smoothing=0.5), "--label-smoothing 0.5: from 0 to below 0.5"),
-        (ObjectiveConfig("sft", mapo_b=0.3), "--mapo-b 0.3: only --objective mapo has it, and this is --objective sft"),
-        (ObjectiveConfig("mapo", mapo_k=-1.0), "--mapo-k -1: must be above 0"),
-        (ObjectiveConfig("mapo", weighting="min-snr"), "--weighting min-snr: --objective mapo has none"),
+        (ObjectiveConfig(objective="dpo", beta=0.0), "--beta 0: must be above 0"),
+        (
+            ObjectiveConfig(objective="dpo", label_smoothing=0.2),
+            "--label-smoothing 0.2: only --objective conservative has it",
+        ),
+        (ObjectiveConfig(objective="conservative", label_smoothing=0.5), "--label-smoothing 0.5: from 0 to below 0.5"),
+        (
+            ObjectiveConfig(objective="sft", mapo_b=0.3),
+            "--mapo-b 0.3: only --objective mapo has it, and this is --objective sft",
+        ),
+        (ObjectiveConfig(objective="mapo", mapo_k=-1.0), "--mapo-k -1: must be above 0"),
+        (ObjectiveConfig(objective="mapo", weighting="min-snr"), "--weighting min-snr: --objective mapo has none"),
         (ObjectiveConfig(snr_gamma=3.0), "--snr-gamma 3: only --weighting min-snr has it"),
         (ObjectiveConfig(weighting="min-snr", snr_gamma=float("inf")), "--snr-gamma inf: must be above 0"),
     ],
@@ -42,8 +48,8 @@ def test_objectives_that_make_sense_are_not() -> None:
     for preset in PRESETS.values():
         flags.check_objective(preset.objective)
         flags.check_objective(replace(preset.objective, objective="sft"))  # whatever beta a preset brings
-    flags.check_objective(ObjectiveConfig("conservative", label_smoothing=0.0))
-    flags.check_objective(ObjectiveConfig("kto", weighting="min-snr", error="eps", snr_gamma=3.0))
+    flags.check_objective(ObjectiveConfig(objective="conservative", label_smoothing=0.0))
+    flags.check_objective(ObjectiveConfig(objective="kto", weighting="min-snr", error="eps", snr_gamma=3.0))
 
 
 def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_path: Path) -> None:
@@ -72,7 +78,7 @@ def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_
         ({"data": DataConfig(micro_batch=0)}, "--micro-batch 0: must be at least 1"),
         ({"data": DataConfig(caption_dropout=2.0)}, "--caption-dropout 2.0: must be between 0 and 1"),
         ({"validation": ValidationConfig(held_out_draws=0)}, "--held-out-draws 0: must be at least 1"),
-        ({"optimizer": OptimizerConfig("adafactor", adam_beta2=0.9)}, "--adam-beta2 0.9: only AdamW has it"),
+        ({"optimizer": OptimizerConfig(optimizer="adafactor", adam_beta2=0.9)}, "--adam-beta2 0.9: only AdamW has it"),
     ],
 )
 def test_numbers_that_make_no_run_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -34,7 +34,16 @@ def test_networks_draw_as_in_a_step(precision: torch.dtype) -> None:
             return np.array([len(caption) for caption in captions], np.float32)
 
     scorer: Any = Scorer()
-    validator = Validator(ValidationConfig(), ["a", "bb", "ccc"], Pipeline(), scorer, 1, 2, 2, precision)
+    validator = Validator(
+        config=ValidationConfig(),
+        captions=["a", "bb", "ccc"],
+        pipeline=Pipeline(),
+        scorer=scorer,
+        rank=1,
+        world_size=2,
+        batch_size=2,
+        autocast=precision,
+    )
     scores, grid = validator.run()
     assert drawn == [precision]
     assert scores.tolist() == [0, 2, 0]  # the second of two ranks draws the second caption

@@ -1,0 +1,93 @@
+"""From predictions to errors, and from errors to losses: weights, soft labels, and the baseline of kto."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from support.material import MODEL
+
+from training.backbones.backbone import StableDiffusion
+from training.method import forward, objectives
+from training.method.batch import Batch
+from training.method.objectives import ObjectiveConfig
+
+# Two pairs, columns; winners in row 0. At beta 200 the logits are 3 and -1, the rewards (2, -1) and (-2, -1).
+POLICY = torch.tensor([[0.10, 0.14], [0.16, 0.16]])
+REFERENCE = torch.tensor([[0.12, 0.12], [0.15, 0.15]])
+
+
+BACKBONE = StableDiffusion(MODEL)
+
+
+def test_errors_are_means_over_channels_and_pixels() -> None:
+    prediction = torch.tensor([[[[1.0, 2.0]], [[3.0, 5.0]]]])  # [1, 2, 1, 2]
+    target = torch.tensor([[[[1.0, 1.0]], [[1.0, 1.0]]]])
+    assert forward.errors(prediction, target).tolist() == [(0 + 1 + 4 + 16) / 4]
+
+
+def test_errors_of_half_precision_predictions_are_float32() -> None:
+    prediction, target = torch.full((1, 1, 1, 3), 0.1, dtype=torch.bfloat16), torch.zeros(1, 1, 1, 3)
+    error = forward.errors(prediction, target)
+    assert error.dtype == torch.float32
+    assert error.item() == pytest.approx(float(torch.tensor(0.1, dtype=torch.bfloat16)) ** 2, rel=1e-6)
+
+
+def batch(preferred: tuple[float, float] = (1.0, 1.0), timesteps: tuple[int, int] = (0, 999)) -> Batch:
+    nothing = torch.zeros(2, 2, 1, 1, 1)
+    return Batch(
+        pair_ids=np.arange(2),
+        latents=nothing,
+        noise=nothing[0],
+        timesteps=torch.tensor(timesteps),
+        conditioning={},
+        preferred=torch.tensor(preferred),
+    )
+
+
+def test_each_pair_has_its_own_probability() -> None:
+    losses = objectives.pair_losses(
+        ObjectiveConfig(objective="soft", beta=200.0), BACKBONE, batch((1.0, 0.75)), POLICY, REFERENCE
+    )
+    second = 0.75 * math.log(1 + math.exp(1.0)) + 0.25 * math.log(1 + math.exp(-1.0))
+    assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-3.0)), second], abs=1e-5)
+
+
+def test_each_pair_has_the_weight_of_its_timestep() -> None:
+    config = ObjectiveConfig(objective="dpo", beta=200.0, weighting="min-snr")
+    losses = objectives.pair_losses(config, BACKBONE, batch(), POLICY, REFERENCE)
+    # SD1.5: alpha^2 is 1 - 0.00085 at t = 0, so SNR 1175.5 and the weight 5/1175.5; at t = 999 the SNR is below 5.
+    weight = 5 / ((1 - 0.00085) / 0.00085)
+    expected = [math.log(1 + math.exp(-3.0 * weight)), math.log(1 + math.exp(1.0))]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-5)
+    alone = objectives.pair_losses(
+        ObjectiveConfig(objective="sft", weighting="min-snr"), BACKBONE, batch(), POLICY, None
+    )
+    assert alone.tolist() == pytest.approx([0.10 * weight, 0.14], abs=1e-5)
+
+
+def test_the_only_micro_batch_is_ktos_own_baseline() -> None:
+    config = ObjectiveConfig(objective="kto", beta=200.0)
+    less_bad = REFERENCE + 0.02  # all rewards are 2 higher
+    losses = objectives.pair_losses(config, BACKBONE, batch(), POLICY, less_bad)
+    # Rewards 4, 0 and 1, 1 (winner, loser: 4 and 1; 0 and 1), mean 1.5.
+    gains = [(4 - 1.5, 1 - 1.5), (0 - 1.5, 1 - 1.5)]
+    expected = [0.5 * (1 / (1 + math.exp(w)) + 1 / (1 + math.exp(-lost))) for w, lost in gains]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_baseline_is_the_mean_over_micro_batches_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = torch.tensor([[2.0], [-1.0]]), torch.tensor([[4.0], [3.0]])
+    assert objectives.kto_baseline([first, second], 1).item() == 2.0  # (2 - 1 + 4 + 3) / 4
+    assert objectives.kto_baseline([-first, -second], 1).item() == 0.0
+    monkeypatch.setattr(
+        objectives.dist, "all_reduce", lambda total: total.add_(torch.tensor([-6.0, 4.0]))
+    )  # of another rank
+    assert objectives.kto_baseline([first, second], 2).item() == 0.25  # (8 - 6) / 8
+
+
+def test_a_reward_that_is_not_finite_does_not_spoil_the_others() -> None:
+    spoilt = torch.tensor([[2.0, float("nan")], [4.0, float("inf")]])
+    assert objectives.kto_baseline([spoilt], 1).item() == 1.5
