@@ -136,7 +136,7 @@ def test_unknown_and_unfit_targets_are_refused() -> None:
     for name in ("to_x", "attn1", "norm1", "q"):
         with pytest.raises(UserError, match=rf"--lora-targets {name}: not the name of .* to_k, to_out\.0, to_q"):
             lora_targets(network, ("to_q", name))
-    with pytest.raises(UserError, match=r"--lora-rank: without --lora-targets: .* there are 0$"):
+    with pytest.raises(UserError, match=r"--lora-rank: .* name its layers with --lora-targets, from 0$"):
         lora_targets(torch.nn.Sequential(torch.nn.Linear(1, 1)), ())
 
 
