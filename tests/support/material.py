@@ -40,7 +40,7 @@ from training.run import assembly, loop
 from training.run.result import write_adapters
 from training.settings.config import TrainConfig
 
-SHARED = ROOT.parent / "shared" / "data"
+PARTI = ROOT / "tests" / "data" / "PartiPrompts.tsv"
 
 
 MODEL = ROOT / "infra" / "world" / "model"
@@ -128,6 +128,7 @@ def put_plain_engine(patched: pytest.MonkeyPatch) -> list[Job]:
     patched.setattr(on_ray, "connect", lambda: None)
     patched.setattr(on_ray, "device_count", lambda: 0)
     patched.setattr(on_ray, "call", lambda function, *arguments, **_: function(*arguments))
+    patched.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
     patched.setattr(on_ray, "run", run)
     return jobs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.material import SHARED
+from support.material import PARTI
 
 from infra.base.errors import UserError
 from pipelines.drawing.prompt_sets import HPSV2_STYLES, PromptSet, read_set
@@ -111,9 +111,8 @@ def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     assert moved.sha256 == found.sha256  # contents count, not where they lay
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
 def test_parti_prompts_with_their_categories_and_challenges() -> None:
-    found = read_set(f"parti={SHARED}/PartiPrompts.tsv")
+    found = read_set(f"parti={PARTI}")
     assert (found.rows, len(set(found.captions)), found.columns) == (1632, 1632, ["Category", "Challenge"])
     assert len({prompt.groups["Category"] for prompt in found.prompts}) == 12
     assert sum(prompt.groups["Category"] == "People" for prompt in found.prompts) == 177

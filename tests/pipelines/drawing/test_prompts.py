@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.material import SHARED
+from support.material import PARTI
 
 from infra.base.errors import UserError
 from infra.base.files import ROOT
@@ -86,6 +86,5 @@ def test_the_worlds_prompts_do_not_overlap() -> None:
     assert sum(map(len, splits)) == len(set.union(*splits))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
 def test_parti_prompts() -> None:
-    assert len(read_prompts(str(SHARED / "PartiPrompts.tsv"))) == 1632
+    assert len(read_prompts(str(PARTI))) == 1632

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.material import SHARED
 
 from infra.base import cli, files
 from pipelines.latents.encoders import CheckAndDecode
@@ -136,17 +135,21 @@ def test_images_and_pairs_may_lie_in_s3(folder: Path, bucket: str) -> None:
     assert table["jpg_1"].to_pylist() == [(folder / "photos" / "more" / "b.png").read_bytes()]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
-def test_six_pairs_of_four_real_images(tmp_path: Path) -> None:
+def test_six_pairs_of_four_webp_images(tmp_path: Path) -> None:
     caption = "a painting of an ocean with clouds and birds, day time, low depth field effect"
-    names = [f"imagereward_{rank}.webp" for rank in (1, 2, 3, 4)]  # best to worst
+    names = [f"ocean_{rank}.webp" for rank in (1, 2, 3, 4)]  # best to worst
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for name in names:  # smooth and coloured, as a painting is, and as large as a model draws
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((512, 512), Image.Resampling.BICUBIC).save(tmp_path / "images" / name, quality=90)
     rows = [
         # The better image stands in slot 0 and slot 1 by turns.
         f'"{caption}",{better},{worse},1' if number % 2 == 0 else f'"{caption}",{worse},{better},0'
         for number, (better, worse) in enumerate(itertools.combinations(names, 2))
     ]
     (tmp_path / "pairs.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    main(ImportConfig(str(tmp_path / "pairs.csv"), str(SHARED), str(tmp_path / "raw")))
+    main(ImportConfig(str(tmp_path / "pairs.csv"), str(tmp_path / "images"), str(tmp_path / "raw")))
     raw = pq.read_table(tmp_path / "raw")
     checked = CheckAndDecode(resolution=64, strict_labels=True)(raw)
     assert checked["status"].to_pylist() == ["kept"] * 6
@@ -158,7 +161,7 @@ def test_six_pairs_of_four_real_images(tmp_path: Path) -> None:
         for name, content in zip(raw["image_0_uid"].to_pylist(), checked["pixels_0"].to_pylist(), strict=True)
     }
     for name, shown in pixels.items():
-        whole = Image.open(io.BytesIO((SHARED / name).read_bytes())).convert("RGB")
+        whole = Image.open(io.BytesIO((tmp_path / "images" / name).read_bytes())).convert("RGB")
         # A decoded image looks like the one that the name says: Pillow's own small copy of it is near.
         small = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR), int)
         assert whole.width == whole.height
