@@ -125,7 +125,7 @@ def template(name: str, folder: Path = TEMPLATES) -> jinja2.Template:
 
 def unbroken(text: str) -> str:
     """Keep figures of a sentence on one line: no break in "21.9 to 90.8" or before a percent sign."""
-    return re.sub(r"(?<=\d) (to|%)(?: (?=[+-]?\d))?", lambda found: found[0].replace(" ", "\u00a0"), text)
+    return re.sub(r"(?<=\d) (to|%)(?: (?=[+-]?\d))?", lambda span: span[0].replace(" ", "\u00a0"), text)
 
 
 def fill(name: str, report: dict[str, Any], **shown: Any) -> str:
