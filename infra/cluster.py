@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, for the demo and the tests: token-protected, ended by process id."""
+"""Start (up) or end (down) a Ray cluster on this machine, protected by a token."""
 
 from __future__ import annotations
 

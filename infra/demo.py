@@ -1,4 +1,4 @@
-"""The whole path on this machine, each step the command a cluster user submits: `make demo`."""
+"""Run the whole path on this machine, each step a command that a cluster user submits: `make demo`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's experimental section in miniature, each step the command a cluster user submits: `make paper`."""
+"""Run the paper's experiments in miniature, each step a command that a cluster user submits: `make paper`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network of its own for one node, which can be lost: for infra/chaos.py; needs root and iproute2's `ip`."""
+"""Give one node a network of its own, and take it away: for infra/chaos.py; it needs root and iproute2's `ip`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 
 from infra.base.errors import UserError
 
-NOWHERE = "02:00:00:00:00:01"  # a hardware address that nobody has
+NOWHERE = "02:00:00:00:00:01"  # a hardware address that no device has
 
 
 @dataclass(frozen=True)
 class Place:
-    """A network namespace joined to this machine by one cable."""
+    """A network namespace that one cable joins to this machine."""
 
     name: str
-    outside: str  # this machine's end
-    inside: str  # the other end
+    outside: str  # address of this machine's end of the cable
+    inside: str  # address of the other end
 
     @property
     def command(self) -> list[str]:
-        """Return what runs a command there."""
+        """Return the words that run the command after them in the namespace."""
         return ["ip", "netns", "exec", self.name]
 
 
 def _ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"ip {' '.join(words)}: {done.stderr.strip()}; a lost network needs root")
+        raise UserError(f"ip {' '.join(words)}: {done.stderr.strip()}; run it as root, as only root makes networks")
     return done.stdout
 
 
@@ -40,7 +40,7 @@ def apart() -> Iterator[Place]:
     """Hold a network namespace, a cable to it, and addresses at both its ends.
 
     Raises:
-        UserError: without the rights, or without `ip`.
+        UserError: if this process may not make one, as it may only as root.
     """
     number = os.getpid() % 250 + 1
     name = f"dpo{os.getpid()}"
@@ -56,11 +56,11 @@ def apart() -> Iterator[Place]:
         _ip("-n", name, "route", "add", "default", "via", place.outside)
         yield place
     finally:
-        _ip("netns", "delete", name)  # the cable goes with it
+        _ip("netns", "delete", name)  # this removes the cable too
 
 
 def lose(place: Place, seconds: float) -> None:
-    """Let everything sent over the cable, either way, arrive nowhere for a while, as where a plug is pulled."""
+    """Lose everything sent over the cable, both ways, for some seconds, as if its plug were pulled."""
     ends = (("neigh",), place.inside, place.name), (("-n", place.name, "neigh"), place.outside, "cable")
     for words, to, device in ends:
         _ip(*words, "replace", to, "lladdr", NOWHERE, "dev", device)

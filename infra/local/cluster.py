@@ -1,9 +1,9 @@
-"""A Ray cluster on this machine, for the demo and the tests: token-protected, ended by process id.
+"""Start and end a Ray cluster on this machine, for the demo and the tests; a token protects it.
 
-The token is its protection: only the dashboard keeps to loopback. Ray's other ports listen on every address, because
-on Linux `ray start` replaces a loopback address of the node by the machine's own.
+Only the dashboard listens on loopback alone. Ray's other ports listen on every address, because on Linux `ray start`
+replaces a loopback address of the node by the machine's own. So the token is what protects the cluster.
 
-`. infra/env.sh` tells a shell the token, and `python infra/cluster.py up` starts a cluster that stays.
+`python infra/cluster.py up` starts a cluster that stays, and `. infra/env.sh` gives a shell its token.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import tyro
 from infra.base import files
 from infra.base.errors import UserError
 
-PID_FILE = "cluster.json"  # beside the log: which process the cluster is
-TOKEN_FILE = "ray.token"  # noqa: S105  (a file name, beside the log too)
+PID_FILE = "cluster.json"  # beside the log: the process of the cluster
+TOKEN_FILE = "ray.token"  # noqa: S105  (the name of a file beside the log)
 RAY_FOLDER = "/tmp/ray"  # noqa: S108  (Ray's own default)
-CURRENT = "ray_current_cluster"  # in it: the address that bare commands read
-STORE_BYTES = 1 << 30  # of the object store
-DASHBOARD_PORT = 8265  # where `ray job submit` looks when told nothing
+CURRENT = "ray_current_cluster"  # file in that folder with the address that bare commands use
+STORE_BYTES = 1 << 30  # size of the object store
+DASHBOARD_PORT = 8265  # the default of `ray job submit`
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Ports:
 
 
 def environment(ports: Ports, token: Path) -> dict[str, str]:
-    """Return the environment of a cluster's clients; makes the token on first use, readable by its owner alone.
+    """Return the environment of a cluster's clients; it makes the token on first use, readable by its owner only.
 
-    Threads: two on contended cores make a step of 0.05 s take seconds, so each worker has one.
+    Each worker has one thread: on contended cores two threads make a step of 0.05 s take seconds.
     """
     if not token.exists():
         token.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +66,9 @@ def environment(ports: Ports, token: Path) -> dict[str, str]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",  # for ray job submit, which reads it first
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
-        # Ray ends those over the number of cores after 1 s, and the next write starts one: most of a second of CPU.
+        # After 1 s Ray ends idle workers beyond the number of cores; starting one again takes most of a second of CPU.
         "RAY_idle_worker_killing_time_threshold_ms": "60000",
-        "RAY_JOB_STOP_WAIT_TIME_S": "120",  # a stopped trainer ends its step and writes a checkpoint; Ray gives it 3
+        "RAY_JOB_STOP_WAIT_TIME_S": "120",  # a stopped trainer ends its step and writes a checkpoint; by default 3
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
@@ -78,7 +78,7 @@ def environment(ports: Ports, token: Path) -> dict[str, str]:
 
 
 def free_ports() -> Ports:
-    """Choose ports that nobody holds, so that a second cluster can stand beside a user's own."""
+    """Choose free ports, so that a second cluster can run beside a user's own."""
     names = (
         "dashboard-agent-listen-port",
         "dashboard-agent-grpc-port",
@@ -96,15 +96,18 @@ def free_ports() -> Ports:
 
 
 def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> psutil.Process:
-    """Start a head node and wait until it answers; the process and its children end together.
+    """Start a head node and wait until it answers.
 
     Args:
-        log: file for the node's own output.
-        token: file with the secret that its clients must know.
-        folder: where Ray keeps its sessions; by default /tmp/ray, whose latest cluster is what bare commands find.
+        log: file for the node's output.
+        token: file with the secret of the cluster's clients.
+        folder: folder for Ray's sessions; by default /tmp/ray, where bare commands look for the latest cluster.
+
+    Returns:
+        Its process, which stop ends with all its children.
 
     Raises:
-        UserError: if its ports are taken, or it does not come up, with the log's last line.
+        UserError: if a port is taken, or the node does not come up, with the last line of the log.
     """
     for port in (ports.gcs, ports.dashboard):
         if _answers(port):
@@ -131,7 +134,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
     try:
         if _wait_until_up(process, clients, Path(folder or RAY_FOLDER) / CURRENT, ports.gcs):
             return process
-    except BaseException:  # Ctrl-C too: nobody else knows this process
+    except BaseException:  # on Ctrl-C too, as no other code knows this process
         stop(process)
         raise
     stop(process)
@@ -140,7 +143,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
 
 
 def _wait_until_up(process: psutil.Popen, clients: dict[str, str], noted: Path, gcs: int) -> bool:
-    """Wait for the job server, and for the note of the address that bare commands read; an older one may stand."""
+    """Wait for the job server, and for the file with its address; an older file may still be there."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)
@@ -155,7 +158,7 @@ def _answers(port: int) -> bool:
 
 
 def stop(process: psutil.Process) -> None:
-    """End a head node and all its children, by process group."""
+    """End a head node and all its children, which are one process group."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, kind)
@@ -168,13 +171,14 @@ def stop(process: psutil.Process) -> None:
 
 @contextmanager
 def running(log: Path) -> Iterator[dict[str, str]]:
-    """Hold a cluster of one's own and yield the environment its clients need; Ray's logs stay where a client failed.
+    """Run a cluster for the time of a block, and yield the environment of its clients.
 
-    Its token lies beside the log. Its folder is its own too: in a shared one a job joins whichever cluster on this
-    machine was started last.
+    Its token lies beside the log. It has a folder of its own, because in a shared one jobs join the cluster of this
+    machine that was started last. The folder with Ray's logs stays where the block raises.
     """
     token = log.parent / TOKEN_FILE
-    ports, folder = free_ports(), tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short: socket paths end at 107 bytes
+    ports = free_ports()
+    folder = tempfile.mkdtemp(prefix="dpo-", dir="/tmp")  # short, as socket paths have at most 107 bytes
     try:
         process = start(ports, log, token, folder)
         try:
@@ -195,19 +199,22 @@ class ClusterConfig:
 
 
 def identity(process: psutil.Process) -> dict[str, float]:
-    """Return what tells a process from a later one of its number: seconds from boot, as clocks are set meanwhile."""
+    """Return what distinguishes a process from a later one of the same id.
+
+    Its start is in seconds after boot, as the clock may be set meanwhile.
+    """
     return {"pid": process.pid, "after_boot": process.create_time() - psutil.boot_time()}
 
 
 def recorded(file: Path) -> psutil.Process | None:
-    """Return the running process that a file of `up` names; None where it is gone, or another has its number now."""
+    """Return the running process that the file of `up` names; None where it ended, even if its id is in use again."""
     if not file.exists():
         return None
-    told = files.read_json(str(file))
+    noted = files.read_json(str(file))
     try:
-        process = psutil.Process(told["pid"])
-        # No number comes round again within seconds.
-        same = abs(identity(process)["after_boot"] - told.get("after_boot", math.inf)) < 5
+        process = psutil.Process(noted["pid"])
+        # An id is not used again within seconds.
+        same = abs(identity(process)["after_boot"] - noted.get("after_boot", math.inf)) < 5
         alive = same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
@@ -221,7 +228,7 @@ def main(config: ClusterConfig) -> None:
     if config.action == "down":
         if process is not None:
             stop(process)
-            Path(RAY_FOLDER, CURRENT).unlink(missing_ok=True)  # else bare commands ask a dead address for minutes
+            Path(RAY_FOLDER, CURRENT).unlink(missing_ok=True)  # or bare commands wait minutes for a dead address
         files.remove(str(runs / PID_FILE))
         print("the cluster has ended" if process is not None else "no cluster of `make cluster` runs", flush=True)
         return

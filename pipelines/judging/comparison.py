@@ -126,7 +126,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, l
     """Return the settings in which two resolved configs differ, as name to both values; output does not count."""
     differing: dict[str, list[Any]] = {}
     for name in sorted((set(one) | set(other)) - {"output"}):
-        mine, yours = one.get(name), other.get(name)
+        mine = one.get(name)
+        yours = other.get(name)
         if isinstance(mine, Mapping) and isinstance(yours, Mapping):
             differing |= differences(mine, yours)
         elif mine != yours:

@@ -107,7 +107,8 @@ def blurred(content: bytes) -> bytes:
     """Return a PNG of the same size that keeps only the mean colours of at most CELLS x CELLS fields."""
     image = open_image(content)
     scale = CELLS / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    width = max(1, round(image.width * scale))
+    height = max(1, round(image.height * scale))
     coarse = image.resize((width, height), Image.Resampling.BOX)
     buffer = io.BytesIO()
     coarse.resize(image.size, Image.Resampling.BICUBIC).save(buffer, format="PNG")

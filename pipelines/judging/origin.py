@@ -105,7 +105,8 @@ def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
     data = facts["config"].get("data", {})
     if not (data.get("store") and data.get("labels")):
         return [], "its facts name no store and label set"
-    folder, name = data["store"], data["labels"]
+    folder = data["store"]
+    name = data["labels"]
     try:
         folder = files.resolve(folder)
         if name not in store.label_sets(folder):

@@ -15,8 +15,8 @@ import pytest
 from support.material import Submit, needs_root, small_disk_at
 from support.stores import SCRIPT, SMALL_BLOCKS, contents
 
-from infra import chaos
 from infra.base.files import ROOT
+from infra.faults import encoding
 from infra.local import cluster
 from pipelines.latents import store
 
@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.chaos, pytest.mark.long]
 def test_thirty_seconds_without_the_network_lose_and_double_nothing(
     seed: int, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    drawn = chaos.strikes(random.Random(seed), ("network",), 406 // chaos.BLOCK)
+    drawn = encoding.strikes(random.Random(seed), ("network",), 406 // encoding.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
-    found = chaos.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
+    found = encoding.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
     assert (found.counts, found.content_hash) == contents(encoded_store)
 
 

@@ -14,8 +14,8 @@ from support.faulty_s3 import Fault, faulty
 from support.material import Submit
 from support.stores import SCRIPT
 
-from infra import chaos
 from infra.base import files
+from infra.faults import encoding
 from pipelines.latents import store
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long]
@@ -71,10 +71,10 @@ def test_stalls_refusals_and_resets_in_a_job_change_nothing(
 def test_sigkills_of_encoder_and_driver_lose_and_double_nothing(
     seed: int, bucket: str, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    path, drawn = f"{bucket}/{tmp_path.name}/store", chaos.strikes(random.Random(seed), ("encoder", "driver"), 25)
-    flags = ["--source", str(raw_pairs), "--encoders", "2", "--rows-per-file", str(chaos.BLOCK)]
+    path, drawn = f"{bucket}/{tmp_path.name}/store", encoding.strikes(random.Random(seed), ("encoder", "driver"), 25)
+    flags = ["--source", str(raw_pairs), "--encoders", "2", "--rows-per-file", str(encoding.BLOCK)]
     named = {name: os.environ[name] for name in (*KEYS, "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")}
-    found = chaos.run_round(ray_environment, flags, path, drawn, tmp_path / "store.log", named)
+    found = encoding.run_round(ray_environment, flags, path, drawn, tmp_path / "store.log", named)
     assert (found.counts, found.content_hash) == contents(str(encoded_store)) == contents(path)
 
 

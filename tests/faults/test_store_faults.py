@@ -17,8 +17,8 @@ import pytest
 from support.material import Submit, rendered_pairs, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
-from infra import chaos
 from infra.base.errors import UserError
+from infra.faults import encoding
 from pipelines.engine import on_ray, progress
 from pipelines.engine.jobs import Job
 from pipelines.latents import repair, store
@@ -36,9 +36,9 @@ pytestmark = pytest.mark.chaos
 def test_sigkills_of_encoder_driver_and_node_lose_and_double_nothing(
     seed: int, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    drawn = chaos.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // chaos.BLOCK)
+    drawn = encoding.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // encoding.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
-    found = chaos.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
+    found = encoding.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
     assert (found.counts, found.content_hash) == contents(encoded_store)
 
 
@@ -50,8 +50,8 @@ def test_a_second_job_on_the_same_store_is_refused(raw_pairs: Path, tmp_path: Pa
 
 
 def test_strikes_are_the_seeds_and_leave_something_to_do() -> None:
-    drawn = chaos.strikes(random.Random(5), ("encoder", "driver", "node"), 25)
-    assert drawn == chaos.strikes(random.Random(5), ("encoder", "driver", "node"), 25)
+    drawn = encoding.strikes(random.Random(5), ("encoder", "driver", "node"), 25)
+    assert drawn == encoding.strikes(random.Random(5), ("encoder", "driver", "node"), 25)
     assert {strike.victim for strike in drawn} == {"encoder", "driver", "node"}
     moments = [strike.blocks for strike in drawn]
     assert moments == sorted(set(moments))

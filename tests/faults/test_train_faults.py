@@ -19,7 +19,7 @@ import pytest
 from support.material import Submit, notes, wait_for
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
 
-from infra import chaos
+from infra.faults import nodes as cluster_nodes
 from pipelines.latents import store
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import open_mirror
@@ -118,14 +118,14 @@ def test_sigkill_of_a_node_leaves_the_stream_and_with_another_in_its_place_the_l
 ) -> None:
     output, expected = tmp_path / "run", notes(two_workers)
     flags = [*training_flags, *one_on_each_node(ray_environment), *(() if replaced else ("--min-workers", "1"))]
-    with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
+    with cluster_nodes.second_node(ray_environment, tmp_path / "node.log") as (node, _):
         job = begin_on_both(flags, output, ray_environment)
         wait_for(lambda: steps(output) >= 8, job)
         lose(node, ray_environment)
     with contextlib.ExitStack() as held:
         if replaced:
-            chaos.wait_until(lambda: chaos.nodes(ray_environment) == 1)
-            held.enter_context(chaos.second_node(ray_environment, tmp_path / "another.log"))
+            cluster_nodes.wait_until(lambda: cluster_nodes.nodes(ray_environment) == 1)
+            held.enter_context(cluster_nodes.second_node(ray_environment, tmp_path / "another.log"))
         assert job.wait(timeout=600) == 0
     found = notes(output)
     assert [row["stream"] for row in found] == [row["stream"] for row in expected]
@@ -144,16 +144,16 @@ def test_a_run_on_s3_outlives_a_node_that_is_lost_with_all_that_lay_on_disks(
     assert mirror is not None
     flags = [*training_flags, *one_on_each_node(ray_environment), "--cache", str(tmp_path / "cache")]
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
+    with cluster_nodes.second_node(ray_environment, tmp_path / "node.log") as (node, _):
         job = begin(flags, tmp_path / "run", ray_environment, on_s3=run.output, **LOST_SOON, **keys)
         wait_for(lambda: steps(mirror.local) >= 8, job)
         before = train_workers(ray_environment)
         lose(node, ray_environment)
         # Ray Train ends the other worker, whose disk this is too, and begins no group until there is room for two.
-        chaos.wait_until(lambda: not before & train_workers(ray_environment))
+        cluster_nodes.wait_until(lambda: not before & train_workers(ray_environment))
         (tmp_path / "cache").rename(tmp_path / "lost")  # staged pairs, too
-    chaos.wait_until(lambda: chaos.nodes(ray_environment) == 1)
-    with chaos.second_node(ray_environment, tmp_path / "another.log"):
+    cluster_nodes.wait_until(lambda: cluster_nodes.nodes(ray_environment) == 1)
+    with cluster_nodes.second_node(ray_environment, tmp_path / "another.log"):
         assert job.wait(timeout=600) == 0
     for name in ("step", "stream", "loss", "gradient_norm"):
         assert [row[name] for row in notes(run.output)] == [row[name] for row in notes(two_workers)]
@@ -167,7 +167,7 @@ def test_a_node_that_is_told_to_go_leaves_a_checkpoint_of_its_last_steps(
     output = tmp_path / "run"
     two = [*one_on_each_node(ray_environment), "--min-workers", "1"]
     endless = ["--steps", "100000", "--checkpoint-every", "100000"]  # so none is due
-    with chaos.second_node(ray_environment, tmp_path / "node.log") as (node, _):
+    with cluster_nodes.second_node(ray_environment, tmp_path / "node.log") as (node, _):
         job = begin_on_both([*training_flags, *two, *endless], output, ray_environment)
         wait_for(lambda: steps(output) >= 8, job)
         before = train_workers(ray_environment)

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, on what it reads 
 
 @pytest.mark.chaos
 def test_spoilt_rows_are_kept_tied_or_quarantined_with_a_reason() -> None:
-    count, told = fuzz.try_rows(fuzz.FuzzConfig(seconds=float("inf"), rows=2000))
-    assert count == told.total() == 2000
-    assert {"kept", "tie", "quarantined: image cannot be decoded: UnidentifiedImageError"} < set(told)
-    assert sum(times for what, times in told.items() if what.startswith("quarantined")) > 500
+    count, outcomes = fuzz.try_rows(fuzz.FuzzConfig(seconds=float("inf"), rows=2000))
+    assert count == outcomes.total() == 2000
+    assert {"kept", "tie", "quarantined: image cannot be decoded: UnidentifiedImageError"} < set(outcomes)
+    assert sum(times for what, times in outcomes.items() if what.startswith("quarantined")) > 500
 
 
 def test_the_same_seed_tries_the_same_rows() -> None:
