@@ -1,4 +1,10 @@
-"""Start (up) or end (down) a Ray cluster on this machine, protected by a token."""
+"""Start or stop a Ray cluster on this machine, for the demo and for trying things out.
+
+It listens on this machine only, and asks for a token.
+
+Example:
+    python infra/cluster.py up
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from infra.local.cluster import ClusterConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ClusterConfig)
+    cli.run(main, ClusterConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""Run the whole path on this machine, each step a command that a cluster user submits: `make demo`."""
+"""Run the whole path in small on this machine: pairs, store, training, images, scores and report.
+
+Each step is the command that a user of a cluster submits. What is finished is not done again. `make demo` starts it.
+
+Example:
+    python infra/demo.py
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from infra.local.demo import DemoConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, DemoConfig)
+    cli.run(main, DemoConfig, about=__doc__)
 
 
 if __name__ == "__main__":

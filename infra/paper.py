@@ -1,4 +1,10 @@
-"""Run the paper's experiments in miniature, each step a command that a cluster user submits: `make paper`."""
+"""Repeat the paper's experiments in small on this machine.
+
+What is finished is not done again. `make paper` starts it.
+
+Example:
+    python infra/paper.py
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from infra.local.paper import PaperConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, PaperConfig)
+    cli.run(main, PaperConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""Preference accuracy of scorers, the paper's Tab. 2: `python labelers/accuracy.py --scorers pickscore clip ...`."""
+"""Measure how often scorers prefer the image that people preferred.
+
+This is Tab. 2 of the paper, for any scorers and any pairs with human labels, with intervals.
+
+Example:
+    dpo-accuracy --source pairs/ --scorers pickscore clip --preset published
+"""
 
 from __future__ import annotations
 
 from infra.base import cli
-from labelers.labels.accuracy import PRESETS, AccuracyConfig, main
+from labelers.labels.accuracy import LINES, PRESETS, AccuracyConfig, main
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, AccuracyConfig, PRESETS)
+    cli.run(main, AccuracyConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
-"""Label the pairs of a latent store by scorers: `python labelers/relabel.py --scorer pickscore`."""
+"""Label the pairs of a latent store again, by scorers in place of people.
+
+Each scorer gives a label set of its own, which dpo-train takes by its name; nothing is encoded again. The same command
+again goes on where it was stopped.
+
+Example:
+    dpo-relabel --source pairs/ --store runs/store --scorer pickscore --preset published
+"""
 
 from __future__ import annotations
 
 from infra.base import cli
-from labelers.labels.relabel import PRESETS, RelabelConfig, main
+from labelers.labels.relabel import LINES, PRESETS, RelabelConfig, main
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, RelabelConfig, PRESETS)
+    cli.run(main, RelabelConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

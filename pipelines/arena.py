@@ -1,4 +1,10 @@
-"""Let people judge two models' images, blind: `python pipelines/arena.py --images A B`, a web page on this machine."""
+"""Let people judge two models' images on a web page, without telling them which is whose.
+
+The page runs on this machine until it is stopped. Votes are kept in a folder and can be exported as pairs.
+
+Example:
+    dpo-arena --images runs/base runs/tuned --output runs/arena
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from pipelines.arena_app.arena import ArenaConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ArenaConfig)
+    cli.run(main, ArenaConfig, about=__doc__)
 
 
 if __name__ == "__main__":

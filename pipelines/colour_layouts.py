@@ -1,4 +1,8 @@
-"""Colour layouts to start edits from: `python pipelines/colour_layouts.py --prompts a.txt --output runs/layouts`."""
+"""Make simple colour layouts, from which the generator can start edits.
+
+Example:
+    python pipelines/colour_layouts.py --prompts captions.txt --output runs/layouts
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pipelines.drawing.colour_layouts import LayoutConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, LayoutConfig)
+    cli.run(main, LayoutConfig, about=__doc__)
 
 
 if __name__ == "__main__":

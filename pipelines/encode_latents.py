@@ -1,15 +1,22 @@
-"""Turn raw pairs into a latent store: `ray job submit -- python pipelines/encode_latents.py`."""
+"""Turn pairs of images into a latent store, which training reads.
+
+Every pair is checked, its images are decoded and encoded by the model's VAE, and each caption is encoded once. Rows
+that cannot be used are set apart with a reason and counted. The same command again goes on where it was stopped.
+
+Example:
+    dpo-encode --source pairs/ --store runs/store --preset sd15
+"""
 
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.latents.encode_config import PRESETS, EncodeConfig
+from pipelines.latents.encode_config import LINES, PRESETS, EncodeConfig
 from pipelines.latents.encode_latents import main, print_plan
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, EncodeConfig, PRESETS, plan=print_plan)
+    cli.run(main, EncodeConfig, PRESETS, plan=print_plan, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""The paper's Fig. 6: policies tuned on different label sets, each judged by every scorer."""
+"""Compare models that were tuned on different scorers' labels, each judged by every scorer.
+
+This is Fig. 6 of the paper: a matrix of win rates over the base model, as report.html and report.json.
+
+Example:
+    python pipelines/feedback_report.py --base runs/base --policies runs/human runs/clip --store runs/store
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from pipelines.reports.feedback_report import FeedbackReportConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, FeedbackReportConfig)
+    cli.run(main, FeedbackReportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""Flag images: `python pipelines/flag_images.py --images runs/a runs/b --safety-checker published`, on Ray Data."""
+"""Flag images by a list of words in their captions, or by a safety checker.
+
+Flags are kept beside the images and counted; no image is removed.
+
+Example:
+    python pipelines/flag_images.py --images runs/base runs/tuned --safety-checker published
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from pipelines.judging.flag_images import FlagConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, FlagConfig)
+    cli.run(main, FlagConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,22 @@
-"""Draw images of prompts with any diffusers pipeline: `python pipelines/generate.py --model ...`."""
+"""Draw images of captions with a diffusion model.
+
+The images are written as Parquet files with their captions and seeds. The same caption, seed and settings give the same
+start noise for every model, so two models can be compared image by image.
+
+Example:
+    dpo-generate --model runs/dpo/result --prompts captions.txt --output runs/images
+"""
 
 from __future__ import annotations
 
 from infra.base import cli
 from pipelines.drawing.generate import main
-from pipelines.drawing.generate_config import PRESETS, GenerateConfig
+from pipelines.drawing.generate_config import LINES, PRESETS, GenerateConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, GenerateConfig, PRESETS)
+    cli.run(main, GenerateConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

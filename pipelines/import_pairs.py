@@ -1,4 +1,11 @@
-"""Make raw pairs from your own comparisons: images and a CSV or JSONL of (caption, image_0, image_1, label_0)."""
+"""Bring your own comparisons into the form that the encoder reads.
+
+It takes a folder of images and a table with the columns caption, image_0, image_1 and label_0. label_0 is 1 where
+image_0 is the better one, 0 where image_1 is, and 0.5 for a tie.
+
+Example:
+    dpo-import --table pairs.csv --images images/ --output runs/pairs
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from pipelines.raw.import_pairs import ImportConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ImportConfig)
+    cli.run(main, ImportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The paper's experimental section on the embedded world: `python pipelines/paper_report.py --run runs/paper`."""
+"""Report the paper's experiments, repeated in small on the embedded world.
+
+Example:
+    python pipelines/paper_report.py --run runs/paper
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pipelines.paper.paper_report import PaperReportConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, PaperReportConfig)
+    cli.run(main, PaperReportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,11 @@
-"""Make raw pairs from a model's own images: `python pipelines/rank_pairs.py --images runs/drawn --scorer pickscore`."""
+"""Make pairs from a model's own images, ranked by a scorer.
+
+Images of one caption form groups; each group gives the best and the worst image as a pair, or all its pairs. The
+encoder reads the result.
+
+Example:
+    dpo-rank --images runs/drawn --scorer pickscore --output runs/pairs
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from pipelines.judging.rank_pairs import RankConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, RankConfig)
+    cli.run(main, RankConfig, about=__doc__)
 
 
 if __name__ == "__main__":

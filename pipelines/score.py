@@ -1,4 +1,11 @@
-"""Score images: `python pipelines/score.py --images runs/a runs/b --scorers oracle fidelity`, on Ray Data."""
+"""Score the images that the generator drew.
+
+Each scorer gives every image a number: how well it fits its caption, or how much people may like it. Scores are kept
+beside the images, and another scorer can be added later.
+
+Example:
+    dpo-score --images runs/base runs/tuned --scorers pickscore clip --weights published
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from pipelines.judging.score import ScoreConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ScoreConfig)
+    cli.run(main, ScoreConfig, about=__doc__)
 
 
 if __name__ == "__main__":

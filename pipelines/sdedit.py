@@ -1,4 +1,8 @@
-"""Judge edits as the paper does, by win, draw and loss: `python pipelines/sdedit.py --base runs/a --policy runs/b`."""
+"""Compare two models' edits of the same start images, as the paper does: win, draw or loss.
+
+Example:
+    python pipelines/sdedit.py --base runs/edits/base --policy runs/edits/tuned
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pipelines.experiments.sdedit import SdeditConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, SdeditConfig)
+    cli.run(main, SdeditConfig, about=__doc__)
 
 
 if __name__ == "__main__":

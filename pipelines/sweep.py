@@ -1,4 +1,11 @@
-"""Train, draw and judge trials that share stores and reference errors: `python pipelines/sweep.py --file FILE`."""
+"""Try several settings of training and compare the results.
+
+The trials of a YAML file are trained, their images drawn and judged, and a table ranks them. They share the latent
+store and the reference's errors. The same command again goes on where it was stopped.
+
+Example:
+    dpo-sweep --file sweep.yaml --output runs/sweep
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from pipelines.experiments.sweep import SweepConfig, main
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, SweepConfig)
+    cli.run(main, SweepConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import runpy
+import shlex
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from infra.base import cli
 from infra.base.files import ROOT
+from infra.base.flags import read_flags
 
 FOLDERS = ("pipelines", "training", "labelers", "infra")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -34,6 +42,62 @@ def test_help(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         runpy.run_path(str(path), run_name="__main__")
     assert not stopped.value.code
     assert capsys.readouterr().out.split()[:2] == ["usage:", str(path)]
+
+
+COMMANDS = [path for path in ENTRY_POINTS if path.parent.parent == ROOT]
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def example(path: Path) -> list[str]:
+    """Return the example of a command's docstring, as words."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    found = re.search(r"\nExample:\n    (.+)\Z", text)
+    assert found, "its docstring ends with no example"
+    return shlex.split(found[1])
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name)
+def test_the_example_of_the_help_is_a_command_that_parses(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in example(path) if word not in ("nice", "python")]
+    if words[0] in SCRIPTS:
+        assert SCRIPTS[words[0]] == f"{module(path)}:command"
+    else:
+        assert words[0] == name(path)
+    monkeypatch.setattr(sys, "argv", [*words, "--print-config"])
+    runpy.run_path(str(path), run_name="__main__")
+    assert isinstance(yaml.safe_load(capsys.readouterr().out), dict)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name)
+def test_every_flag_has_a_text_and_long_lists_have_groups(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[type] = []
+
+    def keep(_: Any, config_class: type, *__: Any, **___: Any) -> None:
+        seen.append(config_class)
+
+    monkeypatch.setattr(cli, "run", keep)
+    importlib.import_module(module(path)).command()
+    every = read_flags(seen[0])
+    flags = [flag for flag in every if flag.shown]
+    assert [flag.dashed for flag in flags if not flag.text.endswith(".")] == []
+    assert len({flag.name for flag in flags}) == len(flags)
+    assert {flag.name for flag in flags} & {"config", "print_config", "verbose", "quiet"} == set()
+    named = [flag for group in getattr(seen[0], "GROUPS", {}).values() for flag in group]
+    assert sorted(set(named) - {flag.name for flag in every}) == []
+    if len(flags) > 12:
+        assert [flag.dashed for flag in flags if flag.group == "other"] == []
+        assert getattr(seen[0], "GROUPS", None), "no group of basic flags"
+        assert next(iter(seen[0].GROUPS)) == "basic"  # type: ignore[attr-defined]
+
+
+def test_console_scripts_are_commands() -> None:
+    assert set(SCRIPTS.values()) <= {f"{module(path)}:command" for path in COMMANDS}
 
 
 def imported_at_the_top(path: Path) -> list[str]:

@@ -1,4 +1,11 @@
-"""Align a diffusion model with preferences: `ray job submit -- python training/train_dpo.py`."""
+"""Train a diffusion model on the preferences in a latent store.
+
+The result is a diffusers folder, or a LoRA file with --lora-rank. The same command again goes on from the last
+checkpoint. --dry-run prints what the training would take, without starting it.
+
+Example:
+    dpo-train --store runs/store --output runs/dpo --preset sd15
+"""
 
 from __future__ import annotations
 
@@ -6,12 +13,12 @@ from infra.base import cli
 from training.run.plan import print_plan
 from training.run.train_dpo import main
 from training.settings.config import TrainConfig
-from training.settings.presets import PRESETS
+from training.settings.presets import LINES, PRESETS
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, TrainConfig, PRESETS, plan=print_plan)
+    cli.run(main, TrainConfig, PRESETS, plan=print_plan, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

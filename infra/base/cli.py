@@ -22,14 +22,13 @@ __all__ = ["DryRunConfig", "as_saved", "begun_with", "parse", "run", "save_confi
 Config = TypeVar("Config")
 GENERAL = "general"  # the group of the flags that every command has
 PLANNED = "cost estimate"
-DEFAULT_SETTINGS = ""  # no preset
 
 
 @dataclass(frozen=True, kw_only=True)
 class General:
     """Flags that every command has."""
 
-    preset: str = DEFAULT_SETTINGS
+    preset: str | None = None
     """Start from the settings of a published model; --config and the other flags change them."""
     config: str | None = None
     """File of settings, JSON or YAML: the config.json of an earlier run, or names and values. Flags win over it."""
@@ -119,10 +118,12 @@ def _parse(
     _refuse_secrets(arguments)
     start = _starting_flags(config_class, presets, arguments)
     own = {flag.name for flag in start}
-    general = [flag for flag in _general_flags(presets, lines) if flag.name not in own]
+    general = [flag for flag in _in_group(flags.read_flags(General), GENERAL) if flag.name not in own]
     planned = _in_group(flags.read_flags(DryRunConfig), PLANNED) if with_plan else []
-    under = {"settings": _sorted(config_class, start), "general": general, "planned": planned}
+    under = {"general": general, "settings": _sorted(config_class, start), "planned": planned}
     every = [dataclasses.replace(flag, path=(part, *flag.path)) for part, found in under.items() for flag in found]
+    every = _with_presets(every, presets, lines)
+    every.sort(key=lambda flag: flag.group == GENERAL)  # last; --preset, which is in another group, is first
     texts = {PLANNED: "What the job would take and cost, without a cluster and without reading weights."}
     values = flags.parse(every, arguments, about.strip(), texts)
 
@@ -160,16 +161,18 @@ def _listed(names: Mapping[str, Any]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _general_flags(presets: Mapping[str, Any], lines: Mapping[str, str]) -> list[Flag]:
-    """Return the flags that every command has; --preset is one where there are presets."""
+def _with_presets(listed: list[Flag], presets: Mapping[str, Any], lines: Mapping[str, str]) -> list[Flag]:
+    """Give --preset its choices, each with a line; where there are no presets there is no such flag."""
     kept = []
-    for flag in _in_group(flags.read_flags(General), GENERAL):
+    for flag in listed:
         if flag.name != "preset":
             kept.append(flag)
         elif presets:
             described = [f"- {name}: {lines[name]}." if name in lines else f"- {name}" for name in presets]
-            kind = Literal[tuple(presets)] | None  # type: ignore[valid-type]
-            kept.append(dataclasses.replace(flag, kind=kind, default=None, text="\n".join([flag.text, *described])))
+            kind: Any = Literal[tuple(presets)]  # type: ignore[valid-type]
+            kind = kind | None if flag.default is None else kind
+            text = "\n".join([flag.text, *described])
+            kept.append(dataclasses.replace(flag, kind=kind, group=flags.BASIC, text=text))
     return kept
 
 

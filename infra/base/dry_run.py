@@ -19,15 +19,15 @@ class DryRunConfig:
     """What the job would take and cost: printed in its place, without a cluster and without reading weights."""
 
     dry_run: bool = False
-    """Print the plan and stop. The flags below belong to it."""
+    """Print the estimate and stop. The other flags of this group need it."""
     accelerator: Name | None = None
-    """What is to be used, one per worker; by default h100."""
+    """GPU to estimate for, one for each worker; by default h100."""
     price_per_hour: float | None = None
-    """Of one accelerator, in any currency; without it no cost is printed."""
+    """Price of one GPU for an hour, in any currency; without it no cost is printed."""
     utilisation: float | None = None
-    """Share of the accelerator's peak that is assumed to be reached; by default 0.4."""
+    """Share of the GPU's peak speed that the job reaches, above 0 and at most 1; by default 0.4."""
     measured: str | None = None
-    """JSON file of infra/benchmarks/step.py on that accelerator: its measured utilisation, in place of an assumed."""
+    """JSON file that infra/benchmarks/step.py wrote on such a GPU; its utilisation is then taken."""
 
     @property
     def card(self) -> Accelerator:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 
 Settings = TypeVar("Settings")
 FLAT = (tyro.conf.OmitArgPrefixes,)
+BASIC = "basic"  # the first group of flags in --help
 METAVARS: dict[type, str] = {str: "STR", int: "INT", float: "FLOAT"}
 
 
@@ -75,7 +76,9 @@ def read_flags(settings_class: type, default: Any = None) -> list[Flag]:
     """
     groups = getattr(settings_class, "GROUPS", {})
     group_of = {name: group for group, names in groups.items() for name in names}
-    return list(_walk(settings_class, default, (), (), group_of))
+    found = _walk(settings_class, default, (), (), group_of)
+    rest = "other" if groups else BASIC
+    return [flag if flag.group else dataclasses.replace(flag, group=rest) for flag in found]
 
 
 def _walk(
@@ -96,7 +99,7 @@ def _walk(
                 kind=kind,
                 default=value,
                 text=texts.get(field.name, ""),
-                group=group_of.get(field.name) or (above[-1].replace("_", " ") if above else "other"),
+                group=group_of.get(field.name) or (above[-1].replace("_", " ") if above else ""),
                 shown=all(choice.shows(field.name) for choice in choices),
             )
 
@@ -160,6 +163,9 @@ def _field(flag: Flag) -> tuple[str, Any, Any]:
     look: dict[str, Any] = {"help": flag.text}
     if flag.default is None:
         look["help_behavior_hint"] = ""  # the text says what happens without the flag
+        choices = [get_args(kind) for kind in get_args(flag.kind) if get_origin(kind) is Literal]
+        if choices:
+            look["metavar"] = f"{{{','.join(map(str, choices[0]))}}}"
     for simple, metavar in METAVARS.items():
         if flag.kind == simple | None:
             look["metavar"] = metavar

@@ -196,6 +196,7 @@ class ClusterConfig:
     """What to do with the cluster of this machine."""
 
     action: tyro.conf.Positional[Literal["up", "down"]]
+    """Start the cluster (up) or stop it (down)."""
 
 
 def identity(process: psutil.Process) -> dict[str, float]:

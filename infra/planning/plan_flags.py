@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 from infra.base.accelerators import ACCELERATORS, Name
 from infra.base.errors import UserError, check_least
@@ -23,6 +23,13 @@ PLANNED = ("encode", "relabel", "reference", "train", "evaluate")
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """Flags of the plan."""
+
+    GROUPS: ClassVar = {
+        "basic": ("preset", "pairs", "fleet", "price", "mtbf_hours"),
+        "run": ("model", "steps", "checkpoint_every", "validation_images", "captions"),
+        "failures": ("replacement_minutes", "min_nodes", "repetitions", "seed"),
+        "assumptions": ("measured", "assume", "json"),
+    }
 
     preset: str = "sd15"
     """Preset of train_dpo.py whose settings the run has."""

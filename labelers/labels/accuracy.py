@@ -7,7 +7,7 @@ the pairs that people tied, and by PickScore's convention, in which a tie can be
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,30 +28,39 @@ DONE = "accuracy.json"
 
 @dataclass(frozen=True)
 class AccuracyConfig:
-    """Flags of the accuracy table."""
+    """Settings of the accuracy table."""
+
+    GROUPS: ClassVar = {
+        "basic": ("source", "scorers", "weights", "output"),
+        "data": ("split", "validation_source", "validation_split", "json"),
+        "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
+    }
 
     scorers: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics")
-    """Names from labelers/scoring/scorers.py, or module:name of any callable (images, captions) -> scores."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
     weights: tuple[str, ...] = ("world",)
-    """world, published, or NAME=PATH for one scorer; several are read in order."""
+    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
+    Several are read in order."""
     source: str = "infra/world/pairs"
-    """Raw pairs with human labels: a Parquet folder or file, local or s3://, or a datasets name."""
+    """Pairs with human labels: a Parquet file or folder, local or s3://, or the name of a Hugging Face dataset."""
     split: str = "train"
-    """Split of a datasets name."""
+    """Split of the dataset, where --source is the name of one."""
     validation_source: str | None = None
-    """Raw pairs to tune PickScore's tie threshold on; by default each half of the prompts serves the other."""
+    """Other pairs, on which PickScore's threshold for ties is tuned; by default each half of the prompts serves the
+    other."""
     validation_split: str | None = None
-    """Split of a datasets name; without --validation-source, of --source."""
+    """Split of --validation-source; without that flag, another split of --source."""
     output: str = "runs/accuracy"
-    """Folder for the scores; the same command again goes on from there."""
+    """Folder for the scores. Give the same folder again to go on from there."""
     json: str | None = None
-    """File for the table's figures."""
+    """File to write the table's figures to."""
     speed: scoring_pass.SpeedConfig = field(default_factory=scoring_pass.SpeedConfig)
 
 
 PRESETS = {
     "published": AccuracyConfig(weights=("published",), speed=scoring_pass.SpeedConfig(rows_per_file=2048)),
 }
+LINES = {"published": "weights of the published scorers, from the Hub"}
 
 
 @dataclass(frozen=True)

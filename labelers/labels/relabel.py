@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,30 +31,39 @@ NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
 
 @dataclass(frozen=True)
 class RelabelConfig:
-    """Flags of relabelling."""
+    """Settings of relabelling."""
+
+    GROUPS: ClassVar = {
+        "basic": ("source", "store", "scorer", "weights"),
+        "labels": ("names", "label", "min_margin", "split"),
+        "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
+    }
 
     scorer: tuple[str, ...] = ("pickscore",)
-    """Names from labelers/scoring/scorers.py, or module:name of any callable (images, captions) -> scores."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
     weights: tuple[str, ...] = ("world",)
-    """world, published, or NAME=PATH for one scorer; several are read in order."""
+    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
+    Several are read in order."""
     names: tuple[str, ...] = ()
-    """Names of the label sets, one per scorer; by default the scorers' own."""
+    """Names of the label sets, one for each scorer; by default the scorers' own."""
     source: str = "infra/world/pairs"
-    """Raw pairs that the store was encoded from: a Parquet folder or file, local or s3://, or a datasets name."""
+    """Pairs that the store was encoded from: a Parquet file or folder, local or s3://, or the name of a Hugging Face
+    dataset."""
     split: str = "train"
-    """Split of a datasets name."""
+    """Split of the dataset, where --source is the name of one."""
     store: str = "runs/store"
     """Latent store that gets the label sets."""
     label: label_rules.Kind = "hard"
-    """soft: also Bradley-Terry probabilities, in the column probability_0."""
+    """hard: which image won. soft: also with which probability, for dpo-train --objective soft."""
     min_margin: float = 0.0
-    """Score difference below which a pair is a tie, in the units of the one scorer given."""
+    """Smallest difference of scores that is no tie, in the units of the scorer; needs a single scorer."""
     speed: scoring_pass.SpeedConfig = field(default_factory=scoring_pass.SpeedConfig)
 
 
 PRESETS = {
     "published": RelabelConfig(weights=("published",), speed=scoring_pass.SpeedConfig(rows_per_file=2048)),
 }
+LINES = {"published": "weights of the published scorers, from the Hub"}
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ class SpeedConfig:
     """How fast scores are made; never which."""
 
     batch_size: int = 64
-    """Pairs scored at once, two images each."""
+    """Pairs that are scored at once, two images each."""
     copies: int = 0
-    """Copies of the scorers; 0: one per GPU, or one where there is none."""
+    """Number of copies of the scorers; 0 takes one for each GPU, or one where there is none."""
     gpus_per_copy: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs that each copy holds; by default 1 where the cluster has GPUs, else 0."""
     rows_per_file: int = 1024
-    """Pairs per block and file: what a killed run may lose, per copy."""
+    """Pairs per file. When a run is killed, each copy loses at most so many."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from infra.base import files, models
 from infra.base.errors import UserError, check_least
@@ -19,41 +19,57 @@ STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Flags of the generator."""
+    """Settings of the generator."""
+
+    GROUPS: ClassVar = {
+        "basic": ("model", "prompts", "output"),
+        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale"),
+        "model": ("lora", "revision", "dtype", "max_tokens"),
+        "edits and refiner": ("init_images", "strength", "refiner", "refiner_start"),
+        "speed": ("samplers", "batch_size"),
+    }
 
     model: str = "infra/world/model"
-    """A diffusers folder or Hub name."""
+    """Model to draw with, a diffusers folder or Hub name."""
     revision: str | None = None
-    """Revision of a Hub name."""
+    """Revision of the model on the Hub, for example a commit; by default the newest."""
     lora: str | None = None
-    """Result folder of a LoRA run, whose adapters go onto the model; of the model that they were trained on."""
+    """Result folder of a LoRA training; its adapters are added to --model, which must be the model that they were
+    trained on."""
     prompts: str = "infra/world/prompts/test.txt"
-    """Captions: text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption."""
+    """Captions to draw: a text file with one on each line, or a .tsv, .csv, .jsonl or .parquet file with a column
+    prompt or caption."""
     limit: int | None = None
-    """Take the first so many captions only."""
+    """Number of captions to take, from the first; by default all."""
     output: str = "runs/images"
-    """Folder to write, local or s3://."""
+    """Folder to write the images to, local or s3://."""
     images_per_prompt: int = 1
+    """Images of each caption."""
     seed: int = 0
+    """Seed of the start noise."""
     sampling_steps: int = 20
+    """Denoising steps of each image."""
     guidance_scale: float = 3.0
+    """Strength of classifier-free guidance: how closely images follow their captions; 1 and less is none."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the pipeline's arithmetic."""
+    """Number format that the model computes in."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
-    """As encode_latents.py's: of a caption's tokens for T5; by default diffusers' own number, 0 leaves T5 out."""
+    """Number of tokens that captions are cut or padded to for the T5 text encoder (SD3 and FLUX only); give the one
+    that the store was encoded with. 0 leaves T5 out, which only SD3 allows."""
     init_images: str | None = None
-    """Start images: a folder that generate.py or render_images.py wrote, or a table with columns caption and image."""
+    """Start images to edit: a folder that generate.py or render_images.py wrote, or a table with the columns caption
+    and image."""
     strength: float | None = None
-    """Share of the sampling steps that an image with a start image takes, above 0 to 1; 0.6 by default."""
+    """Share of the denoising steps that an edit takes, above 0 and at most 1; by default 0.6. More changes more."""
     refiner: str | None = None
-    """SDXL's refiner, a diffusers folder or Hub name, which takes the last steps."""
+    """Refiner of SDXL, a diffusers folder or Hub name, which takes over the last steps."""
     refiner_start: float | None = None
-    """Share of the noise levels that the model takes before the refiner, between 0 and 1; 0.8 by default."""
+    """Share of the noise levels that the model takes before the refiner, between 0 and 1; by default 0.8."""
 
     samplers: int = 0
-    """Copies of the pipeline; 0: one per GPU, or one where there is none."""
+    """Number of copies of the model that draw at once; 0 takes one for each GPU, or one where there is none."""
     batch_size: int = 32
-    """Images drawn at once, per copy."""
+    """Images that each copy draws at once."""
 
 
 PRESETS = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -57,42 +57,55 @@ DrawingFlags = Shown(
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Flags of the evaluation, beside the generator's."""
+    """Settings of the evaluation, and of the generator for both models."""
+
+    GROUPS: ClassVar = {
+        "basic": ("model", "base", "prompts", "output", "scorers"),
+        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale"),
+        "models": ("revision", "lora", "base_revision", "base_lora", "base_images", "dtype", "max_tokens"),
+        "prompts": ("split", "category_column"),
+        "judging": ("weights", "true_images", "feature_model"),
+        "content filter": ("prompt_blocklist", "safety_checker", "safety_revision"),
+        "edits and refiner": ("init_images", "strength", "refiner", "refiner_start"),
+        "speed": ("samplers", "batch_size", "scoring_batch_size"),
+    }
 
     model: str | None = None
-    """The policy: a diffusers folder or Hub name; by default the base, with the adapters of --lora."""
+    """Model to judge, a diffusers folder or Hub name; by default the base with the adapters of --lora."""
     revision: str | None = None
-    """Revision of the policy's Hub name."""
+    """Revision of that model on the Hub."""
     lora: str | None = None
-    """Result folder of a LoRA run, whose adapters go onto the policy's model."""
+    """Result folder of a LoRA training; its adapters are added to --model."""
     base: str = f"{WORLD}/model"
-    """What the policy is compared with: a diffusers folder or Hub name."""
+    """Model to compare with, a diffusers folder or Hub name."""
     base_revision: str | None = None
-    """Revision of the base's Hub name."""
+    """Revision of the base on the Hub."""
     base_lora: str | None = None
-    """Result folder of a LoRA run for the base."""
+    """Result folder of a LoRA training; its adapters are added to --base."""
     prompts: str = f"{WORLD}/prompts/test.txt"
-    """pick-a-pic=PATH, parti=PATH, hpsv2=FOLDER, any text, CSV, TSV, JSONL or Parquet file, or a datasets name."""
+    """Prompts to draw: a text, CSV, TSV, JSONL or Parquet file, the name of a Hugging Face dataset, or a known set.
+    Known sets are pick-a-pic=PATH, parti=PATH and hpsv2=FOLDER."""
     split: str | None = None
-    """Of a datasets name; by default train, pick-a-pic's validation_unique."""
+    """Split of the dataset; by default train, and validation_unique for pick-a-pic."""
     category_column: tuple[str, ...] = ()
-    """Columns that results break down by; by default those named Category, Challenge or style."""
+    """Columns by which the results are broken down; by default Category, Challenge and style where they exist."""
     limit: int | None = None
-    """Take the first so many prompts only."""
+    """Number of prompts to take, from the first; by default all."""
     output: str = "runs/evaluation"
-    """Folder to write, local or s3://."""
+    """Folder to write, local or s3://. Give the same folder again to go on from there."""
     base_images: str | None = None
-    """Folder of the base's images, which several evaluations may share; by default base/ in the output."""
+    """Folder of the base's images, which several evaluations may share; by default base/ in --output."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Names from labelers/scoring/scorers.py, or module:function; the first one's win rate is the headline."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function. The first one's
+    win rate is the headline."""
     weights: tuple[str, ...] = ()
-    """world (the embedded world's, the default), published (the Hub's), or NAME=PATH for single scorers."""
+    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""
     true_images: str | None = None
-    """Folder of true images that KID compares with; without it no KID."""
+    """Folder of true images, for the distance KID; without it there is none."""
     feature_model: str | None = None
-    """Diffusers folder whose VAE's latent means are the features of KID and diversity; by default the base."""
+    """Model whose VAE gives the features for KID and diversity; by default the base."""
     scoring_batch_size: int = 64
-    """Images scored at once."""
+    """Images that are scored at once."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     draw: Annotated[GenerateConfig, DrawingFlags] = NOT_CHOSEN
 

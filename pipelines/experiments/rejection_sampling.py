@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,20 +55,28 @@ DrawingFlags = Shown(
 
 @dataclass(frozen=True, kw_only=True)
 class RejectionConfig:
-    """Flags of the experiment, beside those of the generator."""
+    """Settings of the experiment, and of the generator. The model is the tuned one."""
+
+    GROUPS: ClassVar = {
+        "basic": ("model", "base", "prompts", "output", "scorer"),
+        "experiment": ("weights", "cap"),
+        "images": ("limit", "seed", "sampling_steps", "guidance_scale"),
+        "models": ("revision", "lora", "base_revision", "dtype", "max_tokens", "refiner", "refiner_start"),
+        "speed": ("samplers", "batch_size"),
+    }
 
     base: str = "infra/world/model"
-    """The base model, a diffusers folder or Hub name."""
+    """Base model, which draws until it wins; a diffusers folder or Hub name."""
     base_revision: str | None = None
-    """Revision of a Hub name."""
+    """Revision of the base on the Hub."""
     scorer: str = "oracle"
-    """Who says which image is better."""
+    """Scorer that says which image is better: a name from labelers/scoring/scorers.py, or module:function."""
     weights: tuple[str, ...] = ()
-    """Of the scorer: world (the default), published, or NAME=PATH."""
+    """Weights of the scorer: world (of the embedded world), published (from the Hub), or NAME=PATH."""
     cap: int = 100
-    """Draws after which the base gives up on a caption."""
+    """Images after which the base gives up on a caption."""
     output: str = "runs/rejection"
-    """Folder for everything it makes; the same folder again goes on from what is there."""
+    """Folder to write, local or s3://. Give the same folder again to go on from there."""
     draw: Annotated[GenerateConfig, DrawingFlags] = field(default_factory=lambda: GenerateConfig(output=""))
 
 

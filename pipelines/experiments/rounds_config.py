@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from infra.base import cli, files
 from infra.base.errors import UserError, check_least
@@ -40,6 +40,18 @@ DRAWING = GenerateConfig(
 TrainingFlags = Hidden("reference_model", "reference_revision", "resume_from", "store", "labels", "reference")
 
 
+TRAINER_GROUPS = (
+    "objective",
+    "LoRA and averaging",
+    "optimizer",
+    "noise levels",
+    "validation",
+    "checkpoints",
+    "workers and speed",
+    "model",
+)
+
+
 def world_training() -> TrainConfig:
     """Return the settings of a round on the embedded world: about three visits to each of a round's pairs."""
     return TrainConfig(
@@ -56,27 +68,48 @@ def world_training() -> TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsConfig:
-    """Flags of the rounds, beside those of generator and trainer."""
+    """Settings of the rounds, and of generator and trainer where no step of a round decides them."""
+
+    GROUPS: ClassVar = {
+        "basic": ("model", "prompts", "test_prompts", "output", "rounds", "scorer", "judges"),
+        "pairs": ("groups", "group_size", "pairs", "limit", "weights", "test_limit"),
+        "training": (
+            "steps",
+            "learning_rate",
+            "beta",
+            "global_batch",
+            "micro_batch",
+            "reference",
+            "caption_dropout",
+            "held_out_store",
+            "cache",
+            "seed",
+        ),
+        "drawing": ("dtype", "max_tokens", "samplers", "batch_size"),
+        **{name: TrainConfig.GROUPS[name] for name in TRAINER_GROUPS},
+    }
 
     rounds: int = 2
+    """Number of rounds."""
     groups: int = 1
-    """Groups of images per caption and round; each gives pairs of its own."""
+    """Groups of images of each caption in a round; each group gives pairs of its own."""
     group_size: int = 4
-    """Images per group."""
+    """Images of a group."""
     pairs: rank_pairs.Pairs = "best-worst"
-    """Which pairs a group gives."""
+    """Pairs of a group: its best and its worst image, or all."""
     scorer: str = "oracle"
-    """Whose scores rank the images."""
+    """Scorer that ranks the images: a name from labelers/scoring/scorers.py, or module:function."""
     judges: tuple[str, ...] = ("oracle", "fidelity")
-    """Scorers that compare each round's policy with the base."""
+    """Scorers that compare the model after each round with the base."""
     weights: tuple[str, ...] = ()
-    """Of scorer and judges: world (the default), published, or NAME=PATH for single ones."""
+    """Weights of scorer and judges: world (of the embedded world), published (from the Hub), or NAME=PATH for one of
+    them."""
     reference: Literal["original", "last"] = "original"
-    """What each round's policy is held to: the base, or the policy that the round began with."""
+    """Model that each round's training is held to: original is the base, last the model that the round began with."""
     test_prompts: str = f"{WORLD}/prompts/test.txt"
-    """Captions that the policies are judged on; none of them may be trained on."""
+    """Captions on which the models are judged; none of them may be trained on."""
     test_limit: int | None = None
-    """Take the first so many of them only."""
+    """Number of these captions to take, from the first; by default all."""
     draw: Annotated[GenerateConfig, DrawingFlags] = DRAWING
     encode: Annotated[EncodeConfig, Shown()] = field(default_factory=EncodeConfig)
     train: Annotated[TrainConfig, TrainingFlags] = field(default_factory=world_training)

@@ -31,7 +31,7 @@ class FlagConfig:
     """Folders that generate.py wrote."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     batch_size: int = 64
-    """Images checked at once."""
+    """Images that are checked at once."""
 
 
 class FlagImages:

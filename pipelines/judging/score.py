@@ -34,15 +34,15 @@ class ScoreConfig:
     images: tuple[str, ...]
     """Folders that generate.py wrote."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Names from labelers/scoring/scorers.py, or module:function."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
     weights: tuple[str, ...] = ()
-    """world (the embedded world's, the default), published (the Hub's), or NAME=PATH for single scorers."""
+    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""
     true_images: str | None = None
-    """Folder of true images that KID compares with; without it no KID."""
+    """Folder of true images, for the distance KID; without it there is none."""
     feature_model: str = "infra/world/model"
-    """Diffusers folder whose VAE's latent means are the features of KID and diversity."""
+    """Model whose VAE gives the features for KID and diversity, a diffusers folder or Hub name."""
     batch_size: int = 64
-    """Images scored at once."""
+    """Images that are scored at once."""
 
 
 class ScoreImages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from infra.base.errors import UserError, check_least
 from pipelines.latents import encoders, safety
@@ -16,55 +16,77 @@ WORLD = "infra/world"
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """Flags of the encoder. The first group decides what the store holds; the second only how it comes about."""
+    """Settings of the encoder. The fields before the blank line decide what the store holds, the others only how."""
+
+    GROUPS: ClassVar = {
+        "basic": ("source", "store", "model"),
+        "what is stored": ("resolution", "posterior", "flip", "seed", "dtype", "max_tokens", "revision"),
+        "which pairs": ("split", "strict_labels", "max_bad_fraction"),
+        "content filter": ("prompt_blocklist", "safety_checker", "safety_revision"),
+        "speed and size": (
+            "encoders",
+            "min_encoders",
+            "gpus_per_encoder",
+            "accelerator_type",
+            "decode_tasks",
+            "cpus_per_decode_task",
+            "batch_size",
+            "rows_per_file",
+        ),
+        "repair": ("repair",),
+    }
 
     source: str = f"{WORLD}/pairs"
-    """Raw pairs: a Parquet folder or file, local, s3:// or hf://, or a datasets name."""
+    """Pairs to encode: a Parquet file or folder (local, s3:// or hf://), or the name of a Hugging Face dataset."""
     split: str = "train"
-    """Split of a datasets name."""
+    """Split of the dataset, where --source is the name of one."""
     model: str = f"{WORLD}/model"
-    """A diffusers folder or Hub name; its VAE and text encoders are used."""
+    """Model to encode for, a diffusers folder or Hub name; its VAE and text encoders are used."""
     revision: str | None = None
-    """Revision of a Hub name."""
+    """Revision of the model on the Hub, for example a commit; by default the newest."""
     store: str = "runs/store"
-    """Folder to write, local or s3://."""
+    """Folder to write the latent store to, local or s3://."""
     resolution: int | None = None
-    """Side of the images in pixels; by default what the model was made for."""
+    """Width and height of the images in pixels; by default what the model was made for."""
     posterior: encoders.Posterior = "sample"
-    """What is kept of the VAE's posterior: one sample, its mean, or mean and standard deviation (twice the size)."""
+    """What is kept of the distribution that the VAE gives for an image: one sample, its mean, or moments. Moments
+    are mean and standard deviation, take twice the space, and let training draw a new sample at each visit."""
     flip: bool = False
-    """Store each image mirrored as well."""
+    """Also store each image mirrored, for training to choose from."""
     strict_labels: bool = False
-    """Quarantine rows whose label_1 contradicts label_0; by default they are only counted."""
+    """Refuse pairs whose label_1 contradicts label_0; by default they are only counted."""
     seed: int = 0
-    """Of the posterior samples."""
+    """Seed of the samples that --posterior sample draws."""
     dtype: encoders.Dtype = "float32"
-    """Of the encoders' arithmetic. In float16 SDXL's own VAE and T5 overflow."""
+    """Number format that the encoders compute in. In float16 the VAE of SDXL and the T5 text encoder overflow."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
-    """Length to which T5's captions are cut or padded; by default diffusers' own (SD3 256, FLUX 512). The network
-    attends to the padding too, so sample with the same. 0 leaves T5 out, where the model can do without (SD3)."""
+    """Number of tokens that captions are cut or padded to for the T5 text encoder (SD3 and FLUX only); by default
+    256 for SD3 and 512 for FLUX. Padding influences the images, so draw with the same number. 0 leaves T5 out,
+    which only SD3 allows."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     encoders: int = 0
-    """Copies of the VAE; 0: one per GPU, or one where there is none."""
+    """Number of copies of the VAE that encode at once; 0 takes one for each GPU, or one where there is none."""
     min_encoders: int = 0
-    """Copies of the VAE to begin with; more, up to --encoders, as the cluster has room. 0: all of them."""
+    """Number of copies of the VAE to start with; others are added, up to --encoders, as the cluster has room. 0
+    starts with all."""
     gpus_per_encoder: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs that each copy of the VAE holds; by default 1 where the cluster has GPUs, else 0."""
     accelerator_type: str | None = None
-    """Kind of GPU that the VAE and the text encoders want, as Ray names it (L4, A10G, H100); by default any."""
+    """Kind of GPU to encode on, by Ray's name for it, for example L4, A10G or H100; by default any."""
     decode_tasks: int = 0
-    """Images are decoded by so many tasks at once, at most, beside the VAE; 0: as many as there are cores for."""
+    """Number of tasks that decode images at once; 0 takes as many as there are free cores."""
     cpus_per_decode_task: float | None = None
-    """By default a core where the cluster has GPUs; else what lets Ray decode within the VAE's copies."""
+    """Cores that each decoding task holds; by default 1 where the cluster has GPUs, else a share of a core."""
     batch_size: int = 32
-    """Pairs per VAE batch. It moves the latents' last bits, so a store is finished with the one it was begun with."""
+    """Pairs that the VAE encodes at once. It changes the last bits of the result, so a store must be finished with
+    the same number."""
     rows_per_file: int = 256
-    """Rows per block and file: what a killed run may lose, per copy of the VAE."""
+    """Pairs per file. When a run is killed, each copy of the VAE loses at most so many."""
     max_bad_fraction: float = 0.1
-    """Of the source's rows, that may be quarantined; with more the job ends and says why."""
+    """Greatest share of unusable rows, from 0 to 1; with a greater share the job stops and says why."""
     repair: bool = False
-    """Compute the rows of a finished store's lost or damaged files again, and no others."""
+    """Encode only the rows of lost or damaged files of a finished store again."""
 
 
 PRESETS = {

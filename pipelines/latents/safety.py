@@ -34,12 +34,13 @@ class SafetyConfig:
     """Flags of the filter; without them there is none."""
 
     prompt_blocklist: str | None = None
-    """Flag captions that have a word or phrase of this text file, one a line; default is pipelines/blocklist.txt."""
+    """Flag captions that contain a word or phrase from this text file, one on each line. The value default takes the
+    file that comes with the project."""
     safety_checker: str | None = None
-    """Flag images by the concepts of Stable Diffusion's safety checker: published (the one beside SD1.5, at a pinned
-    commit), or the folder or Hub name of a checker or of a diffusers pipeline that has one; safetensors only."""
+    """Flag images with the safety checker of Stable Diffusion: published takes the one beside SD1.5 on the Hub. A
+    folder or Hub name of another checker, or of a pipeline that has one, is possible too."""
     safety_revision: str | None = None
-    """Revision of the checker's Hub name."""
+    """Revision of the safety checker on the Hub, for example a commit."""
 
 
 def words(text: str) -> list[str]:

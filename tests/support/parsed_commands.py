@@ -20,7 +20,7 @@ def parsed(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     told: list[Any] = []
     run = cli.run
 
-    def record(_main: Any, config_class: Any, presets: Any = None, plan: Any = None) -> None:
+    def record(_main: Any, config_class: Any, presets: Any = None, plan: Any = None, **_texts: Any) -> None:
         run(told.append, config_class, presets, command[2:], plan)
 
     assert command[0] == "python"

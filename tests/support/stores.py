@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import chaos
 from infra.base import cli
+from infra.faults import chaos
 from pipelines.latents import store
 from pipelines.latents.encode_config import PRESETS, EncodeConfig
 from pipelines.latents.encode_latents import main

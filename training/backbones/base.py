@@ -24,9 +24,10 @@ class ScheduleConfig:
     """Which noise levels are trained on."""
 
     timesteps: tuple[int, ...] | None = None
-    """Draw from these timesteps only, for models distilled to a few (SDXL-Turbo: 249 499 749); by default all."""
+    """Train at these timesteps only, for models that were distilled to a few (SDXL-Turbo: 249 499 749); by default
+    at all."""
     zero_terminal_snr: bool = False
-    """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023), as SDXL-Turbo is trained."""
+    """Rescale the noise schedule so that the last timestep is pure noise (Lin et al. 2023), as SDXL-Turbo needs."""
 
 
 EVERY = ScheduleConfig()

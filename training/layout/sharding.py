@@ -28,13 +28,13 @@ class ShardingConfig:
     """What trades memory for time, and time for a longer start; none of it changes a loss beyond rounding."""
 
     sharding: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: each worker holds the whole network; fsdp: its share of weights, gradients and optimizer state."""
+    """ddp: each worker holds the whole network. fsdp: workers share weights, gradients and optimizer state."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass, a third more work, so that a larger micro-batch fits."""
+    """Compute activations again in the backward pass: about a third more work, less memory."""
     compile: bool = False
-    """Compile the network with torch.compile: a first step of minutes, then faster ones."""
+    """Compile the network with torch.compile: minutes at the start, faster steps afterwards."""
     channels_last: bool = False
-    """Lay a UNet's convolutions out as tensor cores want them."""
+    """Lay out a UNet's convolutions channels last, which is faster on GPUs with tensor cores."""
 
 
 def check_compiler(config: ShardingConfig) -> None:

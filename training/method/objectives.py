@@ -37,24 +37,27 @@ class ObjectiveConfig:
     """What is minimised."""
 
     objective: Objective = "dpo"
-    """dpo: Eq. 14; conservative: labels flipped with a known rate; soft: the label set's probabilities; ipo; hinge;
-    kto: each image by itself; mapo: without a reference; sft: the winner's denoising error alone."""
+    """Loss to minimise. dpo is the paper's. conservative takes a share of the labels to be wrong. soft takes
+    probabilities from the label set. ipo and hinge are other losses of a pair. kto judges each image by itself.
+    mapo needs no reference. sft learns the winners alone."""
     beta: float = 5000.0
-    """Strength of the pull to the reference, as docs/method.md defines it. Paper: 2000 to 5000."""
+    """How strongly the policy is held to the reference; greater is stronger. The paper takes 2000 to 5000.
+    docs/method.md has the formula."""
     label_smoothing: float = 0.1
-    """Of conservative: the share of labels taken to be wrong."""
+    """For conservative: share of labels that are taken to be wrong, from 0 to below 0.5."""
     mapo_k: float = 0.5
-    """Of mapo: how fast its score falls with the error."""
+    """For mapo: how fast an image's score falls with its error."""
     mapo_b: float = 0.1
-    """Of mapo: weight of the gap between winner's and loser's score, beside the winner's error."""
+    """For mapo: weight of the gap between winner's and loser's score, beside the winner's error."""
     mapo_t: float = 1000.0
-    """Of mapo: factor of that gap, the number of training timesteps."""
+    """For mapo: factor of that gap, the number of training timesteps."""
     weighting: Literal["constant", "min-snr"] = "constant"
-    """Weight of each timestep: constant, as the paper, or min-snr (Hang et al. 2023)."""
+    """Weight of each noise level: constant, as in the paper, or min-snr (Hang et al. 2023)."""
     snr_gamma: float = 5.0
-    """Of min-snr: where it cuts the signal-to-noise ratio off."""
+    """For min-snr: greatest signal-to-noise ratio that counts."""
     error: Literal["native", "eps"] = "native"
-    """Error of what the model predicts, or of the noise it implies; beta does not carry over between the two."""
+    """Error to compare: native is that of the model's own target, eps that of the noise it implies. Change beta with
+    it."""
 
     @property
     def needs_reference(self) -> bool:

@@ -20,14 +20,22 @@ class OptimizerConfig:
     """The optimizer, and its rate: linear warm-up, then constant."""
 
     optimizer: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"
-    """adamw; adafactor: the paper's for SDXL, a fraction of the memory; adamw8bit: bitsandbytes', on a GPU."""
+    """adamw is the paper's for SD1.5. adafactor is its choice for SDXL and takes a fraction of the memory. adamw8bit
+    is bitsandbytes', and needs a GPU."""
     learning_rate: float = 1e-5
+    """Learning rate after the warm-up."""
     warmup_steps: int = 20
+    """Steps in which the learning rate rises from 0, linearly; then it is constant."""
     adam_beta1: float = 0.9
+    """For AdamW: decay of the mean of gradients."""
     adam_beta2: float = 0.999
+    """For AdamW: decay of the mean of squared gradients."""
     adam_epsilon: float = 1e-8
+    """For AdamW: term that keeps the division stable."""
     weight_decay: float = 0.01
+    """Decoupled weight decay."""
     max_gradient_norm: float = 1.0
+    """Norm to which gradients are cut; inf is no limit."""
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:

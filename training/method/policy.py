@@ -33,14 +33,14 @@ class PolicyConfig:
     """What is trained, and what of it counts."""
 
     lora_rank: int = 0
-    """Rank of the adapters that are trained while the network stays frozen; 0 trains the network itself."""
+    """Rank of LoRA adapters to train in place of the network, for example 16; 0 trains the network itself."""
     lora_alpha: int | None = None
-    """Adapters count alpha / rank times; by default alpha is the rank."""
+    """Scale of the adapters, as alpha / rank; by default alpha is the rank."""
     lora_targets: tuple[str, ...] = ()
-    """Layers to adapt, by the ends of their names; by default the attention projections."""
+    """Layers that get adapters, by the ends of their names; by default the attention projections."""
     ema_decay: float | None = None
-    """Decay per step of an exponential moving average of the trained weights, for example 0.999; validation, held-out
-    accuracy and result then take the average. By default none is kept."""
+    """Decay per step of a moving average of the weights, for example 0.999. Validation and result then take the
+    average; by default there is none."""
 
 
 def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,36 +34,43 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """Flags of the reference's errors. The first group must be the training's own; the second decides how fast."""
+    """Settings of the reference's errors. They must be those of the training."""
+
+    GROUPS: ClassVar = {
+        "basic": ("store", "name", "model", "draws"),
+        "training": ("seed", "caption_dropout", "precision", "timesteps", "zero_terminal_snr", "revision"),
+        "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file", "cache"),
+    }
 
     store: str = "runs/store"
-    """Latent store whose kept pairs are visited; its folder reference/NAME is written."""
+    """Latent store; the errors are written to its folder reference/NAME."""
     name: str = "base"
-    """Of the errors, for train_dpo.py --reference."""
+    """Name of the errors, which train_dpo.py --reference takes."""
     model: str = "infra/world/model"
-    """The reference: a diffusers folder or Hub name, training's --reference-model, else its --model."""
+    """Reference model, a diffusers folder or Hub name: the --reference-model of the training, or else its --model."""
     revision: str | None = None
-    """Revision of a Hub name."""
+    """Revision of the model on the Hub, for example a commit; by default the newest."""
     draws: int = 4
-    """Draws per pair, one for each epoch of training begun: 1 + (steps - 1) // (labelled pairs // --global-batch)."""
+    """Visits to each pair. A training needs one for each epoch begun: 1 + (steps - 1) // (labelled pairs //
+    --global-batch)."""
     seed: int = 0
-    """Training's --seed, which decides the draws."""
+    """The --seed of the training."""
     caption_dropout: float = 0.2
-    """Training's --caption-dropout."""
+    """The --caption-dropout of the training."""
     batch_size: int = 16
-    """Pairs per forward pass: training's --micro-batch, for the errors to be its own bit for bit."""
+    """Pairs that are computed at once; give the --micro-batch of the training, for errors equal to the last bit."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Training's --precision."""
+    """The --precision of the training."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     copies: int = 0
-    """Copies of the reference; 0: one per GPU, or one where there is none."""
+    """Number of copies of the reference model; 0 takes one for each GPU, or one where there is none."""
     gpus_per_copy: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs that each copy holds; by default 1 where the cluster has GPUs, else 0."""
     cache: str | None = None
-    """Folder for the memory-mapped copy of the store, per node; by default in the temporary folder."""
+    """Folder on each node for a copy of the store; by default in the temporary folder."""
     rows_per_file: int = 1024
-    """Visits per block and file: what a killed run may lose, per copy."""
+    """Visits per file. When a run is killed, each copy loses at most so many."""
 
 
 def preset(training: TrainConfig) -> ReferenceConfig:

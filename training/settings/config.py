@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -20,21 +20,22 @@ class DataConfig:
     """What is trained on, in which portions."""
 
     store: str = "runs/store"
-    """Latent store, from encode_latents.py."""
+    """Latent store to train on, from encode_latents.py."""
     labels: str = "human"
-    """Label set of the store that says which slot won."""
+    """Label set of the store that says which image of a pair won; relabel.py makes others than human."""
     reference: str | None = None
-    """Cached reference errors of the store, from encode_reference.py; without, the reference runs beside the policy."""
+    """Name of the reference errors in the store, from encode_reference.py; without it the reference model runs
+    beside the policy."""
     held_out_store: str | None = None
-    """Latent store of another split, for the held-out implicit accuracy."""
+    """Latent store of other pairs, on which the implicit accuracy is measured while training."""
     cache: str | None = None
-    """Folder for each node's copies of the store and of a run folder on S3; by default in the temporary folder."""
+    """Folder on each node for copies of the store and of a run folder on S3; by default in the temporary folder."""
     global_batch: int = 32
-    """Pairs per optimizer step, over all workers. The paper: 2048."""
+    """Pairs per optimizer step, over all workers. The paper takes 2048."""
     micro_batch: int = 16
-    """Pairs per forward pass and worker."""
+    """Pairs that a worker computes at once."""
     caption_dropout: float = 0.2
-    """Share of pairs that see the empty caption, both slots and both models alike."""
+    """Share of pairs that are trained without their caption, from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,53 +43,103 @@ class ValidationConfig:
     """The paper's Sec. 5.1: images from held-out captions, judged while training; the best checkpoint is the result."""
 
     validation_prompts: str | None = None
-    """Captions, one a line; without them the last checkpoint is the result."""
+    """Captions to draw at each checkpoint, one on each line of a text file; the checkpoint with the best images is
+    the result. By default the last checkpoint is."""
     validation_scorer: str = "oracle"
-    """A name from labelers/scoring/scorers.py, or module:function."""
+    """Scorer that judges these images: a name from labelers/scoring/scorers.py, or module:function."""
     validation_weights: str = "world"
-    """The scorer's weights: world (the embedded world's), published (the Hub's), or a local path."""
+    """Weights of that scorer: world (of the embedded world), published (from the Hub), or a local path."""
     validation_images: int = 1
-    """Images per caption, at fixed seeds."""
+    """Images of each caption."""
     sampling_steps: int = 20
+    """Denoising steps of each image."""
     guidance_scale: float = 3.0
+    """Strength of classifier-free guidance in drawing them."""
     held_out_draws: int = 4
-    """Draws per held-out pair during training; the final figure takes 10, as the paper."""
+    """Draws of each held-out pair at a checkpoint; the final figure takes 10, as the paper does."""
     held_out_pairs: int = 128
-    """Held-out pairs used during training; the final figure takes all."""
+    """Held-out pairs at a checkpoint; the final figure takes all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Flags of the trainer."""
+    """Settings of the trainer."""
+
+    GROUPS: ClassVar = {
+        "basic": ("store", "model", "output", "steps", "learning_rate", "beta"),
+        "data": ("labels", "global_batch", "micro_batch", "caption_dropout", "held_out_store", "cache", "seed"),
+        "objective": ("objective", "label_smoothing", "mapo_k", "mapo_b", "mapo_t", "weighting", "snr_gamma", "error"),
+        "LoRA and averaging": ("lora_rank", "lora_alpha", "lora_targets", "ema_decay"),
+        "reference": ("reference", "reference_model", "reference_revision"),
+        "optimizer": (
+            "optimizer",
+            "warmup_steps",
+            "adam_beta1",
+            "adam_beta2",
+            "adam_epsilon",
+            "weight_decay",
+            "max_gradient_norm",
+        ),
+        "noise levels": ("timesteps", "zero_terminal_snr"),
+        "validation": (
+            "validation_prompts",
+            "validation_scorer",
+            "validation_weights",
+            "validation_images",
+            "sampling_steps",
+            "guidance_scale",
+            "held_out_draws",
+            "held_out_pairs",
+        ),
+        "checkpoints": ("checkpoint_every", "keep_checkpoints", "resume_from"),
+        "workers and speed": (
+            "workers",
+            "min_workers",
+            "cpus_per_worker",
+            "max_failures",
+            "max_preemptions",
+            "precision",
+            "sharding",
+            "activation_checkpointing",
+            "compile",
+            "channels_last",
+        ),
+        "model": ("revision",),
+    }
 
     model: str = "infra/world/model"
-    """Diffusers folder or Hub name: the start of the policy, and the reference where no other is named."""
+    """Model to train, a diffusers folder or Hub name. It is also the reference, unless you name another."""
     revision: str | None = None
-    """Revision of a Hub name."""
+    """Revision of the model on the Hub, for example a commit; by default the newest."""
     reference_model: str | None = None
-    """The reference, where it is not the policy's start: a model of the same shape and frozen parts."""
+    """Model that the policy is held to, if it is another one: of the same shape, with the same VAE and text
+    encoders."""
     reference_revision: str | None = None
-    """Revision of the reference's Hub name."""
+    """Revision of the reference model on the Hub."""
     output: str = "runs/dpo"
-    """Run folder, local or s3://; the same folder again resumes."""
+    """Run folder, local or s3://. Give the same folder again to go on from its last checkpoint."""
     seed: int = 0
+    """Seed of the order of pairs, of noise and timesteps."""
     steps: int = 100
+    """Optimizer steps of the whole training."""
     checkpoint_every: int = 50
-    """Steps between checkpoints; validation takes place at each."""
+    """Steps between checkpoints; images are judged at each, if there are --validation-prompts."""
     keep_checkpoints: int = 2
-    """How many of the latest to keep, beside the best."""
+    """Number of newest checkpoints to keep, beside the best one."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass; weights, errors and losses stay float32."""
+    """Number format of the forward pass; weights, errors and losses are float32 with either."""
     workers: int = 1
+    """Number of workers that share the training, one GPU each where there are GPUs."""
     min_workers: int | None = None
-    """Go on with as few workers as this where the cluster has no more, and with up to --workers when it has again."""
+    """Fewest workers to go on with when the cluster shrinks; with room again there are up to --workers."""
     cpus_per_worker: float = 0.5
+    """Cores that each worker holds."""
     max_failures: int = 3
-    """Lost workers to recover from before giving up."""
+    """Lost workers to recover from before the job gives up."""
     max_preemptions: int = -1
-    """Nodes taken back by their owner to recover from, which count apart; -1: any number."""
+    """Nodes taken back by their owner to recover from; -1 is any number. They do not count as failures."""
     resume_from: int | None = None
-    """Go back to the checkpoint after this step and forget the later ones; by default the last complete one counts."""
+    """Step of an earlier checkpoint to go back to; later ones are deleted. By default the last one counts."""
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pyarrow as pa
 import pytest
 
-from infra import fuzz
+from infra.faults import fuzz
 from pipelines.latents import encoders
 from pipelines.raw.decode import BadImage
 

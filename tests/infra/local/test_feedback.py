@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from infra import feedback
-from infra.local import demo, steps
+from infra.local import demo, feedback, steps
 
 STEPS = [command for _, command in feedback.commands("runs/demo", "runs/feedback")]
 

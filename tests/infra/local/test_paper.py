@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from support.parsed_commands import parsed
 
-from infra import feedback
 from infra.base.errors import UserError
 from infra.base.files import ROOT
-from infra.local import demo, paper, steps
+from infra.local import demo, feedback, paper, steps
 from pipelines.experiments.sweep_trials import Sweep, make_trials
 
 RUN = "runs/paper"

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from support.parsed_commands import parsed
 
-from infra import smoke
 from infra.base.errors import UserError
-from infra.local import steps
-from infra.smoke import SmokeConfig
+from infra.local import smoke, steps
+from infra.local.smoke import SmokeConfig
 
 CONFIG = SmokeConfig(address="http://head:8265", folder="/shared/smoke/")
 

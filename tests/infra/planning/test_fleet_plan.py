@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from support.material import MODEL
 
-from infra import plan
 from infra.base import cli
-from infra.planning import measured, plan_flags, plan_stages
+from infra.planning import measured, plan, plan_flags, plan_stages
 from infra.planning.fleet import Copies, Training
 from infra.planning.plan_counts import Counted
 from infra.planning.plan_flags import PRESETS, PlanConfig

@@ -1,0 +1,55 @@
+"""Kill an encoding at random moments, over and over: `nice python infra/chaos.py --rounds 20 --seed 0`.
+
+On a cluster of its own with two nodes it encodes the embedded world's pairs, once undisturbed and then once a round. In
+each round it strikes every victim at a moment drawn from the seed: when the rows of a number of blocks are written, and
+every other time while the next block is half written. Afterwards the store must equal the undisturbed one: the same
+counts, the same hash, each pair once. Files tell it the moments, not the clock.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.base.errors import UserError
+from infra.faults.encoding import BLOCK, Encoding, Victim, run_round, strikes
+from infra.local import cluster
+
+
+@dataclass(frozen=True)
+class ChaosConfig:
+    """Flags of the kills."""
+
+    rounds: int = 10
+    """Encodings after the undisturbed one; each victim is struck once in each."""
+    seed: int = 0
+    """Seed of the moments."""
+    victims: tuple[Victim, ...] = ("encoder", "driver", "node")
+    """Victims of each round. The encoder's actor, the driver and the second node's raylet get SIGKILL. With network the
+    second node loses its network for 30 s, which needs root."""
+
+
+def main(config: ChaosConfig) -> None:
+    """Encode under kills, round after round, and compare each store with the undisturbed one."""
+    flags = ["--encoders", "2", "--rows-per-file", str(BLOCK), "--batch-size", "8"]
+    rng = random.Random(config.seed)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with cluster.running(folder / "cluster.log") as surroundings:
+        clean = Encoding(surroundings, flags, str(folder / "clean"), folder / "clean.log").finish()
+        print(f"undisturbed: {clean.counts.rows_in} rows, content hash {clean.content_hash}", flush=True)
+        for number in range(config.rounds):
+            drawn = strikes(rng, config.victims, clean.counts.rows_in // BLOCK)
+            shown = ", ".join(f"{strike.victim} after {strike.blocks}{'+' * strike.half_written}" for strike in drawn)
+            print(f"round {number + 1} of {config.rounds}: {shown}", end="", flush=True)
+            destination = folder / f"round-{number}"
+            struck = run_round(surroundings, flags, str(destination), drawn, destination.with_suffix(".log"))
+            if (struck.counts, struck.content_hash) != (clean.counts, clean.content_hash):
+                raise UserError(
+                    f"{destination}: kills changed the store, it differs from {folder}/clean: {struck.counts}"
+                )
+            print("; the same store", flush=True)
+            shutil.rmtree(destination)
+    shutil.rmtree(folder)
