@@ -13,6 +13,9 @@ from infra.base import files
 from infra.base.errors import UserError
 
 SUFFIX = ".parquet"
+BYTES_AT_ONCE = 32 << 20  # of decoded columns
+BUFFER = 4 << 20  # bytes of a column that are read ahead
+MOST_ROWS = 65_536
 
 
 def open_dataset(paths: Sequence[str]) -> pads.Dataset:
@@ -49,7 +52,7 @@ def read_folder(folder: str, columns: Sequence[str] | None = None, rows: pc.Expr
     Raises:
         UserError: if there is none.
     """
-    paths = files.list_files(folder, SUFFIX)
+    paths = list_tables(folder)
     if not paths:
         raise UserError(f"{folder}: holds no {SUFFIX} file")
     return read(paths, columns, rows)
@@ -60,11 +63,54 @@ def parse(content: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(content), partitioning=None)
 
 
-def batches(path: str, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-    """Read columns of one file, at most size rows at a time, so that little of it is in memory."""
+def batches(path: str, columns: Sequence[str] | None, size: int | None = None) -> Iterator[pa.RecordBatch]:
+    """Read columns of one file, some rows at a time, so that little of it is in memory however large its row groups.
+
+    Args:
+        columns: the columns to read; None: all.
+        size: rows at a time; None: as many as BYTES_AT_ONCE hold, by what the footer says.
+    """
     filesystem, inner = files.open_filesystem(path)
-    with pq.ParquetFile(inner, filesystem=filesystem) as file:
-        yield from file.iter_batches(size, columns=list(columns))
+    # Without pre_buffer and with a buffer, pages are read as they are needed; else a row group is held whole.
+    with pq.ParquetFile(inner, filesystem=filesystem, pre_buffer=False, buffer_size=BUFFER) as file:
+        chosen = None if columns is None else list(columns)
+        yield from file.iter_batches(size or rows_at_once(file.metadata, chosen), columns=chosen)
+
+
+def rows_at_once(footer: pq.FileMetaData, columns: Sequence[str] | None) -> int:
+    """Return how many rows of some columns BYTES_AT_ONCE hold, by the fullest row group."""
+    most = 1.0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        chunks = [group.column(index) for index in range(group.num_columns)]
+        chosen = [one for one in chunks if columns is None or one.path_in_schema.split(".")[0] in columns]
+        most = max(most, sum(one.total_uncompressed_size for one in chosen) / max(1, group.num_rows))
+    return max(1, min(MOST_ROWS, int(BYTES_AT_ONCE / most)))
+
+
+def pieces(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Read columns of one file as tables of at most BYTES_AT_ONCE."""
+    for batch in batches(path, columns):
+        yield pa.Table.from_batches([batch])
+
+
+def list_tables(folder: str) -> list[str]:
+    """List the Parquet files below a folder, sorted, without those that other readers pass over, too.
+
+    Names that begin with _ or . below the folder are of unfinished Spark jobs, of macOS, and of this software's work.
+    """
+    return [
+        path
+        for path in files.list_files(folder, SUFFIX)
+        if not any(part.startswith(("_", ".")) for part in path.removeprefix(folder).strip("/").split("/"))
+    ]
+
+
+def unreadable(path: str, error: Exception) -> UserError:
+    """Say in one sentence why a file was not read: it is out of reach, or it is no whole Parquet file."""
+    if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+        return UserError(f"{path}: cannot be read ({files.reason(error)})")
+    return UserError(f"{path}: not readable as Parquet ({error}); replace it by a whole file")
 
 
 def column_names(path: str) -> list[str]:

@@ -6,6 +6,7 @@ the pairs that people tied, and by PickScore's convention, in which a tie can be
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -149,19 +150,19 @@ def read_labelled(name: str, split: str) -> Labelled:
         UserError: if none is left.
     """
     raw = scoring_pass.open_pairs(name, split)
-    columns = raw.dataset.to_table(columns=["caption", "label_0"])
-    captions, labels = (pairs.values(columns[name]) for name in ("caption", "label_0"))
-    good = np.array(
-        [
-            pairs.check_caption(caption) is None and pairs.check_label(label, None, strict=False) is None
-            for caption, label in zip(captions, labels, strict=True)
-        ]
-    )
+    labels: list[float] = []  # NaN where the row is left out
+    prompts: list[int] = []
+    for piece in raw.dataset.pieces(["caption", "label_0"]):
+        for row in pairs.as_rows(piece):
+            refusal = pairs.check_caption(row["caption"]) or pairs.check_label(row["label_0"], None, strict=False)
+            labels.append(math.nan if refusal else float(str(row["label_0"])))
+            prompts.append(0 if refusal else pairs.prompt_id(str(row["caption"])))
+    human = np.array(labels, np.float64)
+    good = np.isfinite(human)
     rows = np.flatnonzero(good)[np.argsort(raw.ids[good])]
-    if not any(labels[index] != 0.5 for index in rows):
+    if not (human[rows] != 0.5).any():
         raise UserError(f"--source {name}: no pair in it has a caption and a label that is no tie")
-    prompts = np.array([pairs.prompt_id(captions[index]) for index in rows])
-    return Labelled(raw, raw.ids[rows], np.array([float(labels[index]) for index in rows]), prompts)
+    return Labelled(raw, raw.ids[rows], human[rows], np.array(prompts, np.int64)[rows])
 
 
 def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from infra.base import files, metrics, tables
 from infra.base.errors import UserError
@@ -43,13 +42,13 @@ class PairSource:
     name: str  # as given
     split: str
     paths: list[str]
-    dataset: pads.Dataset
+    dataset: source.RawTable
     ids: npt.NDArray[np.int64]  # [rows] pair_id of each row
 
     @property
     def columns(self) -> list[str]:
         """Name the columns that scoring reads: what a pair is known by, and its images."""
-        names = pairs.identity_columns(self.dataset.schema.names)
+        names = pairs.identity_columns(list(self.dataset.names))
         return list(dict.fromkeys([*names, "caption", "jpg_0", "jpg_1"]))
 
 
@@ -67,8 +66,7 @@ def open_pairs(name: str, split: str) -> PairSource:
 def first_pairs(raw: PairSource, wanted: npt.NDArray[np.int64]) -> pa.Table:
     """Read the first few wanted raw pairs."""
     found: list[pa.Table] = []
-    for batch in raw.dataset.to_batches(columns=raw.columns, batch_size=FIRST, batch_readahead=0, fragment_readahead=0):
-        table = pa.Table.from_batches([batch])
+    for table in raw.dataset.pieces(raw.columns):
         found.append(table.filter(pa.array(np.isin(pairs.pair_ids(table), wanted))))
         if sum(part.num_rows for part in found) >= FIRST:
             break
@@ -146,6 +144,7 @@ def score_pairs(
             name="pairs",
             rows=len(wanted),
             counts=metrics.scored,
+            read=source.read_pieces,
         )
     )
     table = tables.read_folder(output).sort_by("pair_id")

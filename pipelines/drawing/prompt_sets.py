@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from infra.base import files
 from infra.base.errors import UserError
 from pipelines.drawing.prompts import Prompt, read_grouped
-from pipelines.raw import pairs, source
+from pipelines.raw import pairs, source, splits
 
 GROUPED_BY = ("category", "challenge", "style")  # the columns that group prompts by default
 HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")  # a JSON file each
@@ -114,12 +114,14 @@ def _paths(where: str, split: str | None, usual: str) -> list[str]:
     here = files.exists(path)
     if not here and source.DATASET_NAME.fullmatch(where):
         return source.parquet_files(where, split or usual, "--prompts")
+    if here and not files.is_file(path):
+        return source.parquet_files(where, split or splits.USUAL, "--prompts")
     if split:
         raise UserError(
-            f"--split {split}: only a datasets name has splits, and --prompts {where} is a path; leave the flag out"
+            f"--split {split}: only a datasets name or a folder has splits, and --prompts {where} is a file; leave the "
+            "flag out"
         )
-    # read_grouped refuses a path that does not exist.
-    return source.parquet_files(where, usual, "--prompts") if here and not files.is_file(path) else [path]
+    return [path]  # read_grouped refuses a path that does not exist
 
 
 def _hpsv2(where: str) -> list[Prompt]:

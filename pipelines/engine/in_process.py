@@ -26,7 +26,7 @@ def run(job: Job) -> None:
     if files.list_files(job.checkpoint, ".parquet"):
         raise UserError(f"{job.output}: begun by a job of its own; finish it with that, or delete it")
     written = files.list_files(job.output, ".parquet")
-    rows = pa.concat_tables([tables.read([path], job.columns) for path in job.source])
+    rows = pa.concat_tables([piece for path in job.source for piece in job.read(path, job.columns)])
     if written:
         done = tables.read_folder(job.output, [job.id_column])[job.id_column].to_numpy()
         rows = rows.filter(pa.array(~np.isin(job.row_ids(rows), done)))

@@ -6,7 +6,7 @@ process that asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import metrics
+from infra.base import metrics, tables
 
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
 
@@ -51,3 +51,4 @@ class Job:
     partition_by: str | None = None
     may_go_on: Callable[[], None] = lambda: None  # asked when rows were written; a UserError ends the process
     counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None = None  # what a batch of the last step comes to
+    read: Callable[[str, Sequence[str]], Iterator[pa.Table]] = tables.pieces  # columns of one file, part by part

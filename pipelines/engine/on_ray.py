@@ -23,9 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
+from ray.data.datasource import Datasource, ReadTask
 from ray.util import metrics as ray_metrics
 
 from infra.base import files, metrics, object_storage
@@ -41,7 +43,7 @@ BLOCKS_IN_STORE = 64  # at least, in the smallest node's object store
 PRESSURE = 0.5  # of the object store that Ray Data may fill, itself half of all: from there on nothing more is read
 OVERSHOOT = 1.5  # a step that holds so many times its share gets no more of it, then
 BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
-LISTING_CPUS = 1.0  # Ray Data lists files with a whole core and cannot be told otherwise
+ROOM_CPUS = 1.0  # that a job leaves for reading, dropping finished rows, cutting into blocks and writing
 
 
 def connect() -> None:
@@ -185,9 +187,8 @@ def _full_disk(error: BaseException) -> str | None:
 
 def _build(job: Job) -> None:
     progress.clear_unfinished(job)
-    filesystem, _ = files.open_filesystem(job.source[0])
-    paths = [files.open_filesystem(path)[1] for path in job.source]
-    dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=list(job.columns), num_cpus=SMALL_CPUS)
+    # With the job's own reader: Ray's takes columns out of paths, and types from whichever file it opens first.
+    dataset = ray.data.read_datasource(_Files(job), num_cpus=SMALL_CPUS)
     if len(done := progress.done_ids(job)):
         drop = _DropDone(ray.put(done), job.row_ids)
         dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
@@ -213,6 +214,36 @@ def _build(job: Job) -> None:
         partition_cols=[job.partition_by] if job.partition_by else None,
         ray_remote_args={"num_cpus": SMALL_CPUS},
     )
+
+
+class _Files(Datasource):
+    """A job's files, read with the job's reader: a task reads one file after another, a piece at a time."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.paths = list(job.source)
+        self.columns = list(job.columns)
+        self.read = job.read
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return None: how large rows are in memory is not known before they are read."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        """Spread the files over at most so many tasks."""
+        parts = np.array_split(self.paths, min(len(self.paths), max(1, parallelism)))
+        return [self._task([str(path) for path in part]) for part in parts]
+
+    def _task(self, paths: list[str]) -> ReadTask:
+        read = self.read
+        names = self.columns
+
+        def pieces() -> Iterator[pa.Table]:
+            for path in paths:
+                yield from read(path, names)
+
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=tuple(paths))
+        return ReadTask(pieces, unknown)
 
 
 def _compute(step: Step) -> ActorPoolStrategy | TaskPoolStrategy:
@@ -275,8 +306,8 @@ def _make(name: str, told: metrics.Metric) -> ray_metrics.Metric:
 class _NoFilter(IdColumnCheckpointManager):
     """Leave out Ray's own filter of finished rows, and its clearing: progress.clear_unfinished has been there before.
 
-    That filter's actor holds a whole core for as long as the job runs, and the listing of files wants another: beside
-    the encoder, a two-core cluster then waits for itself forever. It also needs the id among the source's columns.
+    That filter's actor holds a whole core for as long as the job runs: beside the encoder, a two-core cluster then
+    waits for itself forever. It also needs the id among the source's columns.
     That clearing deletes a block that has both its marks, though it counts as written.
     """
 
@@ -336,7 +367,7 @@ def _check_resources(steps: Sequence[Step]) -> None:
     total = ray.cluster_resources()
     # Actors stay for as long as the job runs; tasks come and go, and the largest of them must find room too.
     copies = [min(step.actors, step.least or step.actors) for step in steps]
-    largest = max([LISTING_CPUS, *(step.cpus for step in steps if not step.actors)])
+    largest = max([ROOM_CPUS, *(step.cpus for step in steps if not step.actors)])
     cpus = sum(step.cpus * count for step, count in zip(steps, copies, strict=True)) + largest
     gpus = sum(step.gpus * count for step, count in zip(steps, copies, strict=True))
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import torch
 
 from infra.base import dry_run, files, metrics, models, object_storage
@@ -41,7 +40,7 @@ class Plan:
     folder: Path  # of the model, on the driver
     destination: str
     sources: list[str]
-    dataset: pads.Dataset
+    dataset: source.RawTable
     resolution: int
     vae: Mapping[str, Any]
     embeddings: captions.Shapes
@@ -240,6 +239,7 @@ def encode_pairs(plan: Plan) -> None:
             partition_by="status",
             may_go_on=lambda: refuse_spoilt_source(plan),
             counts=metrics.encoded,
+            read=source.read_pieces,
         )
     )
     refuse_spoilt_source(plan)

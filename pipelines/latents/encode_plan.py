@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.dataset as pads
 import torch
 
 from infra.base import counting, dry_run, models
@@ -23,6 +21,7 @@ from labelers.clips.safety_checker import CheckerName, count_checker
 from pipelines.latents import kinds, safety, store
 from pipelines.latents.captions import Shapes, embedding_shapes
 from pipelines.raw import pairs
+from pipelines.raw.source import RawTable
 
 HALF = 2  # bytes of a stored value
 
@@ -75,14 +74,14 @@ class Networks:
     checked_image: float = 0.0  # FLOPs of the safety checker for one image
 
 
-def read_source(dataset: pads.Dataset, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> SourceRows:
+def read_source(dataset: RawTable, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> SourceRows:
     """Count a source's rows by what will become of them, from its labels and captions alone."""
     rows = ties = refused = blocked = 0
     unique: set[str] = set()
-    columns = [name for name in ("caption", "label_0", "label_1") if name in dataset.schema.names]
-    for batch in dataset.to_batches(columns=columns):
-        rows += batch.num_rows
-        for row in pairs.as_rows(pa.Table.from_batches([batch])):
+    columns = [name for name in ("caption", "label_0", "label_1") if name in dataset.names]
+    for piece in dataset.pieces(columns):
+        rows += piece.num_rows
+        for row in pairs.as_rows(piece):
             label = row["label_0"]
             if pairs.check_caption(row["caption"]) or pairs.check_label(label, row.get("label_1"), strict_labels):
                 refused += 1

@@ -170,7 +170,7 @@ def training_images(run: PaperRun, name: str) -> dict[str, dict[str, Floats]]:
     ids = labels["pair_id"].to_numpy()
     first = labels["label_0"].to_numpy() == 1.0
     raw = scoring_pass.open_pairs(run.stores[name].source, "train")
-    decoded = DecodePairs(ids)(raw.dataset.to_table(columns=raw.columns))
+    decoded = DecodePairs(ids)(pa.concat_tables(raw.dataset.pieces(raw.columns)))
     names = (LABELLED, INDEPENDENT)
     scored = ScorePairs(names, dict.fromkeys(names, "world"))(decoded).sort_by("pair_id")
     if not np.array_equal(scored["pair_id"].to_numpy(), ids):

@@ -20,6 +20,7 @@ MAX_CAPTION = 10_000  # characters; the longest real prompts have a few hundred
 # What names a comparison, in order of preference. Contents are never part of it, so a repaired image keeps its id.
 IDENTITIES = (("ranking_id", "image_0_uid", "image_1_uid"), ("caption", "image_0_uid", "image_1_uid"))
 IDENTITY_OF_CONTENT = ("caption", "jpg_0", "jpg_1")
+IDS = ("ranking_id", "image_0_uid", "image_1_uid")
 NO_LENGTH = b"\xff" * 8  # in a hash, where a null stands: no value is so long
 
 
@@ -53,11 +54,23 @@ def identity_columns(columns: list[str]) -> tuple[str, ...]:
 def pair_ids(table: pa.Table) -> npt.NDArray[np.int64]:
     """Compute the id of each raw pair; it survives reordering, resharding and subsetting.
 
+    A row whose ids are all null is told apart by caption and images, as in a source without ids.
+
     Returns:
         [rows] int64.
     """
     names = identity_columns(table.column_names)
-    rows = zip(*(values(table[name]) for name in names), strict=True)
+    found = _hashed(table.select(names))
+    ids = [name for name in names if name in IDS]
+    if ids and table.num_rows:
+        nameless = np.logical_and.reduce([table[name].is_null().to_numpy() for name in ids])
+        if nameless.any():
+            found[nameless] = _hashed(table.select(IDENTITY_OF_CONTENT).filter(pa.array(nameless)))
+    return found
+
+
+def _hashed(table: pa.Table) -> npt.NDArray[np.int64]:
+    rows = zip(*(values(column) for column in table.columns), strict=True)
     return np.array([hash64(b"pair", *map(_identity_bytes, row)) for row in rows], dtype=np.int64)
 
 

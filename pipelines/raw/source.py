@@ -5,42 +5,61 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.raw import pairs
+from pipelines.raw import columns, pairs, splits
 
-DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # of the Hub: name, or owner/name
+DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
+FOOTERS_AT_ONCE = 16
 
 
 def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     """List the Parquet files of a source.
 
     Args:
-        source: a Parquet file, a folder of them, s3://..., hf://datasets/..., or a name that datasets knows.
-        split: the split of a named dataset; a folder is taken whole.
+        source: a Parquet file, a folder of them, s3://..., hf://datasets/..., or a name that datasets knows, with
+            :CONFIG behind it where it has several configurations.
+        split: the split of a named dataset, or of a folder whose files' names tell more than one.
         flag: that named the source, for a refusal's sentence.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, one is a link to a file that is gone, or the split is not among them.
     """
     path = told_apart(source)
     if path == source and DATASET_NAME.fullmatch(source):
         return _named_dataset(source, split, flag)
-    if path.endswith(".parquet") and files.is_file(path):
+    if path.endswith(tables.SUFFIX) and files.is_file(path):
         return [path]
     if not files.exists(path):
         raise UserError(f"{flag} {source}: {path} does not exist")
-    found = files.list_files(path, ".parquet")
+    _refuse_dead_links(path, flag, source)
+    found = tables.list_tables(path)
     if not found:
         raise UserError(f"{flag} {source}: {path} holds no .parquet file")
-    return found
+    return splits.of_folder(path, found, split, f"{flag} {source}")
+
+
+def _refuse_dead_links(folder: str, flag: str, source: str) -> None:
+    """Refuse a folder with a link to a file that is gone, for example of a Hub snapshot whose blobs were cleaned."""
+    if files.is_remote(folder):
+        return
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            link = Path(place, name)
+            if name.endswith(tables.SUFFIX) and not link.exists():
+                raise UserError(
+                    f"{flag} {source}: {link} is a link to {os.readlink(link)}, which is gone; download it again"
+                )
 
 
 def told_apart(source: str) -> str:
@@ -50,69 +69,173 @@ def told_apart(source: str) -> str:
     return files.resolve(source).rstrip("/")
 
 
-def _named_dataset(name: str, split: str, flag: str) -> list[str]:
+def _named_dataset(given: str, split: str, flag: str) -> list[str]:
     """List a named dataset's Parquet files, where the Hub (or datasets' cache of it) has them: nothing is copied."""
+    name, _, config = given.partition(":")
     if os.path.exists(name):  # datasets would take it, but no path counts from the working directory
         raise UserError(f"{flag} {name}: {files.ROOT / name} does not exist; paths count from the repository's root")
     import datasets
 
     try:
-        builder = datasets.load_dataset_builder(name)
+        builder = datasets.load_dataset_builder(name, config) if config else datasets.load_dataset_builder(name)
     except Exception as error:  # datasets raises its own, the Hub's and the network's kinds
+        if isinstance(error, ValueError) and "onfig" in str(error):
+            raise UserError(_which_configuration(name, config, flag)) from error
         reason = type(error).__name__ + ("; HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "")
         path = files.ROOT / name
         raise UserError(f"{flag} {name}: {path} does not exist, and datasets cannot load it ({reason})") from error
     data_files = builder.config.data_files or {}
     if split not in data_files:
-        raise UserError(f"{flag} {name}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
+        raise UserError(f"{flag} {given}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
     found = [str(path) for path in data_files[split]]
-    if not found or not all(path.endswith(".parquet") for path in found):
+    if not found or not all(path.endswith(tables.SUFFIX) for path in found):
         raise UserError(
-            f"{flag} {name}: not stored as Parquet; export it once and give that file as {flag}: "
-            f"{export_command(name, split)}"
+            f"{flag} {given}: not stored as Parquet; export it once and give that file as {flag}: "
+            f"{export_command(given, split)}"
         )
     return found
 
 
-def export_command(name: str, split: str) -> str:
+def _which_configuration(name: str, config: str, flag: str) -> str:
+    import datasets
+
+    names = datasets.get_dataset_config_names(name)
+    asked = f"has no configuration {config!r}" if config else "has several configurations"
+    return f"{flag} {name}: it {asked}; give one of them as {flag} {name}:CONFIG ({', '.join(names)})"
+
+
+def export_command(given: str, split: str) -> str:
     """Return the command that writes one split of a named dataset as a Parquet file."""
+    name, _, config = given.partition(":")
     output = f"runs/{name.split('/')[-1]}-{split}.parquet"
-    return f'python -c "import datasets; datasets.load_dataset({name!r}, split={split!r}).to_parquet({output!r})"'
+    named = f"{name!r}, {config!r}" if config else f"{name!r}"
+    return f'python -c "import datasets; datasets.load_dataset({named}, split={split!r}).to_parquet({output!r})"'
 
 
-def open_source(paths: list[str]) -> pads.Dataset:
-    """Open a source and check that it has the columns of raw pairs.
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source, by its footer."""
+
+    path: str
+    rows: int
+    names: tuple[str, ...]  # of its columns
+    may_lack_ids: bool  # whether a row may have no id at all, by the footer's counts of nulls
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """The rows of a source's files as one table of raw pairs, read as columns.py says."""
+
+    parts: tuple[SourceFile, ...]
+    names: tuple[str, ...]  # of the columns of raw pairs that it has, in one order
+
+    @property
+    def paths(self) -> list[str]:
+        """Return its files."""
+        return [part.path for part in self.parts]
+
+    def count_rows(self) -> int:
+        """Return the number of rows."""
+        return sum(part.rows for part in self.parts)
+
+    def pieces(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Read columns as tables that fit into little memory, in the order of the files."""
+        for part in self.parts:
+            yield from read_pieces(part.path, names)
+
+
+def read_pieces(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Read columns of one file of raw pairs as tables that fit into little memory; those it lacks are null.
 
     Raises:
-        UserError: naming the missing columns or the unreadable file.
+        UserError: naming the file that cannot be read, or its column with a value that is none of raw pairs'.
     """
     try:
-        dataset = tables.open_dataset(paths)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{paths[0]}: not readable as Parquet ({error})") from error
-    missing = [name for name in pairs.REQUIRED_COLUMNS if name not in dataset.schema.names]
-    if missing:
-        raise UserError(
-            f"{paths[0]}: no column {', '.join(missing)}; raw pairs have {', '.join(pairs.REQUIRED_COLUMNS)}"
-        )
-    return dataset
+        there = tables.column_names(path)
+        for batch in tables.batches(path, [name for name in names if name in there]):
+            yield columns.typed(batch, names, path)
+    except (pa.ArrowException, OSError) as error:
+        if "AWS Error" in str(error):
+            raise  # in words by object_storage, which asks S3 what is missing
+        raise tables.unreadable(path, error) from error
 
 
-def columns_to_read(dataset: pads.Dataset) -> list[str]:
+def open_source(paths: Sequence[str]) -> RawTable:
+    """Open a source's files by their footers and check that they have the columns of raw pairs.
+
+    Raises:
+        UserError: naming the unreadable file, or the file and its column that is missing or of no known type.
+    """
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        parts = tuple(pool.map(_open_file, paths))
+    union = {name for part in parts for name in part.names}
+    names = tuple(name for name in pairs.REQUIRED_COLUMNS + pairs.OPTIONAL_COLUMNS if name in union)
+    for name in [name for name in pairs.IDS if name in union]:
+        lacking = next((part for part in parts if name not in part.names), None)
+        if lacking:
+            having = next(part for part in parts if name in part.names)
+            raise UserError(
+                f"{lacking.path}: no column {name}, which {having.path} has; a pair is told apart by it, so add it or "
+                "take it out of all files"
+            )
+    return RawTable(parts, names)
+
+
+def _open_file(path: str) -> SourceFile:
+    filesystem, inner = files.open_filesystem(path)
+    try:
+        with pq.ParquetFile(inner, filesystem=filesystem) as file:
+            schema = file.schema_arrow
+            footer = file.metadata
+    except (pa.ArrowException, OSError) as error:
+        raise tables.unreadable(path, error) from error
+    columns.check_schema(path, schema)
+    nulls = _null_counts(footer)
+    ids = [name for name in pairs.identity_columns(schema.names) if name in pairs.IDS]
+    may_lack_ids = bool(ids) and all(nulls.get(name) != 0 for name in ids)
+    for name in columns.IMAGES:
+        content = nulls.get(f"{name}.{columns.BYTES}")
+        given = nulls.get(f"{name}.{columns.PATH}")
+        if content and given is not None and content > given:
+            raise UserError(
+                f"{path}: column {name} gives {content - given} paths without the images' bytes; write the images "
+                "into the file, as datasets' to_parquet does"
+            )
+    return SourceFile(path, footer.num_rows, tuple(schema.names), may_lack_ids)
+
+
+def _null_counts(footer: pq.FileMetaData) -> dict[str, int | None]:
+    """Count the nulls of each column by a footer's statistics; None where a row group has none."""
+    counts: dict[str, int | None] = {}
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        for index in range(group.num_columns):
+            chunk = group.column(index)
+            before = counts.get(chunk.path_in_schema, 0)
+            known = chunk.statistics is not None and chunk.statistics.has_null_count
+            counts[chunk.path_in_schema] = (
+                before + chunk.statistics.null_count if known and before is not None else None
+            )
+    return counts
+
+
+def columns_to_read(raw: RawTable) -> list[str]:
     """Choose the columns that the encoder reads."""
-    wanted = pairs.REQUIRED_COLUMNS + pairs.OPTIONAL_COLUMNS
-    return [name for name in wanted if name in dataset.schema.names]
+    return list(raw.names)
 
 
-def all_pair_ids(dataset: pads.Dataset) -> npt.NDArray[np.int64]:
-    """Compute every row's pair_id, reading the identifying columns alone.
+def all_pair_ids(raw: RawTable) -> npt.NDArray[np.int64]:
+    """Compute every row's pair_id, reading the identifying columns alone, and images only where a row may have no id.
 
     Raises:
         UserError: if two rows have the same id, naming one of them.
     """
-    names = list(pairs.identity_columns(dataset.schema.names))
-    parts = [pairs.pair_ids(pa.Table.from_batches([batch])) for batch in dataset.to_batches(columns=names)]
-    ids = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    names = pairs.identity_columns(list(raw.names))
+    found = [np.empty(0, np.int64)]
+    for part in raw.parts:
+        needed = dict.fromkeys([*names, *(pairs.IDENTITY_OF_CONTENT if part.may_lack_ids else ())])
+        found += [pairs.pair_ids(piece) for piece in read_pieces(part.path, list(needed))]
+    ids = np.concatenate(found)
     if len(np.unique(ids)) != len(ids):
         twice = Counter(ids.tolist()).most_common(1)[0]
         row = int(np.flatnonzero(ids == twice[0])[1])
@@ -123,11 +246,11 @@ def all_pair_ids(dataset: pads.Dataset) -> npt.NDArray[np.int64]:
     return ids
 
 
-def captions_of(dataset: pads.Dataset, wanted: set[int]) -> Iterator[tuple[int, str]]:
+def captions_of(raw: RawTable, wanted: set[int]) -> Iterator[tuple[int, str]]:
     """Yield (prompt_id, caption) once for each wanted prompt_id found in the source."""
     left = set(wanted)
-    for batch in dataset.to_batches(columns=["caption"]):
-        for caption in pairs.values(batch.column(0).unique()):
+    for piece in raw.pieces(["caption"]):
+        for caption in pairs.values(piece["caption"].unique()):
             if isinstance(caption, str) and (key := pairs.prompt_id(caption)) in left:
                 left.remove(key)
                 yield key, caption

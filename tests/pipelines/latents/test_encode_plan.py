@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pyarrow.dataset as pads
 import pytest
 from support.material import MODEL, rendered_pairs, write_pairs
 
@@ -15,6 +14,7 @@ from pipelines.latents import encode_config, encode_plan
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main, print_plan
 from pipelines.latents.encode_plan import Networks, SourceRows, Stored
+from pipelines.raw import source
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rows_are_counted_by_what_becomes_of_them(folder: Path) -> None:
-    found = encode_plan.read_source(pads.dataset(folder / "raw"), strict_labels=False)
+    found = encode_plan.read_source(
+        source.open_source(source.parquet_files(str(folder / "raw"), "train")), strict_labels=False
+    )
     captions = {row["caption"] for row in rendered_pairs(16) if row["label_0"] != 0.5}
     assert found == SourceRows(rows=17, ties=2, refused=1, prompts=len(captions))
     assert found.kept == 14

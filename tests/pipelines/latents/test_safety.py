@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pytest
 from PIL import Image
 from support.material import MODEL, Submit, rendered_pairs, write_pairs
@@ -22,6 +21,7 @@ from pipelines.latents import encode_config, encode_latents, encode_plan, safety
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
 from pipelines.latents.safety import SafetyConfig, make_filter, read_blocklist
+from pipelines.raw import source
 from pipelines.raw.raw_pairs import SCHEMA
 
 LIST = "# a comment\n\nnude\nSelf-Harm\nstraße\nété\n"
@@ -174,7 +174,9 @@ def test_another_filter_is_refused_and_stores_older_than_filters_go_on(words: st
 def test_the_dry_run_counts_the_filter(words: str, checker: Path, tmp_path: Path) -> None:
     write_pairs(tmp_path / "raw", pairs_of(*FILTERED))
     chosen = make_filter(SafetyConfig(words, str(checker)))
-    rows = encode_plan.read_source(pads.dataset(tmp_path / "raw"), False, chosen.blocklist)
+    rows = encode_plan.read_source(
+        source.open_source(source.parquet_files(str(tmp_path / "raw"), "train")), False, chosen.blocklist
+    )
     assert (rows.rows, rows.ties, rows.blocked, rows.kept) == (5, 1, 1, 3)
     networks = encode_plan.Networks(10, 3e12, 7, {}, {}, checker_parameters=5, checked_image=1e12)
     stored = encode_plan.Stored((4, 8, 8), "sample", flip=False)
