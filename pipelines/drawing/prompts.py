@@ -28,7 +28,9 @@ class Prompt:
 
 
 def read_prompts(path: str) -> list[str]:
-    """Read captions from text, one a line, or a .tsv, .csv, .jsonl or .parquet file with a column prompt or caption.
+    """Read captions from text, one a line, or from the column prompt or caption of a table.
+
+    A table is a .tsv, .csv, .jsonl, .ndjson or .parquet file.
 
     Raises:
         UserError: if the file is missing, unreadable or empty, or lacks that column or a caption in it.
@@ -80,7 +82,7 @@ def _read(path: str, wanted: Sequence[str]) -> Placed:
             header, rows = read_table(path)
             _caption_column(header)
             return rows
-        case "jsonl":
+        case "jsonl" | "ndjson":
             return _json_lines(_text(path))
         case _:
             lines = enumerate(_text(path).splitlines(), 1)

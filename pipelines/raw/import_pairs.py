@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +22,8 @@ from pipelines.raw import raw_pairs
 from pipelines.raw.pairs import check_caption, check_label, hash64
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+EXCEL_HINT = re.compile(r"sep=.\r?\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ImportConfig:
     """Flags of the importer."""
 
     table: str
-    """CSV (with a header) or JSONL with the columns caption, image_0, image_1, label_0."""
+    """CSV with a header (commas, semicolons or tabs) or JSONL: the columns caption, image_0, image_1, label_0."""
     images: str
     """Folder that the image names count from, local or s3://."""
     output: str = "runs/imported"
@@ -53,29 +57,83 @@ def read_comparisons(path: str) -> list[Comparison]:
     if not files.is_file(path):
         raise UserError(f"--table {path}: no such file")
     try:
-        text = files.read_bytes(path).decode("utf-8-sig")
-        lines = _jsonl_lines(text) if path.endswith(".jsonl") else _csv_lines(text)
-        found = [_comparison(number, row, f"--table {path}: line {number}") for number, row in lines]
+        text = _decoded(files.read_bytes(path))
+        is_json = path.lower().endswith((".jsonl", ".ndjson"))
+        lines = _json_lines(text, f"--table {path}") if is_json else _delimited_lines(text, f"--table {path}")
+        comparisons = [_comparison(number, row, f"--table {path}: line {number}") for number, row in lines]
     except (ValueError, csv.Error) as error:
         raise UserError(f"--table {path}: not readable ({error})") from error
-    if not found:
+    if not comparisons:
         raise UserError(f"--table {path}: no comparisons in it")
-    return found
+    return comparisons
 
 
-def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    for row in reader:
-        yield reader.line_num, row
+def _decoded(content: bytes) -> str:
+    """Decode a table: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write."""
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_wide else "utf-8-sig")
 
 
-def _jsonl_lines(text: str) -> Iterator[tuple[int, Any]]:
+def _delimited_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
+    """Read a table with a header, whichever of DELIMITERS stands between its columns; names in any case.
+
+    Raises:
+        UserError: if no delimiter gives the columns, saying which header and delimiter were taken.
+    """
+    skipped = 0
+    named = EXCEL_HINT.match(text)  # a first line sep=; is Excel's, and no header
+    if named:
+        text = text[named.end() :]
+        skipped = 1
+    headers = {delimiter: _header(text, delimiter) for delimiter in DELIMITERS}
+    delimiter = max(headers, key=lambda one: (len(set(COLUMNS) & set(headers[one])), len(headers[one])))
+    header = headers[delimiter]
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise UserError(
+            f"{place}: no column {', '.join(missing)}; its header is {', '.join(header) or 'empty'}, separated by "
+            f"{DELIMITERS[delimiter]}; the columns are {', '.join(COLUMNS)}, separated by commas, semicolons or tabs"
+        )
+    _refuse_doubled(header, place)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    next(reader)
+    for fields in reader:
+        number = reader.line_num + skipped
+        if len(fields) > len(header):
+            raise UserError(
+                f"{place}: line {number}: more values than the header has columns; quote captions that hold a "
+                f"{DELIMITERS[delimiter].removesuffix('s')}"
+            )
+        if fields:
+            row: dict[str, str | None] = dict(zip(header, fields, strict=False))
+            row = dict.fromkeys(header) | row
+            if delimiter != "," and row["label_0"] is not None:
+                row["label_0"] = row["label_0"].replace(",", ".")  # 0,5 where the comma is the decimal sign
+            yield number, row
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [name.strip().lower() for name in next(reader, list[str]())]
+
+
+def _refuse_doubled(names: Sequence[str], place: str) -> None:
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise UserError(f"{place}: two columns are named {name}, whatever the case; keep one of them")
+
+
+def _json_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
+            if isinstance(row, dict):
+                _refuse_doubled([name.strip().lower() for name in row], f"{place}: line {number}")
+                row = {name.strip().lower(): value for name, value in row.items()}
+            yield number, row
 
 
 def _comparison(number: int, row: Any, place: str) -> Comparison:
@@ -83,8 +141,6 @@ def _comparison(number: int, row: Any, place: str) -> Comparison:
         raise UserError(f"{place}: not an object with {', '.join(COLUMNS)}")
     if missing := [name for name in COLUMNS if name not in row]:
         raise UserError(f"{place}: no {', '.join(missing)}")
-    if None in row:  # where csv puts what has no column
-        raise UserError(f"{place}: more values than the header has columns; quote captions that hold a comma")
     caption, label = row["caption"], row["label_0"]
     if isinstance(label, str):  # all that a CSV knows
         try:

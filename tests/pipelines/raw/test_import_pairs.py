@@ -67,6 +67,23 @@ def test_csv_and_jsonl_give_the_same_pairs_with_names_as_written(folder: Path) -
     assert files.read_json(str(folder / "raw" / CONFIG))["table"] == str(folder / "t.csv")
 
 
+DIALECTS = {
+    "semicolons": ("t.csv", 'caption;image_0;image_1;label_0\n"a; red dog";0001;1;0,5\n'),
+    "tabs": ("t.tsv", "caption\timage_0\timage_1\tlabel_0\na; red dog\t0001\t1\t0.5\n"),
+    "vertical bars": ("t.txt", "caption|image_0|image_1|label_0\na; red dog|0001|1|0.5\n"),
+    "another case and order": ("t.csv", "Label_0,Image_1, IMAGE_0 ,Caption\n0.5,1,0001,a; red dog\n"),
+    "ndjson": ("t.ndjson", '{"Caption": "a; red dog", "image_0": "0001", "image_1": "1", "label_0": 0.5}\n'),
+    "Excel's first line": ("t.csv", 'sep=;\r\ncaption;image_0;image_1;label_0\r\n"a; red dog";0001;1;0,5\r\n'),
+}
+
+
+@pytest.mark.parametrize(("table", "content"), DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_people_export_them_are_the_same_pairs(folder: Path, table: str, content: str, encoding: str) -> None:
+    usual = imported(folder, "usual.csv", HEADER + "a; red dog,0001,1,0.5\n", "usual")
+    assert imported(folder, table, content.encode(encoding)).equals(usual)
+
+
 def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
     def labelled(*labels: float) -> dict[int, float]:
         rows = [Comparison(n, "a", ("x", "y"), label) for n, label in enumerate(labels)]
@@ -99,7 +116,15 @@ def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: p
     ("table", "content", "told"),
     [
         ("t.csv", HEADER, "no comparisons in it"),
-        ("t.csv", "caption,image_0,image_1\na,0001,1\n", "line 2: no label_0"),
+        ("t.csv", "caption,image_0,image_1\na,0001,1\n", "no column label_0; its header is caption, image_0, image_1"),
+        ("t.csv", "Prompt;A;B\na;0001;1\n", "its header is prompt, a, b, separated by semicolons; the columns are"),
+        (
+            "t.csv",
+            HEADER.replace(",", ";") + "a;b;0001;1;1\n",
+            "line 2: more values than the header has columns",
+        ),
+        ("t.csv", "Caption,caption,image_0,image_1,label_0\n", "two columns are named caption"),
+        ("t.csv", "sep=;\n" + HEADER.replace(",", ";") + "a;0001;1;x\n", "line 3: label_0 is 'x'"),
         ("t.csv", HEADER + "a,0001,1,1\na cat, sitting,0001,1,1\n", "line 3: more values than the header"),
         ("t.csv", HEADER + "a,0001\n", "line 2: label_0 is null"),
         ("t.csv", HEADER + "a,0001,1,left\n", "line 2: label_0 is 'left', not 0, 0.5 or 1"),
