@@ -97,7 +97,7 @@ def test_pure_noise_teaches_a_model_of_noise_nothing_and_is_left_out(tmp_path: P
     assert torch.equal(noisy[0], noisy[1])  # two images, one input,
     assert torch.equal(target[0], target[1])  # one target: the margin is 0 whatever the network
     assert max(rescaled.timestep(u) for u in (0.999, 0.9999999)) == 998
-    with pytest.raises(UserError, match="--timesteps 999: pure noise"):
+    with pytest.raises(UserError, match="--timesteps 999: is pure noise"):
         StableDiffusion(MODEL, ScheduleConfig((499, 999), zero_terminal_snr=True))
     assert StableDiffusion(MODEL, ScheduleConfig((499, 999))).timestep(0.9) == 999  # noise with a trace of the image
     # A velocity's target at pure noise is -x_0: it differs between the slots.

@@ -150,7 +150,7 @@ def test_a_turbo_run_draws_its_three_timesteps(tiny_pipeline: Pipelines, encode:
     trainer = assembly.build(config, assembly.Rank())
     drawn = [batch.timesteps.tolist() for step in range(12) for batch in loop.step_share(trainer, step)]
     assert {t for batch in drawn for t in batch} == {249, 499, 749}
-    with pytest.raises(UserError, match="--timesteps 999: pure noise"):
+    with pytest.raises(UserError, match="--timesteps 999: is pure noise"):
         preflight.check_config(replace(config, schedule=replace(TURBO, timesteps=(249, 999))))
 
 
