@@ -1,7 +1,7 @@
 """Models of the step benchmark: random weights in the shapes of SD1.5 and SDXL, or in small ones of their proportions.
 
 Random weights cost what trained ones do. shapes/ holds the settings of both: facts of the published models, and small
-ones whose VAE, text encoders and UNet share the work as theirs do (tests/test_step_models.py).
+ones whose VAE, text encoders and UNet share the work as theirs do (tests/infra/benchmarks/test_benchmark_step.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a batch job is, whatever runs it: files, steps, and what each copy of a step needs.
 
-A step is any class whose instances map one Arrow table to another. engine.py runs a job on Ray Data, local.py in the
-process that asks.
+A step is any class whose instances map one Arrow table to another. on_ray.py runs a job on Ray Data, and in_process.py
+runs it in the process that asks.
 """
 
 from __future__ import annotations
