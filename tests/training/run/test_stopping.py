@@ -17,13 +17,13 @@ from training.checkpoints import checkpoint
 from training.run import assembly, loop, stopping
 from training.settings.config import TrainConfig
 
-# The run in a process of its own; at step 3 it tells so and waits for the signal, at a checkpoint for its kill.
+# The run in a process of its own; at step 3 it says so and waits for the signal, at a checkpoint for its kill.
 PROGRAM = """
 import sys, time
-from infra import cli, files
-from pathlib import Path
-from training import assembly, checkpoint, loop, stopping
-from training.config import TrainConfig
+from infra.base import cli
+from training.checkpoints import checkpoint
+from training.run import assembly, loop, stopping
+from training.settings.config import TrainConfig
 
 where = sys.argv.pop(1)
 write = checkpoint.save_file
