@@ -46,7 +46,7 @@ def _over(settings: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(path: str) -> dict[str, Any]:
-    """Read a file of settings, JSON or YAML.
+    """Read a file of settings, JSON or YAML; of a result, such as report.json, the settings under its name config.
 
     Raises:
         UserError: if it cannot be read, holds no names with values, or a URL with credentials.
@@ -65,6 +65,8 @@ def read_settings(path: str) -> dict[str, Any]:
             settings = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--config {path}: neither JSON nor YAML ({_first_line(error)})") from error
+    if isinstance(settings, dict) and isinstance(settings.get("config"), dict):
+        settings = settings["config"]
     if not isinstance(settings, dict):
         raise UserError(f"--config {path}: holds no settings; write NAME: VALUE on each line")
     for name, text in _strings(settings):

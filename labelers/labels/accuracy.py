@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.base import files, object_storage
+from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_rules, label_set, preference_accuracy
 from labelers.scoring import scorers, scoring_pass
@@ -109,6 +110,7 @@ def main(config: AccuracyConfig) -> None:
             told = before
         else:
             told = {"config": asdict(config), "settings": settings, "rows": measure(config, sets, judges, weights)}
+            save_config(output, config)
             files.write_json(done, told)
             print(table(told["rows"]), flush=True)
     if config.json:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.base import files, models, object_storage
+from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_rules, label_set
 from labelers.scoring import scorers, scoring_pass
@@ -117,6 +118,7 @@ def label(plan: Plan, names: list[str], still_held: Iterable[Callable[[], None]]
         rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
         more = {"settings": settings_of(plan, name), "config": asdict(config)}
         check()
+        save_config(plan.folder(name), config)
         label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, more)
     files.remove(plan.work)
 

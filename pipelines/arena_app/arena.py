@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra.base import files
+from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from pipelines.arena_app import arena_results
 from pipelines.arena_app.arena_pairs import Contents, Sets, choose, read_sets
@@ -106,6 +107,7 @@ def main(config: ArenaConfig) -> None:
             f"--output {output}: each vote is appended to a file, which only a local disk can do; give a local folder"
         )
     sets = read_sets(config.images)
+    save_config(output, config)
     if config.export is None:
         serve(config, sets, output)
     else:

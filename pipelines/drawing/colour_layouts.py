@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from infra.base import files
+from infra.base.config_files import save_config
 from infra.base.errors import check_least
 from pipelines.drawing.image_sets import wanted_images, with_images, write_images
 from pipelines.drawing.prompts import read_prompts
@@ -64,4 +65,5 @@ def main(config: LayoutConfig) -> None:
     seeds = wanted["image_seed"].to_pylist()
     painted = (layout(config.side, config.rectangles, np.random.default_rng(seed)) for seed in seeds)
     write_images(output, with_images(wanted, map(Image.fromarray, painted)), asdict(config))
+    save_config(output, config)
     print(f"{output}: {wanted.num_rows} layouts", flush=True)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from infra.base import files, models, object_storage, tables
+from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.drawing import image_sets, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config, image_identity
@@ -124,6 +125,7 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
         still_held()
+        save_config(output, config)
         files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
         files.remove(files.join(output, store.WORK))
     print(f"{output}: {wanted.num_rows} images", flush=True)

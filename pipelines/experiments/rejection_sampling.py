@@ -21,6 +21,7 @@ import pyarrow as pa
 from scipy.stats import bootstrap
 
 from infra.base import files, models, object_storage
+from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.flags import Shown
 from labelers.scoring import scorers
@@ -180,6 +181,7 @@ def main(config: RejectionConfig) -> None:
         found = beat(config, policy, output)
         result = summarise(np.array([found[caption] for caption in captions]), config.cap)
         about = {"schema_version": SCHEMA_VERSION, "config": asdict(config)}
+        save_config(output, config)
         files.write_json(files.join(output, RESULT), about | {"result": asdict(result), "draws": found})
     print(f"\n{table(result)}\n{files.join(output, RESULT)}", flush=True)
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from infra.base import files, object_storage
+from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
@@ -100,6 +101,7 @@ def main(config: SweepConfig) -> None:
     for trial in trials:
         check_trial(trial)
     with store.writer_lock(output):
+        save_config(output, config)
         on_ray.connect()
         seconds = run_all(trials, config.cpus_per_trial)
         files.write_json(files.join(output, DONE), gather(sweep, trials, seconds) | {"config": asdict(config)})

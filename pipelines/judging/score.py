@@ -17,6 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from infra.base import files, models, object_storage, tables
+from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.scoring import scorers
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
@@ -91,6 +92,7 @@ def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
     done = [score_folder(config, path, current, run) for path in folders]
     judged = _judge_folders(config, folders, true_images, features)
     for path in folders:
+        save_config(files.join(path, score_files.SCORES), config)
         scores = score_files.read_scores(path)
         medians = (f"{name} median {np.median(scores[name].to_numpy()):.4f}" for name in loaded)
         nothing = not (done[folders.index(path)] or path in judged)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from infra.base import dry_run, files, metrics, models, object_storage
+from infra.base.config_files import save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from pipelines.engine import on_ray, progress
@@ -81,6 +82,8 @@ def main(config: EncodeConfig) -> None:
         manifest = summarise(plan)
         repaired = repair.compared(destination, manifest)
         still_held()
+        if not config.repair:
+            save_config(destination, config)
         store.publish(destination, manifest)
     seconds = time.perf_counter() - started
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)

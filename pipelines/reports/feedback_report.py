@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra.base import files, object_storage
+from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
 from pipelines.judging.image_flags import summarise_image_flags
@@ -169,6 +170,7 @@ def main(config: FeedbackReportConfig) -> None:
     report = build(config, rows, base)
     page = feedback_page.render(report, {name: row.drawn for name, row in rows.items()}, base)
     content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
+    save_config(output, config)
     files.write_bytes(files.join(output, "report.json"), content.encode())
     files.write_bytes(files.join(output, "report.html"), page.encode())
     print(f"{summary(report)}\nreport: {files.join(output, 'report.html')}", flush=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infra.base import files, object_storage
+from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
 from pipelines.judging.image_flags import summarise_image_flags
@@ -122,6 +123,7 @@ def main(config: ReportConfig) -> None:
     report = build(config, policy, base)
     page = report_page.render(report, policy, base, config.train, config.control_train)
     content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
+    save_config(output, config)
     files.write_bytes(files.join(output, "report.json"), content.encode())
     files.write_bytes(files.join(output, "report.html"), page.encode())
     files.write_bytes(files.join(output, "result.png"), report_page.picture(policy, base))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.base import files, models, object_storage, tables
+from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
 from pipelines.engine import on_ray
@@ -125,6 +126,7 @@ def main(config: ReferenceConfig) -> None:
         wanted = wanted_visits(kept, plan.finished_draws, config.draws)
         visit_pairs(plan, wanted)
         still_held()
+        save_config(folder, plan.config)
         manifest = publish(plan, wanted)
         files.remove(plan.work)
     print(f"{folder}: {manifest.draws} draws of {manifest.pairs:,} pairs, {wanted.num_rows:,} visits new", flush=True)

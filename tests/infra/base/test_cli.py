@@ -168,6 +168,9 @@ def test_a_runs_settings_are_read_back_and_printed(tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert ran == []
     assert yaml.safe_load(printed)["optimizer"] == {"rate": 1e-08, "kind": "adam"}
+    result = {"win_rate": 0.6, "config": json.loads((tmp_path / "config.json").read_text())}
+    (tmp_path / "report.json").write_text(json.dumps(result))
+    assert read("--config", str(tmp_path / "report.json")) == begun
     (tmp_path / "again.yaml").write_text(printed)
     assert read("--config", str(tmp_path / "again.yaml")) == begun
 

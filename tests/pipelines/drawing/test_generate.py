@@ -141,6 +141,8 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(
     remote = replace(config, lora=f"{place}/lora", output=f"{place}/images")
     generate.main(remote, in_process.run)
     assert image_sets.read_images(remote.output) == image_sets.read_images(config.output)
+    again = cli.parse(generate.GenerateConfig, {}, ["--config", f"{config.output}/config.json"])
+    assert again == config
     other, _ = lora_result(tmp_path / "other", alpha=4)
     with pytest.raises(UserError, match=r"other settings \(lora, fingerprints\)"):
         generate.main(replace(config, lora=str(other)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.judging_material import engine_in_this_process, write_images
 
+from infra.base import cli
 from infra.base.errors import UserError
 from pipelines.drawing import generate, image_sets
 from pipelines.drawing.generate_config import GenerateConfig
@@ -123,6 +124,8 @@ def test_only_captions_that_are_not_beaten_are_drawn_again(config: RejectionConf
     ]
     main(config)
     assert len(drawn) == 3  # the same command again draws nothing
+    again = ["--config", str(Path(config.output, "config.json"))]
+    assert cli.parse(RejectionConfig, {}, again) == config
 
 
 def test_what_makes_no_experiment_is_refused(config: RejectionConfig, tmp_path: Path) -> None:

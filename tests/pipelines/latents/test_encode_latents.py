@@ -16,6 +16,7 @@ import torch
 from support.material import MODEL, rendered_pairs, write_pairs
 from support.stores import SCRIPT, refusal
 
+from infra.base import cli
 from infra.base.errors import UserError
 from infra.base.files import ROOT
 from pipelines.latents import encoders, store
@@ -34,6 +35,8 @@ def test_counts_and_manifest(encoded_store: Path) -> None:
     assert counts.contradicting == 1
     assert sum(manifest.reasons.values()) == counts.quarantined
     store.verify(str(encoded_store), manifest, contents=True)
+    again = cli.parse(EncodeConfig, {}, ["--config", str(encoded_store / "config.json")])
+    assert {name: value for name, value in asdict(again).items() if name in manifest.config} == manifest.config
 
 
 def test_latents_are_the_vaes(encoded_store: Path, raw_pairs: Path) -> None:

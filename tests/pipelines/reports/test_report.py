@@ -15,7 +15,7 @@ from support import judging_material
 from support.judging_material import score_folders, write_images, write_label_set, write_run, write_store
 from support.pages import EVIL, Page
 
-from infra.base import files
+from infra.base import cli, files
 from infra.base.errors import UserError
 from pipelines.judging.comparison import differences
 from pipelines.reports import report
@@ -47,6 +47,8 @@ def made(config: report.ReportConfig) -> tuple[dict[str, Any], str]:
 
 def test_figures_and_keys(config: report.ReportConfig) -> None:
     told, _ = made(config)
+    again = ["--config", f"{config.output}/config.json"]
+    assert cli.parse(report.ReportConfig, {}, again) == config
     # 2 wins, 1 loss, a tie: 2.5 of 4. Medians of 10 20 30 40, and of 50 60 5 40.
     assert told["win_rate"]["red"]["value"] == 0.625
     assert set(told["win_rate"]["red"]) == {"value", "low", "high", "n"}
