@@ -6,6 +6,7 @@ A checkpoint is a folder checkpoints/step-NNNNNNN of a run folder: one file a gr
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from infra.base.versions import check_version
 
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete.json"
+NAME = re.compile(r"step-\d{7,}")  # of a checkpoint's folder; any other name there is somebody else's
+REWIND = "rewind.json"  # of a run folder, while --resume-from is asked for: the step to go on from
 SCHEMA_VERSION = 1
 Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
 
@@ -69,7 +72,7 @@ def save(output: Path, state: State, groups: Groups) -> None:
 def begin(output: Path, step: int) -> Path:
     """Make the empty folder of a checkpoint; what an earlier attempt left there goes."""
     folder = folder_of(output, step)
-    shutil.rmtree(folder, ignore_errors=True)
+    drop(folder)
     folder.mkdir(parents=True)
     return folder
 
@@ -81,9 +84,14 @@ def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
 
 
 def complete_steps(output: str) -> list[int]:
-    """List the steps of the complete checkpoints in a run folder, local or on S3, the first step first."""
-    markers = files.list_files(files.join(output, CHECKPOINTS), f"/{COMPLETE}")
-    return sorted(step_of(Path(path).parent) for path in markers)
+    """List the steps of the complete checkpoints in a run folder, local or on S3, the first step first.
+
+    A folder of another name, for example a copy `step-0000004.bak`, is no checkpoint.
+    """
+    folder = files.join(output, CHECKPOINTS)
+    markers = files.list_files(folder, f"/{COMPLETE}")
+    names = [path.removeprefix(f"{folder}/").removesuffix(f"/{COMPLETE}") for path in markers]
+    return sorted(step_of(Path(name)) for name in names if NAME.fullmatch(name))
 
 
 def complete(output: Path) -> list[Path]:
@@ -118,18 +126,25 @@ def read_state(folder: Path) -> State:
         UserError: naming the file that is missing, altered or outside the folder, or the marker, if it is not whole or
             of other code.
     """
-    state, hashes = read_marker(str(folder), (folder / COMPLETE).read_bytes())
+    return _checked(str(folder))
+
+
+def _checked(folder: str) -> State:
+    """Read the state of a complete checkpoint, local or on S3, and compare each of its files with its hash."""
+    state, hashes = read_marker(folder, files.read_bytes(files.join(folder, COMPLETE)))
     for name, expected in hashes.items():
-        path = Path(files.inside(str(folder), name))
-        if not path.is_file():
+        path = files.inside(folder, name)
+        if not files.is_file(path):
             raise UserError(f"{path}: missing; delete {folder} to resume from the one before")
-        if files.sha256(str(path)) != expected:
+        if files.sha256(path) != expected:
             raise UserError(f"{path}: altered since it was written; delete {folder} to resume from the one before")
     return state
 
 
 def sweep(output: Path, keep: int, best: int | None) -> None:
     """Delete incomplete checkpoints, and all complete ones but the latest and the best.
+
+    What has another name than a checkpoint stays, and so does what a link leads to.
 
     Args:
         keep: how many of the latest stay, 1 or more.
@@ -139,22 +154,59 @@ def sweep(output: Path, keep: int, best: int | None) -> None:
     if best is not None:
         spared.add(folder_of(output, best).name)
     for path in (output / CHECKPOINTS).glob("step-*"):
-        if path.name not in spared:
-            shutil.rmtree(path)
+        if NAME.fullmatch(path.name) and path.name not in spared:
+            drop(path)
 
 
-def rewind(output: str, step: int) -> None:
-    """Make the checkpoint after a step the latest: later ones lose their markers, and go at the next sweep.
+def drop(folder: Path) -> None:
+    """Delete a checkpoint's folder; where it is a link, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def ask_to_rewind(output: str, step: int) -> None:
+    """Note that the workers shall go on from the checkpoint after a step. Nothing is deleted before they hold it.
 
     Args:
         output: the run folder, local or on S3.
 
     Raises:
-        UserError: if there is no complete checkpoint of that step.
+        UserError: if there is no complete checkpoint of that step, or a file of it is missing or altered.
     """
     steps = complete_steps(output)
     if step not in steps:
         raise UserError(f"--resume-from {step}: {output} has complete checkpoints of steps {steps or 'none'}")
-    for later in steps:
+    _checked(files.join(output, name_of(step)))
+    files.write_json(files.join(output, REWIND), {"step": step})
+
+
+def forget_request(output: str) -> None:
+    """Take back what ask_to_rewind noted: the run goes on from its latest checkpoint."""
+    files.remove(files.join(output, REWIND))
+
+
+def is_asked_to_rewind(output: str) -> bool:
+    """Say whether a run shall go on from an earlier checkpoint than its latest, and has not yet."""
+    return files.is_file(files.join(output, REWIND))
+
+
+def next_start(output: str) -> int | None:
+    """Return the step to go on from: the one asked for, else that of the latest complete checkpoint; None without."""
+    if is_asked_to_rewind(output):
+        return int(files.read_json(files.join(output, REWIND))["step"])
+    return max(complete_steps(output), default=None)
+
+
+def rewind(output: str, step: int) -> None:
+    """Make the checkpoint after a step the latest: later ones lose their markers, and go at the next sweep.
+
+    The last goes first, so that a kill in the middle leaves a run that was stopped earlier, with no gap in it.
+
+    Args:
+        output: the run folder, local or on S3.
+    """
+    for later in reversed(complete_steps(output)):
         if later > step:
             files.remove(files.join(output, name_of(later), COMPLETE))

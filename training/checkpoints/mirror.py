@@ -45,7 +45,7 @@ class Mirror:
         self._sent: dict[str, tuple[int, int]] = {}  # of each note: size and time when it was sent
 
     def begin(self) -> int | None:
-        """Take the notes as S3 has them, and return the step of its last complete checkpoint; None without one.
+        """Take the notes as S3 has them, and return the step that the run goes on from; None without a checkpoint.
 
         Raises:
             UserError: if S3 cannot be read, or the disk not written.
@@ -57,7 +57,7 @@ class Mirror:
             for name in (STEPS, ASSESSMENTS):  # a line a step; pictures and TensorBoard's files stay where they are
                 if files.is_file(files.join(self.place, name)):
                     files.copy(files.join(self.place, name), str(self.local / name))
-            return max(checkpoint.complete_steps(self.place), default=None)
+            return checkpoint.next_start(self.place)
 
     def bring(self, step: int) -> None:
         """Have a checkpoint of S3 on this node's disk, and no other; the first process of a node that asks copies it.
@@ -73,7 +73,7 @@ class Mirror:
             marker = files.read_bytes(files.join(place, checkpoint.COMPLETE))
             for other in folder.parent.glob("step-*"):
                 if other != folder:
-                    shutil.rmtree(other)
+                    checkpoint.drop(other)
             known = folder / checkpoint.COMPLETE
             _, parts = checkpoint.read_marker(place, marker)
             if known.is_file() and known.read_bytes() == marker and all((folder / name).is_file() for name in parts):
@@ -171,7 +171,7 @@ class Mirror:
         spared = {*checkpoint.complete_steps(self.place)[-keep:], best}
         folder = files.join(self.place, checkpoint.CHECKPOINTS)
         names = {path.removeprefix(f"{folder}/").split("/")[0] for path in files.list_files(folder)}
-        for name in sorted(names):
+        for name in sorted(filter(checkpoint.NAME.fullmatch, names)):
             if checkpoint.step_of(Path(name)) not in spared:
                 files.remove(files.join(folder, name, checkpoint.COMPLETE))
                 files.remove(files.join(folder, name))

@@ -44,8 +44,8 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     try:
         dcp.save(flat, storage_writer=writer, process_group=workers)
-    except dcp.CheckpointException as error:
-        raise OSError("; ".join(f"rank {failed}: {cause}" for failed, (cause, _) in error.failures.items())) from error
+    except dcp.CheckpointException as error:  # a BaseException, which no other handler takes
+        raise _as_os_error(error) from error
     hashes = _on_every_rank(workers, lambda: {name: files.sha256(str(folder / name)) for name in _own(folder, rank)})
     _on_rank_0(workers, partial(checkpoint.mark, folder, state, hashes))
 
@@ -101,6 +101,9 @@ def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> di
     Args:
         parameters: by name. What the group holds under NAME or .../NAME in a parameter's shape (weights, moments) is
             laid out and sharded as that is; anything else comes whole. All ranks must call this.
+
+    Raises:
+        OSError: if a shard cannot be read.
     """
     if not (folder / SHARDS).is_dir():
         with safe_open(folder / f"{group}.safetensors", framework="pt") as file:  # one tensor at a time in memory
@@ -113,8 +116,15 @@ def load(folder: Path, group: str, parameters: Mapping[str, torch.Tensor]) -> di
             like = _like(parameters, key)
             shaped = torch.empty(entry.size) if like is None or like.shape != entry.size else like
             tensors[key] = torch.empty_like(shaped, dtype=entry.properties.dtype)
-    dcp.load(tensors, storage_reader=reader)
+    try:
+        dcp.load(tensors, storage_reader=reader)
+    except dcp.CheckpointException as error:
+        raise _as_os_error(error) from error
     return {key.removeprefix(f"{group}/"): value for key, value in tensors.items()}
+
+
+def _as_os_error(error: dcp.CheckpointException) -> OSError:
+    return OSError("; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()))
 
 
 def _like(parameters: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from infra.base import files
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
+from training.checkpoints.run_folder import remove_result
 from training.layout import sharding
 from training.method import optimizers
 from training.method.policy import load_weights, trained
@@ -17,14 +19,15 @@ from training.run.assessment import agree
 
 
 def resume(trainer: Trainer) -> int:
-    """Load the last complete checkpoint, drop what was noted after it, and return its step; 0 without one.
+    """Load the last complete checkpoint, or the one that --resume-from names, and return its step; 0 without one.
+
+    Nothing is deleted: begin_from does that, once nothing more can be refused.
 
     Raises:
-        UserError: if the checkpoint belongs to other data, seed or batch.
+        UserError: if the checkpoint belongs to other data, seed or batch, or cannot be read.
     """
     latest = agree(_latest(trainer) if trainer.rank.rank == 0 else None, trainer.rank)
     if latest is None:
-        trainer.journal.rewind(0)
         return 0
     if trainer.mirror:
         trainer.mirror.bring(latest)
@@ -38,21 +41,43 @@ def resume(trainer: Trainer) -> int:
             if was != getattr(expected, name)
         )
         raise UserError(f"{trainer.writer.output} holds another run ({differences}); give another --output")
+    try:
+        _load(trainer, folder, state.step)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({files.reason(error)}); delete it to resume from the one before"
+        ) from error
+    return state.step
+
+
+def _load(trainer: Trainer, folder: Path, step: int) -> None:
     weights = trained(trainer.policy)
     load_weights(trainer.policy, sharded_checkpoint.load(folder, "network", weights))
     moments = sharded_checkpoint.load(folder, "optimizer", weights)
     optimizers.load_state(trainer.optimizer, weights, moments)
     if trainer.average:
-        trainer.average.load(sharded_checkpoint.load(folder, "ema", weights), state.step)
-    trainer.journal.rewind(state.step)
-    return state.step
+        trainer.average.load(sharded_checkpoint.load(folder, "ema", weights), step)
+
+
+def begin_from(trainer: Trainer, step: int) -> None:
+    """Forget what the run has of later steps: notes, and after --resume-from checkpoints and the result, too.
+
+    The request is forgotten last, so that after a kill in the middle the next attempt does the rest.
+    """
+    if trainer.rank.rank == 0:
+        place = files.resolve(trainer.config.output)
+        if checkpoint.is_asked_to_rewind(place):
+            remove_result(place)  # of a run that is not finished any more
+            checkpoint.rewind(place, step)
+            checkpoint.forget_request(place)
+    trainer.journal.rewind(step)
 
 
 def _latest(trainer: Trainer) -> int | None:
-    """Find the step of the last complete checkpoint; None without one. Only rank 0 looks."""
+    """Find the step of the checkpoint to go on from; None without one. Only rank 0 looks."""
     if trainer.mirror:
         return trainer.mirror.begin()
-    return max(checkpoint.complete_steps(str(trainer.output)), default=None)
+    return checkpoint.next_start(str(trainer.output))
 
 
 def run_state(trainer: Trainer, step: int) -> checkpoint.State:

@@ -58,6 +58,7 @@ def run_steps(trainer: Trainer) -> None:
     rank = trainer.rank
     step = keeping.resume(trainer)
     meet_reference(trainer, step, partial(step_share, trainer))
+    keeping.begin_from(trainer, step)
     wrapped = sharding.replicate(trainer.policy, rank.world_size)
     if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed after the checkpoint
         assess(trainer, step)

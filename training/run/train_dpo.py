@@ -15,7 +15,7 @@ from infra.base import cli, files, object_storage
 from infra.base.errors import UserError
 from pipelines.latents.store import writer_lock
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import RESULT, is_finished, remove_result
+from training.checkpoints.run_folder import RESULT, is_finished
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -45,13 +45,14 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         _refuse_other_settings(output, config)
     pinned = check_config(_as_begun(output, config))
     with writer_lock(output):
-        if config.resume_from is not None:
-            checkpoint.rewind(output, config.resume_from)
-            remove_result(output)  # of a run that is not finished any more
+        if config.resume_from is None:
+            checkpoint.forget_request(output)  # of a command that was refused
+        else:
+            checkpoint.ask_to_rewind(output, config.resume_from)
         cli.save_config(output, config)
         files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         (launch or _on_ray_train())(pinned, output)
-        if not is_finished(output, config.steps):
+        if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
             raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,59 @@ def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
         writer.close()
 
 
-def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Linear, tmp_path: Path) -> None:
-    for step in (2, 4, 6):
+def save_steps(output: Path, network: torch.nn.Linear, steps: Sequence[int]) -> None:
+    for step in steps:
         state = checkpoint.State(**{**vars(STATE), "step": step})
-        checkpoint.save(tmp_path, state, {"network": dict(network.state_dict())})
-    with pytest.raises(UserError, match=r"--resume-from 5: .* has complete checkpoints of steps \[2, 4, 6\]"):
-        checkpoint.rewind(str(tmp_path), 5)
+        checkpoint.save(output, state, {"network": dict(network.state_dict())})
+
+
+def test_rewinding_makes_an_earlier_checkpoint_the_latest(network: torch.nn.Linear, tmp_path: Path) -> None:
+    save_steps(tmp_path, network, (2, 4, 6))
     checkpoint.rewind(str(tmp_path), 4)
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(tmp_path)] == [2, 4]
+
+
+def test_a_request_to_rewind_names_a_whole_checkpoint_and_deletes_nothing(
+    network: torch.nn.Linear, tmp_path: Path
+) -> None:
+    output = str(tmp_path)
+    save_steps(tmp_path, network, (2, 4, 6))
+    with pytest.raises(UserError, match=r"--resume-from 5: .* has complete checkpoints of steps \[2, 4, 6\]"):
+        checkpoint.ask_to_rewind(output, 5)
+    torn = checkpoint.folder_of(tmp_path, 2) / "network.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"step-0000002/network\.safetensors: altered"):
+        checkpoint.ask_to_rewind(output, 2)
+    assert checkpoint.next_start(output) == 6
+    checkpoint.ask_to_rewind(output, 4)
+    assert checkpoint.next_start(output) == 4
+    assert checkpoint.complete_steps(output) == [2, 4, 6]
+    checkpoint.forget_request(output)
+    assert checkpoint.next_start(output) == 6
+
+
+@pytest.mark.chaos
+def test_a_copy_beside_the_checkpoints_is_none_and_stays(network: torch.nn.Linear, tmp_path: Path) -> None:
+    save_steps(tmp_path, network, (2, 4))
+    backup = tmp_path / "checkpoints" / "step-0000004.bak"
+    shutil.copytree(checkpoint.folder_of(tmp_path, 4), backup)
+    assert checkpoint.complete_steps(str(tmp_path)) == [2, 4]
+    checkpoint.sweep(tmp_path, keep=1, best=None)
+    assert sorted(path.name for path in backup.parent.iterdir()) == ["step-0000004", "step-0000004.bak"]
+    assert (backup / "network.safetensors").is_file()
+
+
+@pytest.mark.chaos
+def test_a_sweep_does_not_follow_a_link(network: torch.nn.Linear, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    save_steps(run, network, (2, 4))
+    elsewhere = tmp_path / "elsewhere"
+    folder = checkpoint.folder_of(run, 2)
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    checkpoint.sweep(run, keep=1, best=None)
+    assert not folder.is_symlink()
+    assert (elsewhere / "network.safetensors").is_file()
 
 
 @pytest.mark.chaos

@@ -181,10 +181,10 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     monkeypatch.setattr("training.run.workers.launch", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train_dpo.main(replace(remote, resume_from=4))
-    assert checkpoint.complete_steps(remote.output) == [4]
-    assert not files.exists(files.join(remote.output, RESULT))
+    assert checkpoint.complete_steps(remote.output) == [4, 6]  # nothing goes before a worker has read step 4
+    assert is_finished(remote.output, 6)
     monkeypatch.setattr("training.run.workers.launch", launch)
-    train_dpo.main(remote)
+    train_dpo.main(replace(remote, resume_from=4))
     assert losses(notes(remote.output)) == before
     left = {path.removeprefix(f"{remote.output}/").split("/")[0] for path in files.list_files(remote.output)}
     assert left == {".lock", "config.json", "revisions.json", STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}

@@ -21,6 +21,7 @@ from pipelines.latents.store import writer_lock
 from training.backbones.base import ScheduleConfig
 from training.checkpoints import checkpoint
 from training.method.policy import PolicyConfig
+from training.run import assembly, loop
 from training.run.train_dpo import _refuse_other_settings, main
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
@@ -140,6 +141,52 @@ def test_a_second_job_on_the_same_run_is_refused(config: TrainConfig) -> None:
     with writer_lock(config.output), pytest.raises(UserError, match="another job is writing here"):
         main(config)
     assert [path.name for path in Path(config.output).iterdir()] == [".lock"]  # nothing was touched
+
+
+def in_this_process(config: TrainConfig, _: str) -> None:
+    loop.train(config, assembly.Rank())
+
+
+def everything(output: str) -> dict[str, int]:
+    """Return the size of each file of a run that a refusal must not change."""
+    found = files.stamps(output)
+    free = (".lock", "config.json", "tensorboard/")
+    return {name: size for name, size, _ in found if not name.startswith(free)}
+
+
+@pytest.mark.chaos
+def test_a_refused_resume_from_loses_nothing_and_an_accepted_one_repeats_the_run(config: TrainConfig) -> None:
+    config = replace(config, keep_checkpoints=9, data=replace(config.data, held_out_store=None))
+    main(config, in_this_process)
+    before = everything(config.output)
+    losses = [row["loss"] for row in notes(config.output)]
+    again = replace(config, resume_from=2)
+
+    def no_cluster(_: TrainConfig, __: str) -> None:
+        raise UserError("no Ray cluster answers there")
+
+    with pytest.raises(UserError, match="no Ray cluster answers there"):
+        main(again, no_cluster)
+    assert everything(config.output) == before | {checkpoint.REWIND: len('{\n  "step": 2\n}\n')}
+    tensors = checkpoint.folder_of(Path(config.output), 2) / "network.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match="altered since it was written"):
+        main(again, in_this_process)
+    assert before.items() <= everything(config.output).items()
+    tensors.write_bytes(whole)
+    marker = tensors.parent / checkpoint.COMPLETE
+    other = marker.read_text().replace('"seed": 0', '"seed": 1')
+    right = marker.read_text()
+    marker.write_text(other)
+    with pytest.raises(UserError, match="holds another run"):  # what a worker refuses
+        main(again, in_this_process)
+    assert before.items() <= everything(config.output).items()
+    marker.write_text(right)
+    main(config, no_cluster)  # without --resume-from the run is as finished as before
+    main(again, in_this_process)
+    assert [row["loss"] for row in notes(config.output)] == losses
+    assert everything(config.output).keys() == before.keys()
 
 
 def test_a_run_goes_on_with_its_own_settings_and_with_flags_that_are_newer_than_it(tmp_path: Path) -> None:
