@@ -320,6 +320,8 @@ def smallest_model(folder: Path, kind: str = "") -> str:
 def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch._inductor import metrics as kernels  # which loads the compiler: most tests need none of it
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     data, rate = replace(config.data, held_out_store=None), OptimizerConfig(learning_rate=1e-3)
     sft = ObjectiveConfig(objective="sft")  # without a reference there is one pass to compile
@@ -328,7 +330,6 @@ def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
     )
     compiled = sharding.ShardingConfig(compile=True)
     eager, straight = at(config, "eager"), at(config, "straight", sharding=compiled)
-    kernels = torch._inductor.metrics
     for run in (eager, straight):
         before = kernels.generated_kernel_count
         loop.train(run, assembly.Rank())
