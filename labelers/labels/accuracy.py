@@ -23,9 +23,10 @@ from labelers.scoring.scorers import Scorer
 from pipelines.engine import on_ray
 from pipelines.judging.win_rate import clustered_interval
 from pipelines.latents import store
-from pipelines.raw import pairs
+from pipelines.raw import contents, pairs
 
 DONE = "accuracy.json"
+CONTENTS = "contents of the files"  # among the settings of a pass
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def main(config: AccuracyConfig) -> None:
     settings = {part: settings_of(chosen, judges) for part, chosen in sets.items()}
     done = files.join(output, DONE)
     with store.writer_lock(output):
-        if files.exists(done) and (before := files.read_json(done))["settings"] == settings:
+        if files.exists(done) and _are_same((before := files.read_json(done))["settings"], settings):
             print(f"{output}: already finished, nothing to do\n{table(before['rows'])}", flush=True)
             told = before
         else:
@@ -124,8 +125,8 @@ def measure(
     output = files.resolve(config.output)
     for part, chosen in sets.items():
         noted, settings = files.join(output, part, "config.json"), settings_of(chosen, judges)
-        if files.exists(noted) and (before := files.read_json(noted)) != settings:
-            differing = sorted(key for key in before | settings if before.get(key) != settings.get(key))
+        before = files.read_json(noted) if files.exists(noted) else settings
+        if differing := _differing(before, settings):
             raise UserError(f"{output}/{part} was begun with another {', '.join(differing)}; give another --output")
         files.write_json(noted, settings)
     on_ray.connect()
@@ -139,9 +140,24 @@ def measure(
     return [row(name, judges[name], margins["test"][name], validation.get(name)) for name in judges]
 
 
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Name the settings that differ; older versions noted nothing of what the files hold."""
+    names = sorted(before.keys() | now.keys())
+    return [key for key in names if before.get(key) != now.get(key) and not (key == CONTENTS and key not in before)]
+
+
+def _are_same(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> bool:
+    return before.keys() == now.keys() and not any(_differing(before[part], now[part]) for part in now)
+
+
 def settings_of(chosen: Labelled, judges: dict[str, Scorer]) -> dict[str, Any]:
     """Collect what decides the scores of a source's pairs."""
-    told = {"source": chosen.raw.name, "split": chosen.raw.split, "pairs": f"{pairs.hash64(chosen.ids.tobytes()):x}"}
+    told = {
+        "source": chosen.raw.name,
+        "split": chosen.raw.split,
+        "pairs": f"{pairs.hash64(chosen.ids.tobytes()):x}",
+        CONTENTS: contents.digest(contents.contents_of(chosen.raw.name, chosen.raw.paths)),
+    }
     return told | {f"scorer {name}": scorer.fingerprint for name, scorer in judges.items()}
 
 

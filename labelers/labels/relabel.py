@@ -25,6 +25,8 @@ from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
 from pipelines.engine import on_ray
 from pipelines.latents import store
+from pipelines.raw import contents
+from pipelines.raw.source import told_apart
 
 WORLD_MODEL = "infra/world/model"
 NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
@@ -167,6 +169,7 @@ def make_plan(config: RelabelConfig) -> Plan:
         scoring_pass.open_pairs(config.source, config.split),
         store.kept_pairs(destination)["pair_id"].to_numpy(),
     )
+    _refuse_changed_images(config, raw, manifest)
     absent = np.setdiff1d(kept, raw.ids)
     if len(absent):
         raise UserError(
@@ -174,6 +177,26 @@ def make_plan(config: RelabelConfig) -> Plan:
             f"{absent[0]} for one; give the source that it was encoded from ({manifest.source})"
         )
     return Plan(config, destination, manifest.content_hash, raw, kept, judges, weights, names)
+
+
+def _refuse_changed_images(config: RelabelConfig, raw: scoring_pass.PairSource, manifest: store.Manifest) -> None:
+    """Refuse a source whose files hold other images than those that the store was encoded from.
+
+    A source that was cut into other files is let through, as pair ids are the same there, and this is said.
+    """
+    if not manifest.source_files:
+        return
+    now = contents.contents_of(config.source, raw.paths)
+    told = f"--source {config.source}, from which {config.store} was encoded"
+    is_same_place = told_apart(config.source) == told_apart(manifest.source)
+    remedy = "restore the file as it was, or encode again into another store"
+    contents.refuse_changed_files(manifest.source_files, now, told, remedy, by_time=is_same_place)
+    if not manifest.source_files.keys() & now.keys():
+        print(
+            f"--source {config.source}: its files have other names than those that {config.store} was encoded from, so "
+            "their images are not compared",
+            flush=True,
+        )
 
 
 def label_set_names(config: RelabelConfig) -> dict[str, str]:

@@ -27,7 +27,7 @@ from pipelines.latents import captions, encode_plan, encoders, kinds, repair, st
 from pipelines.latents.encode_config import EncodeConfig, check_numbers, refuse_other_settings, store_identity
 from pipelines.latents.safety import Filter, make_filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source, summarise, table
-from pipelines.raw import pairs, source
+from pipelines.raw import contents, pairs, source
 
 CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
 
@@ -48,6 +48,7 @@ class Plan:
     fingerprints: Mapping[str, str]
     filter: Filter
     written_before: int  # rows that earlier runs finished
+    source_files: contents.Noted  # what the source's files hold
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -74,6 +75,7 @@ def main(config: EncodeConfig) -> None:
     with store.writer_lock(destination) as still_held:
         plan = make_plan(config, destination)
         noted = store_identity(config, plan.filter) | {"fingerprints": plan.fingerprints}
+        files.write_json(plan.work(store.SOURCE), plan.source_files)
         files.write_json(plan.work("config.json"), noted)
         started = time.perf_counter()
         on_ray.connect()
@@ -100,10 +102,12 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
         plan = make_plan(config, destination)  # what it would refuse is refused while the store is whole
         known = before | {"fingerprints": dict(finished.fingerprints)}
         refuse_other_settings(destination, known, config, plan.filter, plan.fingerprints)
+        _refuse_changed_source(config, destination, finished.source_files, plan.source_files)
         with store.writer_lock(destination):
             rows = repair.reopen(destination, finished, lost)
         print(f"{destination}: {', '.join(lost)} lost; {rows:,} rows are computed again", flush=True)
         return True
+    _refuse_finished_from_another(config, destination, finished)
     store.verify(destination, finished)
     print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
     return False
@@ -114,6 +118,10 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     check_numbers(config)
     sources = source.parquet_files(config.source, config.split)
     dataset = source.open_source(sources)
+    source_files = contents.contents_of(config.source, sources)
+    noted = files.join(destination, store.WORK, store.SOURCE)
+    if files.exists(noted):
+        _refuse_changed_source(config, destination, files.read_json(noted), source_files)
     source.all_pair_ids(dataset)
     named = models.Model(config.model, config.revision)
     settings = named.folder(())
@@ -130,7 +138,23 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
         refuse_other_settings(destination, files.read_json(begun), config, chosen, fingerprints)
     before = progress.finished_rows(files.join(destination, store.WORK, "pairs_done"))
     known = (resolution, vae, embeddings, fingerprints)
-    return Plan(config, model, folder, destination, sources, dataset, *known, chosen, before)
+    return Plan(config, model, folder, destination, sources, dataset, *known, chosen, before, source_files)
+
+
+def _refuse_changed_source(config: EncodeConfig, destination: str, before: contents.Noted, now: contents.Noted) -> None:
+    told = f"--source {config.source}, from which {destination} was begun"
+    contents.refuse_changed(before, now, told, f"{contents.REMEDY} --store")
+
+
+def _refuse_finished_from_another(config: EncodeConfig, destination: str, finished: store.Manifest) -> None:
+    """Refuse to call a store finished whose source holds something else by now; one whose source is gone is."""
+    if not finished.source_files:
+        return
+    try:
+        now = contents.contents_of(config.source, source.parquet_files(config.source, config.split))
+    except (UserError, OSError):  # a finished store does not need its source any more
+        return
+    _refuse_changed_source(config, destination, finished.source_files, now)
 
 
 def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:

@@ -41,6 +41,8 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
             done = tables.read([files.join(path, name) for name in kept], [key])
             files.write_table(files.join(work, f"{folder}_done", f"{progress.REPAIRED}.parquet"), done)
     files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash})
+    if manifest.source_files:
+        files.write_json(files.join(work, store.SOURCE), manifest.source_files)
     files.write_json(
         files.join(work, "config.json"),
         {**manifest.config, **manifest.safety, "fingerprints": dict(manifest.fingerprints)},

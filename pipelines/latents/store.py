@@ -32,6 +32,7 @@ from infra.base.versions import check_version
 SCHEMA_VERSION = 1
 LABELS_VERSION = 1  # of label sets, which have manifests of their own
 MANIFEST = "manifest.json"
+SOURCE = "source.json"  # among the work files: what the source's files held when the encoding began
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
@@ -71,6 +72,8 @@ class Manifest:
     dtype: str = "float16"
     schema_version: int = SCHEMA_VERSION
     safety: Mapping[str, str] = field(default_factory=dict)  # the filter's hashes by flag; older stores name none
+    # What the source's files held, as pipelines/raw/contents.py notes it; older stores note nothing.
+    source_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
 def latent_columns(flip: bool) -> tuple[str, ...]:

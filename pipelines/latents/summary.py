@@ -155,6 +155,7 @@ def _manifest(
         content_hash=f"{content % (1 << 128):032x}",
         config=asdict(plan.config),
         safety=dict(plan.filter.identity),
+        source_files=plan.source_files,
         files={
             names[path]: {k: v for k, v in about.items() if k != "digest"} for path, about in sorted(described.items())
         },

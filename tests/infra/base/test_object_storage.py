@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
 from collections.abc import Callable
@@ -64,6 +65,33 @@ def test_a_bucket_in_another_region(bucket: str, monkeypatch: pytest.MonkeyPatch
     object_storage.check("--output", "s3://far/run")  # a server of one's own takes any region
     monkeypatch.setattr(files, "endpoint", lambda: None)  # as where the server is AWS; boto3 still finds this one
     assert told("s3://far/run") == "the bucket is in region eu-west-1, not us-east-1; set AWS_DEFAULT_REGION"
+
+
+@pytest.mark.parametrize("section", ["profile", "services"])
+def test_endpoint_and_region_of_the_settings_file_are_the_data_path_s_too(
+    bucket: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 reads ~/.aws/config by itself; pyarrow, which moves the data, does not."""
+    server = files.endpoint()
+    assert server
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    given = {
+        "profile": f"[profile mine]\nregion = eu-central-1\nendpoint_url = {server}\n",
+        "services": "[profile mine]\nregion = eu-central-1\nservices = here\n"
+        f"[services here]\ns3 =\n  endpoint_url = {server}\n",
+    }
+    (tmp_path / "config").write_text(given[section])
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_IAM", server)
+    filesystem, _ = files.open_filesystem(bucket)
+    assert (filesystem.region, files.endpoint()) == ("eu-central-1", server)
+    files.write_bytes(f"{bucket}/by-settings", b"x")
+    assert files.read_bytes(f"{bucket}/by-settings") == b"x"
+    assert copy.copy(filesystem).region == "eu-central-1"  # rebuilt as on its way to another process
+    monkeypatch.setenv("AWS_PROFILE", "another")
+    assert (files.endpoint(), files.region()) == (None, None)
 
 
 @pytest.fixture

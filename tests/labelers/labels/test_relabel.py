@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from labelers.scoring import pair_scores, scorers, scoring_pass
 from pipelines.engine.jobs import Job
 from pipelines.latents import encoders, store
 from pipelines.latents.captions import CaptionEncoder
+from pipelines.raw import contents, source
 from training.run import assembly, loop
 from training.settings.config import DataConfig, TrainConfig
 
@@ -190,6 +192,21 @@ def test_bad_flags_are_refused_before_ray_starts(
 ) -> None:
     with pytest.raises(UserError, match=told):
         relabel.make_plan(replace(config, **changes))
+
+
+def test_a_source_whose_images_changed_under_the_same_ids_is_refused(config: relabel.RelabelConfig) -> None:
+    path = Path(config.store) / store.MANIFEST
+    paths = source.parquet_files(config.source, config.split)
+    manifest = json.loads(path.read_text())
+    noted = contents.contents_of(config.source, paths)
+    path.write_text(json.dumps(manifest | {"source_files": noted}))
+    relabel.make_plan(config)
+    name = Path(paths[0]).name
+    path.write_text(json.dumps(manifest | {"source_files": noted | {name: noted[name] | {"sha256": "0" * 64}}}))
+    with pytest.raises(UserError, match=rf"{name} has changed since .*encode again into another store"):
+        relabel.make_plan(config)
+    path.write_text(json.dumps({key: value for key, value in manifest.items() if key != "source_files"}))
+    relabel.make_plan(config)  # a store of a version that noted nothing
 
 
 def test_the_worlds_weights_do_not_judge_other_images(
