@@ -27,7 +27,7 @@ from infra.base import (
 from infra.base.errors import UserError
 from labelers.clips import weights
 from labelers.clips.towers import device
-from labelers.clips.transformers_clip import TransformersFiles
+from labelers.clips.transformers_clip import IMAGE_PROCESSOR_FILES, TransformersFiles
 
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker  # isort: skip
 from transformers import CLIPConfig  # isort: skip
@@ -39,8 +39,9 @@ PUBLISHED = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d
 # Their folders within a diffusers pipeline.
 CHECKER = "safety_checker"
 PROCESSOR = "feature_extractor"
-FETCHED = ["config.json", "model.safetensors", "preprocessor_config.json"]
-FETCHED += [f"{CHECKER}/config.json", f"{CHECKER}/model.safetensors", f"{PROCESSOR}/preprocessor_config.json"]
+FETCHED = ["config.json", "model.safetensors", *IMAGE_PROCESSOR_FILES]
+FETCHED += [f"{CHECKER}/config.json", f"{CHECKER}/model.safetensors"]
+FETCHED += [f"{PROCESSOR}/{name}" for name in IMAGE_PROCESSOR_FILES]
 SPECIAL_CARE = 0.01  # added to every concept's score where an image shows one of the three
 DECIMALS = 3  # to which scores are rounded before they are compared with 0
 FLAG = "--safety-checker"
@@ -67,7 +68,7 @@ class CheckerName:
         if (folder / CHECKER).is_dir():
             return TransformersFiles(folder / CHECKER, folder / PROCESSOR)
         beside = folder.parent / PROCESSOR  # of a folder named by its part within a pipeline
-        own = (folder / "preprocessor_config.json").is_file() or not beside.is_dir()
+        own = any((folder / name).is_file() for name in IMAGE_PROCESSOR_FILES) or not beside.is_dir()
         return TransformersFiles(folder, folder if own else beside)
 
     def pinned(self) -> CheckerName:
@@ -116,8 +117,7 @@ class SafetyChecker:
             raise UserError(
                 f"{self.files.model}: no model.safetensors, and pickled weights are not loaded; give safetensors"
             )
-        if not (self.files.processor / "preprocessor_config.json").is_file():
-            raise UserError(f"{self.files.processor}: no preprocessor_config.json; put the processor's files there")
+        self.files.check_processor()
         try:
             with torch.device("meta"):
                 wanted = StableDiffusionSafetyChecker(config).state_dict()

@@ -24,7 +24,8 @@ from labelers.clips import weights
 from labelers.clips.towers import ClassTokenLayer, Preprocess, Tower, device, normalised
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"]
-PROCESSOR_FILES = ["preprocessor_config.json", *TOKENIZER_FILES]
+IMAGE_PROCESSOR_FILES = ["preprocessor_config.json", "processor_config.json"]  # older transformers', and 5's
+PROCESSOR_FILES = [*IMAGE_PROCESSOR_FILES, *TOKENIZER_FILES]
 MODEL_FILES = ["config.json", "model.safetensors"]
 
 
@@ -70,8 +71,7 @@ class TransformersFiles:
         config = self.config()
         if not self._weights():
             raise UserError(f"{self.model}: no model.safetensors, and pickled weights are not loaded; convert them")
-        if not (self.processor / "preprocessor_config.json").is_file():
-            raise UserError(f"{self.processor}: no preprocessor_config.json; put the processor's files there")
+        self.check_processor()
         if not any((self.processor / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(f"{self.processor}: neither tokenizer.json nor vocab.json; put the tokenizer's files there")
         try:
@@ -86,6 +86,23 @@ class TransformersFiles:
                 part.from_pretrained(self.processor)
         except Exception as error:  # transformers raises many types, some of them its own
             raise UserError(f"{self.processor}: its processor cannot be read ({type(error).__name__})") from error
+
+    def check_processor(self) -> None:
+        """Refuse a folder without the settings of an image processor, in either of the files that may hold them.
+
+        Raises:
+            UserError: if neither is there, or processor_config.json alone is and holds none.
+        """
+        older, newer = (self.processor / name for name in IMAGE_PROCESSOR_FILES)
+        if older.is_file():
+            return
+        if not newer.is_file():
+            raise UserError(
+                f"{self.processor}: neither preprocessor_config.json nor processor_config.json; put the processor's "
+                "files there"
+            )
+        if "image_processor" not in weights.read_json(newer):
+            raise UserError(f"{newer}: says nothing of an image_processor; put preprocessor_config.json beside it")
 
     @property
     def width(self) -> int:

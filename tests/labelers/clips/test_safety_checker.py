@@ -120,7 +120,7 @@ def test_what_is_no_checker_is_refused_in_a_sentence(folder: Path, tmp_path: Pat
         checker(other).check()
     bare = changed("bare")
     (bare / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match=r"no preprocessor_config\.json"):
+    with pytest.raises(UserError, match=r"neither preprocessor_config\.json nor processor_config\.json"):
         checker(bare).check()
     strange = changed("strange")
     (strange / "config.json").write_text(json.dumps({"model_type": "bert"}))

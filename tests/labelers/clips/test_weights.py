@@ -203,6 +203,6 @@ def test_a_description_that_names_other_code(folder: Path, key: str) -> None:
 
 def test_a_folder_without_its_processor(folder: Path) -> None:
     (folder / "pickscore" / "preprocessor_config.json").unlink()
-    assert "no preprocessor_config.json" in refusal("pickscore", folder / "pickscore")
+    assert "neither preprocessor_config.json nor processor_config.json" in refusal("pickscore", folder / "pickscore")
     (folder / "aesthetics" / "tokenizer.json").unlink()
     assert "neither tokenizer.json nor vocab.json" in refusal("aesthetics", folder / "aesthetics")

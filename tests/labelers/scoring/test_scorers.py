@@ -22,7 +22,14 @@ from infra.base import (
 )
 
 import open_clip  # isort: skip
-from transformers import AutoModel, AutoProcessor, CLIPImageProcessorPil, CLIPModel  # isort: skip
+from transformers import (  # isort: skip
+    AutoModel,
+    AutoProcessor,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+)
 
 from infra.base.errors import UserError
 from infra.base.files import ROOT
@@ -142,6 +149,23 @@ def test_images_are_prepared_as_the_processor_does_to_the_bit(
     for width, height in [(64, 64), (100, 60), (37, 90), (48, 48), (49, 50), (48, 51), (333, 48), (1, 1), (3, 100)]:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         assert torch.equal(prepare([image]), processor(images=[image], return_tensors="pt").pixel_values)
+
+
+def test_a_processor_as_transformers_5_saves_it_is_taken_and_fingerprinted(folder: Path, tmp_path: Path) -> None:
+    """It writes one processor_config.json in place of preprocessor_config.json, with the same settings inside."""
+    where = folder / "pickscore"
+    saved = CLIPProcessor(CLIPImageProcessorPil.from_pretrained(where), CLIPTokenizer.from_pretrained(where))
+    saved.save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    newer = TransformersFiles(where, tmp_path)
+    newer.check()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8))
+    assert torch.equal(newer.preprocess([image]), TransformersFiles(where, where).preprocess([image]))
+    assert tmp_path / "processor_config.json" in newer.paths()
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": settings["processor_class"]}))
+    with pytest.raises(UserError, match=r"processor_config\.json: says nothing of an image_processor"):
+        newer.check()
 
 
 def test_hps_pads_what_needs_no_resizing() -> None:

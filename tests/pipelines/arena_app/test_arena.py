@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -141,7 +140,7 @@ def test_the_encoder_takes_an_export_as_it_is(sets: Sets, tmp_path: Path) -> Non
     dataset = source.open_source(paths)
     assert all(tables.column_names(path) == raw_pairs.SCHEMA.names for path in paths)
     assert len(source.all_pair_ids(dataset)) == 3
-    rows = pa.concat_tables(dataset.pieces(dataset.names)).to_pylist()
+    rows = tables.read(paths).to_pylist()
     models = dict(zip(sets.names, (RED, GREEN), strict=True))
     preferred = {row["caption"]: row[f"model_{0 if row['label_0'] else 1}"] for row in rows if row["label_0"] != 0.5}
     assert preferred == {sets.pairs[0].caption: sets.names[1], sets.pairs[1].caption: sets.names[0]}

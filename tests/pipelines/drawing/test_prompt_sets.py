@@ -37,7 +37,7 @@ def test_flags_that_a_source_has_no_use_for_are_refused(tmp_path: Path) -> None:
         read_set(f"hpsv2={folder}", columns=["mood"])
     (tmp_path / "p.txt").write_text("a cat\n")
     for given in (f"hpsv2={folder}", str(tmp_path / "p.txt")):
-        with pytest.raises(UserError, match="--split test: only a datasets name has splits"):
+        with pytest.raises(UserError, match="--split test: only a datasets name"):
             read_set(given, split="test")
 
 
