@@ -47,7 +47,7 @@ class AccuracyConfig:
     source: str = "infra/world/pairs"
     """Pairs with human labels: a Parquet file or folder, local or s3://, or the name of a Hugging Face dataset."""
     split: str = "train"
-    """Split of the dataset, where --source is the name of one."""
+    """Split of a named dataset, or of a folder whose files' names tell several."""
     validation_source: str | None = None
     """Other pairs, on which PickScore's threshold for ties is tuned; by default each half of the prompts serves the
     other."""

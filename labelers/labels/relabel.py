@@ -53,7 +53,7 @@ class RelabelConfig:
     """Pairs that the store was encoded from: a Parquet file or folder, local or s3://, or the name of a Hugging Face
     dataset."""
     split: str = "train"
-    """Split of the dataset, where --source is the name of one."""
+    """Split of a named dataset, or of a folder whose files' names tell several."""
     store: str = "runs/store"
     """Latent store that gets the label sets."""
     label: label_rules.Kind = "hard"

@@ -39,7 +39,7 @@ class EncodeConfig:
     source: str = f"{WORLD}/pairs"
     """Pairs to encode: a Parquet file or folder (local, s3:// or hf://), or the name of a Hugging Face dataset."""
     split: str = "train"
-    """Split of the dataset, where --source is the name of one."""
+    """Split of a named dataset, or of a folder whose files' names tell several."""
     model: str = f"{WORLD}/model"
     """Model to encode for, a diffusers folder or Hub name; its VAE and text encoders are used."""
     revision: str | None = None

@@ -27,11 +27,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     datasets' real builder looks at the folder's files; their paths are told and opened as the Hub's.
     """
     real, filesystem = datasets.load_dataset_builder, fsspec.filesystem
+    names = datasets.get_dataset_config_names
     root = tmp_path / "hub"
     ours = DirFileSystem(path=str(root), fs=LocalFileSystem())
 
-    def builder(name: str) -> datasets.DatasetBuilder:
-        made = real(str(root / "datasets" / name), cache_dir=str(tmp_path / "cache"))
+    def builder(name: str, config: str | None = None) -> datasets.DatasetBuilder:
+        made = real(str(root / "datasets" / name), config, cache_dir=str(tmp_path / "cache"))
         for paths in (made.config.data_files or {}).values():
             paths[:] = [f"hf://{Path(path).relative_to(root)}" for path in paths]
         return made
@@ -42,6 +43,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
         return path
 
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: names(str(root / "datasets" / name)))
     monkeypatch.setattr(fsspec, "filesystem", lambda kind, **flags: ours if kind == "hf" else filesystem(kind, **flags))
     return folder
 
@@ -71,6 +73,21 @@ def test_a_dataset_that_is_not_parquet_is_refused_with_the_command_that_exports_
     assert (python, flag) == ("python", "-c")
     compile(code, "exported", "exec")
     assert "load_dataset('someone/texts', split='train').to_parquet('runs/texts-train.parquet')" in code
+
+
+def test_a_dataset_of_several_configurations_is_named_with_one(hub: Hub) -> None:
+    folder = hub("someone/pairs")
+    for number, config in enumerate(("v1", "v2")):
+        write_pairs(folder / config, rendered_pairs(2 + number))
+    listed = "".join(f"- config_name: {one}\n  data_files: {one}/*.parquet\n" for one in ("v1", "v2"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    found = source.parquet_files("someone/pairs:v2", "train")
+    assert found == ["hf://datasets/someone/pairs/v2/pairs-00000.parquet"]
+    assert source.open_source(found).count_rows() == 3
+    with pytest.raises(UserError, match=r"it has several configurations; give one .* someone/pairs:CONFIG \(v1, v2\)"):
+        source.parquet_files("someone/pairs", "train")
+    with pytest.raises(UserError, match=r"it has no configuration 'v3'; give one of them"):
+        source.parquet_files("someone/pairs:v3", "train")
 
 
 def test_an_unreachable_name_says_what_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
