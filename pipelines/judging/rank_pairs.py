@@ -20,6 +20,7 @@ from pipelines.drawing.image_sets import DONE
 from pipelines.judging.score_files import read_manifest, read_scores
 from pipelines.raw import raw_pairs
 from pipelines.raw.pairs import hash64
+from pipelines.raw.source import CONFIG
 
 BATCH = 256  # images read at once
 Pairs = Literal["best-worst", "all"]
@@ -166,7 +167,7 @@ def main(config: RankConfig) -> None:
     groups = read_groups(folder, config)
     scores = read_manifest(folder, config.scorer)
     settings = asdict(config) | {"scores_sha256": scores["sha256"], "drawn_sha256": scores["identity"]["of"]}
-    settings_file = files.join(output, raw_pairs.CONFIG)
+    settings_file = files.join(output, CONFIG)
     ties = sum(group.images[one].score == group.images[other].score for group in groups for one, other in group.pairs)
     count = sum(len(group.pairs) for group in groups)
     if files.exists(settings_file) and files.read_json(settings_file) == settings:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.raw.source import told_apart
+from pipelines.raw.source import CONFIG, REPLACEMENT, told_apart, whole_rows
 
 ROWS_PER_FILE = 1024
 BYTES_PER_FILE = 128 << 20  # of images; what is held in memory at once
-CONFIG = "_config.json"  # the underscore: whoever reads the folder as Parquet passes over it
 RATER = "oracle"  # of the embedded world, where it drew the human labels
 FILE_NAME = re.compile(r"pairs-\d+\.parquet")
 SCHEMA = pa.schema(
@@ -43,7 +44,7 @@ SCHEMA = pa.schema(
 
 def labelled_by(source: str) -> list[str]:
     """Name the scorers that labelled raw pairs, as their folder tells; none where people did, or it tells nothing."""
-    config = files.join(told_apart(source), CONFIG)
+    config = files.join(whole_rows(told_apart(source)), CONFIG)
     settings = files.read_json(config) if files.is_file(config) else {}
     if "scorer" in settings:  # rank_pairs.py's
         return [settings["scorer"]]
@@ -79,32 +80,73 @@ def write_pairs(
 ) -> int:
     """Write raw pairs as OUTPUT/pairs-NNNN.parquet in place of those there, a file at a time; return their number.
 
-    Last comes CONFIG, the settings that made them.
+    New rows are written to OUTPUT/_new. CONFIG, the settings that made them, comes last there and says that they are
+    whole; then they take the place of the old ones. Whenever this is killed, the encoder finds the old rows or the
+    new ones, each whole.
 
     Raises:
         UserError: if the folder holds other Parquet files, which the encoder would read too.
     """
-    before = files.list_files(output, ".parquet")
-    for path in before:
+    _refuse_others(output)
+    replacement = files.join(output, REPLACEMENT)
+    if whole_rows(output) == replacement:  # a kill came between; what was whole stays so until there is newer
+        _take_place(replacement, output)
+    files.remove(replacement)
+    count = _write_files(replacement, rows, rows_per_file)
+    files.write_json(files.join(replacement, CONFIG), settings)
+    _take_place(replacement, output)
+    return count
+
+
+def _refuse_others(output: str) -> None:
+    for path in tables.list_tables(output):
         if not FILE_NAME.fullmatch(path.removeprefix(output).lstrip("/")):
             raise UserError(f"--output {output}: it holds {path}, which is not ours to replace; give another folder")
-    for path in (files.join(output, CONFIG), *before):
-        files.remove(path)
+
+
+def _write_files(folder: str, rows: Iterable[dict[str, Any]], rows_per_file: int) -> int:
+    """Write rows as files of bounded size, and return the number of rows."""
     held: list[dict[str, Any]] = []
-    number = count = size = 0
+    written = count = size = 0
 
     def flush() -> None:
-        nonlocal number, size
-        files.write_table(files.join(output, f"pairs-{number:04d}.parquet"), pa.Table.from_pylist(held, schema=SCHEMA))
+        nonlocal written, size
+        files.write_table(files.join(folder, f"pairs-{written:04d}.parquet"), pa.Table.from_pylist(held, schema=SCHEMA))
         held.clear()
-        number, size = number + 1, 0
+        written += 1
+        size = 0
 
     for row in rows:
         held.append(row)
-        count, size = count + 1, size + len(row["jpg_0"]) + len(row["jpg_1"])
+        count += 1
+        size += len(row["jpg_0"]) + len(row["jpg_1"])
         if len(held) == rows_per_file or size >= BYTES_PER_FILE:
             flush()
     if held:
         flush()
-    files.write_json(files.join(output, CONFIG), settings)
     return count
+
+
+def _take_place(replacement: str, output: str) -> None:
+    """Put whole new rows in the place of the old: until all are there, the replacement has them and its CONFIG."""
+    files.remove(files.join(output, CONFIG))
+    new = tables.list_tables(replacement)
+    kept = {files.join(output, path.rpartition("/")[2]) for path in new}
+    for path in tables.list_tables(output):
+        if path not in kept:
+            files.remove(path)
+    for path in (*new, files.join(replacement, CONFIG)):
+        _place(path, files.join(output, path.rpartition("/")[2]))
+    files.remove(files.join(replacement, CONFIG))
+    files.remove(replacement)
+
+
+def _place(source: str, target: str) -> None:
+    """Give a file a second place: on a disk a second name of the same bytes where it can, else a copy."""
+    if not files.is_remote(target):
+        files.remove(target)
+        with contextlib.suppress(OSError):  # a disk without hard links
+            os.link(source, target)
+            files.flush(target.rpartition("/")[0])
+            return
+    files.copy(source, target)

@@ -21,6 +21,8 @@ from pipelines.raw import columns, pairs, splits
 
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 FOOTERS_AT_ONCE = 16
+CONFIG = "_config.json"  # of rows that this software made; whoever reads the folder as Parquet passes over it
+REPLACEMENT = "_new"  # a folder of rows that take the place of those beside it; readers of Parquet pass over it, too
 
 
 def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
@@ -43,7 +45,7 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     if not files.exists(path):
         raise UserError(f"{flag} {source}: {path} does not exist")
     _refuse_dead_links(path, flag, source)
-    found = tables.list_tables(path)
+    found = tables.list_tables(whole_rows(path))
     if not found:
         raise UserError(f"{flag} {source}: {path} holds no .parquet file")
     return splits.of_folder(path, found, split, f"{flag} {source}")
@@ -60,6 +62,16 @@ def _refuse_dead_links(folder: str, flag: str, source: str) -> None:
                 raise UserError(
                     f"{flag} {source}: {link} is a link to {os.readlink(link)}, which is gone; download it again"
                 )
+
+
+def whole_rows(folder: str) -> str:
+    """Return where the whole rows of a folder of raw pairs lie: in it, or while others take their place, beside them.
+
+    raw_pairs.write_pairs writes new rows to REPLACEMENT; while that holds CONFIG, it is whole, and the folder need not
+    be.
+    """
+    replacement = files.join(folder, REPLACEMENT)
+    return replacement if files.is_file(files.join(replacement, CONFIG)) else folder
 
 
 def told_apart(source: str) -> str:

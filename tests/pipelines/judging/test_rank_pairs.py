@@ -17,7 +17,7 @@ from pipelines.drawing.image_sets import read_images
 from pipelines.judging.rank_pairs import Pairs, RankConfig, choose, main
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import pair_ids
-from pipelines.raw.raw_pairs import CONFIG
+from pipelines.raw.source import CONFIG
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from infra.base import cli, files
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw.import_pairs import Comparison, ImportConfig, main, ranking_ids
 from pipelines.raw.pairs import pair_ids
-from pipelines.raw.raw_pairs import CONFIG
+from pipelines.raw.source import CONFIG
 
 HEADER = "caption,image_0,image_1,label_0\n"
 Import = Callable[..., pa.Table]
