@@ -5,6 +5,7 @@ Local relative paths count from the repository root.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -259,6 +260,34 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(inner)
+    flush(str(Path(inner).parent))
+
+
+def flush(path: str) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk; S3 has them before it answers.
+
+    Whatever vouches for a file, such as a manifest, is written after this: a power cut then cannot leave it alone.
+    """
+    if is_remote(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # of disks that flush no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def flush_below(folder: str) -> None:
+    """Wait until a folder is on the disk with all that lies in it."""
+    if is_remote(folder):
+        return
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            flush(os.path.join(place, name))
+        flush(place)
 
 
 def copy(source: str, target: str) -> str:
@@ -278,6 +307,7 @@ def copy(source: str, target: str) -> str:
             outgoing.write(block)
     if (arrived := destination.get_file_info(written).size) != size:
         raise OSError(f"{target}: {arrived} of {size} bytes arrived")
+    flush(target)
     return digest.hexdigest()
 
 

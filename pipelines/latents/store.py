@@ -180,7 +180,9 @@ def kept_pairs(store: str) -> pa.Table:
 
 
 def publish(store: str, manifest: Manifest) -> None:
-    """Finish a store: write its manifest, then drop the work files."""
+    """Finish a store: flush what its manifest names, write that, then drop the work files."""
+    for name in manifest.files:
+        files.flush(files.join(store, name))
     files.write_json(files.join(store, MANIFEST), asdict(manifest))
     files.remove(files.join(store, WORK))
 

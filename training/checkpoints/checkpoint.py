@@ -65,7 +65,9 @@ def save(output: Path, state: State, groups: Groups) -> None:
     """Write a checkpoint, one file a group; the file that says it is complete comes last and holds the hashes."""
     folder = begin(output, state.step)
     for name, tensors in groups.items():
-        save_file(dict(tensors), folder / f"{name}.safetensors")
+        path = folder / f"{name}.safetensors"
+        save_file(dict(tensors), path)
+        files.flush(str(path))
     mark(folder, state, {path.name: files.sha256(str(path)) for path in sorted(folder.iterdir())})
 
 
@@ -78,8 +80,13 @@ def begin(output: Path, step: int) -> Path:
 
 
 def mark(folder: Path, state: State, hashes: dict[str, str]) -> None:
-    """Mark a checkpoint complete, with the hashes of its files by their paths in its folder."""
+    """Mark a checkpoint complete, with the hashes of its files by their paths in its folder.
+
+    The files are flushed already; here their names are, before the marker vouches for them.
+    """
     marker = {"schema_version": SCHEMA_VERSION, "state": asdict(state), "sha256": hashes}
+    for place in (folder.parent.parent, folder.parent, folder):
+        files.flush(str(place))
     files.write_json(str(folder / COMPLETE), marker)
 
 

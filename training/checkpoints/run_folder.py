@@ -32,6 +32,13 @@ def is_finished(output: str | Path, steps: int) -> bool:
 
 
 def remove_result(output: str) -> None:
-    """Delete the result in a run folder, local or on S3; first the facts, without which it is none."""
+    """Delete the result in a run folder, local or on S3; first the facts, without which it is none.
+
+    Where the result is a link, the link alone goes: what it leads to may be used elsewhere.
+    """
+    link = Path(files.join(output, RESULT))
+    if not files.is_remote(output) and link.is_symlink():
+        link.unlink()
+        return
     files.remove(files.join(output, RESULT, FACTS))
     files.remove(files.join(output, RESULT))

@@ -46,7 +46,7 @@ def save(output: Path, state: checkpoint.State, groups: checkpoint.Groups, worke
         dcp.save(flat, storage_writer=writer, process_group=workers)
     except dcp.CheckpointException as error:  # a BaseException, which no other handler takes
         raise _as_os_error(error) from error
-    hashes = _on_every_rank(workers, lambda: {name: files.sha256(str(folder / name)) for name in _own(folder, rank)})
+    hashes = _on_every_rank(workers, partial(_flushed, folder, rank))
     _on_rank_0(workers, partial(checkpoint.mark, folder, state, hashes))
 
 
@@ -67,6 +67,15 @@ def send(mirror: Mirror, step: int, keep: int, best: int | None, workers: dist.P
 
 def _own(folder: Path, rank: int) -> list[str]:
     return sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob(f"shard-{rank + 1:05d}-*"))
+
+
+def _flushed(folder: Path, rank: int) -> dict[str, str]:
+    """Have a rank's shards on the disk, and return their SHA-256 by their names in the checkpoint."""
+    names = _own(folder, rank)
+    for name in names:
+        files.flush(str(folder / name))
+    files.flush(str(folder / SHARDS))
+    return {name: files.sha256(str(folder / name)) for name in names}
 
 
 def _on_rank_0(workers: dist.ProcessGroup, work: Callable[[], object]) -> None:

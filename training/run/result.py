@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -80,7 +82,7 @@ def write_result(
     alone, as diffusers' load_lora_weights reads them.
     """
     folder = output / f"{RESULT}.partial"
-    shutil.rmtree(folder, ignore_errors=True)
+    _delete(folder)
     folder.mkdir(parents=True)
     if config.policy.lora_rank:
         write_adapters(folder, backbone, policy)
@@ -96,9 +98,36 @@ def write_result(
         "config": asdict(config),
     }
     (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows)))
+    files.flush_below(str(folder))
     files.write_json(str(folder / FACTS), facts)
-    shutil.rmtree(result_folder(output), ignore_errors=True)
-    folder.rename(result_folder(output))
+    take_place(folder, result_folder(output))
+
+
+def take_place(new: Path, folder: Path) -> None:
+    """Put a whole folder in the place of another, which is set aside until then and deleted last."""
+    older = folder.with_name(f"{folder.name}.old")
+    if os.path.lexists(folder):
+        _delete(older)
+        folder.rename(older)
+    new.rename(folder)
+    files.flush(str(folder.parent))
+    _delete(older)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder with all that lies in it, copied from a read-only one, too; of a link, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        _make_writable(folder)
+        shutil.rmtree(folder)
+
+
+def _make_writable(folder: Path) -> None:
+    for place, _, _ in os.walk(folder):
+        mode = os.stat(place).st_mode
+        if not mode & stat.S_IWUSR:
+            os.chmod(place, mode | stat.S_IRWXU)
 
 
 def _write_pipeline(folder: Path, backbone: Backbone, policy: Any) -> None:
@@ -106,6 +135,7 @@ def _write_pipeline(folder: Path, backbone: Backbone, policy: Any) -> None:
     for name in index:
         if name != backbone.network_folder and (backbone.folder / name).is_dir():
             shutil.copytree(backbone.folder / name, folder / name)
+            _make_writable(folder / name)  # the base model may be read-only, its copy is the run's own
     shutil.copy(backbone.folder / "model_index.json", folder)
     policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)
 
