@@ -1,11 +1,14 @@
 # make demo: the whole path and its report.  make feedback: the same on AI feedback.  make arena: judge the demo's images.
 # make paper: the paper's experiments, each with three training seeds.
-# make test: the proof.  make chaos: its part about faults and bad input, and the long tests that it leaves out.
-# make check: style and types.
+# make quick: most mistakes, in two minutes.  make test: the proof.  make coverage: which lines the tests reach.
+# make chaos: the tests of faults and bad input, and the long ones that make test leaves out.
+# make check: style, types and pages.
 PYTHON ?= python3.11
 BIN := .venv/bin
+SPREAD := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+FLOOR := 90
 
-.PHONY: demo feedback paper arena test chaos check cluster cluster-down format
+.PHONY: demo feedback paper arena quick test coverage chaos check cluster cluster-down format
 
 demo: .venv/installed
 	$(BIN)/python infra/demo.py
@@ -21,9 +24,16 @@ arena: .venv/installed
 		echo "no images to judge yet: run make demo first" >&2; exit 1; }
 	$(BIN)/python pipelines/arena.py --images runs/demo/images/base runs/demo/images/dpo
 
-# Two processes, each with a Ray cluster of its own: whoever waits for a job leaves the cores to the other's tests.
+# No Ray and nothing slow; CONTRIBUTING.md says what this leaves out.
+quick: .venv/installed-dev
+	$(BIN)/python -m pytest $(SPREAD) -m "not cluster and not slow and not long" $(TESTS)
+
+# One process has all tests that use the Ray cluster, and begins with them; the other has the rest, file by file.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(TESTS)
+	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
+
+coverage: .venv/installed-dev
+	$(BIN)/python -m pytest $(SPREAD) -m "not cluster and not long" --cov --cov-fail-under=$(FLOOR) $(TESTS)
 
 chaos: .venv/installed-dev
 	$(BIN)/python -m pytest -m "chaos or long"
@@ -32,6 +42,8 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/djlint --quiet --lint pipelines
+	$(BIN)/python -m pytest --noconftest -p no:cacheprovider tests/test_pages.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

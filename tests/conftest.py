@@ -1,10 +1,12 @@
-"""Shared material: raw pairs drawn without a model, and one Ray cluster for the whole session."""
+"""Shared material: raw pairs drawn without a model, folders made once a run, and one Ray cluster for all its tests."""
 
 from __future__ import annotations
 
 import os
 
+from support.drivers import Drivers
 from support.material import HELD_OUT, Submit, encode_plainly, put_plain_engine, rendered_pairs, write_pairs
+from support.shared import shared_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
 
@@ -22,9 +24,31 @@ import pytest
 from infra.base.files import ROOT
 from infra.local import cluster
 from infra.world import rater
+from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job
 from training.method.objectives import ObjectiveConfig
 from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks and xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the Ray cluster, put them first, and keep them in one process; others go by file."""
+
+    def on_cluster(item: pytest.Item) -> bool:
+        return "ray_environment" in getattr(item, "fixturenames", ())
+
+    for item in items:
+        if on_cluster(item):
+            item.add_marker(pytest.mark.cluster)
+        group = "cluster" if on_cluster(item) else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not on_cluster(item))
+
+
+@pytest.fixture(autouse=True)
+def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test start a Ray cluster inside the test process: that takes seconds, and it stays until the end."""
+    monkeypatch.setattr(on_ray.ray, "init", lambda *_, **__: pytest.fail("a test process must not join or start Ray"))
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +77,13 @@ def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
         yield surroundings
 
 
+def checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:
+    """Return a finished process, which must have ended well if asked to check that."""
+    if check and done.returncode:
+        raise AssertionError(f"{done.args} exited {done.returncode}\n{done.stdout[-8000:]}")
+    return done
+
+
 @pytest.fixture(scope="session")
 def submit(ray_environment: dict[str, str]) -> Submit:
     """Return a function that runs an entry point as `ray job submit` does and returns the finished process.
@@ -64,13 +95,30 @@ def submit(ray_environment: dict[str, str]) -> Submit:
         given = ["--runtime-env-json", json.dumps({"env_vars": extra})] if extra else []
         command = ["ray", "job", "submit", *given, "--", "python", script, *flags]
         done = subprocess.run(
-            command, cwd=ROOT, env=ray_environment, capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=ROOT,
+            env=ray_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
         )
-        if check and done.returncode:
-            raise AssertionError(
-                f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-            )
-        return done
+        return checked(done, check)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def drive(ray_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Submit:
+    """Return a function that runs an entry point outside a job, where it joins the cluster as a job does.
+
+    It takes some twelve seconds of CPU less than `submit`, for tests that are not about submitting or starting.
+    """
+    drivers = Drivers(ray_environment, tmp_path_factory.mktemp("drivers") / "log")
+
+    def run(script: str, *flags: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return checked(drivers.run(script, *flags), check)
 
     return run
 
@@ -86,8 +134,12 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def raw_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 400 raw pairs and six bad rows."""
-    rows = rendered_pairs(400)
-    return write_pairs(tmp_path_factory.mktemp("raw"), [*rows, *rater.bad_rows(rows)])
+
+    def make(folder: Path) -> None:
+        rows = rendered_pairs(400)
+        write_pairs(folder, [*rows, *rater.bad_rows(rows)])
+
+    return shared_folder(tmp_path_factory, "raw_pairs", make)
 
 
 @pytest.fixture
@@ -99,7 +151,7 @@ def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 @pytest.fixture(scope="session")
 def encoded_store(raw_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the latent store of raw_pairs."""
-    return encode_plainly(raw_pairs, tmp_path_factory.mktemp("encoded") / "store")
+    return shared_folder(tmp_path_factory, "encoded_store", lambda folder: encode_plainly(raw_pairs, folder))
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +159,10 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     """Return a function that gives the folder of a tiny random pipeline of one of tiny_pipelines.KINDS."""
     from support.tiny_pipelines import write_pipeline  # which loads diffusers: most tests need none of it
 
-    return functools.cache(lambda kind: write_pipeline(kind, tmp_path_factory.mktemp(kind) / "model"))
+    def make(kind: str) -> Path:
+        return shared_folder(tmp_path_factory, f"tiny-{kind}", lambda folder: write_pipeline(kind, folder))
+
+    return functools.cache(make)
 
 
 @pytest.fixture
@@ -121,9 +176,12 @@ def copied_store(encoded_store: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def held_out_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the latent store of 16 pairs, two of them ties, of other captions."""
-    folder = tmp_path_factory.mktemp("held_out")
-    raw = write_pairs(folder / "raw", rendered_pairs(16, seed=1, scenes=HELD_OUT))
-    return encode_plainly(raw, folder / "store")
+
+    def make(folder: Path) -> None:
+        raw = write_pairs(folder / "raw", rendered_pairs(16, seed=1, scenes=HELD_OUT))
+        encode_plainly(raw, folder / "store")
+
+    return shared_folder(tmp_path_factory, "held_out", make) / "store"
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +197,14 @@ def two_workers(training_flags: list[str], submit: Submit, tmp_path_factory: pyt
     """Return the run folder of such a run on two workers that nothing disturbed."""
     output = tmp_path_factory.mktemp("two")
     submit("training/train_dpo.py", *training_flags, "--workers", "2", "--output", str(output))
+    return output
+
+
+@pytest.fixture(scope="session")
+def one_worker(training_flags: list[str], drive: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of such a run on one worker."""
+    output = tmp_path_factory.mktemp("one")
+    drive("training/train_dpo.py", *training_flags, "--workers", "1", "--output", str(output))
     return output
 
 

@@ -95,6 +95,16 @@ def test_an_import_against_the_order_is_seen() -> None:
     assert "training.method.forward" in against_the_order(ROOT / "training/run/loop.py", upside_down)
 
 
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_test_imports_no_other_test_and_reads_nothing_outside(path: Path) -> None:
+    assert [module for module in imports(path) if module.startswith("test_")] == []
+    above = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    assert [ast.unparse(node) for node in above if ast.unparse(node).endswith("ROOT.parent")] == []
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_folder_of_commands_has_nothing_else(folder: str) -> None:
     files = [path for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"]

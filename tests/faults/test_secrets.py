@@ -113,6 +113,7 @@ def left(place: str) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_a_secret_of_the_environment_is_in_nothing_that_is_written_printed_or_sent(
     place: str, sent: Sent, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from support.material import Submit, rendered_pairs, write_pairs
+from support.material import Submit, put_plain_engine, rendered_pairs, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
 from infra.base.errors import UserError
@@ -111,7 +110,7 @@ def test_a_store_that_lost_its_manifest_is_not_written_a_second_time(copied_stor
 
 
 def test_repair_computes_the_lost_rows_and_no_others(
-    encoded_store: Path, copied_store: Path, raw_pairs: Path, submit: Submit
+    encoded_store: Path, copied_store: Path, raw_pairs: Path, drive: Submit
 ) -> None:
     lost = [sorted((copied_store / part).glob("*.parquet"))[0] for part in ("pairs/status=kept", "pairs/status=tie")]
     rows = sum(pq.read_metadata(path).num_rows for path in lost)
@@ -119,7 +118,7 @@ def test_repair_computes_the_lost_rows_and_no_others(
     flip(lost[1])
     spared = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet") if path not in lost}
     flags = ["--source", str(raw_pairs), "--store", str(copied_store)]
-    done = submit(SCRIPT, *flags, "--repair")
+    done = drive(SCRIPT, *flags, "--repair")
     assert f"lost; {rows} rows are computed again" in done.stdout
     assert "repaired: the same contents as before" in done.stdout
     now = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet")}
@@ -167,40 +166,37 @@ def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
     assert {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()} == before
 
 
-# 8. A spoilt source
+# 8, 10. A full disk, and a spoilt source
 
 
-def test_more_bad_rows_than_may_be_end_the_job_with_the_reason(submit: Submit, tmp_path: Path) -> None:
+def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_command_finishes(
+    drive: Submit, tmp_path: Path
+) -> None:
     rows = rendered_pairs(40)
     for row in rows[:10]:  # one of them a tie, whose images are not looked at
         row["jpg_0"] = b"no image"
     source = write_pairs(tmp_path / "raw", rows)
-    flags = ["--source", str(source), "--store", str(tmp_path / "s")]
-    done = submit(SCRIPT, *flags, "--max-bad-fraction", "0.2", check=False)
-    assert done.returncode != 0
-    told = next(line for line in done.stdout.splitlines() if line.startswith("error: "))
-    assert "9 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: " in told
-    assert not (tmp_path / "s" / store.MANIFEST).exists()
-    submit(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what was done before counts
-    assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
-
-
-# 10. A full disk
-
-
-def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_finishes(
-    encoded_store: Path, raw_pairs: Path, submit: Submit, tmp_path: Path
-) -> None:
-    flags = ["--source", str(raw_pairs), *SMALL_BLOCKS, "--store", str(tmp_path / "s")]
-    done = submit("tests/support/full_disk.py", "40000", *flags, check=False)
+    flags = ["--source", str(source), "--rows-per-file", "4", "--store", str(tmp_path / "s")]
+    done = drive("tests/support/full_disk.py", "8000", *flags, "--max-bad-fraction", "0.25", check=False)
     assert done.returncode != 0
     full = f"error: {tmp_path}/s/pairs: could not be written (No space left on device); make room, then the same "
     assert f"{full}command goes on from what is written" in done.stdout.splitlines()
     assert not (tmp_path / "s" / store.MANIFEST).exists()
-    before = pads.dataset(tmp_path / "s" / store.WORK / "pairs_done").count_rows()
-    assert before > 0  # something was finished, so there is something to keep
-    submit(SCRIPT, *flags)
-    assert contents(tmp_path / "s") == contents(encoded_store)
+    # Something was finished, so there is something to keep, and something is left.
+    assert 0 < progress.finished_rows(str(tmp_path / "s" / store.WORK / "pairs_done")) < 40
+
+    done = drive(SCRIPT, *flags, "--max-bad-fraction", "0.2", check=False)
+    assert done.returncode != 0
+    sentence = next(line for line in done.stdout.splitlines() if line.startswith("error: "))
+    assert "9 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: " in sentence
+    assert not (tmp_path / "s" / store.MANIFEST).exists()
+
+    drive(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what was done before counts
+    assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
+    with pytest.MonkeyPatch.context() as patched:
+        put_plain_engine(patched)
+        main(EncodeConfig(source=str(source), store=str(tmp_path / "undisturbed"), max_bad_fraction=0.25))
+    assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(

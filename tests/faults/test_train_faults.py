@@ -31,31 +31,47 @@ pytestmark = pytest.mark.chaos
 LOST_SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}  # docs/operations.md
 
 
-def test_sigkill_of_the_driver_at_a_checkpoint_and_past_the_epochs_end_changes_no_loss(
+def test_sigkill_of_a_worker_in_a_step_and_of_the_driver_at_a_checkpoint_changes_no_loss(
+    two_workers: Path, training_flags: list[str], drive: Submit, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output, flags = tmp_path / "killed", [*training_flags, "--workers", "2"]
+    job = begin(flags, output, ray_environment)
+    wait_for(lambda: steps(output) >= 8, job)
+    before = train_workers(ray_environment)
+    assert len(before) == 2
+    os.kill(max(before), signal.SIGKILL)
+    wait_for(lambda: len(train_workers(ray_environment) - before) == 2, job)  # a new group goes on
+    wait_for(lambda: checkpoint.folder_of(output, 18).exists(), job)  # it is being written, or was just now
+    os.kill(driver(output), signal.SIGKILL)
+    assert job.wait(timeout=300) != 0
+    drive(SCRIPT, *flags, "--output", str(output))
+    for name in ("step", "loss", "stream", "gradient_norm"):
+        assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
+
+
+@pytest.mark.long
+def test_sigkill_of_the_driver_past_the_epochs_end_changes_no_loss(
     two_workers: Path,
     encoded_store: Path,
     training_flags: list[str],
-    submit: Submit,
+    drive: Submit,
     ray_environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
     output, flags = tmp_path / "killed", [*training_flags, "--workers", "2"]
-    expected = notes(two_workers)
     boundary = store.read_manifest(str(encoded_store)).counts.kept // 16 + 1  # the second epoch's first step
     assert boundary < 24
-    moments = (lambda: checkpoint.folder_of(output, 6).exists(), lambda: steps(output) >= boundary)
-    for reached in moments:  # while a checkpoint is written; in the first step of the second epoch
-        job = begin(flags, output, ray_environment)
-        wait_for(reached, job)
-        os.kill(driver(output), signal.SIGKILL)
-        assert job.wait(timeout=300) != 0
-    submit(SCRIPT, *flags, "--output", str(output))
+    job = begin(flags, output, ray_environment)
+    wait_for(lambda: steps(output) >= boundary, job)
+    os.kill(driver(output), signal.SIGKILL)
+    assert job.wait(timeout=300) != 0
+    drive(SCRIPT, *flags, "--output", str(output))
     for name in ("loss", "stream", "gradient_norm"):
-        assert [row[name] for row in notes(output)] == [row[name] for row in expected]
+        assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pair(
-    encoded_store: Path, training_flags: list[str], submit: Submit, tmp_path: Path
+    encoded_store: Path, training_flags: list[str], drive: Submit, tmp_path: Path
 ) -> None:
     cache, output = tmp_path / "cache", tmp_path / "run"
     staged = stage(str(encoded_store), str(cache))
@@ -65,12 +81,12 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pai
     latents[row] = np.nan  # as a failing disk or memory leaves it; the store's own files are whole
     latents.flush()
     flags = [*training_flags, "--cache", str(cache), "--workers", "2", "--output", str(output)]
-    done = submit(SCRIPT, *flags, check=False)
+    done = drive(SCRIPT, *flags, check=False)
     assert done.returncode != 0
-    told = (
+    sentence = (
         f"step 8: the loss of pairs {staged.pair_ids[row]} is not finite; nothing was updated, the last checkpoint in"
     )
-    assert f"error: {told} {output} stands" in done.stdout.splitlines()
+    assert f"error: {sentence} {output} stands" in done.stdout.splitlines()
     assert len(notes(output)) == 7
     assert checkpoint.complete_steps(str(output)) == [6]
     assert checkpoint.read_state(checkpoint.folder_of(output, 6)).step == 6

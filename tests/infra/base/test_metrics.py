@@ -1,19 +1,16 @@
-"""The metrics that Prometheus reads: counts by hand, few series from many reasons, and a real scrape of a cluster."""
+"""What is told to Prometheus: counts by hand, and few series from many reasons.
+
+A real scrape of a cluster is in tests/pipelines/latents/test_safety.py.
+"""
 
 from __future__ import annotations
 
-import json
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from support.material import Submit, rendered_pairs, write_pairs
 
-from infra.base import files, metrics
+from infra.base import metrics
 from infra.base.files import ROOT
 from infra.base.metrics import Sample
 from pipelines.engine import on_ray
@@ -109,45 +106,3 @@ def test_a_run_says_each_step_and_each_complete_checkpoint(config: TrainConfig) 
     assert samples["dpo_train_step"] == 6
     assert samples["dpo_train_pairs"] == pytest.approx(config.data.global_batch)
     assert {sample.name for sample in metrics.kept(kept[-1], "run")} | set(samples) <= set(metrics.METRICS)
-
-
-def scrape(environment: dict[str, str]) -> str:
-    """Read what the cluster's nodes export, found as Prometheus finds them."""
-    token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
-    ask = urllib.request.Request(f"{environment['RAY_API_SERVER_ADDRESS']}/api/prometheus/sd")
-    ask.add_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(ask, timeout=30) as answer:
-        targets = json.loads(answer.read())[0]["targets"]
-    contents = []
-    for target in targets:
-        try:
-            page = urllib.request.urlopen(f"http://{target}/metrics", timeout=30)
-        except urllib.error.URLError:
-            continue  # of a node that another test killed: it is listed for a while
-        with page:
-            contents.append(page.read().decode())
-    return "".join(contents)
-
-
-def values(text: str, name: str, label: str) -> float:
-    """Add up a metric's values with a label over all processes."""
-    lines = [line for line in text.splitlines() if line.startswith(f"{name}{{") and label in line]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-
-def test_prometheus_finds_what_the_encoder_did(submit: Submit, ray_environment: dict[str, str], tmp_path: Path) -> None:
-    # An encoding of its own: Ray forgets the figures of processes that ended a while ago.
-    rows = rendered_pairs(40)
-    rows[0]["caption"] = None
-    raw = write_pairs(tmp_path / "raw", rows)
-    submit("pipelines/encode_latents.py", "--source", str(raw), "--store", str(tmp_path / "store"))
-    kept = files.read_json(str(tmp_path / "store" / "manifest.json"))["counts"]["kept"]
-    deadline = time.monotonic() + 240  # a process reports every ten seconds, and when it ends
-    text = scrape(ray_environment)
-    while values(text, "ray_dpo_pairs_total", 'status="kept"') < kept:
-        assert time.monotonic() < deadline
-        text = scrape(ray_environment)
-    assert values(text, "ray_dpo_images_total", "") >= 2 * kept
-    assert values(text, "ray_dpo_quarantined_total", 'reason="caption is null"') >= 1
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{ray_environment['RAY_API_SERVER_ADDRESS']}/api/prometheus/sd", timeout=30)

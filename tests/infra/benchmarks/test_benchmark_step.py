@@ -22,6 +22,7 @@ def count(model: str, scale: str) -> Work:
     ("model", "parameters", "forward", "image"),
     [("sd15", 859_520_964, 0.803, 1.117), ("sdxl", 2_567_463_684, 6.761, 4.879)],
 )
+@pytest.mark.slow
 def test_the_known_counts_of_the_published_models(model: str, parameters: int, forward: float, image: float) -> None:
     assert counting.parameters(counting.empty(step_models.folder_of(model, "full"), "unet")) == parameters
     assert count(model, "full").forward / 1e12 == pytest.approx(forward, abs=5e-4)
@@ -29,6 +30,7 @@ def test_the_known_counts_of_the_published_models(model: str, parameters: int, f
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.slow
 def test_the_small_models_share_out_the_work_as_the_true_ones(model: str) -> None:
     full, small = count(model, "full"), count(model, "small")
     assert small.image / small.forward == pytest.approx(full.image / full.forward, rel=0.05)
@@ -68,6 +70,7 @@ def test_figures_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("model", "modes"), [("sd15", (*step.MODES, "limit")), ("sdxl", ("inline",))])
+@pytest.mark.slow
 def test_every_mode_takes_a_step_and_moves_the_policy(model: Literal["sd15", "sdxl"], modes: tuple[str, ...]) -> None:
     config = step.BenchmarkConfig(model=model, micro_batch=1, checkpointing=model == "sdxl")
     bench = step.Bench(config, torch.device("cpu"))

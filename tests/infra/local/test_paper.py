@@ -37,6 +37,7 @@ def test_the_scaled_rates_hold_rate_times_beta() -> None:
         assert rate * beta == pytest.approx(2e-5 * 500) if "scaled" in name else rate == 2e-5, name
 
 
+@pytest.mark.slow
 def test_a_policy_of_ai_feedback_sees_its_own_scorer_alone() -> None:
     for name in paper.SCORERS:
         config = trials()[name]

@@ -90,6 +90,7 @@ def run_plan(*flags: str) -> None:
     cli.run(plan.main, PlanConfig, PRESETS, ["--model", str(MODEL), *flags])
 
 
+@pytest.mark.slow
 def test_the_whole_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--pairs", "1e6", "--mtbf-hours", "20", "--steps", "60000", "--price", "l4=0.5", "a10g=1", "h100=2"]
     flags += ["--repetitions", "3", "--assume", "utilisation=0.01"]

@@ -46,6 +46,7 @@ def test_every_pair_with_a_label_and_two_images_counts(
         accuracy.main(replace(config, scorers=("oracle",)))
 
 
+@pytest.mark.slow
 def test_the_threshold_comes_from_the_validation_pairs(
     config: accuracy.AccuracyConfig, plain_engine: list[Job], tmp_path: Path
 ) -> None:

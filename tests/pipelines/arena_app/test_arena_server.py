@@ -212,6 +212,7 @@ async def judge_in_a_browser(server: ArenaServer, profile: Path) -> None:
         assert page.errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome on this machine")
 def test_a_rater_judges_all_pairs_in_a_real_browser(sets: Sets, tmp_path: Path) -> None:
     with serving(sets, tmp_path / "votes") as server:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from support.material import MODEL, Submit, lora_result
+from support.material import MODEL, lora_result
 
 from infra.base import cli, files, models
 from infra.base.errors import UserError
@@ -23,7 +23,7 @@ from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
 from pipelines.engine import in_process, on_ray
 from pipelines.engine.jobs import Job
-from pipelines.judging import score, score_files
+from pipelines.judging import score
 
 Pipelines = Callable[[str], Path]
 
@@ -52,33 +52,6 @@ def test_images_are_scored_by_tiny_models() -> None:
     scores = score.ScoreImages({"clip": None, "oracle": "published"})(pa.table(columns))
     assert scores.column_names == ["image_id", "caption", "image_index", "clip", "oracle"]
     assert scores["clip"][0].as_py() > scores["clip"][1].as_py()  # teal is half of what the first caption says
-
-
-def test_generate_and_score_on_a_cluster(submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "prompts.txt").write_text(
-        "a big red circle on a teal background\na big white ring on a black background\n"
-    )
-    config = generate.GenerateConfig(
-        prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"), images_per_prompt=2, sampling_steps=8
-    )
-    flags = ["--prompts", config.prompts, "--output", config.output]
-    submit("pipelines/generate.py", *flags, "--images-per-prompt", "2", "--sampling-steps", "8")
-    table = image_sets.read_images(config.output)
-    assert table.num_rows == 4
-    assert Image.open(io.BytesIO(table["image"][0].as_py())).size == (64, 64)
-    generate.main(config)
-    assert "already finished" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"other settings \(seed\)"):
-        generate.main(replace(config, seed=3))
-    Path(config.prompts).write_text("a big red circle on a teal background\na small red ring on a pink background\n")
-    with pytest.raises(UserError, match=r"other settings \(captions\)"):
-        generate.main(config)
-    submit("pipelines/score.py", "--images", config.output)
-    scores = score_files.read_scores(config.output)
-    assert scores.num_rows == 4
-    assert np.isfinite(scores["oracle"].to_numpy()).all()
-    score.main(score.ScoreConfig(images=(config.output,)))
-    assert "already scored" in capsys.readouterr().out
 
 
 def test_the_captions_count_and_not_the_file_they_stood_in() -> None:
@@ -114,10 +87,7 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
     assert not pipeline.config.requires_safety_checker
 
 
-def test_adapters_draw_as_the_policy_they_were_saved_from(
-    plain_engine: list[Job], tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
+def test_adapters_draw_as_the_policy_they_were_saved_from(plain_engine: list[Job], tmp_path: Path, bucket: str) -> None:
     lora, policy = lora_result(tmp_path / "lora")
     caption = "a big red circle on a teal background"
     (tmp_path / "prompts.txt").write_text(f"{caption}\n")
@@ -178,10 +148,7 @@ def starts(path: Path, caption: str, colour: str, size: tuple[int, int] = (64, 6
     return str(path)
 
 
-def test_edits_start_from_the_images_that_are_given(
-    plain_engine: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
+def test_edits_start_from_the_images_that_are_given(plain_engine: list[Job], tmp_path: Path) -> None:
     caption = "a big red circle on a teal background"
     (tmp_path / "prompts.txt").write_text(f"{caption}\n")
     config = generate.GenerateConfig(
@@ -239,10 +206,7 @@ def test_edits_that_can_not_be_are_refused_before_ray_starts(
     assert not (tmp_path / "images").exists()
 
 
-def test_a_refined_folder_knows_its_refiner(
-    plain_engine: list[Job], tmp_path: Path, tiny_pipeline: Pipelines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
+def test_a_refined_folder_knows_its_refiner(plain_engine: list[Job], tmp_path: Path, tiny_pipeline: Pipelines) -> None:
     (tmp_path / "prompts.txt").write_text("a red star\n")
     base, refiner = tiny_pipeline("sdxl"), tiny_pipeline("sdxl-refiner")
     config = generate.GenerateConfig(

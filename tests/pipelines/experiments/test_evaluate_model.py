@@ -6,6 +6,7 @@ Drawing is stood in for by one-coloured images, but for one run on the session's
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import shlex
@@ -15,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import browser, judging_material
 from support.judging_material import write_images
 from support.material import MODEL, Submit, lora_result
@@ -27,6 +30,7 @@ from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments import evaluate_model
 from pipelines.experiments.evaluate_model import NOT_CHOSEN, PRESETS, EvaluateConfig, command_of, main
+from pipelines.judging import score, score_files
 from pipelines.judging.win_rate import wilson
 from pipelines.latents.safety import SafetyConfig
 
@@ -228,6 +232,7 @@ def test_several_images_of_a_prompt_are_all_counted(config: EvaluateConfig) -> N
 
 @pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")
 @pytest.mark.usefixtures("drawn")
+@pytest.mark.slow
 def test_pairs_are_flipped_through_by_key_and_mouse(config: EvaluateConfig, tmp_path: Path) -> None:
     main(config)
     seen = "[...document.querySelectorAll('#viewer figure')].filter(f => f.offsetParent).map(f => f.innerText)"
@@ -267,17 +272,39 @@ def test_pairs_are_flipped_through_by_key_and_mouse(config: EvaluateConfig, tmp_
     asyncio.run(look())
 
 
-def test_evaluate_on_a_cluster(submit: Submit, tmp_path: Path) -> None:
+def test_evaluate_draws_and_scores_on_a_cluster(
+    submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lora, _ = lora_result(tmp_path / "lora")
     (tmp_path / "p.csv").write_text(
         "prompt,style\na big red circle on a teal background,big\na small white ring on a black background,small\n"
     )
     flags = ["--lora", str(lora), "--prompts", f"{tmp_path}/p.csv", "--output", f"{tmp_path}/out"]
     submit("pipelines/evaluate_model.py", *flags, "--sampling-steps", "2", "--images-per-prompt", "2")
-    told = files.read_json(f"{tmp_path}/out/report.json")
-    assert {name: found["n"] for name, found in told["win_rate"].items()} == {"oracle": 4, "fidelity": 4}
-    assert list(told["breakdown"]["style"]) == ["big", "small"]
-    assert told["models"]["base"]["fingerprints"] != told["models"]["policy"]["fingerprints"]
+    report = files.read_json(f"{tmp_path}/out/report.json")
+    assert {name: won["n"] for name, won in report["win_rate"].items()} == {"oracle": 4, "fidelity": 4}
+    assert list(report["breakdown"]["style"]) == ["big", "small"]
+    assert report["models"]["base"]["fingerprints"] != report["models"]["policy"]["fingerprints"]
+
+    # The base's folder is what generate.py and score.py make of these settings.
+    drawing = generate.GenerateConfig(
+        prompts=f"{tmp_path}/p.csv", output=f"{tmp_path}/out/base", images_per_prompt=2, sampling_steps=2
+    )
+    images = image_sets.read_images(drawing.output)
+    assert images.num_rows == 4
+    assert Image.open(io.BytesIO(images["image"][0].as_py())).size == (64, 64)
+    generate.main(drawing)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"other settings \(seed\)"):
+        generate.main(replace(drawing, seed=3))
+    (tmp_path / "p.csv").write_text("prompt\na big red circle on a teal background\na small red ring on a pink one\n")
+    with pytest.raises(UserError, match=r"other settings \(captions\)"):
+        generate.main(drawing)
+    scores = score_files.read_scores(drawing.output)
+    assert scores.num_rows == 4
+    assert np.isfinite(scores["oracle"].to_numpy()).all()
+    score.main(score.ScoreConfig(images=(drawing.output,)))
+    assert "already scored" in capsys.readouterr().out
 
 
 def test_the_presets_are_the_generators() -> None:

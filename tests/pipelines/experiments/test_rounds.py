@@ -214,6 +214,7 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
     assert stand.calls == []
 
 
+@pytest.mark.slow
 def test_rounds_on_s3_go_on_after_a_kill(stand: Stand, config: RoundsConfig, bucket: str, tmp_path: Path) -> None:
     there = replace(config.train, output=f"{bucket}/{tmp_path.name}/out")
     stand.dies_at = "round-1/train"

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from support.material import Submit, notes
 
+from infra.base import cli
 from infra.base.errors import UserError
 from pipelines.engine import on_ray
 from pipelines.experiments import sweep
 from pipelines.experiments.sweep import SweepConfig
 from pipelines.experiments.sweep_trials import make_trials, read_sweep
+from training.settings.config import TrainConfig
+from training.settings.presets import PRESETS
 
 COMMON = ["--steps", "3", "--checkpoint-every", "3", "--global-batch", "8", "--micro-batch", "4"]
 
@@ -33,22 +36,27 @@ def file(encoded_store: Path, tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_trial_is_what_train_dpo_does_by_hand(file: str, submit: Submit, tmp_path: Path) -> None:
+def test_a_trial_is_what_train_dpo_does_by_hand(
+    file: str, one_worker: Path, training_flags: list[str], drive: Submit, tmp_path: Path
+) -> None:
     output = tmp_path / "swept"
-    told = submit("pipelines/sweep.py", "--file", file, "--output", str(output), "--cpus-per-trial", "0.75").stdout
-    found = json.loads((output / "sweep.json").read_text())
-    assert [one["name"] for one in found["trials"]] == ["dpo", "sft"]
-    assert list(found["sharing"]["store"].values()) == [2]
-    assert "mean of 1 seed" in told
+    swept = json.loads(Path(file).read_text()) | {"train": training_flags, "seeds": [0]}
+    Path(file).write_text(json.dumps(swept))
+    command = ["pipelines/sweep.py", "--file", file, "--output", str(output), "--cpus-per-trial", "0.75"]
+    assert "mean of 1 seed" in drive(*command).stdout
+    report = json.loads((output / "sweep.json").read_text())
+    assert [trial["name"] for trial in report["trials"]] == ["dpo", "sft"]
+    assert list(report["sharing"]["store"].values()) == [2]
 
-    own = found["trials"][0]
-    flags = own["command"].split()[2:]
-    flags[flags.index("--output") + 1] = str(tmp_path / "by_hand")
-    submit("training/train_dpo.py", *flags)
-    swept, by_hand = (notes(folder) for folder in (own["train"], tmp_path / "by_hand"))
-    assert [row["loss"] for row in swept] == [row["loss"] for row in by_hand]
+    trial = report["trials"][0]
+    by_hand = [*training_flags, "--workers", "1", "--output", trial["train"]]  # as one_worker was trained
+    assert trial["command"].split()[:2] == ["python", "training/train_dpo.py"]
+    parsed = [cli.parse(TrainConfig, PRESETS, flags) for flags in (trial["command"].split()[2:], by_hand)]
+    assert parsed[0] == parsed[1]
+    losses = [[row["loss"] for row in notes(folder)] for folder in (trial["train"], one_worker)]
+    assert losses[0] == losses[1]
     name = "result/unet/diffusion_pytorch_model.safetensors"
-    assert Path(own["train"], name).read_bytes() == (tmp_path / "by_hand" / name).read_bytes()
+    assert Path(trial["train"], name).read_bytes() == (one_worker / name).read_bytes()
 
 
 @pytest.fixture

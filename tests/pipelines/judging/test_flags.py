@@ -276,6 +276,7 @@ async def judge_blurred_pairs(server: ArenaServer, profile: Path, until_end: Cal
         assert page.errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome on this machine")
 def test_a_rater_skips_and_reveals_in_a_real_browser(shown: tuple[str, str], tmp_path: Path) -> None:
     def counted(before: str) -> str:

@@ -102,6 +102,7 @@ def test_bad_flags_are_refused_in_one_sentence(flags: list[str], told: str, raw_
     assert told in refusal(*source, *flags, "--store", str(tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_a_refusal_ends_the_process_with_2(tmp_path: Path) -> None:
     command = [sys.executable, SCRIPT, "--source", "/nowhere", "--store", str(tmp_path / "s")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
+import urllib.error
+import urllib.request
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from support.material import MODEL, Submit, rendered_pairs, write_pairs
+from support.prometheus import scrape, values
 from support.safety_material import BLUE, GREEN, RED, RED_CONCEPT, write_checker
 
 from infra.base.dry_run import DryRunConfig
@@ -187,19 +191,37 @@ def test_the_dry_run_counts_the_filter(words: str, checker: Path, tmp_path: Path
     assert found["TFLOP of all"] == "24"
 
 
-def test_the_encoder_counts_by_reason(submit: Submit, words: str, checker: Path, tmp_path: Path) -> None:
-    source = write_pairs(tmp_path / "raw", pairs_of(*FILTERED))
+def test_the_encoder_counts_by_reason_and_prometheus_finds_it(
+    submit: Submit, ray_environment: dict[str, str], words: str, checker: Path, tmp_path: Path
+) -> None:
+    rows = pairs_of(*FILTERED)
+    nameless = rendered_pairs(len(rows) + 1)[-1] | {"caption": None}
+    source = write_pairs(tmp_path / "raw", [*rows, nameless])
     flags = ["--source", str(source), "--store", str(tmp_path / "store"), "--batch-size", "4"]
+    flags += ["--max-bad-fraction", "0.2"]  # one of six
     chosen = ["--prompt-blocklist", words, "--safety-checker", str(checker)]
     done = submit("pipelines/encode_latents.py", *flags, *chosen)
     manifest = store.read_manifest(str(tmp_path / "store"))
-    assert (manifest.counts.kept, manifest.counts.quarantined, manifest.counts.ties) == (1, 3, 1)
+    assert (manifest.counts.kept, manifest.counts.quarantined, manifest.counts.ties) == (1, 4, 1)
     assert manifest.reasons == {
+        "caption: caption is null": 1,
         f"safety: image: safety concept {RED_CONCEPT}": 2,
         "safety: prompt: word list, line 3": 1,
     }
     assert f"safety: image: safety concept {RED_CONCEPT}" in done.stdout
     assert set(manifest.safety) == {"prompt_blocklist", "safety_checker"}
+
+    deadline = time.monotonic() + 240  # a process reports every ten seconds, and when it ends
+    page = scrape(ray_environment)
+    while values(page, "ray_dpo_quarantined_total", 'stage="safety"') < 3:  # no other encoding has a filter
+        assert time.monotonic() < deadline
+        page = scrape(ray_environment)
+    assert values(page, "ray_dpo_pairs_total", 'status="kept"') >= 1
+    assert values(page, "ray_dpo_images_total", "") >= 2
+    assert values(page, "ray_dpo_quarantined_total", 'reason="caption is null"') >= 1
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{ray_environment['RAY_API_SERVER_ADDRESS']}/api/prometheus/sd", timeout=30)
+
     config = EncodeConfig(source=str(source), store=str(tmp_path / "store"), batch_size=4)
     encode_latents.main(replace(config, safety=SafetyConfig(words, str(checker))))  # nothing to do
     with pytest.raises(UserError, match=r"prompt_blocklist was '.*safety_checker was '[0-9a-f]{64}', now None"):

@@ -141,6 +141,7 @@ def test_the_page_shows_every_claim_and_keeps_peoples_figures_apart(html: str, t
 
 
 @pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")
+@pytest.mark.slow
 def test_nothing_is_cut_off_on_a_desk_a_phone_and_paper(html: str, folder: str, tmp_path: Path) -> None:
     shown = "[...document.querySelectorAll('#viewer figure')].filter(f => f.offsetParent).length"
     too_wide = (

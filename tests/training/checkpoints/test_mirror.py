@@ -240,6 +240,7 @@ def two_ranks(rank: int, runs: list[TrainConfig], meeting: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_machines_go_on_with_what_two_ranks_of_one_began(
     straight: TrainConfig, remote: TrainConfig, tmp_path: Path
 ) -> None:
@@ -287,6 +288,7 @@ def no_route(*_: object) -> str:
     raise OSError(113, "no route to host")
 
 
+@pytest.mark.slow
 def test_shards_of_two_machines_go_on_from_s3_bit_for_bit(
     straight: TrainConfig, remote: TrainConfig, tmp_path: Path
 ) -> None:

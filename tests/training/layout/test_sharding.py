@@ -36,6 +36,8 @@ from training.settings.presets import PRESETS
 
 import diffusers  # isort: skip
 
+pytestmark = pytest.mark.slow  # most of them look at what two processes of their own did
+
 FSDP = sharding.ShardingConfig(sharding="fsdp")
 ADAFACTOR = OptimizerConfig(optimizer="adafactor", learning_rate=1e-4, warmup_steps=3)
 WAYS: dict[str, dict[str, Any]] = {

@@ -194,20 +194,18 @@ def test_bad_flags_are_refused_before_ray_starts(
 
 
 def test_on_a_cluster_cached_training_repeats_the_inline_losses(
-    copied_store: Path, submit: Submit, tmp_path: Path
+    copied_store: Path, two_workers: Path, training_flags: list[str], drive: Submit, tmp_path: Path
 ) -> None:
-    flags = ["--store", str(copied_store), "--cache", str(tmp_path / "cache")]
-    encode = [*flags, "--name", "two", "--draws", "2", "--batch-size", "4", "--rows-per-file", "128"]
-    assert "2 draws of 351 pairs, 702 visits new" in submit(SCRIPT, *encode).stdout
-    # 351 pairs give 5 steps of 64 an epoch, so the sixth is the second epoch's.
-    train = [*flags, "--steps", "6", "--checkpoint-every", "6", "--global-batch", "64", "--micro-batch", "4"]
-    train += ["--workers", "2", "--beta", "500"]
-    inline, cached = tmp_path / "inline", tmp_path / "cached"
-    submit("training/train_dpo.py", *train, "--output", str(inline))
-    told = submit("training/train_dpo.py", *train, "--output", str(cached), "--reference", "two").stdout
-    assert "differ by 0.0e+00 logits in the mean" in told
+    copied = ["--store", str(copied_store), "--cache", str(tmp_path / "cache")]
+    encode = [*copied, "--name", "two", "--draws", "2", "--batch-size", "4", "--rows-per-file", "128"]
+    assert "2 draws of 351 pairs, 702 visits new" in drive(SCRIPT, *encode).stdout
+    # 351 pairs give 21 steps of 16 an epoch, so the last three of the 24 are the second epoch's.
+    train = [*training_flags, *copied, "--workers", "2", "--reference", "two", "--output", str(tmp_path / "cached")]
+    assert "differ by 0.0e+00 logits in the mean" in drive("training/train_dpo.py", *train).stdout
+    cached, inline = notes(tmp_path / "cached"), notes(two_workers)
+    assert len(cached) == 24
     for name in ("loss", "stream", "gradient_norm", "margin", "reference_error_q1"):
-        assert [row[name] for row in notes(cached)] == [row[name] for row in notes(inline)]
+        assert [row[name] for row in cached] == [row[name] for row in inline]
 
 
 def test_a_preset_computes_what_the_training_of_its_name_draws() -> None:

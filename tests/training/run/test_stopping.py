@@ -99,6 +99,7 @@ def straight(config: TrainConfig, tmp_path: Path) -> TrainConfig:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, straight: TrainConfig) -> None:
     process = start(config, "step")
     process.send_signal(signal.SIGTERM)
@@ -110,6 +111,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, 
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_sigkill_while_a_checkpoint_is_written_loses_that_one_only(config: TrainConfig, straight: TrainConfig) -> None:
     process = start(config, "write")
     process.kill()

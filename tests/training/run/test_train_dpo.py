@@ -27,11 +27,8 @@ from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
 
 
-def test_one_and_two_workers_see_the_same_stream(
-    two_workers: Path, training_flags: list[str], submit: Submit, tmp_path: Path
-) -> None:
-    submit(SCRIPT, *training_flags, "--workers", "1", "--output", str(tmp_path / "one"))
-    one, two = notes(tmp_path / "one"), notes(two_workers)
+def test_one_and_two_workers_see_the_same_stream(one_worker: Path, two_workers: Path) -> None:
+    one, two = notes(one_worker), notes(two_workers)
     assert [row["stream"] for row in one] == [row["stream"] for row in two]
     assert len({str(row["stream"]) for row in one}) == 24
     # Losses agree within rounding, which grows with the steps.
@@ -57,14 +54,10 @@ def caught_writing(worker: int, output: Path) -> bool:
 
 
 @pytest.mark.chaos
+@pytest.mark.long  # tests/faults/test_train_faults.py has a kill in another step, beside one of the driver
 @pytest.mark.parametrize(
     "moment",
-    [
-        "in a step",
-        pytest.param("in the last step of an epoch", marks=pytest.mark.long),
-        pytest.param("in the first step of the next", marks=pytest.mark.long),
-        pytest.param("in a checkpoint", marks=pytest.mark.long),
-    ],
+    ["in the last step of an epoch", "in the first step of the next", "in a checkpoint"],
 )
 def test_sigkill_of_a_worker_changes_no_loss(
     moment: str,
@@ -77,9 +70,9 @@ def test_sigkill_of_a_worker_changes_no_loss(
     output = tmp_path / "killed"
     epoch = store.read_manifest(str(encoded_store)).counts.kept // 16
     assert epoch < 24
-    noted = {"in the last step of an epoch": epoch - 1, "in the first step of the next": epoch}.get(moment, 8)
+    noted = {"in the last step of an epoch": epoch - 1, "in the first step of the next": epoch, "in a checkpoint": 8}
     job = begin([*training_flags, "--workers", "2"], output, ray_environment)
-    wait_for(lambda: steps(output) >= noted, job)
+    wait_for(lambda: steps(output) >= noted[moment], job)
     before = train_workers(ray_environment)
     assert len(before) == 2
     victim = max(before)
@@ -95,7 +88,7 @@ def test_sigkill_of_a_worker_changes_no_loss(
 
 
 def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpoint(
-    two_workers: Path, training_flags: list[str], submit: Submit, ray_environment: dict[str, str], tmp_path: Path
+    two_workers: Path, training_flags: list[str], drive: Submit, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
     output, log = tmp_path / "elastic", tmp_path / "log"
     elastic = [*training_flags, "--workers", "2", "--min-workers", "1", "--output", str(output), "--steps"]
@@ -119,7 +112,7 @@ def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpo
     step = len(notes(output))
     assert f"stopped on request after step {step}; the same command goes on from there" in log.read_text()
     assert checkpoint.complete(output)[-1] == checkpoint.folder_of(output, step)
-    submit(SCRIPT, *elastic, str(step + 1))
+    drive(SCRIPT, *elastic, str(step + 1))
     streams = [[row["stream"] for row in notes(path)] for path in (output, two_workers)]
     assert len(streams[0]) == step + 1
     assert all(one == other for one, other in zip(*streams, strict=False))

@@ -1,0 +1,69 @@
+"""Drivers outside a job, forked from a process that has loaded what they import: eight seconds of CPU less for each."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from infra.base.files import ROOT
+
+PRELOADED = [
+    "labelers.relabel",
+    "pipelines.encode_latents",
+    "pipelines.encode_reference",
+    "pipelines.evaluate_model",
+    "pipelines.sweep",
+    "training.train_dpo",
+]
+
+
+class Drivers:
+    """Runs entry points as `python SCRIPT FLAGS` does, in processes of their own that join a cluster."""
+
+    def __init__(self, surroundings: dict[str, str], log: Path) -> None:
+        """Choose where they run.
+
+        Args:
+            surroundings: the environment of the cluster's clients.
+            log: the file for what the last driver prints.
+        """
+        self._surroundings = surroundings
+        self._log = log
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+
+    def run(self, script: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        """Run an entry point to its end; its errors stand where its output does, as a job's do."""
+        self._log.write_bytes(b"")
+        process = self._context.Process(target=_run_script, args=(script, flags, str(self._log)))
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in self._surroundings.items():  # the first start gives them to the process that forks
+                patched.setenv(name, value)
+            process.start()
+        process.join(600)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return subprocess.CompletedProcess([script, *flags], process.exitcode or 0, self._log.read_text(), "")
+
+
+def _run_script(script: str, flags: Sequence[str], log: str) -> None:
+    """Become `python SCRIPT FLAGS > LOG 2>&1`, in the fork."""
+    with open(log, "ab", buffering=0) as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    os.chdir(ROOT)
+    sys.argv = [script, *flags]
+    sys.path.insert(0, str(ROOT / Path(script).parent))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # a fork of multiprocessing's ends without them; Ray's says goodbye to the cluster
