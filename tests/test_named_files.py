@@ -59,7 +59,7 @@ def test_each_console_script_and_make_target_is_there(path: Path) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(re.findall(r"`(dpo-[a-z]+)", text)) <= set(scripts)
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
-    commands = re.findall(r"(?m)(?:^|`)make ([a-z -]+)", text)
+    commands = re.findall(r"(?m)(?:^|`)make ([a-z -]+)(?=`|  |$)", text)
     assert {target for command in commands for target in command.split()} <= targets
 
 
