@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.base import files
+from infra.base import disk_lock, files
 from infra.base.errors import UserError
 
 
@@ -30,8 +29,7 @@ def staged_once(
     """
     base = cache_folder(cache, setting)
     folder = base / name
-    with open(base / f"{name}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with disk_lock.held(str(base / f"{name}.lock"), wait=True):
         if not (folder / "complete").exists():
             free = shutil.disk_usage(base).free
             if free < needed:

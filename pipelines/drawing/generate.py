@@ -125,6 +125,7 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
         if rows != wanted.num_rows:
             raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
         still_held()
+        files.flush_below(files.join(output, "images"))
         save_config(output, config)
         files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
         files.remove(files.join(output, store.WORK))

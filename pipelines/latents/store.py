@@ -13,7 +13,6 @@ store/
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import files, tables
+from infra.base import disk_lock, files, tables
 from infra.base.errors import UserError
 from infra.base.versions import check_version
 
@@ -267,7 +266,7 @@ def writer_lock(folder: str) -> Iterator[Callable[[], None]]:
         What is to be called before a result is published; raises UserError if another job took over meanwhile.
 
     Raises:
-        UserError: if another process is writing there.
+        UserError: if another process is writing there, or no lock can be taken.
     """
     if files.writable(folder).startswith(files.S3):
         from infra.base import (
@@ -284,9 +283,19 @@ def writer_lock(folder: str) -> Iterator[Callable[[], None]]:
             lock.give_back()
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(files.join(folder, ".lock"), "w") as handle:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another job is writing here; wait for it or stop it") from None
-        yield lambda: None
+            still_held = stack.enter_context(disk_lock.held(files.join(folder, ".lock")))
+        except disk_lock.HeldError as holder:
+            raise UserError(f"{folder}: another job is writing here ({holder}); wait for it or stop it") from None
+
+        def check() -> None:
+            try:
+                still_held()
+            except disk_lock.HeldError as holder:
+                raise UserError(
+                    f"{folder}: the lock of this job was deleted, and another job began to write here ({holder}); "
+                    "wait for that one, then give the same command again"
+                ) from None
+
+        yield check

@@ -7,13 +7,12 @@ are sent last and deleted first, because without them there is no checkpoint and
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from infra.base import files, object_storage
+from infra.base import disk_lock, files, object_storage
 from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
 from training.checkpoints import checkpoint
@@ -68,8 +67,7 @@ class Mirror:
         folder = checkpoint.folder_of(self.local, step)
         place = files.join(self.place, checkpoint.name_of(step))
         self.local.mkdir(parents=True, exist_ok=True)
-        with self._refusing(), open(self.local / ".lock", "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with self._refusing(), disk_lock.held(str(self.local / ".lock"), wait=True):
             marker = files.read_bytes(files.join(place, checkpoint.COMPLETE))
             for other in folder.parent.glob("step-*"):
                 if other != folder:

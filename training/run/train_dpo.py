@@ -44,7 +44,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     if files.exists(files.join(output, "config.json")):
         _refuse_other_settings(output, config)
     pinned = check_config(_as_begun(output, config))
-    with writer_lock(output):
+    with writer_lock(output) as still_held:
         if config.resume_from is None:
             checkpoint.forget_request(output)  # of a command that was refused
         else:
@@ -52,6 +52,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         cli.save_config(output, config)
         files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         (launch or _on_ray_train())(pinned, output)
+        still_held()
         if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
             raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
