@@ -146,27 +146,12 @@ def holds_adapters(path: str) -> bool:
     return not place.startswith(files.HUB) and files.is_file(files.join(place, ADAPTERS))
 
 
-def check_adapters(flag: str, adapters: Path, folder: Path) -> None:
-    """Refuse adapters of another network than the folder's, by the shapes in the files' headers.
-
-    Only names as this trainer writes them, COMPONENT.LAYER.lora_A.weight, are looked at.
+def shapes(path: Path) -> dict[str, list[int]]:
+    """Read the names and shapes of the tensors of a safetensors file; no values.
 
     Raises:
-        UserError: naming the flag and the first layer that does not fit.
+        UserError: if it is none.
     """
-    wanted = _shapes(adapters / ADAPTERS)
-    for component in {name.split(".")[0] for name in wanted}:
-        parts = [_shapes(path) for path in (folder / component).glob("*.safetensors")]
-        network = {f"{component}.{name}": shape for part in parts for name, shape in part.items()}
-        for name, shape in wanted.items():
-            layer, is_down, _ = name.partition(".lora_A.")
-            if name.startswith(f"{component}.") and is_down and network.get(f"{layer}.weight", [0, 0])[1] != shape[1]:
-                raise UserError(
-                    f"{flag} {adapters}: belongs to another model than {folder}, whose {layer} does not fit"
-                )
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
     try:
         with safe_open(path, framework="pt") as opened:
             return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
@@ -214,7 +199,7 @@ def default_weights(folder: Path, name: str) -> list[Path]:
     if not weights:
         raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
     for path in weights:
-        _shapes(path)
+        shapes(path)
     return weights
 
 

@@ -22,7 +22,8 @@ from PIL import Image
 
 from infra.base import files, models
 from infra.base.errors import UserError
-from pipelines.latents import encoders, kinds
+from pipelines.latents import encoders, kinds, weight_files
+from pipelines.latents.adapters import check_adapters
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import pairs
 from pipelines.raw.decode import images_at_once, square_pixels
@@ -72,11 +73,13 @@ class Folders:
             )
         policy = started_from(config).folder() if lora else models.local_folder(name)
         if lora:
-            models.check_adapters("--weights", lora, policy)
+            check_adapters("--weights", lora, policy)
         reference = (models.Model(against) if against else trained_against(config)).folder()
         for folder in (policy, reference):
             if not any((folder / kinds.kind_of(folder).network).glob("*.safetensors")):
                 raise UserError(f"--weights implicit={weights}: {folder} has no network in safetensors; convert it")
+        for folder in dict.fromkeys((policy, reference)):
+            weight_files.check_folder(folder, (kinds.kind_of(folder).network,), "--weights implicit=")
         drawn = config.get("schedule", {})
         chosen = drawn.get("timesteps")
         schedule = ScheduleConfig(tuple(chosen) if chosen else None, drawn.get("zero_terminal_snr", False))
@@ -89,6 +92,7 @@ class Folders:
             resolution=result.get("resolution") or kinds.native_resolution(reference),
             lora=lora,
         )
+        weight_files.check_weights(reference, folders.frozen, "--weights implicit=")
         own = {part: models.fingerprint(policy, part) for part in folders.frozen if (policy / part).is_dir()}
         check_fingerprints(own, reference, str(policy))
         return folders

@@ -26,7 +26,8 @@ from pipelines.drawing.generate_config import GenerateConfig, check_config, imag
 from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import kinds, store
+from pipelines.latents import kinds, store, weight_files
+from pipelines.latents.adapters import check_adapters
 from pipelines.raw.decode import decode_image
 
 
@@ -77,15 +78,16 @@ class DrawImages:
 
 def check_models(config: GenerateConfig) -> None:
     """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
-    if config.max_tokens is None and config.strength is None and config.refiner is None:
-        return
     folder = models.Model(config.model, config.revision).folder(())
+    weight_files.check_folder(folder, ())
     if config.max_tokens is not None:
         kinds.t5_tokens(folder, config.max_tokens)
     if config.strength is not None:
         kinds.native_resolution(folder)  # to which start images are resized; another kind is refused there
     if config.refiner is not None and config.refiner_start is not None:
-        refiner, strength = models.Model(config.refiner).folder((), "--refiner"), config.strength or 1.0
+        refiner = models.Model(config.refiner).folder((), "--refiner")
+        weight_files.check_folder(refiner, (), "--refiner")
+        strength = config.strength or 1.0
         sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
@@ -102,9 +104,12 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
     check_models(config)
     model = models.Model(config.model, config.revision).pinned()
     refiner = models.Model(config.refiner).pinned() if config.refiner else None
+    for flag, one in (("--model", model), ("--refiner", refiner)):
+        if one is not None:
+            weight_files.check_weights(one.folder(flag=flag), weight_files.opened_parts(one.folder(flag=flag)), flag)
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
-        models.check_adapters("--lora", lora, model.folder())
+        check_adapters("--lora", lora, model.folder())
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
     identity = image_identity(config, model.folder(), captions, lora, refiner.folder() if refiner else None, starts)

@@ -25,6 +25,8 @@ import diffusers  # isort: skip
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline  # isort: skip
 
 from pipelines.latents import kinds
+from pipelines.latents.adapters import load_adapters
+from pipelines.latents.components import absent_optional
 from pipelines.raw.pairs import hash64
 
 SAFETY_CHECKER = "safety_checker"
@@ -75,11 +77,12 @@ def load_pipeline(
         t5 = kinds.kind_of(folder).t5
         if not kinds.t5_tokens(folder, max_tokens) and t5:  # diffusers needs the None even where the folder has no T5
             components |= {t5: None, kinds.tokenizer_of(t5): None}
+    components |= dict.fromkeys(absent_optional(folder))
     if SAFETY_CHECKER in index:
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
     if lora:
-        pipeline.load_lora_weights(str(lora), weight_name=models.ADAPTERS, use_safetensors=True, local_files_only=True)
+        load_adapters(pipeline, lora, folder)
     if edits:
         pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
     pipeline.set_progress_bar_config(disable=True)

@@ -30,6 +30,7 @@ from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
+from pipelines.latents.adapters import check_adapters
 from pipelines.latents.safety import SafetyConfig, make_filter
 from pipelines.reports import evaluation_page
 
@@ -142,7 +143,7 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
         model.folder(flag=flag)
     for flag, lora, model in (("--lora", config.lora, policy), ("--base-lora", config.base_lora, base)):
         if lora:
-            models.check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
+            check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
     for name, weights in scorers.weights_of(config.scorers, config.weights).items():
         scorers.check(name, weights, prompts.captions)
     for model, lora in ((base, config.base_lora), (policy, config.lora)):

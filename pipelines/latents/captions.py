@@ -20,7 +20,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from pipelines.latents import kinds, store
+from pipelines.latents import components, kinds, store
 
 import diffusers  # isort: skip
 
@@ -36,10 +36,11 @@ def embedding_shapes(folder: Path, tokens: int) -> Shapes:
     """
 
     def setting(part: str, name: str) -> int:
-        return int(models.component_config(folder, part)[name])
+        return int(components.settings(folder, part)[name])
 
     def clip(part: str, tokenizer: str = "tokenizer") -> tuple[int, int]:
-        return setting(tokenizer, "model_max_length"), setting(part, "hidden_size")
+        length = components.open_tokenizer(folder, tokenizer).model_max_length
+        return int(length), setting(part, "hidden_size")
 
     match kinds.pipeline_class(folder):
         case "StableDiffusionXLPipeline":

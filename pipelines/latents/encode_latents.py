@@ -23,7 +23,15 @@ from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from pipelines.engine import on_ray, progress
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
-from pipelines.latents import captions, encode_plan, encoders, kinds, repair, store
+from pipelines.latents import (
+    captions,
+    encode_plan,
+    encoders,
+    kinds,
+    repair,
+    store,
+    weight_files,
+)
 from pipelines.latents.encode_config import EncodeConfig, check_numbers, refuse_other_settings, store_identity
 from pipelines.latents.safety import Filter, make_filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source, summarise, table
@@ -127,8 +135,10 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     settings = named.folder(())
     tokens = kinds.t5_tokens(settings, config.max_tokens)
     frozen = kinds.kind_of(settings).frozen(with_t5=bool(tokens))
+    weight_files.check_folder(settings, ())
     model = named.pinned(frozen)
     folder = model.folder(frozen)
+    weight_files.check_weights(folder, frozen)
     vae = encoders.vae_config(folder)
     resolution = choose_resolution(config, folder, vae)
     fingerprints = {name: models.fingerprint(folder, name) for name in frozen}
@@ -185,7 +195,9 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
             refuse_other_settings(destination, told.get("config", told) | told.get("safety", {}), config, chosen)
     dataset = source.open_source(source.parquet_files(config.source, config.split))
     folder = models.Model(config.model, config.revision).folder(())
-    tokens, vae = kinds.t5_tokens(folder, config.max_tokens), encoders.vae_config(folder)
+    weight_files.check_folder(folder, ())
+    tokens = kinds.t5_tokens(folder, config.max_tokens)
+    vae = encoders.vae_config(folder)
     resolution = choose_resolution(config, folder, vae)
     stored = encode_plan.Stored(encoders.latent_shape(vae, resolution), config.posterior, config.flip)
     rows = encode_plan.plan_rows(

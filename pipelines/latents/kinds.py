@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from infra.base import files, models
+from infra.base import models
 from infra.base.errors import UserError
+from pipelines.latents import components
+
+import diffusers  # isort: skip
 
 VAE = "vae"
 REFINED, REFINER = "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"  # SDXL, and its second model
@@ -23,7 +29,6 @@ class Kind:
     t5_optional: bool = False  # its place may be filled with zeros
     t5_tokens: int = 0  # diffusers' own length
     patch: int = 1  # side of the patches that the network cuts latents into
-    side: int | None = None  # of its latents, where the network's settings do not tell
 
     def frozen(self, with_t5: bool = True) -> tuple[str, ...]:
         """Name the parts whose outputs a store holds."""
@@ -46,7 +51,7 @@ KINDS = {
         patch=2,
     ),
     "FluxPipeline": Kind(
-        "transformer", ("text_encoder", "text_encoder_2"), t5="text_encoder_2", t5_tokens=512, patch=2, side=128
+        "transformer", ("text_encoder", "text_encoder_2"), t5="text_encoder_2", t5_tokens=512, patch=2
     ),
 }
 
@@ -57,7 +62,7 @@ def pipeline_class(folder: Path) -> str:
     Raises:
         UserError: if it is none that can be encoded for and trained.
     """
-    name = files.read_json(str(folder / "model_index.json")).get("_class_name")
+    name = components.read_index(folder)["_class_name"]
     if name not in KINDS:
         raise UserError(f"--model {folder}: a {name}; this trainer knows {', '.join(KINDS)}")
     return name
@@ -102,13 +107,51 @@ def tokens_of(kind: Kind, embeddings: Mapping[str, tuple[int, ...]]) -> int | No
     return None if kind.t5 is None else embeddings.get(kind.t5, (0,))[0]
 
 
+class _Settings(diffusers.ConfigMixin):
+    """A part that has settings and nothing else, to build a pipeline from."""
+
+    config_name = "config.json"
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.register_to_config(**settings)
+
+
+def _empty_pipeline(folder: Path) -> Any:
+    """Build a folder's pipeline of its network's and its VAE's settings alone.
+
+    Its constructor corrects settings that old checkpoints have wrong, for example a sample_size of 32 that is 64.
+    """
+    name = pipeline_class(folder)
+    opened_by = getattr(diffusers, name)
+    parameters = inspect.signature(opened_by.__init__).parameters
+    given: dict[str, Any] = {part: None for part in parameters if part in components.KNOWN[name]}
+    given |= {part: None for part in ("safety_checker", "feature_extractor") if part in parameters}
+    for part in (KINDS[name].network, VAE):
+        given[part] = _Settings(components.settings(folder, part))
+    if "requires_safety_checker" in parameters:
+        given["requires_safety_checker"] = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the correction
+        return opened_by(**given)
+
+
 def pixels_per_latent(folder: Path) -> int:
     """Return the side of the square of pixels that one latent position stands for."""
-    return 2 ** (len(models.component_config(folder, VAE)["block_out_channels"]) - 1)
+    return int(_empty_pipeline(folder).vae_scale_factor)
 
 
 def native_resolution(folder: Path) -> int:
-    """Return the side in pixels of the images that a model was made for."""
-    kind = kind_of(folder)
-    side = kind.side or models.component_config(folder, kind.network)["sample_size"]
-    return side * pixels_per_latent(folder)
+    """Return the side in pixels of the images that a model was made for, which its pipeline draws.
+
+    Raises:
+        UserError: if its network's settings name no such side, or two.
+    """
+    pipeline = _empty_pipeline(folder)
+    network = kind_of(folder).network
+    side = getattr(pipeline, "default_sample_size", None) or getattr(pipeline, network).config["sample_size"]
+    file = folder / network / "config.json"
+    if isinstance(side, list | tuple) and len(set(side)) == 1 and not hasattr(pipeline, "default_sample_size"):
+        side = side[0]
+    if not isinstance(side, int):
+        raise UserError(f"{file}: sample_size is {side}; give one number, the side of the square latents")
+    return side * int(pipeline.vae_scale_factor)

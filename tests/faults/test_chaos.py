@@ -31,6 +31,7 @@ from support.material import MODEL
 from infra.base import models
 from infra.base.errors import UserError
 from pipelines.latents import encode_plan, store
+from pipelines.latents.adapters import check_adapters
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
 from pipelines.latents.summary import count_reasons, kept_prompt_ids
@@ -405,7 +406,7 @@ def test_a_pickle_posing_as_adapters_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "made by the pickle"
     (tmp_path / models.ADAPTERS).write_bytes(pickle.dumps(Hostile(target)))
     with pytest.raises(UserError, match=rf"{models.ADAPTERS}: not a readable safetensors file"):
-        models.check_adapters("--model", tmp_path, MODEL)
+        check_adapters("--model", tmp_path, MODEL)
     assert not target.exists()
 
 

@@ -11,11 +11,11 @@ import torch
 from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
-from infra.base.errors import UserError
 from pipelines.latents.kinds import pixels_per_latent
+from pipelines.latents.schedules import diffusion_scheduler
 from training.backbones.base import EVERY, DiffusersNetwork, ScheduleConfig
 
-from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
+from diffusers import UNet2DConditionModel  # isort: skip
 
 
 class StableDiffusion(DiffusersNetwork):
@@ -26,13 +26,8 @@ class StableDiffusion(DiffusersNetwork):
 
     def __init__(self, folder: Path, config: ScheduleConfig = EVERY) -> None:
         super().__init__(folder, config)
-        rescaled = {"rescale_betas_zero_snr": True} if config.zero_terminal_snr else {}
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **rescaled)
+        scheduler = diffusion_scheduler(folder, config.zero_terminal_snr)
         self.prediction_type: str = scheduler.config["prediction_type"]
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"{folder}/scheduler: its prediction_type is {self.prediction_type}, not epsilon or v_prediction"
-            )
         alphas = scheduler.alphas_cumprod.double()
         self.alpha = alphas.sqrt().float()  # [timesteps]
         self.sigma = (1 - alphas).sqrt().float()

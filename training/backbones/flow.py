@@ -18,9 +18,10 @@ from infra.base import (
 )
 from infra.base.errors import UserError
 from pipelines.latents.kinds import kind_of, native_resolution, pixels_per_latent
+from pipelines.latents.schedules import flow_scheduler
 from training.backbones.base import EVERY, DiffusersNetwork, ScheduleConfig
 
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, SD3Transformer2DModel  # isort: skip
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel  # isort: skip
 
 GUIDANCE = 3.5  # what FLUX.1-dev is told as its distilled guidance scale, here and where its images are drawn
 
@@ -31,7 +32,7 @@ def shifted_sigmas(folder: Path) -> torch.Tensor:
     A dynamic shift depends on the number of image tokens. It is taken at the resolution that the model was made for,
     whatever the store's: a network knows s itself, the shift only says how often each s is trained.
     """
-    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    scheduler = flow_scheduler(folder)
     sigmas = scheduler.sigmas
     settings = scheduler.config
     if settings["use_dynamic_shifting"]:

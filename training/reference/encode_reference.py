@@ -22,7 +22,8 @@ from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import store
+from pipelines.latents import store, weight_files
+from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.backbones.base import ScheduleConfig
 from training.reference import reference_errors
@@ -149,8 +150,10 @@ def make_plan(config: ReferenceConfig) -> Plan:
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
     model = models.Model(config.model, config.revision)
+    weight_files.check_folder(model.folder(()), ())
     check_fingerprints(manifest.fingerprints, model.folder(tuple(manifest.fingerprints)), path)
     model = model.pinned()
+    weight_files.check_weights(model.folder(), (kind_of(model.folder()).network,))
     settings = reference_errors.Settings.of(
         open_backbone(model.folder(), config.schedule),
         manifest,

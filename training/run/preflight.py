@@ -14,7 +14,7 @@ from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import store
+from pipelines.latents import store, weight_files
 from pipelines.latents.kinds import kind_of, pipeline_class
 from pipelines.raw import pairs
 from training.backbones.backbone import check_fingerprints, open_backbone
@@ -68,6 +68,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
     manifest, _ = check_settings(config)
     path = files.resolve(config.data.store)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
+    weight_files.check_folder(config.start.folder(()), ())
     backbone = open_backbone(config.start.folder(()), config.schedule)
     if config.policy.lora_rank:
         lora_targets(counting.empty(backbone.folder, backbone.network_folder), config.policy.lora_targets)
@@ -83,8 +84,10 @@ def check_config(config: TrainConfig) -> TrainConfig:
     _check_reference(config, manifest)
     check_reference_errors(config)
     pinned = replace(config, revision=config.start.pinned().revision)
+    weight_files.check_weights(config.start.folder(), (backbone.network_folder,))
     if config.reference_model is None:
         return pinned
+    weight_files.check_weights(config.reference.folder(), (backbone.network_folder,), "--reference-model")
     return replace(pinned, reference_revision=config.reference.pinned().revision)
 
 
@@ -112,6 +115,7 @@ def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
     start = _frozen_folder(config.start, manifest)
     reference = _frozen_folder(config.reference, manifest, "--reference-model")
     named = f"--reference-model {config.reference_model}"
+    weight_files.check_folder(reference, (), "--reference-model")
     if pipeline_class(start) != pipeline_class(reference):
         raise UserError(f"{named}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
     backbones = open_backbone(start, config.schedule), open_backbone(reference, config.schedule)

@@ -1,0 +1,174 @@
+"""LoRA files: read in whatever names diffusers converts, and loaded only if every tensor finds its layer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+from safetensors.torch import load_file
+
+from infra.base import models
+from infra.base.errors import UserError
+from pipelines.latents import components
+
+import diffusers  # isort: skip
+import transformers  # isort: skip
+from diffusers.models.modeling_utils import no_init_weights  # isort: skip
+
+LYCORIS = re.compile(r"\.(lokr_|hada_|oft_|diag_oft|ia3|on_input)")
+DORA = ("dora_scale",)  # diffusers leaves these out, and draws something else then
+SHOWN = 3  # names in a refusal
+
+
+def check_adapters(flag: str, adapters: Path, folder: Path) -> None:
+    """Refuse adapters that the folder's pipeline would not load whole, by loading them into networks without contents.
+
+    Raises:
+        UserError: naming the flag and the layers that do not fit.
+    """
+    names = read_tensors(flag, adapters)
+    load_adapters(_empty_pipeline(folder, names), adapters, folder, flag)
+
+
+def read_tensors(flag: str, adapters: Path) -> dict[str, torch.Tensor]:
+    """Read a LoRA file's tensors by name.
+
+    Raises:
+        UserError: if the file holds another kind of adapters than LoRA.
+    """
+    path = adapters / models.ADAPTERS
+    names = models.shapes(path)
+    other = next((name for name in names if LYCORIS.search(name) or name.endswith(DORA)), None)
+    if other:
+        kind = "DoRA" if other.endswith(DORA) else "LyCORIS (LoKr, LoHa or OFT)"
+        raise UserError(
+            f"{flag} {path}: holds {kind} adapters ({other}), and only LoRA is loaded; convert them to LoRA"
+        )
+    if not any("lora" in name for name in names):
+        raise UserError(f"{flag} {path}: holds no tensors of a LoRA ({', '.join(list(names)[:SHOWN])})")
+    return load_file(path)
+
+
+def _networks(pipeline: Any) -> dict[str, torch.nn.Module]:
+    parts = pipeline.components.items()
+    return {name: part for name, part in parts if isinstance(part, torch.nn.Module) and name in _lora_parts(pipeline)}
+
+
+def _lora_parts(pipeline: Any) -> list[str]:
+    return list(getattr(pipeline, "_lora_loadable_modules", ()))
+
+
+def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lora") -> None:
+    """Load a LoRA file as diffusers does; names without a part's prefix (save_attn_procs) are the network's.
+
+    Args:
+        folder: of the pipeline's model, for a refusal.
+
+    Raises:
+        UserError: if a tensor finds no layer, or a layer only one of its two.
+    """
+    where = f"{flag} {adapters}"
+    if not _lora_parts(pipeline):
+        raise UserError(f"{where}: a {type(pipeline).__name__} takes no adapters")
+    tensors = read_tensors(flag, adapters)
+    converted = _converted(pipeline, tensors, where)
+    parts = _lora_parts(pipeline)
+    network = next(part for part in parts if part in ("unet", "transformer"))
+    given: Any = str(adapters)
+    if not any(name.startswith(f"{part}.") for name in converted for part in parts):
+        converted = {f"{network}.{name}": tensor for name, tensor in converted.items()}
+        given = converted
+    named = {} if isinstance(given, dict) else {"weight_name": models.ADAPTERS, "local_files_only": True}
+    before = {part: _adapted(module) for part, module in _networks(pipeline).items()}
+    logger = diffusers.utils.logging
+    verbosity = logger.get_verbosity()
+    logger.set_verbosity(logger.CRITICAL)  # it warns of each part that has none; what counts is refused below
+    try:
+        pipeline.load_lora_weights(given, use_safetensors=True, **named)
+    except Exception as error:  # peft and diffusers raise several types
+        reason = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), "")
+        reason = reason or next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{where}: belongs to another model than {folder} ({reason})") from error
+    finally:
+        logger.set_verbosity(verbosity)
+    _refuse_unfound(pipeline, converted, before, f"{where}: belongs to another model than {folder}")
+
+
+def _converted(pipeline: Any, tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """Return the tensors in diffusers' names; kohya's alphas are not among them."""
+    try:
+        told = type(pipeline).lora_state_dict(dict(tensors), unet_config=_unet_config(pipeline))
+    except Exception as error:  # its converters raise what an unknown name makes them raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{where}: diffusers cannot convert its names ({reason})") from error
+    state = told[0] if isinstance(told, tuple) else told
+    return {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
+
+
+def _unet_config(pipeline: Any) -> Any:
+    network = getattr(pipeline, "unet", None)
+    is_xl = "XL" in type(pipeline).__name__
+    return network.config if network is not None and is_xl else None
+
+
+def _adapted(module: torch.nn.Module) -> set[str]:
+    return {name for name, _ in module.named_parameters() if "lora_" in name}
+
+
+def _refuse_unfound(
+    pipeline: Any, tensors: Mapping[str, torch.Tensor], before: Mapping[str, set[str]], refusal: str
+) -> None:
+    """Refuse adapters of which a tensor found no layer, or a layer that found only one of its two tensors."""
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    parts = _networks(pipeline)
+    homeless = [name for name in tensors if not any(name.startswith(f"{part}.") for part in parts)]
+    if homeless:
+        raise UserError(f"{refusal}, which has no {_some(homeless)}")
+    for part, module in parts.items():
+        own = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+        loaded = dict(module.named_parameters())
+        added = {name: loaded[name] for name in _adapted(module) - before.get(part, set())}
+        if part in ("unet", "transformer") and own:
+            if "lora_A" not in next(iter(own)):
+                own = convert_unet_state_dict_to_peft(own)
+            names = {re.sub(r"(lora_\w+)\.[^.]+\.", r"\1.", f"{name}.").removesuffix(".") for name in added}
+            wrong = sorted(own.keys() ^ names)
+            if wrong:
+                raise UserError(f"{refusal}, whose {part} has no layer for {_some(wrong)}")
+        shapes = [Counter(tuple(tensor.shape) for tensor in found.values()) for found in (own, added)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"{refusal}, whose {part} takes {len(added)} of {len(own)} tensors")
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _empty_pipeline(folder: Path, names: Mapping[str, Any]) -> Any:
+    """Build a folder's pipeline of the networks that adapters may belong to, without contents."""
+    opened_by = getattr(diffusers, components.read_index(folder)["_class_name"])
+    parameters = inspect.signature(opened_by.__init__).parameters.values()
+    given = {one.name: None for one in parameters if one.name != "self" and one.default is inspect.Parameter.empty}
+    has_text = any("text_encoder" in name or name.startswith("lora_te") for name in names)
+    for part in getattr(opened_by, "_lora_loadable_modules", ()):
+        if part in components.parts_of(folder) and (has_text or not part.startswith("text_encoder")):
+            given[part] = _empty_network(folder, part)
+    if any(one.name == "requires_safety_checker" for one in parameters):
+        given["requires_safety_checker"] = False
+    return opened_by(**given)
+
+
+def _empty_network(folder: Path, part: str) -> Any:
+    kind = components.class_of(folder, part)
+    with accelerate.init_empty_weights(), no_init_weights():
+        if issubclass(kind, transformers.PreTrainedModel):
+            return kind(kind.config_class.from_pretrained(folder / part))
+        return kind.from_config(kind.load_config(folder, subfolder=part))

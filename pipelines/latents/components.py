@@ -1,0 +1,284 @@
+"""What a diffusers folder is made of: the known classes of each pipeline's parts, and the settings that they need.
+
+Nothing here reads a weight. Settings are read as the libraries read them: by the class that opens them, its defaults
+filled in. `pipelines/latents/weight_files.py` compares the weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.base import (
+    files,
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers and transformers)
+)
+from infra.base.errors import UserError
+
+import diffusers  # isort: skip
+import transformers  # isort: skip
+
+INDEX = models.INDEX
+LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+VAE_CLASSES = ("AutoencoderKL",)
+CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+# Schedulers whose noise levels DDPMScheduler makes too, from the same settings (training/backbones/diffusion.py).
+DIFFUSION_SCHEDULERS = tuple(
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete"),
+        *("EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
+        *("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver", "LCM", "TCD"),
+    )
+)
+FLOW_MATCH_SCHEDULERS = tuple(f"FlowMatch{name}Scheduler" for name in ("EulerDiscrete", "HeunDiscrete", "LCM"))
+# These sample a flow with use_flow_sigmas, and call its shift flow_shift.
+SOLVERS_OF_FLOWS = tuple(
+    f"{name}Scheduler"
+    for name in ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
+)
+FLOW_SCHEDULERS = (*FLOW_MATCH_SCHEDULERS, *SOLVERS_OF_FLOWS)
+
+# The classes of each pipeline's parts. A tokenizer or text encoder whose place is empty is not looked at here.
+KNOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": {
+        "scheduler": DIFFUSION_SCHEDULERS,
+        "vae": VAE_CLASSES,
+        "unet": ("UNet2DConditionModel",),
+        "text_encoder": ("CLIPTextModel",),
+        "tokenizer": CLIP_TOKENIZERS,
+    },
+    "StableDiffusionXLPipeline": {
+        "scheduler": DIFFUSION_SCHEDULERS,
+        "vae": VAE_CLASSES,
+        "unet": ("UNet2DConditionModel",),
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+    },
+    "StableDiffusion3Pipeline": {
+        "scheduler": FLOW_SCHEDULERS,
+        "vae": VAE_CLASSES,
+        "transformer": ("SD3Transformer2DModel",),
+        "text_encoder": ("CLIPTextModelWithProjection",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "text_encoder_3": ("T5EncoderModel",),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "tokenizer_3": T5_TOKENIZERS,
+    },
+    "FluxPipeline": {
+        "scheduler": FLOW_SCHEDULERS,
+        "vae": VAE_CLASSES,
+        "transformer": ("FluxTransformer2DModel",),
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("T5EncoderModel",),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": T5_TOKENIZERS,
+    },
+}
+
+OPTIONAL = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}  # beyond those that diffusers calls so
+
+
+def read_index(folder: Path, flag: str = "--model") -> dict[str, Any]:
+    """Read what a diffusers folder is made of.
+
+    Raises:
+        UserError: if its pipeline is code of its own, or none that diffusers has.
+    """
+    path = folder / INDEX
+    index = files.read_json(str(path))
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    if isinstance(name, list):
+        raise UserError(
+            f"{flag} {path}: its pipeline is code of its own ({', '.join(map(str, name))}), which is not run; name a "
+            "class of diffusers as _class_name"
+        )
+    if not isinstance(name, str) or not hasattr(diffusers, name):
+        raise UserError(f"{flag} {path}: its _class_name is {name!r}, which diffusers does not have")
+    return index
+
+
+def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """Return library and class of each part that a folder's index names; empty places are left out."""
+    named = {part: value for part, value in read_index(folder).items() if isinstance(value, list) and len(value) == 2}
+    return {part: (library, kind) for part, (library, kind) in named.items() if library and kind}
+
+
+def class_of(folder: Path, part: str) -> Any:
+    """Return the class that opens a part of a diffusers folder.
+
+    Raises:
+        UserError: naming it, if diffusers and transformers have none of this name, or the folder has no such part.
+    """
+    library, name = parts_of(folder).get(part, ("", ""))
+    found = getattr(LIBRARIES.get(library), name, None)
+    if found is None:
+        what = f"{library}.{name}, of neither diffusers nor transformers" if name else "empty"
+        raise UserError(f"{folder / INDEX}: its {part} is {what}; give a folder that names a class of theirs")
+    return found
+
+
+def settings(folder: Path, part: str) -> dict[str, Any]:
+    """Read a part's settings as its class does, with the defaults for what its file leaves out.
+
+    Raises:
+        UserError: naming the file, if there is none or the class refuses it.
+    """
+    opened_by = class_of(folder, part)
+    path = folder / part
+    try:
+        if issubclass(opened_by, transformers.PreTrainedModel):
+            return opened_by.config_class.from_pretrained(path).to_dict()
+        return _defaults(opened_by) | opened_by.load_config(folder, subfolder=part)
+    except Exception as error:  # the libraries raise several types of their own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: its settings cannot be read as those of a {opened_by.__name__} ({reason})") from error
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    given = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    return {one.name: one.default for one in given if one.default is not inspect.Parameter.empty}
+
+
+def absent_optional(folder: Path) -> list[str]:
+    """Name the parts that the index names, that lie in no folder, and that the pipeline can do without."""
+    name = read_index(folder)["_class_name"]
+    optional = {*getattr(diffusers, name)._optional_components, *OPTIONAL.get(name, ())}
+    return [part for part in parts_of(folder) if part in optional and not (folder / part).is_dir()]
+
+
+def check_settings(folder: Path, flag: str = "--model") -> None:
+    """Refuse a folder with a part of a class or with settings that this project does not know; no weights are read.
+
+    A pipeline that only generate.py takes has no table; there the parts' classes must be the libraries' own.
+
+    Raises:
+        UserError: in one sentence that names class and file.
+    """
+    name = read_index(folder, flag)["_class_name"]
+    known = KNOWN.get(name, {})
+    optional = absent_optional(folder)
+    for part, (_, kind) in parts_of(folder).items():
+        if part in optional or part not in known:
+            continue
+        if kind not in known[part]:
+            raise UserError(
+                f"{flag} {folder / INDEX}: its {part} is of class {kind}; in a {name} it must be {_one_of(known[part])}"
+            )
+        if not (folder / part).is_dir():
+            raise UserError(f"{flag} {folder}: its {INDEX} names a {part}, and there is no folder {part}")
+        _check_part(folder, part, known[part], flag)
+    if name in KNOWN:
+        _check_network(folder, name, flag)
+        _check_tokenizers(folder, name, flag)
+
+
+def _check_part(folder: Path, part: str, known: tuple[str, ...], flag: str) -> None:
+    """Refuse a part that is quantised, or whose own file names another class than the index."""
+    own = models.component_config(folder, part)
+    file = next((path for path in sorted((folder / part).glob("*config.json")) if path.is_file()), folder / part)
+    if own.get("quantization_config"):
+        method = own["quantization_config"].get("quant_method", "unknown")
+        raise UserError(
+            f"{flag} {file}: this {part} is quantised ({method}); give its weights in float16, bfloat16 or float32"
+        )
+    named = own.get("_class_name")
+    if named is not None and named not in known:
+        raise UserError(f"{flag} {file}: it is that of a {named}; a {part} must be {_one_of(known)} here")
+    if part.startswith("tokenizer"):
+        return
+    if not own:
+        raise UserError(f"{flag} {folder / part}: has no settings (config.json or scheduler_config.json)")
+
+
+def _check_network(folder: Path, name: str, flag: str) -> None:
+    """Refuse a network that asks for inputs that this pipeline does not feed, or that training does not."""
+    part = "unet" if "unet" in KNOWN[name] else "transformer"
+    if part not in parts_of(folder):
+        raise UserError(f"{flag} {folder / INDEX}: names no {part}")
+    network = settings(folder, part)
+    vae = settings(folder, "vae")
+    file = folder / part / "config.json"
+    channels = vae["latent_channels"] * (4 if name == "FluxPipeline" else 1)
+    if network["in_channels"] != channels:
+        raise UserError(
+            f"{flag} {file}: in_channels is {network['in_channels']}, and the VAE's latents give {channels}; networks "
+            "for inpainting, depth or other extra inputs are not trained here"
+        )
+    if part == "unet":
+        _check_unet(network, name, f"{flag} {file}", folder)
+
+
+def _check_unet(network: Mapping[str, Any], name: str, where: str, folder: Path) -> None:
+    if network["time_cond_proj_dim"] is not None:
+        raise UserError(
+            f"{where}: time_cond_proj_dim is {network['time_cond_proj_dim']}, so this UNet2DConditionModel is "
+            "distilled to be told its guidance (LCM), which training does not do; give the model that it was made of"
+        )
+    wanted: dict[str, str | None] = {"class_embed_type": None, "num_class_embeds": None, "encoder_hid_dim": None}
+    wanted["addition_embed_type"] = "text_time" if name == "StableDiffusionXLPipeline" else None
+    for setting, value in wanted.items():
+        if network[setting] != value:
+            raise UserError(f"{where}: {setting} is {network[setting]!r}, and a {name} gives a network {value!r}")
+    if name == "StableDiffusionXLPipeline":
+        pooled = settings(folder, "text_encoder_2")["projection_dim"]
+        given = 6 * network["addition_time_embed_dim"] + pooled
+        if network["projection_class_embeddings_input_dim"] != given:
+            raise UserError(
+                f"{where}: projection_class_embeddings_input_dim is "
+                f"{network['projection_class_embeddings_input_dim']}, and six sizes and the pooled caption are {given}"
+            )
+
+
+def open_tokenizer(folder: Path, part: str, flag: str = "--model") -> Any:
+    """Open a tokenizer by the class that the index names.
+
+    Raises:
+        UserError: if its files cannot be read.
+    """
+    opened_by = class_of(folder, part)
+    try:
+        return opened_by.from_pretrained(folder / part)
+    except Exception as error:  # transformers raises many types, some of them its own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{flag} {folder / part}: cannot be opened as the {opened_by.__name__} that {INDEX} names ({reason})"
+        ) from error
+
+
+def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
+    """Refuse tokenizers whose tokens, or whose number of them, their text encoders do not have."""
+    parts = parts_of(folder)
+    for part in [part for part in KNOWN[name] if part.startswith("tokenizer") and part in parts]:
+        if not (folder / part).is_dir():
+            continue
+        encoder = part.replace("tokenizer", "text_encoder")
+        takes = settings(folder, encoder)
+        tokenizer = open_tokenizer(folder, part, flag)
+        if len(tokenizer) > takes["vocab_size"]:
+            raise UserError(
+                f"{flag} {folder / part}: has {len(tokenizer)} tokens, and {encoder} has embeddings for "
+                f"{takes['vocab_size']}; give the tokenizer that belongs to it"
+            )
+        if "max_position_embeddings" in takes and tokenizer.model_max_length > takes["max_position_embeddings"]:
+            most = takes["max_position_embeddings"]
+            raise UserError(
+                f"{flag} {folder / part}/tokenizer_config.json: model_max_length is "
+                f"{_length(tokenizer.model_max_length)}, and {encoder} takes {most} tokens; set it to {most}"
+            )
+
+
+def _length(tokens: int) -> str:
+    """Write a length; transformers takes 10^30 where a file names none."""
+    return "not set" if tokens > 10**12 else str(tokens)
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

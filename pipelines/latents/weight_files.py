@@ -1,0 +1,230 @@
+"""Which tensors of a part's files the class that opens them takes, told by the libraries themselves.
+
+Only headers of safetensors files are read. A class of transformers opens tensors of the right shapes that take no
+memory, and says what it missed; a class of diffusers is built on the meta device and renames old names itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+
+from infra.base import files, models
+from infra.base.errors import UserError
+from pipelines.latents import components, schedules
+
+import transformers  # isort: skip
+from diffusers import ModelMixin  # isort: skip
+from diffusers.models.modeling_utils import no_init_weights  # isort: skip
+
+SHOWN = 3  # names in a refusal
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+HINTS = (
+    ("base_layer", "a LoRA was fused and not unloaded before it was saved: call unload_lora_weights() first"),
+    ("lora_", "it holds a LoRA's layers, which have to be fused and unloaded, or saved apart"),
+    ("_orig_mod.", "it was saved from a compiled network: save the module inside (network._orig_mod)"),
+    ("module.", "it was saved from a wrapped network (DataParallel): save network.module"),
+    ("vision_model.", "it is a whole CLIP: save its text model alone"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What a class takes of its files: each of its tensors by name, and where it lies."""
+
+    kind: str  # the class
+    tensors: Mapping[str, tuple[Path, str]]  # of the class, to a file and the name there
+    missing: Sequence[str]
+    unexpected: Sequence[str]
+    mismatched: Sequence[str]  # with both shapes, in words
+
+
+def check_folder(folder: Path, parts: Collection[str], flag: str = "--model") -> None:
+    """Refuse a model that would be opened otherwise than it was made: its parts' classes, settings and weights.
+
+    Args:
+        parts: those whose weights are there to be looked at; the settings of all are.
+
+    Raises:
+        UserError: in one sentence that names class and file.
+    """
+    components.check_settings(folder, flag)
+    schedules.check_schedule(folder, flag)
+    check_weights(folder, parts, flag)
+
+
+def check_weights(folder: Path, parts: Collection[str], flag: str = "--model") -> None:
+    """Compare the weights of a diffusers folder's parts with the classes that open them.
+
+    Raises:
+        UserError: naming the file and the tensors that are missing, of another shape or unknown to the class.
+    """
+    named = components.parts_of(folder)
+    for part in parts:
+        if part in named and named[part][0] in components.LIBRARIES and (folder / part).is_dir():
+            _refuse(open_headers(folder, part), folder, part, flag)
+
+
+def opened_parts(folder: Path) -> list[str]:
+    """Name the parts that have weights: networks of classes that diffusers or transformers has, with a folder."""
+    kinds = {
+        part: getattr(components.LIBRARIES[library], kind, None)
+        for part, (library, kind) in components.parts_of(folder).items()
+        if library in components.LIBRARIES and (folder / part).is_dir()
+    }
+    networks = ModelMixin, transformers.PreTrainedModel
+    return sorted(part for part, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, networks))
+
+
+def _refuse(opened: Opened, folder: Path, part: str, flag: str) -> None:
+    reasons = [
+        f"{words} {len(names)} tensor{'s' if len(names) > 1 else ''} ({_some(names)})"
+        for words, names in (
+            ("it lacks", opened.missing),
+            ("it holds, beside its own,", opened.unexpected),
+            ("it has in another shape", opened.mismatched),
+        )
+        if names
+    ]
+    if not reasons:
+        return
+    named = " ".join([*opened.unexpected, *opened.missing])
+    hint = next((f"; {words}" for mark, words in HINTS if mark in named), "")
+    where = ", ".join(path.name for path in _files(folder, part)[:SHOWN])
+    raise UserError(
+        f"{flag} {folder / part}/{where}: not the weights of the {opened.kind} that {components.INDEX} names: "
+        f"{'; '.join(reasons)}{hint}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def open_headers(folder: Path, part: str) -> Opened:
+    """Let the class that opens a part say which tensors of its files it takes; no weight is read.
+
+    Raises:
+        UserError: if a file is missing, not readable, or the class cannot be built of its settings.
+    """
+    opened_by = components.class_of(folder, part)
+    found = {name: (path, shape) for path in _files(folder, part) for name, shape in models.shapes(path).items()}
+    shapes = {name: tuple(shape) for name, (_, shape) in found.items()}
+    open_by = _open_transformers if issubclass(opened_by, transformers.PreTrainedModel) else _open_diffusers
+    try:
+        names, missing, unexpected, mismatched = open_by(folder, part, opened_by, shapes)
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise several types of their own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{folder / part}: a {opened_by.__name__} cannot be built of its settings ({reason})"
+        ) from error
+    return Opened(
+        kind=opened_by.__name__,
+        tensors={name: (found[inside][0], inside) for name, inside in names.items()},
+        missing=missing,
+        unexpected=unexpected,
+        mismatched=mismatched,
+    )
+
+
+Answer = tuple[dict[str, str], list[str], list[str], list[str]]  # names; missing, unexpected, mismatched
+
+
+def _open_transformers(folder: Path, part: str, kind: Any, shapes: Mapping[str, tuple[int, ...]]) -> Answer:
+    """Open tensors without contents, which tells what is missing; then tensors that tell where each one went.
+
+    Those hold their own number, once, spread over their shape, and so take no memory.
+    """
+    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    _, told = _open_state(folder, part, kind, empty, device_map="meta")
+    mismatched = sorted(
+        f"{name} is {_size(here)}, not {_size(wanted)}" for name, here, wanted in told["mismatched_keys"]
+    )
+    missing = sorted(told["missing_keys"])
+    unexpected = sorted(told["unexpected_keys"])
+    if missing or mismatched:  # the libraries would make what is missing anew, of its whole size
+        return {}, missing, unexpected, mismatched
+    names = list(shapes)
+    spread = {name: torch.full((), float(place)).expand(shapes[name]) for place, name in enumerate(names)}
+    network, _ = _open_state(folder, part, kind, spread)
+    kept = network.state_dict().items()
+    taken = {name: names[int(tensor.flatten()[0])] for name, tensor in kept if tensor.numel()}
+    return taken, missing, unexpected, mismatched
+
+
+def _open_state(folder: Path, part: str, kind: Any, state: Mapping[str, torch.Tensor], **more: Any) -> Any:
+    models.quiet()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # it would repeat in many lines what it returns
+    try:
+        return kind.from_pretrained(
+            None,
+            config=kind.config_class.from_pretrained(folder / part),
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **more,
+        )
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+
+
+def _open_diffusers(folder: Path, part: str, kind: Any, shapes: Mapping[str, tuple[int, ...]]) -> Answer:
+    models.quiet()
+    with accelerate.init_empty_weights(), no_init_weights():
+        network = kind.from_config(kind.load_config(folder, subfolder=part))
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    renamed = {name: name for name in shapes}
+    if len(_files(folder, part)) == 1:  # diffusers knows the old names in whole files only
+        network._fix_state_dict_keys_on_load(renamed)
+    ignored = kind._keys_to_ignore_on_load_unexpected or ()
+    unexpected = [name for name in renamed if name not in wanted and not any(re.search(one, name) for one in ignored)]
+    mismatched = [
+        f"{name} is {_size(shapes[renamed[name]])}, not {_size(shape)}"
+        for name, shape in wanted.items()
+        if name in renamed and shapes[renamed[name]] != shape
+    ]
+    missing = sorted(wanted.keys() - renamed.keys())
+    taken = {name: renamed[name] for name in wanted if name in renamed}
+    return taken, missing, sorted(unexpected), sorted(mismatched)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _files(folder: Path, part: str) -> list[Path]:
+    """List the files that the libraries open: one whole file, or the parts that an index names.
+
+    Raises:
+        UserError: if parts have no index, or the index names a file or tensor that is not there.
+    """
+    listed = models.default_weights(folder, part)
+    whole = [path for path in listed if not SHARD.search(path.name)]
+    stem = models.WEIGHTS[1] if components.parts_of(folder)[part][0] == "transformers" else models.WEIGHTS[0]
+    index = folder / part / f"{stem}.safetensors.index.json"
+    prefers_whole = stem == models.WEIGHTS[1]
+    if whole and (prefers_whole or not index.is_file()):
+        return [path for path in whole if path.name.startswith(f"{stem}.")] or whole
+    if not index.is_file():
+        raise UserError(f"{folder / part}: its weights are in parts, and {index.name}, which names them, is not there")
+    places = files.read_json(str(index)).get("weight_map", {})
+    shards = [folder / part / name for name in sorted(set(places.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise UserError(f"{index}: names {shard.name}, which is not there; copy the whole folder again")
+    held = {shard.name: models.shapes(shard) for shard in shards}
+    lost = [name for name, shard in places.items() if name not in held[shard]]
+    if lost:
+        raise UserError(f"{index}: names tensors that are not in {places[lost[0]]} ({_some(lost)}); copy it again")
+    return shards

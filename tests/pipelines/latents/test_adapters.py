@@ -1,0 +1,117 @@
+"""LoRA files in the names that others write: converted and loaded whole, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from infra.base import models
+from infra.base.errors import UserError
+from pipelines.drawing.sampling import load_pipeline
+from pipelines.latents import components
+from pipelines.latents.adapters import check_adapters
+
+Tensors = dict[str, torch.Tensor]
+Pipelines = Callable[[str], Path]
+OLD = {"to_q": "to_q_lora", "to_k": "to_k_lora", "to_out.0": "to_out_lora"}
+
+
+def write_lora(base: Path, folder: Path, text: bool = False) -> Path:
+    """Write adapters of rank 2 for a network, and for its text encoder."""
+    part = "unet" if (base / "unet").is_dir() else "transformer"
+    network = components.class_of(base, part).from_pretrained(base / part)
+    network.add_adapter(LoraConfig(r=2, target_modules=list(OLD), init_lora_weights=False))
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(network)}
+    if text:
+        encoder = components.class_of(base, "text_encoder").from_pretrained(base / "text_encoder")
+        encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        layers["text_encoder_lora_layers"] = get_peft_model_state_dict(encoder)
+    kind = getattr(diffusers, components.read_index(base)["_class_name"])
+    kind.save_lora_weights(folder, **layers, safe_serialization=True)
+    return folder
+
+
+def change(folder: Path, to: Callable[[str], str | None]) -> None:
+    """Rename the tensors of a LoRA file; those renamed to None go."""
+    path = folder / models.ADAPTERS
+    renamed = {to(name): tensor for name, tensor in load_file(path).items()}
+    save_file({name: tensor for name, tensor in renamed.items() if name}, path)
+
+
+def attention_processors(name: str) -> str:
+    """Name a tensor as save_attn_procs did before peft."""
+    name = name.removeprefix("unet.").replace(".lora_A.", ".down.").replace(".lora_B.", ".up.")
+    for new, old in OLD.items():
+        name = name.replace(f".{new}.", f".processor.{old}.")
+    return name
+
+
+@pytest.mark.parametrize("kind", ["sd-v", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("text", [False, True])
+def test_adapters_of_every_kind_fit_their_model(
+    kind: str, text: bool, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    check_adapters("--lora", write_lora(tiny_pipeline(kind), tmp_path, text), tiny_pipeline(kind))
+
+
+@pytest.mark.parametrize(
+    "old", [attention_processors, lambda name: name.removeprefix("unet.")], ids=["save_attn_procs", "no prefix"]
+)
+def test_names_without_a_part_are_the_networks(
+    old: Callable[[str], str], tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    base = tiny_pipeline("sd-v")
+    lora = write_lora(base, tmp_path)
+    named = dict(load_pipeline(base, torch.float32, "cpu", lora=lora).unet.named_parameters())
+    change(lora, old)
+    check_adapters("--lora", lora, base)
+    loaded = dict(load_pipeline(base, torch.float32, "cpu", lora=lora).unet.named_parameters())
+    assert loaded.keys() == named.keys()
+    assert all(torch.equal(loaded[name], named[name]) for name in named)
+
+
+def test_older_names_of_text_encoders_fit_newer_ones(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path, text=True)
+    change(lora, lambda name: name.replace("text_encoder.", "text_encoder.text_model."))
+    check_adapters("--lora", lora, tiny_pipeline("sd-v"))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        (lambda name: name.replace("attn1", "attn9"), r"whose unet has no layer for \S+attn9"),
+        (
+            lambda name: None if "mid_block" in name and "lora_B" in name else name,
+            r"has no layer for mid_block\S+lora_B",
+        ),
+        (
+            lambda name: name.replace("unet.", "controlnet.", 1) if "mid_block" in name else name,
+            "which has no controln",
+        ),
+        (lambda name: name.replace("lora_A", "lokr_w1").replace("lora_B", "lokr_w2"), "LyCORIS .* only LoRA is loaded"),
+        (lambda name: name.replace("lora_A", "hada_w1_a").replace("lora_B", "hada_w1_b"), "LyCORIS"),
+        (lambda name: name.replace("lora_A.weight", "dora_scale"), "holds DoRA adapters"),
+        (lambda name: name.replace("lora_A", "a").replace("lora_B", "b"), "holds no tensors of a LoRA"),
+    ],
+)
+def test_tensors_that_find_no_layer_are_refused(
+    to: Callable[[str], str | None], words: str, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path)
+    change(lora, to)
+    with pytest.raises(UserError, match=f"--lora .*{words}"):
+        check_adapters("--lora", lora, tiny_pipeline("sd-v"))
+
+
+@pytest.mark.chaos
+def test_adapters_of_another_model_are_refused(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path)
+    with pytest.raises(UserError, match=r"--lora .*belongs to another model than"):
+        check_adapters("--lora", lora, tiny_pipeline("sdxl"))
