@@ -1,8 +1,11 @@
-"""The one exception whose message is meant for the user, and the commonest reason for it."""
+"""The one exception whose message is meant for the user, and what other errors are to them."""
 
 from __future__ import annotations
 
 import math
+import re
+import sys
+import traceback
 from collections.abc import Mapping
 
 
@@ -24,3 +27,31 @@ def check_least(settings: object, least: Mapping[str, float]) -> None:
         value = getattr(settings, name)
         if value is not None and not low <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+
+
+# What a lost worker, node or server makes the others raise, in the words of torch, gloo and NCCL.
+_LOST = re.compile(
+    r"gloo|nccl|cuda|hip error|connection|socket|peer|broken pipe|time.?out|timed out|store", re.IGNORECASE
+)
+_BUGS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError, ImportError)
+
+
+def comes_again(error: BaseException, where: str) -> UserError | None:
+    """Return the sentence for an error that the same work would meet again, its traceback on stderr; else None.
+
+    What a lost worker, disk or server leaves behind may go away: an OSError, and what the other workers raise then.
+
+    Args:
+        where: what failed, the beginning of the sentence.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    out_of_memory = "OutOfMemoryError" in kinds and "RayError" not in kinds
+    of_torch = type(error) is RuntimeError and not _LOST.search(str(error))
+    if not (isinstance(error, _BUGS) or of_torch or out_of_memory) or isinstance(error, OSError):
+        return None
+    traceback.print_exception(error, file=sys.stderr)
+    reason = next(iter(str(error).splitlines()), "")
+    return UserError(
+        f"{where}: {type(error).__name__}: {reason or 'no reason given'}; it would come again, so nothing is tried "
+        "again; the traceback is above"
+    )

@@ -6,7 +6,8 @@ encodes each start image, adds the noise at which the last strength x steps deno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def draw_images(
     max_tokens: int | None = None,
     edit: Edit | None = None,
     refiner: Refiner | None = None,
+    flag: str = "--dtype",
 ) -> list[Image.Image]:
     """Draw one image per caption.
 
@@ -115,6 +117,10 @@ def draw_images(
             of diffusers.
         edit: start images, for a pipeline that was loaded with edits.
         refiner: model that takes the last steps, from the latents of the pipeline.
+        flag: that chose the arithmetic, for a refusal.
+
+    Raises:
+        UserError: if what is decoded is not finite: diffusers would make it black.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     common: dict[str, Any] = {
@@ -129,11 +135,44 @@ def draw_images(
     if refiner:
         options |= {"denoising_end": refiner.start, "output_type": "latent"}
     assert callable(pipeline)
-    drawn = pipeline(**common, **options).images
+    with _finite_only(pipeline, flag):
+        drawn = pipeline(**common, **options).images
     if refiner is None:
         return drawn
     assert callable(refiner.pipeline)
-    return refiner.pipeline(**common, image=drawn, denoising_start=refiner.start).images
+    with _finite_only(refiner.pipeline, flag):
+        return refiner.pipeline(**common, image=drawn, denoising_start=refiner.start).images
+
+
+@contextlib.contextmanager
+def _finite_only(pipeline: Any, flag: str) -> Iterator[None]:
+    """Look at what a pipeline decoded before it becomes whole numbers, where NaN is 0 and infinity 255."""
+    processor = getattr(pipeline, "image_processor", None)
+    if processor is None:
+        yield
+        return
+    make_images = processor.postprocess
+
+    def checked(image: Any, *arguments: Any, **more: Any) -> Any:
+        if isinstance(image, torch.Tensor) and not image.isfinite().all():
+            bad = int((~image.isfinite().flatten(1).all(1)).sum())
+            raise UserError(
+                f"{flag}: {bad} of {len(image)} images are not finite in {_arithmetic(pipeline)} and would be drawn "
+                f"black; try {flag} float32, or bfloat16; where it is float32, the model's weights are broken"
+            )
+        return make_images(image, *arguments, **more)
+
+    processor.postprocess = checked
+    try:
+        yield
+    finally:
+        del processor.postprocess
+
+
+def _arithmetic(pipeline: Any) -> str:
+    device = str(getattr(pipeline.device, "type", "cpu"))
+    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else pipeline.dtype
+    return str(narrow).removeprefix("torch.")
 
 
 def check_refiner(folder: Path, refiner: Path, steps: int, start: float, strength: float = 1.0) -> None:

@@ -31,7 +31,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.util import metrics as ray_metrics
 
 from infra.base import files, metrics, object_storage
-from infra.base.errors import UserError
+from infra.base.errors import UserError, comes_again
 from pipelines.engine import progress
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
 
@@ -136,6 +136,8 @@ def run(job: Job) -> None:
             raise UserError(f"{job.output}: a node was lost with work that Ray needed; {AGAIN}") from error
         if full := _full_disk(error):
             raise UserError(f"{job.output}: {full}; make room, then {AGAIN}") from error
+        if again := comes_again(_innermost(error), job.output):
+            raise again from error
         raise
     finally:
         context.checkpoint_config = None
@@ -174,6 +176,15 @@ def _found(error: BaseException | None, kind: type[Kind]) -> Kind | None:
     while error is not None and (isinstance(error, ray.exceptions.RayTaskError) or not isinstance(error, kind)):
         error = getattr(error, "cause", None) or error.__cause__
     return error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return what Ray wrapped: the step's own exception."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
 
 
 def _full_disk(error: BaseException) -> str | None:

@@ -156,7 +156,9 @@ def _empty_pipeline(folder: Path, names: Mapping[str, Any]) -> Any:
     """Build a folder's pipeline of the networks that adapters may belong to, without contents."""
     opened_by = getattr(diffusers, components.read_index(folder)["_class_name"])
     parameters = inspect.signature(opened_by.__init__).parameters.values()
-    given = {one.name: None for one in parameters if one.name != "self" and one.default is inspect.Parameter.empty}
+    given: dict[str, Any] = {
+        one.name: None for one in parameters if one.name != "self" and one.default is inspect.Parameter.empty
+    }
     has_text = any("text_encoder" in name or name.startswith("lora_te") for name in names)
     for part in getattr(opened_by, "_lora_loadable_modules", ()):
         if part in components.parts_of(folder) and (has_text or not part.startswith("text_encoder")):

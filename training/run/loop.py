@@ -164,14 +164,25 @@ def _refuse_non_finite(
 ) -> None:
     """Refuse a step, alike on every rank, if a loss or the gradient of any of them is not finite."""
     bad: list[int] = []
+    base_is_broken = True
     for batch, part in zip(batches, measured, strict=True):
         bad += batch.pair_ids[~part.losses.isfinite().cpu().numpy()].tolist()
+        base = (
+            part.policy_errors if step == 0 else part.reference_errors
+        )  # before the first step the policy is its base
+        base_is_broken &= base is not None and not bool(base.isfinite().any())
     world = trainer.rank.world_size
-    broken = torch.tensor([float(bool(bad) or not bool(norm.isfinite()))], device=trainer.rank.device)
+    found = [float(bool(bad) or not bool(norm.isfinite())), float(not base_is_broken)]
+    broken = torch.tensor(found, device=trainer.rank.device)
     if world > 1:
         dist.all_reduce(broken, op=dist.ReduceOp.MAX)
-    if not broken.item():
+    if not broken[0].item():
         return
+    if not broken[1].item():
+        raise UserError(
+            f"step {step + 1}: --model's or the reference's own prediction is not finite, whatever the pairs; try "
+            f"--precision float32, or look for broken weights in {trainer.config.model}; nothing was updated"
+        )
     mine = (bad, [int(pair) for batch in batches for pair in batch.pair_ids])  # a gradient is that of all pairs
     everyone = [mine]
     if world > 1:

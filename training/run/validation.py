@@ -60,6 +60,7 @@ class Validator:
                     self.config.sampling_steps,
                     self.config.guidance_scale,
                     self.max_tokens,
+                    flag="--precision",
                 )
             scores[part] = self.scorer.score(images, captions)
             grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]

@@ -15,7 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.base import files, metrics, object_storage
-from infra.base.errors import UserError
+from infra.base.errors import UserError, comes_again
 from pipelines.engine import on_ray
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import is_finished
@@ -142,7 +142,7 @@ def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:
 def run_worker(arguments: dict[str, Any]) -> None:
     """Run the loop as one Ray Train worker.
 
-    Any rank's refusal reaches the driver as a file. It is raised too, which ends the other ranks. Ray Train takes that
+    Any rank's refusal, or error that would come again, reaches the driver as a file. It is raised too, which ends the other ranks. Ray Train takes that
     for a lost worker and starts again; the second attempt sees the file and returns at once. Where disk or S3 takes no
     file, stderr says so, and the driver has the refusal from Ray Train once that starts no more attempts.
 
@@ -170,15 +170,15 @@ def run_worker(arguments: dict[str, Any]) -> None:
     )
     try:
         train(config, rank)
-    except (UserError, OSError) as error:
-        refused = object_storage.refusal_in(error)
+    except stopping.Stopped:
+        if not stopping.asked_by_driver(output):  # a worker's node is taken away: Ray Train starts the rest again
+            raise
+    except Exception as error:
+        refused = object_storage.refusal_in(error) or comes_again(error, "a worker")
         if refused is None:
             raise
         _leave(refusal, refused)
         raise refused from error
-    except stopping.Stopped:
-        if not stopping.asked_by_driver(output):  # a worker's node is taken away: Ray Train starts the rest again
-            raise
 
 
 def _leaving() -> tuple[str, ...]:

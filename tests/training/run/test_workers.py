@@ -164,3 +164,22 @@ def test_sigterm_that_s3_does_not_pass_on_is_told_and_the_driver_goes_on(
     assert told.endswith("; send it again\n")
     assert told.count("\n") == 1
     assert not stopping.asked_by_driver(remote.output)
+
+
+def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path: Path, loop: Mock) -> None:
+    config = TrainConfig(output=str(tmp_path / "run"))
+    loop.side_effect = NotImplementedError("Cannot copy out of meta tensor; no data!")
+    with pytest.raises(UserError, match=r"^a worker: NotImplementedError: Cannot copy out of meta tensor.*come again"):
+        workers.run_worker({"config": config})
+    assert "Cannot copy out of meta" in files.read_json(files.join(config.output, workers.REFUSAL))["sentence"]
+    workers.run_worker({"config": config})  # Ray Train's next attempt
+    loop.assert_called_once()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("[gloo] Connection closed by peer"), OSError("no route to host")])
+def test_what_may_go_away_is_left_to_ray_train(tmp_path: Path, loop: Mock, error: Exception) -> None:
+    config = TrainConfig(output=str(tmp_path / "run"))
+    loop.side_effect = error
+    with pytest.raises(type(error)):
+        workers.run_worker({"config": config})
+    assert not files.exists(files.join(config.output, workers.REFUSAL))
