@@ -142,9 +142,10 @@ def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:
 def run_worker(arguments: dict[str, Any]) -> None:
     """Run the loop as one Ray Train worker.
 
-    Any rank's refusal, or error that would come again, reaches the driver as a file. It is raised too, which ends the other ranks. Ray Train takes that
-    for a lost worker and starts again; the second attempt sees the file and returns at once. Where disk or S3 takes no
-    file, stderr says so, and the driver has the refusal from Ray Train once that starts no more attempts.
+    Any rank's refusal, or error that would come again, reaches the driver as a file. It is raised too, which ends the
+    other ranks. Ray Train takes that for a lost worker and starts again; the second attempt sees the file and returns
+    at once. Where disk or S3 takes no file, stderr says so, and the driver has the refusal from Ray Train once that
+    starts no more attempts.
 
     Raises:
         UserError: the loop's; or if the run folder cannot be reached, which leaves no file: Ray Train may try again.

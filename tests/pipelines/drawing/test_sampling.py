@@ -109,3 +109,15 @@ def test_refiners_that_do_not_fit_are_refused(tiny_pipeline: Pipelines) -> None:
         check_refiner(base, refiner, 5, 0.5, strength=0.4)  # which begins at 200
     with pytest.raises(UserError, match=r"--refiner-start 0\.9999: leaves the refiner none of 5 sampling steps"):
         check_refiner(base, refiner, 5, 0.9999)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("broken", ["unet", "vae"])
+def test_images_that_are_not_finite_are_refused_and_not_drawn_black(broken: str) -> None:
+    pipeline: Any = load_pipeline(MODEL, torch.float32, "cpu")
+    with torch.no_grad():
+        next(getattr(pipeline, broken).parameters()).fill_(float("nan"))
+    with pytest.raises(
+        UserError, match=r"--dtype: 2 of 2 images are not finite in float32 .*black; try --dtype float32"
+    ):
+        draw_images(pipeline, CAPTIONS, [5, 6], 1, 1.0)

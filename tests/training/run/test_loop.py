@@ -221,6 +221,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pair(
     assert len(notes(config.output)) == 2
 
 
+@pytest.mark.chaos
+def test_a_base_that_predicts_nothing_finite_is_told_and_not_its_pairs(config: TrainConfig, tmp_path: Path) -> None:
+    broken = Path(moved_model(tmp_path / "broken", float("nan")))
+    with pytest.raises(UserError, match=r"step 1: --model's or the reference's own prediction is not finite, whatever"):
+        loop.train(replace(config, model=str(broken)), assembly.Rank())
+    with pytest.raises(UserError, match=r"step 1: --model's or the reference's own prediction is not finite, whatever"):
+        loop.train(replace(config, reference_model=str(broken), output=str(tmp_path / "run")), assembly.Rank())
+
+
 def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig) -> None:
     from diffusers import StableDiffusionPipeline
 
