@@ -167,10 +167,8 @@ def _refuse_non_finite(
     base_is_broken = True
     for batch, part in zip(batches, measured, strict=True):
         bad += batch.pair_ids[~part.losses.isfinite().cpu().numpy()].tolist()
-        base = (
-            part.policy_errors if step == 0 else part.reference_errors
-        )  # before the first step the policy is its base
-        base_is_broken &= base is not None and not bool(base.isfinite().any())
+        own = [part.reference_errors, part.policy_errors if step == 0 else None]  # at first the policy is its base
+        base_is_broken &= any(errors is not None and not bool(errors.isfinite().any()) for errors in own)
     world = trainer.rank.world_size
     found = [float(bool(bad) or not bool(norm.isfinite())), float(not base_is_broken)]
     broken = torch.tensor(found, device=trainer.rank.device)
