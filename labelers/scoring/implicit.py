@@ -22,7 +22,7 @@ from PIL import Image
 
 from infra.base import files, models
 from infra.base.errors import UserError
-from pipelines.latents import encoders, kinds, weight_files
+from pipelines.latents import encoders, identity, kinds, weight_files
 from pipelines.latents.adapters import check_adapters
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import pairs
@@ -93,7 +93,7 @@ class Folders:
             lora=lora,
         )
         weight_files.check_weights(reference, folders.frozen, "--weights implicit=")
-        own = {part: models.fingerprint(policy, part) for part in folders.frozen if (policy / part).is_dir()}
+        own = identity.fingerprints(policy, [part for part in folders.frozen if (policy / part).is_dir()])
         check_fingerprints(own, reference, str(policy))
         return folders
 
@@ -193,8 +193,8 @@ class Implicit:
         """Hash both networks, the frozen components, the draws and beta."""
         folders = self.folders
         network = kinds.kind_of(folders.reference).network
-        decisive = [models.fingerprint(folders.reference, part) for part in (*folders.frozen, network)]
-        decisive += [models.fingerprint(folders.policy, network), f"{REWARD_DRAWS}/{REWARD_SEED}/{folders.beta}"]
+        decisive = [*identity.fingerprints(folders.reference, (*folders.frozen, network)).values()]
+        decisive += [identity.fingerprint(folders.policy, network), f"{REWARD_DRAWS}/{REWARD_SEED}/{folders.beta}"]
         if folders.lora:
             decisive.append(files.sha256(str(folders.lora / models.ADAPTERS)))
         settings = (folders.schedule, folders.max_tokens, folders.resolution)

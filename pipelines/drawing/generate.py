@@ -28,6 +28,7 @@ from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import kinds, store, weight_files
 from pipelines.latents.adapters import check_adapters
+from pipelines.latents.identity import is_old, say_once
 from pipelines.raw.decode import decode_image
 
 
@@ -112,12 +113,16 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
         check_adapters("--lora", lora, model.folder())
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
-    identity = image_identity(config, model.folder(), captions, lora, refiner.folder() if refiner else None, starts)
-    finished, begun = files.join(output, image_sets.DONE), files.join(output, store.WORK, "config.json")
-    for path in (finished, begun):
-        if files.exists(path) and (before := files.read_json(path)["identity"]) != identity:
-            told = [name for name in before | identity if before.get(name) != identity.get(name)]
-            raise UserError(f"{output} was drawn with other settings ({', '.join(told)}); give another --output")
+    finished = files.join(output, image_sets.DONE)
+    begun = files.join(output, store.WORK, "config.json")
+    before = next((files.read_json(path)["identity"] for path in (finished, begun) if files.exists(path)), None)
+    drawn_by = refiner.folder() if refiner else None
+    identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before)
+    if before is not None and before != identity:
+        differing = [name for name in before | identity if before.get(name) != identity.get(name)]
+        raise UserError(f"{output} was drawn with other settings ({', '.join(differing)}); give another --output")
+    if any(is_old(value) for value in identity["fingerprints"].values()):
+        say_once(output)
     if files.exists(finished):
         print(f"{output}: already finished, nothing to do", flush=True)
         return

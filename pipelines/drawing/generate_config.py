@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from infra.base import files, models
 from infra.base.errors import UserError, check_least
 from pipelines.drawing import sampling
+from pipelines.latents import identity as model_identity
 from pipelines.latents.models_known import MODELS
 
 STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and Stability's for the refiner
@@ -122,13 +123,17 @@ def image_identity(
     lora: Path | None = None,
     refiner: Path | None = None,
     starts: str | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
 
     Args:
         folder, refiner: diffusers folders.
         starts: the start images' hash.
+        before: the identity to be compared with, whose fingerprints may be of an earlier rule.
     """
+    is_old = any(model_identity.is_old(value) for value in (before or {}).get("fingerprints", {}).values())
+    fingerprints_of = _old_fingerprints if is_old else model_identity.of_whole_model
     identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
     for name in NEWER_FLAGS:
         if identity[name] is None:
@@ -137,10 +142,10 @@ def image_identity(
     if starts:
         identity["init_images"] = starts
     if refiner:
-        identity["refiner"] = _fingerprints(refiner)
-    fingerprints = _fingerprints(folder)
+        identity["refiner"] = fingerprints_of(refiner)
+    fingerprints = dict(fingerprints_of(folder))
     if lora:
-        fingerprints["lora"] = files.sha256(str(lora / models.ADAPTERS))
+        fingerprints["lora"] = ("" if is_old else model_identity.RULE) + files.sha256(str(lora / models.ADAPTERS))
     return identity | {"fingerprints": fingerprints}
 
 
@@ -149,6 +154,6 @@ def captions_hash(captions: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
 
 
-def _fingerprints(folder: Path) -> dict[str, str]:
+def _old_fingerprints(folder: Path) -> dict[str, str]:
     parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
     return {name: models.fingerprint(folder, name) for name in parts}

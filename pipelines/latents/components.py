@@ -7,6 +7,7 @@ filled in. `pipelines/latents/weight_files.py` compares the weights.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,15 +137,17 @@ def settings(folder: Path, part: str) -> dict[str, Any]:
     try:
         if issubclass(opened_by, transformers.PreTrainedModel):
             return opened_by.config_class.from_pretrained(path).to_dict()
-        return _defaults(opened_by) | opened_by.load_config(folder, subfolder=part)
+        return defaults(opened_by) | opened_by.load_config(folder, subfolder=part)
     except Exception as error:  # the libraries raise several types of their own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: its settings cannot be read as those of a {opened_by.__name__} ({reason})") from error
 
 
-def _defaults(kind: type) -> dict[str, Any]:
+def defaults(kind: type) -> dict[str, Any]:
+    """Return the defaults of a class's settings, as its file would have them."""
     given = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
-    return {one.name: one.default for one in given if one.default is not inspect.Parameter.empty}
+    named = {one.name: one.default for one in given if one.default is not inspect.Parameter.empty}
+    return json.loads(json.dumps(named, default=str))  # a default may be a tuple where a file has a list
 
 
 def absent_optional(folder: Path) -> list[str]:

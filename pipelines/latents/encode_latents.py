@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pipelines.latents import (
     captions,
     encode_plan,
     encoders,
+    identity,
     kinds,
     repair,
     store,
@@ -141,7 +142,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     weight_files.check_weights(folder, frozen)
     vae = encoders.vae_config(folder)
     resolution = choose_resolution(config, folder, vae)
-    fingerprints = {name: models.fingerprint(folder, name) for name in frozen}
+    fingerprints = _fingerprints(folder, frozen, destination)
     embeddings = captions.embedding_shapes(folder, tokens)
     begun, chosen = files.join(destination, store.WORK, "config.json"), make_filter(config.safety)
     if files.exists(begun):
@@ -165,6 +166,17 @@ def _refuse_finished_from_another(config: EncodeConfig, destination: str, finish
     except (UserError, OSError):  # a finished store does not need its source any more
         return
     _refuse_changed_source(config, destination, finished.source_files, now)
+
+
+def _fingerprints(folder: Path, frozen: Sequence[str], destination: str) -> dict[str, str]:
+    """Return the frozen parts' fingerprints, by the rule that the store was begun with."""
+    notes = (store.MANIFEST, f"{store.WORK}/config.json")
+    found = [files.read_json(path) for path in (files.join(destination, note) for note in notes) if files.exists(path)]
+    begun: Mapping[str, str] = next((note["fingerprints"] for note in found if note.get("fingerprints")), {})
+    if not any(identity.is_old(value) for value in begun.values()):
+        return identity.fingerprints(folder, frozen)
+    identity.say_once(destination)
+    return {name: models.fingerprint(folder, name) for name in frozen}
 
 
 def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:

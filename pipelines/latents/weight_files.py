@@ -40,6 +40,7 @@ class Opened:
 
     kind: str  # the class
     tensors: Mapping[str, tuple[Path, str]]  # of the class, to a file and the name there
+    tied: Collection[str]  # of its tensors, those that are others of them
     missing: Sequence[str]
     unexpected: Sequence[str]
     mismatched: Sequence[str]  # with both shapes, in words
@@ -119,7 +120,7 @@ def open_headers(folder: Path, part: str) -> Opened:
     shapes = {name: tuple(shape) for name, (_, shape) in found.items()}
     open_by = _open_transformers if issubclass(opened_by, transformers.PreTrainedModel) else _open_diffusers
     try:
-        names, missing, unexpected, mismatched = open_by(folder, part, opened_by, shapes)
+        names, tied, missing, unexpected, mismatched = open_by(folder, part, opened_by, shapes)
     except UserError:
         raise
     except Exception as error:  # the libraries raise several types of their own
@@ -130,13 +131,16 @@ def open_headers(folder: Path, part: str) -> Opened:
     return Opened(
         kind=opened_by.__name__,
         tensors={name: (found[inside][0], inside) for name, inside in names.items()},
+        tied=tied,
         missing=missing,
         unexpected=unexpected,
         mismatched=mismatched,
     )
 
 
-Answer = tuple[dict[str, str], list[str], list[str], list[str]]  # names; missing, unexpected, mismatched
+Answer = tuple[
+    dict[str, str], set[str], list[str], list[str], list[str]
+]  # names, tied; missing, unexpected, mismatched
 
 
 def _open_transformers(folder: Path, part: str, kind: Any, shapes: Mapping[str, tuple[int, ...]]) -> Answer:
@@ -152,13 +156,14 @@ def _open_transformers(folder: Path, part: str, kind: Any, shapes: Mapping[str, 
     missing = sorted(told["missing_keys"])
     unexpected = sorted(told["unexpected_keys"])
     if missing or mismatched:  # the libraries would make what is missing anew, of its whole size
-        return {}, missing, unexpected, mismatched
+        return {}, set(), missing, unexpected, mismatched
     names = list(shapes)
     spread = {name: torch.full((), float(place)).expand(shapes[name]) for place, name in enumerate(names)}
     network, _ = _open_state(folder, part, kind, spread)
     kept = network.state_dict().items()
     taken = {name: names[int(tensor.flatten()[0])] for name, tensor in kept if tensor.numel()}
-    return taken, missing, unexpected, mismatched
+    tied = set(getattr(network, "all_tied_weights_keys", ()) or ())  # each to that which it is
+    return taken, tied, missing, unexpected, mismatched
 
 
 def _open_state(folder: Path, part: str, kind: Any, state: Mapping[str, torch.Tensor], **more: Any) -> Any:
@@ -196,7 +201,7 @@ def _open_diffusers(folder: Path, part: str, kind: Any, shapes: Mapping[str, tup
     ]
     missing = sorted(wanted.keys() - renamed.keys())
     taken = {name: renamed[name] for name in wanted if name in renamed}
-    return taken, missing, sorted(unexpected), sorted(mismatched)
+    return taken, set(), missing, sorted(unexpected), sorted(mismatched)
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from infra.base import models
 from infra.base.errors import UserError
-from pipelines.latents import kinds
+from pipelines.latents import identity, kinds
 from training.backbones.base import ScheduleConfig
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
 from training.backbones.flow import Flux, StableDiffusion3
@@ -97,10 +96,10 @@ def check_fingerprints(stored: Mapping[str, str], folder: Path, path: str) -> No
     Raises:
         UserError: with both fingerprints.
     """
-    for name in kinds.kind_of(folder).frozen_in(stored):
-        own = models.fingerprint(folder, name)
-        if stored.get(name) != own:
-            raise UserError(
-                f"{path} was encoded with another {name} than {folder} has: "
-                f"store {str(stored.get(name))[:16]}, model {own[:16]}; encode it again with this --model"
-            )
+    if any(identity.is_old(value) for value in stored.values()):
+        identity.say_once(path)
+    for name, (before, own) in identity.differing(stored, folder, kinds.kind_of(folder).frozen_in(stored)).items():
+        raise UserError(
+            f"{path} was encoded with another {name} than {folder} has: "
+            f"store {str(before)[:16]}, model {own[:16]}; encode it again with this --model"
+        )

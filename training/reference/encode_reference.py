@@ -154,6 +154,13 @@ def make_plan(config: ReferenceConfig) -> Plan:
     check_fingerprints(manifest.fingerprints, model.folder(tuple(manifest.fingerprints)), path)
     model = model.pinned()
     weight_files.check_weights(model.folder(), (kind_of(model.folder()).network,))
+    finished = None
+    if files.exists(files.join(reference_errors.folder_of(path, config.name), store.MANIFEST)):
+        finished = reference_errors.read_manifest(path, config.name)
+    begun = files.join(path, "reference", store.WORK, config.name, "config.json")
+    before = finished.settings if finished else None
+    if before is None and files.exists(begun):
+        before = reference_errors.Settings(**files.read_json(begun))
     settings = reference_errors.Settings.of(
         open_backbone(model.folder(), config.schedule),
         manifest,
@@ -161,15 +168,9 @@ def make_plan(config: ReferenceConfig) -> Plan:
         config.caption_dropout,
         config.batch_size,
         config.precision,
+        before,
     )
-    finished = None
-    if files.exists(files.join(reference_errors.folder_of(path, config.name), store.MANIFEST)):
-        finished = reference_errors.read_manifest(path, config.name)
     plan = Plan(config, path, model, settings, finished)
-    begun = files.join(plan.work, "config.json")
-    before = finished.settings if finished else None
-    if before is None and files.exists(begun):
-        before = reference_errors.Settings(**files.read_json(begun))
     if before and (differing := before.differences(settings)):
         told = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in differing.items())
         raise UserError(f"--name {config.name}: was begun with other settings ({told}); give another --name")

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from infra.base import files, models, tables
+from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from infra.base.versions import check_version
-from pipelines.latents import store
+from pipelines.latents import identity, store
 from training.backbones.backbone import Backbone
 from training.data.staging import Staged
 
@@ -63,10 +63,15 @@ class Settings:
         caption_dropout: float,
         batch_size: int,
         precision: str,
+        before: Settings | None = None,
     ) -> Settings:
-        """Collect the settings of a reference on a store's pairs."""
+        """Collect the settings of a reference on a store's pairs.
+
+        Args:
+            before: those to be compared with, whose fingerprint may be of an earlier rule.
+        """
         return cls(
-            network=models.fingerprint(reference.folder, reference.network_folder),
+            network=identity.like(before.network if before else None, reference.folder, reference.network_folder),
             store_hash=manifest.content_hash,
             seed=seed,
             caption_dropout=caption_dropout,

@@ -14,7 +14,7 @@ from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import store, weight_files
+from pipelines.latents import identity, store, weight_files
 from pipelines.latents.kinds import kind_of, pipeline_class
 from pipelines.raw import pairs
 from training.backbones.backbone import check_fingerprints, open_backbone
@@ -120,7 +120,7 @@ def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
         raise UserError(f"{named}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
     backbones = open_backbone(start, config.schedule), open_backbone(reference, config.schedule)
     for name in kind_of(start).frozen_in(manifest.fingerprints):
-        if models.fingerprint(start, name) != models.fingerprint(reference, name):
+        if identity.fingerprint(start, name) != identity.fingerprint(reference, name):
             raise UserError(f"{named}: its {name} is not that of --model {config.model}, so it would see other inputs")
     if backbones[0].schedule() != backbones[1].schedule():
         raise UserError(f"{named}: its noise schedule is not that of --model {config.model}")

@@ -77,7 +77,7 @@ def check_reference_errors(config: TrainConfig) -> None:
         return
     path = files.resolve(config.data.store)
     manifest = reference_errors.read_manifest(path, name)
-    differing = manifest.settings.differences(_settings(config, store.read_manifest(path)))
+    differing = manifest.settings.differences(_settings(config, store.read_manifest(path), manifest.settings))
     reasons = [f"{words} ({_short(differing[key])})" for key, words in WORDS.items() if key in differing]
     if reasons:
         raise UserError(
@@ -91,7 +91,9 @@ def draws_needed(steps: int, pairs: int, global_batch: int) -> int:
     return (steps - 1) // (pairs // global_batch) + 1
 
 
-def _settings(config: TrainConfig, manifest: store.Manifest) -> reference_errors.Settings:
+def _settings(
+    config: TrainConfig, manifest: store.Manifest, before: reference_errors.Settings
+) -> reference_errors.Settings:
     return reference_errors.Settings.of(
         open_backbone(config.reference.folder(), config.schedule),
         manifest,
@@ -99,6 +101,7 @@ def _settings(config: TrainConfig, manifest: store.Manifest) -> reference_errors
         config.data.caption_dropout,
         config.data.micro_batch,
         config.precision,
+        before,
     )
 
 

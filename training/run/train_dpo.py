@@ -13,6 +13,9 @@ from typing import Any
 
 from infra.base import cli, files, object_storage
 from infra.base.errors import UserError
+from infra.base.models import Model
+from pipelines.latents import identity
+from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import writer_lock
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RESULT, is_finished
@@ -27,6 +30,7 @@ FREE = (
 )
 
 REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
+IDENTITIES = "identities.json"  # of the models that a run began with
 
 
 def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None = None) -> None:
@@ -44,6 +48,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     if files.exists(files.join(output, "config.json")):
         _refuse_other_settings(output, config)
     pinned = check_config(_as_begun(output, config))
+    noted = _refuse_other_models(output, pinned)
     with writer_lock(output) as still_held:
         if config.resume_from is None:
             checkpoint.forget_request(output)  # of a command that was refused
@@ -51,6 +56,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
             checkpoint.ask_to_rewind(output, config.resume_from)
         cli.save_config(output, config)
         files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
+        files.write_json(files.join(output, IDENTITIES), noted)
         (launch or _on_ray_train())(pinned, output)
         still_held()
         if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
@@ -68,6 +74,36 @@ def _as_begun(output: str, config: TrainConfig) -> TrainConfig:
     """Take the models at the commits that a run began with: a resumed run keeps its start and its reference."""
     path = files.join(output, REVISIONS)
     return replace(config, **files.read_json(path)) if files.exists(path) else config
+
+
+def _refuse_other_models(output: str, config: TrainConfig) -> dict[str, dict[str, str]]:
+    """Refuse a model that has changed in its folder since the run began; return what its models are now.
+
+    Raises:
+        UserError: naming flag, folder and part.
+    """
+    now = {"--model": model_identities(config.start)}
+    if config.reference_model is not None:
+        now["--reference-model"] = model_identities(config.reference)
+    path = files.join(output, IDENTITIES)
+    begun = files.read_json(path) if files.exists(path) else {}
+    for flag, parts in now.items():
+        changed = [part for part, value in parts.items() if begun.get(flag, parts).get(part) != value]
+        if changed:
+            name = config.model if flag == "--model" else config.reference_model
+            raise UserError(
+                f"{flag} {name}: its {', '.join(changed)} changed since {output} was begun; put it back as it was, or "
+                "give another --output"
+            )
+    return now
+
+
+def model_identities(model: Model) -> dict[str, str]:
+    """Return the fingerprints of a model's network, scheduler and those frozen parts that are on this machine."""
+    folder = model.folder()
+    kind = kind_of(folder)
+    there = [part for part in kind.frozen() if (folder / part).is_dir()]
+    return identity.fingerprints(folder, (kind.network, identity.SCHEDULER, *there))
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
