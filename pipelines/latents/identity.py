@@ -132,7 +132,7 @@ def _settings(folder: Path, part: str) -> dict[str, Any]:
 def _tensors(folder: Path, part: str) -> dict[str, str]:
     """Hash each tensor that the class takes, by the class's name for it; a tied one counts once."""
     opened = weight_files.open_headers(folder, part)
-    taken = {name: place for name, place in opened.tensors.items() if name not in opened.tied}
+    taken = opened.tensors
     names: dict[tuple[Path, str], str] = {}
     for name, place in taken.items():
         names.setdefault(place, name.removeprefix("text_model."))  # which transformers 5.6 left out
@@ -142,7 +142,8 @@ def _tensors(folder: Path, part: str) -> dict[str, str]:
             for place, name in names.items():
                 if place[0] == path:
                     hashes[name] = _hash_values(opened.get_tensor(place[1]))
-    return hashes
+    tied = [name for name, other in opened.tied.items() if name in hashes and hashes[name] == hashes.get(other)]
+    return {name: content for name, content in hashes.items() if name not in tied}
 
 
 def _hash_values(tensor: torch.Tensor) -> str:

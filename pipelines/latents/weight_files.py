@@ -40,7 +40,7 @@ class Opened:
 
     kind: str  # the class
     tensors: Mapping[str, tuple[Path, str]]  # of the class, to a file and the name there
-    tied: Collection[str]  # of its tensors, those that are others of them
+    tied: Mapping[str, str]  # of its tensors, those that may be others of them
     missing: Sequence[str]
     unexpected: Sequence[str]
     mismatched: Sequence[str]  # with both shapes, in words
@@ -138,9 +138,7 @@ def open_headers(folder: Path, part: str) -> Opened:
     )
 
 
-Answer = tuple[
-    dict[str, str], set[str], list[str], list[str], list[str]
-]  # names, tied; missing, unexpected, mismatched
+Answer = tuple[dict[str, str], dict[str, str], list[str], list[str], list[str]]  # names, tied; the others
 
 
 def _open_transformers(folder: Path, part: str, kind: Any, shapes: Mapping[str, tuple[int, ...]]) -> Answer:
@@ -156,14 +154,14 @@ def _open_transformers(folder: Path, part: str, kind: Any, shapes: Mapping[str, 
     missing = sorted(told["missing_keys"])
     unexpected = sorted(told["unexpected_keys"])
     if missing or mismatched:  # the libraries would make what is missing anew, of its whole size
-        return {}, set(), missing, unexpected, mismatched
+        return {}, {}, missing, unexpected, mismatched
     names = list(shapes)
     spread = {name: torch.full((), float(place)).expand(shapes[name]) for place, name in enumerate(names)}
     network, _ = _open_state(folder, part, kind, spread)
     kept = network.state_dict().items()
     taken = {name: names[int(tensor.flatten()[0])] for name, tensor in kept if tensor.numel()}
-    tied = set(getattr(network, "all_tied_weights_keys", ()) or ())  # each to that which it is
-    return taken, tied, missing, unexpected, mismatched
+    tied = getattr(network, "_tied_weights_keys", None)  # where a file holds both, they are compared by their values
+    return taken, dict(tied or {}), missing, unexpected, mismatched
 
 
 def _open_state(folder: Path, part: str, kind: Any, state: Mapping[str, torch.Tensor], **more: Any) -> Any:
@@ -201,7 +199,7 @@ def _open_diffusers(folder: Path, part: str, kind: Any, shapes: Mapping[str, tup
     ]
     missing = sorted(wanted.keys() - renamed.keys())
     taken = {name: renamed[name] for name in wanted if name in renamed}
-    return taken, set(), missing, sorted(unexpected), sorted(mismatched)
+    return taken, {}, missing, sorted(unexpected), sorted(mismatched)
 
 
 def _size(shape: Sequence[int]) -> str:
