@@ -138,10 +138,10 @@ def _tensors(folder: Path, part: str) -> dict[str, str]:
         names.setdefault(place, name.removeprefix("text_model."))  # which transformers 5.6 left out
     hashes = {}
     for path in sorted({path for path, _ in names}):
-        with safe_open(path, framework="pt") as opened:
+        with safe_open(path, framework="pt") as file:
             for place, name in names.items():
                 if place[0] == path:
-                    hashes[name] = _hash_values(opened.get_tensor(place[1]))
+                    hashes[name] = _hash_values(file.get_tensor(place[1]))
     tied = [name for name, other in opened.tied.items() if name in hashes and hashes[name] == hashes.get(other)]
     return {name: content for name, content in hashes.items() if name not in tied}
 
