@@ -6,6 +6,7 @@ number in a fixed list. Nothing that the server sends tells which model drew an 
 
 from __future__ import annotations
 
+import errno
 import http.cookies
 import ipaddress
 import json
@@ -86,7 +87,8 @@ class Arena:
         try:
             self.log.add(rater, pair.image_id, left_model(pair, self.seed, rater), answers)
         except OSError as error:
-            sentence = f"the vote was not kept ({error.strerror or error}); free space on the disk and vote again"
+            remedy = "start the arena again" if error.errno == errno.ESTALE else "free space on the disk and vote again"
+            sentence = f"the vote was not kept ({error.strerror or error}); {remedy}"
             raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, sentence) from error
 
     def pair(self, number: int) -> Pair:

@@ -5,18 +5,22 @@ The questions are those of Wallace et al. 2023, Sec. 5.1: general preference, vi
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import json
 import os
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from infra.base import files
 from infra.base.errors import UserError
 
 VOTES = "votes.jsonl"
@@ -108,34 +112,77 @@ def _vote(row: dict[str, Any]) -> Vote:
     return vote
 
 
+def _line(vote: Vote) -> bytes:
+    return (json.dumps(asdict(vote)) + "\n").encode()
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """Append to a file, and return once it is on the disk."""
+    if file.write(content) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(file.fileno())
+
+
 class VoteLog:
     """The file of votes while a server writes it. The folder's lock keeps a second server out."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._votes, complete = read_votes(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
+        incomplete = os.fstat(self._file.fileno()).st_size - complete
+        if incomplete:
+            print(f"{path}: {incomplete} bytes at its end are no whole vote and are cut", file=sys.stderr, flush=True)
         self._file.truncate(complete)  # else the next vote would continue an incomplete line
+        files.flush(str(Path(path).parent))
         self._lock = threading.Lock()
 
     def add(self, rater: str, image_id: int, left: int, answers: Mapping[str, str]) -> None:
         """Append a vote, and return once it is on the disk.
 
+        Where somebody deleted the file meanwhile, all votes are written to a new one.
+
         Raises:
-            OSError: if it cannot be written; the file is then as it was.
+            OSError: if it cannot be written, or another file took the place of this one, which is then as it was.
         """
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         vote = Vote(rater=rater, image_id=image_id, left=left, answers=dict(answers), at=at)
-        line = (json.dumps(asdict(vote)) + "\n").encode()
+        line = _line(vote)
         with self._lock:
             size = os.fstat(self._file.fileno()).st_size
             try:
-                if self._file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(self._file.fileno())
+                _write(self._file, line)
+                if not self._is_there():
+                    self._write_anew([*self._votes.values(), vote])
             except OSError:
                 self._file.truncate(size)
                 raise
             self._votes[rater, image_id] = vote
+
+    def _is_there(self) -> bool:
+        """Say whether the file that is appended to is the one at its path."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        return False
+
+    def _write_anew(self, votes: Iterable[Vote]) -> None:
+        """Write votes to a new file in the place of the deleted one."""
+        try:
+            file = open(self._path, "xb", buffering=0)  # noqa: SIM115  (closed by close)
+        except FileExistsError:
+            raise OSError(errno.ESTALE, f"somebody replaced {self._path}") from None
+        try:
+            _write(file, b"".join(_line(vote) for vote in votes))
+            files.flush(str(Path(self._path).parent))
+        except OSError:
+            os.unlink(self._path)
+            file.close()
+            raise
+        print(
+            f"{self._path}: was deleted while the arena ran; all votes are written again", file=sys.stderr, flush=True
+        )
+        self._file.close()
+        self._file = file
 
     def given(self, rater: str) -> dict[int, Mapping[str, str]]:
         """Return a rater's answers by image_id."""

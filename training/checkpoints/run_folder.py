@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,30 @@ FACTS = "facts.json"
 
 
 def read_notes(run: str, name: str) -> list[dict[str, Any]]:
-    """Read the notes of a kind in a run folder, local or on S3; a last line cut short by a kill is left out."""
+    """Read the notes of a kind in a run folder, local or on S3.
+
+    A last line cut short by a kill is left out. So is what a power cut left, NULs or torn lines; stderr says so.
+    """
     path = files.join(run, name)
-    lines = files.read_bytes(path).splitlines(keepends=True) if files.exists(path) else []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    lines = files.read_bytes(path).split(b"\n")[:-1] if files.exists(path) else []
+    rows = [row for row in map(parse_note, lines) if row is not None]
+    if len(rows) < len(lines):
+        _say_once(f"{path}: {len(lines) - len(rows)} of its lines cannot be read and are left out")
+    return rows
+
+
+def parse_note(line: bytes) -> dict[str, Any] | None:
+    """Read one line of notes; None where a power cut left no whole one. NULs before it are no part of it."""
+    try:
+        row = json.loads(line.strip(b"\0"))
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+@functools.cache  # notes are read at each checkpoint
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def is_finished(output: str | Path, steps: int) -> bool:

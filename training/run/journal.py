@@ -15,7 +15,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
+from training.checkpoints.run_folder import ASSESSMENTS, STEPS, parse_note, read_notes
 from training.method.forward import MeasuredBatch
 
 QUARTERS = 4  # of the noise schedule
@@ -84,19 +84,31 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Cut a file of notes after the last one up to a step, from its end: a long run resumes as fast as a short one."""
+def _cut_after(path: Path, step: int) -> int:
+    """Cut a file of notes after the last one up to a step, and return that one's step; 0 where there is none.
+
+    It is read from its end: a long run resumes as fast as a short one. What a kill or a power cut left there, a line
+    cut short or NULs, goes, and stderr says how much.
+    """
     if not path.exists() or not path.stat().st_size:
-        return
+        return 0
+    last = 0
     with path.open("r+b") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            end = text.rfind(b"\n") + 1  # a last line cut short by a kill goes too
-            while end:
+            end = text.rfind(b"\n") + 1
+            unreadable = len(text) - end
+            while end and not last:
                 start = text.rfind(b"\n", 0, end - 1) + 1
-                if json.loads(text[start:end])["step"] <= step:
+                row = parse_note(text[start:end])
+                if row is not None and row["step"] <= step:
+                    last = row["step"]
                     break
+                unreadable += 0 if row else end - start
                 end = start
         file.truncate(end)
+    if unreadable:
+        print(f"{path}: {unreadable} bytes at its end are no whole line and are cut", file=sys.stderr, flush=True)
+    return last
 
 
 class Journal:
@@ -112,8 +124,11 @@ class Journal:
         if not self.enabled:
             return
         self.output.mkdir(parents=True, exist_ok=True)
-        for name in (STEPS, ASSESSMENTS):
-            _cut_after(self.output / name, step)
+        noted = _cut_after(self.output / STEPS, step)
+        _cut_after(self.output / ASSESSMENTS, step)
+        if noted < step:
+            sentence = f"the notes of steps {noted + 1} to {step} are lost; training goes on without them"
+            print(f"{self.output / STEPS}: {sentence}", file=sys.stderr, flush=True)
         self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -169,14 +184,20 @@ class Journal:
         if self.board is not None:
             self.board.close()
 
-    def summary(self) -> dict[str, Any]:
-        """Sum up the run: steps, pairs/s and the share of time lost waiting for data, the first step left out."""
+    def summary(self, steps: int) -> dict[str, Any]:
+        """Sum up the run: steps, pairs/s and the share of time lost waiting for data, the first step left out.
+
+        Args:
+            steps: how many were taken; of those whose notes were lost nothing else is known.
+        """
         rows = self.rows(STEPS)
         timed = rows[1:] or rows
+        if not timed:
+            return {"steps": steps, "pairs_per_second": None, "data_wait_fraction": None}
         seconds = sum(row["seconds"] for row in timed)
         pairs = sum(row["pairs_per_second"] * row["seconds"] for row in timed)
         return {
-            "steps": rows[-1]["step"],
+            "steps": steps,
             "pairs_per_second": pairs / seconds,
             "data_wait_fraction": sum(row["data_wait_seconds"] for row in timed) / seconds,
         }

@@ -212,7 +212,7 @@ def finish(trainer: Trainer) -> None:
         if state is not None:
             policy = make_policy(trainer.config.policy, trainer.backbone, trainer.config.seed)
             load_weights(policy, {name: state[name] for name in trained(policy)})
-        facts["train"] = trainer.journal.summary()
+        facts["train"] = trainer.journal.summary(trainer.config.steps)
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
     trainer.journal.close()
     if trainer.mirror and trainer.rank.rank == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints.run_folder import STEPS
+from training.checkpoints.run_folder import STEPS, read_notes
 from training.run.journal import Journal
 
 LINES = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 8)]
@@ -21,6 +21,10 @@ LINES = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 8)]
         (7, '{"step": 8, "lo', 7),
         (9, "", 7),
         (0, "", 0),
+        (7, "\0" * 4096, 7),  # what a power cut leaves
+        (7, "\0" * 10 + "\n", 7),
+        (4, '{"st\n\0\0' + LINES[6], 4),
+        (7, "[8]\n", 7),
     ],
 )
 def test_a_resumed_run_forgets_what_came_after_its_step(tmp_path: Path, step: int, tail: str, kept: int) -> None:
@@ -30,6 +34,35 @@ def test_a_resumed_run_forgets_what_came_after_its_step(tmp_path: Path, step: in
     journal.rewind(step)
     journal.close()
     assert path.read_text() == "".join(LINES[:kept])
+
+
+@pytest.mark.chaos
+def test_what_is_cut_is_said_and_so_are_lost_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / STEPS
+    path.write_text("".join(LINES[:3]) + "\0" * 100)
+    journal = Journal(tmp_path, enabled=True)
+    journal.rewind(6)
+    journal.close()
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: 100 bytes at its end are no whole line and are cut",
+        f"{path}: the notes of steps 4 to 6 are lost; training goes on without them",
+    ]
+    assert path.read_text() == "".join(LINES[:3])
+
+
+@pytest.mark.chaos
+def test_unreadable_notes_in_the_middle_are_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / STEPS).write_text(LINES[0] + "\0" * 9 + LINES[1] + '{"step": 3, \n' + LINES[3])
+    assert [row["step"] for row in read_notes(str(tmp_path), STEPS)] == [1, 2, 4]
+    assert "1 of its lines cannot be read and are left out" in capsys.readouterr().err
+
+
+@pytest.mark.chaos
+def test_a_run_whose_notes_were_lost_is_summed_up_all_the_same(tmp_path: Path) -> None:
+    none = {"steps": 6, "pairs_per_second": None, "data_wait_fraction": None}
+    assert Journal(tmp_path, enabled=True).summary(6) == none
 
 
 def test_notes_that_are_not_there_or_empty_are_no_error(tmp_path: Path) -> None:
