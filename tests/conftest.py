@@ -10,6 +10,7 @@ from support.shared import shared_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
 
+import contextlib
 import functools
 import json
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
 from infra.world import rater
@@ -70,11 +72,24 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
+def started_cluster(held: contextlib.ExitStack, temporary: pytest.TempPathFactory, attempts: int) -> dict[str, str]:
+    """Start a cluster that ends with `held`, and return the environment of its clients."""
+    try:
+        return held.enter_context(cluster.running(temporary.mktemp("ray") / "cluster.log"))
+    except UserError:
+        if attempts == 1:
+            raise
+    return started_cluster(held, temporary, attempts - 1)
+
+
 @pytest.fixture(scope="session")
 def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Hold one cluster for the session; yields the environment of its clients."""
-    with cluster.running(tmp_path_factory.mktemp("ray") / "cluster.log") as surroundings:
-        yield surroundings
+    """Hold one cluster for the session; yields the environment of its clients.
+
+    A loaded machine may need a second attempt: Ray gives a node 30 s to start, and cannot be told otherwise.
+    """
+    with contextlib.ExitStack() as held:
+        yield started_cluster(held, tmp_path_factory, attempts=3)
 
 
 def checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:

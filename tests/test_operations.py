@@ -15,14 +15,14 @@ FOLDERS = ("pipelines", "training", "labelers", "infra")
 
 def texts() -> list[str]:
     """Return each string of the code, what is filled in left out as a NUL."""
-    found = []
+    messages = []
     for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values))
+                messages.append("".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
+                messages.append(node.value)
+    return messages
 
 
 TEXTS = texts()

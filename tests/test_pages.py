@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import esprima
-import jinja2
 import jinja2.meta
 import pytest
 import tinycss2
+
+from pipelines.reports import report_page
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted(ROOT.glob("pipelines/**/*.jinja"))
@@ -89,14 +90,10 @@ def faults_of_style(content: str) -> list[str]:
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=name)
 def test_a_template_parses_and_finds_what_it_extends_and_imports(path: Path) -> None:
-    content = path.read_text()
-    loader = jinja2.FileSystemLoader(path.parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.get_template(path.name)  # compiles it
-    for other in jinja2.meta.find_referenced_templates(environment.parse(content)):
-        assert other is not None  # a name that is computed cannot be checked
-        assert environment.loader is not None
-        assert other in environment.loader.list_templates()
+    environment = report_page.template(path.name, path.parent).environment  # as the pages load it, which compiles it
+    assert environment.loader is not None
+    for other in jinja2.meta.find_referenced_templates(environment.parse(path.read_text())):
+        assert other in environment.loader.list_templates()  # a name that is computed, None here, cannot be checked
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)
@@ -119,9 +116,9 @@ def test_styles_parse_and_set_nothing_twice(path: Path) -> None:
 @pytest.mark.parametrize("folder", ["pipelines/reports/templates", "pipelines/arena_app"])
 def test_every_colour_and_size_that_is_used_has_a_value(folder: str) -> None:
     pages = [path.read_text() for path in (ROOT / folder).rglob("*") if path.suffix in (".jinja", ".css")]
-    used = {found for page in pages for found in re.findall(r"var\((--[\w-]+)", page)}
+    used = {variable for page in pages for variable in re.findall(r"var\((--[\w-]+)", page)}
     assert used
-    assert used <= {found for page in pages for found in re.findall(r"(--[\w-]+):", page)}
+    assert used <= {variable for page in pages for variable in re.findall(r"(--[\w-]+):", page)}
 
 
 def test_the_known_files_are_among_them() -> None:
@@ -153,4 +150,4 @@ def test_a_fault_of_a_script_is_seen(content: str, fault: str) -> None:
     ],
 )
 def test_a_fault_of_a_style_is_seen(content: str, fault: str) -> None:
-    assert any(found.startswith(fault) for found in faults_of_style(content))
+    assert any(variable.startswith(fault) for variable in faults_of_style(content))

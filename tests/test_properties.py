@@ -315,24 +315,24 @@ def test_raw_rows_come_back_from_the_store(rows: list[dict[str, Any]], strict: b
     back = pq.read_table(pa.BufferReader(sink.getvalue()))
     assert back.schema == schema
     assert back["pair_id"].to_pylist() == pairs.pair_ids(raw).tolist()
-    for index, (row, found) in enumerate(zip(rows, back.to_pylist(), strict=True)):
+    for index, (row, encoded) in enumerate(zip(rows, back.to_pylist(), strict=True)):
         good = row["caption"] is not None and row["label_0"] in (0.0, 0.5, 1.0)
         good &= not (strict and pairs.contradicts(row["label_0"], row["label_1"]))
         images = row["jpg_0"] == RED and row["jpg_1"] == BLUE
         tie = row["label_0"] == 0.5
-        assert found["status"] == ("tie" if good and tie else "kept" if good and images else "quarantined")
-        assert [found[name] for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")] == [
+        assert encoded["status"] == ("tie" if good and tie else "kept" if good and images else "quarantined")
+        assert [encoded[name] for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")] == [
             row["image_0_uid"],
             row["image_1_uid"],
             row["model_0"],
             None,
         ]
-        assert (found["reason"] is None) == (found["stage"] is None) == (found["status"] != "quarantined")
-        if found["status"] == "quarantined":
-            assert (found["latents_0"], found["label_0"]) == (None, None)
+        assert (encoded["reason"] is None) == (encoded["stage"] is None) == (encoded["status"] != "quarantined")
+        if encoded["status"] == "quarantined":
+            assert (encoded["latents_0"], encoded["label_0"]) == (None, None)
         else:
-            assert (found["prompt_id"], found["label_0"]) == (pairs.prompt_id(row["caption"]), row["label_0"])
-            assert found["latents_0"] == (None if tie else latents[index].tolist())
+            assert (encoded["prompt_id"], encoded["label_0"]) == (pairs.prompt_id(row["caption"]), row["label_0"])
+            assert encoded["latents_0"] == (None if tie else latents[index].tolist())
     assert store.rows_digest(back) == store.rows_digest(back.take(pa.array(range(len(rows))[::-1])))
 
 

@@ -39,9 +39,9 @@ def encode(surroundings: dict[str, str], source: Path, store: Path) -> subproces
 def spilled(surroundings: dict[str, str]) -> int:
     """Return the MiB that a cluster has put from its object store onto disk since it began."""
     command = ["ray", "memory", "--stats-only"]
-    told = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True).stdout
-    assert "Plasma memory usage" in told
-    found = re.search(r"^Spilled (\d+) MiB", told, re.MULTILINE)
+    message = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True).stdout
+    assert "Plasma memory usage" in message
+    found = re.search(r"^Spilled (\d+) MiB", message, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
@@ -92,8 +92,8 @@ def test_a_disk_that_is_full_where_ray_spills_is_one_sentence_and_with_room_the_
             done = encode(surroundings, source, store)
             holder.communicate()
         assert done.returncode == 2
-        told = f"error: {store}/pairs: Ray's disk for what does not fit into memory is full (--temp-dir or"
-        assert told in done.stderr
+        message = f"error: {store}/pairs: Ray's disk for what does not fit into memory is full (--temp-dir or"
+        assert message in done.stderr
         assert not (store / "manifest.json").exists()
         for folder in (store, tmp_path / "clean"):
             again = encode(surroundings, source, folder)

@@ -111,9 +111,9 @@ NORMALISED = {
 @pytest.mark.parametrize("name", NORMALISED)
 def test_odd_images_are_normalised_by_rule(name: str, slot: int) -> None:
     content, top, bottom = NORMALISED[name]
-    found = judged(**{f"jpg_{slot}": content})
-    assert (found["status"], found["reason"]) == ("kept", None)
-    pixels = np.frombuffer(found[f"pixels_{slot}"], np.uint8).reshape(8, 8, 3).astype(int)
+    checked = judged(**{f"jpg_{slot}": content})
+    assert (checked["status"], checked["reason"]) == ("kept", None)
+    pixels = np.frombuffer(checked[f"pixels_{slot}"], np.uint8).reshape(8, 8, 3).astype(int)
     assert np.abs(pixels[0] - top).max() <= 3
     assert np.abs(pixels[7] - bottom).max() <= 3
 
@@ -139,10 +139,10 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bad_images_are_quarantined_with_the_reason(name: str, slot: int) -> None:
     content, reason = REFUSED[name]
-    found = judged(**{f"jpg_{slot}": content})
-    assert (found["status"], found["stage"]) == ("quarantined", "image")
-    assert found["reason"].startswith(reason)
-    assert (found["pixels_0"], found["pixels_1"], found["label_0"]) == (None, None, None)
+    checked = judged(**{f"jpg_{slot}": content})
+    assert (checked["status"], checked["stage"]) == ("quarantined", "image")
+    assert checked["reason"].startswith(reason)
+    assert (checked["pixels_0"], checked["pixels_1"], checked["label_0"]) == (None, None, None)
 
 
 @pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (1, 10**9)])
@@ -171,8 +171,8 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_unusable_captions_are_quarantined_with_the_reason(name: str) -> None:
     caption, reason = UNUSABLE[name]
-    found = judged(caption=caption)
-    assert (found["status"], found["stage"], found["reason"]) == ("quarantined", "caption", reason)
+    checked = judged(caption=caption)
+    assert (checked["status"], checked["stage"], checked["reason"]) == ("quarantined", "caption", reason)
 
 
 def test_hostile_captions_are_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +196,10 @@ def test_a_source_with_text_that_is_not_utf_8_is_read_to_its_end(tmp_path: Path)
     pq.write_table(table, tmp_path / "pairs.parquet")
     dataset = source.open_source([str(tmp_path / "pairs.parquet")])
     ids = source.all_pair_ids(dataset)
-    found = CheckAndDecode(8, strict_labels=False)(pa.concat_tables(dataset.pieces(source.columns_to_read(dataset))))
-    assert found["pair_id"].to_pylist() == ids.tolist()
-    assert found["status"].to_pylist() == ["kept", "quarantined", "quarantined", "kept", "quarantined"]
-    assert found["image_0_uid"].to_pylist() == ["1", "2", "\\xff", "4", "5"]
+    checked = CheckAndDecode(8, strict_labels=False)(pa.concat_tables(dataset.pieces(source.columns_to_read(dataset))))
+    assert checked["pair_id"].to_pylist() == ids.tolist()
+    assert checked["status"].to_pylist() == ["kept", "quarantined", "quarantined", "kept", "quarantined"]
+    assert checked["image_0_uid"].to_pylist() == ["1", "2", "\\xff", "4", "5"]
     wanted = {pairs.prompt_id("a star"), pairs.prompt_id("a moon")}
     assert dict(source.captions_of(dataset, wanted)).keys() == wanted
     planned = encode_plan.read_source(dataset, strict_labels=False)
@@ -230,9 +230,9 @@ LABELS = {
 @pytest.mark.parametrize("name", LABELS)
 def test_labels_outside_the_contract_are_quarantined(name: str, strict: bool) -> None:
     label_0, label_1, reason = LABELS[name]
-    found = judged(CheckAndDecode(8, strict), label_0=label_0, label_1=label_1)
-    assert (found["status"], found["stage"], found["reason"]) == ("quarantined", "label", reason)
-    assert found["contradicts"] is False  # an invalid label is counted once, for itself
+    checked = judged(CheckAndDecode(8, strict), label_0=label_0, label_1=label_1)
+    assert (checked["status"], checked["stage"], checked["reason"]) == ("quarantined", "label", reason)
+    assert checked["contradicts"] is False  # an invalid label is counted once, for itself
 
 
 @pytest.mark.parametrize(("label_0", "label_1"), [(1.0, 1.0), (0.0, 0.0), (0.5, 1.0)])
@@ -247,10 +247,10 @@ def test_both_orders_of_a_pair_are_kept_and_twice_the_same_is_refused(tmp_path: 
     there = labelled_pair(1, "a star", [("a", GOOD), ("b", GOOD)], 1.0, "m")
     back = labelled_pair(1, "a star", [("b", GOOD), ("a", GOOD)], 0.0, "m")
     table = pa.Table.from_pylist([there, back], schema=SCHEMA)
-    found = CheckAndDecode(8, strict_labels=True)(table)
-    assert found["status"].to_pylist() == ["kept", "kept"]
-    assert found["label_0"].to_pylist() == [1.0, 0.0]
-    assert len(set(found["pair_id"].to_pylist())) == 2
+    checked = CheckAndDecode(8, strict_labels=True)(table)
+    assert checked["status"].to_pylist() == ["kept", "kept"]
+    assert checked["label_0"].to_pylist() == [1.0, 0.0]
+    assert len(set(checked["pair_id"].to_pylist())) == 2
     pq.write_table(pa.concat_tables([table, table.slice(1)]), tmp_path / "twice.parquet")
     with pytest.raises(UserError, match="source row 2: the same ranking_id"):
         source.all_pair_ids(source.open_source([str(tmp_path / "twice.parquet")]))
@@ -263,8 +263,8 @@ def latents_of(means: list[float], dtype: Any, posterior: Any = "mean") -> list[
     """Encode one kept row per mean by a VAE whose latents are these numbers."""
     encoder = LatentEncoder(models.Model(str(MODEL)), 64, posterior, flip=False, seed=0, batch_size=4, dtype=dtype)
     values = torch.tensor([*means, *[0.0] * (-len(means) % 4)])[:, None, None, None].expand(-1, 4, 8, 8)
-    told = SimpleNamespace(latent_dist=SimpleNamespace(mean=values, std=values.abs()))
-    encoder.vae = SimpleNamespace(config=encoder.vae.config, encode=lambda _: told)  # type: ignore[assignment]
+    message = SimpleNamespace(latent_dist=SimpleNamespace(mean=values, std=values.abs()))
+    encoder.vae = SimpleNamespace(config=encoder.vae.config, encode=lambda _: message)  # type: ignore[assignment]
     content = encoded(flat(GREEN, size=(64, 64)))
     rows = [{"caption": str(n), "jpg_0": content, "jpg_1": content, "label_0": 1.0} for n in range(len(means))]
     raw = pa.Table.from_pylist(rows)
@@ -288,10 +288,10 @@ def test_in_float16_the_reason_names_the_flag_that_helps() -> None:
 
 
 def test_where_no_pair_is_kept_the_sentence_names_the_commonest_reason(tmp_path: Path) -> None:
-    told = ["latents are not finite; hint"] * 3 + ["image is empty"]
+    message = ["latents are not finite; hint"] * 3 + ["image is empty"]
     folder = tmp_path / "pairs" / "status=quarantined"
     folder.mkdir(parents=True)
-    pq.write_table(pa.table({"stage": ["latent"] * 3 + ["image"], "reason": told}), folder / "x.parquet")
+    pq.write_table(pa.table({"stage": ["latent"] * 3 + ["image"], "reason": message}), folder / "x.parquet")
     plan: Any = SimpleNamespace(destination=str(tmp_path), config=SimpleNamespace(source="raw"))
     with pytest.raises(UserError, match=r"raw: no pair was kept; most often: latent: .*; hint \(3 rows\)"):
         kept_prompt_ids(plan)
@@ -324,7 +324,7 @@ def without(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda m: m | {"schema_version": 0}, "schema version 0; this code reads 1"),
         (lambda m: m | {"schema_version": 2}, "schema version 2; this code reads 1: encode again"),
@@ -337,14 +337,14 @@ def without(value: dict[str, Any], name: str) -> dict[str, Any]:
     ],
 )
 def test_a_store_of_another_version_is_refused_with_words(
-    change: Callable[[dict[str, Any]], object], told: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / store.MANIFEST
     path.write_text(json.dumps(manifest()))
     assert store.read_manifest(str(tmp_path)).latent_shape == (4, 8, 8)  # whole, it is read
     path.write_text(json.dumps(change(manifest())))
     for opened in (store.read_manifest, stage):
-        with pytest.raises(UserError, match=rf"manifest\.json: {told}"):
+        with pytest.raises(UserError, match=rf"manifest\.json: {message}"):
             opened(str(tmp_path))
 
 

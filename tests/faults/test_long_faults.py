@@ -30,8 +30,8 @@ def test_thirty_seconds_without_the_network_lose_and_double_nothing(
 ) -> None:
     drawn = encoding.strikes(random.Random(seed), ("network",), 406 // encoding.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
-    found = encoding.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
-    assert (found.counts, found.content_hash) == contents(encoded_store)
+    manifest = encoding.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
+    assert (manifest.counts, manifest.content_hash) == contents(encoded_store)
 
 
 @pytest.fixture

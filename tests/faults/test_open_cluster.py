@@ -39,7 +39,7 @@ def dashboard(mode: str | None) -> Iterator[str | None]:
 
 
 @pytest.mark.parametrize(
-    ("host", "own", "told", "refused"),
+    ("host", "own", "answer", "refused"),
     [
         ("10.0.0.7", "", None, True),
         ("10.0.0.7", "token", None, False),
@@ -49,11 +49,11 @@ def dashboard(mode: str | None) -> Iterator[str | None]:
     ],
 )
 def test_a_cluster_open_to_others_is_refused_without_a_token(
-    host: str, own: str, told: str | None, refused: bool, monkeypatch: pytest.MonkeyPatch
+    host: str, own: str, answer: str | None, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"{host}:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", own)
-    with dashboard(told) as url:
+    with dashboard(answer) as url:
         init = Mock(return_value=SimpleNamespace(dashboard_url=url))
         nodes = [{"NodeManagerAddress": host, "Alive": True}]
         cluster = SimpleNamespace(is_initialized=lambda: False, init=init, nodes=lambda: nodes)

@@ -43,7 +43,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield "s3://dpo-test"
 
 
-def told(path: str) -> str:
+def message(path: str) -> str:
     """Return the one sentence of a refusal."""
     with pytest.raises(UserError) as refused:
         object_storage.check("--store", path)
@@ -59,12 +59,12 @@ def test_good_keys_may_do_everything_and_nothing_stays(ceph: str, monkeypatch: p
 
 
 def test_what_stands_in_the_way_is_one_sentence(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told("s3://not-there/store") == "--store s3://not-there/store: there is no bucket not-there"
+    assert message("s3://not-there/store") == "--store s3://not-there/store: there is no bucket not-there"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     wrong = f"--store {ceph}/store: the AWS credentials are wrong"
-    assert told(f"{ceph}/store") == f"{wrong} (SignatureDoesNotMatch)"
+    assert message(f"{ceph}/store") == f"{wrong} (SignatureDoesNotMatch)"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    assert told(f"{ceph}/store") == f"{wrong} (InvalidAccessKeyId)"
+    assert message(f"{ceph}/store") == f"{wrong} (InvalidAccessKeyId)"
 
 
 def test_a_stranger_may_not_write_where_all_may_read(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +74,8 @@ def test_a_stranger_may_not_write_where_all_may_read(ceph: str, monkeypatch: pyt
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", radosgw.STRANGER)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", radosgw.STRANGER)
     may_not = "these AWS credentials may not"
-    assert told("s3://others/store") == f"--store s3://others/store: {may_not} write (s3:PutObject) there"
-    assert told(f"{ceph}/store") == f"--store {ceph}/store: {may_not} list (s3:ListBucket) there"
+    assert message("s3://others/store") == f"--store s3://others/store: {may_not} write (s3:PutObject) there"
+    assert message(f"{ceph}/store") == f"--store {ceph}/store: {may_not} list (s3:ListBucket) there"
 
 
 def test_a_store_written_there_is_the_store_on_disk(

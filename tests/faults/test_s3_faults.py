@@ -85,11 +85,11 @@ def test_a_marker_that_names_files_elsewhere_is_refused(bucket: str, tmp_path: P
     for path in (str(folder), files.join(mirror.place, checkpoint.name_of(2))):
         marker = files.join(path, checkpoint.COMPLETE)
         files.write_json(marker, files.read_json(marker) | {"sha256": {name: "0"}})
-    told = rf"step-0000002: names the file '{name}', which may lie outside"
-    with pytest.raises(UserError, match=rf"^{folder.parent}/{told}"):
+    message = rf"step-0000002: names the file '{name}', which may lie outside"
+    with pytest.raises(UserError, match=rf"^{folder.parent}/{message}"):
         checkpoint.read_state(folder)
     mirror.forget()
-    with pytest.raises(UserError, match=rf"^{mirror.place}/checkpoints/{told}"):
+    with pytest.raises(UserError, match=rf"^{mirror.place}/checkpoints/{message}"):
         mirror.bring(2)
     assert not (folder / checkpoint.COMPLETE).exists()
 
@@ -105,10 +105,10 @@ def test_a_lasting_refusal_is_one_sentence_and_the_run_goes_on_from_the_checkpoi
         patched.setenv("AWS_MAX_ATTEMPTS", "2")
         with pytest.raises(UserError) as refused:
             loop.train(remote, assembly.Rank())
-    told = str(refused.value)
-    assert told.startswith(f"{remote.output}: a checkpoint could not be written (")
-    assert told.endswith("; the last complete one stands")
-    assert "\n" not in told
+    message = str(refused.value)
+    assert message.startswith(f"{remote.output}: a checkpoint could not be written (")
+    assert message.endswith("; the last complete one stands")
+    assert "\n" not in message
     assert checkpoint.complete_steps(remote.output) == [2]
     before = files.read_bytes(files.join(remote.output, STEPS)).splitlines()
     loop.train(remote, assembly.Rank())
@@ -162,8 +162,8 @@ def test_a_server_that_says_nothing_is_one_sentence_in_the_end(
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
         with pytest.raises(OSError, match="AWS Error") as failed:
             files.write_bytes(f"{bucket}/silent-2", b"content")
-        told = f"S3 at {url.removeprefix('http://')} did not answer, or not to the end, however often it was asked"
-        assert files.reason(failed.value) == told
+        message = f"S3 at {url.removeprefix('http://')} did not answer, or not to the end, however often it was asked"
+        assert files.reason(failed.value) == message
     assert asked == ["POST", "POST"]
     monkeypatch.undo()
     assert not files.exists(f"{bucket}/silent-2")

@@ -110,8 +110,10 @@ def test_keys_that_expire_in_a_job_are_one_sentence_and_with_fresh_ones_it_goes_
     with faulty(os.environ["AWS_ENDPOINT_URL"], expiring.look, expiring.takes) as url:
         ended = submit(*flags, check=False, AWS_ENDPOINT_URL=url, **named)
         assert ended.returncode != 0
-        (told,) = {line for line in ended.stdout.splitlines() if line.startswith("error: ")}  # Ray may repeat the end
-        assert EXPIRED in told
+        (message,) = {
+            line for line in ended.stdout.splitlines() if line.startswith("error: ")
+        }  # Ray may repeat the end
+        assert EXPIRED in message
         assert not files.exists(files.join(path, store.MANIFEST))
         before = files.list_files(files.join(path, "pairs", "status=kept"))
         assert before

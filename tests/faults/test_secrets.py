@@ -103,14 +103,14 @@ def place(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def left(place: str) -> dict[str, bytes]:
     """Read every file below a folder; of Parquet, which is compressed, its texts too."""
-    found = {}
+    places = {}
     for path in files.list_files(place):
-        found[path] = content = files.read_bytes(path)
+        places[path] = content = files.read_bytes(path)
         if path.endswith(".parquet"):
             table = pq.read_table(pa.BufferReader(content), partitioning=None)
             texts = [one.name for one in table.schema if pa.types.is_string(one.type)]
-            found[path] += repr((table.schema, table.select(texts).to_pylist())).encode()
-    return found
+            places[path] += repr((table.schema, table.select(texts).to_pylist())).encode()
+    return places
 
 
 @pytest.mark.slow
@@ -131,8 +131,8 @@ def test_a_secret_of_the_environment_is_in_nothing_that_is_written_printed_or_se
             output=f"{place}/report",
         )
     )  # fmt: skip
-    told, written = capfd.readouterr(), left(place) | left(str(tmp_path))
-    texts = {"stdout": told.out.encode(), "stderr": told.err.encode(), "connect": repr(sent.asked).encode()}
+    message, written = capfd.readouterr(), left(place) | left(str(tmp_path))
+    texts = {"stdout": message.out.encode(), "stderr": message.err.encode(), "connect": repr(sent.asked).encode()}
     texts |= written | {f"sent {number}": content for number, content in enumerate(sent.pickled)}
     for name in ("store/manifest.json", "run/result/README.md", "run/result/facts.json", "out/report.html"):
         assert place.encode() in written[f"{place}/{name}"]  # what is looked for would be found

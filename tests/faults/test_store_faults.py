@@ -105,8 +105,8 @@ def test_a_lost_or_damaged_manifest_is_refused_at_open(name: str, copied_store: 
 
 def test_a_store_that_lost_its_manifest_is_not_written_a_second_time(copied_store: Path, raw_pairs: Path) -> None:
     (copied_store / "manifest.json").unlink()
-    told = refusal("--source", str(raw_pairs), "--store", str(copied_store))
-    assert "has pairs, but neither manifest.json nor a record of progress; restore manifest.json from a copy" in told
+    message = refusal("--source", str(raw_pairs), "--store", str(copied_store))
+    assert "has pairs, but neither manifest.json nor a record of progress; restore manifest.json from a copy" in message
 
 
 def test_repair_computes_the_lost_rows_and_no_others(
@@ -149,9 +149,9 @@ def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(c
     assert begun["fingerprints"] == manifest.fingerprints
 
 
-@pytest.mark.parametrize(("moved", "told"), [("source", "nowhere"), ("model", "fingerprints was")])
+@pytest.mark.parametrize(("moved", "message"), [("source", "nowhere"), ("model", "fingerprints was")])
 def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
-    moved: str, told: str, copied_store: Path, raw_pairs: Path
+    moved: str, message: str, copied_store: Path, raw_pairs: Path
 ) -> None:
     sorted((copied_store / "pairs/status=tie").glob("*.parquet"))[0].unlink()
     manifest = json.loads((copied_store / store.MANIFEST).read_text())
@@ -161,7 +161,7 @@ def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
         manifest["fingerprints"] = dict.fromkeys(manifest["fingerprints"], "another")
     (copied_store / store.MANIFEST).write_text(json.dumps(manifest))
     before = {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         main(EncodeConfig(source=source, store=str(copied_store), repair=True))
     assert {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()} == before
 
@@ -200,7 +200,7 @@ def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_c
 
 
 @pytest.mark.parametrize(
-    ("error", "lost", "told"),
+    ("error", "lost", "message"),
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
@@ -218,9 +218,9 @@ def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_c
     ],
 )
 def test_what_ends_a_job_is_one_sentence(
-    error: Exception, lost: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, lost: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         fail(error, lost, tmp_path, monkeypatch)
 
 

@@ -95,8 +95,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pai
 def one_on_each_node(surroundings: dict[str, str]) -> list[str]:
     """Return flags of two workers so large that a node, which has this machine's CPUs, holds one of them."""
     asked = ["ray", "list", "nodes", "--detail", "--format", "json"]
-    told = subprocess.run(asked, env=surroundings, capture_output=True, text=True, check=True)
-    cpus = json.loads(told.stdout)[0]["resources_total"]["CPU"]
+    listed = subprocess.run(asked, env=surroundings, capture_output=True, text=True, check=True)
+    cpus = json.loads(listed.stdout)[0]["resources_total"]["CPU"]
     return ["--workers", "2", "--cpus-per-worker", str(0.625 * cpus)]
 
 

@@ -65,10 +65,10 @@ class Page:
     async def press(self, key: str) -> None:
         """Press and release a key."""
         code, number = KEYS.get(key, (f"Digit{key}" if key.isdigit() else f"Key{key.upper()}", ord(key[0].upper())))
-        told = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        pressed = {"key": key, "code": code, "windowsVirtualKeyCode": number}
         text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
-        await self.send("Input.dispatchKeyEvent", type="keyDown", **told, **text)
-        await self.send("Input.dispatchKeyEvent", type="keyUp", **told)
+        await self.send("Input.dispatchKeyEvent", type="keyDown", **pressed, **text)
+        await self.send("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     async def click(self, selector: str) -> None:
         """Click the middle of an element with the mouse."""

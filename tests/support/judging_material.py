@@ -139,8 +139,8 @@ def write_run(
     steps = [{"step": step, "loss": 0.7, "accuracy": 0.5 + step / 100, **errors} for step in (1, 2, 3, 4)]
     lines = "".join(json.dumps(row) + "\n" for row in steps) + '{"step": 5, "los'
     files.write_bytes(f"{folder}/metrics.jsonl", lines.encode())
-    found = [{"step": step, "validation_median": 0.5, "held_out_accuracy": 0.6} for step in (0, 2, 4)]
-    files.write_bytes(f"{folder}/assessments.jsonl", "".join(json.dumps(row) + "\n" for row in found).encode())
+    assessments = [{"step": step, "validation_median": 0.5, "held_out_accuracy": 0.6} for step in (0, 2, 4)]
+    files.write_bytes(f"{folder}/assessments.jsonl", "".join(json.dumps(row) + "\n" for row in assessments).encode())
     Image.new("RGB", (512, 128), (9, 9, 9)).save(buffer := io.BytesIO(), format="PNG")
     files.write_bytes(f"{folder}/samples/step-0000002.png", buffer.getvalue())
     return str(folder)

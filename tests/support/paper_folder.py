@@ -60,9 +60,9 @@ def write_paper(folder: Path) -> str:
         "store": {f"{run}/store": len(trials) - 2, f"{run}/weaker_store": 2},
         "reference": {f"{run}/store": {"seed-0": 11, "seed-1": 11}},
     }
-    told = {"schema_version": 1, "base": {"model": "base-model", "images": base}, "judges": JUDGES, "seeds": SEEDS,
+    report = {"schema_version": 1, "base": {"model": "base-model", "images": base}, "judges": JUDGES, "seeds": SEEDS,
             "trials": trials, "sharing": sharing}  # fmt: skip
-    files.write_json(f"{run}/sweep/sweep.json", told)
+    files.write_json(f"{run}/sweep/sweep.json", report)
     _write_implicit(folder)
     for judge in ("oracle", "fidelity"):
         for seed in SEEDS:
@@ -99,8 +99,8 @@ def colours_of(red: int, green: int, tied: int) -> dict[str, list[tuple[int, int
     """Return captions' colours, the first few as the base's."""
     gains = [(0, 0) if number < tied else (red, green) for number in range(len(CAPTIONS))]
     return {
-        caption: [(BASE[0] + 9 * number + more[0], BASE[1] + 5 * number + more[1], 0)]
-        for number, (caption, more) in enumerate(zip(CAPTIONS, gains, strict=True))
+        caption: [(BASE[0] + 9 * number + step[0], BASE[1] + 5 * number + step[1], 0)]
+        for number, (caption, step) in enumerate(zip(CAPTIONS, gains, strict=True))
     }
 
 

@@ -17,14 +17,14 @@ def parsed(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     Raises:
         SystemExit: for a flag or a preset that the entry point does not have.
     """
-    told: list[Any] = []
+    settings: list[Any] = []
     run = cli.run
 
     def record(_main: Any, config_class: Any, presets: Any = None, plan: Any = None, **_texts: Any) -> None:
-        run(told.append, config_class, presets, command[2:], plan)
+        run(settings.append, config_class, presets, command[2:], plan)
 
     assert command[0] == "python"
     with monkeypatch.context() as patched:
         patched.setattr(cli, "run", record)
         runpy.run_path(str(ROOT / command[1]), run_name="__main__")
-    return told[0]
+    return settings[0]

@@ -52,10 +52,12 @@ def write_checker(folder: Path) -> Path:
 
 def embeddings(folder: Path, images: list[Image.Image]) -> torch.Tensor:
     """Embed images by a checker's network, [B, 8]."""
-    found = TransformersFiles(folder, folder)
-    network = SafetyChecker(found, 1).network
+    checkpoint = TransformersFiles(folder, folder)
+    network = SafetyChecker(checkpoint, 1).network
     with torch.inference_mode():
-        return network.visual_projection(network.vision_model(found.preprocess(images).to(network.device))[1]).cpu()
+        return network.visual_projection(
+            network.vision_model(checkpoint.preprocess(images).to(network.device))[1]
+        ).cpu()
 
 
 def as_pipeline(folder: Path, target: Path) -> Path:

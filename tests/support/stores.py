@@ -19,13 +19,13 @@ SCRIPT = "pipelines/encode_latents.py"
 
 def refusal(*flags: str) -> str:
     """Run the encoder's command line in this process, and return the one sentence it ends with."""
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told), pytest.raises(SystemExit) as stopped:
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as stopped:
         cli.run(main, EncodeConfig, PRESETS, list(flags))
     assert stopped.value.code == 2
-    assert told.getvalue().startswith("error: ")
-    assert len(told.getvalue().splitlines()) == 1
-    return told.getvalue()
+    assert errors.getvalue().startswith("error: ")
+    assert len(errors.getvalue().splitlines()) == 1
+    return errors.getvalue()
 
 
 SMALL_BLOCKS = ("--rows-per-file", str(chaos.BLOCK))

@@ -87,7 +87,7 @@ def vae(channels: int, shift: float | None = None) -> diffusers.AutoencoderKL:
     )
 
 
-def unet(cross: int, **more: object) -> diffusers.UNet2DConditionModel:
+def unet(cross: int, **settings: object) -> diffusers.UNet2DConditionModel:
     """Make a UNet of two levels for 8x8 latents."""
     return diffusers.UNet2DConditionModel(
         sample_size=8,
@@ -98,7 +98,7 @@ def unet(cross: int, **more: object) -> diffusers.UNet2DConditionModel:
         norm_num_groups=4,
         attention_head_dim=4,
         cross_attention_dim=cross,
-        **more,
+        **settings,
     )
 
 

@@ -36,19 +36,19 @@ def steps(output: Path) -> int:
 
 def train_workers(surroundings: dict[str, str]) -> set[int]:
     """Find the processes of this session's cluster that train; other clusters on the machine are left alone."""
-    found = set()
+    workers = set()
     for process in psutil.process_iter(["cmdline"]):
         if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("RAY_AUTH_TOKEN_PATH") == surroundings["RAY_AUTH_TOKEN_PATH"]:
-                    found.add(process.pid)
-    return found
+                    workers.add(process.pid)
+    return workers
 
 
 def driver(output: Path) -> int:
     """Find the process of a run's driver."""
     for process in psutil.process_iter(["cmdline"]):
-        told = process.info["cmdline"] or []
-        if str(output) in told and told[1:2] == [SCRIPT]:
+        command_line = process.info["cmdline"] or []
+        if str(output) in command_line and command_line[1:2] == [SCRIPT]:
             return process.pid
     raise AssertionError("no driver")
