@@ -121,6 +121,43 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(plain_engine: list[Job
         generate.main(replace(config, lora=None))
 
 
+def small_set(tmp_path: Path) -> generate.GenerateConfig:
+    """Draw one image with a copy of the world's model."""
+    folder = shutil.copytree(MODEL, tmp_path / "copy")
+    output = str(tmp_path / "images")
+    config = generate.GenerateConfig(model=str(folder), output=output, limit=1, sampling_steps=1, guidance_scale=1.0)
+    generate.main(config, in_process.run)
+    return config
+
+
+@pytest.mark.chaos
+def test_images_of_another_scheduler_are_not_called_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_set(tmp_path)
+    generate.main(config, in_process.run)
+    assert "already finished" in capsys.readouterr().out
+    path = Path(config.model) / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    with pytest.raises(UserError, match=r"images was drawn with other settings \(fingerprints\)"):
+        generate.main(config, in_process.run)
+
+
+def test_images_of_an_earlier_version_are_compared_by_its_fingerprints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_set(tmp_path)
+    finished = Path(config.output) / image_sets.DONE
+    told = json.loads(finished.read_text())
+    parts = ("text_encoder", "unet", "vae")
+    told["identity"]["fingerprints"] = {part: models.fingerprint(Path(config.model), part) for part in parts}
+    finished.write_text(json.dumps(told))
+    generate.main(config, in_process.run)
+    said = capsys.readouterr()
+    assert "already finished" in said.out
+    assert said.err.count("was made by an earlier version") == 1
+
+
 def test_folders_drawn_before_there_were_adapters_edits_and_refiners_stay_finished() -> None:
     assert set(generate.image_identity(generate.GenerateConfig(), MODEL, ["a"])) == {
         "model", "revision", "images_per_prompt", "seed", "sampling_steps", "guidance_scale", "dtype",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.material import MODEL, Killed, Submit, notes, wait_for
+from support.material import MODEL, Killed, Submit, moved_model, notes, wait_for
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
 
 from infra.base import cli, files, models
@@ -138,6 +139,28 @@ def test_a_second_job_on_the_same_run_is_refused(config: TrainConfig) -> None:
 
 def in_this_process(config: TrainConfig, _: str) -> None:
     loop.train(config, assembly.Rank())
+
+
+@pytest.mark.chaos
+def test_a_run_goes_on_only_with_the_models_that_it_began_with(config: TrainConfig, tmp_path: Path) -> None:
+    folder = Path(moved_model(tmp_path / "model", 0))
+    begun = replace(config, model=str(folder))
+
+    def killed(_: TrainConfig, __: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        main(begun, killed)
+    path = folder / "scheduler" / "scheduler_config.json"
+    settings = path.read_text()
+    path.write_text(settings.replace('"beta_end": 0.012', '"beta_end": 0.02'))
+    with pytest.raises(UserError, match=rf"--model {folder}: its scheduler changed since .* was begun; put it back"):
+        main(begun, killed)
+    path.write_text(settings)
+    moved_model(tmp_path / "other", 1e-3)
+    shutil.copytree(tmp_path / "other" / "unet", folder / "unet", dirs_exist_ok=True)
+    with pytest.raises(UserError, match=rf"--model {folder}: its unet changed since"):
+        main(begun, killed)
 
 
 def everything(output: str) -> dict[str, int]:
