@@ -160,6 +160,7 @@ def make_plan(config: RelabelConfig) -> Plan:
     destination = files.resolve(config.store)
     object_storage.check("--store", destination)
     manifest = store.read_manifest(destination)
+    store.verify(destination, manifest)
     judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
     world = [name for name, judge in judges.items() if hasattr(judge, "check") and weights[name] in (None, "world")]
     _refuse_foreign_weights(world, dict(manifest.fingerprints), config.store, manifest.model)

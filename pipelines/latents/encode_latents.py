@@ -112,6 +112,8 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
         known = before | {"fingerprints": dict(finished.fingerprints)}
         refuse_other_settings(destination, known, config, plan.filter, plan.fingerprints)
         _refuse_changed_source(config, destination, finished.source_files, plan.source_files)
+        store.refuse_unknown_files(destination, finished.files)
+        store.refuse_unknown_files(files.join(destination, repair.HUMAN), store.LABELS_FILES)
         with store.writer_lock(destination):
             rows = repair.reopen(destination, finished, lost)
         print(f"{destination}: {', '.join(lost)} lost; {rows:,} rows are computed again", flush=True)

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ LABELS_VERSION = 1  # of label sets, which have manifests of their own
 MANIFEST = "manifest.json"
 SOURCE = "source.json"  # among the work files: what the source's files held when the encoding began
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
+KEPT = "pairs/status=kept"
+LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
@@ -173,9 +176,9 @@ def holds_pairs(store: str) -> bool:
 
 
 def kept_pairs(store: str) -> pa.Table:
-    """Read the kept pairs' pair_id, ascending, and prompt_id, both int64."""
-    folder = files.join(store, "pairs", "status=kept")
-    return tables.read_folder(folder, ["pair_id", "prompt_id"]).sort_by("pair_id")
+    """Read a finished store's kept pairs: pair_id, ascending, and prompt_id, both int64."""
+    paths = files_of(store, read_manifest(store), KEPT)
+    return tables.read(paths, ["pair_id", "prompt_id"]).sort_by("pair_id")
 
 
 def publish(store: str, manifest: Manifest) -> None:
@@ -195,12 +198,21 @@ class Described(Protocol):
         ...
 
 
-def verify(store: str, manifest: Described, contents: bool = False) -> None:
+def files_of(folder: str, manifest: Described, part: str) -> list[str]:
+    """List the files below part of a folder that its manifest names, sorted; whatever else lies there is not read."""
+    return [files.join(folder, name) for name in sorted(manifest.files) if name.startswith(f"{part}/")]
+
+
+def verify(store: str, manifest: Described, contents: bool = False, unread: re.Pattern[str] | None = None) -> None:
     """Compare a folder's files with its manifest: names and sizes, and with contents their hashes.
 
+    Args:
+        unread: names of Parquet files that may lie there although the manifest does not name them.
+
     Raises:
-        UserError: naming the first file that is missing or differs.
+        UserError: naming the first file that is missing, differs, or is one too many.
     """
+    refuse_unknown_files(store, manifest.files, unread)
     for name, expected in manifest.files.items():
         path = files.join(store, name)
         filesystem, inner = files.open_filesystem(path)
@@ -211,6 +223,31 @@ def verify(store: str, manifest: Described, contents: bool = False) -> None:
             raise UserError(f"{path}: {size} bytes, but its manifest says {expected['bytes']}")
         if contents and files.sha256(path) != expected["sha256"]:
             raise UserError(f"{path}: its contents differ from its manifest")
+
+
+def refuse_unknown_files(folder: str, known: Iterable[str], unread: re.Pattern[str] | None = None) -> None:
+    """Refuse Parquet files that nobody vouches for, beside those that are known.
+
+    Copies of a block double its pairs for whoever reads the folder as a whole, and another store's files may hold
+    pairs that were held out.
+
+    Args:
+        folder: what the names count from.
+        known: names of the files that belong there; what lies below their first folders is looked at.
+        unread: names of others that may lie there.
+
+    Raises:
+        UserError: naming the first.
+    """
+    names = set(known)
+    for part in sorted({name.split("/")[0] if "/" in name else "" for name in names}):
+        for path in files.list_files(files.join(folder, part) if part else folder, tables.SUFFIX):
+            name = path.removeprefix(f"{folder}/")
+            if name not in names and not (unread and unread.fullmatch(name)):
+                raise UserError(
+                    f"{path}: a Parquet file too many, which no manifest here names; delete it, or if its rows belong "
+                    "here, make this folder again under another name"
+                )
 
 
 def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:
@@ -246,9 +283,13 @@ def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
-        UserError: as read_labels_manifest does, or if it is missing or differs from its manifest.
+        UserError: as read_labels_manifest does, or if it is missing or differs from its manifest, or a Parquet file
+            that is no label set's lies beside it.
     """
-    path, manifest = files.join(store, "labels", name, "part-0.parquet"), read_labels_manifest(store, name)
+    manifest = read_labels_manifest(store, name)
+    folder = files.join(store, "labels", name)
+    refuse_unknown_files(folder, LABELS_FILES)
+    path = files.join(folder, "part-0.parquet")
     if not files.is_file(path):
         raise UserError(f"{path}: missing, though its manifest names it")
     content = files.read_bytes(path)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import files, tables
+from infra.base import tables
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from pipelines.latents import store
@@ -69,20 +69,20 @@ def staged_bytes(manifest: store.Manifest) -> int:
     return 2 * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
 
 
-def _tables(path: str, part: str, columns: list[str]) -> Iterator[pa.Table]:
-    for name in files.list_files(files.join(path, part), ".parquet"):
-        yield tables.read([name], columns)
+def _tables(path: str, manifest: store.Manifest, part: str, columns: list[str]) -> Iterator[pa.Table]:
+    for file in store.files_of(path, manifest, part):
+        yield tables.read([file], columns)
 
 
 def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
-    ids = np.concatenate([table["prompt_id"].to_numpy() for table in _tables(path, "prompts", ["prompt_id"])])
+    ids = np.concatenate([table["prompt_id"].to_numpy() for table in _tables(path, manifest, "prompts", ["prompt_id"])])
     _prompt_rows(path, np.sort(ids), np.array([pairs.prompt_id("")]))  # refused here, so that no copy lacks it
     rank = _rank(ids)
     for name, shape in manifest.embeddings.items():
         file = folder / f"prompts-{name}.npy"
         start = 0
         prompts = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(ids), *shape))
-        for table in _tables(path, "prompts", [name]):
+        for table in _tables(path, manifest, "prompts", [name]):
             prompts[rank[start : start + table.num_rows]] = store.half_rows(table[name]).reshape(-1, *shape)
             start += table.num_rows
         prompts.flush()
@@ -109,8 +109,7 @@ def _prompt_rows(path: str, prompt_ids: npt.NDArray[np.int64], wanted: npt.NDArr
 
 
 def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
-    kept = "pairs/status=kept"
-    ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, kept, ["pair_id"])])
+    ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, manifest, store.KEPT, ["pair_id"])])
     rank = _rank(ids)
     prompt_ids = np.load(folder / "prompt_ids.npy")
     prompt_rows = np.empty(len(ids), np.int64)
@@ -119,7 +118,7 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     shape = (len(columns), channels * (2 if manifest.posterior == "moments" else 1), height, width)
     latents = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
     start = 0
-    for table in _tables(path, kept, ["prompt_id", *columns]):
+    for table in _tables(path, manifest, store.KEPT, ["prompt_id", *columns]):
         rows = rank[start : start + table.num_rows]
         stacked = np.stack([store.half_rows(table[name]) for name in columns], axis=1)
         latents[rows] = stacked.reshape(-1, *shape)

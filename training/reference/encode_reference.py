@@ -117,7 +117,7 @@ def main(config: ReferenceConfig) -> None:
     plan = make_plan(config)
     folder = reference_errors.folder_of(plan.destination, config.name)
     if plan.finished and config.draws <= plan.finished.draws:
-        store.verify(folder, plan.finished, contents=True)
+        reference_errors.verify(plan.destination, config.name, plan.finished, contents=True)
         print(f"{folder}: already finished with {plan.finished.draws} draws, nothing to do", flush=True)
         return
     with store.writer_lock(folder) as still_held:

@@ -10,6 +10,7 @@ draws in its epoch k.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
     ]
 )
 SCHEMA_VERSION = 1
+DRAW = re.compile(r"draw-\d{4,}\.parquet")
 PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
 
 
@@ -158,6 +160,15 @@ def write_manifest(path: str, name: str, manifest: Manifest) -> None:
     files.write_json(files.join(folder_of(path, name), store.MANIFEST), asdict(manifest))
 
 
+def verify(path: str, name: str, manifest: Manifest, contents: bool = False) -> None:
+    """Compare cached errors with their manifest, as store.verify does; draws beyond it are of an unfinished pass.
+
+    Raises:
+        UserError: naming the first file that is missing, differs, or is one too many.
+    """
+    store.verify(folder_of(path, name), manifest, contents, unread=DRAW)
+
+
 def attach(staged: Staged, path: str, name: str | None, cache: str | None) -> Staged:
     """Add cached errors to a staged store, as a memory map made once per node; without a name there are none.
 
@@ -170,7 +181,7 @@ def attach(staged: Staged, path: str, name: str | None, cache: str | None) -> St
     shape = (len(staged.pair_ids), manifest.draws, 2)
 
     def fill(folder: Path) -> None:
-        store.verify(folder_of(path, name), manifest, contents=True)
+        verify(path, name, manifest, contents=True)
         errors = np.lib.format.open_memmap(folder / "errors.npy", mode="w+", dtype=np.float32, shape=shape)
         for draw, file in enumerate(sorted(manifest.files)):
             errors[:, draw] = _read_draw(files.join(folder_of(path, name), file), draw, staged.pair_ids)

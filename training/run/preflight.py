@@ -158,5 +158,6 @@ def _check_captions_apart(config: TrainConfig, path: str) -> None:
 
 def _prompt_ids(path: str) -> npt.NDArray[np.int64]:
     """Read the ids of a store's captions but the empty one."""
-    ids = tables.read_folder(files.join(path, "prompts"), ["prompt_id"])["prompt_id"].to_numpy()
+    stored = store.files_of(path, store.read_manifest(path), "prompts")
+    ids = tables.read(stored, ["prompt_id"])["prompt_id"].to_numpy()
     return ids[ids != pairs.prompt_id("")]

@@ -55,7 +55,7 @@ def check_draws(config: TrainConfig, decided: int) -> None:
         raise UserError(f"--reference {name}: --objective {config.objective.objective} needs no reference")
     path = files.resolve(data.store)
     manifest = reference_errors.read_manifest(path, name)
-    store.verify(reference_errors.folder_of(path, name), manifest)
+    reference_errors.verify(path, name, manifest)
     steps_a_draw = decided // data.global_batch
     needed = draws_needed(config.steps, decided, data.global_batch)
     if needed > manifest.draws:

@@ -1,0 +1,71 @@
+"""A file too many in a store: neither staged nor believed, whatever it is and whoever left it there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra.base.errors import UserError
+from infra.benchmarks.random_store import write_store
+from pipelines.latents import store
+from training.data.staging import stage
+
+PAIRS = 5
+KEPT_BLOCK = "pairs/status=kept/part-0.parquet"
+
+
+@pytest.fixture
+def random_store(tmp_path: Path) -> Path:
+    write_store(tmp_path / "store", PAIRS, (1, 2, 2), {"embedding": (2,)})
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize(
+    ("beside", "copied"),
+    [
+        ("pairs/status=kept/part-0 (1).parquet", KEPT_BLOCK),
+        ("pairs/status=kept/.part-0.parquet.Xa3f9.parquet", KEPT_BLOCK),
+        ("pairs/status=kept/._part-0.parquet", None),
+        ("pairs/status=tie/other.parquet", KEPT_BLOCK),
+        ("prompts/part-0 copy.parquet", "prompts/part-0.parquet"),
+    ],
+)
+def test_a_parquet_file_too_many_is_named_and_refused(random_store: Path, beside: str, copied: str | None) -> None:
+    target = random_store / beside
+    target.parent.mkdir(exist_ok=True)
+    if copied:
+        shutil.copy(random_store / copied, target)
+    else:
+        target.write_bytes(b"\0\5\x16\7")  # macOS's note of a file's attributes, under a Parquet file's name
+    manifest = store.read_manifest(str(random_store))
+    with pytest.raises(UserError) as refused:
+        store.verify(str(random_store), manifest)
+    assert str(refused.value).startswith(f"{target}: a Parquet file too many, which no manifest here names; delete it")
+    with pytest.raises(UserError, match="a Parquet file too many"):
+        stage(str(random_store), str(random_store.parent / "cache"))
+    target.unlink()
+    store.verify(str(random_store), manifest, contents=True)
+
+
+def test_readers_take_the_manifests_files_and_nothing_else(
+    random_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = stage(str(random_store), str(tmp_path / "clean"))
+    shutil.copy(random_store / KEPT_BLOCK, random_store / "pairs/status=kept/part-0 (1).parquet")
+    shutil.copy(random_store / "prompts/part-0.parquet", random_store / "prompts/part-1.parquet")
+    assert store.kept_pairs(str(random_store))["pair_id"].to_pylist() == list(range(PAIRS))
+    monkeypatch.setattr(store, "refuse_unknown_files", lambda *_: None)  # as if it came after the check
+    staged = stage(str(random_store), str(tmp_path / "other"))
+    assert staged.pair_ids.tolist() == list(range(PAIRS))
+    assert np.array_equal(staged.latents, clean.latents)
+    assert np.array_equal(staged.prompts["embedding"], clean.prompts["embedding"])
+
+
+def test_a_label_set_with_a_file_too_many_is_refused(random_store: Path) -> None:
+    folder = random_store / "labels" / "human"
+    shutil.copy(folder / "part-0.parquet", folder / "part-0 (1).parquet")
+    with pytest.raises(UserError, match=r"labels/human/part-0 \(1\)\.parquet: a Parquet file too many"):
+        store.read_labels(str(random_store), "human")
