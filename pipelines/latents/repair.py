@@ -15,17 +15,32 @@ PASSES = {"pairs": "pair_id", "prompts": "prompt_id"}  # folder: what names a ro
 
 
 def damaged(path: str, manifest: store.Manifest) -> list[str]:
-    """Name a store's files that are missing or not as its manifest says; a label set as its folder."""
-    found = []
+    """Name a store's files that are missing or not as its manifest says; a label set as its folder.
+
+    Raises:
+        UserError: naming a file that is there and may not be read: that is no damage, and nothing is to be deleted.
+    """
+    lost = []
     for name, about in manifest.files.items():
         file = files.join(path, name)
-        if not files.is_file(file) or files.sha256(file) != about["sha256"]:
-            found.append(name)
+        if not files.is_file(file) or _sha256(file) != about["sha256"]:
+            lost.append(name)
     try:
         store.read_labels(path, "human")
-    except (UserError, OSError):
-        found.append(HUMAN)
-    return found
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):  # out of reach
+            raise
+        lost.append(HUMAN)
+    except OSError as error:
+        raise UserError(f"{files.join(path, HUMAN)}: cannot be read ({files.reason(error)})") from error
+    return lost
+
+
+def _sha256(path: str) -> str:
+    try:
+        return files.sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
 
 
 def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.material import Submit, put_plain_engine, rendered_pairs, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
+from infra.base import files
 from infra.base.errors import UserError
 from infra.faults import encoding
 from pipelines.engine import on_ray, progress
@@ -128,6 +130,28 @@ def test_repair_computes_the_lost_rows_and_no_others(
     assert contents(copied_store) == contents(encoded_store)
     main(EncodeConfig(source=str(raw_pairs), store=str(copied_store), repair=True))  # nothing is lost any more
     assert now == {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet")}
+
+
+@pytest.mark.parametrize("part", ["prompts", "labels/human"])
+def test_a_file_that_may_not_be_read_is_not_repaired(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha = files.write_table(str(tmp_path / "prompts" / "a.parquet"), pa.table({"prompt_id": [1]}))
+    labels = pa.table({name: [0] for name in store.LABELS_SCHEMA.names})
+    store.write_labels(str(tmp_path), "human", labels, {"scorer": "human"})
+    manifest = Mock(files={"prompts/a.parquet": {"sha256": sha}})
+    assert repair.damaged(str(tmp_path), manifest) == []
+    open_as_usual = files.open_filesystem
+
+    def denied(path: str) -> tuple[Any, str]:
+        if f"/{part}/" in path and path.endswith(".parquet"):
+            raise PermissionError(13, "Permission denied", path)
+        return open_as_usual(path)
+
+    monkeypatch.setattr(files, "is_file", lambda path: Path(path).is_file())
+    monkeypatch.setattr(files, "open_filesystem", denied)
+    with pytest.raises(UserError, match=rf"{part}.*: cannot be read \(.*Permission denied"):
+        repair.damaged(str(tmp_path), manifest)
 
 
 def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(copied_store: Path) -> None:

@@ -154,7 +154,7 @@ def test_whatever_a_kill_left_the_rows_that_count_are_the_rows_that_are_there(
             raise EOFError
 
         monkeypatch.setattr(progress.files, "remove", kill)
-        monkeypatch.setattr(on_ray.ray.data, "read_parquet", read)
+        monkeypatch.setattr(on_ray.ray.data, "read_datasource", read)
         job = Job([folder], [], [], f"{folder}/out", f"{folder}/done", "id", lambda table: table["id"], 3, "rows", 6)
         with pytest.raises((Killed, EOFError)) as ended:
             on_ray._build(job)
