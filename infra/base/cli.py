@@ -121,7 +121,7 @@ def _parse(
     general = [flag for flag in _in_group(flags.read_flags(General), GENERAL) if flag.name not in own]
     planned = _in_group(flags.read_flags(DryRunConfig), PLANNED) if with_plan else []
     under = {"general": general, "settings": _sorted(config_class, start), "planned": planned}
-    every = [dataclasses.replace(flag, path=(part, *flag.path)) for part, found in under.items() for flag in found]
+    every = [dataclasses.replace(flag, path=(part, *flag.path)) for part, listed in under.items() for flag in listed]
     every = _with_presets(every, presets, lines)
     every.sort(key=lambda flag: flag.group == GENERAL)  # last; --preset, which is in another group, is first
     texts = {PLANNED: "What the job would take and cost, without a cluster and without reading weights."}

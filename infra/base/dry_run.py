@@ -14,7 +14,7 @@ ASSUMED_UTILISATION = 0.4
 Row = tuple[str, str]  # what, how much; a part of the row above begins with two blanks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DryRunConfig:
     """What the job would take and cost: printed in its place, without a cluster and without reading weights."""
 
@@ -63,8 +63,9 @@ def utilisation(asked: DryRunConfig, mode: str) -> tuple[float, str]:
     if asked.measured is None:
         return asked.utilisation or ASSUMED_UTILISATION, "assumed"
     try:
-        told = files.read_json(files.resolve(asked.measured))
-        share, device = float(told["modes"][mode]["utilisation"]), str(told["device"])
+        report = files.read_json(files.resolve(asked.measured))
+        share = float(report["modes"][mode]["utilisation"])
+        device = str(report["device"])
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"--measured {asked.measured}: no utilisation of the mode {mode}; infra/benchmarks/step.py notes it on GPUs"

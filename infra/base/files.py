@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 S3, HUB = "s3://", "hf://"
 SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
 NO_SECRETS = "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
+PACKAGED = ("infra/world/", "infra/benchmarks/shapes/")  # data that is installed with the code
 INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
 
 
@@ -50,7 +51,7 @@ def resolve(path: str | Path) -> str:
         return text.rstrip("/") or "/"
     if "/runtime_resources/" in str(ROOT):
         raise UserError(f"{text}: with --working-dir every path must be absolute or s3://, else it ends with the job")
-    if INSTALLED & set(ROOT.parts) and not text.startswith("infra/world/"):  # the embedded world is installed too
+    if INSTALLED & set(ROOT.parts) and not text.startswith(PACKAGED):
         raise UserError(f"{text}: this is an installed copy without a repository; give an absolute path or s3://")
     return str(ROOT / text)
 

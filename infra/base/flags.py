@@ -76,9 +76,9 @@ def read_flags(settings_class: type, default: Any = None) -> list[Flag]:
     """
     groups = getattr(settings_class, "GROUPS", {})
     group_of = {name: group for group, names in groups.items() for name in names}
-    found = _walk(settings_class, default, (), (), group_of)
+    walked = _walk(settings_class, default, (), (), group_of)
     rest = "other" if groups else BASIC
-    return [flag if flag.group else dataclasses.replace(flag, group=rest) for flag in found]
+    return [flag if flag.group else dataclasses.replace(flag, group=rest) for flag in walked]
 
 
 def _walk(

@@ -15,7 +15,8 @@ from pipelines.drawing import sampling
 from pipelines.latents import identity as model_identity
 from pipelines.latents.models_known import MODELS
 
-STRENGTH, REFINER_START = 0.6, 0.8  # Wallace et al.'s for edits; diffusers' and Stability's for the refiner
+STRENGTH = 0.6  # Wallace et al.'s for edits
+REFINER_START = 0.8  # diffusers' and Stability's for the refiner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +101,14 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
     check_least(config, {"samplers": 0} | dict.fromkeys(at_least_one, 1))
     settled: dict[str, Any] = {}
     for name, needed, default in (("strength", "init_images", STRENGTH), ("refiner_start", "refiner", REFINER_START)):
-        flag, value = f"--{name.replace('_', '-')}", getattr(config, name)
+        value = getattr(config, name)
         if getattr(config, needed) is not None:
             settled[name] = default if value is None else value
         elif value is not None:
+            flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {value:g}: has no meaning without --{needed.replace('_', '-')}")
-    strength, start = settled.get("strength"), settled.get("refiner_start")
+    strength = settled.get("strength")
+    start = settled.get("refiner_start")
     if strength is not None:
         if not 0 < strength <= 1:
             raise UserError(f"--strength {strength:g}: must be above 0 and at most 1")

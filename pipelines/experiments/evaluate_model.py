@@ -154,7 +154,8 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     if config.feature_model:
         models.local_folder(config.feature_model, flag="--feature-model")
     make_filter(config.safety)
-    base, policy = base.pinned(), policy.pinned()
+    base = base.pinned()
+    policy = policy.pinned()
     return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)
 
 
@@ -183,9 +184,10 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
     score.main(settings)
     if make_filter(config.safety).identity:
         flag_images.main(flag_images.FlagConfig((base, policy), config.safety, config.scoring_batch_size))
-    found = read_drawn(policy), read_drawn(base)
-    check_comparable(*found)
-    return found
+    of_policy = read_drawn(policy)
+    of_base = read_drawn(base)
+    check_comparable(of_policy, of_base)
+    return of_policy, of_base
 
 
 def command_of(config: EvaluateConfig) -> str:
@@ -207,13 +209,14 @@ def build(
 ) -> dict[str, Any]:
     """Gather every figure of the report; its keys stay what they are within a schema version."""
     judged = {name: judge(evaluated, name) for name in config.scorers}
-    weights, prints = scorers.weights_of(config.scorers, config.weights), score_files.fingerprints(base.folder)
+    weights = scorers.weights_of(config.scorers, config.weights)
+    prints = score_files.fingerprints(base.folder)
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command_of(config),
         "judge": config.scorers[0],
-        "win_rate": {name: {k: v for k, v in found.items() if k != "median"} for name, found in judged.items()},
-        "median": {name: found["median"] for name, found in judged.items()},
+        "win_rate": {name: {k: v for k, v in won.items() if k != "median"} for name, won in judged.items()},
+        "median": {name: won["median"] for name, won in judged.items()},
         "breakdown": break_down(evaluated, prompts.columns),
         "sets": {"base": base.judged, "policy": policy.judged},
         "safety": summarise_image_flags({"base": base.folder, "policy": policy.folder}),

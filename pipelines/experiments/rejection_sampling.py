@@ -93,7 +93,7 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Draws:
     """What the captions' N say, and what they would be under the null."""
 
@@ -114,8 +114,8 @@ class Draws:
 def waves(cap: int) -> list[int]:
     """Return how many images per caption each wave draws: twice as many every time, `cap` in all."""
     sizes: list[int] = []
-    while (rest := cap - sum(sizes)) > 0:
-        sizes.append(min(rest, FIRST_WAVE << len(sizes)))
+    while sum(sizes) < cap:
+        sizes.append(min(cap - sum(sizes), FIRST_WAVE << len(sizes)))
     return sizes
 
 
@@ -138,25 +138,27 @@ def null_survival(cap: int) -> npt.NDArray[np.float64]:
     return 1 / np.arange(1, cap + 1)
 
 
-def summarise(found: npt.NDArray[np.int64], cap: int) -> Draws:
+def summarise(draws: npt.NDArray[np.int64], cap: int) -> Draws:
     """Summarise N [captions], 0 where the base gave up; the mean's interval is a BCa bootstrap over captions."""
-    capped = np.where(found == 0, cap, found)
+    capped = np.where(draws == 0, cap, draws)
     mean = float(capped.mean())
-    low = high = mean
+    low = mean
+    high = mean
     if capped.std() > 0:  # else nothing varies, and a bootstrap has no interval to give
         interval = bootstrap((capped,), np.mean, rng=np.random.default_rng(0), n_resamples=4999).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+        low = float(interval.low)
+        high = float(interval.high)
     expected = null_survival(cap)
     verdict = "yes" if low > expected.sum() else "no" if high < expected.sum() else "undecided"
     return Draws(
-        captions=len(found),
+        captions=len(draws),
         cap=cap,
         mean=mean,
         low=low,
         high=high,
         median=float(np.median(capped)),
-        censored=int((found == 0).sum()),
-        survival=[float(((found == 0) | (found > k)).mean()) for k in range(cap)],
+        censored=int((draws == 0).sum()),
+        survival=[float(((draws == 0) | (draws > k)).mean()) for k in range(cap)],
         null_mean=float(expected.sum()),
         null_median=1.0,  # P(N > 1) is a half
         null_survival=[float(p) for p in expected],
@@ -178,20 +180,21 @@ def main(config: RejectionConfig) -> None:
         one = draw_and_score(config, config.draw, captions, files.join(output, "policy"))
         scores = dict(zip(one["caption"].to_pylist(), one[config.scorer].to_pylist(), strict=True))
         policy = {caption: scores[caption] for caption in captions}
-        found = beat(config, policy, output)
-        result = summarise(np.array([found[caption] for caption in captions]), config.cap)
+        draws = beat(config, policy, output)
+        result = summarise(np.array([draws[caption] for caption in captions]), config.cap)
         about = {"schema_version": SCHEMA_VERSION, "config": asdict(config)}
         save_config(output, config)
-        files.write_json(files.join(output, RESULT), about | {"result": asdict(result), "draws": found})
+        files.write_json(files.join(output, RESULT), about | {"result": asdict(result), "draws": draws})
     print(f"\n{table(result)}\n{files.join(output, RESULT)}", flush=True)
 
 
 def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict[str, int]:
     """Let the base draw until it beats the policy's score on each caption; returns N per caption, 0 for none."""
     base = models.Model(config.base, config.base_revision)
-    found, before = dict.fromkeys(policy, 0), 0
+    draws = dict.fromkeys(policy, 0)
+    before = 0
     for number, size in enumerate(waves(config.cap), 1):
-        left = [caption for caption, first in found.items() if not first]
+        left = [caption for caption, first in draws.items() if not first]
         if not left:
             break
         print(f"\n[wave {number}: {size} draws of the base for {len(left)} captions]", flush=True)
@@ -204,9 +207,9 @@ def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict
             drawn[row["caption"]].append(row[config.scorer])
         targets = np.array([policy[caption] for caption in left])
         for caption, first in zip(left, first_better(np.array(list(drawn.values())), targets), strict=True):
-            found[caption] = before + int(first) if first else 0
+            draws[caption] = before + int(first) if first else 0
         before += size
-    return found
+    return draws
 
 
 def draw_and_score(config: RejectionConfig, drawing: GenerateConfig, captions: Sequence[str], folder: str) -> pa.Table:

@@ -149,7 +149,8 @@ def check_config(config: RoundsConfig) -> None:
         UserError: naming the flag that does not fit.
     """
     check_least(config, {"rounds": 1, "groups": 1, "group_size": 2})
-    if rank := config.train.policy.lora_rank:
+    rank = config.train.policy.lora_rank
+    if rank:
         raise UserError(f"--lora-rank {rank}: a round starts from a whole model, which adapters are not; leave it out")
     if config.train.model != TrainConfig.model:
         for flag, given in (("--prompts", config.draw.prompts), ("--test-prompts", config.test_prompts)):
@@ -157,24 +158,32 @@ def check_config(config: RoundsConfig) -> None:
                 raise UserError(f"{flag}: give captions for {config.train.model}; {given} is of the embedded world")
     trained = read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]
     tested = read_prompts(files.resolve(config.test_prompts))[: config.test_limit]
-    validation = config.train.validation.validation_prompts
-    validated = read_prompts(files.resolve(validation)) if validation else []
-    for flag, path, kept in (
-        ("--test-prompts", config.test_prompts, tested),
-        ("--validation-prompts", validation, validated),
-    ):
-        if shared := set(trained) & set(kept):
-            raise UserError(f"{flag} {path}: {len(shared)} of its captions are in --prompts too")
-    if held_out := config.train.data.held_out_store:
+    _check_captions(config, set(trained), set(tested))
+    held_out = config.train.data.held_out_store
+    if held_out:
         store.read_manifest(files.resolve(held_out))
     check_flags(config.train)
     if config.train.objective.objective == "soft":
         raise UserError("--objective soft: the pairs of a round are ranked and have no probabilities")
     per_group = 1 if config.pairs == "best-worst" else config.group_size * (config.group_size - 1) // 2
-    if (most := len(trained) * config.groups * per_group) < config.train.data.global_batch:
+    most = len(trained) * config.groups * per_group
+    if most < config.train.data.global_batch:
         raise UserError(f"--global-batch {config.train.data.global_batch}: a round has {most} pairs at the most")
     for name, weights in scorers.weights_of(config.scorers, config.weights).items():
         scorers.check(name, weights, trained * (name == config.scorer) + tested * (name in config.judges))
+
+
+def _check_captions(config: RoundsConfig, trained: set[str], tested: set[str]) -> None:
+    """Refuse captions that are trained on and judged on as well."""
+    validation = config.train.validation.validation_prompts
+    validated = set(read_prompts(files.resolve(validation))) if validation else set()
+    for flag, path, judged in (
+        ("--test-prompts", config.test_prompts, tested),
+        ("--validation-prompts", validation, validated),
+    ):
+        shared = trained & judged
+        if shared:
+            raise UserError(f"{flag} {path}: {len(shared)} of its captions are in --prompts too")
 
 
 def settle(config: RoundsConfig) -> None:
@@ -186,8 +195,9 @@ def settle(config: RoundsConfig) -> None:
     path = files.join(files.resolve(config.train.output), "config.json")
     now = cli.as_saved(config)
     if files.exists(path):
-        found = {k: v for k, v in differences(cli.begun_with(path, RoundsConfig()), now).items() if k not in FREE}
-        if found:
-            told = "; ".join(f"{name} was {before!r}, now {after!r}" for name, (before, after) in found.items())
-            raise UserError(f"{config.train.output} was begun with other settings ({told}); give another --output")
+        before = cli.begun_with(path, RoundsConfig())
+        changed = {name: values for name, values in differences(before, now).items() if name not in FREE}
+        if changed:
+            listed = "; ".join(f"{name} was {was!r}, now {is_now!r}" for name, (was, is_now) in changed.items())
+            raise UserError(f"{config.train.output} was begun with other settings ({listed}); give another --output")
     files.write_json(path, now)

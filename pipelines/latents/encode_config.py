@@ -148,5 +148,5 @@ def refuse_other_settings(
     now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
     differing = [name for name in now if name not in FREE and before.get(name) != now[name]]
     if differing:
-        told = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing)
-        raise UserError(f"{destination} was begun with other settings ({told}); give another --store")
+        listed = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing)
+        raise UserError(f"{destination} was begun with other settings ({listed}); give another --store")

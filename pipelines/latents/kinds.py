@@ -16,10 +16,11 @@ from pipelines.latents import components
 import diffusers  # isort: skip
 
 VAE = "vae"
-REFINED, REFINER = "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"  # SDXL, and its second model
+REFINED = "StableDiffusionXLPipeline"  # SDXL
+REFINER = "StableDiffusionXLImg2ImgPipeline"  # its second model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """What is known of a pipeline by its class."""
 
@@ -40,18 +41,22 @@ class Kind:
 
 
 KINDS = {
-    "StableDiffusionPipeline": Kind("unet", ("text_encoder",)),
-    "StableDiffusionXLPipeline": Kind("unet", ("text_encoder", "text_encoder_2")),
+    "StableDiffusionPipeline": Kind(network="unet", text_encoders=("text_encoder",)),
+    "StableDiffusionXLPipeline": Kind(network="unet", text_encoders=("text_encoder", "text_encoder_2")),
     "StableDiffusion3Pipeline": Kind(
-        "transformer",
-        ("text_encoder", "text_encoder_2", "text_encoder_3"),
+        network="transformer",
+        text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
         t5="text_encoder_3",
         t5_optional=True,
         t5_tokens=256,
         patch=2,
     ),
     "FluxPipeline": Kind(
-        "transformer", ("text_encoder", "text_encoder_2"), t5="text_encoder_2", t5_tokens=512, patch=2
+        network="transformer",
+        text_encoders=("text_encoder", "text_encoder_2"),
+        t5="text_encoder_2",
+        t5_tokens=512,
+        patch=2,
     ),
 }
 

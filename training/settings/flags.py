@@ -49,7 +49,8 @@ def check_batch(config: TrainConfig) -> None:
     Raises:
         UserError: naming the flags.
     """
-    data, least = config.data, config.min_workers
+    data = config.data
+    least = config.min_workers
     if least is None:
         if data.global_batch % (config.workers * data.micro_batch):
             raise UserError(

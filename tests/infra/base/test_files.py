@@ -125,9 +125,11 @@ def test_what_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
         files.exists("hf://datasets/x")
 
 
-def test_an_installed_copy_takes_no_relative_paths_but_the_embedded_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_copy_takes_no_relative_paths_but_those_of_its_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "ROOT", Path("/opt/venv/lib/python3.11/site-packages"))
     with pytest.raises(UserError, match="runs/store: this is an installed copy"):
         files.resolve("runs/store")
     assert files.resolve("infra/world/model") == "/opt/venv/lib/python3.11/site-packages/infra/world/model"
+    shapes = "infra/benchmarks/shapes/sd15"
+    assert files.resolve(shapes) == f"/opt/venv/lib/python3.11/site-packages/{shapes}"
     assert files.resolve("/data/store") == "/data/store"
