@@ -59,6 +59,20 @@ def test_the_table_of_the_embedded_world(folder: Path, capsys: pytest.CaptureFix
     assert not (folder / "store").exists()
 
 
+def test_it_counts_what_the_encoder_reads_of_a_folder_of_splits(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three splits beside each other, of 6, 4 and 2 pairs, and a hidden file: the split that is asked for counts."""
+    for number, (name, count) in enumerate({"train": 6, "validation": 4, "._test": 3, "test": 2}.items()):
+        written = write_pairs(tmp_path / name, rendered_pairs(count, seed=number)) / "pairs-00000.parquet"
+        (tmp_path / "all").mkdir(exist_ok=True)
+        written.rename(tmp_path / "all" / f"{name}-00000-of-00001.parquet")
+    flags = ["--source", f"{tmp_path}/all", "--model", f"{folder}/model", "--store", f"{tmp_path}/store", "--dry-run"]
+    for asked, rows in (([], 6), (["--split", "validation"], 4), (["--split", "test"], 2)):
+        cli.run(main, EncodeConfig, encode_config.PRESETS, [*flags, *asked], plan=print_plan)
+        assert capsys.readouterr().out.splitlines()[0].split() == ["rows", str(rows)]
+
+
 def test_its_refusals_are_the_encoder_s(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", f"{folder}/model", "--store", f"{folder}/store", "--dry-run"]
     for more, told in (
