@@ -81,6 +81,7 @@ def check_models(config: GenerateConfig) -> None:
     """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
     folder = models.Model(config.model, config.revision).folder(())
     weight_files.check_folder(folder, ())
+    sampling.check_steps(folder, config.sampling_steps)
     if config.max_tokens is not None:
         kinds.t5_tokens(folder, config.max_tokens)
     if config.strength is not None:

@@ -14,6 +14,7 @@ from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
+from pipelines.drawing.sampling import check_steps
 from pipelines.latents import identity, store, weight_files
 from pipelines.latents.kinds import kind_of, pipeline_class
 from pipelines.raw import pairs
@@ -81,6 +82,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
     if validation.validation_prompts:
         captions = read_prompts(files.resolve(validation.validation_prompts))
         scorers.check(validation.validation_scorer, validation.validation_weights, captions)
+        check_steps(config.start.folder(()), validation.sampling_steps)
     _check_reference(config, manifest)
     check_reference_errors(config)
     pinned = replace(config, revision=config.start.pinned().revision)

@@ -14,7 +14,7 @@ from support.material import MODEL
 from support.tiny_pipelines import KINDS
 
 from infra.base.errors import UserError
-from pipelines.drawing.sampling import Edit, Refiner, check_refiner, draw_images, load_pipeline
+from pipelines.drawing.sampling import Edit, Refiner, check_refiner, check_steps, draw_images, load_pipeline
 
 Pipelines = Callable[[str], Path]
 TOKENS = {"sd3": 77, "flux": 77, "sd3-without-t5": 0}
@@ -121,3 +121,28 @@ def test_images_that_are_not_finite_are_refused_and_not_drawn_black(broken: str)
         UserError, match=r"--dtype: 2 of 2 images are not finite in float32 .*black; try --dtype float32"
     ):
         draw_images(pipeline, CAPTIONS, [5, 6], 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "fitting"),
+    [
+        (501, 500),  # spacing 1000 // 501 = 1: the first timestep is 500 * 1 + 1 = 501; of 500 it is 499 * 2 + 1 = 999
+        (600, 500),
+        (1000, 999),  # 999 * 1 + 1 = 1000, which is no timestep
+        (2000, 999),
+        (400, 333),  # 399 * 2 + 1 = 799; of 333 it is 332 * 3 + 1 = 997
+    ],
+)
+def test_steps_that_would_not_start_from_noise_are_refused(steps: int, fitting: int) -> None:
+    with pytest.raises(UserError, match=rf"--sampling-steps {steps}: .* give {fitting}, for example"):
+        check_steps(MODEL, steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 12, 20, 25, 28, 30, 50, 70, 100, 250, 333])
+def test_usual_numbers_of_steps_pass(steps: int) -> None:
+    check_steps(MODEL, steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_s_own_scheduler_is_asked(kind: str, tiny_pipeline: Pipelines) -> None:
+    check_steps(tiny_pipeline(kind), 4)
