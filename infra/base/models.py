@@ -191,16 +191,21 @@ def default_weights(folder: Path, name: str) -> list[Path]:
     Raises:
         UserError: if there are no safetensors weights, or what is named so is something else, a pickle for one.
     """
-    weights = sorted(
-        path
-        for path in (folder / name).glob("*.safetensors")
-        if path.name.split(".")[0].split("-")[0] in WEIGHTS and not _is_variant(path)
-    )
+    weights = opened_weights(folder / name)
     if not weights:
         raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
     for path in weights:
         shapes(path)
     return weights
+
+
+def opened_weights(part: Path) -> list[Path]:
+    """List the safetensors files of a component's folder that its class opens by default; none may be there."""
+    return sorted(
+        path
+        for path in part.glob("*.safetensors")
+        if path.name.split(".")[0].split("-")[0] in WEIGHTS and not _is_variant(path)
+    )
 
 
 def _is_variant(weights: Path) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 
 from infra.base import (
     files,
+    models,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
-from pipelines.latents.kinds import kind_of, tokens_of
+from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
 from training.checkpoints.run_folder import FACTS, RESULT
 from training.data.loader import Labelled
@@ -25,6 +26,8 @@ from training.method.policy import PolicyConfig
 from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip
+
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx")  # ends of weight files that are never opened
 
 _CARD = """---
 library_name: diffusers
@@ -38,14 +41,21 @@ base_model: {model}
 (Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", arXiv 2311.12908).
 
 ```python
+import torch
 from diffusers import DiffusionPipeline
+
 {loading}
+image = pipeline("a photo of a cat").images[0]
 ```
+
+One `dtype` for all parts is needed: the trained weights are float32, and the base may hold others in half precision.
+Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
 
 | what | value |
 |---|---|
 | steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
 | trained | {trained} |
+| the network predicts | {prediction} |
 | beta, learning rate | {beta}, {rate:g} |
 | reference | {reference} |
 | label set | {labels} |
@@ -89,15 +99,19 @@ def write_result(
     else:
         _write_pipeline(folder, backbone, policy)
     manifest = data.staged.manifest
+    kind = kind_of(backbone.folder)
+    tokens = tokens_of(kind, manifest.embeddings)
+    left_out = (kind.t5, tokenizer_of(kind.t5)) if kind.t5 and tokens == 0 else ()
     facts = facts | {
         "store_hash": manifest.content_hash,
         "labels_hash": data.labels_hash,
         "reference": config.reference.name if config.objective.needs_reference else "none",
         "resolution": manifest.resolution,
-        "max_tokens": tokens_of(kind_of(backbone.folder), manifest.embeddings),  # to sample and score with
+        "prediction_type": backbone.prediction_type,
+        "max_tokens": tokens,  # to sample and score with
         "config": asdict(config),
     }
-    (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows)))
+    (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows), left_out))
     files.flush_below(str(folder))
     files.write_json(str(folder / FACTS), facts)
     take_place(folder, result_folder(output))
@@ -134,10 +148,20 @@ def _write_pipeline(folder: Path, backbone: Backbone, policy: Any) -> None:
     index = files.read_json(str(backbone.folder / "model_index.json"))
     for name in index:
         if name != backbone.network_folder and (backbone.folder / name).is_dir():
-            shutil.copytree(backbone.folder / name, folder / name)
+            shutil.copytree(backbone.folder / name, folder / name, ignore=_not_opened)
             _make_writable(folder / name)  # the base model may be read-only, its copy is the run's own
     shutil.copy(backbone.folder / "model_index.json", folder)
     policy.save_pretrained(folder / backbone.network_folder, safe_serialization=True)
+
+
+def _not_opened(folder: str, names: list[str]) -> list[str]:
+    """List the weight files of a part that lie beside those which are opened: pickles, fp16 copies and their like."""
+    opened = {path.name for path in models.opened_weights(Path(folder))}
+    if not opened:
+        return []
+    weights = [name for name in names if name.removesuffix(".index.json").endswith((*PICKLED, ".safetensors"))]
+    index = {f"{name.split('-')[0].split('.')[0]}.safetensors.index.json" for name in opened}
+    return [name for name in weights if name not in opened | index]
 
 
 def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
@@ -153,12 +177,14 @@ def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
     pipeline.save_lora_weights(folder, **{f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings})
 
 
-def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int) -> str:
+def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int, left_out: Sequence[str] = ()) -> str:
+    """Fill in the card; left_out are the parts without which the model was trained, T5 and its tokenizer."""
     accuracy = facts.get("implicit_reward")
     lora = config.policy.lora_rank
     revision = f', revision="{config.revision}"' if config.revision else ""
-    base = f'pipeline = DiffusionPipeline.from_pretrained("{config.model}"{revision})'
-    whole = f'pipeline = DiffusionPipeline.from_pretrained("{name}")'
+    how = "".join([", dtype=torch.float32", *(f", {part}=None" for part in left_out)])
+    base = f'pipeline = DiffusionPipeline.from_pretrained("{config.model}"{revision}{how})'
+    whole = f'pipeline = DiffusionPipeline.from_pretrained("{name}"{how})'
     return _CARD.format(
         model=config.model,
         relation="base_model_relation: adapter\n" if lora else "",
@@ -171,6 +197,7 @@ def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int) 
         batch=config.data.global_batch,
         best=facts["best_step"],
         trained=_trained(config.policy),
+        prediction=facts["prediction_type"],
         beta=f"{config.objective.beta:g}" if config.objective.needs_reference else "none",
         rate=config.optimizer.learning_rate,
         reference=facts["reference"],

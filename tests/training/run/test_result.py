@@ -1,54 +1,74 @@
-"""A run's result takes the place of an older one whole, whatever lies there."""
+"""The result's folder and card: what it carries along, and that the card's own lines run."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from support.material import MODEL, lora_result
+from support.tiny_pipelines import KINDS
 
-from training.checkpoints.run_folder import FACTS, RESULT, remove_result
-from training.run.result import take_place
+from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
+from training.backbones.backbone import open_backbone
+from training.backbones.base import EVERY
+from training.method.policy import PolicyConfig
+from training.run import result
+from training.settings.config import TrainConfig
+
+from diffusers import DiffusionPipeline  # isort: skip
+
+FACTS = {"best_step": 1, "reference": "none", "store_hash": "s", "labels_hash": "l", "prediction_type": "epsilon"}
 
 
-def made(folder: Path, content: str) -> Path:
+WITHOUT_T5 = {"sd3-without-t5": ("text_encoder_3", "tokenizer_3")}
+
+
+def run_card(config: TrainConfig, name: str, left_out: tuple[str, ...] = ()) -> Any:
+    """Run the lines of Python on a card, and return the image that they end with."""
+    card = result._card(config, name, FACTS | {"config": asdict(config)}, pairs=1, left_out=left_out)
+    lines = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(lines) == 1
+    names: dict[str, Any] = {}
+    exec(lines[0].replace(".images[0]", "[0][0]").replace('cat")', 'cat", num_inference_steps=2)'), names)
+    return names["image"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_s_lines_run_over_a_base_in_half_precision(
+    kind: str, tiny_pipeline: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    left_out = WITHOUT_T5.get(kind, ())
+    pipeline = DiffusionPipeline.from_pretrained(tiny_pipeline(kind), dtype=torch.float16, **dict.fromkeys(left_out))
+    pipeline.save_pretrained(base)  # every part in float16, as most published SDXL, SD3 and FLUX folders
+    backbone = open_backbone(base, EVERY)
+    folder = tmp_path / "result"
     folder.mkdir()
-    (folder / FACTS).write_text(content)
-    return folder
+    result._write_pipeline(folder, backbone, backbone.load_network())  # the trained network is float32
+    image = run_card(TrainConfig(model=str(base)), str(folder), left_out)
+    assert image.size[0] == image.size[1] > 0
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize(
-    "there", ["nothing", "a result", "a read-only result", "a link", "a dead link", "what is set aside"]
-)
-def test_a_new_result_takes_the_place_of_what_is_there(tmp_path: Path, there: str) -> None:
-    new = made(tmp_path / "new", "new")
-    elsewhere = made(tmp_path / "elsewhere", "theirs")
-    folder = tmp_path / RESULT
-    match there:
-        case "a result" | "what is set aside":
-            made(folder, "old")
-        case "a read-only result":
-            inner = made(folder, "old") / "vae"
-            inner.mkdir()
-            inner.chmod(0o555)
-            folder.chmod(0o555)
-        case "a link":
-            folder.symlink_to(elsewhere)
-        case "a dead link":
-            folder.symlink_to(tmp_path / "gone")
-    if there == "what is set aside":
-        made(tmp_path / f"{RESULT}.old", "older")
-    take_place(new, folder)
-    assert not folder.is_symlink()
-    assert (folder / FACTS).read_text() == "new"
-    assert (elsewhere / FACTS).read_text() == "theirs"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", RESULT]
+def test_the_card_s_lines_run_for_adapters(tmp_path: Path) -> None:
+    folder, _ = lora_result(tmp_path / "lora")
+    config = TrainConfig(model=str(MODEL), policy=PolicyConfig(lora_rank=4))
+    assert run_card(config, str(folder)).size == (64, 64)
 
 
-@pytest.mark.chaos
-def test_removing_a_result_that_is_a_link_removes_the_link_alone(tmp_path: Path) -> None:
-    elsewhere = made(tmp_path / "elsewhere", "theirs")
-    (tmp_path / RESULT).symlink_to(elsewhere)
-    remove_result(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
-    assert (elsewhere / FACTS).read_text() == "theirs"
+def test_a_result_leaves_pickles_and_copies_of_the_base_behind(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    DiffusionPipeline.from_pretrained(MODEL).save_pretrained(base)
+    opened = "diffusion_pytorch_model.safetensors"
+    for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"):
+        (base / "vae" / name).write_bytes((base / "vae" / opened).read_bytes())
+    backbone = open_backbone(base, EVERY)
+    folder = tmp_path / "result"
+    folder.mkdir()
+    result._write_pipeline(folder, backbone, backbone.load_network())
+    assert sorted(path.name for path in (folder / "vae").iterdir()) == ["config.json", opened]
+    assert (folder / "tokenizer").is_dir()
