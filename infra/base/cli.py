@@ -59,7 +59,7 @@ def run(
     about: str | None = None,
     lines: Mapping[str, str] | None = None,
 ) -> None:
-    """Parse the command line into config_class and call main; exit 2 with one sentence on a UserError or S3's refusal.
+    """Parse the command line and call main; exit 2 with one sentence on a UserError, or where S3 or a disk refuses.
 
     Args:
         presets: settings by the names that --preset takes.
@@ -73,6 +73,8 @@ def run(
         _carry_out(main, plan, parsed)
     except (UserError, OSError) as error:
         refusal = object_storage.refusal_in(error)
+        if refusal is None and isinstance(error, OSError):
+            refusal = files.disk_refusal(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr, flush=True)

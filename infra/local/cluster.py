@@ -147,7 +147,7 @@ def _wait_until_up(process: psutil.Popen, clients: dict[str, str], noted: Path, 
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)
-        if asked.returncode == 0 and noted.exists() and noted.read_text().strip().endswith(f":{gcs}"):
+        if asked.returncode == 0 and noted.exists() and noted.read_text(errors="replace").strip().endswith(f":{gcs}"):
             return True
     return False
 
@@ -211,13 +211,13 @@ def recorded(file: Path) -> psutil.Process | None:
     """Return the running process that the file of `up` names; None where it ended, even if its id is in use again."""
     if not file.exists():
         return None
-    noted = files.read_json(str(file))
     try:
-        process = psutil.Process(noted["pid"])
+        noted = files.read_json(str(file))
+        process = psutil.Process(int(noted["pid"]))
         # An id is not used again within seconds.
         same = abs(identity(process)["after_boot"] - noted.get("after_boot", math.inf)) < 5
         alive = same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, UserError, KeyError, TypeError, ValueError):  # it ended, or half a note is left
         return None
     return process if alive else None
 

@@ -90,10 +90,10 @@ def _noted_cluster_is_gone() -> bool:
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108  (Ray's own place)
     if not note.is_file():
         return False
-    host, _, port = note.read_text().strip().rpartition(":")
+    host, _, port = note.read_text(errors="replace").strip().rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
+    except (OSError, ValueError, OverflowError):  # nobody answers there, or a kill left half an address
         return True
     return False
 

@@ -6,7 +6,7 @@ checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from infra.base.errors import UserError
 from infra.base.models import Model
 from pipelines.latents import identity
 from pipelines.latents.kinds import kind_of
-from pipelines.latents.store import writer_lock
+from pipelines.latents.store import read_manifest, writer_lock
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import RESULT, is_finished
+from training.checkpoints.run_folder import FACTS, RESULT, is_finished
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -31,6 +31,7 @@ FREE = (
 
 REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
 IDENTITIES = "identities.json"  # of the models that a run began with
+STORES = "stores.json"  # content hashes of the stores that a run began with
 
 
 def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None = None) -> None:
@@ -57,6 +58,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         cli.save_config(output, config)
         files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         files.write_json(files.join(output, IDENTITIES), noted)
+        files.write_json(files.join(output, STORES), _store_hashes(config))
         (launch or _on_ray_train())(pinned, output)
         still_held()
         if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
@@ -106,6 +108,47 @@ def model_identities(model: Model) -> dict[str, str]:
     return identity.fingerprints(folder, (kind.network, identity.SCHEDULER, *there))
 
 
+def _store_hashes(config: TrainConfig) -> dict[str, str]:
+    """Return the content hashes of a run's stores, by the names of their settings."""
+    named = {"store": config.data.store, "held_out_store": config.data.held_out_store}
+    return {name: read_manifest(files.resolve(path)).content_hash for name, path in named.items() if path}
+
+
+def _begun_store_hashes(output: str) -> dict[str, str]:
+    """Read the content hashes of the stores that a run began with; an older run knows only that of its pairs."""
+    noted = files.join(output, STORES)
+    if files.is_file(noted):
+        return files.read_json(noted)
+    facts = files.join(output, RESULT, FACTS)
+    if files.is_file(facts):
+        return {"store": files.read_json(facts)["store_hash"]}
+    steps = checkpoint.complete_steps(output)
+    if not steps:
+        return {}
+    folder = files.join(output, checkpoint.name_of(steps[-1]))
+    state, _ = checkpoint.read_marker(folder, files.read_bytes(files.join(folder, checkpoint.COMPLETE)))
+    return {"store": state.store_hash}
+
+
+def _spelled_as_begun(output: str, before: Mapping[str, Any], config: TrainConfig) -> TrainConfig:
+    """Name the stores as a run did when it began, where they are the same: at the same place, or of equal content."""
+    spelled = {}
+    for name in ("store", "held_out_store"):
+        was = before["data"][name]
+        now = getattr(config.data, name)
+        if was and now and was != now and _is_same_store(output, name, was, now):
+            spelled[name] = was
+    return replace(config, data=replace(config.data, **spelled))
+
+
+def _is_same_store(output: str, name: str, was: str, now: str) -> bool:
+    place = files.resolve(now)
+    if files.resolve(was) == place:
+        return True
+    begun = _begun_store_hashes(output).get(name)
+    return begun is not None and read_manifest(place).content_hash == begun
+
+
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
@@ -115,7 +158,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_other_settings(output: str | Path, config: TrainConfig) -> None:
     path = files.join(str(output), "config.json")
-    before, now = _flat(cli.begun_with(path, TrainConfig())), _flat(cli.as_saved(config))
+    begun_with = cli.begun_with(path, TrainConfig())
+    before = _flat(begun_with)
+    now = _flat(cli.as_saved(_spelled_as_begun(str(output), begun_with, config)))
     differing = [f"{name} was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
     if differing:
         raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")

@@ -293,3 +293,19 @@ def test_a_quiet_run_that_fails_prints_its_error_alone(capsys: pytest.CaptureFix
 def test_what_a_run_was_begun_with_is_json(tmp_path: Path) -> None:
     cli.save_config(str(tmp_path), Run(layers=("a",)))
     assert json.loads((tmp_path / "config.json").read_text())["layers"] == ["a"]
+
+
+@pytest.mark.chaos
+def test_a_file_in_the_way_is_one_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    def main(_: object) -> None:
+        (tmp_path / "file" / "inner").mkdir()
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, cli.DryRunConfig, arguments=[])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/file/inner: Not a directory; "
+        "a file lies where a folder should; move it away, or give another path\n"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -133,3 +134,34 @@ def test_an_installed_copy_takes_no_relative_paths_but_those_of_its_own_data(mon
     shapes = "infra/benchmarks/shapes/sd15"
     assert files.resolve(shapes) == f"/opt/venv/lib/python3.11/site-packages/{shapes}"
     assert files.resolve("/data/store") == "/data/store"
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("write", [files.write_bytes, lambda path, content: Path(path).write_bytes(content)])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("file/inner", "a file lies where a folder should; move it away"),
+        ("folder", "a folder lies where a file should; move it away"),
+        ("x" * 300, "give a shorter name"),
+    ],
+)
+def test_what_lies_in_the_way_is_one_sentence_with_its_remedy(
+    tmp_path: Path, write: Callable[[str, bytes], None], name: str, remedy: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"\[[Ee]rrno \d+\]") as raised:
+        write(str(tmp_path / name), b"")
+    told = files.disk_refusal(raised.value)
+    assert told is not None
+    assert str(tmp_path) in str(told)
+    assert "\n" not in str(told)
+    # write_bytes makes the folder first, and its mkdir says "File exists" of a file in the way.
+    assert remedy in str(told) or "something else lies there already; move it away" in str(told)
+
+
+def test_an_error_that_may_be_this_codes_own_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        (tmp_path / "absent").read_bytes()
+    assert files.disk_refusal(raised.value) is None

@@ -177,6 +177,17 @@ def test_a_note_of_a_dead_cluster_is_not_believed(tmp_path: Path, monkeypatch: p
         note.write_text(f"127.0.0.1:{head.getsockname()[1]}\n")
         assert not on_ray._noted_cluster_is_gone()
     assert on_ray._noted_cluster_is_gone()
+    for torn in (b"", b"127.0.0.1:", b"127.0.0.1:63\0\0", b"127.0.0.1:637912", b"\0" * 20, b"\xff:1"):
+        note.write_bytes(torn)
+        assert on_ray._noted_cluster_is_gone()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"pid": null}', b"{}", b"\0" * 20])
+def test_a_torn_note_of_the_local_cluster_names_none(tmp_path: Path, torn: bytes) -> None:
+    note = tmp_path / "cluster.json"
+    note.write_bytes(torn)
+    assert cluster.recorded(note) is None
 
 
 def test_make_removes_an_environment_that_it_could_not_finish(tmp_path: Path) -> None:

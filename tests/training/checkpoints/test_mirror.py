@@ -187,7 +187,8 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     train_dpo.main(replace(remote, resume_from=4))
     assert losses(notes(remote.output)) == before
     left = {path.removeprefix(f"{remote.output}/").split("/")[0] for path in files.list_files(remote.output)}
-    assert left == {".lock", "config.json", "revisions.json", STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
+    about = {".lock", "config.json", "identities.json", "revisions.json", "stores.json"}
+    assert left == {*about, STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
 
 
 def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(

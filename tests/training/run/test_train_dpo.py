@@ -205,6 +205,34 @@ def test_a_refused_resume_from_loses_nothing_and_an_accepted_one_repeats_the_run
     assert everything(config.output).keys() == before.keys()
 
 
+@pytest.mark.chaos
+@pytest.mark.parametrize("noted", ["stores.json", "facts.json", "nothing"])
+def test_a_run_goes_on_with_its_store_wherever_that_lies(config: TrainConfig, copied_store: Path, noted: str) -> None:
+    output = Path(config.output)
+    cli.save_config(config.output, config)
+    content = store.read_manifest(str(copied_store)).content_hash
+    if noted == "stores.json":
+        files.write_json(str(output / "stores.json"), {"store": content})
+    elif noted == "facts.json":
+        files.write_json(str(output / "result" / "facts.json"), {"store_hash": content})
+
+    def spelled(path: str) -> TrainConfig:
+        return replace(config, data=replace(config.data, store=path))
+
+    _refuse_other_settings(output, spelled(f"{config.data.store}/"))
+    if noted == "nothing":  # nobody knows what the store was
+        with pytest.raises(UserError, match="store was "):
+            _refuse_other_settings(output, spelled(str(copied_store)))
+        return
+    moved = output.parent / "elsewhere"
+    output.rename(moved)
+    _refuse_other_settings(moved, spelled(str(copied_store)))
+    manifest = files.read_json(str(copied_store / "manifest.json"))
+    files.write_json(str(copied_store / "manifest.json"), manifest | {"content_hash": "of other pairs"})
+    with pytest.raises(UserError, match="store was "):
+        _refuse_other_settings(moved, spelled(str(copied_store)))
+
+
 def test_a_run_goes_on_with_its_own_settings_and_with_flags_that_are_newer_than_it(tmp_path: Path) -> None:
     turbo = replace(PRESETS["sdxl-turbo"], output=str(tmp_path))
     cli.save_config(str(tmp_path), turbo)
