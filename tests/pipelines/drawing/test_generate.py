@@ -260,6 +260,8 @@ def test_a_refined_folder_knows_its_refiner(plain_engine: list[Job], tmp_path: P
     drawn = draw_images(loaded[0], ["a red star"], seeds, 5, 3.0, refiner=Refiner(loaded[1], 0.8))[0]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(found["image"][0].as_py()))), np.asarray(drawn))
     copied = shutil.copytree(refiner, tmp_path / "refiner")
+    generate.main(replace(config, refiner=str(copied), refiner_start=0.8))
+    assert len(plain_engine) == 1  # the same refiner, wherever it stands
     path = copied / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"scaling_factor": 0.2}))
     with pytest.raises(UserError, match=r"other settings \(refiner\)"):
