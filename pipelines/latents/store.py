@@ -267,7 +267,7 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     """Read what a label set says of itself.
 
     Raises:
-        UserError: if the store has no such label set, or it is of another schema version.
+        UserError: if the store has no such label set, or it is of another schema version, or of another store.
     """
     folder = files.join(store, "labels", name)
     path = files.join(folder, MANIFEST)
@@ -276,7 +276,22 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     told = files.read_json(path)
     again = "encode again with --repair" if name == "human" else f"delete {folder} and run relabel.py again"
     check_version(path, told, LABELS_VERSION, again, unnamed=1)
+    _refuse_labels_of_another_store(store, path, told, again)
     return told
+
+
+def _refuse_labels_of_another_store(store: str, path: str, labels: Mapping[str, Any], again: str) -> None:
+    """Compare the contents that a label set was made for with the store's, as pair ids alone may be equal by chance.
+
+    Human label sets of before name no contents, and pass.
+    """
+    named = labels.get("settings", {}).get("store_hash")
+    finished = files.join(store, MANIFEST)
+    if named is None or not files.exists(finished):
+        return
+    own = files.read_json(finished).get("content_hash")
+    if named != own:
+        raise UserError(f"{path}: labels of another store, of contents {named}, while {store} holds {own}; {again}")
 
 
 def read_labels(store: str, name: str) -> tuple[pa.Table, str]:

@@ -105,20 +105,22 @@ def summarise(plan: Plan) -> store.Manifest:
             "the source changed while it was encoded: give another --store"
         )
     _check_captions(plan, wanted)
-    _write_human_labels(plan, kept)
-    return _manifest(plan, counts, reasons, described)
+    manifest = _manifest(plan, counts, reasons, described)
+    _write_human_labels(plan, kept, manifest.content_hash)
+    return manifest
 
 
 def _refused_for_labels(refused: pa.Table) -> int:
     return int(pc.sum(pc.equal(refused["stage"], "label")).as_py() or 0)
 
 
-def _write_human_labels(plan: Plan, kept: pa.Table) -> None:
+def _write_human_labels(plan: Plan, kept: pa.Table, content_hash: str) -> None:
     nulls = pa.nulls(kept.num_rows, pa.float32())
     human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
     labels = pa.table(human, names=store.LABELS_SCHEMA.names).cast(store.LABELS_SCHEMA)
     origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
-    store.write_labels(plan.destination, "human", labels, {"scorer": "human", **origin})
+    about = {"scorer": "human", **origin, "settings": {"store_hash": content_hash}}
+    store.write_labels(plan.destination, "human", labels, about)
 
 
 def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:

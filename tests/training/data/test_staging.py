@@ -1,4 +1,4 @@
-"""A file too many in a store: neither staged nor believed, whatever it is and whoever left it there."""
+"""What is staged: the files that a manifest names, labels of this very store, and copies that are still whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
+from labelers.labels import label_set
 from pipelines.latents import store
+from training.data.loader import apply_labels
 from training.data.staging import stage
 
 PAIRS = 5
@@ -69,3 +71,38 @@ def test_a_label_set_with_a_file_too_many_is_refused(random_store: Path) -> None
     shutil.copy(folder / "part-0.parquet", folder / "part-0 (1).parquet")
     with pytest.raises(UserError, match=r"labels/human/part-0 \(1\)\.parquet: a Parquet file too many"):
         store.read_labels(str(random_store), "human")
+
+
+def test_a_label_set_of_another_store_is_refused_with_both_hashes(random_store: Path) -> None:
+    own = store.read_manifest(str(random_store)).content_hash
+    table, sha = store.read_labels(str(random_store), "human")  # names no store, as those of before
+    for name, named in (("ours", own), ("theirs", "c0ffee")):
+        store.write_labels(str(random_store), name, table, {"settings": {"store_hash": named}})
+    assert store.read_labels(str(random_store), "ours")[1] == sha
+    with pytest.raises(UserError) as refused:
+        apply_labels(stage(str(random_store), str(random_store.parent / "cache")), str(random_store), "theirs")
+    path = f"{random_store}/labels/theirs"
+    assert str(refused.value) == (
+        f"{path}/manifest.json: labels of another store, of contents c0ffee, while {random_store} holds {own}; "
+        f"delete {path} and run relabel.py again"
+    )
+    with pytest.raises(UserError, match="labels of another store"):  # nor are its scores taken for another rule
+        label_set.known_scores(str(random_store), {"store_hash": own, "scorer": "one"})
+
+
+@pytest.mark.parametrize("name", ["latents.npy", "prompts-embedding.npy", "pair_ids.npy", "prompt_rows.npy"])
+def test_a_staged_copy_of_zeros_or_without_a_file_is_staged_again(
+    name: str, random_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = np.array(stage(str(random_store), str(tmp_path / "cache")).latents)
+    (file,) = (tmp_path / "cache").rglob(name)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:128] + bytes(len(whole) - 128))  # the header is there, and no number
+    assert np.array_equal(stage(str(random_store), str(tmp_path / "cache")).latents, before)
+    assert file.read_bytes() == whole
+    assert capsys.readouterr().err == (
+        f"{file.parent}: {name} holds other bytes than were copied, so {random_store} is copied again\n"
+    )
+    file.unlink()
+    stage(str(random_store), str(tmp_path / "cache"))
+    assert file.read_bytes() == whole
