@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.base import disk_lock, files
+from infra.base import copy_index, disk_lock, files
 from infra.base.errors import UserError
 
 
@@ -16,6 +18,8 @@ def staged_once(
     cache: str | None, name: str, needed: int, source: str, fill: Callable[[Path], None], setting: str = "--cache"
 ) -> Path:
     """Return a folder of local copies, filled once per node by the first process that asks; the others wait for it.
+
+    A copy that lost bytes since, by a power cut or a cleaner of temporary folders, is made again, and this is said.
 
     Args:
         cache: where the folders stand; by default in the temporary folder.
@@ -25,22 +29,36 @@ def staged_once(
         setting: what a user changes to have the folders elsewhere, for the same.
 
     Raises:
-        UserError: if the cache is another user's or its disk too full; and fill's own.
+        UserError: if the cache is not this user's alone or its disk too full; and fill's own.
     """
     base = cache_folder(cache, setting)
     folder = base / name
     with disk_lock.held(str(base / f"{name}.lock"), wait=True):
-        if not (folder / "complete").exists():
-            free = shutil.disk_usage(base).free
-            if free < needed:
-                raise UserError(
-                    f"{base}: {needed:,} bytes are needed for {source}, {free:,} are free; "
-                    f"set {setting} to a folder on a larger disk"
-                )
-            folder.mkdir(exist_ok=True)
-            fill(folder)
-            (folder / "complete").touch()
+        _refuse_link(folder, f"delete this link, or set {setting} to a folder of your own")
+        if not copy_index.is_begun_only(folder):
+            wrong = copy_index.damage(folder)
+            if wrong is None:
+                return folder
+            print(f"{folder}: {wrong}, so {source} is copied again", file=sys.stderr, flush=True)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.unlink(missing_ok=True)
+        free = shutil.disk_usage(base).free
+        if free < needed:
+            raise UserError(
+                f"{base}: {needed:,} bytes are needed for {source}, {free:,} are free; "
+                f"set {setting} to a folder on a larger disk"
+            )
+        folder.mkdir(mode=0o700)
+        fill(folder)
+        copy_index.write(folder)
     return folder
+
+
+def _refuse_link(folder: Path, remedy: str) -> None:
+    """Refuse a link where this code makes a folder: what is written there would go to another place."""
+    if folder.is_symlink():
+        raise UserError(f"{folder}: a link, where copies are to be written; {remedy}")
 
 
 def check_cache(cache: str | None, setting: str = "--cache") -> None:
@@ -54,14 +72,26 @@ def check_cache(cache: str | None, setting: str = "--cache") -> None:
 
 
 def cache_folder(cache: str | None, setting: str = "--cache") -> Path:
-    """Return the folder of this node's copies: as given, or in the temporary folder.
+    """Return the folder of this node's copies: as given, or in the temporary folder; a new one is its user's alone.
 
     Raises:
-        UserError: if it is not on a disk, or another user's.
+        UserError: if it is not on a disk, or another user's, or one that everybody may write to, or a link that another
+            user made, or in the temporary folder anybody.
     """
     check_cache(cache, setting)
     base = Path(files.resolve(cache)) if cache else Path(tempfile.gettempdir()) / f"diffusion-dpo-{os.getuid()}"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if base.stat().st_uid != os.getuid():
+    if not cache:
+        _refuse_link(base, f"delete this link, or set {setting} to a folder of your own")
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        raise UserError(f"{base}: no folder, where copies are to be written; set {setting} to a folder") from None
+    status = base.stat()
+    if {base.lstat().st_uid, status.st_uid} != {os.getuid()}:
         raise UserError(f"{base}: belongs to another user; set {setting} to a folder of your own")
+    if status.st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"{base}: everybody may write to it, and so change what is trained on; run chmod 700 on it, or set "
+            f"{setting} to a folder of your own"
+        )
     return base
