@@ -134,7 +134,8 @@ def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
     speed = scoring_pass.SpeedConfig(batch_size=config.batch_size, copies=CORES, rows_per_file=BLOCK)
     weights = scorers.weights_of(config.scorers, config.weights)
     with mock.patch.object(scoring_pass, "ScoreRawPairs", TimedScoreRawPairs):
-        scored = scoring_pass.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
+        scoring_pass.score_pairs(raw, np.sort(raw.ids), config.scorers, weights, work, speed)
+    scored = scoring_pass.read_scores(raw.ids, work)
     done = scored["done"].to_numpy()
     process = np.array(scored["process"].to_pylist())
     began = max(np.sort(done[process == one])[BLOCK - 1] for one in np.unique(process))

@@ -18,7 +18,7 @@ from infra.planning.measured import Assumptions
 from infra.planning.plan_counts import Counted, encode_preset
 from labelers.labels import relabel
 from pipelines.drawing import generate_config
-from pipelines.latents import encode_latents
+from pipelines.latents import encode_passes
 from training.data.staging import staged_bytes
 from training.reference import encode_reference
 from training.run import plan as training_plan
@@ -109,7 +109,7 @@ def captions(counted: Counted, pool: Pool, assumed: Assumptions) -> Stage:
         "GPU, text encoders": sum(counted.networks.captions.values()) / speed,
         "S3, writing": counted.caption_bytes / _bytes(assumed["bandwidth"]),
     }
-    block = max(1, min(8 * settings.rows_per_file, encode_latents.CAPTION_BYTES // counted.caption_bytes))
+    block = max(1, min(8 * settings.rows_per_file, encode_passes.CAPTION_BYTES // counted.caption_bytes))
     one = replace(pool, gpus=1)
     units = counted.manifest.counts.prompts + 1
     stage = _copies("captions", units, needs, one, block, assumed["encode_ratio"], assumed["startup"])

@@ -7,6 +7,7 @@ the pairs that people tied, and by PickScore's convention, in which a tie can be
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import files, object_storage
+from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_rules, label_set, preference_accuracy
@@ -125,29 +126,32 @@ def measure(
     output = files.resolve(config.output)
     for part, chosen in sets.items():
         noted, settings = files.join(output, part, "config.json"), settings_of(chosen, judges)
-        before = files.read_json(noted) if files.exists(noted) else settings
-        if differing := _differing(before, settings):
-            raise UserError(f"{output}/{part} was begun with another {', '.join(differing)}; give another --output")
+        if files.exists(noted):
+            before = files.read_json(noted)
+            ignored = _not_noted(before)
+            begun.refuse_other_settings(f"{output}/{part}", before, settings, "give another --output", ignored, True)
         files.write_json(noted, settings)
     on_ray.connect()
     scoring_pass.try_scorers(sets["test"].raw, sets["test"].ids, judges, weights, config.speed)
     margins: dict[str, dict[str, Judged]] = {}
     for part, chosen in sets.items():
         work = files.join(output, part)
-        scored = scoring_pass.score_pairs(chosen.raw, chosen.ids, config.scorers, weights, work, config.speed)
+        scoring_pass.score_pairs(chosen.raw, chosen.ids, config.scorers, weights, work, config.speed)
+        scored = scoring_pass.read_scores(chosen.ids, work)
         margins[part] = {name: judged(chosen, scored, name) for name in judges}
     validation = margins.get("validation", {})
     return [row(name, judges[name], margins["test"][name], validation.get(name)) for name in judges]
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Name the settings that differ; older versions noted nothing of what the files hold."""
-    names = sorted(before.keys() | now.keys())
-    return [key for key in names if before.get(key) != now.get(key) and not (key == CONTENTS and key not in before)]
+def _not_noted(before: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the settings that do not count; older versions noted nothing of what the files hold."""
+    return () if CONTENTS in before else (CONTENTS,)
 
 
 def _are_same(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> bool:
-    return before.keys() == now.keys() and not any(_differing(before[part], now[part]) for part in now)
+    if before.keys() != now.keys():
+        return False
+    return not any(begun.differences(before[part], now[part], _not_noted(before[part]), True) for part in now)
 
 
 def settings_of(chosen: Labelled, judges: dict[str, Scorer]) -> dict[str, Any]:

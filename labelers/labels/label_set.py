@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import files, tables
+from infra.base import begun, files, tables
 from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.scoring.pair_scores import NOT_FINITE
@@ -113,11 +113,7 @@ def refuse_other_settings(folder: str, before: Mapping[str, Any], now: Mapping[s
     Raises:
         UserError: naming those that differ.
     """
-    before = _comparable(before)
-    now = _comparable(now)
-    differing = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
-    if differing:
-        raise UserError(f"{folder} was made with other settings ({'; '.join(differing)}); {remedy}")
+    begun.refuse_other_settings(folder, _comparable(before), _comparable(now), remedy)
 
 
 def write(

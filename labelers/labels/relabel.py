@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from infra.base import files, models, object_storage
 from infra.base.config_files import save_config
@@ -23,7 +22,7 @@ from infra.base.errors import UserError, check_least
 from labelers.labels import label_rules, label_set
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
-from pipelines.engine import on_ray
+from pipelines.engine import on_ray, resumable
 from pipelines.latents import identity, store
 from pipelines.raw import contents
 from pipelines.raw.source import told_apart
@@ -32,7 +31,7 @@ WORLD_MODEL = "infra/world/model"
 NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RelabelConfig:
     """Settings of relabelling."""
 
@@ -69,7 +68,7 @@ PRESETS = {
 LINES = {"published": "weights of the published scorers, from the Hub"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything known before Ray starts."""
 
@@ -95,53 +94,105 @@ class Plan:
 def main(config: RelabelConfig) -> None:
     """Label the kept pairs of a latent store by scorers, each pair's images decoded once for all of them."""
     plan = make_plan(config)
-    done = [name for name in config.scorer if is_finished(plan, name)]
-    if todo := [name for name in config.scorer if name not in done]:
-        with contextlib.ExitStack() as locks:
-            held = [locks.enter_context(store.writer_lock(plan.folder(name))) for name in todo]
-            label(plan, todo, held)
+    finished = [name for name in config.scorer if is_finished(plan, name)]
+    unfinished = [name for name in config.scorer if name not in finished]
+    if unfinished:
+        resumable.finish(labelling(plan, unfinished))
     for name in config.scorer:
-        told = ": already finished, nothing to do" if name in done else ""
+        remark = ": already finished, nothing to do" if name in finished else ""
         manifest = store.read_labels_manifest(plan.destination, plan.names[name])
-        print(f"{plan.folder(name)}{told}\n{label_set.summary(manifest)}", flush=True)
+        print(f"{plan.folder(name)}{remark}\n{label_set.summary(manifest)}", flush=True)
 
 
-def label(plan: Plan, names: list[str], still_held: Iterable[Callable[[], None]]) -> None:
-    """Make the label sets of these scorers: from known scores where there are some, else from one pass for all."""
-    config = plan.config
-    found = {name: label_set.known_scores(plan.destination, settings_of(plan, name)) for name in names}
-    if missing := [name for name in names if found[name] is None]:
-        table = run_pass(plan, missing)
-        found |= {name: label_set.scores_of(table, name) for name in missing}
-    human, kept = store.read_labels(plan.destination, "human")[0], store.kept_pairs(plan.destination)
-    for name, check in zip(names, still_held, strict=True):
-        scores = found[name]
-        assert scores is not None
-        rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
-        more = {"settings": settings_of(plan, name), "config": asdict(config)}
-        check()
-        save_config(plan.folder(name), config)
-        label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, more)
-    files.remove(plan.work)
+def labelling(plan: Plan, names: Sequence[str]) -> resumable.Pass[dict[str, label_set.Scores]]:
+    """Describe how the label sets of these scorers are made: from known scores, or from one pass for all the others."""
+    known = {name: label_set.known_scores(plan.destination, settings_of(plan, name)) for name in names}
+    missing = [name for name in names if known[name] is None]
+    wanted = {name: label_set.scoring_part(settings_of(plan, name)) for name in missing}
+    path = files.join(plan.work, resumable.NOTED)
+    # A run that published some of its label sets before it was killed scored the pairs by all its scorers.
+    noted = files.read_json(path) if files.exists(path) else wanted
+    holds: dict[str, Callable[[], None]] = {}
+
+    def check_all() -> None:
+        for still_held in holds.values():
+            still_held()
+
+    @contextlib.contextmanager
+    def lock_all() -> Iterator[Callable[[], None]]:
+        with contextlib.ExitStack() as locks:
+            for name in names:
+                holds[name] = locks.enter_context(store.writer_lock(plan.folder(name)))
+            yield check_all
+
+    def publish(scores: Mapping[str, label_set.Scores]) -> None:
+        for name in names:
+            holds[name]()
+            write_label_set(plan, name, scores[name])
+
+    return resumable.Pass(
+        work=plan.work,
+        settings=noted,
+        is_finished=lambda: all(is_finished(plan, name) for name in names),
+        lock=lock_all,
+        refuse_others=lambda before: refuse_others(plan, before, wanted),
+        prepare=lambda: try_scorers(plan, missing),
+        run=lambda: score_pairs(plan, list(noted), missing),
+        count=lambda: read_scores(plan, known),
+        publish=publish,
+    )
 
 
-def run_pass(plan: Plan, names: list[str]) -> pa.Table:
-    """Score the kept pairs, going on from what an earlier run of the same command left.
+def refuse_others(plan: Plan, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse scorers that an unfinished pass was not begun with.
 
     Raises:
-        UserError: if that run had other settings, or a scorer fails on the first pairs.
+        UserError: naming the settings that differ.
     """
-    noted = files.join(plan.work, "config.json")
-    wanted = {name: label_set.scoring_part(settings_of(plan, name)) for name in names}
-    begun = files.read_json(noted) if files.exists(noted) else wanted
     for name, now in wanted.items():
-        label_set.refuse_other_settings(plan.work, begun.get(name, {}), now, "remove this folder to start over")
-    on_ray.connect()
-    judges = {name: plan.judges[name] for name in names}
-    scoring_pass.try_scorers(plan.raw, plan.kept, judges, plan.weights, plan.config.speed)
-    files.write_json(noted, begun)
-    # A run that published some of its label sets before it was killed still scored the pairs by all its scorers.
-    return scoring_pass.score_pairs(plan.raw, plan.kept, list(begun), plan.weights, plan.work, plan.config.speed)
+        label_set.refuse_other_settings(plan.work, before.get(name, {}), now, "remove this folder to start over")
+
+
+def try_scorers(plan: Plan, names: Sequence[str]) -> None:
+    """Join the cluster and try scorers on the first pairs; without scorers nothing is needed of it.
+
+    Raises:
+        UserError: if one fails there.
+    """
+    if names:
+        on_ray.connect()
+        judges = {name: plan.judges[name] for name in names}
+        scoring_pass.try_scorers(plan.raw, plan.kept, judges, plan.weights, plan.config.speed)
+
+
+def score_pairs(plan: Plan, names: Sequence[str], missing: Sequence[str]) -> None:
+    """Score the kept pairs by these scorers, where the scores of any are missing."""
+    if missing:
+        scoring_pass.score_pairs(plan.raw, plan.kept, names, plan.weights, plan.work, plan.config.speed)
+
+
+def read_scores(plan: Plan, known: Mapping[str, label_set.Scores | None]) -> dict[str, label_set.Scores]:
+    """Return each scorer's scores: the known ones, and for the others those of the pass.
+
+    Raises:
+        UserError: if the pass did not score exactly the kept pairs.
+    """
+    scores = {name: own for name, own in known.items() if own is not None}
+    if len(scores) < len(known):
+        table = scoring_pass.read_scores(plan.kept, plan.work)
+        scores |= {name: label_set.scores_of(table, name) for name in known if name not in scores}
+    return scores
+
+
+def write_label_set(plan: Plan, name: str, scores: label_set.Scores) -> None:
+    """Label the kept pairs by one scorer's scores, and publish the label set."""
+    config = plan.config
+    human, _ = store.read_labels(plan.destination, "human")
+    kept = store.kept_pairs(plan.destination)
+    rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
+    about = {"settings": settings_of(plan, name), "config": asdict(config)}
+    save_config(plan.folder(name), config)
+    label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, about)
 
 
 def make_plan(config: RelabelConfig) -> Plan:
@@ -166,10 +217,8 @@ def make_plan(config: RelabelConfig) -> Plan:
     _refuse_foreign_weights(world, dict(manifest.fingerprints), config.store, manifest.model)
     for name in config.scorer:
         scorers.check(name, weights[name])
-    raw, kept = (
-        scoring_pass.open_pairs(config.source, config.split),
-        store.kept_pairs(destination)["pair_id"].to_numpy(),
-    )
+    raw = scoring_pass.open_pairs(config.source, config.split)
+    kept = store.kept_pairs(destination)["pair_id"].to_numpy()
     _refuse_changed_images(config, raw, manifest)
     absent = np.setdiff1d(kept, raw.ids)
     if len(absent):
@@ -177,7 +226,16 @@ def make_plan(config: RelabelConfig) -> Plan:
             f"--source {config.source}: lacks {len(absent)} of the {len(kept)} pairs of {config.store}, "
             f"{absent[0]} for one; give the source that it was encoded from ({manifest.source})"
         )
-    return Plan(config, destination, manifest.content_hash, raw, kept, judges, weights, names)
+    return Plan(
+        config=config,
+        destination=destination,
+        store_hash=manifest.content_hash,
+        raw=raw,
+        kept=kept,
+        judges=judges,
+        weights=weights,
+        names=names,
+    )
 
 
 def _refuse_changed_images(config: RelabelConfig, raw: scoring_pass.PairSource, manifest: store.Manifest) -> None:

@@ -13,11 +13,12 @@ from infra.base import files, metrics, tables
 from infra.base.errors import UserError
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scoring.scorers import Scorer
-from pipelines.engine import on_ray
+from pipelines.engine import on_ray, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.raw import pairs, source
 
 SPEEDS = {"batch_size": 1, "copies": 0, "gpus_per_copy": 0, "rows_per_file": 1}  # least values of SpeedConfig
+SCORES = "scores"  # folder of the scored pairs, below the work folder
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
 
 
@@ -35,7 +36,7 @@ class SpeedConfig:
     """Pairs per file. When a run is killed, each copy loses at most so many."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairSource:
     """Raw pairs, opened and checked."""
 
@@ -60,17 +61,17 @@ def open_pairs(name: str, split: str) -> PairSource:
     """
     paths = source.parquet_files(name, split)
     dataset = source.open_source(paths)
-    return PairSource(name, split, paths, dataset, source.all_pair_ids(dataset))
+    return PairSource(name=name, split=split, paths=paths, dataset=dataset, ids=source.all_pair_ids(dataset))
 
 
 def first_pairs(raw: PairSource, wanted: npt.NDArray[np.int64]) -> pa.Table:
-    """Read the first few wanted raw pairs."""
-    found: list[pa.Table] = []
+    """Read the first wanted raw pairs, FIRST of them or all."""
+    parts: list[pa.Table] = []
     for table in raw.dataset.pieces(raw.columns):
-        found.append(table.filter(pa.array(np.isin(pairs.pair_ids(table), wanted))))
-        if sum(part.num_rows for part in found) >= FIRST:
+        parts.append(table.filter(pa.array(np.isin(pairs.pair_ids(table), wanted))))
+        if sum(part.num_rows for part in parts) >= FIRST:
             break
-    return pa.concat_tables(found).slice(0, FIRST)
+    return pa.concat_tables(parts).slice(0, FIRST)
 
 
 def try_scorers(
@@ -85,18 +86,18 @@ def try_scorers(
     Raises:
         UserError: if one cannot be loaded there, is another than here, or fails on every pair.
     """
-    found = on_ray.call(try_first, list(judges), dict(weights), first_pairs(raw, wanted), gpus=_gpus(speed))
+    fingerprints = on_ray.call(
+        try_first, list(judges), dict(weights), first_pairs(raw, wanted), gpus=_share(speed).gpus
+    )
     for name, judge in judges.items():
-        if found[name] != judge.fingerprint:
+        if fingerprints[name] != judge.fingerprint:
             raise UserError(
                 f"scorer {name}: other weights or code on the cluster's nodes than where the job was started"
             )
 
 
-def _gpus(speed: SpeedConfig) -> float:
-    if speed.gpus_per_copy is not None:
-        return speed.gpus_per_copy
-    return 1.0 if on_ray.device_count() else 0.0
+def _share(speed: SpeedConfig) -> shares.Share:
+    return shares.share(on_ray.device_count(), speed.copies, speed.gpus_per_copy)
 
 
 def _steps(
@@ -104,13 +105,19 @@ def _steps(
 ) -> list[Step]:
     """Let decoding run beside the scorers where these have GPUs; else one copy does both."""
     scorers = {"names": tuple(names), "weights": dict(weights)}
-    copies = speed.copies or max(1, on_ray.device_count())
-    if not (gpus := _gpus(speed)):
+    share = _share(speed)
+    if not share.gpus:
         together = scorers | {"wanted": wanted, "batch_size": speed.batch_size}
-        return [Step(ScoreRawPairs, together, actors=copies)]
+        return [Step(function=ScoreRawPairs, arguments=together, actors=share.copies)]
     return [
-        Step(DecodePairs, {"wanted": wanted}, batch_size=speed.batch_size),
-        Step(ScorePairs, scorers, batch_size=speed.batch_size, actors=copies, gpus=gpus),
+        Step(function=DecodePairs, arguments={"wanted": wanted}, batch_size=speed.batch_size),
+        Step(
+            function=ScorePairs,
+            arguments=scorers,
+            batch_size=speed.batch_size,
+            actors=share.copies,
+            gpus=share.gpus,
+        ),
     ]
 
 
@@ -121,22 +128,14 @@ def score_pairs(
     weights: Mapping[str, str | None],
     work: str,
     speed: SpeedConfig,
-) -> pa.Table:
-    """Score the wanted pairs by all scorers in one pass; pairs already scored below work are not scored again.
-
-    Returns:
-        The columns of ScorePairs, one row per wanted pair, in the order of pair_id.
-
-    Raises:
-        UserError: if the rows are not exactly the wanted ones in the end.
-    """
-    output = files.join(work, "scores")
+) -> None:
+    """Score the wanted pairs by all scorers in one pass; pairs already scored below work are not scored again."""
     on_ray.run(
         Job(
             source=raw.paths,
             columns=raw.columns,
             steps=_steps(wanted, names, weights, speed),
-            output=output,
+            output=files.join(work, SCORES),
             checkpoint=files.join(work, "scores_done"),
             id_column="pair_id",
             row_ids=pairs.pair_ids,
@@ -147,7 +146,18 @@ def score_pairs(
             read=source.read_pieces,
         )
     )
-    table = tables.read_folder(output).sort_by("pair_id")
+
+
+def read_scores(wanted: npt.NDArray[np.int64], work: str) -> pa.Table:
+    """Read what score_pairs wrote below work.
+
+    Returns:
+        The columns of ScorePairs, one row per wanted pair, in the order of pair_id.
+
+    Raises:
+        UserError: if the rows are not exactly the wanted ones.
+    """
+    table = tables.read_folder(files.join(work, SCORES)).sort_by("pair_id")
     if not np.array_equal(table["pair_id"].to_numpy(), np.sort(wanted)):
         raise UserError(
             f"{work}: {table.num_rows} pairs scored, {len(wanted)} wanted; the source changed meanwhile: "

@@ -7,10 +7,11 @@ encode_latents.py takes, and into win rates.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra.base import files
+from infra.base import begun, files
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from pipelines.arena_app import arena_results
@@ -50,11 +51,16 @@ def check_output(output: str, sets: Sets, seed: int) -> dict[str, Any]:
     """
     identity = {"images": [dict(one.identity) for one in sets.models], "seed": seed}
     path = files.join(output, ARENA)
-    if files.exists(path) and files.read_json(path)["identity"] != identity:
-        raise UserError(
-            f"--output {output}: it holds votes on other images or with another --seed; give another folder"
-        )
+    if files.exists(path):
+        before = _by_setting(files.read_json(path)["identity"])
+        now = _by_setting(identity)
+        begun.refuse_other_settings(f"--output {output}", before, now, "give another folder", exact=True)
     return identity
+
+
+def _by_setting(identity: Mapping[str, Any]) -> dict[str, Any]:
+    base, policy = identity["images"]
+    return begun.by_full_name({"seed": identity["seed"], "base": base, "policy": policy})
 
 
 def serve(config: ArenaConfig, sets: Sets, output: str) -> None:

@@ -10,21 +10,22 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import torch
 from PIL import Image
 
-from infra.base import files, models, object_storage, tables
+from infra.base import begun, files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.drawing import image_sets, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config, image_identity
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import on_ray
+from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import kinds, store, weight_files
 from pipelines.latents.adapters import check_adapters
@@ -47,10 +48,15 @@ class DrawImages:
         refiner: models.Model | None = None,
         refiner_start: float | None = None,
     ) -> None:
-        device, kind, folder = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype), model.folder()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = getattr(torch, dtype)
+        folder = model.folder()
         adapters = models.adapters_folder("--lora", lora) if lora else None
         self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, adapters, edits=strength is not None)
-        self.steps, self.guidance_scale, self.max_tokens, self.strength = steps, guidance_scale, max_tokens, strength
+        self.steps = steps
+        self.guidance_scale = guidance_scale
+        self.max_tokens = max_tokens
+        self.strength = strength
         self.side = kinds.native_resolution(folder) if strength is not None else 0
         self.refiner = None
         if refiner and refiner_start:
@@ -63,7 +69,8 @@ class DrawImages:
         if self.strength is not None:
             starts = wanted[start_images.COLUMN].to_pylist()
             pictures = [Image.fromarray(decode_image(content, self.side)) for content in starts]
-            edit, wanted = sampling.Edit(pictures, self.strength), wanted.drop_columns([start_images.COLUMN])
+            edit = sampling.Edit(pictures, self.strength)
+            wanted = wanted.drop_columns([start_images.COLUMN])
         images = sampling.draw_images(
             self.pipeline,
             wanted["caption"].to_pylist(),
@@ -115,32 +122,52 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
     finished = files.join(output, image_sets.DONE)
-    begun = files.join(output, store.WORK, "config.json")
-    before = next((files.read_json(path)["identity"] for path in (finished, begun) if files.exists(path)), None)
+    unfinished = files.join(output, store.WORK, resumable.NOTED)
+    before = next((files.read_json(path)["identity"] for path in (finished, unfinished) if files.exists(path)), None)
     drawn_by = refiner.folder() if refiner else None
     identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before)
-    if before is not None and before != identity:
-        differing = [name for name in before | identity if before.get(name) != identity.get(name)]
-        raise UserError(f"{output} was drawn with other settings ({', '.join(differing)}); give another --output")
+    if before is not None:
+        _refuse_others(output, before, identity)
     if any(is_old(value) for value in identity["fingerprints"].values()):
         say_once(output)
-    if files.exists(finished):
-        print(f"{output}: already finished, nothing to do", flush=True)
-        return
-    with store.writer_lock(output) as still_held:
-        files.write_json(begun, {"identity": identity})
-        on_ray.connect()
-        (run or on_ray.run)(_job(config, model, refiner, output, wanted))
-        with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
-            rows = sum(pool.map(tables.count_rows, files.list_files(files.join(output, "images"), ".parquet")))
-        if rows != wanted.num_rows:
-            raise UserError(f"{output}: {rows} images for {wanted.num_rows} wanted; delete the folder and run again")
-        still_held()
+
+    def publish(images: int) -> None:
         files.flush_below(files.join(output, "images"))
         save_config(output, config)
-        files.write_json(finished, {"identity": identity, "images": rows, "config": asdict(config)})
-        files.remove(files.join(output, store.WORK))
-    print(f"{output}: {wanted.num_rows} images", flush=True)
+        files.write_json(finished, {"identity": identity, "images": images, "config": asdict(config)})
+
+    drawn = resumable.finish(
+        resumable.Pass(
+            work=files.join(output, store.WORK),
+            settings={"identity": identity},
+            is_finished=lambda: files.exists(finished),
+            lock=lambda: store.writer_lock(output),
+            refuse_others=lambda noted: _refuse_others(output, noted["identity"], identity),
+            prepare=on_ray.connect,
+            run=lambda: (run or on_ray.run)(_job(config, model, refiner, output, wanted)),
+            count=lambda: _count_images(output, wanted.num_rows),
+            publish=publish,
+        )
+    )
+    print(f"{output}: already finished, nothing to do" if drawn is None else f"{output}: {drawn} images", flush=True)
+
+
+def _refuse_others(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    named = begun.by_full_name(before)
+    begun.refuse_other_settings(output, named, begun.by_full_name(now), "give another --output", exact=True)
+
+
+def _count_images(output: str, wanted: int) -> int:
+    """Count the images drawn.
+
+    Raises:
+        UserError: if they are not as many as wanted.
+    """
+    with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
+        images = sum(pool.map(tables.count_rows, files.list_files(files.join(output, "images"), tables.SUFFIX)))
+    if images != wanted:
+        raise UserError(f"{output}: {images} images for {wanted} wanted; delete the folder and run again")
+    return images
 
 
 def _job(
@@ -150,14 +177,15 @@ def _job(
     output: str,
     wanted: pa.Table,
 ) -> Job:
-    folder, columns = files.join(output, store.WORK, "wanted"), wanted.column_names
+    folder = files.join(output, store.WORK, "wanted")
+    columns = wanted.column_names
     if config.init_images:
         source = start_images.write(files.resolve(config.init_images), wanted, folder)
         columns = [*columns, start_images.COLUMN]
     else:
         source = [files.join(folder, "part-00000.parquet")]
         files.write_table(source[0], wanted)
-    copies = config.samplers or max(1, on_ray.device_count())
+    share = shares.share(on_ray.device_count(), config.samplers)
     arguments = {
         "model": model,
         "steps": config.sampling_steps,
@@ -174,12 +202,11 @@ def _job(
         columns=columns,
         steps=[
             Step(
-                DrawImages,
-                arguments,
-                config.batch_size,
-                copies,
-                cpus=0.25,
-                gpus=1.0 if on_ray.device_count() else 0.0,
+                function=DrawImages,
+                arguments=arguments,
+                batch_size=config.batch_size,
+                actors=share.copies,
+                gpus=share.gpus,
             )
         ],
         output=files.join(output, "images"),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from infra.base import files, tables
+from infra.base import begun, files, tables
 from infra.base.errors import UserError
 from pipelines.drawing import sampling
 from pipelines.drawing.generate_config import captions_hash
@@ -59,6 +59,11 @@ def with_images(wanted: pa.Table, images: Iterable[Image.Image]) -> pa.Table:
     return wanted.append_column("image", pa.array(contents, pa.binary()))
 
 
+def describe_captions(captions: Sequence[str]) -> str:
+    """Name captions so that others, or the same in another order, have another name; for messages."""
+    return f"{len(captions):,} captions ({captions_hash(captions)[:12]})"
+
+
 def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
     """Write images that no model drew as a finished folder; one that is there, of equal settings and captions, stays.
 
@@ -70,9 +75,14 @@ def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> N
     before = files.read_json(done) if files.exists(done) else None
     if before == about:
         return
+    if files.exists(files.join(folder, store.WORK)):
+        raise UserError(f"{folder}: generate.py has not finished its images here; give another --output")
     unhashed = {**about, "identity": settings}  # painted before captions were hashed: which, it does not say
-    if before not in (None, unhashed) or files.exists(files.join(folder, store.WORK)):
-        raise UserError(f"{folder} holds other images; give another --output")
+    if before not in (None, unhashed):
+        there = {**before["identity"], "images": before["images"]}
+        asked = {**about["identity"], "images": about["images"]}
+        begun.refuse_other_settings(folder, there, asked, "give another --output", exact=True)
+        raise UserError(f"{folder}: its manifest is no longer as it was written; give another --output")
     files.remove(done)  # the manifest goes first and comes last
     files.write_table(files.join(folder, "images", "part-0.parquet"), table)
     files.write_json(done, about)

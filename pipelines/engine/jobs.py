@@ -19,7 +19,7 @@ from infra.base import metrics, tables
 SMALL_CPUS = 0.25  # reads, writes and cheap steps: with whole cores a two-core cluster waits for itself forever
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """A step and what one copy of it needs."""
 
@@ -34,7 +34,7 @@ class Step:
     accelerator: str | None = None  # the kind of node that copies want, as Ray names it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A checkpointed pass over Parquet files."""
 

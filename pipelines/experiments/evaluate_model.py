@@ -16,12 +16,13 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from infra.base import cli, files, models, object_storage
+from infra.base import begun, cli, files, models, object_storage
 from infra.base.errors import UserError, check_least
 from infra.base.flags import Shown, read_flags
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompt_sets import PromptSet, read_set
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import flag_images, score, score_files
@@ -243,8 +244,10 @@ def main(config: EvaluateConfig) -> None:
     config = check_config(config, prompts)
     with store.writer_lock(output):
         path = files.join(output, "prompts.jsonl")
-        if files.exists(path) and read_prompts(path) != prompts.captions:
-            raise UserError(f"{config.output}: begun with other prompts; give another --output")
+        if files.exists(path):
+            before = {"prompts": describe_captions(read_prompts(path))}
+            now = {"prompts": describe_captions(prompts.captions)}
+            begun.refuse_other_settings(config.output, before, now, "give another --output")
         files.write_bytes(path, prompts.content)
         policy, base = draw_and_score(config, path)  # refuses settings that the images there were not drawn with
         cli.save_config(output, config)

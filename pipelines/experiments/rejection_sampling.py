@@ -20,13 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.stats import bootstrap
 
-from infra.base import files, models, object_storage
+from infra.base import begun, files, models, object_storage
 from infra.base.config_files import save_config
-from infra.base.errors import UserError, check_least
+from infra.base.errors import check_least
 from infra.base.flags import Shown
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import score, score_files
 from pipelines.latents import store
@@ -215,13 +216,15 @@ def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict
 def draw_and_score(config: RejectionConfig, drawing: GenerateConfig, captions: Sequence[str], folder: str) -> pa.Table:
     """Draw images of captions into a folder, score them, and return their scores."""
     prompts = files.join(folder, "captions.jsonl")
-    if files.exists(prompts) and read_prompts(prompts) != list(captions):
-        raise UserError(f"{folder}: begun with other captions; give another --output")
+    if files.exists(prompts):
+        before = {"captions": describe_captions(read_prompts(prompts))}
+        now = {"captions": describe_captions(captions)}
+        begun.refuse_other_settings(folder, before, now, "give another --output")
     files.write_bytes(prompts, "".join(json.dumps({"caption": caption}) + "\n" for caption in captions).encode())
     generate.main(replace(drawing, prompts=prompts, limit=None, output=folder))
     weights = scorers.weights_of((config.scorer,), config.weights)
     fingerprint = scorers.load(config.scorer, weights[config.scorer]).fingerprint
-    settings = score.ScoreConfig((folder,), (config.scorer,), config.weights)
+    settings = score.ScoreConfig(images=(folder,), scorers=(config.scorer,), weights=config.weights)
     score.score_folder(settings, folder, {config.scorer: fingerprint})
     return score_files.read_scores(folder)
 

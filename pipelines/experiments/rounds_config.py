@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
-from infra.base import cli, files
+from infra.base import begun, cli, files
 from infra.base.errors import UserError, check_least
 from infra.base.flags import Hidden, Shown
 from labelers.scoring import scorers
@@ -13,7 +13,6 @@ from pipelines.drawing import generate_config
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import rank_pairs
-from pipelines.judging.comparison import differences
 from pipelines.latents import encode_config, store
 from pipelines.latents.encode_config import EncodeConfig
 from training.method.objectives import ObjectiveConfig
@@ -196,8 +195,5 @@ def settle(config: RoundsConfig) -> None:
     now = cli.as_saved(config)
     if files.exists(path):
         before = cli.begun_with(path, RoundsConfig())
-        changed = {name: values for name, values in differences(before, now).items() if name not in FREE}
-        if changed:
-            listed = "; ".join(f"{name} was {was!r}, now {is_now!r}" for name, (was, is_now) in changed.items())
-            raise UserError(f"{config.train.output} was begun with other settings ({listed}); give another --output")
+        begun.refuse_other_settings(config.train.output, before, now, "give another --output", FREE)
     files.write_json(path, now)

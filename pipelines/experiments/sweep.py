@@ -27,7 +27,7 @@ from infra.base.errors import UserError
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import in_process, on_ray
+from pipelines.engine import in_process, on_ray, shares
 from pipelines.engine.jobs import SMALL_CPUS
 from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
 from pipelines.judging import score
@@ -131,7 +131,7 @@ def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
     Raises:
         UserError: when all have ended, naming each trial that failed and why.
     """
-    gpus = 1.0 if on_ray.device_count() else 0.0
+    gpus = shares.share(on_ray.device_count()).gpus
     seconds: list[Seconds] = [{} for _ in trials]
     failed: list[str] = []
     large = [place for place, trial in enumerate(trials) if trial.train is not None and trial.train.workers > 1]

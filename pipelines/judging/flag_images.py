@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from infra.base import files, object_storage, tables
 from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
-from pipelines.engine import on_ray
+from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging.image_flags import FLAGS, flags_identity, read_image_flags
 from pipelines.latents import store
@@ -38,11 +38,13 @@ class FlagImages:
     """Step: captions and images to the reason why each is flagged, or null. A caption's reason comes first."""
 
     def __init__(self, chosen: Filter, batch_size: int) -> None:
-        self.blocklist, self.checker = chosen.blocklist, chosen.load_checker(batch_size)
+        self.blocklist = chosen.blocklist
+        self.checker = chosen.load_checker(batch_size)
 
     def __call__(self, drawn: pa.Table) -> pa.Table:
         """Return image_id and reason."""
-        captions, contents = drawn["caption"].to_pylist(), drawn["image"].to_pylist()
+        captions = drawn["caption"].to_pylist()
+        contents = drawn["image"].to_pylist()
         reasons = [self.blocklist.reason(caption) if self.blocklist else None for caption in captions]
         left = [row for row, reason in enumerate(reasons) if reason is None]
         if self.checker and left:
@@ -63,11 +65,11 @@ def main(config: FlagConfig) -> None:
         read_images(path, columns=["image_id"])  # refused here where it is unfinished, not after the others
     for path in folders:
         done = flag_folder(config, path, chosen)
-        found = read_image_flags(path)
-        assert found is not None
-        told = "".join(f"\n  {reason}  {count:,}" for reason, count in found.counts().items())
+        flags = read_image_flags(path)
+        assert flags is not None
+        reasons = "".join(f"\n  {reason}  {count:,}" for reason, count in flags.counts().items())
         nothing = "" if done else "already flagged, nothing to do: "
-        print(f"{path}: {nothing}{len(found.reasons):,} of {found.images:,} images flagged{told}", flush=True)
+        print(f"{path}: {nothing}{len(flags.reasons):,} of {flags.images:,} images flagged{reasons}", flush=True)
 
 
 def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
@@ -78,45 +80,62 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
     def flagged_so() -> bool:
         return files.exists(target) and files.read_json(target)["identity"] == identity
 
-    if flagged_so():  # nor is there anything to lock, where one may only read
-        return False
-    object_storage.check("--images", path)
-    with store.writer_lock(path) as still_held:
-        if flagged_so():
-            return False
-        work = files.join(path, WORK)
-        begun = files.join(work, "config.json")
-        if not files.exists(begun) or files.read_json(begun) != identity:
-            files.remove(work)  # of a pass of another filter
-            files.write_json(begun, identity)
-        _run_pass(config, path, chosen)
-        table = tables.read_folder(files.join(work, "reasons")).sort_by("image_id")
-        if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
-            raise UserError(f"{path}: {table.num_rows} images checked; they changed meanwhile: run again")
+    if not flagged_so():  # else there is nothing to write, and the bucket may be one that can only be read
+        object_storage.check("--images", path)
+
+    def publish(table: pa.Table) -> None:
         flagged = table.filter(pc.is_valid(table["reason"]))
-        told = dict(zip(map(str, flagged["image_id"].to_pylist()), flagged["reason"].to_pylist(), strict=True))
-        about = {"identity": identity, "config": asdict(config), "images": table.num_rows, "flagged": told}
-        still_held()
+        reasons = dict(zip(map(str, flagged["image_id"].to_pylist()), flagged["reason"].to_pylist(), strict=True))
+        about = {"identity": identity, "config": asdict(config), "images": table.num_rows, "flagged": reasons}
         files.write_json(target, about)
-        files.remove(work)
-    return True
 
-
-def _run_pass(config: FlagConfig, path: str, chosen: Filter) -> None:
-    on_ray.connect()
-    work, gpus = files.join(path, WORK), on_ray.device_count() if chosen.checker else 0
-    step = {"chosen": chosen, "batch_size": config.batch_size}
-    on_ray.run(
-        Job(
-            source=files.list_files(files.join(path, "images"), ".parquet"),
-            columns=["image_id", "caption", "image"],
-            steps=[Step(FlagImages, step, config.batch_size, max(1, gpus), gpus=1.0 if gpus else 0.0)],
-            output=files.join(work, "reasons"),
-            checkpoint=files.join(work, "done"),
-            id_column="image_id",
-            row_ids=image_ids,
-            rows_per_block=4 * config.batch_size,
-            name="images checked",
-            rows=int(files.read_json(files.join(path, DONE))["images"]),
+    checked = resumable.finish(
+        resumable.Pass(
+            work=files.join(path, WORK),
+            settings=identity,
+            is_finished=flagged_so,
+            lock=lambda: store.writer_lock(path),
+            prepare=on_ray.connect,
+            run=lambda: on_ray.run(_job(config, path, chosen)),
+            count=lambda: _read_rows(path),
+            publish=publish,
         )
+    )
+    return checked is not None
+
+
+def _read_rows(path: str) -> pa.Table:
+    """Read the rows of a pass, in order of image_id.
+
+    Raises:
+        UserError: if they are not those of the folder's images.
+    """
+    table = tables.read_folder(files.join(path, WORK, "reasons")).sort_by("image_id")
+    if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
+        raise UserError(f"{path}: {table.num_rows} images checked; they changed meanwhile: run again")
+    return table
+
+
+def _job(config: FlagConfig, path: str, chosen: Filter) -> Job:
+    work = files.join(path, WORK)
+    share = shares.share(on_ray.device_count() if chosen.checker else 0)
+    return Job(
+        source=files.list_files(files.join(path, "images"), tables.SUFFIX),
+        columns=["image_id", "caption", "image"],
+        steps=[
+            Step(
+                function=FlagImages,
+                arguments={"chosen": chosen, "batch_size": config.batch_size},
+                batch_size=config.batch_size,
+                actors=share.copies,
+                gpus=share.gpus,
+            )
+        ],
+        output=files.join(work, "reasons"),
+        checkpoint=files.join(work, "done"),
+        id_column="image_id",
+        row_ids=image_ids,
+        rows_per_block=4 * config.batch_size,
+        name="images checked",
+        rows=int(files.read_json(files.join(path, DONE))["images"]),
     )

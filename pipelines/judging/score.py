@@ -21,14 +21,14 @@ from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.scoring import scorers
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
-from pipelines.engine import on_ray
+from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging import score_files
 from pipelines.judging.set_judges import LatentFeatures, judge_set, set_identity
 from pipelines.latents import store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """Flags of the scorer."""
 
@@ -58,7 +58,8 @@ class ScoreImages:
         Raises:
             UserError: if a scorer gives a score that is not finite.
         """
-        contents, captions = drawn["image"].to_pylist(), drawn["caption"].to_pylist()
+        contents = drawn["image"].to_pylist()
+        captions = drawn["caption"].to_pylist()
         images = [Image.open(io.BytesIO(content), formats=("PNG",)).convert("RGB") for content in contents]
         columns = {name: drawn[name] for name in score_files.KEYS}
         for name, scorer in self.scorers.items():
@@ -104,43 +105,61 @@ def score_folder(
 ) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
-    wanted = {name: {"scorer": name, "fingerprint": found, "of": of} for name, found in fingerprints.items()}
+    wanted = {name: {"scorer": name, "fingerprint": known, "of": of} for name, known in fingerprints.items()}
 
     def unscored() -> dict[str, Any]:
         return {name: identity for name, identity in wanted.items() if score_files.identity_of(path, name) != identity}
 
-    if not unscored():  # nor is there anything to lock, where one may only read
-        return False
-    object_storage.check("--images", path)
-    with store.writer_lock(path) as still_held:
-        missing = unscored()
-        if not missing:
-            return False
-        work = files.join(path, store.WORK)
-        begun = files.join(work, "config.json")
-        if not files.exists(begun) or files.read_json(begun) != missing:
-            files.remove(work)  # of a pass of other scorers
-            files.write_json(begun, missing)
-        weights = scorers.weights_of(config.scorers, config.weights)
-        on_ray.connect()
-        (run or on_ray.run)(_job(config, path, {name: weights[name] for name in missing}))
-        table = tables.read_folder(files.join(work, score_files.SCORES)).sort_by("image_id")
-        if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
-            raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
-        still_held()
+    missing = unscored()
+    if missing:  # else there is nothing to write, and the bucket may be one that can only be read
+        object_storage.check("--images", path)
+    weights = scorers.weights_of(config.scorers, config.weights)
+
+    def publish(table: pa.Table) -> None:
         for name, identity in missing.items():
             score_files.write_scores(path, name, table, {"identity": identity, "config": asdict(config)})
-        files.remove(work)
-    return True
+
+    scored = resumable.finish(
+        resumable.Pass(
+            work=files.join(path, store.WORK),
+            settings=missing,
+            is_finished=lambda: not unscored(),
+            lock=lambda: store.writer_lock(path),
+            prepare=on_ray.connect,
+            run=lambda: (run or on_ray.run)(_job(config, path, {name: weights[name] for name in missing})),
+            count=lambda: _read_rows(path),
+            publish=publish,
+        )
+    )
+    return scored is not None
+
+
+def _read_rows(path: str) -> pa.Table:
+    """Read the rows of a pass, in order of image_id.
+
+    Raises:
+        UserError: if they are not those of the folder's images.
+    """
+    table = tables.read_folder(files.join(path, store.WORK, score_files.SCORES)).sort_by("image_id")
+    if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
+        raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
+    return table
 
 
 def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> Job:
-    work, gpus = files.join(path, store.WORK), on_ray.device_count()
+    work = files.join(path, store.WORK)
+    share = shares.share(on_ray.device_count())
     return Job(
-        source=files.list_files(files.join(path, "images"), ".parquet"),
+        source=files.list_files(files.join(path, "images"), tables.SUFFIX),
         columns=[*score_files.KEYS, "image"],
         steps=[
-            Step(ScoreImages, {"weights": weights}, config.batch_size, actors=max(1, gpus), gpus=1.0 if gpus else 0.0)
+            Step(
+                function=ScoreImages,
+                arguments={"weights": weights},
+                batch_size=config.batch_size,
+                actors=share.copies,
+                gpus=share.gpus,
+            )
         ],
         output=files.join(work, score_files.SCORES),
         checkpoint=files.join(work, "scores_done"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from infra.base import begun
 from infra.base.errors import UserError, check_least
 from pipelines.latents import encoders, safety
 from pipelines.latents.models_known import MODELS
@@ -146,7 +147,4 @@ def refuse_other_settings(
         UserError: naming each setting that differs, as it was and as it is now.
     """
     now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
-    differing = [name for name in now if name not in FREE and before.get(name) != now[name]]
-    if differing:
-        listed = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing)
-        raise UserError(f"{destination} was begun with other settings ({listed}); give another --store")
+    begun.refuse_other_settings(destination, before, now, "give another --store", FREE)

@@ -17,7 +17,7 @@ from pipelines.latents import safety, store
 from pipelines.raw import pairs, raw_pairs
 
 if TYPE_CHECKING:
-    from pipelines.latents.encode_latents import Plan
+    from pipelines.latents.encode_passes import Plan
 
 MAX_REASONS = 100  # named in a manifest; some hold a number from the row, so a spoilt source may have millions
 

@@ -118,7 +118,7 @@ def test_a_secret_of_the_environment_is_in_nothing_that_is_written_printed_or_se
     place: str, sent: Sent, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     encode_latents.main(encode_latents.EncodeConfig(source=f"{place}/raw", store=f"{place}/store"))
-    relabel.main(relabel.RelabelConfig(("oracle",), source=f"{place}/raw", store=f"{place}/store"))
+    relabel.main(relabel.RelabelConfig(scorer=("oracle",), source=f"{place}/raw", store=f"{place}/store"))
     data = DataConfig(store=f"{place}/store", labels="oracle", global_batch=4, micro_batch=4)
     policy = PolicyConfig(lora_rank=2)
     train_dpo.main(TrainConfig(output=f"{place}/run", steps=2, checkpoint_every=1, data=data, policy=policy))

@@ -268,4 +268,17 @@ def fail(error: Exception, lost: bool, folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(on_ray, "_build", build)
     monkeypatch.setattr(on_ray.ray, "nodes", lambda: nodes)
     ids = lambda table: table["id"].to_numpy()  # noqa: E731
-    on_ray.run(Job(["in"], ["id"], [], "out", str(folder), "id", ids, rows_per_block=1, name="rows", rows=1))
+    on_ray.run(
+        Job(
+            source=["in"],
+            columns=["id"],
+            steps=[],
+            output="out",
+            checkpoint=str(folder),
+            id_column="id",
+            row_ids=ids,
+            rows_per_block=1,
+            name="rows",
+            rows=1,
+        )
+    )

@@ -148,4 +148,4 @@ def write_run(
 
 def score_folders(*folders: str, names: tuple[str, ...] = ("red",), true_images: str | None = None) -> None:
     """Run score.py's main."""
-    score.main(score.ScoreConfig(folders, names, true_images=true_images, feature_model=str(MODEL)))
+    score.main(score.ScoreConfig(images=folders, scorers=names, true_images=true_images, feature_model=str(MODEL)))

@@ -8,6 +8,7 @@ added to those that are there.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -16,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, models, object_storage, tables
+from infra.base import begun, files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
-from pipelines.engine import on_ray
+from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import store, weight_files
 from pipelines.latents.kinds import kind_of
@@ -34,7 +35,7 @@ from training.settings.presets import PRESETS as TRAIN_PRESETS
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReferenceConfig:
     """Settings of the reference's errors. They must be those of the training."""
 
@@ -91,7 +92,7 @@ def preset(training: TrainConfig) -> ReferenceConfig:
 PRESETS = {name: preset(training) for name, training in TRAIN_PRESETS.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything known before Ray starts."""
 
@@ -116,21 +117,47 @@ def main(config: ReferenceConfig) -> None:
     """Compute the reference's errors of every kept pair at the draws of training, which then holds no reference."""
     plan = make_plan(config)
     folder = reference_errors.folder_of(plan.destination, config.name)
-    if plan.finished and config.draws <= plan.finished.draws:
-        reference_errors.verify(plan.destination, config.name, plan.finished, contents=True)
-        print(f"{folder}: already finished with {plan.finished.draws} draws, nothing to do", flush=True)
-        return
-    with store.writer_lock(folder) as still_held:
-        files.write_json(files.join(plan.work, "config.json"), asdict(plan.settings))
-        on_ray.connect()
-        kept = store.kept_pairs(plan.destination)["pair_id"].to_numpy()
-        wanted = wanted_visits(kept, plan.finished_draws, config.draws)
-        visit_pairs(plan, wanted)
-        still_held()
-        save_config(folder, plan.config)
-        manifest = publish(plan, wanted)
-        files.remove(plan.work)
-    print(f"{folder}: {manifest.draws} draws of {manifest.pairs:,} pairs, {wanted.num_rows:,} visits new", flush=True)
+    visits = None
+    if plan.finished_draws < config.draws:
+        visits = resumable.finish(_pass(plan, folder))
+    manifest = reference_errors.read_manifest(plan.destination, config.name)
+    if visits is None:
+        reference_errors.verify(plan.destination, config.name, manifest, contents=True)
+        print(f"{folder}: already finished with {manifest.draws} draws, nothing to do", flush=True)
+    else:
+        print(f"{folder}: {manifest.draws} draws of {manifest.pairs:,} pairs, {len(visits):,} visits new", flush=True)
+
+
+def _pass(plan: Plan, folder: str) -> resumable.Pass[pa.Table]:
+    config = plan.config
+    kept = store.kept_pairs(plan.destination)["pair_id"].to_numpy()
+    wanted = wanted_visits(kept, plan.finished_draws, config.draws)
+
+    def has_draws() -> bool:
+        finished = _finished(plan.destination, config.name)
+        return finished is not None and finished.draws >= config.draws
+
+    return resumable.Pass(
+        work=plan.work,
+        settings=asdict(plan.settings),
+        is_finished=has_draws,
+        lock=lambda: store.writer_lock(folder),
+        refuse_others=lambda noted: _refuse_others(config, noted, plan.settings),
+        prepare=on_ray.connect,
+        run=lambda: visit_pairs(plan, wanted),
+        count=lambda: read_visits(plan, wanted),
+        publish=lambda visits: publish(plan, visits),
+    )
+
+
+def _finished(path: str, name: str) -> reference_errors.Manifest | None:
+    if not files.exists(files.join(reference_errors.folder_of(path, name), store.MANIFEST)):
+        return None
+    return reference_errors.read_manifest(path, name)
+
+
+def _refuse_others(config: ReferenceConfig, noted: Mapping[str, Any], settings: reference_errors.Settings) -> None:
+    begun.refuse_other_settings(f"--name {config.name}", noted, asdict(settings), "give another --name", exact=True)
 
 
 def make_plan(config: ReferenceConfig) -> Plan:
@@ -154,13 +181,11 @@ def make_plan(config: ReferenceConfig) -> Plan:
     check_fingerprints(manifest.fingerprints, model.folder(tuple(manifest.fingerprints)), path)
     model = model.pinned()
     weight_files.check_weights(model.folder(), (kind_of(model.folder()).network,))
-    finished = None
-    if files.exists(files.join(reference_errors.folder_of(path, config.name), store.MANIFEST)):
-        finished = reference_errors.read_manifest(path, config.name)
-    begun = files.join(path, "reference", store.WORK, config.name, "config.json")
+    finished = _finished(path, config.name)
     before = finished.settings if finished else None
-    if before is None and files.exists(begun):
-        before = reference_errors.Settings(**files.read_json(begun))
+    noted = files.join(path, "reference", store.WORK, config.name, resumable.NOTED)
+    if before is None and files.exists(noted):
+        before = reference_errors.Settings(**files.read_json(noted))
     settings = reference_errors.Settings.of(
         open_backbone(model.folder(), config.schedule),
         manifest,
@@ -170,11 +195,9 @@ def make_plan(config: ReferenceConfig) -> Plan:
         config.precision,
         before,
     )
-    plan = Plan(config, path, model, settings, finished)
-    if before and (differing := before.differences(settings)):
-        told = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in differing.items())
-        raise UserError(f"--name {config.name}: was begun with other settings ({told}); give another --name")
-    return plan
+    if before is not None:
+        _refuse_others(config, asdict(before), settings)
+    return Plan(config=config, destination=path, model=model, settings=settings, finished=finished)
 
 
 def wanted_visits(pair_ids: npt.NDArray[np.int64], begin: int, end: int) -> pa.Table:
@@ -195,7 +218,8 @@ def visit_ids(table: pa.Table) -> npt.NDArray[np.int64]:
 
 def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
     """Run the pass; visits that an earlier run of it wrote are not made again."""
-    config, source = plan.config, files.join(plan.work, "wanted.parquet")
+    config = plan.config
+    source = files.join(plan.work, "wanted.parquet")
     files.write_table(source, wanted)
     arguments = {
         "model": plan.model,
@@ -207,14 +231,19 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
         "batch_size": config.batch_size,
         "precision": config.precision,
     }
-    copies, gpus = config.copies or max(1, on_ray.device_count()), config.gpus_per_copy
-    if gpus is None:
-        gpus = 1.0 if on_ray.device_count() else 0.0
+    share = shares.share(on_ray.device_count(), config.copies, config.gpus_per_copy)
+    step = Step(
+        function=VisitPairs,
+        arguments=arguments,
+        batch_size=config.batch_size,
+        actors=share.copies,
+        gpus=share.gpus,
+    )
     on_ray.run(
         Job(
             source=[source],
             columns=wanted.column_names,
-            steps=[Step(VisitPairs, arguments, config.batch_size, copies, gpus=gpus)],
+            steps=[step],
             output=files.join(plan.work, "errors"),
             checkpoint=files.join(plan.work, "errors_done"),
             id_column="visit",
@@ -226,35 +255,46 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
     )
 
 
-def publish(plan: Plan, wanted: pa.Table) -> reference_errors.Manifest:
-    """Write the new draws, one file each, and then the manifest over all.
-
-    Raises:
-        UserError: if the visits made are not exactly the wanted ones.
-    """
-    found = tables.read_folder(files.join(plan.work, "errors"))
-    # Earlier runs, killed, may have left visits of finished draws, or of more draws than are asked for now.
-    first, last = wanted["visit"][0], wanted["visit"][-1]
-    found = found.filter((pc.field("visit") >= first) & (pc.field("visit") <= last)).sort_by("visit")
-    if not found.select(wanted.column_names).equals(wanted):
-        raise UserError(f"{plan.work}: {found.num_rows} visits for {wanted.num_rows} wanted; remove it and run again")
-    before, config = plan.finished, plan.config
-    described: dict[str, dict[str, Any]] = {name: dict(about) for name, about in before.files.items()} if before else {}
-    pairs = wanted.num_rows // (config.draws - plan.finished_draws)
+def publish(plan: Plan, visits: pa.Table) -> None:
+    """Write the new draws, one file each, and then the manifest over all draws."""
+    config = plan.config
+    save_config(reference_errors.folder_of(plan.destination, config.name), config)
+    before = plan.finished
+    described: dict[str, dict[str, Any]] = {}
+    hardware = set(pc.unique(visits["hardware"]).to_pylist())
+    if before is not None:
+        described |= {name: dict(about) for name, about in before.files.items()}
+        hardware |= set(before.hardware)
+    pairs = visits.num_rows // (config.draws - plan.finished_draws)
     for place, draw in enumerate(range(plan.finished_draws, config.draws)):
-        rows = found.slice(place * pairs, pairs)
+        rows = visits.slice(place * pairs, pairs)
         file, about = reference_errors.write_draw(plan.destination, config.name, draw, rows)
         described[file] = about
-    took_part = set(pc.unique(found["hardware"]).to_pylist()) | set(before.hardware if before else ())
     manifest = reference_errors.Manifest(
         settings=plan.settings,
         model=plan.model.name,
         revision=plan.model.revision,
         draws=config.draws,
         pairs=pairs,
-        hardware=tuple(sorted(took_part)),
+        hardware=tuple(sorted(hardware)),
         config=asdict(config),
         files=described,
     )
     reference_errors.write_manifest(plan.destination, config.name, manifest)
-    return manifest
+
+
+def read_visits(plan: Plan, wanted: pa.Table) -> pa.Table:
+    """Read the visits that a pass made, in order.
+
+    Earlier runs, killed, may have left visits of finished draws, or of more draws than are asked for now.
+
+    Raises:
+        UserError: if the visits made are not exactly the wanted ones.
+    """
+    first = wanted["visit"][0]
+    last = wanted["visit"][-1]
+    in_range = (pc.field("visit") >= first) & (pc.field("visit") <= last)
+    visits = tables.read_folder(files.join(plan.work, "errors"), rows=in_range).sort_by("visit")
+    if not visits.select(wanted.column_names).equals(wanted):
+        raise UserError(f"{plan.work}: {visits.num_rows} visits for {wanted.num_rows} wanted; remove it and run again")
+    return visits

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.base import cli, files, object_storage
+from infra.base import begun, cli, files, object_storage
 from infra.base.errors import UserError
 from infra.base.models import Model
 from pipelines.latents import identity
@@ -88,9 +88,9 @@ def _refuse_other_models(output: str, config: TrainConfig) -> dict[str, dict[str
     if config.reference_model is not None:
         now["--reference-model"] = model_identities(config.reference)
     path = files.join(output, IDENTITIES)
-    begun = files.read_json(path) if files.exists(path) else {}
+    before = files.read_json(path) if files.exists(path) else {}
     for flag, parts in now.items():
-        changed = [part for part, value in parts.items() if begun.get(flag, parts).get(part) != value]
+        changed = [part for part, value in parts.items() if before.get(flag, parts).get(part) != value]
         if changed:
             name = config.model if flag == "--model" else config.reference_model
             raise UserError(
@@ -145,22 +145,11 @@ def _is_same_store(output: str, name: str, was: str, now: str) -> bool:
     place = files.resolve(now)
     if files.resolve(was) == place:
         return True
-    begun = _begun_store_hashes(output).get(name)
-    return begun is not None and read_manifest(place).content_hash == begun
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return {name: value for name, value in flat.items() if name not in FREE}
+    content = _begun_store_hashes(output).get(name)
+    return content is not None and read_manifest(place).content_hash == content
 
 
 def _refuse_other_settings(output: str | Path, config: TrainConfig) -> None:
-    path = files.join(str(output), "config.json")
-    begun_with = cli.begun_with(path, TrainConfig())
-    before = _flat(begun_with)
-    now = _flat(cli.as_saved(_spelled_as_begun(str(output), begun_with, config)))
-    differing = [f"{name} was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
-    if differing:
-        raise UserError(f"{output} was begun with other settings ({'; '.join(differing)}); give another --output")
+    before = cli.begun_with(files.join(str(output), "config.json"), TrainConfig())
+    now = cli.as_saved(_spelled_as_begun(str(output), before, config))
+    begun.refuse_other_settings(str(output), before, now, "give another --output", FREE)

@@ -78,7 +78,7 @@ class Doubled:
 def test_a_measured_step_computes_the_same_and_is_counted_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     samples: list[Sample] = []
     monkeypatch.setattr(on_ray, "export", samples.extend)
-    made = on_ray._measured(Step(Doubled), "rows", lambda out: [Sample("dpo_images", out.num_rows)])
+    made = on_ray._measured(Step(function=Doubled), "rows", lambda out: [Sample("dpo_images", out.num_rows)])
     assert made.__name__ == "Doubled"
     assert made(times=2)(pa.table({"a": [1, 2, 3]}))["a"].to_pylist() == [1, 2, 3, 1, 2, 3]
     labels = {"job": "rows", "step": "Doubled"}

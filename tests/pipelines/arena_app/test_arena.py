@@ -206,9 +206,9 @@ def test_the_command_serves_and_exports_and_refuses(
     arena.main(export)
     assert "1 raters, majority:\n  general " in capsys.readouterr().out
     for changed, sentence in (
-        ({"seed": 1}, "with another --seed"),
+        ({"seed": 1}, r"was begun with other settings \(seed was 0, now 1\)"),
         ({"images": write_sets(tmp_path / "more", scheduler="other")[::-1]}, "drawn with different scheduler"),
-        ({"images": config.images[::-1]}, "votes on other images or with another --seed"),
+        ({"images": config.images[::-1]}, r"begun with other settings \(base\."),
         ({"pairs": 0}, "--pairs 0: must be at least 1"),
         ({"port": 70000}, "--port 70000: there is no such port"),
         ({"output": "s3://bucket/arena"}, "give a local folder"),

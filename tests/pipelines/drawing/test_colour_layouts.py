@@ -44,7 +44,7 @@ def test_layouts_are_start_images(tmp_path: Path) -> None:
     again = replace(config, output=str(tmp_path / "again"))
     main(again)
     assert start_images.digest(again.output, wanted) == found
-    with pytest.raises(UserError, match=r"/layouts holds other images; give another --output"):
+    with pytest.raises(UserError, match=r"/layouts was begun with other settings \(seed was 0, now 1\)"):
         main(replace(config, seed=1))
     main(replace(config, seed=1, output=str(tmp_path / "other")))
     assert start_images.digest(str(tmp_path / "other"), wanted) != found
@@ -59,7 +59,7 @@ def test_other_captions_of_the_same_number_are_refused_and_replace_nothing(tmp_p
     main(config)
     manifest, images = (tmp_path / "out" / "manifest.json").read_bytes(), image_sets.read_images(config.output)
     prompts.write_text("a\nc\n")
-    with pytest.raises(UserError, match=r"/out holds other images; give another --output"):
+    with pytest.raises(UserError, match=r"/out was begun with other settings \(captions was .*\); give another"):
         main(config)
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
     assert image_sets.read_images(config.output) == images
@@ -74,7 +74,7 @@ def test_a_folder_painted_before_captions_were_hashed_is_painted_again(tmp_path:
     old = json.loads(now)
     del old["identity"]["captions"]
     manifest.write_text(json.dumps(old))
-    with pytest.raises(UserError, match="holds other images"):
+    with pytest.raises(UserError, match=r"begun with other settings .*images was 2, now 1"):
         main(replace(config, limit=1))
     main(config)
     assert manifest.read_bytes() == now  # scores and KID of the old manifest are stale
@@ -85,7 +85,7 @@ def test_an_unfinished_folder_of_the_generator_is_left_alone(tmp_path: Path) -> 
     work = tmp_path / "images" / ".work"
     work.mkdir(parents=True)
     (work / "config.json").write_text(json.dumps({"identity": {}}))
-    with pytest.raises(UserError, match="holds other images"):
+    with pytest.raises(UserError, match=r"generate\.py has not finished its images here"):
         main(LayoutConfig(prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images")))
 
 

@@ -13,20 +13,21 @@ from support.material import write_pairs
 from infra.base.errors import UserError
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import encode_latents, encoders
+from pipelines.latents import encode_latents, encode_passes, encoders
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
+from pipelines.raw import source
 
 
 def test_copies_begin_at_the_least_and_tasks_have_a_bound() -> None:
-    copies = on_ray._compute(Step(dict, actors=4, least=2))
+    copies = on_ray._compute(Step(function=dict, actors=4, least=2))
     assert isinstance(copies, ActorPoolStrategy)
     assert (copies.min_size, copies.max_size) == (2, 4)
     for least in (None, 4):
-        fixed = on_ray._compute(Step(dict, actors=4, least=least))
+        fixed = on_ray._compute(Step(function=dict, actors=4, least=least))
         assert isinstance(fixed, ActorPoolStrategy)
         assert (fixed.min_size, fixed.max_size) == (4, 4)
-    bounded, free = on_ray._compute(Step(dict, tasks=3)), on_ray._compute(Step(dict))
+    bounded, free = on_ray._compute(Step(function=dict, tasks=3)), on_ray._compute(Step(function=dict))
     assert isinstance(bounded, TaskPoolStrategy)
     assert isinstance(free, TaskPoolStrategy)
     assert (bounded.size, free.size) == (3, None)
@@ -35,13 +36,13 @@ def test_copies_begin_at_the_least_and_tasks_have_a_bound() -> None:
 def test_a_cluster_must_hold_the_least_not_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores: listing takes one, copies of a half each leave room for two."""
     monkeypatch.setattr(on_ray, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0}))
-    on_ray._check_resources([Step(dict, actors=9, least=2, cpus=0.5)])
+    on_ray._check_resources([Step(function=dict, actors=9, least=2, cpus=0.5)])
     with pytest.raises(UserError, match=r"needs 2\.5 CPUs"):
-        on_ray._check_resources([Step(dict, actors=9, least=3, cpus=0.5)])
+        on_ray._check_resources([Step(function=dict, actors=9, least=3, cpus=0.5)])
     with pytest.raises(UserError, match=r"needs 5\.5 CPUs"):
-        on_ray._check_resources([Step(dict, actors=9, cpus=0.5)])
+        on_ray._check_resources([Step(function=dict, actors=9, cpus=0.5)])
     with pytest.raises(UserError, match=r"needs 2\.5 CPUs"):
-        on_ray._check_resources([Step(dict, cpus=2.0), Step(dict, actors=1, cpus=0.5)])
+        on_ray._check_resources([Step(function=dict, cpus=2.0), Step(function=dict, actors=1, cpus=0.5)])
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ def test_flags_say_what_each_step_takes(
         work=lambda name: name,
         filter=Filter(None, None, {}),
     )
-    monkeypatch.setattr(encode_latents.source, "columns_to_read", lambda dataset: dataset.schema.names)
-    encode_latents.encode_pairs(plan)
+    monkeypatch.setattr(source, "columns_to_read", lambda dataset: dataset.schema.names)
+    encode_passes.encode_pairs(plan)
     decode, encode = jobs[0].steps
     assert (decode.function, encode.function) == (encoders.CheckAndDecode, encoders.LatentEncoder)
     assert (decode.cpus, decode.tasks) == decoding

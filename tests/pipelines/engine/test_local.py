@@ -41,7 +41,7 @@ def job(tmp_path: Path) -> Job:
     return Job(
         source=[str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")],
         columns=["x"],
-        steps=[Step(Square, batch_size=3)],
+        steps=[Step(function=Square, batch_size=3)],
         output=str(tmp_path / "out"),
         checkpoint=str(tmp_path / "done"),
         id_column="x",
@@ -65,7 +65,7 @@ def test_blocks_of_four_in_batches_of_three(job: Job) -> None:
 
 def test_a_killed_run_goes_on_after_its_last_block_and_a_finished_one_does_nothing(job: Job) -> None:
     with pytest.raises(RuntimeError):
-        in_process.run(replace(job, steps=[Step(Square, {"dies_at": 7}, batch_size=3)]))
+        in_process.run(replace(job, steps=[Step(function=Square, arguments={"dies_at": 7}, batch_size=3)]))
     assert [part["x"] for part in written(job)] == [[0, 1, 2, 3]]
     Square.seen = []
     in_process.run(job)

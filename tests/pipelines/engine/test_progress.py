@@ -22,7 +22,18 @@ from pipelines.engine.jobs import Job
 def test_the_pace_is_of_this_run_s_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,200 of 3,000 rows are safe, 600 of them written in the last 60 s: ten a second, three minutes left."""
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    job = Job([], [], [], "", "", "id", lambda _: NotImplemented, 1, "pairs", 3000)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output="",
+        checkpoint="",
+        id_column="id",
+        row_ids=lambda _: NotImplemented,
+        rows_per_block=1,
+        name="pairs",
+        rows=3000,
+    )
     assert progress.pace(job, 1200, 600, 40.0) == ", 10 a second, 3 min left"
     assert progress.pace(job, 3000, 600, 40.0) == ", 10 a second"
     assert progress.pace(job, 600, 0, 100.0) == ""
@@ -49,8 +60,19 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_go_on: Callable
 
     asked: list[int] = []
     monkeypatch.setattr(progress.os, "_exit", end)
-    job = Job([], [], [], str(tmp_path / "out"), str(checkpoint), "x", lambda table: table["x"], 2, "rows", 3,
-              may_go_on=ask)  # fmt: skip
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=str(tmp_path / "out"),
+        checkpoint=str(checkpoint),
+        id_column="x",
+        row_ids=lambda table: table["x"],
+        rows_per_block=2,
+        name="rows",
+        rows=3,
+        may_go_on=ask,
+    )
     with progress.watch(job, lambda idle: f"idle for {idle}", interval=0.01):
         assert looked.wait(30)
     return ended
@@ -87,7 +109,18 @@ def test_a_job_that_stands_still_is_remarked_on_and_then_ended(
         raise SystemExit
 
     monkeypatch.setattr(progress.os, "_exit", end)
-    job = Job([], [], [], str(tmp_path / "out"), str(tmp_path / "none"), "x", lambda table: table["x"], 2, "rows", 3)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=str(tmp_path / "out"),
+        checkpoint=str(tmp_path / "none"),
+        id_column="x",
+        row_ids=lambda table: table["x"],
+        rows_per_block=2,
+        name="rows",
+        rows=3,
+    )
     with progress.watch(job, lambda _: "nothing moves", interval=0.01, remark=0.0, patience=0.1):
         assert done.wait(30)
     told = capsys.readouterr().out
@@ -155,7 +188,18 @@ def test_whatever_a_kill_left_the_rows_that_count_are_the_rows_that_are_there(
 
         monkeypatch.setattr(progress.files, "remove", kill)
         monkeypatch.setattr(on_ray.ray.data, "read_datasource", read)
-        job = Job([folder], [], [], f"{folder}/out", f"{folder}/done", "id", lambda table: table["id"], 3, "rows", 6)
+        job = Job(
+            source=[folder],
+            columns=[],
+            steps=[],
+            output=f"{folder}/out",
+            checkpoint=f"{folder}/done",
+            id_column="id",
+            row_ids=lambda table: table["id"],
+            rows_per_block=3,
+            name="rows",
+            rows=6,
+        )
         with pytest.raises((Killed, EOFError)) as ended:
             on_ray._build(job)
         done = progress.done_ids(job).tolist()
@@ -178,7 +222,18 @@ def test_what_a_repair_holds_as_done_stays_though_its_mark_names_no_block(tmp_pa
     leave(str(tmp_path), "run_1_000001", [1, 2, 3], "", "", "rows")
     leave(str(tmp_path), "run_1_000002", [4, 5, 6], "", "", "rows")
     files.write_table(f"{tmp_path}/done/kept.parquet", pa.table({"id": [1, 2, 3]}))
-    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 6)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=f"{tmp_path}/out",
+        checkpoint=f"{tmp_path}/done",
+        id_column="id",
+        row_ids=lambda table: table["id"],
+        rows_per_block=3,
+        name="rows",
+        rows=6,
+    )
     progress.clear_unfinished(job)
     assert found_ids(str(tmp_path)) == [1, 2, 3]
 
@@ -186,7 +241,18 @@ def test_what_a_repair_holds_as_done_stays_though_its_mark_names_no_block(tmp_pa
 def test_rows_that_another_block_has_by_now_are_not_there_twice(tmp_path: Path) -> None:
     leave(str(tmp_path), "run_1_000001", [1, 2, 3], "", "", "rows")  # by a worker of a killed job, after it was cleared
     leave(str(tmp_path), "run_2_000001", [1, 2, 3], "", "committed", "rows")
-    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 3)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=f"{tmp_path}/out",
+        checkpoint=f"{tmp_path}/done",
+        id_column="id",
+        row_ids=lambda table: table["id"],
+        rows_per_block=3,
+        name="rows",
+        rows=3,
+    )
     progress.clear_unfinished(job)
     assert found_ids(str(tmp_path)) == [1, 2, 3]
 
@@ -203,14 +269,36 @@ def test_a_mark_that_a_living_worker_renames_meanwhile_does_not_count(
         remove(path)
 
     monkeypatch.setattr(progress.files, "remove", rename)
-    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 3)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=f"{tmp_path}/out",
+        checkpoint=f"{tmp_path}/done",
+        id_column="id",
+        row_ids=lambda table: table["id"],
+        rows_per_block=3,
+        name="rows",
+        rows=3,
+    )
     progress.clear_unfinished(job)
     assert progress.done_ids(job).tolist() == found_ids(str(tmp_path)) == []
 
 
 def test_rows_without_any_record_are_refused_and_stay(tmp_path: Path) -> None:
     leave(str(tmp_path), "part", [1, 2, 3], "", "", "rows")
-    job = Job([], [], [], f"{tmp_path}/out", f"{tmp_path}/done", "id", lambda table: table["id"], 3, "rows", 3)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=f"{tmp_path}/out",
+        checkpoint=f"{tmp_path}/done",
+        id_column="id",
+        row_ids=lambda table: table["id"],
+        rows_per_block=3,
+        name="rows",
+        rows=3,
+    )
     with pytest.raises(UserError, match=f"^{tmp_path}/out: holds rows of which {tmp_path}/done has no record; delete"):
         progress.clear_unfinished(job)
     assert found_ids(str(tmp_path)) == [1, 2, 3]

@@ -139,6 +139,9 @@ def test_what_makes_no_experiment_is_refused(config: RejectionConfig, tmp_path: 
     main(config)
     (tmp_path / "captions.txt").write_text("none\nanother\n")
     before = Path(config.output, "policy", "captions.jsonl").read_text()
-    with pytest.raises(UserError, match="policy: begun with other captions; give another --output"):
+    with pytest.raises(
+        UserError,
+        match=r"policy was begun with other settings \(captions was '\d+ captions .*', now '\d+ captions",
+    ):
         main(config)
     assert Path(config.output, "policy", "captions.jsonl").read_text() == before

@@ -57,7 +57,7 @@ def cached_store(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) 
     cache = str(tmp_path_factory.mktemp("cache"))
     visit = VisitPairs(plan.model, settings.schedule, str(path), cache, 0, 0.2, 4, "float32")
     files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
-    encode_reference.publish(plan, wanted)
+    encode_reference.publish(plan, encode_reference.read_visits(plan, wanted))
     return path
 
 

@@ -1,0 +1,81 @@
+"""A pass that can be killed at any point and started again: it is done once, and never twice.
+
+It knows neither what runs a pass nor where its result lies: whoever describes a pass hands in functions for that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from infra.base import files
+
+Result = TypeVar("Result")
+NOTED = "config.json"  # in the work folder: the settings that the pass was begun with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass(Generic[Result]):
+    """A pass over data, as `finish` needs to know it."""
+
+    work: str
+    """Folder of checkpoints and intermediate files; it is removed when the result is published."""
+    settings: Mapping[str, Any]
+    """What decides the rows written below `work`."""
+    is_finished: Callable[[], bool]
+    """Says whether the result is published already, with these settings."""
+    lock: Callable[[], AbstractContextManager[Callable[[], None]]]
+    """Keeps other writers out; yields a function that raises UserError where another writer took over meanwhile."""
+    refuse_others: Callable[[dict[str, Any]], None] | None = None
+    """Compares the noted settings of an unfinished pass with the present ones; raises UserError where they differ.
+    None: rows of other settings are thrown away, and the pass begins anew."""
+    prepare: Callable[[], None] = lambda: None
+    """Tries what may be refused before the settings are noted, for example whether a cluster answers."""
+    run: Callable[[], None]
+    """Writes the rows that are missing; rows that an earlier run wrote safely are not computed again."""
+    count: Callable[[], Result]
+    """Reads what was written and returns what is to be published; raises UserError where a row is missing or twice."""
+    publish: Callable[[Result], None]
+    """Makes the result visible; what marks it as finished is written last."""
+
+
+def finish(wanted: Pass[Result]) -> Result | None:
+    """Do what is left of a pass and return its result; None where it was finished already.
+
+    A finished pass is recognised without the lock, so that a folder that may only be read does for it.
+
+    Raises:
+        UserError: if another process is writing there or took over meanwhile, or if one of the pass's functions raises.
+    """
+    if wanted.is_finished():
+        return None
+    with wanted.lock() as still_held:
+        if wanted.is_finished():  # by another process, just before this one took the lock
+            return None
+        _settle_settings(wanted)
+        wanted.run()
+        result = wanted.count()
+        still_held()
+        wanted.publish(result)
+        files.remove(wanted.work)
+    return result
+
+
+def _settle_settings(wanted: Pass[Result]) -> None:
+    """Compare the settings with those noted by an earlier run, and note the present ones."""
+    path = files.join(wanted.work, NOTED)
+    noted = files.read_json(path) if files.exists(path) else None
+    if noted is not None and wanted.refuse_others is not None:
+        wanted.refuse_others(noted)
+    wanted.prepare()
+    if wanted.refuse_others is None and noted != _as_noted(wanted.settings):
+        files.remove(wanted.work)
+    files.write_json(path, wanted.settings)
+
+
+def _as_noted(settings: Mapping[str, Any]) -> Any:
+    """Return settings as a JSON file gives them back: a tuple is a list there."""
+    return json.loads(json.dumps(settings, default=str))

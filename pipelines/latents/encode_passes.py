@@ -1,0 +1,167 @@
+"""The encoder's two passes over the data: raw rows to pairs/, then captions to prompts/."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infra.base import files, metrics, models
+from infra.base.errors import UserError
+from pipelines.engine import on_ray, shares
+from pipelines.engine.jobs import Job, Step
+from pipelines.latents import captions, encoders, store
+from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.safety import Filter
+from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
+from pipelines.raw import contents, pairs, source
+
+CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything known before Ray starts."""
+
+    config: EncodeConfig
+    model: models.Model
+    folder: Path  # of the model, on the driver
+    destination: str
+    sources: list[str]
+    dataset: source.RawTable
+    resolution: int
+    vae: Mapping[str, Any]
+    embeddings: captions.Shapes
+    fingerprints: Mapping[str, str]
+    filter: Filter
+    written_before: int  # rows that earlier runs finished
+    source_files: contents.Noted  # what the source's files hold
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of a latent."""
+        return encoders.latent_shape(self.vae, self.resolution)
+
+    def work(self, *parts: str) -> str:
+        """Return a path among the work files."""
+        return files.join(self.destination, store.WORK, *parts)
+
+
+def encode_pairs(plan: Plan) -> None:
+    """Run the first pass: raw rows to pairs/, partitioned by status."""
+    config = plan.config
+    devices = on_ray.device_count()
+    share = shares.share(devices, config.encoders, config.gpus_per_encoder)
+    check = {
+        "resolution": plan.resolution,
+        "strict_labels": config.strict_labels,
+        "blocklist": plan.filter.blocklist,
+    }
+    encode = {
+        "model": plan.model,
+        "resolution": plan.resolution,
+        "posterior": config.posterior,
+        "flip": config.flip,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "checker": plan.filter.checker,
+    }
+    on_ray.run(
+        Job(
+            source=plan.sources,
+            columns=source.columns_to_read(plan.dataset),
+            steps=[
+                Step(
+                    function=encoders.CheckAndDecode,
+                    arguments=check,
+                    batch_size=config.batch_size,
+                    tasks=config.decode_tasks or None,
+                    cpus=shares.feeding_cpus(devices, config.cpus_per_decode_task),
+                ),
+                Step(
+                    function=encoders.LatentEncoder,
+                    arguments=encode,
+                    batch_size=config.batch_size,
+                    actors=share.copies,
+                    least=config.min_encoders or None,
+                    gpus=share.gpus,
+                    accelerator=config.accelerator_type,
+                ),
+            ],
+            output=files.join(plan.destination, "pairs"),
+            checkpoint=plan.work("pairs_done"),
+            id_column="pair_id",
+            row_ids=pairs.pair_ids,
+            rows_per_block=config.rows_per_file,
+            name="pairs",
+            rows=plan.dataset.count_rows(),
+            partition_by="status",
+            may_go_on=lambda: refuse_spoilt_source(plan),
+            counts=metrics.encoded,
+            read=source.read_pieces,
+        )
+    )
+    refuse_spoilt_source(plan)
+
+
+def encode_captions(plan: Plan) -> None:
+    """Run the second pass: the kept pairs' unique captions, and the empty one, to prompts/.
+
+    Raises:
+        UserError: if the source no longer has a kept pair's caption.
+    """
+    wanted = set(kept_prompt_ids(plan).tolist()) | {pairs.prompt_id("")}
+    caption_of = dict(source.captions_of(plan.dataset, wanted)) | {pairs.prompt_id(""): ""}
+    lost = wanted - caption_of.keys()
+    if lost:
+        raise UserError(
+            f"{plan.destination}: the source lacks {len(lost)} captions of kept pairs; "
+            "the source changed while it was encoded: give another --store"
+        )
+    prompt_ids = sorted(caption_of)
+    texts = pa.table(
+        {"prompt_id": pa.array(prompt_ids, pa.int64()), "caption": [caption_of[key] for key in prompt_ids]}
+    )
+    # Checkpointing holds for sources read from files only, so the captions become one first.
+    files.write_table(plan.work("captions.parquet"), texts)
+    config = plan.config
+    encode = {
+        "model": plan.model,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "max_tokens": config.max_tokens,
+    }
+    caption_bytes = 2 * sum(math.prod(shape) for shape in plan.embeddings.values())
+    on_ray.run(
+        Job(
+            source=[plan.work("captions.parquet")],
+            columns=["prompt_id", "caption"],
+            steps=[
+                Step(
+                    function=captions.CaptionEncoder,
+                    arguments=encode,
+                    batch_size=config.batch_size,
+                    actors=1,
+                    gpus=shares.share(on_ray.device_count(), 1, config.gpus_per_encoder).gpus,
+                    accelerator=config.accelerator_type,
+                )
+            ],
+            output=files.join(plan.destination, "prompts"),
+            checkpoint=plan.work("prompts_done"),
+            id_column="prompt_id",
+            row_ids=_prompt_ids,
+            rows_per_block=max(1, min(8 * config.rows_per_file, CAPTION_BYTES // caption_bytes)),
+            name="captions",
+            rows=texts.num_rows,
+        )
+    )
+
+
+def _prompt_ids(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return table["prompt_id"].to_numpy()
