@@ -42,7 +42,7 @@ def test_every_pair_with_a_label_and_two_images_counts(
     accuracy.main(config)
     assert "already finished" in capsys.readouterr().out
     assert len(plain_engine) == 1
-    with pytest.raises(UserError, match="another scorer fidelity"):
+    with pytest.raises(UserError, match=r"begun with other settings \(scorer fidelity was '\w+', now None\)"):
         accuracy.main(replace(config, scorers=("oracle",)))
 
 

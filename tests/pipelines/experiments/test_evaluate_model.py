@@ -191,7 +191,7 @@ def test_a_refused_command_leaves_the_record_of_the_one_before(config: EvaluateC
     before = {path.name: path.read_bytes() for path in Path(config.output).iterdir() if path.is_file()}
     (tmp_path / "others.txt").write_text("another\n")
     with pytest.raises(
-        UserError, match=r"was begun with other settings \(prompts was '\d+ captions .*', now '\d+ captions"
+        UserError, match=r"begun with other settings \(prompts was '\d+ captions .*', now '\d+ captions"
     ):
         main(replace(config, prompts=str(tmp_path / "others.txt")))
     after = {path.name: path.read_bytes() for path in Path(config.output).iterdir() if path.is_file()}
