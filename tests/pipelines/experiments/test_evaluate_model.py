@@ -297,10 +297,10 @@ def test_evaluate_draws_and_scores_on_a_cluster(
     assert Image.open(io.BytesIO(images["image"][0].as_py())).size == (64, 64)
     generate.main(drawing)
     assert "already finished" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"other settings \(seed\)"):
+    with pytest.raises(UserError, match=r"other settings \(seed was 0, now 3\)"):
         generate.main(replace(drawing, seed=3))
     (tmp_path / "p.csv").write_text("prompt\na big red circle on a teal background\na small red ring on a pink one\n")
-    with pytest.raises(UserError, match=r"other settings \(captions\)"):
+    with pytest.raises(UserError, match=r"other settings \(captions was "):
         generate.main(drawing)
     scores = score_files.read_scores(drawing.output)
     assert scores.num_rows == 4
