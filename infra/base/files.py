@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import pyarrow.parquet as pq
 from infra.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-S3, HUB = "s3://", "hf://"
+S3 = "s3://"
+HUB = "hf://"
+BLOCK = 1 << 22  # bytes read at once
 SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
 NO_SECRETS = "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
 PACKAGED = ("infra/world/", "infra/benchmarks/shapes/")  # data that is installed with the code
@@ -314,22 +317,29 @@ def flush_below(folder: str) -> None:
         flush(place)
 
 
+def _blocks(stream: pa.NativeFile) -> Iterator[bytes]:
+    return iter(lambda: stream.read(BLOCK), b"")
+
+
 def copy(source: str, target: str) -> str:
     """Copy a file between disk and S3, block by block, and return the SHA-256 of its bytes, in hex.
 
     Raises:
         OSError: if it could not be read or written, or less arrived than was sent.
     """
-    (origin, read), (destination, written) = open_filesystem(source), open_filesystem(writable(target))
+    origin, read = open_filesystem(source)
+    destination, written = open_filesystem(writable(target))
     if not target.startswith(S3):
         Path(written).parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    size = 0
     with origin.open_input_stream(read) as incoming, destination.open_output_stream(written) as outgoing:
-        while block := incoming.read(1 << 22):
+        for block in _blocks(incoming):
             digest.update(block)
             size += len(block)
             outgoing.write(block)
-    if (arrived := destination.get_file_info(written).size) != size:
+    arrived = destination.get_file_info(written).size
+    if arrived != size:
         raise OSError(f"{target}: {arrived} of {size} bytes arrived")
     flush(target)
     return digest.hexdigest()
@@ -387,6 +397,6 @@ def sha256(path: str) -> str:
     digest = hashlib.sha256()
     filesystem, inner = open_filesystem(path)
     with filesystem.open_input_stream(inner) as stream:
-        while block := stream.read(1 << 22):
+        for block in _blocks(stream):
             digest.update(block)
     return digest.hexdigest()

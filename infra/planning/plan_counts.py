@@ -70,7 +70,9 @@ class Counted:
             posterior=self.encode.posterior,
             flip=self.encode.flip,
             embeddings=self.networks.embeddings,
-            counts=store.Counts(pairs, 0, 0, 0, pairs, 0, captions),
+            counts=store.Counts(
+                rows_in=pairs, ties=0, invalid=0, quarantined=0, kept=pairs, contradicting=0, prompts=captions
+            ),
             reasons={},
             content_hash="planned",
             config={},

@@ -30,7 +30,7 @@ DONE = "accuracy.json"
 CONTENTS = "contents of the files"  # among the settings of a pass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AccuracyConfig:
     """Settings of the accuracy table."""
 
@@ -100,23 +100,24 @@ def main(config: AccuracyConfig) -> None:
     judges = {name: scorers.load(name, weights[name]) for name in config.scorers}
     sets = {"test": read_labelled(config.source, config.split)}
     if config.validation_source or config.validation_split:
-        name, split = config.validation_source or config.source, config.validation_split or config.split
+        name = config.validation_source or config.source
+        split = config.validation_split or config.split
         if (name, split) == (config.source, config.split):
             raise UserError("--validation-source: the very pairs of --source; a threshold is tuned on others")
         sets["validation"] = read_labelled(name, split)
     settings = {part: settings_of(chosen, judges) for part, chosen in sets.items()}
     done = files.join(output, DONE)
     with store.writer_lock(output):
-        if files.exists(done) and _are_same((before := files.read_json(done))["settings"], settings):
-            print(f"{output}: already finished, nothing to do\n{table(before['rows'])}", flush=True)
-            told = before
+        report = files.read_json(done) if files.exists(done) else None
+        if report is not None and _are_same(report["settings"], settings):
+            print(f"{output}: already finished, nothing to do\n{table(report['rows'])}", flush=True)
         else:
-            told = {"config": asdict(config), "settings": settings, "rows": measure(config, sets, judges, weights)}
+            report = {"config": asdict(config), "settings": settings, "rows": measure(config, sets, judges, weights)}
             save_config(output, config)
-            files.write_json(done, told)
-            print(table(told["rows"]), flush=True)
+            files.write_json(done, report)
+            print(table(report["rows"]), flush=True)
     if config.json:
-        files.write_json(files.resolve(config.json), told)
+        files.write_json(files.resolve(config.json), report)
 
 
 def measure(
@@ -125,7 +126,8 @@ def measure(
     """Score all pairs and measure every scorer, one row each."""
     output = files.resolve(config.output)
     for part, chosen in sets.items():
-        noted, settings = files.join(output, part, "config.json"), settings_of(chosen, judges)
+        noted = files.join(output, part, "config.json")
+        settings = settings_of(chosen, judges)
         if files.exists(noted):
             before = files.read_json(noted)
             ignored = _not_noted(before)
@@ -156,13 +158,13 @@ def _are_same(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]])
 
 def settings_of(chosen: Labelled, judges: dict[str, Scorer]) -> dict[str, Any]:
     """Collect what decides the scores of a source's pairs."""
-    told = {
+    about_source = {
         "source": chosen.raw.name,
         "split": chosen.raw.split,
         "pairs": f"{pairs.hash64(chosen.ids.tobytes()):x}",
         CONTENTS: contents.digest(contents.contents_of(chosen.raw.name, chosen.raw.paths)),
     }
-    return told | {f"scorer {name}": scorer.fingerprint for name, scorer in judges.items()}
+    return about_source | {f"scorer {name}": scorer.fingerprint for name, scorer in judges.items()}
 
 
 def read_labelled(name: str, split: str) -> Labelled:
@@ -213,7 +215,9 @@ def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> d
 def _with_ties(scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
     halves = test.prompts % 2 == 0  # prompt_id is a hash, so this halves the prompts at random
     parts = [(np.ones(len(halves), bool), validation)] if validation else _crossed(test, halves)
-    points, thresholds, temperatures = np.full(len(halves), np.nan), [], []
+    points = np.full(len(halves), np.nan)
+    thresholds = []
+    temperatures = []
     for rows, other in parts:
         own = scorer.temperature if len(other.human) else None
         temperature = own or label_rules.fit_temperature(other.margin, other.human)

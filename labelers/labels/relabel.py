@@ -246,10 +246,10 @@ def _refuse_changed_images(config: RelabelConfig, raw: scoring_pass.PairSource, 
     if not manifest.source_files:
         return
     now = contents.contents_of(config.source, raw.paths)
-    told = f"--source {config.source}, from which {config.store} was encoded"
+    place = f"--source {config.source}, from which {config.store} was encoded"
     is_same_place = told_apart(config.source) == told_apart(manifest.source)
     remedy = "restore the file as it was, or encode again into another store"
-    contents.refuse_changed_files(manifest.source_files, now, told, remedy, by_time=is_same_place)
+    contents.refuse_changed_files(manifest.source_files, now, place, remedy, by_time=is_same_place)
     if not manifest.source_files.keys() & now.keys():
         print(
             f"--source {config.source}: its files have other names than those that {config.store} was encoded from, so "

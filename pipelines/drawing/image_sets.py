@@ -28,7 +28,8 @@ DONE = "manifest.json"
 
 def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
     """List the images to draw: image_id, caption, image_index (running per repeated caption), image_seed."""
-    rows, used = [], dict.fromkeys(captions, 0)
+    rows = []
+    used = dict.fromkeys(captions, 0)
     for caption in captions:
         for _ in range(per_prompt):
             index = used[caption]
@@ -70,7 +71,8 @@ def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> N
     Raises:
         UserError: if another set of images is there.
     """
-    done, captions = files.join(folder, DONE), captions_hash(table["caption"].to_pylist())
+    done = files.join(folder, DONE)
+    captions = captions_hash(table["caption"].to_pylist())
     about = {"identity": {**settings, "captions": captions}, "images": table.num_rows, "config": settings}
     before = files.read_json(done) if files.exists(done) else None
     if before == about:

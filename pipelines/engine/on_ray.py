@@ -80,7 +80,8 @@ def _asks_for_token(dashboard: str | None) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             asked = http.client.HTTPConnection(dashboard, timeout=5)
             asked.request("GET", "/api/authentication_mode")
-            if (answer := asked.getresponse()).status == http.HTTPStatus.OK:
+            answer = asked.getresponse()
+            if answer.status == http.HTTPStatus.OK:
                 return json.load(answer)["authentication_mode"] == "token"
     return os.environ.get("RAY_AUTH_MODE") == "token"
 
@@ -130,13 +131,16 @@ def run(job: Job) -> None:
         with progress.watch(job, lambda idle: _standstill(job, idle)):
             _build(job)
     except Exception as error:
-        if (refusal := object_storage.refusal_in(error)) is not None:
+        refusal = object_storage.refusal_in(error)
+        if refusal is not None:
             raise refusal from None
         if nodes - _living_nodes():  # Ray outlives this but where it listed files; what it raises then says little
             raise UserError(f"{job.output}: a node was lost with work that Ray needed; {AGAIN}") from error
-        if full := _full_disk(error):
+        full = _full_disk(error)
+        if full:
             raise UserError(f"{job.output}: {full}; make room, then {AGAIN}") from error
-        if again := comes_again(_innermost(error), job.output):
+        again = comes_again(_innermost(error), job.output)
+        if again:
             raise again from error
         raise
     finally:
@@ -200,7 +204,8 @@ def _build(job: Job) -> None:
     progress.clear_unfinished(job)
     # With the job's own reader: Ray's takes columns out of paths, and types from whichever file it opens first.
     dataset = ray.data.read_datasource(_Files(job), num_cpus=SMALL_CPUS)
-    if len(done := progress.done_ids(job)):
+    done = progress.done_ids(job)
+    if len(done):
         drop = _DropDone(ray.put(done), job.row_ids)
         dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
@@ -295,9 +300,9 @@ _exported: dict[str, ray_metrics.Metric] = {}  # in each process, made at its fi
 def export(samples: Iterable[metrics.Sample]) -> None:
     """Hand samples to Ray, whose agent on each node exports them for Prometheus."""
     for sample in samples:
-        told = metrics.METRICS[sample.name]
-        if (metric := _exported.get(sample.name)) is None:
-            metric = _exported[sample.name] = _make(sample.name, told)
+        metric = _exported.get(sample.name)
+        if metric is None:
+            metric = _exported[sample.name] = _make(sample.name, metrics.METRICS[sample.name])
         if isinstance(metric, ray_metrics.Counter):
             if sample.value > 0:  # Ray's counters refuse zero
                 metric.inc(sample.value, dict(sample.labels))
@@ -307,11 +312,11 @@ def export(samples: Iterable[metrics.Sample]) -> None:
             metric.observe(sample.value, dict(sample.labels))
 
 
-def _make(name: str, told: metrics.Metric) -> ray_metrics.Metric:
-    if told.kind == "histogram":
-        return ray_metrics.Histogram(name, told.meaning, boundaries=BATCH_SECONDS, tag_keys=told.labels)
+def _make(name: str, metric: metrics.Metric) -> ray_metrics.Metric:
+    if metric.kind == "histogram":
+        return ray_metrics.Histogram(name, metric.meaning, boundaries=BATCH_SECONDS, tag_keys=metric.labels)
     kinds = {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}
-    return kinds[told.kind](name, told.meaning, tag_keys=told.labels)
+    return kinds[metric.kind](name, metric.meaning, tag_keys=metric.labels)
 
 
 class _NoFilter(IdColumnCheckpointManager):
@@ -330,7 +335,8 @@ class _DropDone:
     """Drop the rows whose computed ids are checkpointed."""
 
     def __init__(self, done: ray.ObjectRef, row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> None:
-        self.done, self.row_ids = done, row_ids
+        self.done = done
+        self.row_ids = row_ids
 
     def __call__(self, block: pa.Table) -> pa.Table:
         return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
@@ -389,7 +395,8 @@ def _check_resources(steps: Sequence[Step]) -> None:
 
 
 def _standstill(job: Job, seconds: float) -> str:
-    free, total = ray.available_resources(), ray.cluster_resources()
+    free = ray.available_resources()
+    total = ray.cluster_resources()
     return (
         f"{job.output}: nothing was written for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of "
         f"{total.get('CPU', 0):g}, GPUs {free.get('GPU', 0):g} of {total.get('GPU', 0):g}; another job may hold them, "

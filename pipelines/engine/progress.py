@@ -49,22 +49,23 @@ def clear_unfinished(job: Job) -> None:
     Raises:
         UserError: if there are rows and no record of progress at all, which is not known to be ours to delete.
     """
-    pending, marks = files.list_files(job.checkpoint, PENDING), _marks(job)
-    found: dict[str, list[str]] = {}  # by block, whose files, one or more a folder, are numbered behind a dash
+    pending = files.list_files(job.checkpoint, PENDING)
+    marks = _marks(job)
+    written: dict[str, list[str]] = {}  # by block, whose files, one or more a folder, are numbered behind a dash
     for path in files.list_files(job.output, ".parquet"):
-        found.setdefault(_name(path).rpartition("-")[0], []).append(path)
+        written.setdefault(_name(path).rpartition("-")[0], []).append(path)
     begun = {_name(path).removesuffix(PENDING) for path in pending}
     repaired = marks.pop(REPAIRED, None)
-    if found and not (pending or marks or repaired):
+    if written and not (pending or marks or repaired):
         raise UserError(
             f"{job.output}: holds rows of which {job.checkpoint} has no record; delete them, or write to another folder"
         )
     for block, mark in list(marks.items()):
-        rows = found.get(block, [])
+        rows = written.get(block, [])
         if not rows or (block in begun and not np.array_equal(_ids(rows, job.id_column), _ids([mark], job.id_column))):
             files.remove(marks.pop(block))
     kept = _ids([repaired] if repaired else [], job.id_column)
-    for path in [path for block, paths in found.items() if block not in marks for path in paths]:
+    for path in [path for block, paths in written.items() if block not in marks for path in paths]:
         if not len(kept) or not _all_in(_ids([path], job.id_column), kept):
             files.remove(path)
     for path in pending:
@@ -119,11 +120,15 @@ def watch(
         return sum(counted.values())
 
     def look() -> None:
-        seen, since, remarked = -1, time.monotonic(), 0.0
-        first, began = 0, since
+        seen = -1
+        since = time.monotonic()
+        remarked = 0.0
+        first = 0
+        began = since
         while not finished.wait(interval):
             try:
-                if (safe := safe_rows()) != seen:
+                safe = safe_rows()
+                if safe != seen:
                     job.may_go_on()
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
@@ -133,9 +138,12 @@ def watch(
             idle = time.monotonic() - since
             if safe != seen:
                 if seen < 0:
-                    first, began = safe, time.monotonic()
+                    first = safe
+                    began = time.monotonic()
                 print(f"{job.name}: {safe:,} of {job.rows:,} written{pace(job, safe, safe - first, began)}", flush=True)
-                seen, since, remarked = safe, time.monotonic(), 0.0
+                seen = safe
+                since = time.monotonic()
+                remarked = 0.0
             elif idle > patience:
                 print(f"error: {standstill(idle)}; run the same command again when they are free", flush=True)
                 os._exit(3)

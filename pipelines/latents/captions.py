@@ -85,7 +85,8 @@ def _stable_diffusion_3(pipeline: Any, captions: list[str], shapes: Shapes, devi
     hidden, _, pooled, _ = pipeline.encode_prompt(
         captions, None, None, device=device, do_classifier_free_guidance=False, max_sequence_length=tokens
     )
-    (length, first), (_, second) = shapes["text_encoder"], shapes["text_encoder_2"]
+    length, first = shapes["text_encoder"]
+    _, second = shapes["text_encoder_2"]
     split = shapes["text_encoder_pooled"][0]
     outputs = {
         "text_encoder": hidden[:, :length, :first],
@@ -113,11 +114,12 @@ _ENCODE: Mapping[str, Callable[[Any, list[str], Shapes, str], Outputs]] = {
 def load_text_pipeline(folder: Path, dtype: torch.dtype, tokens: int) -> Any:
     """Load a pipeline's tokenizers and text encoders and nothing else; without T5 where it has no tokens."""
     models.quiet()
-    name, kind = kinds.pipeline_class(folder), kinds.kind_of(folder)
+    name = kinds.pipeline_class(folder)
+    kind = kinds.kind_of(folder)
     wanted = {part for part in kind.text_encoders if tokens or part != kind.t5}
     wanted |= {kinds.tokenizer_of(part) for part in wanted}
     index = files.read_json(str(folder / "model_index.json"))
-    parts = {part for part, told in index.items() if isinstance(told, list)}
+    parts = {part for part, about in index.items() if isinstance(about, list)}
     parts |= {kind.t5, kinds.tokenizer_of(kind.t5)} if kind.t5 else set()
     others: dict[str, Any] = dict.fromkeys(parts - wanted)
     if "safety_checker" in others:
@@ -135,7 +137,8 @@ class CaptionEncoder:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         settings = model.folder(())
         self.tokens = kinds.t5_tokens(settings, max_tokens)
-        self.name, kind = kinds.pipeline_class(settings), kinds.kind_of(settings)
+        self.name = kinds.pipeline_class(settings)
+        kind = kinds.kind_of(settings)
         self.parts = kind.frozen(with_t5=bool(self.tokens))[1:]
         folder = model.folder(self.parts)
         self.shapes = embedding_shapes(folder, self.tokens)

@@ -153,8 +153,8 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
 
 
 def _refuse_changed_source(config: EncodeConfig, destination: str, before: contents.Noted, now: contents.Noted) -> None:
-    told = f"--source {config.source}, from which {destination} was begun"
-    contents.refuse_changed(before, now, told, f"{contents.REMEDY} --store")
+    place = f"--source {config.source}, from which {destination} was begun"
+    contents.refuse_changed(before, now, place, f"{contents.REMEDY} --store")
 
 
 def _refuse_finished_from_another(config: EncodeConfig, destination: str, finished: store.Manifest) -> None:
@@ -171,9 +171,10 @@ def _refuse_finished_from_another(config: EncodeConfig, destination: str, finish
 def _fingerprints(folder: Path, frozen: Sequence[str], destination: str) -> dict[str, str]:
     """Return the frozen parts' fingerprints, by the rule that the store was begun with."""
     notes = (store.MANIFEST, f"{store.WORK}/config.json")
-    found = [files.read_json(path) for path in (files.join(destination, note) for note in notes) if files.exists(path)]
-    begun: Mapping[str, str] = next((note["fingerprints"] for note in found if note.get("fingerprints")), {})
-    if not any(identity.is_old(value) for value in begun.values()):
+    paths = [files.join(destination, note) for note in notes]
+    noted = [files.read_json(path) for path in paths if files.exists(path)]
+    before: Mapping[str, str] = next((note["fingerprints"] for note in noted if note.get("fingerprints")), {})
+    if not any(identity.is_old(value) for value in before.values()):
         return identity.fingerprints(folder, frozen)
     identity.say_once(destination)
     return {name: models.fingerprint(folder, name) for name in frozen}

@@ -26,7 +26,7 @@ from pipelines.raw.source import RawTable
 HALF = 2  # bytes of a stored value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceRows:
     """What a source holds, by its labels and captions; images that will not decode are not known yet."""
 
@@ -61,7 +61,7 @@ class Stored:
         return HALF * self.images * math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Networks:
     """What is to be known of the frozen networks to plan with them."""
 
@@ -91,7 +91,7 @@ def read_source(dataset: RawTable, strict_labels: bool, blocklist: safety.Blockl
                 blocked += 1
             else:
                 unique.add(str(row["caption"]))
-    return SourceRows(rows, ties, refused, len(unique), blocked)
+    return SourceRows(rows=rows, ties=ties, refused=refused, prompts=len(unique), blocked=blocked)
 
 
 def count_networks(
@@ -108,8 +108,10 @@ def count_networks(
         tokens: of T5, from kinds.t5_tokens.
     """
     vae: Any = counting.empty(folder, kinds.VAE)
-    kind, works = kinds.kind_of(folder), dict[str, float]()
-    one, many = (torch.empty(n, 3, resolution, resolution, device=counting.META) for n in (1, batch_size))
+    kind = kinds.kind_of(folder)
+    works: dict[str, float] = {}
+    one = torch.empty(1, 3, resolution, resolution, device=counting.META)
+    many = torch.empty(batch_size, 3, resolution, resolution, device=counting.META)
     with torch.no_grad():
         image = counting.flops(lambda: vae.encode(one))
         activations = counting.peak_bytes(vae, lambda: vae.encode(many).latent_dist.mean, dtype)
@@ -118,8 +120,16 @@ def count_networks(
             length = tokens if name == kind.t5 else int(settings["max_position_embeddings"])
             caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
             works[name] = counting.flops(partial(counting.empty(folder, name), caption))
-    checked = count_checker(checker.files().config()) if checker else (0, 0.0)
-    return Networks(counting.parameters(vae), image, activations, works, embedding_shapes(folder, tokens), *checked)
+    checker_parameters, checked_image = count_checker(checker.files().config()) if checker else (0, 0.0)
+    return Networks(
+        vae_parameters=counting.parameters(vae),
+        image=image,
+        activations=activations,
+        captions=works,
+        embeddings=embedding_shapes(folder, tokens),
+        checker_parameters=checker_parameters,
+        checked_image=checked_image,
+    )
 
 
 def plan_rows(

@@ -35,7 +35,9 @@ class CheckAndDecode:
     """Turn raw rows into rows with a status, and the kept ones' images into pixels."""
 
     def __init__(self, resolution: int, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> None:
-        self.resolution, self.strict_labels, self.blocklist = resolution, strict_labels, blocklist
+        self.resolution = resolution
+        self.strict_labels = strict_labels
+        self.blocklist = blocklist
 
     def __call__(self, raw: pa.Table) -> pa.Table:
         """Add pair_id, status, stage and reason to each row.
@@ -43,7 +45,8 @@ class CheckAndDecode:
         Returns:
             The row's ids, label, uids and models, and pixels_0, pixels_1: [R*R*3] uint8 as bytes, null unless kept.
         """
-        ids, rows = pairs.pair_ids(raw), []
+        ids = pairs.pair_ids(raw)
+        rows = []
         for pair_id, row in zip(ids, pairs.as_rows(raw), strict=True):
             out: dict[str, object] = {
                 name: _text(row.get(name)) for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")
@@ -53,15 +56,17 @@ class CheckAndDecode:
         return pa.Table.from_pylist(rows, schema=_DECODED)
 
     def _judge(self, row: dict[str, object]) -> dict[str, object]:
-        caption, label = row["caption"], row["label_0"]
+        caption = row["caption"]
+        label = row["label_0"]
         refusal = pairs.check_caption(caption) or pairs.check_label(label, row.get("label_1"), self.strict_labels)
         if refusal:
             return {"status": "quarantined", "stage": refusal.stage, "reason": refusal.reason}
         known = {"prompt_id": pairs.prompt_id(str(caption)), "label_0": label}
         if label == 0.5:
             return known | {"status": "tie"}
-        if self.blocklist and (reason := self.blocklist.reason(str(caption))):
-            return {"status": "quarantined", "stage": safety.STAGE, "reason": reason}
+        unwanted = self.blocklist.reason(str(caption)) if self.blocklist else None
+        if unwanted:
+            return {"status": "quarantined", "stage": safety.STAGE, "reason": unwanted}
         try:
             pixels = {f"pixels_{slot}": decode_image(row[f"jpg_{slot}"], self.resolution).tobytes() for slot in (0, 1)}
         except BadImage as error:
@@ -107,9 +112,13 @@ class LatentEncoder:
             model.folder(("vae",)), subfolder="vae", use_safetensors=True, dtype=self.dtype
         )
         self.vae = vae.to(self.device).eval().requires_grad_(False)
-        self.scale, self.shift = vae.config["scaling_factor"], vae.config.get("shift_factor") or 0.0
-        self.resolution, self.posterior, self.flip = resolution, posterior, flip
-        self.seed, self.batch_size = seed, batch_size
+        self.scale = vae.config["scaling_factor"]
+        self.shift = vae.config.get("shift_factor") or 0.0
+        self.resolution = resolution
+        self.posterior = posterior
+        self.flip = flip
+        self.seed = seed
+        self.batch_size = batch_size
         self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution) if checker else None
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -150,7 +159,8 @@ class LatentEncoder:
             padded[: len(part)] = part
             images = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             moments = self.vae.encode(images.to(self.dtype)).latent_dist
-            mean, std = moments.mean[: len(part)].float().cpu(), moments.std[: len(part)].float().cpu()
+            mean = moments.mean[: len(part)].float().cpu()
+            std = moments.std[: len(part)].float().cpu()
             parts.append(self._posterior(mean, std, ids[start : start + len(part)], slot))
         return np.concatenate(parts).astype(np.float16) if parts else np.empty((0, self.latent_size), np.float16)
 

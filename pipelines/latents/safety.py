@@ -45,9 +45,9 @@ class SafetyConfig:
 
 def words(text: str) -> list[str]:
     """Cut a text into words without case, width, ligatures and invisible characters: NFKC, case-folded, NFKC again."""
-    told = "".join(letter for letter in unicodedata.normalize("NFKC", text) if not _is_control(letter))
-    told = INVISIBLE.sub("", told)
-    return WORD.findall(unicodedata.normalize("NFKC", told.casefold()))
+    printed = "".join(letter for letter in unicodedata.normalize("NFKC", text) if not _is_control(letter))
+    visible = INVISIBLE.sub("", printed)
+    return WORD.findall(unicodedata.normalize("NFKC", visible.casefold()))
 
 
 def _is_control(letter: str) -> bool:
@@ -63,8 +63,9 @@ class Blocklist:
 
     def find(self, caption: str) -> int | None:
         """Return the line of the first entry whose words stand in a caption, side by side; None where none does."""
-        told, lengths = words(caption), {len(entry) for entry in self.lines}
-        runs = (tuple(told[at : at + length]) for at in range(len(told)) for length in sorted(lengths))
+        spoken = words(caption)
+        lengths = {len(entry) for entry in self.lines}
+        runs = (tuple(spoken[at : at + length]) for at in range(len(spoken)) for length in sorted(lengths))
         return next((self.lines[run] for run in runs if run in self.lines), None)
 
     def reason(self, caption: str) -> str | None:
@@ -90,7 +91,8 @@ def read_blocklist(path: str) -> Blocklist:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        if not (entry := tuple(words(line))):
+        entry = tuple(words(line))
+        if not entry:
             raise UserError(f"--prompt-blocklist {path}: line {number} has no letter or digit")
         lines.setdefault(entry, number)
     if not lines:
@@ -126,9 +128,9 @@ def make_filter(config: SafetyConfig) -> Filter:
         identity["prompt_blocklist"] = blocklist.sha256
     if config.safety_checker:
         checker = checker_name(config.safety_checker, config.safety_revision).pinned()
-        found = SafetyChecker(checker.files(), batch_size=1)
-        found.check()
-        identity["safety_checker"] = found.fingerprint
+        loaded = SafetyChecker(checker.files(), batch_size=1)
+        loaded.check()
+        identity["safety_checker"] = loaded.fingerprint
     return Filter(blocklist, checker, identity)
 
 
@@ -141,12 +143,13 @@ class CheckPairs:
     """Quarantines decoded pairs of which either image shows a concept; what is checked is what would be stored."""
 
     def __init__(self, checker: SafetyChecker, resolution: int) -> None:
-        self.checker, self.resolution = checker, resolution
+        self.checker = checker
+        self.resolution = resolution
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Change status, stage and reason of flagged pairs, as CheckAndDecode gives them."""
-        told = {name: decoded[name].to_pylist() for name in ("status", "stage", "reason")}
-        kept = [row for row, status in enumerate(told["status"]) if status == "kept"]
+        columns = {name: decoded[name].to_pylist() for name in ("status", "stage", "reason")}
+        kept = [row for row, status in enumerate(columns["status"]) if status == "kept"]
         shape = (self.resolution, self.resolution, 3)
         scores = []
         for slot in (0, 1):
@@ -155,8 +158,9 @@ class CheckPairs:
             scores.append(self.checker.scores(images))
         for row, both in zip(kept, np.maximum(*scores), strict=True):
             if both.max() > 0:
-                told["status"][row] = "quarantined"
-                told["stage"][row], told["reason"][row] = STAGE, concept_reason(int(np.argmax(both)))
-        for name, values in told.items():
+                columns["status"][row] = "quarantined"
+                columns["stage"][row] = STAGE
+                columns["reason"][row] = concept_reason(int(np.argmax(both)))
+        for name, values in columns.items():
             decoded = decoded.set_column(decoded.schema.get_field_index(name), name, pa.array(values, pa.string()))
         return decoded

@@ -39,7 +39,7 @@ LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label se
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """Rows of the source by what became of them; rows_in = ties + quarantined + kept."""
 
@@ -273,11 +273,11 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     path = files.join(folder, MANIFEST)
     if not files.exists(path):
         raise UserError(f"--labels {name}: {store} has the label sets {', '.join(label_sets(store)) or 'none'}")
-    told = files.read_json(path)
+    manifest = files.read_json(path)
     again = "encode again with --repair" if name == "human" else f"delete {folder} and run relabel.py again"
-    check_version(path, told, LABELS_VERSION, again, unnamed=1)
-    _refuse_labels_of_another_store(store, path, told, again)
-    return told
+    check_version(path, manifest, LABELS_VERSION, again, unnamed=1)
+    _refuse_labels_of_another_store(store, path, manifest, again)
+    return manifest
 
 
 def _refuse_labels_of_another_store(store: str, path: str, labels: Mapping[str, Any], again: str) -> None:

@@ -31,11 +31,11 @@ def kept_prompt_ids(plan: Plan) -> npt.NDArray[np.int64]:
     rows = _rows_of(plan, "pairs/status=kept", ["prompt_id"])
     if rows is None:
         refused = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"])
-        told = "all rows are ties"
+        why = "all rows are ties"
         if refused is not None:
             reason, count = next(iter(count_reasons(refused).items()))
-            told = f"most often: {reason} ({count} rows); {files.join(plan.destination, 'pairs')} has them all"
-        raise UserError(f"--source {plan.config.source}: no pair was kept; {told}")
+            why = f"most often: {reason} ({count} rows); {files.join(plan.destination, 'pairs')} has them all"
+        raise UserError(f"--source {plan.config.source}: no pair was kept; {why}")
     return rows["prompt_id"].unique().to_numpy()
 
 
@@ -45,7 +45,8 @@ def refuse_spoilt_source(plan: Plan) -> None:
     Raises:
         UserError: with the most frequent reason. The rows are kept, and a higher limit goes on from there.
     """
-    refused, limit = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"]), plan.config.max_bad_fraction
+    refused = _rows_of(plan, "pairs/status=quarantined", ["stage", "reason"])
+    limit = plan.config.max_bad_fraction
     rows = plan.dataset.count_rows()
     if refused is not None:
         refused = refused.filter(pc.not_equal(refused["stage"], safety.STAGE))  # unwanted, not spoilt
@@ -125,12 +126,14 @@ def _write_human_labels(plan: Plan, kept: pa.Table, content_hash: str) -> None:
 
 def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:
     """Refuse prompts/ that are not the wanted captions and the empty one, each once: a pair would get another's."""
-    stored, expected = _rows_of(plan, "prompts", ["prompt_id"]), np.union1d(wanted, pairs.prompt_id(""))
-    found = stored["prompt_id"].to_numpy() if stored is not None else np.empty(0, np.int64)
-    if not np.array_equal(np.sort(found), expected):
-        folder, done = files.join(plan.destination, "prompts"), plan.work("prompts_done")
+    rows = _rows_of(plan, "prompts", ["prompt_id"])
+    stored = rows["prompt_id"].to_numpy() if rows is not None else np.empty(0, np.int64)
+    expected = np.union1d(wanted, pairs.prompt_id(""))
+    if not np.array_equal(np.sort(stored), expected):
+        folder = files.join(plan.destination, "prompts")
+        done = plan.work("prompts_done")
         raise UserError(
-            f"{folder}: {len(found)} captions stored, of which {np.isin(expected, found).sum()} are among the "
+            f"{folder}: {len(stored)} captions stored, of which {np.isin(expected, stored).sum()} are among the "
             f"{len(expected)} wanted; delete this folder and {done}, then the same command encodes them again"
         )
 

@@ -63,12 +63,12 @@ def _footer_hash(path: str) -> str:
         return hashlib.sha256(file.read(length)).hexdigest()
 
 
-def refuse_changed(before: Noted, now: Noted, told: str, remedy: str) -> None:
+def refuse_changed(before: Noted, now: Noted, place: str, remedy: str) -> None:
     """Compare a source's files with those noted, names and contents.
 
     Args:
         before: what was noted; empty in what older versions began, which then passes.
-        told: the flag and what it was given, for a refusal.
+        place: the flag and what it was given, for a refusal.
         remedy: what to do instead, for a refusal.
 
     Raises:
@@ -80,11 +80,11 @@ def refuse_changed(before: Noted, now: Noted, told: str, remedy: str) -> None:
     new = sorted(now.keys() - before.keys())
     if gone or new:
         what = f"{gone[0]} is no longer among its files" if gone else f"{new[0]} is a new one among its files"
-        raise UserError(f"{told}: {what}; {remedy}")
-    refuse_changed_files(before, now, told, remedy, by_time=True)
+        raise UserError(f"{place}: {what}; {remedy}")
+    refuse_changed_files(before, now, place, remedy, by_time=True)
 
 
-def refuse_changed_files(before: Noted, now: Noted, told: str, remedy: str, by_time: bool) -> None:
+def refuse_changed_files(before: Noted, now: Noted, place: str, remedy: str, by_time: bool) -> None:
     """Compare the files that stand in both notes.
 
     Args:
@@ -99,7 +99,7 @@ def refuse_changed_files(before: Noted, now: Noted, told: str, remedy: str, by_t
         differing = next((key for key in both if before[name][key] != now[name][key]), None)
         if differing:
             raise UserError(
-                f"{told}: {name} has changed since ({_change(differing, before[name], now[name])}); {remedy}"
+                f"{place}: {name} has changed since ({_change(differing, before[name], now[name])}); {remedy}"
             )
 
 

@@ -139,15 +139,18 @@ def _json_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
 def _comparison(number: int, row: Any, place: str) -> Comparison:
     if not isinstance(row, dict):
         raise UserError(f"{place}: not an object with {', '.join(COLUMNS)}")
-    if missing := [name for name in COLUMNS if name not in row]:
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
         raise UserError(f"{place}: no {', '.join(missing)}")
-    caption, label = row["caption"], row["label_0"]
+    caption = row["caption"]
+    label = row["label_0"]
     if isinstance(label, str):  # all that a CSV knows
         try:
             label = float(label)
         except ValueError:
             raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1") from None
-    if refusal := check_caption(caption) or check_label(label, None, strict=False):
+    refusal = check_caption(caption) or check_label(label, None, strict=False)
+    if refusal:
         raise UserError(f"{place}: {refusal.reason}")
     for name in COLUMNS[:3]:
         if not isinstance(row[name], str) or not row[name] or not _is_unicode(row[name]):
@@ -192,9 +195,9 @@ def ranking_ids(comparisons: list[Comparison]) -> list[int]:
     used: Counter[tuple[str, str, str]] = Counter()
     for index in sorted(range(len(comparisons)), key=lambda index: comparisons[index].label_0):
         one = comparisons[index]
-        told = (one.caption, *one.names)
-        numbered[index] = hash64(*(part.encode() for part in told), str(used[told]).encode())
-        used[told] += 1
+        compared = (one.caption, *one.names)
+        numbered[index] = hash64(*(part.encode() for part in compared), str(used[compared]).encode())
+        used[compared] += 1
     return [numbered[index] for index in range(len(comparisons))]
 
 
@@ -207,7 +210,8 @@ def imported_pairs(comparisons: list[Comparison], images: str) -> Iterator[dict[
 
 def main(config: ImportConfig) -> None:
     """Make raw pairs in Pick-a-Pic's columns from a folder of images and a table of comparisons."""
-    output, images = files.resolve(config.output), files.resolve(config.images)
+    output = files.resolve(config.output)
+    images = files.resolve(config.images)
     comparisons = read_comparisons(files.resolve(config.table))
     check_images(comparisons, images, config.table)
     count = raw_pairs.write_pairs(output, imported_pairs(comparisons, images), asdict(config))

@@ -60,13 +60,13 @@ def pair_ids(table: pa.Table) -> npt.NDArray[np.int64]:
         [rows] int64.
     """
     names = identity_columns(table.column_names)
-    found = _hashed(table.select(names))
+    ids_of_rows = _hashed(table.select(names))
     ids = [name for name in names if name in IDS]
     if ids and table.num_rows:
         nameless = np.logical_and.reduce([table[name].is_null().to_numpy() for name in ids])
         if nameless.any():
-            found[nameless] = _hashed(table.select(IDENTITY_OF_CONTENT).filter(pa.array(nameless)))
-    return found
+            ids_of_rows[nameless] = _hashed(table.select(IDENTITY_OF_CONTENT).filter(pa.array(nameless)))
+    return ids_of_rows
 
 
 def _hashed(table: pa.Table) -> npt.NDArray[np.int64]:

@@ -45,10 +45,10 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     if not files.exists(path):
         raise UserError(f"{flag} {source}: {path} does not exist")
     _refuse_dead_links(path, flag, source)
-    found = tables.list_tables(whole_rows(path))
-    if not found:
+    paths = tables.list_tables(whole_rows(path))
+    if not paths:
         raise UserError(f"{flag} {source}: {path} holds no .parquet file")
-    return splits.of_folder(path, found, split, f"{flag} {source}")
+    return splits.of_folder(path, paths, split, f"{flag} {source}")
 
 
 def _refuse_dead_links(folder: str, flag: str, source: str) -> None:
@@ -99,13 +99,13 @@ def _named_dataset(given: str, split: str, flag: str) -> list[str]:
     data_files = builder.config.data_files or {}
     if split not in data_files:
         raise UserError(f"{flag} {given}: no split {split!r}; it has {', '.join(map(str, data_files)) or 'none'}")
-    found = [str(path) for path in data_files[split]]
-    if not found or not all(path.endswith(tables.SUFFIX) for path in found):
+    paths = [str(path) for path in data_files[split]]
+    if not paths or not all(path.endswith(tables.SUFFIX) for path in paths):
         raise UserError(
             f"{flag} {given}: not stored as Parquet; export it once and give that file as {flag}: "
             f"{export_command(given, split)}"
         )
-    return found
+    return paths
 
 
 def _which_configuration(name: str, config: str, flag: str) -> str:
@@ -243,11 +243,11 @@ def all_pair_ids(raw: RawTable) -> npt.NDArray[np.int64]:
         UserError: if two rows have the same id, naming one of them.
     """
     names = pairs.identity_columns(list(raw.names))
-    found = [np.empty(0, np.int64)]
+    parts = [np.empty(0, np.int64)]
     for part in raw.parts:
         needed = dict.fromkeys([*names, *(pairs.IDENTITY_OF_CONTENT if part.may_lack_ids else ())])
-        found += [pairs.pair_ids(piece) for piece in read_pieces(part.path, list(needed))]
-    ids = np.concatenate(found)
+        parts += [pairs.pair_ids(piece) for piece in read_pieces(part.path, list(needed))]
+    ids = np.concatenate(parts)
     if len(np.unique(ids)) != len(ids):
         twice = Counter(ids.tolist()).most_common(1)[0]
         row = int(np.flatnonzero(ids == twice[0])[1])
@@ -263,6 +263,9 @@ def captions_of(raw: RawTable, wanted: set[int]) -> Iterator[tuple[int, str]]:
     left = set(wanted)
     for piece in raw.pieces(["caption"]):
         for caption in pairs.values(piece["caption"].unique()):
-            if isinstance(caption, str) and (key := pairs.prompt_id(caption)) in left:
+            if not isinstance(caption, str):
+                continue
+            key = pairs.prompt_id(caption)
+            if key in left:
                 left.remove(key)
                 yield key, caption

@@ -29,9 +29,9 @@ def split_of(name: str) -> str | None:
     if shard:
         return next((split for split, words in WORDS.items() if shard[1].lower() in words), shard[1])
     for part in reversed(name.split("/")):
-        found = [split for split, word in _WORD.items() if word.search(f"{part}/")]
-        if found:
-            return found[0] if len(found) == 1 else None
+        named = [split for split, word in _WORD.items() if word.search(f"{part}/")]
+        if named:
+            return named[0] if len(named) == 1 else None
     return None
 
 
@@ -49,9 +49,9 @@ def of_folder(folder: str, paths: Sequence[str], split: str, shown: str) -> list
     if split == USUAL and len(names) < 2:
         return list(paths)
     if split not in names:
-        told = f"its files' names tell {', '.join(names)}" if names else "its files' names tell no split"
+        known = f"its files' names tell {', '.join(names)}" if names else "its files' names tell no split"
         remedy = "give one of these as --split" if names else "leave --split out"
-        raise UserError(f"{shown}: no split {split!r}; {told}: {remedy}")
+        raise UserError(f"{shown}: no split {split!r}; {known}: {remedy}")
     stray = next((path for path, name in by_path.items() if name is None), None)
     if stray is not None:
         raise UserError(

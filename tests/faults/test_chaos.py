@@ -311,7 +311,7 @@ def test_a_manifest_names_a_hundred_reasons_and_counts_the_rest() -> None:
 
 
 def manifest() -> dict[str, Any]:
-    counts = store.Counts(1, 0, 0, 0, 1, 0, 1)
+    counts = store.Counts(rows_in=1, ties=0, invalid=0, quarantined=0, kept=1, contradicting=0, prompts=1)
     whole = store.Manifest(
         *("raw", "model", {"vae": "0"}, 64, (4, 8, 8), 1.0, 0.0, "mean", False, {"text_encoder": (16, 64)}),
         *(counts, {}, "0", {}, {}),

@@ -176,7 +176,7 @@ def _write_implicit(folder: Path) -> None:
     """Write what accuracy.py leaves, of the held-out pairs; red agrees with people on all of them."""
     chosen = accuracy.read_labelled(str(folder / "held_out_raw"), "train")
     decoded = DecodePairs(chosen.ids)(pa.concat_tables(chosen.raw.dataset.pieces(chosen.raw.columns)))
-    config = accuracy.AccuracyConfig(JUDGES, source=str(folder / "held_out_raw"))
+    config = accuracy.AccuracyConfig(scorers=JUDGES, source=str(folder / "held_out_raw"))
     for name in ("scorers", *(f"seed-{seed}" for seed in SEEDS)):
         names = JUDGES if name == "scorers" else ("implicit",)
         scored = ScorePairs(names, {})(decoded)

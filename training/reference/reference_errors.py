@@ -43,7 +43,7 @@ DRAW = re.compile(r"draw-\d{4,}\.parquet")
 PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What decides the errors; the last two, like the hardware, move only their last bits."""
 
@@ -88,7 +88,7 @@ class Settings:
         return {name: (old, getattr(now, name)) for name, old in vars(self).items() if old != getattr(now, name)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What cached errors say of themselves."""
 
@@ -126,22 +126,23 @@ def read_manifest(path: str, name: str) -> Manifest:
     Raises:
         UserError: if the store has none of that name, or it is of another schema version or not whole.
     """
-    told = files.join(folder_of(path, name), store.MANIFEST)
-    if not files.exists(told):
-        known = [found.split("/")[-2] for found in files.list_files(files.join(path, "reference"), store.MANIFEST)]
+    place = files.join(folder_of(path, name), store.MANIFEST)
+    if not files.exists(place):
+        known = [other.split("/")[-2] for other in files.list_files(files.join(path, "reference"), store.MANIFEST)]
         raise UserError(
             f"--reference {name}: {path} has the reference errors {', '.join(known) or 'none'}; encode_reference.py "
             "computes them"
         )
-    value = files.read_json(told)
+    value = files.read_json(place)
     again = f"delete {folder_of(path, name)} and run encode_reference.py again"
-    check_version(told, value, SCHEMA_VERSION, again, unnamed=1)
+    check_version(place, value, SCHEMA_VERSION, again, unnamed=1)
     try:
-        settings, taken_part = Settings(**value.pop("settings")), tuple(value.pop("hardware"))
-        return Manifest(settings=settings, hardware=taken_part, **value)
+        settings = Settings(**value.pop("settings"))
+        hardware_used = tuple(value.pop("hardware"))
+        return Manifest(settings=settings, hardware=hardware_used, **value)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{told}: not a whole manifest of schema version {SCHEMA_VERSION} ({error}); {again}"
+            f"{place}: not a whole manifest of schema version {SCHEMA_VERSION} ({error}); {again}"
         ) from error
 
 

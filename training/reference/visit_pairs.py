@@ -41,11 +41,14 @@ class VisitPairs:
     ) -> None:
         self.data = loader.as_stored(stage(path, cache))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device, self.hardware = device, reference_errors.hardware(device)
+        self.device = device
+        self.hardware = reference_errors.hardware(device)
         self.backbone = open_backbone(model.folder(), schedule)
         network = self.backbone.load_network().to(device).requires_grad_(False)
         self.reference = NetworkReference(self.backbone, network, getattr(torch, precision))
-        self.seed, self.caption_dropout, self.batch_size = seed, caption_dropout, batch_size
+        self.seed = seed
+        self.caption_dropout = caption_dropout
+        self.batch_size = batch_size
 
     def __call__(self, visits: pa.Table) -> pa.Table:
         """Add timestep, error_0, error_1 and hardware to visit, pair_id and draw.
@@ -53,15 +56,18 @@ class VisitPairs:
         Raises:
             UserError: naming the pair whose errors are not finite.
         """
-        draws, ids = visits["draw"].to_numpy(), visits["pair_id"].to_numpy()
+        draws = visits["draw"].to_numpy()
+        ids = visits["pair_id"].to_numpy()
         rows = np.searchsorted(self.data.staged.pair_ids, ids)
-        timesteps, errors = np.empty(len(rows), np.int32), np.empty((2, len(rows)), np.float32)
+        timesteps = np.empty(len(rows), np.int32)
+        errors = np.empty((2, len(rows)), np.float32)
         for draw in np.unique(draws):
             places = np.flatnonzero(draws == draw)
             for start in range(0, len(places), self.batch_size):
                 part = places[start : start + self.batch_size]
                 timesteps[part], errors[:, part] = self.visit(rows[part], int(draw))
-        if len(bad := np.flatnonzero(~np.isfinite(errors).all(0))):
+        bad = np.flatnonzero(~np.isfinite(errors).all(0))
+        if len(bad):
             raise UserError(f"the reference's errors of pair {ids[bad[0]]}, draw {draws[bad[0]]}, are not finite")
         columns = {"timestep": timesteps, "error_0": errors[0], "error_1": errors[1]}
         for name, values in columns.items():

@@ -29,7 +29,8 @@ FREE = (
     *("keep_checkpoints", "output", "steps", "cache", "micro_batch", "reference"),
 )
 
-REVISIONS, MODEL_REVISIONS = "revisions.json", ("revision", "reference_revision")
+REVISIONS = "revisions.json"
+MODEL_REVISIONS = ("revision", "reference_revision")
 IDENTITIES = "identities.json"  # of the models that a run began with
 STORES = "stores.json"  # content hashes of the stores that a run began with
 

@@ -34,9 +34,27 @@ def label_set(folder: Path, name: str) -> Kept:
 
 
 def errors(folder: Path) -> Kept:
-    settings = reference_errors.Settings("n", "s", 0, 0.2, "epsilon", "h", 4, "float32")
+    settings = reference_errors.Settings(
+        network="n",
+        store_hash="s",
+        seed=0,
+        caption_dropout=0.2,
+        prediction_type="epsilon",
+        schedule="h",
+        batch_size=4,
+        precision="float32",
+    )
     about = {"draw-0000.parquet": {"bytes": 1, "sha256": "0", "rows": 2}}
-    manifest = reference_errors.Manifest(settings, "model", None, 1, 2, ("CPU",), {}, about)
+    manifest = reference_errors.Manifest(
+        settings=settings,
+        model="model",
+        revision=None,
+        draws=1,
+        pairs=2,
+        hardware=("CPU",),
+        config={},
+        files=about,
+    )
     reference_errors.write_manifest(str(folder), "base", manifest)
     place = reference_errors.folder_of(str(folder), "base")
     again = f"delete {place} and run encode_reference.py again"

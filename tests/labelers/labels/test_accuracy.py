@@ -24,7 +24,8 @@ def config(tmp_path: Path) -> accuracy.AccuracyConfig:
     source = write_pairs(tmp_path / "raw", [*rows, *bad_rows(rows)])
     speed = scoring_pass.SpeedConfig(batch_size=8, rows_per_file=16)
     output, table = str(tmp_path / "accuracy"), str(tmp_path / "table.json")
-    return accuracy.AccuracyConfig(("oracle", "fidelity"), source=str(source), output=output, json=table, speed=speed)
+    names = ("oracle", "fidelity")
+    return accuracy.AccuracyConfig(scorers=names, source=str(source), output=output, json=table, speed=speed)
 
 
 def test_every_pair_with_a_label_and_two_images_counts(

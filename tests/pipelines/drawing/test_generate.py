@@ -131,6 +131,7 @@ def small_set(tmp_path: Path) -> generate.GenerateConfig:
 
 
 @pytest.mark.chaos
+@pytest.mark.usefixtures("plain_engine")
 def test_images_of_another_scheduler_are_not_called_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,10 +140,11 @@ def test_images_of_another_scheduler_are_not_called_finished(
     assert "already finished" in capsys.readouterr().out
     path = Path(config.model) / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
-    with pytest.raises(UserError, match=r"images was drawn with other settings \(fingerprints\)"):
+    with pytest.raises(UserError, match=r"images was begun with other settings \(fingerprints\.scheduler was"):
         generate.main(config, in_process.run)
 
 
+@pytest.mark.usefixtures("plain_engine")
 def test_images_of_an_earlier_version_are_compared_by_its_fingerprints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,10 +38,13 @@ def test_rows_are_counted_by_what_becomes_of_them(folder: Path) -> None:
 
 
 def test_bytes_and_work_by_hand() -> None:
-    networks = Networks(10, image=3e12, activations=7, captions={"text_encoder": 1e12}, embeddings={"text": (2, 5)})
+    networks = Networks(
+        vae_parameters=10, image=3e12, activations=7, captions={"text_encoder": 1e12}, embeddings={"text": (2, 5)}
+    )
     stored = Stored((4, 8, 8), "moments", flip=True)
     assert stored.pair_bytes == 2 * 4 * 256 * 2
-    rows = encode_plan.plan_rows(stored, DryRunConfig(), SourceRows(10, 2, 1, 3), networks, copies=2, dtype="bfloat16")
+    source = SourceRows(rows=10, ties=2, refused=1, prompts=3)
+    rows = encode_plan.plan_rows(stored, DryRunConfig(), source, networks, copies=2, dtype="bfloat16")
     told = {name.strip(): value for name, value in rows}
     assert told["TFLOP per pair"] == "12"
     assert told["TFLOP of all"] == "88"  # 7 pairs x 12, and 3 captions with the empty one

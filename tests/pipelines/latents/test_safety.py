@@ -182,7 +182,15 @@ def test_the_dry_run_counts_the_filter(words: str, checker: Path, tmp_path: Path
         source.open_source(source.parquet_files(str(tmp_path / "raw"), "train")), False, chosen.blocklist
     )
     assert (rows.rows, rows.ties, rows.blocked, rows.kept) == (5, 1, 1, 3)
-    networks = encode_plan.Networks(10, 3e12, 7, {}, {}, checker_parameters=5, checked_image=1e12)
+    networks = encode_plan.Networks(
+        vae_parameters=10,
+        image=3e12,
+        activations=7,
+        captions={},
+        embeddings={},
+        checker_parameters=5,
+        checked_image=1e12,
+    )
     stored = encode_plan.Stored((4, 8, 8), "sample", flip=False)
     told = encode_plan.plan_rows(stored, DryRunConfig(), rows, networks, 1, "bfloat16")
     found = {name.strip(): value for name, value in told}
