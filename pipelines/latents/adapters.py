@@ -13,7 +13,10 @@ import accelerate
 import torch
 from safetensors.torch import load_file
 
-from infra.base import models
+from infra.base import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from pipelines.latents import components
 

@@ -22,7 +22,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from infra.base import files, models
+from infra.base import (
+    files,
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from pipelines.latents import components, weight_files
 
 import transformers  # isort: skip

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from infra.base import (
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from pipelines.latents import components
 

@@ -15,7 +15,11 @@ from typing import Any
 import accelerate
 import torch
 
-from infra.base import files, models
+from infra.base import (
+    files,
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from pipelines.latents import components, schedules
 

@@ -135,7 +135,9 @@ def test_a_corrupt_image_is_quarantined_and_its_batch_is_not(config: relabel.Rel
         for row in np.flatnonzero(encoders.pairs.pair_ids(table) == victim):
             images[row] = images[row][:50]
         column = table.schema.get_field_index("jpg_0")
-        pq.write_table(table.set_column(column, "jpg_0", pa.array(images, pa.binary())), spoilt / path.name)
+        pq.write_table(
+            table.set_column(column, "jpg_0", pa.array(images, pa.binary())), spoilt / f"cut-anew-{path.name}"
+        )
     relabel.main(replace(config, source=str(spoilt)))
     manifest = store.read_labels_manifest(config.store, "oracle")
     assert manifest["counts"]["quarantined"] == 1

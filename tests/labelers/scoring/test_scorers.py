@@ -314,7 +314,7 @@ def test_a_function_must_give_one_score_per_image() -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("taste", "there are aesthetics, clip, .* pickscore, and any module:function"),
+        ("taste", f"there are {', '.join(sorted(scorers.SCORERS))}, and any module:function"),
         ("no.such.module:f", "cannot be imported"),
         ("test_scorers:absent", "cannot be imported"),
         ("test_scorers:CAPTIONS", "not a function"),

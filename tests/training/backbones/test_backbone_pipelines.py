@@ -4,6 +4,7 @@ score, without a cluster."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_held_out_captions_of_another_length_are_refused(
     other = tmp_path / "other"
     manifest = store.read_manifest(config.data.store)
     short = {**manifest.embeddings, "text_encoder_3": (128, 24)}
+    shutil.copytree(config.data.store, other)
     store.publish(str(other), replace(manifest, embeddings=short))
     with pytest.raises(UserError, match=r"--held-out-store .* another --max-tokens"):
         preflight.check_config(replace(config, data=replace(config.data, held_out_store=str(other))))
