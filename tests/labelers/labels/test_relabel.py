@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.material import MODEL, Submit, wait_for
+from support.material import Submit, wait_for
 
 from infra.base.errors import UserError
 from infra.base.files import ROOT
@@ -219,8 +219,9 @@ def test_the_worlds_weights_do_not_judge_other_images(
     weighted = replace(config, scorer=("weighted",))
     relabel.make_plan(weighted)
     path = Path(config.store) / store.MANIFEST
-    world = encoders.models.fingerprint(MODEL, "vae")
-    path.write_text(path.read_text().replace(world, "0" * 64))
+    world = store.read_manifest(config.store).fingerprints["vae"]
+    assert path.read_text().count(world) == 1
+    path.write_text(path.read_text().replace(world, f"2:{'0' * 64}"))
     with pytest.raises(UserError, match="give --weights published"):
         relabel.make_plan(weighted)
     relabel.make_plan(replace(weighted, weights=("published",)))

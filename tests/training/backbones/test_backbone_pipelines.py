@@ -25,6 +25,7 @@ from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job
 from pipelines.latents import encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.kinds import tokenizer_of
 from pipelines.raw.decode import open_image
 from training.backbones.base import ScheduleConfig
 from training.method import forward
@@ -101,7 +102,8 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
     manifest = store.read_manifest(str(path))
     channels = 4 if kind.startswith(("sd-", "sdxl")) else 16
     assert manifest.latent_shape == (channels, 8, 8)
-    assert set(manifest.fingerprints) == {"vae"} | {name.removesuffix("_pooled") for name in manifest.embeddings}
+    encoders = {name.removesuffix("_pooled") for name in manifest.embeddings}
+    assert set(manifest.fingerprints) == {"vae"} | encoders | {tokenizer_of(name) for name in encoders}
 
     config = preflight.check_config(settings(kind, model, path, tmp_path))
     straight = replace(config, output=str(tmp_path / "straight"))
@@ -157,7 +159,7 @@ def test_a_turbo_run_draws_its_three_timesteps(tiny_pipeline: Pipelines, encode:
 
 def test_a_store_of_another_kind_is_refused(tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
     config = settings("sdxl", tiny_pipeline("sdxl"), encode("flux"), tmp_path)
-    with pytest.raises(UserError, match=r"encoded with another vae than .* store [0-9a-f]{16}, model [0-9a-f]{16}"):
+    with pytest.raises(UserError, match=r"encoded with another vae than .* store 2:[0-9a-f]{14}, model 2:[0-9a-f]{14}"):
         preflight.check_config(config)
     config = settings("flux", tiny_pipeline("flux"), encode("flux"), tmp_path)
     with pytest.raises(UserError, match=r"--reference-model .*: a StableDiffusionXLPipeline, but --model is a Flux"):
