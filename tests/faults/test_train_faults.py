@@ -19,6 +19,7 @@ import pytest
 from support.material import Submit, notes, wait_for
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
 
+from infra.base import copy_index
 from infra.faults import nodes as cluster_nodes
 from pipelines.latents import store
 from training.checkpoints import checkpoint
@@ -77,9 +78,11 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pai
     staged = stage(str(encoded_store), str(cache))
     place = 16 * 7 + 3  # in the order of the first epoch: step 8, the first rank's share
     row = int(permute(np.array([place], np.uint64), len(staged.pair_ids), seed=0, epoch=0)[0])
-    latents = np.load(next(cache.glob("*/latents.npy")), mmap_mode="r+")
-    latents[row] = np.nan  # as a failing disk or memory leaves it; the store's own files are whole
+    copied = next(cache.glob("*/latents.npy"))
+    latents = np.load(copied, mmap_mode="r+")
+    latents[row] = np.nan  # as failing memory leaves it while the copy is made; the store's own files are whole
     latents.flush()
+    copy_index.write(copied.parent)  # so the copy's list of files vouches for it
     flags = [*training_flags, "--cache", str(cache), "--workers", "2", "--output", str(output)]
     done = drive(SCRIPT, *flags, check=False)
     assert done.returncode != 0
