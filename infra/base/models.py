@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import files
+from infra.base import files, node_cache, weight_names
 from infra.base.errors import UserError
-from infra.base.node_cache import staged_once
 
 
 def quiet() -> None:
@@ -27,9 +28,7 @@ def quiet() -> None:
 
 INDEX = "model_index.json"  # diffusers' name for what a pipeline is made of
 ADAPTERS = "pytorch_lora_weights.safetensors"  # and for LoRA weights
-WEIGHTS = ("diffusion_pytorch_model", "model")  # the default variant's file names in diffusers and transformers folders
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".jinja")  # what is copied from S3; no pickle and no code
-VARIANTS = ("fp16", "non_ema")  # other weights of the same component, which lie beside the default ones
 
 
 def local_folder(
@@ -47,36 +46,78 @@ def local_folder(
     Raises:
         UserError: if there is neither such a folder nor such a model.
     """
+    return _with_default_names(_as_it_lies(model, revision, weights_of, flag))
+
+
+def _as_it_lies(model: str, revision: str | None, weights_of: Sequence[str], flag: str) -> Path:
+    """Return the local folder of a model, its files as whoever made it named them."""
     if model.startswith(files.S3):
         return _from_s3(model, flag)
     if "://" in files.resolve(model):
         raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
     folder = Path(files.resolve(model))
-    if (folder / "model_index.json").is_file():
+    if (folder / INDEX).is_file():
         return folder
     if (folder / ADAPTERS).is_file():
         raise UserError(f"{flag} {model}: {folder} holds adapters (LoRA), not a model; name the base they belong to")
     if folder.exists() or os.path.isabs(model) or model.count("/") != 1:
-        raise UserError(f"{flag} {model}: {folder} has no model_index.json, so it is no diffusers folder")
+        raise UserError(f"{flag} {model}: {folder} has no {INDEX}, so it is no diffusers folder")
+    return _from_hub(model, revision, weights_of, flag)
+
+
+def _from_hub(model: str, revision: str | None, weights_of: Sequence[str], flag: str) -> Path:
+    """Fetch a model from the Hub: its default weights, and another variant of parts that have no default ones."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    settings = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model"]
-    weights = [f"{component}/*.safetensors" for component in weights_of]
+    settings = [INDEX, "*/*.json", "*/*.txt", "*/*.model"]
+    weights = [f"{part}/*.safetensors" for part in weights_of]
+    variants = [f"*.{kind}{end}*" for kind in (*weight_names.PRECISIONS, "non_ema") for end in ".-"]
     try:
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=settings + weights,
-                ignore_patterns=[f"*.{variant}{end}*" for variant in VARIANTS for end in ".-"],
-            )
+        folder = Path(
+            snapshot_download(model, revision=revision, allow_patterns=settings + weights, ignore_patterns=variants)
         )
+        without = [part for part in _without_weights(folder) if part in weights_of or "*" in weights_of]
+        if without:
+            others = [f"{part}/*.safetensors" for part in without]
+            snapshot_download(model, revision=revision, allow_patterns=settings + others)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = "; HF_HUB_OFFLINE=1 is set, so the Hub was not asked" if constants.HF_HUB_OFFLINE else ""
         raise UserError(
             f"{flag} {model}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline})"
         ) from error
+    return folder
+
+
+def _without_weights(folder: Path) -> list[str]:
+    """Name the parts that are networks, by their config.json, and have no default weights."""
+    parts = sorted(path.parent for path in folder.glob("*/config.json"))
+    return [part.name for part in parts if not opened_weights(part)]
+
+
+def _with_default_names(folder: Path) -> Path:
+    """Return the folder, or one of links to its files where a part's weights exist only as a variant (fp16)."""
+    without = {
+        name: weight_names.only_variant(folder / name, os.listdir(folder / name)) for name in _without_weights(folder)
+    }
+    parts = {name: kind for name, kind in without.items() if kind}
+    if not parts:
+        return folder
+    contents: dict[str, Path | bytes] = {
+        str(path.relative_to(folder)): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parts[len(folder.parts)] not in parts
+    }
+    for name, kind in parts.items():
+        inside = weight_names.default_contents(folder / name, kind)
+        contents |= {f"{name}/{file}": target for file, target in inside.items()}
+        _say_once(f"{folder / name}: has no weights but those of the variant {kind}, which are taken")
+    return node_cache.linked_once(contents)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _from_s3(model: str, flag: str, wanted: str = INDEX) -> Path:
@@ -106,7 +147,7 @@ def _from_s3(model: str, flag: str, wanted: str = INDEX) -> Path:
 
     content = hashlib.sha256(repr((source, stamps)).encode()).hexdigest()
     size = sum(size for _, size, _ in stamps)
-    return staged_once(None, f"model-{content[:32]}", size, source, fill, setting="TMPDIR")
+    return node_cache.staged_once(None, f"model-{content[:32]}", size, source, fill, setting="TMPDIR")
 
 
 @dataclass(frozen=True)
@@ -193,7 +234,7 @@ def default_weights(folder: Path, name: str) -> list[Path]:
     """
     weights = opened_weights(folder / name)
     if not weights:
-        raise UserError(f"{folder / name}: no safetensors weights; pickled weights are not loaded")
+        raise UserError(_no_weights(folder / name))
     for path in weights:
         shapes(path)
     return weights
@@ -201,13 +242,21 @@ def default_weights(folder: Path, name: str) -> list[Path]:
 
 def opened_weights(part: Path) -> list[Path]:
     """List the safetensors files of a component's folder that its class opens by default; none may be there."""
-    return sorted(
-        path
-        for path in part.glob("*.safetensors")
-        if path.name.split(".")[0].split("-")[0] in WEIGHTS and not _is_variant(path)
+    return sorted(path for path in part.glob("*.safetensors") if weight_names.variant(path.name) == "")
+
+
+def _no_weights(part: Path) -> str:
+    """Say that a part has no safetensors, and how pickled weights become such."""
+    pickled = (
+        sorted(path.name for path in part.iterdir() if path.suffix in weight_names.PICKLES) if part.is_dir() else []
     )
-
-
-def _is_variant(weights: Path) -> bool:
-    """Tell model.fp16.safetensors and its like, whole or in parts (model.fp16-00001-of-00002)."""
-    return any(part.split("-")[0] in VARIANTS for part in weights.name.split("."))
+    if not pickled:
+        return f"{part}: no safetensors weights; copy the model again with its weights"
+    convert = (
+        "from diffusers import DiffusionPipeline as P; "
+        f"P.from_pretrained('{part.parent}').save_pretrained('{part.parent}-safetensors')"
+    )
+    return (
+        f"{part}: no safetensors weights but {pickled[0]}, and pickled weights are not loaded; convert the model once "
+        f'with python -c "{convert}" and give the new folder'
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from infra.base import copy_index, disk_lock, files
@@ -53,6 +54,43 @@ def staged_once(
         fill(folder)
         copy_index.write(folder)
     return folder
+
+
+def linked_once(contents: Mapping[str, Path | bytes], setting: str = "TMPDIR") -> Path:
+    """Return a folder of links in the temporary folder, made once for what the files behind them are now.
+
+    Args:
+        contents: by path within the folder, what a link leads to, or a small file's bytes.
+
+    Raises:
+        UserError: if the temporary folder is not this user's alone.
+    """
+    base = cache_folder(None, setting)
+    described = [
+        (name, target if isinstance(target, bytes) else (str(target), target.stat().st_size, target.stat().st_mtime_ns))
+        for name, target in sorted(contents.items())
+    ]
+    folder = base / f"links-{hashlib.sha256(repr(described).encode()).hexdigest()[:32]}"
+    with disk_lock.held(str(base / f"{folder.name}.lock"), wait=True):
+        _refuse_link(folder, f"delete this link, or set {setting} to a folder of your own")
+        if all(_holds(folder / name, target) for name, target in contents.items()):
+            return folder
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+        for name, target in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(target, bytes):
+                (folder / name).write_bytes(target)
+            else:
+                (folder / name).symlink_to(target)
+    return folder
+
+
+def _holds(path: Path, target: Path | bytes) -> bool:
+    if isinstance(target, bytes):
+        return path.is_file() and path.read_bytes() == target
+    return path.is_symlink() and path.readlink() == target
 
 
 def _refuse_link(folder: Path, remedy: str) -> None:

@@ -19,6 +19,7 @@ from infra.base import (
     files,
     models,
     torchvision_guard,  # noqa: F401  (before diffusers)
+    weight_names,
 )
 from infra.base.errors import UserError
 from pipelines.latents import components, schedules
@@ -218,9 +219,9 @@ def _files(folder: Path, part: str) -> list[Path]:
     """
     listed = models.default_weights(folder, part)
     whole = [path for path in listed if not SHARD.search(path.name)]
-    stem = models.WEIGHTS[1] if components.parts_of(folder)[part][0] == "transformers" else models.WEIGHTS[0]
+    stem = weight_names.STEMS[components.parts_of(folder)[part][0] == "transformers"]
     index = folder / part / f"{stem}.safetensors.index.json"
-    prefers_whole = stem == models.WEIGHTS[1]
+    prefers_whole = stem == weight_names.STEMS[1]
     if whole and (prefers_whole or not index.is_file()):
         return [path for path in whole if path.name.startswith(f"{stem}.")] or whole
     if not index.is_file():

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.faulty_s3 import Fault, faulty
 from support.material import MODEL
 
-from infra.base import files
+from infra.base import (
+    files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+    weight_names,
+)
 from infra.base.errors import UserError
-from infra.base.models import ADAPTERS, adapters_folder, fingerprint, local_folder
+from infra.base.models import ADAPTERS, adapters_folder, default_weights, fingerprint, local_folder
+from pipelines.latents import identity
+
+from diffusers import DiffusionPipeline  # isort: skip
 
 
 def test_other_variants_of_the_weights_do_not_count(tmp_path: Path) -> None:
@@ -109,3 +117,66 @@ def test_what_is_no_model_on_s3_is_refused(bucket: str, tmp_path: Path) -> None:
     assert adapters_folder("--lora", place) == folder
     with pytest.raises(UserError, match=rf"^--lora {place}/no: holds no {ADAPTERS}: no LoRA result$"):
         adapters_folder("--lora", f"{place}/no")
+
+
+def renamed(folder: Path, kind: str) -> Path:
+    """Give the weights of a copy of the embedded model the names of a variant."""
+    shutil.copytree(MODEL, folder)
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_name(f"{path.name.removesuffix('.safetensors')}.{kind}.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "non_ema"])
+def test_weights_that_exist_only_as_a_variant_are_taken_and_this_is_said(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder = renamed(tmp_path / "model", kind)
+    taken = local_folder(str(folder))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix(f"{folder}/") for line in said] == [
+        f"{part}: has no weights but those of the variant {kind}, which are taken"
+        for part in ("text_encoder", "unet", "vae")
+    ]
+    assert [fingerprint(taken, part) for part in ("unet", "vae")] == [
+        fingerprint(MODEL, part) for part in ("unet", "vae")
+    ]
+    assert DiffusionPipeline.from_pretrained(taken, use_safetensors=True).unet.config["sample_size"] == 8
+    assert local_folder(str(folder)) == taken
+    save_file({"x": torch.ones(1)}, folder / "vae" / f"diffusion_pytorch_model.{kind}.safetensors")
+    assert local_folder(str(folder)) != taken  # the file behind the link is another
+
+
+def test_a_variant_in_parts_is_taken_with_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder = tmp_path / "model"
+    pipeline = DiffusionPipeline.from_pretrained(MODEL)
+    pipeline.save_pretrained(folder, variant="fp16", max_shard_size="40KB")
+    assert len(list((folder / "unet").glob("*.fp16-*.safetensors"))) > 1
+    opened = DiffusionPipeline.from_pretrained(local_folder(str(folder)), use_safetensors=True)
+    for part in ("unet", "vae", "text_encoder"):
+        wanted = getattr(pipeline, part).state_dict()
+        assert all(torch.equal(value, wanted[name]) for name, value in getattr(opened, part).state_dict().items())
+
+
+def test_of_several_variants_the_most_exact_is_taken(tmp_path: Path) -> None:
+    names = [f"model.{kind}.safetensors" for kind in ("fp16", "bf16", "ema")]
+    assert weight_names.only_variant(tmp_path, names) == "bf16"
+    assert weight_names.only_variant(tmp_path, [*names, "model.safetensors"]) is None
+    with pytest.raises(UserError, match="has its weights as ema and as non_ema; keep one of them"):
+        weight_names.only_variant(tmp_path, ["model.ema.safetensors", "model.non_ema.safetensors"])
+
+
+def test_the_command_in_the_refusal_of_pickles_converts_them(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    DiffusionPipeline.from_pretrained(MODEL).save_pretrained(folder, safe_serialization=False)
+    encoder = folder / "text_encoder" / "model.safetensors"  # transformers writes no pickles any more
+    torch.save(load_file(encoder), encoder.with_name("pytorch_model.bin"))
+    encoder.unlink()
+    with pytest.raises(UserError, match=r"unet: no safetensors weights but diffusion_pytorch_model\.bin") as refused:
+        default_weights(folder, "unet")
+    command = str(refused.value).split('python -c "')[1].split('"')[0]
+    exec(command, {})
+    for part in ("unet", "text_encoder"):
+        assert identity.fingerprint(tmp_path / "model-safetensors", part) == identity.fingerprint(MODEL, part)
