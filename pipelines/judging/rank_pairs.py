@@ -166,11 +166,13 @@ def main(config: RankConfig) -> None:
     output = files.resolve(config.output)
     groups = read_groups(folder, config)
     scores = read_manifest(folder, config.scorer)
-    settings = asdict(config) | {"scores_sha256": scores["sha256"], "drawn_sha256": scores["identity"]["of"]}
+    ranked = {"scores_sha256": scores["sha256"], "drawn_sha256": scores["identity"]["of"]}
+    settings = {"config": asdict(config), **ranked}
     settings_file = files.join(output, CONFIG)
     ties = sum(group.images[one].score == group.images[other].score for group in groups for one, other in group.pairs)
     count = sum(len(group.pairs) for group in groups)
-    if files.exists(settings_file) and files.read_json(settings_file) == settings:
+    earlier = asdict(config) | ranked  # how versions before 0.3 wrote the same
+    if files.exists(settings_file) and files.read_json(settings_file) in (settings, earlier):
         print(f"{output}: already ranked, nothing to do: {count} pairs, {ties} ties", flush=True)
         return
     identity = files.read_json(files.join(folder, DONE))["identity"]

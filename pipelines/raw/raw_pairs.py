@@ -45,7 +45,8 @@ SCHEMA = pa.schema(
 def labelled_by(source: str) -> list[str]:
     """Name the scorers that labelled raw pairs, as their folder tells; none where people did, or it tells nothing."""
     config = files.join(whole_rows(told_apart(source)), CONFIG)
-    settings = files.read_json(config) if files.is_file(config) else {}
+    saved = files.read_json(config) if files.is_file(config) else {}
+    settings = saved.get("config", saved)  # rank_pairs.py writes what it ranked beside its settings
     if "scorer" in settings:  # rank_pairs.py's
         return [settings["scorer"]]
     return [RATER] if "tie_margin" in settings else []  # infra/world/label_pairs.py's

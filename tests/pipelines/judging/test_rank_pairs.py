@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.judging_material import engine_in_this_process, score_folders, write_images
 
-from infra.base import files
+from infra.base import cli, files
 from infra.base.errors import UserError
 from pipelines.drawing.image_sets import read_images
 from pipelines.judging.rank_pairs import Pairs, RankConfig, choose, main
@@ -108,7 +108,12 @@ def test_the_same_command_again_changes_nothing_and_other_settings_replace(
     assert ranked(config) == rows
     assert "already ranked, nothing to do: 1 pairs, 0 ties" in capsys.readouterr().out
     assert (tmp_path / "raw" / "pairs-0000.parquet").stat().st_mtime_ns == stamp
-    assert files.read_json(f"{config.output}/{CONFIG}")["scorer"] == "red"
+    place = f"{config.output}/{CONFIG}"
+    assert cli.parse(RankConfig, {}, ["--config", place]) == config
+    saved = files.read_json(place)
+    files.write_json(place, saved.pop("config") | saved)  # as versions before 0.3 wrote it
+    assert ranked(config) == rows
+    assert (tmp_path / "raw" / "pairs-0000.parquet").stat().st_mtime_ns == stamp
     assert len(ranked(RankConfig(images=config.images, output=config.output, scorer="red", pairs="all"))) == 3
 
 
