@@ -120,16 +120,3 @@ def compare(policy: Drawn, base: Drawn, scorers: Sequence[str] | None = None) ->
         medians = {"base": float(np.median(theirs)), "policy": float(np.median(ours))}
         compared[name] = {"win_rate": asdict(win_rate(ours, theirs)), "median": medians}
     return compared
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the settings in which two resolved configs differ, as name to both values; output does not count."""
-    differing: dict[str, list[Any]] = {}
-    for name in sorted((set(one) | set(other)) - {"output"}):
-        mine = one.get(name)
-        yours = other.get(name)
-        if isinstance(mine, Mapping) and isinstance(yours, Mapping):
-            differing |= differences(mine, yours)
-        elif mine != yours:
-            differing[name] = [mine, yours]
-    return differing

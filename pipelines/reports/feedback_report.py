@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra.base import files, object_storage
+from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
-from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
+from pipelines.judging.comparison import Drawn, compare, read_drawn
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import HUMAN
 from pipelines.judging.score_files import paired_scores
@@ -154,9 +154,8 @@ def about(row: Row) -> dict[str, Any]:
     return {"scorer": row.scorer, "sha256": row.labels["sha256"]} | {name: row.labels.get(name) for name in names}
 
 
-def _differs(first: Row, row: Row) -> dict[str, list[Any]]:
-    settings = differences(first.facts["config"], row.facts["config"])
-    return {name: values for name, values in settings.items() if name not in BY_ROW}
+def _differs(first: Row, row: Row) -> dict[str, tuple[Any, Any]]:
+    return begun.differences(first.facts["config"], row.facts["config"], ignored={"output", *BY_ROW}, exact=True)
 
 
 def main(config: FeedbackReportConfig) -> None:

@@ -9,10 +9,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra.base import files, object_storage
+from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
-from pipelines.judging.comparison import Drawn, compare, differences, read_drawn
+from pipelines.judging.comparison import Drawn, compare, read_drawn
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
@@ -83,7 +83,9 @@ def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:
         control = read_drawn(config.control)
         control_facts = read_facts(config.control_train, manifest)
         report["control"] = _control(control, base, policy)
-        report["control"]["differs_in"] = differences(facts["config"], control_facts["config"])
+        report["control"]["differs_in"] = begun.differences(
+            facts["config"], control_facts["config"], ignored={"output"}, exact=True
+        )
         report["sets"]["control"] = control.judged
         report["config"]["control"] = control_facts["config"]
     return report

@@ -83,10 +83,6 @@ class Settings:
             precision=precision,
         )
 
-    def differences(self, now: Settings) -> dict[str, tuple[Any, Any]]:
-        """Name what differs, with both values."""
-        return {name: (old, getattr(now, name)) for name, old in vars(self).items() if old != getattr(now, name)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from infra.base import files
+from infra.base import begun, files
 from infra.base.errors import UserError
 from pipelines.latents import store
 from training.backbones.backbone import open_backbone
@@ -77,7 +77,8 @@ def check_reference_errors(config: TrainConfig) -> None:
         return
     path = files.resolve(config.data.store)
     manifest = reference_errors.read_manifest(path, name)
-    differing = manifest.settings.differences(_settings(config, store.read_manifest(path), manifest.settings))
+    now = _settings(config, store.read_manifest(path), manifest.settings)
+    differing = begun.differences(vars(manifest.settings), vars(now))
     reasons = [f"{words} ({_short(differing[key])})" for key, words in WORDS.items() if key in differing]
     if reasons:
         raise UserError(

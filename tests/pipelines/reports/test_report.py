@@ -17,7 +17,6 @@ from support.pages import EVIL, Page
 
 from infra.base import cli, files
 from infra.base.errors import UserError
-from pipelines.judging.comparison import differences
 from pipelines.reports import report
 
 
@@ -174,9 +173,3 @@ def test_everything_may_lie_on_s3(config: report.ReportConfig, bucket: str, tmp_
         report.main(replace(config, train=there["store"]))
     with pytest.raises(UserError, match=r"^--output s3://not-there/report: there is no bucket not-there"):
         report.main(replace(config, output="s3://not-there/report"))
-
-
-def test_differences_name_the_settings_but_not_where_results_lie() -> None:
-    one = {"output": "a", "seed": 0, "objective": {"objective": "dpo", "beta": 1.0}}
-    other = {"output": "b", "seed": 0, "objective": {"objective": "sft", "beta": 1.0}, "new": 3}
-    assert differences(one, other) == {"objective": ["dpo", "sft"], "new": [None, 3]}
