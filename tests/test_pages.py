@@ -15,12 +15,13 @@ import jinja2.meta
 import pytest
 import tinycss2
 
-from pipelines.reports import report_page
+from infra.pages import page
 
 ROOT = Path(__file__).parents[1]
-TEMPLATES = sorted(ROOT.glob("pipelines/**/*.jinja"))
-SCRIPTS = sorted(ROOT.glob("pipelines/**/*.js"))
-STYLES = sorted(ROOT.glob("pipelines/**/*.css"))
+PACKAGES = ("infra", "labelers", "pipelines", "training")
+TEMPLATES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.jinja"))
+SCRIPTS = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.js"))
+STYLES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.css"))
 MARKUP_FROM_TEXT = {"innerHTML", "outerHTML", "insertAdjacentHTML", "write", "writeln"}
 RUNS_TEXT = {"eval", "Function", "alert"}
 
@@ -90,7 +91,7 @@ def faults_of_style(content: str) -> list[str]:
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=name)
 def test_a_template_parses_and_finds_what_it_extends_and_imports(path: Path) -> None:
-    environment = report_page.template(path.name, path.parent).environment  # as the pages load it, which compiles it
+    environment = page.template(path.name, path.parent).environment  # as the pages load it, which compiles it
     assert environment.loader is not None
     for other in jinja2.meta.find_referenced_templates(environment.parse(path.read_text())):
         assert other in environment.loader.list_templates()  # a name that is computed, None here, cannot be checked
@@ -113,9 +114,11 @@ def test_styles_parse_and_set_nothing_twice(path: Path) -> None:
     assert faults_of_style(content if path.suffix == ".css" else style_of(content)) == []
 
 
-@pytest.mark.parametrize("folder", ["pipelines/reports/templates", "pipelines/arena_app"])
-def test_every_colour_and_size_that_is_used_has_a_value(folder: str) -> None:
-    pages = [path.read_text() for path in (ROOT / folder).rglob("*") if path.suffix in (".jinja", ".css")]
+@pytest.mark.parametrize("folder", sorted({path.parent for path in TEMPLATES}), ids=name)
+def test_every_colour_and_size_that_is_used_has_a_value(folder: Path) -> None:
+    standing_alone = folder.parent.name == "arena_app"
+    paths = [*folder.parent.rglob("*"), *([] if standing_alone else page.SHARED.iterdir())]
+    pages = [path.read_text() for path in paths if path.suffix in (".jinja", ".css")]
     used = {variable for page in pages for variable in re.findall(r"var\((--[\w-]+)", page)}
     assert used
     assert used <= {variable for page in pages for variable in re.findall(r"(--[\w-]+):", page)}

@@ -14,13 +14,13 @@ import numpy as np
 
 from infra.base import files
 from infra.base.errors import UserError
+from infra.pages.made import command_line, describe
 from pipelines.arena_app.arena_pairs import Contents, Pair, Sets
 from pipelines.arena_app.arena_votes import QUESTIONS, Choice, Vote, Votes, majority
 from pipelines.judging.win_rate import WinRate, rate_over_prompts
 from pipelines.raw import raw_pairs
 from pipelines.raw.pairs import hash64, prompt_id
 from pipelines.reports import report_page
-from pipelines.reports.made import command_line, describe
 
 SCHEMA_VERSION = 1
 RESULTS = "results.json"

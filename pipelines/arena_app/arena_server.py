@@ -23,9 +23,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from infra.base.errors import UserError
+from infra.pages.page import template
 from pipelines.arena_app.arena_pairs import Contents, Pair, left_model, order
 from pipelines.arena_app.arena_votes import QUESTIONS, SIDES, VoteLog, check_answers, check_rater
-from pipelines.reports.report_page import template
 
 MAX_BODY = 4096  # bytes; a vote has some 150
 HEADERS = {

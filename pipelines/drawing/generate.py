@@ -22,7 +22,7 @@ from PIL import Image
 from infra.base import begun, files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
-from pipelines.drawing import image_sets, sampling, start_images
+from pipelines.drawing import gallery, image_sets, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config, image_identity
 from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import on_ray, resumable, shares
@@ -149,7 +149,10 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
             publish=publish,
         )
     )
+    page = gallery.write_gallery(output, wanted, config)
     print(f"{output}: already finished, nothing to do" if drawn is None else f"{output}: {drawn} images", flush=True)
+    if page is not None:
+        print(f"look at {page}", flush=True)
 
 
 def _refuse_others(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

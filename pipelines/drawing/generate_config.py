@@ -25,7 +25,7 @@ class GenerateConfig:
 
     GROUPS: ClassVar = {
         "basic": ("model", "prompts", "output"),
-        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale"),
+        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale", "gallery"),
         "model": ("lora", "revision", "dtype", "max_tokens"),
         "edits and refiner": ("init_images", "strength", "refiner", "refiner_start"),
         "speed": ("samplers", "batch_size"),
@@ -53,6 +53,8 @@ class GenerateConfig:
     """Denoising steps of each image."""
     guidance_scale: float = 3.0
     """Strength of classifier-free guidance: how closely images follow their captions; 1 and less is none."""
+    gallery: int = 500
+    """Number of images, from the first, that are also files of their own, shown on the page gallery.html; 0 is none."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format that the model computes in."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
@@ -86,7 +88,7 @@ PRESETS = {
 }
 LINES = {name: model.sampling_line for name, model in MODELS.items()}
 # What does not change an image; captions, start images and refiner are told by their hashes, not by where they stood.
-OTHER_FLAGS = ("samplers", "batch_size", "output", "prompts", "limit", "init_images", "refiner")
+OTHER_FLAGS = ("gallery", "samplers", "batch_size", "output", "prompts", "limit", "init_images", "refiner")
 # Left out of an identity where they are None, so that images drawn before there was such a flag are still the same.
 NEWER_FLAGS = ("max_tokens", "lora", "strength", "refiner_start")
 
@@ -98,7 +100,7 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
         UserError: naming a flag that is out of range, or without the one that it belongs to.
     """
     at_least_one = ("limit", "images_per_prompt", "sampling_steps", "batch_size")
-    check_least(config, {"samplers": 0} | dict.fromkeys(at_least_one, 1))
+    check_least(config, {"samplers": 0, "gallery": 0} | dict.fromkeys(at_least_one, 1))
     settled: dict[str, Any] = {}
     for name, needed, default in (("strength", "init_images", STRENGTH), ("refiner_start", "refiner", REFINER_START)):
         value = getattr(config, name)

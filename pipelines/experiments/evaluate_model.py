@@ -10,7 +10,6 @@ One folder: config.json, prompts.jsonl (the prompts as they were read), base/ an
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -18,7 +17,8 @@ import tyro
 
 from infra.base import begun, cli, files, models, object_storage
 from infra.base.errors import UserError, check_least
-from infra.base.flags import Shown, read_flags
+from infra.base.flags import Shown
+from infra.pages import made
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.generate_config import GenerateConfig
@@ -26,8 +26,8 @@ from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompt_sets import PromptSet, read_set
 from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import flag_images, score, score_files
-from pipelines.judging.comparison import Drawn, check_comparable, find_images, read_drawn
-from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up
+from pipelines.judging.comparison import Drawn, Images, check_comparable, find_images, read_drawn
+from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up, unjudged
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
@@ -37,10 +37,12 @@ from pipelines.reports import evaluation_page
 
 SCHEMA_VERSION = 1
 ALWAYS_TOLD = ("model", "base", "prompts", "scorers")  # in the report's command, whatever the defaults become
+NO_JUDGE = ("none",)
 WORLD = "infra/world"
 
 
-NOT_CHOSEN = GenerateConfig(model="", prompts="", output="")  # both models' settings; each step fills in the rest
+# Both models' settings; each step fills in the rest.
+NOT_CHOSEN = GenerateConfig(model="", prompts="", output="", gallery=0)
 DrawingFlags = Shown(
     "images_per_prompt",
     "seed",
@@ -99,7 +101,7 @@ class EvaluateConfig:
     """Folder of the base's images, which several evaluations may share; by default base/ in --output."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
     """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function. The first one's
-    win rate is the headline."""
+    win rate is the headline. With none there is no judge, and the page shows the images side by side."""
     weights: tuple[str, ...] = ()
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""
     true_images: str | None = None
@@ -111,6 +113,11 @@ class EvaluateConfig:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     draw: Annotated[GenerateConfig, DrawingFlags] = NOT_CHOSEN
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """Return the scorers; empty where nobody judges."""
+        return () if self.scorers == NO_JUDGE else self.scorers
+
 
 PUBLISHED = ("pickscore", "hpsv2", "clip", "aesthetics")
 PRESETS = {
@@ -121,7 +128,7 @@ PRESETS = {
         output=f"runs/evaluation-{name}",
         scorers=PUBLISHED,
         weights=("published",),
-        draw=replace(preset, model="", revision=None, lora=None, prompts="", limit=None, output=""),
+        draw=replace(preset, model="", revision=None, lora=None, prompts="", limit=None, output="", gallery=0),
     )
     for name, preset in generate_config.PRESETS.items()
 }
@@ -137,7 +144,7 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
         raise UserError("--model: give the policy, or --lora with the adapters that make one of the base")
     check_least(config, {"limit": 1, "scoring_batch_size": 1})
     if not config.scorers:
-        raise UserError("--scorers: give at least one")
+        raise UserError("--scorers: give at least one, or none to see the images without a judge")
     base = models.Model(config.base, config.base_revision)
     policy = models.Model(config.model, config.revision) if config.model else base
     for flag, model in (("--base", base), ("--model", policy)):
@@ -145,7 +152,7 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     for flag, lora, model in (("--lora", config.lora, policy), ("--base-lora", config.base_lora, base)):
         if lora:
             check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
-    for name, weights in scorers.weights_of(config.scorers, config.weights).items():
+    for name, weights in scorers.weights_of(config.judges, config.weights).items():
         scorers.check(name, weights, prompts.captions)
     for model, lora in ((base, config.base_lora), (policy, config.lora)):
         drawing = replace(config.draw, model=model.name, revision=model.revision, lora=lora)
@@ -160,8 +167,8 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)
 
 
-def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
-    """Draw the prompts with both models and score both, or what is left of it; returns policy and base."""
+def draw(config: EvaluateConfig, prompts: str) -> tuple[Images, Images]:
+    """Draw the prompts with both models, or what is left of them; returns policy and base."""
     output = files.resolve(config.output)
     base = files.resolve(config.base_images) if config.base_images else files.join(output, "base")
     policy = files.join(output, "policy")
@@ -173,55 +180,45 @@ def draw_and_score(config: EvaluateConfig, prompts: str) -> tuple[Drawn, Drawn]:
         print(f"\ndraw with {model}{f' and {lora}' if lora else ''}", flush=True)
         drawing = replace(config.draw, model=model, revision=revision, lora=lora, output=folder)
         generate.main(replace(drawing, prompts=prompts, limit=None))
-    print(f"\nscore by {', '.join(config.scorers)}", flush=True)
+    if make_filter(config.safety).identity:
+        flag_images.main(flag_images.FlagConfig((base, policy), config.safety, config.scoring_batch_size))
+    both = (find_images(policy), find_images(base))
+    check_comparable(*both)
+    return both
+
+
+def score_both(config: EvaluateConfig, policy: Images, base: Images) -> tuple[Drawn, Drawn]:
+    """Score both models' images by every judge, or what is left of them."""
+    print(f"\nscore by {', '.join(config.judges)}", flush=True)
     settings = score.ScoreConfig(
-        images=(base, policy),
-        scorers=config.scorers,
+        images=(base.folder, policy.folder),
+        scorers=config.judges,
         weights=config.weights,
         true_images=config.true_images,
         feature_model=config.feature_model or str(models.Model(config.base, config.base_revision).folder()),
         batch_size=config.scoring_batch_size,
     )
     score.main(settings)
-    if make_filter(config.safety).identity:
-        flag_images.main(flag_images.FlagConfig((base, policy), config.safety, config.scoring_batch_size))
-    of_policy = read_drawn(policy)
-    of_base = read_drawn(base)
-    check_comparable(of_policy, of_base)
-    return of_policy, of_base
+    return read_drawn(policy.folder), read_drawn(base.folder)
 
 
 def command_of(config: EvaluateConfig) -> str:
-    """Return the command line that has these settings, without a preset: what is compared, and all but defaults."""
-    words = ["python", "pipelines/evaluate_model.py"]
-    for default, flag in zip(read_flags(EvaluateConfig), read_flags(EvaluateConfig, config), strict=True):
-        value = flag.default
-        if not flag.shown or (value == default.default and flag.name not in ALWAYS_TOLD):
-            continue
-        if isinstance(value, bool):
-            words.append(flag.dashed if value else flag.dashed.replace("--", "--no-", 1))
-        else:
-            words += [flag.dashed, *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(words)
+    """Return the command line that has these settings, without a preset."""
+    return made.command_of("pipelines/evaluate_model.py", config, ALWAYS_TOLD)
 
 
-def build(
-    config: EvaluateConfig, prompts: PromptSet, evaluated: Evaluated, policy: Drawn, base: Drawn
-) -> dict[str, Any]:
-    """Gather every figure of the report; its keys stay what they are within a schema version."""
-    judged = {name: judge(evaluated, name) for name in config.scorers}
-    weights = scorers.weights_of(config.scorers, config.weights)
-    prints = score_files.fingerprints(base.folder)
+def build(config: EvaluateConfig, prompts: PromptSet, policy: Images, base: Images) -> dict[str, Any]:
+    """Gather what a report says before anybody judged; its keys stay what they are within a schema version."""
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command_of(config),
-        "judge": config.scorers[0],
-        "win_rate": {name: {k: v for k, v in won.items() if k != "median"} for name, won in judged.items()},
-        "median": {name: won["median"] for name, won in judged.items()},
-        "breakdown": break_down(evaluated, prompts.columns),
-        "sets": {"base": base.judged, "policy": policy.judged},
+        "judge": None,
+        "win_rate": {},
+        "median": {},
+        "breakdown": {},
+        "sets": {},
         "safety": summarise_image_flags({"base": base.folder, "policy": policy.folder}),
-        "origin": find_origin(*filter(None, (config.lora, config.model))).in_report(list(config.scorers)),
+        "origin": find_origin(*filter(None, (config.lora, config.model))).in_report(list(config.judges)),
         "prompts": {
             "set": prompts.name,
             "source": prompts.source,
@@ -231,8 +228,25 @@ def build(
             "sha256": prompts.sha256,
         },
         "models": {"base": dict(base.identity), "policy": dict(policy.identity)},
-        "scorers": {name: {"weights": weights[name], "fingerprint": prints[name]} for name in config.scorers},
+        "scorers": {},
         "config": asdict(config),
+    }
+
+
+def judgement(
+    config: EvaluateConfig, prompts: PromptSet, evaluated: Evaluated, policy: Drawn, base: Drawn
+) -> dict[str, Any]:
+    """Compute what the judges add to a report."""
+    judged = {name: judge(evaluated, name) for name in config.judges}
+    weights = scorers.weights_of(config.judges, config.weights)
+    prints = score_files.fingerprints(base.folder)
+    return {
+        "judge": config.judges[0],
+        "win_rate": {name: {k: v for k, v in won.items() if k != "median"} for name, won in judged.items()},
+        "median": {name: won["median"] for name, won in judged.items()},
+        "breakdown": break_down(evaluated, prompts.columns),
+        "sets": {"base": base.judged, "policy": policy.judged},
+        "scorers": {name: {"weights": weights[name], "fingerprint": prints[name]} for name in config.judges},
     }
 
 
@@ -249,15 +263,22 @@ def main(config: EvaluateConfig) -> None:
             now = {"prompts": describe_captions(prompts.captions)}
             begun.refuse_other_settings(config.output, before, now, "give another --output")
         files.write_bytes(path, prompts.content)
-        policy, base = draw_and_score(config, path)  # refuses settings that the images there were not drawn with
+        policy, base = draw(config, path)  # refuses settings that the images there were not drawn with
+        per_prompt = config.draw.images_per_prompt
+        report = build(config, prompts, policy, base)
+        if config.judges:
+            scored = score_both(config, policy, base)
+            evaluated = line_up(prompts.prompts, per_prompt, *scored, config.judges)
+            report |= judgement(config, prompts, evaluated, *scored)
+        else:
+            evaluated = unjudged(prompts.prompts, per_prompt)
         cli.save_config(output, config)
-        evaluated = line_up(prompts.prompts, config.draw.images_per_prompt, policy, base, config.scorers)
-        report = build(config, prompts, evaluated, policy, base)
         content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
         files.write_bytes(files.join(output, "report.json"), content.encode())
-        page = evaluation_page.render(report, evaluated, policy, base)
+        page = evaluation_page.render(report, evaluated, prompts.columns, policy, base)
         files.write_bytes(files.join(output, "report.html"), page.encode())
-    print(f"\n{summary(report)}\nreport: {files.join(output, 'report.html')}", flush=True)
+    said = f"\n{summary(report)}" if config.judges else ""
+    print(f"{said}\nreport: {files.join(output, 'report.html')}", flush=True)
 
 
 def summary(report: dict[str, Any]) -> str:

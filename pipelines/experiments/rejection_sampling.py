@@ -79,7 +79,7 @@ class RejectionConfig:
     """Images after which the base gives up on a caption."""
     output: str = "runs/rejection"
     """Folder to write, local or s3://. Give the same folder again to go on from there."""
-    draw: Annotated[GenerateConfig, DrawingFlags] = field(default_factory=lambda: GenerateConfig(output=""))
+    draw: Annotated[GenerateConfig, DrawingFlags] = field(default_factory=lambda: GenerateConfig(output="", gallery=0))
 
 
 PRESETS = {

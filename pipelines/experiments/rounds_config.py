@@ -30,6 +30,7 @@ DrawingFlags = Shown("prompts", "limit", "dtype", "max_tokens", "samplers", "bat
 DRAWING = GenerateConfig(
     model="",
     output="",
+    gallery=0,
     prompts=f"{WORLD}/prompts/train.txt",
     samplers=2,
     sampling_steps=0,

@@ -63,6 +63,12 @@ def line_up(
     return Evaluated(wanted, of_images, policy=policy_scores, base=base_scores)
 
 
+def unjudged(prompts: Sequence[Prompt], per_prompt: int) -> Evaluated:
+    """List the images of the prompts without any score."""
+    wanted = wanted_images([prompt.caption for prompt in prompts], per_prompt, seed=0)
+    return Evaluated(wanted, [prompt for prompt in prompts for _ in range(per_prompt)], policy={}, base={})
+
+
 def _in_order(drawn: Drawn, ids: npt.NDArray[np.int64], scorers: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
     """Return a model's scores by scorer, in the order of the image ids."""
     scored = drawn.scores["image_id"].to_numpy()  # in ascending order

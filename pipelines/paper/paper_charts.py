@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from pipelines.reports.charts import ALIGNED, BATCH, CONTROL, style, svg
+from infra.pages.charts import ALIGNED, BATCH, CONTROL, style, svg
 
 WIDTH = 5.2  # inches, as the other curves
 SOFT = "#c9ccd1"

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infra.pages.made import command_line, describe
 from pipelines.paper import paper_charts as charts
 from pipelines.paper.paper_experiments import JUDGED_BY, SERIES_TITLES
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper.paper_run import DPO, FEEDBACK, SFT, WEAKER, PaperRun
-from pipelines.reports.made import command_line, describe, judge_titles
+from pipelines.reports.judges import judge_titles
 from pipelines.reports.report_page import fill, image_pairs
 
 

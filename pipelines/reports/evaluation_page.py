@@ -8,31 +8,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.judging.comparison import Drawn
+from infra.pages.made import describe
+from infra.pages.page import data_uri
+from pipelines.judging.comparison import Images
 from pipelines.judging.evaluation import ENOUGH_PROMPTS, Evaluated
 from pipelines.judging.win_rate import BOOTSTRAP
-from pipelines.reports.made import describe, judge_titles
-from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
+from pipelines.reports.judges import judge_titles
+from pipelines.reports.report_page import IMAGE_SIDE, fill, flags_of, image_contents
 
 SHOWN = 8  # pairs of a section
+SHOWN_UNJUDGED = 24  # pairs where no judge chose the best and the worst
 SHOWN_OF_GROUP = 3  # pairs of a group of prompts
 GROUPS_SHOWN = 24  # PartiPrompts has 12 categories and 11 challenges; more would be a page of many megabytes
 
 
-def choose(evaluated: Evaluated, judge: str, columns: list[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """Choose rows to show, by title: the policy's largest gains, its largest losses, some at random, some per group."""
-    gain = evaluated.policy[judge].astype(np.float64) - evaluated.base[judge]
-    worst = np.argsort(gain, kind="stable")
-    best = worst[::-1]
+def choose(evaluated: Evaluated, judge: str | None, columns: list[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """Choose rows to show, by title: the policy's largest gains, its largest losses, some at random, some per group.
+
+    Where nobody judged there are no gains and losses, and more at random.
+    """
     rng = np.random.default_rng(0)
-    chosen = {
-        "Best: the policy’s largest gains": best[gain[best] > 0][:SHOWN],
-        "Worst: the policy’s largest losses": worst[gain[worst] < 0][:SHOWN],
-        "At random": rng.permutation(len(gain))[:SHOWN],
-    }
+    order = rng.permutation(evaluated.wanted.num_rows)
+    if judge is None:
+        chosen = {"At random": order[:SHOWN_UNJUDGED]}
+    else:
+        chosen = _extremes(evaluated, judge) | {"At random": order[:SHOWN]}
     for column, group in list(_groups(evaluated, columns))[:GROUPS_SHOWN]:
         chosen[f"{column}: {group}"] = rng.permutation(evaluated.where(column, group))[:SHOWN_OF_GROUP]
     return {title: rows for title, rows in chosen.items() if len(rows)}
+
+
+def _extremes(evaluated: Evaluated, judge: str) -> dict[str, npt.NDArray[np.int64]]:
+    gain = evaluated.policy[judge].astype(np.float64) - evaluated.base[judge]
+    worst = np.argsort(gain, kind="stable")
+    best = worst[::-1]
+    return {
+        "Best: the policy’s largest gains": best[gain[best] > 0][:SHOWN],
+        "Worst: the policy’s largest losses": worst[gain[worst] < 0][:SHOWN],
+    }
 
 
 def _groups(evaluated: Evaluated, columns: list[str]) -> Iterator[tuple[str, str]]:
@@ -41,7 +54,9 @@ def _groups(evaluated: Evaluated, columns: list[str]) -> Iterator[tuple[str, str
             yield column, group
 
 
-def image_pairs(evaluated: Evaluated, policy: Drawn, base: Drawn, judge: str, columns: list[str]) -> dict[str, Any]:
+def image_pairs(
+    evaluated: Evaluated, policy: Images, base: Images, judge: str | None, columns: list[str]
+) -> dict[str, Any]:
     """Read and embed the chosen pairs, by title."""
     chosen = choose(evaluated, judge, columns)
     keys = evaluated.wanted["image_id"].to_pylist()
@@ -56,23 +71,23 @@ def image_pairs(evaluated: Evaluated, policy: Drawn, base: Drawn, judge: str, co
             "flags": flags(keys[row]),
             "base": data_uri(left[keys[row]], IMAGE_SIDE),
             "policy": data_uri(right[keys[row]], IMAGE_SIDE),
-            "base_score": float(evaluated.base[judge][row]),
-            "policy_score": float(evaluated.policy[judge][row]),
+            "base_score": float(evaluated.base[judge][row]) if judge else None,
+            "policy_score": float(evaluated.policy[judge][row]) if judge else None,
         }
 
     return {title: [show(int(row)) for row in rows] for title, rows in chosen.items()}
 
 
-def render(report: dict[str, Any], evaluated: Evaluated, policy: Drawn, base: Drawn) -> str:
+def render(report: dict[str, Any], evaluated: Evaluated, columns: list[str], policy: Images, base: Images) -> str:
     """Lay the evaluation out; every text in it is escaped.
 
     Args:
         report: what report.json holds.
+        columns: the prompts' groups.
     """
-    columns = list(report["breakdown"])
     cells = [cell for groups in report["breakdown"].values() for group in groups.values() for cell in group.values()]
     return fill(
-        "evaluation.html.jinja",
+        "evaluation.html.jinja" if report["judge"] else "side_by_side.html.jinja",
         report,
         pairs=image_pairs(evaluated, policy, base, report["judge"], columns),
         unshown=max(0, len(list(_groups(evaluated, columns))) - GROUPS_SHOWN),

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from infra.pages.made import command_line, describe
+from infra.pages.page import data_uri
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.score_files import paired_scores
-from pipelines.reports.made import command_line, describe, judge_titles, training_seconds
-from pipelines.reports.report_page import IMAGE_SIDE, data_uri, fill, flags_of, image_contents
+from pipelines.reports.judges import judge_titles, training_seconds
+from pipelines.reports.report_page import IMAGE_SIDE, fill, flags_of, image_contents
 
 SHOWN = 4  # captions drawn at random
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
 from infra.base import files
+from infra.pages import charts
+from infra.pages.made import command_line, describe
+from infra.pages.page import data_uri, template
 from pipelines.drawing.image_sets import read_images
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.image_flags import blurred, flag_reasons
 from pipelines.judging.score_files import paired_scores
-from pipelines.reports import charts
-from pipelines.reports.made import command_line, describe, judge_titles, training_seconds
+from pipelines.reports.judges import judge_titles, training_seconds
 from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
 
 SHOWN = 6  # image pairs per section
@@ -78,16 +77,6 @@ def flags_of(folders: Mapping[str, str]) -> Callable[[int], dict[str, str]]:
     return lambda key: {name: reasons[key] for name, reasons in flags.items() if key in reasons}
 
 
-def data_uri(content: bytes, side: int) -> str:
-    """Embed image bytes in a page, at most side pixels wide and high: PNG while small, JPEG from 256 pixels on."""
-    image = Image.open(io.BytesIO(content), formats=("PNG",)).convert("RGB")
-    image.thumbnail((side, side))
-    kind = "PNG" if max(image.size) < 256 else "JPEG"
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, quality=92)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> bytes:
     """Paste images of randomly chosen prompts into one PNG, the base's above the policy's, to show elsewhere."""
     first = base.scores.filter(pc.equal(base.scores["image_index"], 0))["image_id"].to_pylist()
@@ -114,20 +103,6 @@ def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
     ]
 
 
-def template(name: str, folder: Path = TEMPLATES) -> jinja2.Template:
-    """Load a template that escapes every text and refuses a name it was not given."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["unbroken"] = unbroken
-    return environment.get_template(name)
-
-
-def unbroken(text: str) -> str:
-    """Keep figures of a sentence on one line: no break in "21.9 to 90.8" or before a percent sign."""
-    return re.sub(r"(?<=\d) (to|%)(?: (?=[+-]?\d))?", lambda span: span[0].replace(" ", "\u00a0"), text)
-
-
 def fill(name: str, report: dict[str, Any], **shown: Any) -> str:
     """Fill a report's template.
 
@@ -135,7 +110,7 @@ def fill(name: str, report: dict[str, Any], **shown: Any) -> str:
         report: what report.json holds; its config is shown as the settings.
         shown: what the page shows beside the report, by the name that the template gives it.
     """
-    return template(name).render(report=report, settings=json.dumps(report["config"], indent=2), **shown)
+    return template(name, TEMPLATES).render(report=report, settings=json.dumps(report["config"], indent=2), **shown)
 
 
 def render(report: dict[str, Any], policy: Drawn, base: Drawn, train: str, control_train: str | None) -> str:

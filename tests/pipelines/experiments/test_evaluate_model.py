@@ -168,6 +168,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(config: EvaluateConfig, b
     for changes, said in (
         ({"model": None}, "--model: give the policy, or --lora"),
         ({"scorers": ()}, "--scorers: give at least one"),
+        ({"scorers": ("none", "red")}, "scorer 'none': unknown"),
         ({"scorers": ("nobody",)}, "scorer 'nobody': unknown"),
         ({"scorers": ("oracle",)}, "is not a caption of the embedded world"),
         ({"base": str(tmp_path)}, "--base .* has no model_index.json"),
@@ -230,6 +231,22 @@ def test_several_images_of_a_prompt_are_all_counted(config: EvaluateConfig) -> N
     assert "of 12 images of 4 prompts" in Page(html).text
     assert "fewer than 20 prompts is too narrow" in Page(html).text
     assert told["sets"]["policy"]["diversity"] >= 0
+
+
+@pytest.mark.usefixtures("drawn")
+def test_without_a_judge_the_page_shows_the_images_side_by_side(config: EvaluateConfig) -> None:
+    told, html = made(replace(config, scorers=("none",)))
+    assert not judging_material.TOLD
+    assert (told["judge"], told["win_rate"], told["scorers"]) == (None, {}, {})
+    page = Page(html)
+    assert "No judge was asked" in page.text
+    assert EVIL in page.text
+    assert len(page.loaded) == 2 * (4 + 2 + 2)  # pairs at random, and of the groups even and odd
+    assert "✓" not in page.text
+    assert "--scorers none" in told["command"]
+    judged, _ = made(config)  # the same images, judged afterwards
+    assert list(judged) == list(told)
+    assert judged["win_rate"]["red"]["value"] == 0.625
 
 
 @pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")

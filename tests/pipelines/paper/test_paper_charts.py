@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from infra.pages.charts import ALIGNED, BATCH, CONTROL
 from pipelines.paper import paper_charts as charts
-from pipelines.reports.charts import ALIGNED, BATCH, CONTROL
 
 
 def rate(value: float, reach: float = 0.05) -> dict[str, Any]:

@@ -1,20 +1,17 @@
-"""How a page was made: date, durations, versions, commit and command; and the judges' names with their weights."""
+"""How a page was made: date, durations, versions, commit and command."""
 
 from __future__ import annotations
 
 import datetime
 import platform
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from infra.base import files
 from infra.base.checkout import commit
-from pipelines.judging import score_files
-from pipelines.reports.feedback_hypotheses import SCORERS
-from training.checkpoints.run_folder import STEPS, read_notes
+from infra.base.flags import read_flags
 
 PACKAGES = ("diffusion-dpo", "torch", "diffusers", "transformers", "ray", "numpy")
 
@@ -58,32 +55,28 @@ def command_line(script: str, flags: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def command_of(script: str, settings: Any, always: Sequence[str] = ()) -> str:
+    """Write the command that has these settings, without a preset: all flags that are not as by default.
+
+    Args:
+        settings: a dataclass, as infra/base/flags.py reads it.
+        always: names of flags to write whatever their default becomes.
+    """
+    words = ["python", script]
+    for default, flag in zip(read_flags(type(settings)), read_flags(type(settings), settings), strict=True):
+        value = flag.default
+        if not flag.shown or (value == default.default and flag.name not in always):
+            continue
+        if isinstance(value, bool):
+            words.append(flag.dashed if value else flag.dashed.replace("--", "--no-", 1))
+        else:
+            words += [flag.dashed, *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
+
+
 def duration(seconds: float) -> str:
     """Write seconds as a reader says them: 42 s, 7 min, 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
-def training_seconds(run: str) -> float | None:
-    """Add up the seconds of a run's steps; None where the notes hold no times."""
-    rows = read_notes(files.resolve(run), STEPS)
-    if not rows or any("seconds" not in row for row in rows):
-        return None
-    return float(sum(row["seconds"] for row in rows))
-
-
-def judge_titles(folder: str, judges: Iterable[str]) -> dict[str, str]:
-    """Name judges with the weights by which they scored a folder of images: by name, for example "clip (published)"."""
-    return {name: _title(folder, name) for name in judges}
-
-
-def _title(folder: str, name: str) -> str:
-    if name not in SCORERS:  # these four alone have weights to choose
-        return name
-    flags = score_files.read_manifest(folder, name).get("config", {}).get("weights", [])
-    single = dict(flag.split("=", 1) for flag in flags if "=" in flag)
-    for_all = [flag for flag in flags if "=" not in flag]
-    weights = single.get(name, for_all[0] if for_all else "world")
-    return f"{name} ({'embedded world' if weights == 'world' else weights.rstrip('/').rpartition('/')[2]})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.reports import charts
+from infra.pages import charts
 
 STEPS = [{"step": step, "loss": 0.7, "accuracy": 0.5} for step in (1, 2, 3)]
 

@@ -1,0 +1,96 @@
+"""The gallery: files named by numbers, escaped captions, what it leaves out, and a second run that writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import browser
+from support.judging_material import write_images
+from support.pages import EVIL, Page
+
+from infra.base import files
+from pipelines.drawing import gallery, image_sets
+from pipelines.drawing.generate_config import GenerateConfig
+
+CAPTIONS = [EVIL, "a/b", "../c"]
+
+
+def write(folder: Path, shown: int) -> str | None:
+    write_images(folder, {caption: [(9, 9, 9), (250, 9, 9)] for caption in CAPTIONS})
+    wanted = image_sets.wanted_images(CAPTIONS, 2, seed=0)
+    return gallery.write_gallery(str(folder), wanted, GenerateConfig(output=str(folder), gallery=shown))
+
+
+def test_every_image_is_a_file_and_stands_on_the_page_with_caption_and_seed(tmp_path: Path) -> None:
+    page = write(tmp_path, 500)
+    assert page == str(tmp_path / "gallery.html")
+    names = ["00001-0.png", "00002-1.png", "00003-0.png", "00004-1.png", "00005-0.png", "00006-1.png"]
+    assert sorted(path.name for path in (tmp_path / "gallery").iterdir()) == names
+    html = Path(page).read_text()
+    parsed = Page(html)
+    assert parsed.loaded == [f"gallery/{name}" for name in names for _ in ("link", "image")]
+    assert all(caption in parsed.text for caption in CAPTIONS)
+    assert html.count("<script") == 1
+    wanted = image_sets.wanted_images(CAPTIONS, 2, seed=0)
+    assert all(f"seed {number}" in parsed.text for number in wanted["image_seed"].to_pylist())
+    third = image_sets.read_images(str(tmp_path), [wanted["image_id"][2].as_py()])
+    assert (tmp_path / "gallery" / names[2]).read_bytes() == third["image"][0].as_py()
+
+
+def test_the_page_says_how_many_images_it_leaves_out(tmp_path: Path) -> None:
+    page = write(tmp_path, 4)
+    assert page is not None
+    assert len(list((tmp_path / "gallery").iterdir())) == 4
+    assert "2 more images are in images/*.parquet" in Page(Path(page).read_text()).text
+
+
+def test_no_page_is_written_where_none_is_asked_for(tmp_path: Path) -> None:
+    assert write(tmp_path, 0) is None
+    assert not (tmp_path / "gallery.html").exists()
+
+
+def test_a_second_run_writes_nothing_and_a_larger_gallery_writes_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 2)
+    written: list[str] = []
+    plain = files.write_bytes
+
+    def note(path: str, content: bytes) -> None:
+        written.append(Path(path).name)
+        plain(path, content)
+
+    monkeypatch.setattr(files, "write_bytes", note)
+    wanted = image_sets.wanted_images(CAPTIONS, 2, seed=0)
+    config = GenerateConfig(output=str(tmp_path), gallery=2)
+    assert gallery.write_gallery(str(tmp_path), wanted, config) == str(tmp_path / "gallery.html")
+    assert written == []
+    gallery.write_gallery(str(tmp_path), wanted, replace(config, gallery=6))
+    assert len(written) == 7
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")
+@pytest.mark.slow
+def test_a_click_shows_an_image_large_and_keys_lead_on(tmp_path: Path) -> None:
+    page_file = write(tmp_path, 500)
+    large = "document.querySelector('dialog[open] img').src.split('/').pop()"
+
+    async def look() -> None:
+        async with browser.open_page(tmp_path / "profile") as page:
+            await page.open(f"file://{page_file}")
+            await page.click(".gallery a")
+            assert await page.evaluate(large) == "00001-0.png"
+            await page.press("ArrowRight")
+            assert await page.evaluate(large) == "00002-1.png"
+            await page.press("ArrowLeft")
+            await page.press("ArrowLeft")
+            assert await page.evaluate(large) == "00006-1.png"
+            assert not page.errors
+            for width in (1280, 390):
+                await page.resize(width, 800)
+                assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    asyncio.run(look())
