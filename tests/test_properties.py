@@ -400,7 +400,7 @@ def test_swapping_winner_and_loser_turns_the_logits_sign(
 def test_only_differences_of_errors_count(
     policy: list[float], reference: list[float], beta: float, shift: float
 ) -> None:
-    for name in ("dpo", "ipo", "hinge", "soft"):
+    for name in ("dpo", "ipo", "hinge", "soft", "dmpo"):
         config = ObjectiveConfig(objective=name, beta=beta)  # type: ignore[arg-type]
         moved = value(config, [e + shift for e in policy], reference)
         assert moved == pytest.approx(value(config, policy, reference), rel=1e-6, abs=1e-6)

@@ -17,6 +17,7 @@ Weights w_t multiply all errors of a pair, so u_t = w_t u stands inside sigma.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 
 from training.method.batch import Batch
 
-Objective = Literal["dpo", "conservative", "soft", "ipo", "hinge", "kto", "mapo", "sft"]
+Objective = Literal["dpo", "conservative", "soft", "ipo", "hinge", "dmpo", "kto", "mapo", "sft"]
 REFERENCE_FREE = ("mapo", "sft")  # these have no beta either
 NEAR_ZERO = 1e-2  # of k e, below which phi is its series: 1 - x/2 + x^2/12, the next term is x^4/720
 
@@ -38,13 +39,18 @@ class ObjectiveConfig:
 
     objective: Objective = "dpo"
     """Loss to minimise. dpo is the paper's. conservative takes a share of the labels to be wrong. soft takes
-    probabilities from the label set. ipo and hinge are other losses of a pair. kto judges each image by itself.
-    mapo needs no reference. sft learns the winners alone."""
+    probabilities from the label set. ipo, hinge and dmpo are other losses of a pair. kto judges each image by
+    itself. mapo needs no reference. sft learns the winners alone."""
     beta: float = 5000.0
     """How strongly the policy is held to the reference; greater is stronger. The paper takes 2000 to 5000.
     docs/method.md has the formula."""
     label_smoothing: float = 0.1
     """For conservative: share of labels that are taken to be wrong, from 0 to below 0.5."""
+    dmpo_alpha: float = 0.01
+    """For dmpo: probability that the loser is the better image after all, between 0 and 0.5."""
+    sft_weight: float = 0.0
+    """Weight of the winner's own error beside the loss, which keeps winners from getting worse; 0 leaves it out. At
+    the start the loss pulls at that error with beta/4; begin with a tenth of this."""
     mapo_k: float = 0.5
     """For mapo: how fast an image's score falls with its error."""
     mapo_b: float = 0.1
@@ -158,8 +164,8 @@ def loss(
         baseline: z of kto, a scalar without gradient.
 
     Returns:
-        [B]. In nats for dpo, conservative and soft; in squared units of the target for sft and mapo's first term; else
-        without unit. The caller takes the mean over pairs.
+        [B]. In nats for dpo, conservative, soft and dmpo; in squared units of the target for sft, mapo's first term
+        and what --sft-weight adds; else without unit. The caller takes the mean over pairs.
     """
     if config.objective == "sft":
         return policy_errors[0]
@@ -167,6 +173,18 @@ def loss(
         winner, loser = mapo_scores(policy_errors, config.mapo_k)
         return policy_errors[0] - config.mapo_b * F.logsigmoid(config.mapo_t * (winner - loser))
     assert reference_errors is not None
+    compared = comparison(config, policy_errors, reference_errors, preferred, baseline)
+    return compared + config.sft_weight * policy_errors[0] if config.sft_weight else compared
+
+
+def comparison(
+    config: ObjectiveConfig,
+    policy_errors: torch.Tensor,
+    reference_errors: torch.Tensor,
+    preferred: torch.Tensor | float,
+    baseline: torch.Tensor | float,
+) -> torch.Tensor:
+    """Compute the loss of each pair that compares policy and reference, [B]; arguments as in `loss`."""
     u = logits(margins(policy_errors, reference_errors), config.beta)
     match config.objective:
         case "dpo":  # Eq. 14: -log sigma(u)
@@ -180,9 +198,26 @@ def loss(
             return (u - 0.5).square()
         case "hinge":  # Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, on u: Liu et al. 2023 (RSO), arXiv 2309.06657
             return F.relu(1 - u)
-        case "kto":  # Li et al. 2024, arXiv 2404.04465: 1 - sigma(y (r - z)), y +1 for winners, -1 for losers; mean
-            gains = rewards(policy_errors, reference_errors, config.beta) - baseline
-            return 0.5 * (F.sigmoid(-gains[0]) + F.sigmoid(gains[1]))
+        case "dmpo":  # Li et al. 2025, arXiv 2507.07510: the reverse KL, of the policy's preference to the label's
+            return bernoulli_divergence(u, config.dmpo_alpha)
+    assert (
+        config.objective == "kto"
+    )  # Li et al. 2024, arXiv 2404.04465: 1 - sigma(y (r - z)), y +1 winners, -1 losers; mean
+    gains = rewards(policy_errors, reference_errors, config.beta) - baseline
+    return 0.5 * (F.sigmoid(-gains[0]) + F.sigmoid(gains[1]))
+
+
+def bernoulli_divergence(u: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Compute KL(Bernoulli(sigma(u)) || Bernoulli(1 - alpha)), the same shape, in nats; 0 at u = log((1-alpha)/alpha).
+
+    With p = sigma(u) it is p log(p / (1-alpha)) + (1-p) log((1-p) / alpha), and its slope is
+    p (1-p) (u - log((1-alpha)/alpha)). So a pair that the policy has far on the wrong side teaches little. In dpo, the
+    same divergence with its two sides exchanged and alpha 0, it teaches most. The formula is derived here from what the
+    paper's abstract names, the reverse KL, and is the one in Diffusion-SDPO's code. We could not read the paper's own
+    equation.
+    """
+    winner = F.sigmoid(u) * (F.logsigmoid(u) - math.log1p(-alpha))
+    return winner + F.sigmoid(-u) * (F.logsigmoid(-u) - math.log(alpha))
 
 
 def mapo_scores(error: torch.Tensor, k: float) -> torch.Tensor:

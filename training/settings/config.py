@@ -68,7 +68,10 @@ class TrainConfig:
     GROUPS: ClassVar = {
         "basic": ("store", "model", "output", "steps", "learning_rate", "beta"),
         "data": ("labels", "global_batch", "micro_batch", "caption_dropout", "held_out_store", "cache", "seed"),
-        "objective": ("objective", "label_smoothing", "mapo_k", "mapo_b", "mapo_t", "weighting", "snr_gamma", "error"),
+        "objective": (
+            *("objective", "sft_weight", "label_smoothing", "dmpo_alpha", "mapo_k", "mapo_b", "mapo_t"),
+            *("weighting", "snr_gamma", "error"),
+        ),
         "LoRA and averaging": ("lora_rank", "lora_alpha", "lora_targets", "ema_decay"),
         "reference": ("reference", "reference_model", "reference_revision"),
         "optimizer": (

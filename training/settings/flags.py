@@ -79,6 +79,7 @@ def check_objective(config: ObjectiveConfig) -> None:
     chosen = f"--objective {config.objective}"
     owned = {
         "label_smoothing": (config.objective == "conservative", "--objective conservative"),
+        "dmpo_alpha": (config.objective == "dmpo", "--objective dmpo"),
         **dict.fromkeys(("mapo_k", "mapo_b", "mapo_t"), (config.objective == "mapo", "--objective mapo")),
         "snr_gamma": (config.weighting == "min-snr", "--weighting min-snr"),
     }
@@ -90,6 +91,12 @@ def check_objective(config: ObjectiveConfig) -> None:
             raise UserError(f"{_flag(config, name)}: must be above 0")
     if not 0 <= config.label_smoothing < 0.5:
         raise UserError(f"{_flag(config, 'label_smoothing')}: from 0 to below 0.5, where labels would say nothing")
+    if not 0 < config.dmpo_alpha < 0.5:
+        raise UserError(f"{_flag(config, 'dmpo_alpha')}: must be between 0 and 0.5, where labels would say nothing")
+    if not 0 <= config.sft_weight < math.inf:
+        raise UserError(f"{_flag(config, 'sft_weight')}: must be 0 or more")
+    if config.sft_weight and not config.needs_reference:
+        raise UserError(f"{_flag(config, 'sft_weight')}: {chosen} has the winner's error in it already; leave it out")
     if config.objective == "mapo" and config.weighting != "constant":
         raise UserError(f"--weighting {config.weighting}: {chosen} has none; its k stands in a timestep weight's place")
 

@@ -85,6 +85,42 @@ def test_hinge_loss_by_hand(beta: float, expected: float, slope: float) -> None:
     assert policy.grad.flatten().tolist() == [slope, -slope]
 
 
+def test_dmpo_loss_by_hand() -> None:
+    # p = sigma(3) = 0.952574. KL of Bernoulli(p) to Bernoulli(0.99): 0.952574 log(0.952574 / 0.99)
+    # + 0.047426 log(0.047426 / 0.01) = -0.036709 + 0.073823 = 0.037114
+    config = ObjectiveConfig(objective="dmpo", beta=200.0, dmpo_alpha=0.01)
+    p = 1 / (1 + math.exp(-3.0))
+    expected = p * math.log(p / 0.99) + (1 - p) * math.log((1 - p) / 0.01)
+    assert expected == pytest.approx(0.037114, abs=2e-6)
+    assert by_hand(objectives.loss(config, POLICY, REFERENCE), expected)
+    # At u = log(0.99 / 0.01) both distributions are the same; for logits far out nothing overflows.
+    least = torch.tensor([math.log(99.0), 1e4, -1e4], dtype=torch.float64)
+    ends = [0.0, -math.log(0.99), -math.log(0.01)]
+    assert objectives.bernoulli_divergence(least, 0.01).tolist() == pytest.approx(ends, abs=1e-9)
+
+
+def test_dmpos_gradient_by_hand() -> None:
+    # dKL/du = p (1-p) (u - log 99); du/de_w = -100 at beta 200.
+    policy = POLICY.clone().requires_grad_()
+    objectives.loss(ObjectiveConfig(objective="dmpo", beta=200.0), policy, REFERENCE).sum().backward()
+    p = 1 / (1 + math.exp(-3.0))
+    slope = -100 * p * (1 - p) * (3.0 - math.log(99.0))
+    assert policy.grad is not None
+    assert policy.grad.flatten().tolist() == pytest.approx([slope, -slope], abs=1e-9)
+
+
+def test_the_sft_weight_adds_the_winners_error() -> None:
+    # -log sigma(3) + 20 * 0.10
+    config = ObjectiveConfig(objective="dpo", beta=200.0, sft_weight=20.0)
+    policy = POLICY.clone().requires_grad_()
+    loss = objectives.loss(config, policy, REFERENCE)
+    assert by_hand(loss, math.log(1 + math.exp(-3.0)) + 2.0)
+    loss.sum().backward()
+    assert policy.grad is not None
+    push = 100 / (1 + math.exp(3.0))
+    assert policy.grad.flatten().tolist() == pytest.approx([push + 20.0, -push], abs=1e-9)
+
+
 def test_kto_loss_by_hand() -> None:
     # Rewards 2 and -1 (see below), z = 1/4: winner 1 - sigma(1.75), loser 1 - sigma(-(-1.25)); the mean of the two.
     loss = objectives.loss(ObjectiveConfig(objective="kto", beta=200.0), POLICY, REFERENCE, 1.0, torch.tensor(0.25))

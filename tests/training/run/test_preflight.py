@@ -33,6 +33,13 @@ from training.settings.presets import PRESETS
             ObjectiveConfig(objective="sft", mapo_b=0.3),
             "--mapo-b 0.3: only --objective mapo has it, and this is --objective sft",
         ),
+        (
+            ObjectiveConfig(dmpo_alpha=0.1),
+            "--dmpo-alpha 0.1: only --objective dmpo has it, and this is --objective dpo",
+        ),
+        (ObjectiveConfig(objective="dmpo", dmpo_alpha=0.5), "--dmpo-alpha 0.5: must be between 0 and 0.5"),
+        (ObjectiveConfig(sft_weight=-1.0), "--sft-weight -1: must be 0 or more"),
+        (ObjectiveConfig(objective="sft", sft_weight=1.0), "--sft-weight 1: --objective sft has the winner's error in"),
         (ObjectiveConfig(objective="mapo", mapo_k=-1.0), "--mapo-k -1: must be above 0"),
         (ObjectiveConfig(objective="mapo", weighting="min-snr"), "--weighting min-snr: --objective mapo has none"),
         (ObjectiveConfig(snr_gamma=3.0), "--snr-gamma 3: only --weighting min-snr has it"),
