@@ -7,12 +7,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.faults.chaos import ChaosConfig, main
+from infra.faults.chaos import ChaosConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ChaosConfig, about=__doc__)
+    cli.run("infra.faults.chaos:main", ChaosConfig, about=__doc__)
 
 
 if __name__ == "__main__":

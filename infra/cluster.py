@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.local.cluster import ClusterConfig, main
+from infra.local.cluster import ClusterConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ClusterConfig, about=__doc__)
+    cli.run("infra.local.cluster:main", ClusterConfig, about=__doc__)
 
 
 if __name__ == "__main__":

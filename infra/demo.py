@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.local.demo import DemoConfig, main
+from infra.local.demo import DemoConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, DemoConfig, about=__doc__)
+    cli.run("infra.local.demo:main", DemoConfig, about=__doc__)
 
 
 if __name__ == "__main__":

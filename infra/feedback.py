@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.local.feedback import FeedbackConfig, main
+from infra.local.feedback import FeedbackConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, FeedbackConfig, about=__doc__)
+    cli.run("infra.local.feedback:main", FeedbackConfig, about=__doc__)
 
 
 if __name__ == "__main__":

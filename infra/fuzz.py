@@ -7,12 +7,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.faults.fuzz import FuzzConfig, main
+from infra.faults.fuzz import FuzzConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, FuzzConfig, about=__doc__)
+    cli.run("infra.faults.fuzz:main", FuzzConfig, about=__doc__)
 
 
 if __name__ == "__main__":

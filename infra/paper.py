@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.local.paper import PaperConfig, main
+from infra.local.paper import PaperConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, PaperConfig, about=__doc__)
+    cli.run("infra.local.paper:main", PaperConfig, about=__doc__)
 
 
 if __name__ == "__main__":

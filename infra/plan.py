@@ -10,14 +10,13 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.planning.plan import main
 from infra.planning.plan_flags import PRESETS, PlanConfig
 from training.settings.presets import LINES
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, PlanConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("infra.planning.plan:main", PlanConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

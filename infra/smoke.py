@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.local.smoke import SmokeConfig, main
+from infra.local.smoke import SmokeConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, SmokeConfig, about=__doc__)
+    cli.run("infra.local.smoke:main", SmokeConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from labelers.labels.accuracy import LINES, PRESETS, AccuracyConfig, main
+from labelers.labels.accuracy import LINES, PRESETS, AccuracyConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, AccuracyConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("labelers.labels.accuracy:main", AccuracyConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

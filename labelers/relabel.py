@@ -10,12 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from labelers.labels.relabel import LINES, PRESETS, RelabelConfig, main
+from labelers.labels.relabel import LINES, PRESETS, RelabelConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, RelabelConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("labelers.labels.relabel:main", RelabelConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

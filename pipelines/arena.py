@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.arena_app.arena import ArenaConfig, main
+from pipelines.arena_app.arena import ArenaConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ArenaConfig, about=__doc__)
+    cli.run("pipelines.arena_app.arena:main", ArenaConfig, about=__doc__)
 
 
 if __name__ == "__main__":

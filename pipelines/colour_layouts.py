@@ -7,12 +7,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.drawing.colour_layouts import LayoutConfig, main
+from pipelines.drawing.colour_layouts import LayoutConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, LayoutConfig, about=__doc__)
+    cli.run("pipelines.drawing.colour_layouts:main", LayoutConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,18 @@ from __future__ import annotations
 
 from infra.base import cli
 from pipelines.latents.encode_config import LINES, PRESETS, EncodeConfig
-from pipelines.latents.encode_latents import main, print_plan
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, EncodeConfig, PRESETS, plan=print_plan, about=__doc__, lines=LINES)
+    cli.run(
+        "pipelines.latents.encode_latents:main",
+        EncodeConfig,
+        PRESETS,
+        plan="pipelines.latents.encode_latents:print_plan",
+        about=__doc__,
+        lines=LINES,
+    )
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from training.reference.encode_reference import PRESETS, ReferenceConfig, main
+from training.reference.encode_reference import PRESETS, ReferenceConfig
 from training.settings.presets import LINES
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ReferenceConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("training.reference.encode_reference:main", ReferenceConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from infra.base import cli
 from pipelines.drawing.generate_config import LINES
-from pipelines.experiments.evaluate_model import PRESETS, EvaluateConfig, main
+from pipelines.experiments.evaluate_model import PRESETS, EvaluateConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, EvaluateConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("pipelines.experiments.evaluate_model:main", EvaluateConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.reports.feedback_report import FeedbackReportConfig, main
+from pipelines.reports.feedback_report import FeedbackReportConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, FeedbackReportConfig, about=__doc__)
+    cli.run("pipelines.reports.feedback_report:main", FeedbackReportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.judging.flag_images import FlagConfig, main
+from pipelines.judging.flag_images import FlagConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, FlagConfig, about=__doc__)
+    cli.run("pipelines.judging.flag_images:main", FlagConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.drawing.generate import main
 from pipelines.drawing.generate_config import LINES, PRESETS, GenerateConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, GenerateConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("pipelines.drawing.generate:main", GenerateConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.raw.import_pairs import ImportConfig, main
+from pipelines.raw.import_pairs import ImportConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ImportConfig, about=__doc__)
+    cli.run("pipelines.raw.import_pairs:main", ImportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.paper.paper_report import PaperReportConfig, main
+from pipelines.paper.paper_report import PaperReportConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, PaperReportConfig, about=__doc__)
+    cli.run("pipelines.paper.paper_report:main", PaperReportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

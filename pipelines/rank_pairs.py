@@ -10,12 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.judging.rank_pairs import RankConfig, main
+from pipelines.judging.rank_pairs import RankConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, RankConfig, about=__doc__)
+    cli.run("pipelines.judging.rank_pairs:main", RankConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from infra.base import cli
 from pipelines.drawing.generate_config import LINES
-from pipelines.experiments.rejection_sampling import PRESETS, RejectionConfig, main
+from pipelines.experiments.rejection_sampling import PRESETS, RejectionConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, RejectionConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("pipelines.experiments.rejection_sampling:main", RejectionConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

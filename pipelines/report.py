@@ -10,12 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.reports.report import ReportConfig, main
+from pipelines.reports.report import ReportConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ReportConfig, about=__doc__)
+    cli.run("pipelines.reports.report:main", ReportConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.experiments.rounds import main
 from pipelines.experiments.rounds_config import PRESETS, RoundsConfig
 from training.settings.presets import LINES
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, RoundsConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("pipelines.experiments.rounds:main", RoundsConfig, PRESETS, about=__doc__, lines=LINES)
 
 
 if __name__ == "__main__":

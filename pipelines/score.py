@@ -10,12 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.judging.score import ScoreConfig, main
+from pipelines.judging.score import ScoreConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, ScoreConfig, about=__doc__)
+    cli.run("pipelines.judging.score:main", ScoreConfig, about=__doc__)
 
 
 if __name__ == "__main__":

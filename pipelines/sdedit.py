@@ -7,12 +7,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.experiments.sdedit import SdeditConfig, main
+from pipelines.experiments.sdedit import SdeditConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, SdeditConfig, about=__doc__)
+    cli.run("pipelines.experiments.sdedit:main", SdeditConfig, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.experiments.sweep import SweepConfig, main
+from pipelines.experiments.sweep import SweepConfig
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, SweepConfig, about=__doc__)
+    cli.run("pipelines.experiments.sweep:main", SweepConfig, about=__doc__)
 
 
 if __name__ == "__main__":

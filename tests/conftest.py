@@ -28,7 +28,7 @@ from infra.local import cluster
 from infra.world import rater
 from pipelines.engine import on_ray
 from pipelines.engine.jobs import Job
-from training.method.objectives import ObjectiveConfig
+from training.method.objective_config import ObjectiveConfig
 from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
 
 

@@ -15,9 +15,9 @@ from pipelines.latents import encode_config
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import KINDS
 from pipelines.latents.models_known import MODELS
-from training.backbones.base import ScheduleConfig
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig
+from training.backbones.schedule_config import ScheduleConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
 from training.reference import encode_reference
 from training.settings import presets
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig

@@ -28,7 +28,7 @@ from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
 from training.data.loader import Share
 from training.method import objectives
 from training.method.draws import Draw, draw
-from training.method.objectives import ObjectiveConfig
+from training.method.objective_config import ObjectiveConfig
 from training.method.order import batch_rows, permute
 
 settings.register_profile(

@@ -10,15 +10,20 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from training.run.plan import print_plan
-from training.run.train_dpo import main
 from training.settings.config import TrainConfig
 from training.settings.presets import LINES, PRESETS
 
 
 def command() -> None:
     """Run from the command line."""
-    cli.run(main, TrainConfig, PRESETS, plan=print_plan, about=__doc__, lines=LINES)
+    cli.run(
+        "training.run.train_dpo:main",
+        TrainConfig,
+        PRESETS,
+        plan="training.run.plan:print_plan",
+        about=__doc__,
+        lines=LINES,
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pkgutil
 import re
 import sys
 import time
@@ -50,11 +51,11 @@ class Parsed:
 
 
 def run(
-    main: Callable[[Config], None],
+    main: Callable[[Config], None] | str,
     config_class: type[Config],
     presets: Mapping[str, Config] | None = None,
     arguments: list[str] | None = None,
-    plan: Callable[[Config, DryRunConfig], None] | None = None,
+    plan: Callable[[Config, DryRunConfig], None] | str | None = None,
     *,
     about: str | None = None,
     lines: Mapping[str, str] | None = None,
@@ -62,8 +63,11 @@ def run(
     """Parse the command line and call main; exit 2 with one sentence on a UserError, or where S3 or a disk refuses.
 
     Args:
+        main: what carries the command out, as "module:function" where its module takes long to import: it is imported
+            once the flags are read and found good.
         presets: settings by the names that --preset takes.
-        plan: takes main's place under --dry-run. The flags of a dry run are no settings, so no run records them.
+        plan: takes main's place under --dry-run, and is named likewise. The flags of a dry run are no settings, so no
+            run records them.
         about: what --help says of the command; the docstring of its file.
         lines: what --help says of each preset.
     """
@@ -91,7 +95,9 @@ def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: 
     return _parse(config_class, presets, arguments, False, "", {}).settings
 
 
-def _carry_out(main: Callable[[Any], None], plan: Callable[[Any, DryRunConfig], None] | None, parsed: Parsed) -> None:
+def _carry_out(
+    main: Callable[[Any], None] | str, plan: Callable[[Any, DryRunConfig], None] | str | None, parsed: Parsed
+) -> None:
     general = parsed.general
     if general.verbose and general.quiet:
         raise UserError("--quiet with --verbose: give one of them")
@@ -103,10 +109,14 @@ def _carry_out(main: Callable[[Any], None], plan: Callable[[Any, DryRunConfig], 
         begun = time.monotonic()
         logs.LOGGER.debug("settings of this run:\n%s", config_files.as_yaml(parsed.settings))
         if plan is not None and parsed.planned.dry_run:
-            plan(parsed.settings, parsed.planned)
+            _imported(plan)(parsed.settings, parsed.planned)
         else:
-            main(parsed.settings)
+            _imported(main)(parsed.settings)
         logs.LOGGER.debug("finished after %.1f s", time.monotonic() - begun)
+
+
+def _imported(function: Callable[..., None] | str) -> Callable[..., None]:
+    return pkgutil.resolve_name(function) if isinstance(function, str) else function
 
 
 def _parse(

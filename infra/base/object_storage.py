@@ -8,9 +8,7 @@ import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 from botocore import exceptions
-from botocore.config import Config
 
 from infra.base import files
 from infra.base.errors import UserError
@@ -69,6 +67,9 @@ def open_client(silence: float = 20.0) -> Any:
     Args:
         silence: seconds without a byte after which a request is tried again, five times in all.
     """
+    import boto3  # not on the way of those who have nothing on S3
+    from botocore.config import Config
+
     server = files.endpoint()
     region = files.open_filesystem(files.S3)[0].region
     style = {"addressing_style": "path"} if server else None  # few servers of one's own have a name per bucket

@@ -27,11 +27,12 @@ from infra.benchmarks import step_models
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
 from training.backbones.backbone import open_backbone
-from training.backbones.base import EVERY
+from training.backbones.schedule_config import EVERY
 from training.data.loader import Labelled, Share, prefetch, step_batches
 from training.method import forward, objectives
 from training.method.batch import Batch
-from training.method.optimizers import OptimizerConfig, make_optimizer
+from training.method.optimizer_config import OptimizerConfig
+from training.method.optimizers import make_optimizer
 
 MODES = ("inline", "latents", "batched", "cached")
 OBJECTIVE = objectives.ObjectiveConfig()

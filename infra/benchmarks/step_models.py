@@ -14,7 +14,7 @@ import torch
 
 from infra.base import counting, models
 from training.backbones.backbone import open_backbone
-from training.backbones.base import EVERY
+from training.backbones.schedule_config import EVERY
 
 SHAPES = Path(__file__).parent / "shapes"
 

@@ -28,11 +28,11 @@ from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import pairs
 from pipelines.raw.decode import images_at_once, square_pixels
 from training.backbones.backbone import Backbone, check_fingerprints, open_backbone
-from training.backbones.base import ScheduleConfig
+from training.backbones.schedule_config import ScheduleConfig
 from training.checkpoints.run_folder import FACTS
 from training.method import forward, objectives
 from training.method.draws import REWARD_DRAWS, REWARD_SEED, draw
-from training.method.objectives import ObjectiveConfig
+from training.method.objective_config import ObjectiveConfig
 from training.method.policy import load_adapters
 
 WORLD_MODEL = "infra/world/model"

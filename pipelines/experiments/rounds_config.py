@@ -15,8 +15,8 @@ from pipelines.drawing.prompts import read_prompts
 from pipelines.judging import rank_pairs
 from pipelines.latents import encode_config, store
 from pipelines.latents.encode_config import EncodeConfig
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
 from training.run import train_dpo
 from training.settings.config import DataConfig, TrainConfig
 from training.settings.flags import check_flags

@@ -38,7 +38,7 @@ from pipelines.latents.summary import count_reasons, kept_prompt_ids
 from pipelines.raw import pairs, source
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
 from training.backbones.backbone import open_backbone
-from training.backbones.base import EVERY
+from training.backbones.schedule_config import EVERY
 from training.data.staging import stage
 
 pytestmark = pytest.mark.chaos

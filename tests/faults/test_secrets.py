@@ -30,7 +30,7 @@ from pipelines.engine.jobs import Job
 from pipelines.experiments import evaluate_model
 from pipelines.latents import encode_latents
 from pipelines.reports import report
-from training.method.policy import PolicyConfig
+from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop, train_dpo, workers
 from training.settings.config import DataConfig, TrainConfig
 

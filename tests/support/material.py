@@ -34,8 +34,9 @@ from pipelines.engine.jobs import Job
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw.raw_pairs import SCHEMA
 from training.backbones.backbone import open_backbone
-from training.backbones.base import EVERY
-from training.method.policy import PolicyConfig, make_policy, trained
+from training.backbones.schedule_config import EVERY
+from training.method.policy import make_policy, trained
+from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop
 from training.run.result import write_adapters
 from training.settings.config import TrainConfig

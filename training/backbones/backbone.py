@@ -10,9 +10,9 @@ import torch
 
 from infra.base.errors import UserError
 from pipelines.latents import identity, kinds
-from training.backbones.base import ScheduleConfig
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
 from training.backbones.flow import Flux, StableDiffusion3
+from training.backbones.schedule_config import ScheduleConfig
 
 
 class Backbone(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,7 @@ from infra.base import (
 from infra.base.errors import UserError
 
 from diffusers import ModelMixin  # isort: skip
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Which noise levels are trained on."""
-
-    timesteps: tuple[int, ...] | None = None
-    """Train at these timesteps only, for models that were distilled to a few (SDXL-Turbo: 249 499 749); by default
-    at all."""
-    zero_terminal_snr: bool = False
-    """Rescale the noise schedule so that the last timestep is pure noise (Lin et al. 2023), as SDXL-Turbo needs."""
-
-
-EVERY = ScheduleConfig()
+from training.backbones.schedule_config import ScheduleConfig
 
 
 class DiffusersNetwork:

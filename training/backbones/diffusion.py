@@ -13,7 +13,8 @@ from infra.base import (
 )
 from pipelines.latents.kinds import pixels_per_latent
 from pipelines.latents.schedules import diffusion_scheduler
-from training.backbones.base import EVERY, DiffusersNetwork, ScheduleConfig
+from training.backbones.base import DiffusersNetwork
+from training.backbones.schedule_config import EVERY, ScheduleConfig
 
 from diffusers import UNet2DConditionModel  # isort: skip
 

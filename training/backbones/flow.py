@@ -19,7 +19,8 @@ from infra.base import (
 from infra.base.errors import UserError
 from pipelines.latents.kinds import kind_of, native_resolution, pixels_per_latent
 from pipelines.latents.schedules import flow_scheduler
-from training.backbones.base import EVERY, DiffusersNetwork, ScheduleConfig
+from training.backbones.base import DiffusersNetwork
+from training.backbones.schedule_config import EVERY, ScheduleConfig
 
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel  # isort: skip
 

@@ -6,9 +6,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -19,22 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from infra.base.errors import UserError
+from training.layout.sharding_config import ShardingConfig
 
 COMPILERS = ("c++", "g++", "clang++")
-
-
-@dataclass(frozen=True)
-class ShardingConfig:
-    """What trades memory for time, and time for a longer start; none of it changes a loss beyond rounding."""
-
-    sharding: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: each worker holds the whole network. fsdp: workers share weights, gradients and optimizer state."""
-    activation_checkpointing: bool = False
-    """Compute activations again in the backward pass: about a third more work, less memory."""
-    compile: bool = False
-    """Compile the network with torch.compile: minutes at the start, faster steps afterwards."""
-    channels_last: bool = False
-    """Lay out a UNet's convolutions channels last, which is faster on GPUs with tensor cores."""
 
 
 def check_compiler(config: ShardingConfig) -> None:

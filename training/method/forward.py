@@ -16,7 +16,7 @@ from training.backbones.backbone import Backbone
 from training.layout import sharding
 from training.method import objectives
 from training.method.batch import Batch
-from training.method.objectives import ObjectiveConfig
+from training.method.objective_config import ObjectiveConfig
 
 
 class Reference(Protocol):

@@ -23,24 +23,10 @@ from training.backbones.backbone import Backbone
 from training.layout.sharding import is_sharded
 from training.method import forward
 from training.method.batch import Batch
+from training.method.policy_config import PolicyConfig
 
 # The attention projections of diffusers' networks: of UNets and transformers, and of the text's side of transformers.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """What is trained, and what of it counts."""
-
-    lora_rank: int = 0
-    """Rank of LoRA adapters to train in place of the network, for example 16; 0 trains the network itself."""
-    lora_alpha: int | None = None
-    """Scale of the adapters, as alpha / rank; by default alpha is the rank."""
-    lora_targets: tuple[str, ...] = ()
-    """Layers that get adapters, by the ends of their names; by default the attention projections."""
-    ema_decay: float | None = None
-    """Decay per step of a moving average of the weights, for example 0.999. Validation and result then take the
-    average; by default there is none."""
 
 
 def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn.Module:

@@ -26,7 +26,7 @@ from pipelines.engine.jobs import Job, Step
 from pipelines.latents import store, weight_files
 from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import check_fingerprints, open_backbone
-from training.backbones.base import ScheduleConfig
+from training.backbones.schedule_config import ScheduleConfig
 from training.reference import reference_errors
 from training.reference.visit_pairs import VisitPairs
 from training.settings.config import TrainConfig

@@ -10,7 +10,7 @@ import torch
 from infra.base import models
 from infra.base.errors import UserError
 from training.backbones.backbone import open_backbone
-from training.backbones.base import ScheduleConfig
+from training.backbones.schedule_config import ScheduleConfig
 from training.data import loader
 from training.data.staging import stage
 from training.method.forward import NetworkReference

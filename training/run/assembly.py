@@ -17,7 +17,8 @@ from training.checkpoints.mirror import Mirror, open_mirror
 from training.data.loader import Labelled, apply_labels
 from training.data.staging import stage
 from training.layout import sharding
-from training.method import forward, optimizers
+from training.method import forward
+from training.method.optimizer_config import check_optimizer
 from training.method.optimizers import make_optimizer
 from training.method.policy import AdaptersOff, Average, make_policy, trained
 from training.reference.reference_errors import attach
@@ -77,7 +78,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     """Load data and models onto this rank's device."""
     if rank.device.type == "cpu":
         cpu.keep_freed_memory()
-    optimizers.check_optimizer(config.optimizer, rank.device)
+    check_optimizer(config.optimizer, rank.device)
     sharding.check_compiler(config.sharding)
     torch.manual_seed(config.seed)  # nothing below should need it; draws have generators of their own
     backbone = open_backbone(config.start.folder(), config.schedule)

@@ -27,7 +27,7 @@ from training.method import forward
 from training.method.batch import Batch
 from training.method.draws import REWARD_DRAWS
 from training.method.forward import MeasuredBatch, PairLosses
-from training.method.optimizers import learning_rate
+from training.method.optimizer_config import learning_rate
 from training.method.policy import load_weights, make_policy, trained
 from training.run import assembly, keeping, reward, stopping
 from training.run.assembly import Rank, Trainer

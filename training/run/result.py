@@ -22,7 +22,7 @@ from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
 from training.checkpoints.run_folder import FACTS, RESULT
 from training.data.loader import Labelled
-from training.method.policy import PolicyConfig
+from training.method.policy_config import PolicyConfig
 from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip

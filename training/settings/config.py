@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
-
-import torch
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from infra.base.models import Model
-from training.backbones.base import ScheduleConfig
-from training.layout.sharding import ShardingConfig
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig
-from training.method.policy import PolicyConfig
+from training.backbones.schedule_config import ScheduleConfig
+from training.layout.sharding_config import ShardingConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
+from training.method.policy_config import PolicyConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,8 @@ class TrainConfig:
     @property
     def autocast(self) -> torch.dtype:
         """Return the dtype of forward passes."""
+        import torch  # not on the way of those who only read flags
+
         return getattr(torch, self.precision)
 
     @property

@@ -7,8 +7,8 @@ from typing import Any
 
 from infra.base.errors import UserError, check_least
 from pipelines.latents.kinds import kind_of
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig, check_optimizer
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig, check_optimizer
 from training.settings.config import TrainConfig
 
 LEAST = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipelines.latents.models_known import MODELS, KnownModel
-from training.backbones.base import ScheduleConfig
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig
+from training.backbones.schedule_config import ScheduleConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
 # The launchers of the paper's authors. They and the paper contradict each other on the learning rate, 2,500-fold at

@@ -14,9 +14,10 @@ from infra.base import cli
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig, make_optimizer
-from training.method.policy import PolicyConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
+from training.method.optimizers import make_optimizer
+from training.method.policy_config import PolicyConfig
 from training.run import plan
 from training.run.train_dpo import main
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig

@@ -23,8 +23,8 @@ from pipelines.experiments.rounds import main
 from pipelines.experiments.rounds_config import PRESETS, RoundsConfig
 from pipelines.judging import score
 from pipelines.latents import encode_latents
-from training.method.objectives import ObjectiveConfig
-from training.method.policy import PolicyConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.policy_config import PolicyConfig
 from training.run import train_dpo
 from training.settings.config import DataConfig, TrainConfig
 

@@ -19,8 +19,8 @@ from pipelines.drawing import sampling
 from pipelines.latents import kinds, store
 from pipelines.latents.captions import CaptionEncoder, embedding_shapes
 from training.backbones.backbone import open_backbone
-from training.backbones.base import ScheduleConfig
 from training.backbones.flow import StableDiffusion3
+from training.backbones.schedule_config import ScheduleConfig
 
 CAPTIONS = ["a big red circle on a teal background", "", "a small white star"]
 Pipelines = Callable[[str], Path]

@@ -12,9 +12,9 @@ from infra.base import models
 from infra.base.errors import UserError
 from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import check_fingerprints, open_backbone
-from training.backbones.base import ScheduleConfig
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
 from training.backbones.flow import Flux, StableDiffusion3
+from training.backbones.schedule_config import ScheduleConfig
 
 Pipelines = Callable[[str], Path]
 

@@ -12,8 +12,8 @@ import torch
 from support.material import MODEL
 
 from infra.base.errors import UserError
-from training.backbones.base import ScheduleConfig
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
+from training.backbones.schedule_config import ScheduleConfig
 
 TURBO = ScheduleConfig((249, 499, 749), zero_terminal_snr=True)
 

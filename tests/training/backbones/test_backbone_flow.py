@@ -12,8 +12,8 @@ import torch
 
 from infra.base.errors import UserError
 from training.backbones import flow
-from training.backbones.base import ScheduleConfig
 from training.backbones.flow import Flux, StableDiffusion3
+from training.backbones.schedule_config import ScheduleConfig
 
 from diffusers import FluxPipeline  # isort: skip
 

@@ -27,10 +27,10 @@ from pipelines.latents import encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import tokenizer_of
 from pipelines.raw.decode import open_image
-from training.backbones.base import ScheduleConfig
+from training.backbones.schedule_config import ScheduleConfig
 from training.method import forward
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
 from training.run import assembly, loop, preflight
 from training.run.result import result_folder
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig

@@ -21,8 +21,8 @@ from infra.base.errors import UserError
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import Mirror, open_mirror
 from training.checkpoints.run_folder import ASSESSMENTS, FACTS, RESULT, STEPS, is_finished
-from training.layout.sharding import ShardingConfig
-from training.method.policy import PolicyConfig
+from training.layout.sharding_config import ShardingConfig
+from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop, stopping, train_dpo
 from training.settings.config import TrainConfig
 

@@ -26,9 +26,11 @@ from infra.base.errors import UserError
 from training.backbones.backbone import StableDiffusion
 from training.checkpoints import checkpoint
 from training.layout import sharding
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig, make_optimizer
-from training.method.policy import PolicyConfig, load_adapters
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
+from training.method.optimizers import make_optimizer
+from training.method.policy import load_adapters
+from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop, preflight
 from training.settings import flags
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig

@@ -12,7 +12,7 @@ from support.material import MODEL
 from training.backbones.backbone import StableDiffusion
 from training.method import forward, objectives
 from training.method.batch import Batch
-from training.method.objectives import ObjectiveConfig
+from training.method.objective_config import ObjectiveConfig
 
 # Two pairs, columns; winners in row 0. At beta 200 the logits are 3 and -1, the rewards (2, -1) and (-2, -1).
 POLICY = torch.tensor([[0.10, 0.14], [0.16, 0.16]])

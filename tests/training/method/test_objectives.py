@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from training.method import objectives
-from training.method.objectives import Objective, ObjectiveConfig
+from training.method.objective_config import Objective, ObjectiveConfig
 
 # One pair. Policy: winner 0.10, loser 0.16. Reference: winner 0.12, loser 0.15.
 # margin = (0.10 - 0.16) - (0.12 - 0.15) = -0.06 + 0.03 = -0.03; at beta 200 the logit is -100 * -0.03 = 3.

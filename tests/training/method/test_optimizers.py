@@ -14,8 +14,8 @@ from support.material import notes, train_until_killed
 
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint
-from training.method import optimizers
-from training.method.optimizers import OptimizerConfig, check_optimizer, load_state, make_optimizer, state_tensors
+from training.method.optimizer_config import OptimizerConfig, check_optimizer
+from training.method.optimizers import load_state, make_optimizer, state_tensors
 from training.run import assembly, loop, preflight
 from training.settings.config import TrainConfig
 
@@ -109,10 +109,10 @@ def test_a_run_with_adafactor_resumes_bit_for_bit(config: TrainConfig, tmp_path:
 
 def test_8_bit_adamw_is_refused_where_it_cannot_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = OptimizerConfig(optimizer="adamw8bit")
-    monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="--optimizer adamw8bit: bitsandbytes is not installed"):
         preflight.check_config(replace(config, optimizer=wanted))
-    monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: importlib.util)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: importlib.util)
     check_optimizer(wanted, torch.device("cuda"))
     with pytest.raises(UserError, match="needs a GPU, this worker has a cpu"):
         assembly.build(replace(config, optimizer=wanted), assembly.Rank())

@@ -30,7 +30,6 @@ from training.method.batch import Batch
 from training.method.policy import (
     AdaptersOff,
     Average,
-    PolicyConfig,
     adapters_off,
     add_adapters,
     load_adapters,
@@ -38,6 +37,7 @@ from training.method.policy import (
     make_policy,
     trained,
 )
+from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop, preflight
 from training.run.result import result_folder, write_adapters
 from training.settings.config import TrainConfig

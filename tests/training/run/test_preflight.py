@@ -12,8 +12,8 @@ import pytest
 
 from infra.base.errors import UserError
 from pipelines.latents import store
-from training.method.objectives import ObjectiveConfig
-from training.method.optimizers import OptimizerConfig
+from training.method.objective_config import ObjectiveConfig
+from training.method.optimizer_config import OptimizerConfig
 from training.run import preflight
 from training.settings import flags
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig

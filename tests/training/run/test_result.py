@@ -15,8 +15,8 @@ from support.tiny_pipelines import KINDS
 
 from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
 from training.backbones.backbone import open_backbone
-from training.backbones.base import EVERY
-from training.method.policy import PolicyConfig
+from training.backbones.schedule_config import EVERY
+from training.method.policy_config import PolicyConfig
 from training.run import result
 from training.settings.config import TrainConfig
 

@@ -19,9 +19,9 @@ from infra.base.errors import UserError
 from infra.base.files import ROOT
 from pipelines.latents import store
 from pipelines.latents.store import writer_lock
-from training.backbones.base import ScheduleConfig
+from training.backbones.schedule_config import ScheduleConfig
 from training.checkpoints import checkpoint
-from training.method.policy import PolicyConfig
+from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop
 from training.run.train_dpo import _refuse_other_settings, main
 from training.settings.config import TrainConfig

@@ -1,0 +1,20 @@
+"""How the network lies on the workers: the flags, apart from what lays it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ShardingConfig:
+    """What trades memory for time, and time for a longer start; none of it changes a loss beyond rounding."""
+
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each worker holds the whole network. fsdp: workers share weights, gradients and optimizer state."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: about a third more work, less memory."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps afterwards."""
+    channels_last: bool = False
+    """Lay out a UNet's convolutions channels last, which is faster on GPUs with tensor cores."""
