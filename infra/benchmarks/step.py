@@ -1,11 +1,11 @@
-"""What the stored latents, the batched pair and cached reference errors make of a step: `infra/benchmarks/step.py`.
+"""What stored latents and cached reference errors make of a step: `infra/benchmarks/step.py`.
 
-One model, one batch size and the same pairs in four modes. *inline* works as the public scripts do: the VAE and the
-text encoders run at every step, and winner and loser go through policy and reference in four passes. *latents* takes
-latents and embeddings from the loader; *batched* puts both slots through in one pass; *cached* has the reference's
-errors already. The *limit* is the policy's forward, backward and update alone, on tensors that lie there. All in turns
-in one process, without Ray; images are there decoded. On a GPU also the utilisation of its peak, of all that is
-computed and of the model alone (without what checkpointing recomputes).
+One model, one batch size and the same pairs in three modes. *inline* works as both public scripts do: the VAE and the
+text encoders run at every step; winner and loser go together through the policy, then through the reference. *batched*
+takes latents and embeddings from the loader; *cached* has the reference's errors already. The *limit* is the policy's
+forward, backward and update alone, on tensors that lie there. All in turns in one process, without Ray; images are
+there decoded. On a GPU also the utilisation of its peak, of all that is computed and of the model alone (without what
+checkpointing recomputes).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.method.batch import Batch
 from training.method.optimizer_config import OptimizerConfig
 from training.method.optimizers import make_optimizer
 
-MODES = ("inline", "latents", "batched", "cached")
+MODES = ("inline", "batched", "cached")
 OBJECTIVE = objectives.ObjectiveConfig()
 STORED = 8  # batches of pairs in the store
 
@@ -94,7 +94,7 @@ class Bench:
         return latents, self.frozen.encode_captions(self.tokens.to(self.device))
 
     def inline(self) -> None:
-        """Encode, then run four passes."""
+        """Encode, then run both slots in one pass of each network."""
         latents, conditioning = self.encode()
         noise = torch.randn(latents.shape[1:], device=self.device)
         timesteps = torch.randint(0, self.backbone.timesteps, (self.pairs,), device=self.device)
@@ -106,17 +106,11 @@ class Bench:
             conditioning=conditioning,
             preferred=self.resident.preferred,
         )
-        self._four_passes(batch)
-
-    def latents(self) -> None:
-        """Take a batch from the loader, then run four passes."""
-        self._four_passes(next(self.feed).to(self.device))
+        self._both_networks(batch)
 
     def batched(self) -> None:
-        """Take a batch from the loader and run both slots in one pass."""
-        batch = next(self.feed).to(self.device)
-        reference = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
-        self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
+        """Take a batch from the loader and run both slots in one pass of each network."""
+        self._both_networks(next(self.feed).to(self.device))
 
     def cached(self) -> None:
         """Take a batch from the loader, with the reference's errors already computed."""
@@ -131,18 +125,9 @@ class Bench:
         """Run the frozen networks alone."""
         self.encode()
 
-    def _four_passes(self, batch: Batch) -> None:
-        slots = [self._slot_errors(self.policy, batch, slot) for slot in (0, 1)]
-        with torch.no_grad():
-            reference = [self._slot_errors(self.reference, batch, slot) for slot in (0, 1)]
-        self._update(torch.stack(slots), torch.stack(reference))
-
-    def _slot_errors(self, network: torch.nn.Module, batch: Batch, slot: int) -> torch.Tensor:
-        latents = batch.latents[slot]
-        noisy = self.backbone.add_noise(latents, batch.noise, batch.timesteps)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast != torch.float32):
-            prediction = self.backbone.predict(network, noisy, batch.timesteps, batch.conditioning)
-        return forward.errors(prediction, self.backbone.target(latents, batch.noise, batch.timesteps))
+    def _both_networks(self, batch: Batch) -> None:
+        reference = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
+        self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
 
     def _update(self, policy: torch.Tensor, reference: torch.Tensor) -> None:
         objectives.loss(OBJECTIVE, policy, reference).mean().backward()
@@ -223,7 +208,7 @@ def show(measured: Mapping[str, Any]) -> str:
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Measure a training step in four modes against its limit."""
+    """Measure a training step in three modes against its limit."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)

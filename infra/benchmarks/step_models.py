@@ -59,7 +59,7 @@ class Work:
         policy = 6 * self.forward + (2 * self.forward if recomputed else 0)
         both = policy + 2 * self.forward
         encoder = 2 * self.image + self.caption
-        modes = {"inline": both + encoder, "latents": both, "batched": both, "cached": policy}
+        modes = {"inline": both + encoder, "batched": both, "cached": policy}
         return modes | {"limit": policy, "encoder": encoder}
 
 

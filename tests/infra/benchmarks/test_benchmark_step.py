@@ -50,13 +50,13 @@ def test_the_counted_ratios_at_the_true_sizes() -> None:
 
 def test_work_per_pair_by_hand() -> None:
     told = Work(forward=1.0, image=10.0, caption=100.0).per_pair(recomputed=False)
-    assert told == {"inline": 128.0, "latents": 8.0, "batched": 8.0, "cached": 6.0, "limit": 6.0, "encoder": 120.0}
+    assert told == {"inline": 128.0, "batched": 8.0, "cached": 6.0, "limit": 6.0, "encoder": 120.0}
     again = Work(forward=1.0, image=10.0, caption=100.0).per_pair(recomputed=True)
     assert (again["inline"], again["batched"], again["limit"]) == (130.0, 10.0, 8.0)
 
 
 def test_figures_by_hand() -> None:
-    speeds = {"inline": 2.0, "latents": 2.5, "batched": 3.0, "cached": 3.6, "limit": 4.0, "encoder": 9.0}
+    speeds = {"inline": 2.0, "batched": 3.0, "cached": 3.6, "limit": 4.0, "encoder": 9.0}
     work = Work(forward=1e12, image=1e12, caption=0.0)
     told = step.figures(speeds, work, checkpointing=True, peak=100.0)
     assert told["ratio"] == pytest.approx(1.8)
