@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import files, node_cache, weight_names
+from infra.base import composed, files, model_sources, node_cache, weight_names
 from infra.base.errors import UserError
 
 
@@ -26,9 +26,9 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-INDEX = "model_index.json"  # diffusers' name for what a pipeline is made of
-ADAPTERS = "pytorch_lora_weights.safetensors"  # and for LoRA weights
-MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".jinja")  # what is copied from S3; no pickle and no code
+INDEX = model_sources.INDEX
+ADAPTERS = model_sources.ADAPTERS
+opened_weights = model_sources.opened_weights
 
 
 def local_folder(
@@ -36,71 +36,53 @@ def local_folder(
 ) -> Path:
     """Return the local folder of a model, fetching it from S3, or from the Hub if it is a name and not a folder.
 
+    A checkpoint in one file, and a network alone, are completed by their base, which BASE+FILE names, or their kind.
     Only configurations, tokenizers and safetensors are fetched: no pickle, no code, and from the Hub only those of the
     components, none of the whole checkpoints that lie beside them in some repositories.
 
     Args:
+        revision: on the Hub, of the model, or of its base where two are named.
         weights_of: the components whose weights are needed; from S3 all come.
         flag: that named the model, for a refusal's sentence.
 
     Raises:
         UserError: if there is neither such a folder nor such a model.
     """
-    return _with_default_names(_as_it_lies(model, revision, weights_of, flag))
+    base, added = composed.split(model)
+    path = model_sources.fetch(added, None if base else revision, weights_of, flag)
+    if base is None and composed.is_whole(path):
+        return _with_default_names(path)
+    where = f"{flag} {added}"
+    base_name = base or composed.base_of(path, where)
+    settings = _base_folder(base_name, base is None, revision if base else None, (), flag, where)
+    parts = composed.parts_added(path, settings, where)
+    needed = [name.parent.name for name in settings.glob("*/config.json")] if "*" in weights_of else weights_of
+    needed = [part for part in needed if part not in parts]
+    whole = _base_folder(base_name, base is None, revision if base else None, needed, flag, where)
+    _say_once(f"{where}: gives {', '.join(parts)}; all else comes from {base_name}")
+    return composed.compose(path, parts, whole, where)
 
 
-def _as_it_lies(model: str, revision: str | None, weights_of: Sequence[str], flag: str) -> Path:
-    """Return the local folder of a model, its files as whoever made it named them."""
-    if model.startswith(files.S3):
-        return _from_s3(model, flag)
-    if "://" in files.resolve(model):
-        raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
-    folder = Path(files.resolve(model))
-    if (folder / INDEX).is_file():
-        return folder
-    if (folder / ADAPTERS).is_file():
-        raise UserError(f"{flag} {model}: {folder} holds adapters (LoRA), not a model; name the base they belong to")
-    if folder.exists() or os.path.isabs(model) or model.count("/") != 1:
-        raise UserError(f"{flag} {model}: {folder} has no {INDEX}, so it is no diffusers folder")
-    return _from_hub(model, revision, weights_of, flag)
-
-
-def _from_hub(model: str, revision: str | None, weights_of: Sequence[str], flag: str) -> Path:
-    """Fetch a model from the Hub: its default weights, and another variant of parts that have no default ones."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    settings = [INDEX, "*/*.json", "*/*.txt", "*/*.model"]
-    weights = [f"{part}/*.safetensors" for part in weights_of]
-    variants = [f"*.{kind}{end}*" for kind in (*weight_names.PRECISIONS, "non_ema") for end in ".-"]
+def _base_folder(
+    base: str, guessed: bool, revision: str | None, weights_of: Sequence[str], flag: str, where: str
+) -> Path:
+    """Return the folder of a base; one that nobody named may be out of reach, and then another way is told."""
     try:
-        folder = Path(
-            snapshot_download(model, revision=revision, allow_patterns=settings + weights, ignore_patterns=variants)
-        )
-        without = [part for part in _without_weights(folder) if part in weights_of or "*" in weights_of]
-        if without:
-            others = [f"{part}/*.safetensors" for part in without]
-            snapshot_download(model, revision=revision, allow_patterns=settings + others)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        offline = "; HF_HUB_OFFLINE=1 is set, so the Hub was not asked" if constants.HF_HUB_OFFLINE else ""
+        return local_folder(base, revision, weights_of, flag)
+    except UserError as error:
+        if not guessed:
+            raise
         raise UserError(
-            f"{flag} {model}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline})"
+            f"{where}: is completed by {base}, which is neither in the local cache nor reachable; name a local folder "
+            "of this model before it, as BASE+FILE"
         ) from error
-    return folder
-
-
-def _without_weights(folder: Path) -> list[str]:
-    """Name the parts that are networks, by their config.json, and have no default weights."""
-    parts = sorted(path.parent for path in folder.glob("*/config.json"))
-    return [part.name for part in parts if not opened_weights(part)]
 
 
 def _with_default_names(folder: Path) -> Path:
     """Return the folder, or one of links to its files where a part's weights exist only as a variant (fp16)."""
-    without = {
-        name: weight_names.only_variant(folder / name, os.listdir(folder / name)) for name in _without_weights(folder)
-    }
-    parts = {name: kind for name, kind in without.items() if kind}
+    without = model_sources.without_weights(folder)
+    kinds = {name: weight_names.only_variant(folder / name, os.listdir(folder / name)) for name in without}
+    parts = {name: kind for name, kind in kinds.items() if kind}
     if not parts:
         return folder
     contents: dict[str, Path | bytes] = {
@@ -120,36 +102,6 @@ def _say_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _from_s3(model: str, flag: str, wanted: str = INDEX) -> Path:
-    """Copy a folder on S3 to this node's disk, once for what its files are now, and return the copy.
-
-    Args:
-        wanted: the file that a model, or adapters, are known by.
-
-    Raises:
-        UserError: in one line, if it is none, or could not be copied.
-    """
-    source = files.resolve(model)
-    stamps = [stamp for stamp in files.stamps(source) if stamp[0].endswith(MODEL_FILES)]
-    names = [name for name, _, _ in stamps]
-    if wanted not in names:
-        adapters = "adapters (LoRA), not a model; name the base they belong to"
-        model_or = adapters if ADAPTERS in names else "no diffusers model"
-        raise UserError(f"{flag} {model}: holds {model_or if wanted == INDEX else f'no {wanted}: no LoRA result'}")
-    places = {name: files.inside(source, name) for name in names}
-
-    def fill(folder: Path) -> None:
-        try:
-            for name, place in places.items():
-                files.copy(place, str(folder / name))
-        except OSError as error:
-            raise UserError(f"{flag} {model}: could not be copied to this node ({files.reason(error)})") from error
-
-    content = hashlib.sha256(repr((source, stamps)).encode()).hexdigest()
-    size = sum(size for _, size, _ in stamps)
-    return node_cache.staged_once(None, f"model-{content[:32]}", size, source, fill, setting="TMPDIR")
-
-
 @dataclass(frozen=True)
 class Model:
     """A model by its name and commit: what is sent to other nodes, where the driver's own folder may not exist."""
@@ -163,8 +115,14 @@ class Model:
 
     def pinned(self, weights_of: Sequence[str] = ("*",)) -> Model:
         """Return the same model at the commit its revision stands for now, so that every node loads the same one."""
-        folder = self.folder(weights_of)
-        return Model(self.name, folder.name if folder.parent.name == "snapshots" else self.revision)
+        base, added = composed.split(self.name)
+        path = model_sources.fetch(added, None if base else self.revision, weights_of, "--model")
+        commit = path.name if path.parent.name == "snapshots" else None
+        if base is None and composed.is_whole(path):
+            return Model(self.name, commit or self.revision)
+        own = Model(base or composed.base_of(path, f"--model {added}"), self.revision if base else None).pinned(())
+        pinned = f"{added}@{commit}" if commit else added
+        return Model(f"{own.name}{composed.SIGN}{pinned}", own.revision)
 
 
 def adapters_folder(flag: str, path: str) -> Path:
@@ -174,7 +132,7 @@ def adapters_folder(flag: str, path: str) -> Path:
         UserError: naming the flag, if there are no adapters in safetensors.
     """
     if path.startswith(files.S3):
-        return _from_s3(path, flag, ADAPTERS)
+        return model_sources.folder_from_s3(path, flag, ADAPTERS)
     folder = Path(files.resolve(path))
     if not (folder / ADAPTERS).is_file():
         raise UserError(f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result")
@@ -238,11 +196,6 @@ def default_weights(folder: Path, name: str) -> list[Path]:
     for path in weights:
         shapes(path)
     return weights
-
-
-def opened_weights(part: Path) -> list[Path]:
-    """List the safetensors files of a component's folder that its class opens by default; none may be there."""
-    return sorted(path for path in part.glob("*.safetensors") if weight_names.variant(path.name) == "")
 
 
 def _no_weights(part: Path) -> str:

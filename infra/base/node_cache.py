@@ -66,10 +66,7 @@ def linked_once(contents: Mapping[str, Path | bytes], setting: str = "TMPDIR") -
         UserError: if the temporary folder is not this user's alone.
     """
     base = cache_folder(None, setting)
-    described = [
-        (name, target if isinstance(target, bytes) else (str(target), target.stat().st_size, target.stat().st_mtime_ns))
-        for name, target in sorted(contents.items())
-    ]
+    described = [(name, _describe(target, base)) for name, target in sorted(contents.items())]
     folder = base / f"links-{hashlib.sha256(repr(described).encode()).hexdigest()[:32]}"
     with disk_lock.held(str(base / f"{folder.name}.lock"), wait=True):
         _refuse_link(folder, f"delete this link, or set {setting} to a folder of your own")
@@ -85,6 +82,14 @@ def linked_once(contents: Mapping[str, Path | bytes], setting: str = "TMPDIR") -
             else:
                 (folder / name).symlink_to(target)
     return folder
+
+
+def _describe(target: Path | bytes, base: Path) -> object:
+    """Describe what a link leads to; a copy in this cache is named for its content, and its time is of its last use."""
+    if isinstance(target, bytes):
+        return target
+    status = target.stat()
+    return str(target), status.st_size, 0 if target.is_relative_to(base) else status.st_mtime_ns
 
 
 def _holds(path: Path, target: Path | bytes) -> bool:

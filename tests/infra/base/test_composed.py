@@ -1,0 +1,202 @@
+"""Single files and networks alone are completed by a base: the same model as the folder, or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.material import MODEL
+from support.single_files import original_tensors, write_single
+
+from infra.base import (
+    composed,
+    models,
+    single_files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
+from infra.base.errors import UserError
+from pipelines.latents import identity, weight_files
+
+from diffusers.loaders import single_file_utils  # isort: skip
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["sd-v", "sdxl"])
+def test_a_single_file_is_the_same_model_as_its_folder(
+    kind: str, tiny_pipeline: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_pipeline(kind)
+    settings = tmp_path / "settings"  # the base gives settings and tokenizers alone
+    shutil.copytree(folder, settings, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = write_single(tmp_path / "model.safetensors", original_tensors(folder))
+    opened = models.local_folder(f"{settings}+{file}")
+    assert identity.of_whole_model(opened) == identity.of_whole_model(folder)
+    weight_files.check_folder(opened, weight_files.opened_parts(opened))
+    assert f"{file}: gives " in capsys.readouterr().err
+    assert models.local_folder(f"{settings}+{file}") == opened
+
+
+def test_a_file_keeps_its_precision_and_takes_its_base_s_other_parts(tmp_path: Path) -> None:
+    half = {name: value.half() for name, value in original_tensors(MODEL).items() if name.startswith("model.")}
+    bare = {name.removeprefix(single_files.NETWORK): value for name, value in half.items()}  # as ComfyUI keeps UNets
+    opened = [models.local_folder(f"{MODEL}+{write_single(tmp_path / 'x.safetensors', one)}") for one in (half, bare)]
+    for folder in opened:
+        tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        assert {value.dtype for value in tensors.values()} == {torch.float16}
+        assert identity.fingerprint(folder, "vae") == identity.fingerprint(MODEL, "vae")
+        assert identity.fingerprint(folder, "unet") != identity.fingerprint(MODEL, "unet")  # rounded
+    assert identity.of_whole_model(opened[0]) == identity.of_whole_model(opened[1])
+
+
+def test_a_network_alone_takes_its_place_in_a_base(tmp_path: Path) -> None:
+    other = tmp_path / "published" / "unet"
+    shutil.copytree(MODEL / "unet", other)
+    path = other / "diffusion_pytorch_model.safetensors"
+    write_single(path, {name: 2 * value for name, value in load_file(path).items()})
+    for added in (other.parent, other):  # a folder with a UNet, and the UNet's own
+        opened = models.local_folder(f"{MODEL}+{added}")
+        tensors = load_file(opened / "unet" / path.name)
+        assert all(torch.equal(value, tensors[name]) for name, value in load_file(path).items())
+        assert identity.fingerprint(opened, "text_encoder") == identity.fingerprint(MODEL, "text_encoder")
+
+
+def tensor_of_ones(name: str) -> dict[str, torch.Tensor]:
+    return {name: torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda t: t | tensor_of_ones("v_pred"),
+            "holds v_pred, so it predicts velocity, and the scheduler of its base",
+        ),
+        (lambda t: t | tensor_of_ones("ztsnr"), "holds ztsnr, so its last timestep is pure noise"),
+        (lambda t: t | tensor_of_ones("edm_mean"), "holds edm_mean, so it was trained with EDM's noise levels"),
+        (lambda t: t | tensor_of_ones("lora_unet_x"), r"holds tensors of no part of a .* \(lora_unet_x\)"),
+        (
+            lambda t: t | tensor_of_ones("model.diffusion_model.extra.weight"),
+            r"its unet has [\d,]+ values, and a UNet2D",
+        ),
+        (
+            lambda t: {k: v for k, v in t.items() if "out.2.bias" not in k},
+            "its unet lacks tensors that the unet of",
+        ),
+        (lambda t: {k: v[:-1] if "out.2.bias" in k else v for k, v in t.items()}, "its unet is not one of"),
+        (
+            lambda t: {k: v.to(torch.float8_e4m3fn) if k.startswith("model.") else v for k, v in t.items()},
+            "its unet is stored as F8_E4M3; give the checkpoint in float16",
+        ),
+    ],
+)
+def test_a_file_that_its_base_does_not_fit_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], told: str, tmp_path: Path
+) -> None:
+    file = write_single(tmp_path / "model.safetensors", change(original_tensors(MODEL)))
+    with pytest.raises(UserError, match=rf"^--base {file}: {told}"):
+        models.local_folder(f"{MODEL}+{file}", flag="--base")
+
+
+def test_a_file_that_says_what_its_base_says_is_taken(tiny_pipeline: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tiny_pipeline("sd-v")
+    file = write_single(tmp_path / "model.safetensors", original_tensors(folder) | tensor_of_ones("v_pred"))
+    assert identity.of_whole_model(models.local_folder(f"{folder}+{file}")) == identity.of_whole_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "base"),
+    [
+        ({"v1": (320, 640, 1, 1)}, SD15),
+        ({"v1": (320, 640, 1, 1), "v2": (320, 1024)}, None),  # SD2 does not say whether it predicts noise or velocity
+        ({"xl_base": (1280,)}, SDXL),
+        ({"v1": (320, 640, 1, 1), "inpainting": (320, 9, 3, 3)}, None),
+        ({}, None),
+    ],
+)
+def test_the_base_of_a_file_is_that_of_its_kind_where_this_is_sure(
+    names: dict[str, tuple[int, ...]], base: str | None
+) -> None:
+    headers = {
+        single_file_utils.CHECKPOINT_KEY_NAMES[key]: single_files.Tensor(shape, "F16") for key, shape in names.items()
+    }
+    headers["of_something_else"] = single_files.Tensor((1,), "F16")
+    assert single_files.base_of(headers) == base
+
+
+@pytest.mark.parametrize(
+    ("settings", "base"),
+    [
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768}, SD15),
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768, "in_channels": 9}, None),
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 1024}, None),
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 2048}, SDXL),
+        ({"_class_name": "SD3Transformer2DModel", "num_layers": 24}, "stabilityai/stable-diffusion-3-medium-diffusers"),
+        (
+            {"_class_name": "SD3Transformer2DModel", "num_layers": 24, "dual_attention_layers": [0]},
+            "stabilityai/stable-diffusion-3.5-medium",
+        ),
+        ({"_class_name": "FluxTransformer2DModel", "guidance_embeds": True}, "black-forest-labs/FLUX.1-dev"),
+        ({"_class_name": "FluxTransformer2DModel"}, "black-forest-labs/FLUX.1-schnell"),
+        ({"_class_name": "AutoencoderKL"}, None),
+    ],
+)
+def test_the_base_of_a_network_alone(settings: dict[str, object], base: str | None) -> None:
+    assert composed.base_of_network(settings) == base
+
+
+def test_without_a_base_one_sentence_says_what_to_name(tmp_path: Path) -> None:
+    network = tmp_path / "unet"
+    network.mkdir()
+    (network / "config.json").write_text('{"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768}')
+    with pytest.raises(
+        UserError, match=rf"^--model {tmp_path}: is completed by {SD15}, which is neither .* as BASE\+FILE$"
+    ):
+        models.local_folder(str(tmp_path))
+    (network / "config.json").write_text('{"_class_name": "UNet2DConditionModel", "cross_attention_dim": 1024}')
+    with pytest.raises(
+        UserError, match=r"does not say which model it belongs to; name that model before it, as BASE\+"
+    ):
+        models.local_folder(str(tmp_path))
+    file = write_single(tmp_path / "x.safetensors", tensor_of_ones("x"))
+    with pytest.raises(UserError, match=r"does not say which model it is of; name .* as BASE\+FILE$"):
+        models.local_folder(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("model.ckpt", "is a pickle, which is not loaded; give the same"), ("flux.gguf", r"is quantised \(GGUF\); give")],
+)
+def test_files_of_other_formats_are_refused(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"^--model {tmp_path}/{name}: {told}"):
+        models.local_folder(str(tmp_path / name))
+
+
+def test_a_network_on_the_hub_is_pinned_with_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' own weights are a UNet alone; every node has to take it and its base at the same commits."""
+    places = {"owner/dpo": tmp_path / "dpo" / "snapshots" / "abc", SD15: tmp_path / "sd15" / "snapshots" / "def"}
+    shutil.copytree(MODEL, places[SD15])
+    shutil.copytree(MODEL / "unet", places["owner/dpo"] / "unet")
+    config = places["owner/dpo"] / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cross_attention_dim": 768}))
+    fetched = Mock(side_effect=lambda model, **_: str(places[model]))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    pinned = models.Model("owner/dpo").pinned()
+    assert pinned == models.Model(f"{SD15}+owner/dpo@abc", "def")
+    folder = pinned.folder()
+    assert json.loads((folder / "unet" / "config.json").read_text())["cross_attention_dim"] == 768
+    asked = {(call.args[0], call.kwargs["revision"]) for call in fetched.call_args_list[-3:]}
+    assert asked == {("owner/dpo", "abc"), (SD15, "def")}
