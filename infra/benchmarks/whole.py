@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class BenchmarkConfig:
     """File for the figures."""
 
 
-def timed(command: Sequence[str | Path], checkout: Path, folder: Path) -> float:
+def timed(command: Sequence[str], checkout: Path, folder: Path) -> float:
     """Run a command of a checkout and return its seconds; what it prints goes to FOLDER/log.
 
     Raises:
@@ -65,12 +66,13 @@ def timed(command: Sequence[str | Path], checkout: Path, folder: Path) -> float:
     return seconds
 
 
-def ours(source: Path, steps: int, checkout: Path, python: Path) -> float:
+def ours(source: Path, steps: int, checkout: Path, python: str) -> float:
     """Encode a source and train on its store; return the seconds of both commands."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        encode = ["pipelines/encode_latents.py", "--source", source, "--store", folder / "store", "--model", MODEL]
-        train = ["training/train_dpo.py", "--store", folder / "store", "--model", MODEL, "--output", folder / "run"]
+        store = str(folder / "store")
+        encode = ["pipelines/encode_latents.py", "--source", str(source), "--store", store, "--model", MODEL]
+        train = ["training/train_dpo.py", "--store", store, "--model", MODEL, "--output", str(folder / "run")]
         shape = ["--steps", str(steps), "--global-batch", str(PIECES * MICRO_BATCH), "--micro-batch", str(MICRO_BATCH)]
         rate = ["--beta", "500", "--learning-rate", "1e-5", "--warmup-steps", "0", "--caption-dropout", "0"]
         seconds = timed([python, *encode], checkout, folder)
@@ -82,7 +84,7 @@ def theirs(source: Path, steps: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = ["--micro-batch", str(MICRO_BATCH), "--pieces", str(PIECES)]
-        script = ["-m", "infra.benchmarks.inline_trainer", source, MODEL, folder / "result", str(steps)]
+        script = ["-m", "infra.benchmarks.inline_trainer", str(source), MODEL, str(folder / "result"), str(steps)]
         return timed([sys.executable, *script, *sizes], files.ROOT, folder)
 
 
@@ -110,13 +112,13 @@ def measure(config: BenchmarkConfig, source: Path, pairs: int) -> dict[str, dict
     seconds: dict[str, dict[int, float]] = {}
     for epochs in config.epochs:
         steps = epochs * (pairs // (PIECES * MICRO_BATCH))
-        ways = {
-            "ours": lambda steps=steps: ours(source, steps, files.ROOT, Path(sys.executable)),
-            "theirs": lambda steps=steps: theirs(source, steps),
+        ways: dict[str, Callable[[], float]] = {
+            "ours": partial(ours, source, steps, files.ROOT, sys.executable),
+            "theirs": partial(theirs, source, steps),
         }
         if config.against:
             other = Path(config.against).resolve()
-            ways["against"] = lambda steps=steps, other=other: ours(source, steps, other, other / ".venv/bin/python")
+            ways["against"] = partial(ours, source, steps, other, str(other / ".venv/bin/python"))
         print(f"{pairs} pairs, {epochs} epochs, {steps} steps", flush=True)
         samples: dict[str, list[float]] = {side: [] for side in ways}
         for number in range(config.rounds):
