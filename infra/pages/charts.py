@@ -53,12 +53,18 @@ def smooth(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float
     return np.convolve(values, np.full(window, 1 / window), "valid") if len(values) >= window else values[:0]
 
 
-def training_charts(steps: Rows, assessments: Rows, control: Rows, best_step: int | None) -> list[dict[str, str]]:
-    """Draw the curves that a run has data for; each with a title and a sentence on how to read it."""
+def training_charts(
+    steps: Rows, assessments: Rows, control: Rows, best_step: int | None, name: str = "aligned"
+) -> list[dict[str, str]]:
+    """Draw the curves that a run has data for; each with a title and a sentence on how to read it.
+
+    Args:
+        name: what the legend calls the run.
+    """
     window = max(1, len(steps) // 12)
     mean = f"mean of {window} steps" if window > 1 else "each step"
     validation = [
-        line(assessments, "validation_median", "aligned"),
+        line(assessments, "validation_median", name),
         line(control, "validation_median", "control", CONTROL),
     ]
     accuracy = [

@@ -21,7 +21,7 @@ from pipelines.judging.comparison import Drawn
 from pipelines.judging.image_flags import blurred, flag_reasons
 from pipelines.judging.score_files import paired_scores
 from pipelines.reports.judges import judge_titles, training_seconds
-from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes
+from training.checkpoints.run_folder import ASSESSMENTS, SAMPLES, STEPS, VALIDATION, read_notes
 
 SHOWN = 6  # image pairs per section
 IMAGE_SIDE = 512  # pixels of an embedded image, at most
@@ -94,7 +94,8 @@ def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> b
 
 def sample_grids(run: str, limit: int = 4) -> list[dict[str, str]]:
     """Embed at most `limit` of a run's sample grids, the first and the last among them."""
-    paths = files.list_files(files.join(files.resolve(run), "samples"), ".png")
+    grids = files.list_files(files.join(files.resolve(run), SAMPLES), ".png")
+    paths = [path for path in grids if Path(path).name.startswith(f"{VALIDATION}-")]
     if len(paths) > limit:
         paths = [paths[round(i * (len(paths) - 1) / (limit - 1))] for i in range(limit)]
     return [

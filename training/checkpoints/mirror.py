@@ -16,10 +16,10 @@ from infra.base import disk_lock, files, object_storage
 from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import ASSESSMENTS, FACTS, RESULT, STEPS, remove_result
+from training.checkpoints.run_folder import ASSESSMENTS, FACTS, PAGE, RESULT, SAMPLES, STEPS, remove_result
 from training.settings.config import TrainConfig
 
-NOTES = (STEPS, ASSESSMENTS, "samples", "tensorboard")
+NOTES = (STEPS, ASSESSMENTS, SAMPLES, PAGE, "tensorboard")
 
 
 def open_mirror(config: TrainConfig) -> Mirror | None:

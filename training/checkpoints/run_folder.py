@@ -12,6 +12,10 @@ from infra.base import files
 
 STEPS = "metrics.jsonl"
 ASSESSMENTS = "assessments.jsonl"
+SAMPLES = "samples"  # grids of images
+VALIDATION = "step"  # begins the name of a grid of validation images
+SAMPLE = "sample"  # begins the name of a grid of --sample-prompts
+PAGE = "index.html"
 RESULT = "result"
 FACTS = "facts.json"
 

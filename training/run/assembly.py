@@ -25,7 +25,7 @@ from training.reference.reference_errors import attach
 from training.run import reward
 from training.run.assessment import held_out
 from training.run.journal import Journal
-from training.run.validation import Validator, make_validator
+from training.run.validation import Drawer, Validator, make_drawers
 from training.settings.config import TrainConfig
 
 
@@ -40,6 +40,8 @@ class Rank:
     """Called after each step with its note."""
     on_checkpoint: Callable[[dict[str, float]], None] = lambda _: None
     """Called on the writing thread when a checkpoint is complete, with its step and times in seconds."""
+    on_more_to_see: Callable[[TrainConfig, Path, int], None] = lambda *_: None
+    """Called on rank 0 when there is more to see of the run: with its settings, folder and number of pairs."""
     leaving: Callable[[], tuple[str, ...]] = tuple
     """Called after each step; returns, alike on every rank, the nodes that will soon be taken away."""
 
@@ -59,6 +61,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     average: Average | None  # of the trained weights; where there is one, it is judged and becomes the result
     validator: Validator | None
+    sampler: Drawer | None  # of --sample-prompts
     held_out: reward.HeldOut | None
     journal: Journal
     writer: CheckpointWriter
@@ -91,7 +94,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
     average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
     manifest = data.staged.manifest
-    validator = make_validator(
+    validator, sampler = make_drawers(
         config.validation, backbone, policy, manifest, rank.rank, rank.world_size, config.autocast
     )
     return Trainer(
@@ -106,8 +109,9 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         optimizer=optimizer,
         average=average,
         validator=validator,
+        sampler=sampler,
         held_out=held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs),
-        journal=Journal(output, enabled=rank.rank == 0),
+        journal=Journal(output, enabled=rank.rank == 0, steps=config.steps),
         writer=CheckpointWriter(files.resolve(config.output), rank.world_size),
     )
 

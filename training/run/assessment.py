@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 from infra.base import files
+from training.checkpoints.run_folder import SAMPLE, VALIDATION
 from training.data.loader import apply_labels
 from training.data.staging import stage
 from training.method import forward, objectives
 from training.method.batch import Batch
 from training.run import reward
-from training.run.validation import GRID, paste_grid
+from training.run.validation import GRID, Placed, paste_grid
 from training.settings.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,15 +51,29 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
     assert trainer.validator is not None
     scores, grid = trainer.validator.run()
     total = torch.from_numpy(scores).to(trainer.rank.device)
-    parts = [grid]
     if trainer.rank.world_size > 1:
         dist.all_reduce(total)
-        parts = [[] for _ in range(trainer.rank.world_size)]
-        dist.all_gather_object(parts, grid)
-    ordered = [image for _, image in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
-    trainer.journal.picture(step, paste_grid(ordered[:GRID]))
+    trainer.journal.picture(step, _gathered(grid, trainer.rank), VALIDATION)
     of_all = total.cpu().numpy()
     return {"validation_median": float(np.median(of_all)), "validation_mean": float(of_all.mean())}
+
+
+def sample(trainer: Trainer, step: int) -> None:
+    """Draw --sample-prompts over all ranks with the policy after a step, and keep the grid."""
+    assert trainer.sampler is not None
+    with trainer.judged(), trainer.gathered():
+        grid = trainer.sampler.grid()
+    trainer.journal.picture(step, _gathered(grid, trainer.rank), SAMPLE)
+
+
+def _gathered(grid: list[Placed], rank: Rank) -> Image.Image:
+    """Paste all ranks' images into one, in the order of their captions."""
+    parts = [grid]
+    if rank.world_size > 1:
+        parts = [[] for _ in range(rank.world_size)]
+        dist.all_gather_object(parts, grid)
+    ordered = [image for _, image in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+    return paste_grid(ordered[:GRID])
 
 
 def held_out(config: TrainConfig, rank: Rank, repeats: int, limit: int | None) -> reward.HeldOut | None:

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoints.run_folder import ASSESSMENTS, STEPS, parse_note, read_notes
+from training.checkpoints.run_folder import ASSESSMENTS, SAMPLES, STEPS, VALIDATION, parse_note, read_notes
 from training.method.forward import MeasuredBatch
+from training.run.progress import Progress
 
 QUARTERS = 4  # of the noise schedule
 PAIR_SUMS = ("pairs", "loss", "accuracy", "margin")  # each over all pairs of a step
@@ -114,7 +115,8 @@ def _cut_after(path: Path, step: int) -> int:
 class Journal:
     """Writes a run's notes on rank 0; on other ranks it does nothing."""
 
-    def __init__(self, output: Path, enabled: bool) -> None:
+    def __init__(self, output: Path, enabled: bool, steps: int) -> None:
+        self.progress = Progress(steps)
         self.output = output
         self.enabled = enabled
         self.board: SummaryWriter | None = None
@@ -130,6 +132,8 @@ class Journal:
             sentence = f"the notes of steps {noted + 1} to {step} are lost; training goes on without them"
             print(f"{self.output / STEPS}: {sentence}", file=sys.stderr, flush=True)
         self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
+        if step:
+            say(f"resumed after step {step:,}")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Read the notes of a kind."""
@@ -148,10 +152,11 @@ class Journal:
     def step(self, row: dict[str, Any]) -> None:
         """Note one step."""
         self._note(STEPS, row)
+        place = self.progress.describe(row["step"])
         if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
             accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}  "
             say(
-                f"step {row['step']}  loss {row['loss']:.4f}  {accuracy}"
+                f"{place}  loss {row['loss']:.4f}  {accuracy}"
                 f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
             )
 
@@ -161,14 +166,24 @@ class Journal:
         if self.enabled and values:
             say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
-    def picture(self, step: int, grid: Image.Image) -> None:
-        """Keep a sample grid."""
+    def picture(self, step: int, grid: Image.Image, name: str) -> None:
+        """Keep a grid of images.
+
+        Args:
+            name: VALIDATION or SAMPLE, the beginning of its file's name.
+        """
         if self.enabled:
-            folder = self.output / "samples"
+            folder = self.output / SAMPLES
             folder.mkdir(parents=True, exist_ok=True)
-            grid.save(folder / f"step-{step:07d}.png")
+            grid.save(folder / f"{name}-{step:07d}.png")
             assert self.board is not None
-            self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
+            self.board.add_image(
+                "samples" if name == VALIDATION else "sample prompts", np.asarray(grid), step, dataformats="HWC"
+            )
+
+    def is_pictured(self, step: int, name: str) -> bool:
+        """Say whether the grid of images after a step is there already."""
+        return (self.output / SAMPLES / f"{name}-{step:07d}.png").is_file()
 
     def best_step(self, steps: Container[int]) -> int | None:
         """Return the one of these steps with the highest median validation score, the first of equals, or None."""

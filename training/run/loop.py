@@ -21,6 +21,7 @@ import torch.distributed as dist
 from infra.base import files
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
+from training.checkpoints.run_folder import SAMPLE
 from training.data.loader import Share, prefetch, step_batches
 from training.layout import sharding
 from training.method import forward
@@ -31,7 +32,7 @@ from training.method.optimizer_config import learning_rate
 from training.method.policy import load_weights, make_policy, trained
 from training.run import assembly, keeping, reward, stopping
 from training.run.assembly import Rank, Trainer
-from training.run.assessment import agree, assess, held_out, held_out_accuracy
+from training.run.assessment import agree, assess, held_out, held_out_accuracy, sample
 from training.run.journal import StepRecord
 from training.run.reference_check import meet_reference
 from training.run.result import write_result
@@ -62,6 +63,8 @@ def run_steps(trainer: Trainer) -> None:
     wrapped = sharding.replicate(trainer.policy, rank.world_size)
     if is_due(config, step) and not agree(trainer.journal.is_assessed(step), rank):  # killed after the checkpoint
         assess(trainer, step)
+    if is_sampled(trainer, step) and not agree(trainer.journal.is_pictured(step, SAMPLE), rank):
+        sample(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
     leaving: tuple[str, ...] = ()
     while step < config.steps:
@@ -85,8 +88,25 @@ def run_steps(trainer: Trainer) -> None:
             if rank.world_size > 1:
                 dist.barrier()  # a rank that ends first may take rank 0 with it, in the middle of writing
             raise stopping.Stopped(step)
-        if is_due(config, step):
-            assess(trainer, step)
+        look(trainer, step)
+
+
+def look(trainer: Trainer, step: int) -> None:
+    """Draw and judge what is due after a step, and let it be seen."""
+    sampled = is_sampled(trainer, step)
+    due = is_due(trainer.config, step)
+    if sampled:
+        sample(trainer, step)
+    if due:
+        assess(trainer, step)
+    if trainer.rank.rank == 0 and (sampled or due):
+        trainer.rank.on_more_to_see(trainer.config, trainer.output, len(trainer.data.rows))
+
+
+def is_sampled(trainer: Trainer, step: int) -> bool:
+    """Say whether --sample-prompts are drawn after a step: at the start, every so many steps, and at the end."""
+    every = trainer.config.validation.sample_every or trainer.config.checkpoint_every
+    return trainer.sampler is not None and (step % every == 0 or step == trainer.config.steps)
 
 
 def is_due(config: TrainConfig, step: int) -> bool:
@@ -214,6 +234,7 @@ def finish(trainer: Trainer) -> None:
             load_weights(policy, {name: state[name] for name in trained(policy)})
         facts["train"] = trainer.journal.summary(trainer.config.steps)
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
+        trainer.rank.on_more_to_see(trainer.config, trainer.output, len(trainer.data.rows))
     trainer.journal.close()
     if trainer.mirror and trainer.rank.rank == 0:
         trainer.mirror.finish(trainer.config.keep_checkpoints, best)

@@ -83,6 +83,9 @@ def check_config(config: TrainConfig) -> TrainConfig:
         captions = read_prompts(files.resolve(validation.validation_prompts))
         scorers.check(validation.validation_scorer, validation.validation_weights, captions)
         check_steps(config.start.folder(()), validation.sampling_steps)
+    if validation.sample_prompts:
+        read_prompts(files.resolve(validation.sample_prompts))
+        check_steps(config.start.folder(()), validation.sampling_steps)
     _check_reference(config, manifest)
     check_reference_errors(config)
     pinned = replace(config, revision=config.start.pinned().revision)

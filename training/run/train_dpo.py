@@ -26,6 +26,7 @@ from training.settings.config import TrainConfig
 FREE = (
     *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
     *("sharding", "activation_checkpointing", "compile", "channels_last"),
+    *("sample_prompts", "sample_every"),
     *("keep_checkpoints", "output", "steps", "cache", "micro_batch", "reference"),
 )
 

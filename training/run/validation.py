@@ -1,7 +1,8 @@
-"""Validation while training (Sec. 5.1): images of held-out captions at fixed seeds, judged by a scorer."""
+"""Images drawn while training, at fixed seeds: of held-out captions for a scorer (Sec. 5.1), and of any to look at."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,30 +24,24 @@ from training.settings.config import ValidationConfig
 GRID = 16  # images of the sample grid
 BATCH = 16  # most images drawn at once: beside the optimizer's state there is little room
 SEED = 1
+Placed = tuple[int, Image.Image]  # an image with its place among the captions
 
 
 @dataclass(kw_only=True)
-class Validator:
-    """Draws and judges one rank's share of the validation images."""
+class Drawer:
+    """Draws one rank's share of the images of some captions."""
 
     config: ValidationConfig
     captions: list[str]  # all ranks', repeated for each image per caption
     pipeline: Any
-    scorer: scorers.Scorer
     rank: int
     world_size: int
     batch_size: int
     autocast: torch.dtype  # of the networks while they draw, as in a step
     max_tokens: int | None = None  # of T5
 
-    def run(self) -> tuple[npt.NDArray[np.float64], list[tuple[int, Image.Image]]]:
-        """Draw and score this rank's share.
-
-        Returns:
-            [captions] float64 scores, zero where another rank draws, and this rank's images of the sample grid.
-        """
-        scores = np.zeros(len(self.captions))
-        grid: list[tuple[int, Image.Image]] = []
+    def draw(self) -> Iterator[tuple[list[int], list[Image.Image]]]:
+        """Yield this rank's images, a batch at a time, with their places among the captions."""
         mine = range(self.rank, len(self.captions), self.world_size)
         for start in range(0, len(mine), self.batch_size):
             part = list(mine)[start : start + self.batch_size]
@@ -62,12 +57,39 @@ class Validator:
                     self.max_tokens,
                     flag="--precision",
                 )
-            scores[part] = self.scorer.score(images, captions)
-            grid += [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
+            yield part, images
+
+    def grid(self) -> list[Placed]:
+        """Draw this rank's share of the first images."""
+        return [placed for part, images in self.draw() for placed in _in_grid(part, images)]
+
+
+@dataclass(kw_only=True)
+class Validator:
+    """Draws and judges one rank's share of the validation images."""
+
+    drawer: Drawer
+    scorer: scorers.Scorer
+
+    def run(self) -> tuple[npt.NDArray[np.float64], list[Placed]]:
+        """Draw and score this rank's share.
+
+        Returns:
+            [captions] float64 scores, zero where another rank draws, and this rank's images of the sample grid.
+        """
+        scores = np.zeros(len(self.drawer.captions))
+        grid: list[Placed] = []
+        for part, images in self.drawer.draw():
+            scores[part] = self.scorer.score(images, [self.drawer.captions[i] for i in part])
+            grid += _in_grid(part, images)
         return scores, grid
 
 
-def make_validator(
+def _in_grid(part: list[int], images: list[Image.Image]) -> list[Placed]:
+    return [(i, image) for i, image in zip(part, images, strict=True) if i < GRID]
+
+
+def make_drawers(
     config: ValidationConfig,
     backbone: Backbone,
     network: torch.nn.Module,
@@ -75,29 +97,39 @@ def make_validator(
     rank: int,
     world_size: int,
     autocast: torch.dtype,
-) -> Validator | None:
-    """Make the validator that samples with the network being trained, or None where no captions are given.
+) -> tuple[Validator | None, Drawer | None]:
+    """Make what draws with the network being trained: the validator, and the drawer of --sample-prompts.
 
-    T5 sees as many tokens of a caption as in the store that is trained on.
+    Each is None where its captions are not given. T5 sees as many tokens of a caption as in the store that is trained
+    on.
     """
-    if config.validation_prompts is None:
-        return None
-    captions = read_prompts(files.resolve(config.validation_prompts)) * config.validation_images
+    if config.validation_prompts is None and config.sample_prompts is None:
+        return None, None
     device = next(network.parameters()).device
     tokens = tokens_of(kind_of(backbone.folder), manifest.embeddings)
     parts: dict[str, Any] = {backbone.network_folder: network}
     pipeline = load_pipeline(backbone.folder, torch.float32, str(device), tokens, **parts)
-    return Validator(
-        config=config,
-        captions=captions,
-        pipeline=pipeline,
-        scorer=scorers.load(config.validation_scorer, config.validation_weights),
-        rank=rank,
-        world_size=world_size,
-        batch_size=images_at_once(native_resolution(backbone.folder), BATCH),
-        autocast=autocast,
-        max_tokens=tokens,
-    )
+
+    def drawer(captions: list[str]) -> Drawer:
+        return Drawer(
+            config=config,
+            captions=captions,
+            pipeline=pipeline,
+            rank=rank,
+            world_size=world_size,
+            batch_size=images_at_once(native_resolution(backbone.folder), BATCH),
+            autocast=autocast,
+            max_tokens=tokens,
+        )
+
+    validator = None
+    if config.validation_prompts is not None:
+        captions = read_prompts(files.resolve(config.validation_prompts)) * config.validation_images
+        scorer = scorers.load(config.validation_scorer, config.validation_weights)
+        validator = Validator(drawer=drawer(captions), scorer=scorer)
+    if config.sample_prompts is None:
+        return validator, None
+    return validator, drawer(read_prompts(files.resolve(config.sample_prompts))[:GRID])
 
 
 def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:

@@ -19,7 +19,7 @@ from infra.base.errors import UserError, comes_again
 from pipelines.engine import on_ray
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import is_finished
-from training.run import stopping
+from training.run import run_page, stopping
 from training.run.assembly import Rank
 from training.run.loop import train
 from training.settings.config import TrainConfig
@@ -167,6 +167,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
         device=device,
         on_step=partial(_report, run if exports else None),
         on_checkpoint=lambda note: on_ray.export(metrics.kept(note, run)) if exports else None,
+        on_more_to_see=run_page.write,
         leaving=_leaving,
     )
     try:

@@ -46,6 +46,11 @@ class ValidationConfig:
     validation_prompts: str | None = None
     """Captions to draw at each checkpoint, one on each line of a text file; the checkpoint with the best images is
     the result. By default the last checkpoint is."""
+    sample_prompts: str | None = None
+    """Captions to draw while training, to look at and not to judge: the first 16 of a file; training captions are
+    allowed. The images are on the page index.html of the run folder."""
+    sample_every: int | None = None
+    """Steps between these images; by default they are drawn at each checkpoint."""
     validation_scorer: str = "oracle"
     """Scorer that judges these images: a name from labelers/scoring/scorers.py, or module:function."""
     validation_weights: str = "world"
@@ -87,6 +92,8 @@ class TrainConfig:
         "noise levels": ("timesteps", "zero_terminal_snr"),
         "validation": (
             "validation_prompts",
+            "sample_prompts",
+            "sample_every",
             "validation_scorer",
             "validation_weights",
             "validation_images",

@@ -18,7 +18,13 @@ LEAST = {
     },
     "data": {"global_batch": 1, "micro_batch": 1},
     "optimizer": {"warmup_steps": 0, "learning_rate": 0, "adam_epsilon": 0, "weight_decay": 0},
-    "validation": {"validation_images": 1, "sampling_steps": 1, "held_out_draws": 1, "held_out_pairs": 1},
+    "validation": {
+        "validation_images": 1,
+        "sample_every": 1,
+        "sampling_steps": 1,
+        "held_out_draws": 1,
+        "held_out_pairs": 1,
+    },
 }
 
 
@@ -37,6 +43,8 @@ def check_flags(config: TrainConfig) -> None:
         raise UserError(f"--caption-dropout {config.data.caption_dropout}: must be between 0 and 1")
     if config.reference_revision is not None and config.reference_model is None:
         raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
+    if config.validation.sample_every is not None and config.validation.sample_prompts is None:
+        raise UserError(f"--sample-every {config.validation.sample_every}: of which --sample-prompts?")
     check_batch(config)
     check_objective(config.objective)
     _check_policy(config)

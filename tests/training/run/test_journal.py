@@ -30,7 +30,7 @@ LINES = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 8)]
 def test_a_resumed_run_forgets_what_came_after_its_step(tmp_path: Path, step: int, tail: str, kept: int) -> None:
     path = tmp_path / STEPS
     path.write_text("".join(LINES) + tail)
-    journal = Journal(tmp_path, enabled=True)
+    journal = Journal(tmp_path, enabled=True, steps=8)
     journal.rewind(step)
     journal.close()
     assert path.read_text() == "".join(LINES[:kept])
@@ -40,7 +40,7 @@ def test_a_resumed_run_forgets_what_came_after_its_step(tmp_path: Path, step: in
 def test_what_is_cut_is_said_and_so_are_lost_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / STEPS
     path.write_text("".join(LINES[:3]) + "\0" * 100)
-    journal = Journal(tmp_path, enabled=True)
+    journal = Journal(tmp_path, enabled=True, steps=8)
     journal.rewind(6)
     journal.close()
     assert capsys.readouterr().err.splitlines() == [
@@ -62,12 +62,12 @@ def test_unreadable_notes_in_the_middle_are_left_out_and_said(
 @pytest.mark.chaos
 def test_a_run_whose_notes_were_lost_is_summed_up_all_the_same(tmp_path: Path) -> None:
     none = {"steps": 6, "pairs_per_second": None, "data_wait_fraction": None}
-    assert Journal(tmp_path, enabled=True).summary(6) == none
+    assert Journal(tmp_path, enabled=True, steps=8).summary(6) == none
 
 
 def test_notes_that_are_not_there_or_empty_are_no_error(tmp_path: Path) -> None:
     (tmp_path / STEPS).write_text("")
-    journal = Journal(tmp_path, enabled=True)
+    journal = Journal(tmp_path, enabled=True, steps=8)
     journal.rewind(3)
     journal.close()
     assert journal.rows(STEPS) == []

@@ -279,3 +279,18 @@ def test_impossible_settings_are_refused_before_a_model_loads(
 ) -> None:
     with pytest.raises(UserError, match=told):
         preflight.check_config(replace(config, data=replace(config.data, **changes)))  # type: ignore[arg-type]
+
+
+def test_sample_prompts_are_drawn_without_a_judge_and_change_no_loss(config: TrainConfig, tmp_path: Path) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    loop.train(straight, assembly.Rank())
+    (tmp_path / "prompts.txt").write_text("a big red circle on a teal background\n" * 2)
+    looking = replace(config.validation, sample_prompts=str(tmp_path / "prompts.txt"), sample_every=4, sampling_steps=2)
+    seen: list[str] = []
+    rank = assembly.Rank(on_more_to_see=lambda _config, folder, pairs: seen.append(f"{folder.name} {pairs}"))
+    loop.train(replace(config, validation=looking), rank)
+    names = sorted(path.name for path in (Path(config.output) / "samples").iterdir())
+    assert names == ["sample-0000000.png", "sample-0000004.png", "sample-0000006.png"]
+    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
+    assert seen
+    assert len(set(seen)) == 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.run.validation import Validator
+from training.run.validation import Drawer, Validator
 from training.settings.config import ValidationConfig
 
 
@@ -34,17 +34,16 @@ def test_networks_draw_as_in_a_step(precision: torch.dtype) -> None:
             return np.array([len(caption) for caption in captions], np.float32)
 
     scorer: Any = Scorer()
-    validator = Validator(
+    drawer = Drawer(
         config=ValidationConfig(),
         captions=["a", "bb", "ccc"],
         pipeline=Pipeline(),
-        scorer=scorer,
         rank=1,
         world_size=2,
         batch_size=2,
         autocast=precision,
     )
-    scores, grid = validator.run()
+    scores, grid = Validator(drawer=drawer, scorer=scorer).run()
     assert drawn == [precision]
     assert scores.tolist() == [0, 2, 0]  # the second of two ranks draws the second caption
     assert [number for number, _ in grid] == [1]
