@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.faults.chaos import ChaosConfig
+from infra.faults.chaos_config import ChaosConfig
 
 
 def command() -> None:

@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from infra.faults.fuzz import FuzzConfig
+from infra.faults.fuzz_config import FuzzConfig
 
 
 def command() -> None:

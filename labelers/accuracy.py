@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from labelers.labels.accuracy import LINES, PRESETS, AccuracyConfig
+from labelers.labels.accuracy_config import LINES, PRESETS, AccuracyConfig
 
 
 def command() -> None:

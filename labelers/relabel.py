@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from labelers.labels.relabel import LINES, PRESETS, RelabelConfig
+from labelers.labels.relabel_config import LINES, PRESETS, RelabelConfig
 
 
 def command() -> None:

@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.arena_app.arena import ArenaConfig
+from pipelines.arena_app.arena_config import ArenaConfig
 
 
 def command() -> None:

@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.drawing.colour_layouts import LayoutConfig
+from pipelines.drawing.layout_config import LayoutConfig
 
 
 def command() -> None:

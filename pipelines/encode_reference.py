@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from training.reference.encode_reference import PRESETS, ReferenceConfig
+from training.reference.reference_config import PRESETS, ReferenceConfig
 from training.settings.presets import LINES
 
 

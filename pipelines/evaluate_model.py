@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from infra.base import cli
 from pipelines.drawing.generate_config import LINES
-from pipelines.experiments.evaluate_model import PRESETS, EvaluateConfig
+from pipelines.experiments.evaluate_config import PRESETS, EvaluateConfig
 
 
 def command() -> None:

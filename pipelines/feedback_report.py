@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.reports.feedback_report import FeedbackReportConfig
+from pipelines.reports.feedback_config import FeedbackReportConfig
 
 
 def command() -> None:

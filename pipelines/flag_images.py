@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.judging.flag_images import FlagConfig
+from pipelines.judging.flag_config import FlagConfig
 
 
 def command() -> None:

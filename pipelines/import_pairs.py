@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.raw.import_pairs import ImportConfig
+from pipelines.raw.import_config import ImportConfig
 
 
 def command() -> None:

@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.paper.paper_report import PaperReportConfig
+from pipelines.paper.paper_config import PaperReportConfig
 
 
 def command() -> None:

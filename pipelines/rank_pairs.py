@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.judging.rank_pairs import RankConfig
+from pipelines.judging.rank_config import RankConfig
 
 
 def command() -> None:

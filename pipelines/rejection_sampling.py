@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from infra.base import cli
 from pipelines.drawing.generate_config import LINES
-from pipelines.experiments.rejection_sampling import PRESETS, RejectionConfig
+from pipelines.experiments.rejection_config import PRESETS, RejectionConfig
 
 
 def command() -> None:

@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.reports.report import ReportConfig
+from pipelines.reports.report_config import ReportConfig
 
 
 def command() -> None:

@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.judging.score import ScoreConfig
+from pipelines.judging.score_config import ScoreConfig
 
 
 def command() -> None:

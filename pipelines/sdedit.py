@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.experiments.sdedit import SdeditConfig
+from pipelines.experiments.sdedit_config import SdeditConfig
 
 
 def command() -> None:

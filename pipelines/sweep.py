@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from infra.base import cli
-from pipelines.experiments.sweep import SweepConfig
+from pipelines.experiments.sweep_config import SweepConfig
 
 
 def command() -> None:

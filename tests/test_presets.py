@@ -18,7 +18,7 @@ from pipelines.latents.models_known import MODELS
 from training.backbones.schedule_config import ScheduleConfig
 from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
-from training.reference import encode_reference
+from training.reference import reference_config
 from training.settings import presets
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
@@ -90,7 +90,7 @@ def test_every_command_has_every_model() -> None:
     commands = (encode_config, generate_config, rounds_config, evaluate_model, rejection_sampling)
     assert all(set(command.PRESETS) == set(MODELS) for command in commands)
     assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper"}
-    assert set(encode_reference.PRESETS) == set(plan_flags.PRESETS) == set(presets.PRESETS)
+    assert set(reference_config.PRESETS) == set(plan_flags.PRESETS) == set(presets.PRESETS)
     assert all(model.pipeline in KINDS for model in MODELS.values())
 
 

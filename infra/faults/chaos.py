@@ -11,25 +11,12 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from infra.base.errors import UserError
-from infra.faults.encoding import BLOCK, Encoding, Victim, run_round, strikes
+from infra.faults.chaos_config import ChaosConfig
+from infra.faults.encoding import BLOCK, Encoding, run_round, strikes
 from infra.local import cluster
-
-
-@dataclass(frozen=True)
-class ChaosConfig:
-    """Flags of the kills."""
-
-    rounds: int = 10
-    """Encodings after the undisturbed one; each victim is struck once in each."""
-    seed: int = 0
-    """Seed of the moments."""
-    victims: tuple[Victim, ...] = ("encoder", "driver", "node")
-    """Victims of each round. The encoder's actor, the driver and the second node's raylet get SIGKILL. With network the
-    second node loses its network for 30 s, which needs root."""
 
 
 def main(config: ChaosConfig) -> None:

@@ -10,18 +10,17 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.faults import netsplit
+from infra.faults.chaos_config import Victim
 from infra.faults.nodes import PATIENCE, kill_raylet, processes, second_node, wait_until
 from pipelines.engine import on_ray, progress
 from pipelines.latents import store
 
-Victim = Literal["encoder", "driver", "node", "network"]
 SCRIPT = "pipelines/encode_latents.py"
 BLOCK = 16  # rows of a block; Ray may write several blocks at once
 LOST = 30.0  # seconds without the network

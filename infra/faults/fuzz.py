@@ -21,7 +21,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from PIL import Image
 
 from infra.base import files, tables
 from infra.base.errors import UserError
+from infra.faults.fuzz_config import FuzzConfig
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw.decode import FORMATS, MAX_PIXELS, BadImage, open_image
 from pipelines.raw.source import parquet_files
@@ -40,18 +40,6 @@ MEMORY = 4 << 30  # bytes by which the process may grow; 64 million pixels are 0
 PATIENCE = 20  # CPU seconds that one row may take; the largest real rows take less than one
 STATUSES = {"kept", "tie", "quarantined"}
 INTERESTING = (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x01", b"\xff\xff", b"\x80\x00")
-
-
-@dataclass(frozen=True)
-class FuzzConfig:
-    """Flags of the fuzz run."""
-
-    seconds: float = 60.0
-    """Seconds after which it tries no further row."""
-    rows: int = 0
-    """Rows after which it stops; with 0 only --seconds decides."""
-    seed: int = 0
-    """Seed of the changes; the same seed tries the same rows in the same order."""
 
 
 def real_images() -> list[bytes]:

@@ -19,7 +19,8 @@ from infra.planning.fleet import Copies, Fleet, Outcome, Training
 from infra.planning.measured import Assumptions
 from infra.planning.plan_counts import Counted
 from infra.planning.plan_flags import PlanConfig, check, read_prices
-from infra.planning.plan_stages import Pool, Sizes, Stage
+from infra.planning.plan_stages import Sizes, Stage
+from infra.planning.pool import Pool
 from training.settings.presets import PRESETS as TRAINING
 
 FACTORS = (0.125, 0.25, 0.5, 1, 2, 4, 8)  # of the checkpoint interval

@@ -21,6 +21,7 @@ from training.run import plan as training_plan
 from training.settings.presets import PRESETS
 
 from transformers import CLIPConfig, CLIPModel  # isort: skip  (after torchvision's guard)
+from infra.planning.plan_flags import encode_preset
 
 VIT_H_14: Mapping[str, Any] = {  # PickScore's towers, as laion/CLIP-ViT-H-14-laion2B-s32B-b79K has them
     "projection_dim": 1024,
@@ -106,8 +107,3 @@ class Counted:
             image = counting.flops(lambda: towers.get_image_features(torch.empty(1, 3, 224, 224)))
             caption = counting.flops(lambda: towers.get_text_features(torch.zeros(1, 77, dtype=torch.int64)))
         return image, caption
-
-
-def encode_preset(preset: str) -> str:
-    """Return the encoder's preset that goes with one of the trainer's."""
-    return preset.removesuffix("-paper")

@@ -10,8 +10,7 @@ from typing import ClassVar, get_args
 
 from infra.base.accelerators import ACCELERATORS, Name
 from infra.base.errors import UserError, check_least
-from infra.planning.plan_counts import encode_preset
-from infra.planning.plan_stages import Pool
+from infra.planning.pool import Pool
 from pipelines.latents import encode_config
 from training.settings.presets import PRESETS as TRAINING
 
@@ -67,6 +66,11 @@ class PlanConfig:
     """Seed of the simulated failures."""
     json: str | None = None
     """File to write all figures to."""
+
+
+def encode_preset(preset: str) -> str:
+    """Return the encoder's preset that goes with one of the trainer's."""
+    return preset.removesuffix("-paper")
 
 
 def _preset(name: str) -> PlanConfig:

@@ -12,37 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from infra.base.accelerators import Name
 from infra.planning.fleet import Copies, Training
 from infra.planning.measured import Assumptions
-from infra.planning.plan_counts import Counted, encode_preset
-from labelers.labels import relabel
+from infra.planning.plan_counts import Counted
+from infra.planning.plan_flags import encode_preset
+from infra.planning.pool import Pool
+from labelers.labels import relabel_config
 from pipelines.drawing import generate_config
 from pipelines.latents import encode_passes
 from training.data.staging import staged_bytes
-from training.reference import encode_reference
+from training.reference import reference_config
 from training.run import plan as training_plan
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
 
 StageName = Literal["encode", "captions", "relabel", "reference", "train", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The nodes that a stage has."""
-
-    nodes: int
-    gpus: int  # of each
-    card: Name
-
-    @property
-    def accelerators(self) -> int:
-        """Return how many accelerators there are."""
-        return self.nodes * self.gpus
-
-    def __str__(self) -> str:
-        return f"{self.nodes} x {self.gpus} {self.card}" if self.gpus > 1 else f"{self.nodes} {self.card}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +103,7 @@ def captions(counted: Counted, pool: Pool, assumed: Assumptions) -> Stage:
 def relabel_pairs(sizes: Sizes, counted: Counted, pool: Pool, assumed: Assumptions) -> Stage:
     """Plan the labels of PickScore; its towers run in float32, on two images and a caption a pair."""
     image, caption = counted.scored
-    speed = relabel.PRESETS["published"].speed
+    speed = relabel_config.PRESETS["published"].speed
     work = 2 * image + caption
     needs = _raw_rows(pool, assumed) | {
         "GPU, scorer": work / (assumed.speed(pool.card, "encoder", "float32") * pool.gpus),
@@ -136,7 +120,7 @@ def reference(sizes: Sizes, counted: Counted, pool: Pool, assumed: Assumptions) 
         "GPU, reference": 2 * counted.network.forward / (speed * pool.gpus),
         "CPU, loading": _pair_bytes(counted) / (_bytes(assumed["loader_rate"]) * pool.gpus),
     }
-    block = encode_reference.PRESETS[sizes.preset].rows_per_file
+    block = reference_config.PRESETS[sizes.preset].rows_per_file
     staging = _staging(counted, assumed)
     units = sizes.draws * sizes.pairs
     return _copies("reference", units, needs, pool, block, assumed["encode_ratio"], assumed["startup"] + staging)

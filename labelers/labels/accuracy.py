@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_rules, label_set, preference_accuracy
+from labelers.labels.accuracy_config import AccuracyConfig
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
+from labelers.scoring.speed_config import SPEEDS
 from pipelines.engine import on_ray
 from pipelines.judging.win_rate import clustered_interval
 from pipelines.latents import store
@@ -28,43 +30,6 @@ from pipelines.raw import contents, pairs
 
 DONE = "accuracy.json"
 CONTENTS = "contents of the files"  # among the settings of a pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class AccuracyConfig:
-    """Settings of the accuracy table."""
-
-    GROUPS: ClassVar = {
-        "basic": ("source", "scorers", "weights", "output"),
-        "data": ("split", "validation_source", "validation_split", "json"),
-        "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
-    }
-
-    scorers: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics")
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
-    weights: tuple[str, ...] = ("world",)
-    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
-    Several are read in order."""
-    source: str = "infra/world/pairs"
-    """Pairs with human labels: a Parquet file or folder, local or s3://, or the name of a Hugging Face dataset."""
-    split: str = "train"
-    """Split of a named dataset, or of a folder whose files' names tell several."""
-    validation_source: str | None = None
-    """Other pairs, on which PickScore's threshold for ties is tuned; by default each half of the prompts serves the
-    other."""
-    validation_split: str | None = None
-    """Split of --validation-source; without that flag, another split of --source."""
-    output: str = "runs/accuracy"
-    """Folder for the scores. Give the same folder again to go on from there."""
-    json: str | None = None
-    """File to write the table's figures to."""
-    speed: scoring_pass.SpeedConfig = field(default_factory=scoring_pass.SpeedConfig)
-
-
-PRESETS = {
-    "published": AccuracyConfig(weights=("published",), speed=scoring_pass.SpeedConfig(rows_per_file=2048)),
-}
-LINES = {"published": "weights of the published scorers, from the Hub"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +54,7 @@ class Judged:
 
 def main(config: AccuracyConfig) -> None:
     """Measure how often scorers prefer the image that people preferred, with intervals clustered by prompt."""
-    check_least(config.speed, scoring_pass.SPEEDS)
+    check_least(config.speed, SPEEDS)
     if len(set(config.scorers)) != len(config.scorers) or not config.scorers:
         raise UserError(f"--scorers {' '.join(config.scorers)}: each scorer once")
     output = files.resolve(config.output)

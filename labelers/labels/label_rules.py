@@ -7,7 +7,6 @@ Bradley-Terry model: P(slot 0 preferred) = sigmoid((score_0 - score_1) / tempera
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from scipy.special import expit
 
 from pipelines.judging.win_rate import WILSON, rate_over_prompts, wilson
 
-Kind = Literal["hard", "soft"]
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 BINS = 10  # rows of the calibration table

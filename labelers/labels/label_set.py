@@ -19,6 +19,7 @@ import pyarrow as pa
 from infra.base import begun, files, tables
 from infra.base.errors import UserError
 from labelers.labels import label_rules
+from labelers.labels.relabel_config import Kind
 from labelers.scoring.pair_scores import NOT_FINITE
 from pipelines.latents import store
 from pipelines.raw.source import told_apart
@@ -31,7 +32,7 @@ RAISED = "scorer raised"
 class Rules:
     """What makes labels of scores."""
 
-    label: label_rules.Kind
+    label: Kind
     min_margin: float
     temperature: float | None  # the scorer's own, or None: fitted on the human labels
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,11 @@ import numpy.typing as npt
 from infra.base import files, models, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
-from labelers.labels import label_rules, label_set
+from labelers.labels import label_set
+from labelers.labels.relabel_config import RelabelConfig
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
+from labelers.scoring.speed_config import SPEEDS
 from pipelines.engine import on_ray, resumable
 from pipelines.latents import identity, store
 from pipelines.raw import contents
@@ -29,43 +31,6 @@ from pipelines.raw.source import told_apart
 
 WORLD_MODEL = "infra/world/model"
 NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelabelConfig:
-    """Settings of relabelling."""
-
-    GROUPS: ClassVar = {
-        "basic": ("source", "store", "scorer", "weights"),
-        "labels": ("names", "label", "min_margin", "split"),
-        "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
-    }
-
-    scorer: tuple[str, ...] = ("pickscore",)
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
-    weights: tuple[str, ...] = ("world",)
-    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
-    Several are read in order."""
-    names: tuple[str, ...] = ()
-    """Names of the label sets, one for each scorer; by default the scorers' own."""
-    source: str = "infra/world/pairs"
-    """Pairs that the store was encoded from: a Parquet file or folder, local or s3://, or the name of a Hugging Face
-    dataset."""
-    split: str = "train"
-    """Split of a named dataset, or of a folder whose files' names tell several."""
-    store: str = "runs/store"
-    """Latent store that gets the label sets."""
-    label: label_rules.Kind = "hard"
-    """hard: which image won. soft: also with which probability, for dpo-train --objective soft."""
-    min_margin: float = 0.0
-    """Smallest difference of scores that is no tie, in the units of the scorer; needs a single scorer."""
-    speed: scoring_pass.SpeedConfig = field(default_factory=scoring_pass.SpeedConfig)
-
-
-PRESETS = {
-    "published": RelabelConfig(weights=("published",), speed=scoring_pass.SpeedConfig(rows_per_file=2048)),
-}
-LINES = {"published": "weights of the published scorers, from the Hub"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +166,7 @@ def make_plan(config: RelabelConfig) -> Plan:
     Raises:
         UserError: naming the flag that does not fit.
     """
-    check_least(config.speed, scoring_pass.SPEEDS)
+    check_least(config.speed, SPEEDS)
     names = label_set_names(config)
     if config.min_margin < 0 or (config.min_margin > 0 and len(config.scorer) > 1):
         raise UserError(

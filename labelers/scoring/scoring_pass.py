@@ -13,27 +13,13 @@ from infra.base import files, metrics, tables
 from infra.base.errors import UserError
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scoring.scorers import Scorer
+from labelers.scoring.speed_config import SpeedConfig
 from pipelines.engine import on_ray, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.raw import pairs, source
 
-SPEEDS = {"batch_size": 1, "copies": 0, "gpus_per_copy": 0, "rows_per_file": 1}  # least values of SpeedConfig
 SCORES = "scores"  # folder of the scored pairs, below the work folder
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
-
-
-@dataclass(frozen=True)
-class SpeedConfig:
-    """How fast scores are made; never which."""
-
-    batch_size: int = 64
-    """Pairs that are scored at once, two images each."""
-    copies: int = 0
-    """Number of copies of the scorers; 0 takes one for each GPU, or one where there is none."""
-    gpus_per_copy: float | None = None
-    """GPUs that each copy holds; by default 1 where the cluster has GPUs, else 0."""
-    rows_per_file: int = 1024
-    """Pairs per file. When a run is killed, each copy loses at most so many."""
 
 
 @dataclass(frozen=True, kw_only=True)

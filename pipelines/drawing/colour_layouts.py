@@ -7,7 +7,7 @@ of it, and at this strength keeps little of it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +17,8 @@ from infra.base import files
 from infra.base.config_files import save_config
 from infra.base.errors import check_least
 from pipelines.drawing.image_sets import wanted_images, with_images, write_images
+from pipelines.drawing.layout_config import LayoutConfig
 from pipelines.drawing.prompts import read_prompts
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutConfig:
-    """Flags of the layouts."""
-
-    prompts: str = "infra/world/prompts/test.txt"
-    """Captions, in any file that generate.py reads."""
-    limit: int | None = None
-    """Number of captions to take, from the first; by default all."""
-    output: str = "runs/layouts"
-    """Folder to write, local or s3://."""
-    images_per_prompt: int = 1
-    """Layouts per caption."""
-    seed: int = 0
-    """Seed of the layouts."""
-    side: int = 64
-    """Width and height in pixels; generate.py resizes layouts to the side of its model."""
-    rectangles: int = 4
-    """Rectangles per layout."""
 
 
 def layout(side: int, rectangles: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -23,7 +23,8 @@ from infra.base import begun, files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.drawing import gallery, image_sets, sampling, start_images
-from pipelines.drawing.generate_config import GenerateConfig, check_config, image_identity
+from pipelines.drawing.generate_config import GenerateConfig, check_config
+from pipelines.drawing.image_identity import image_identity
 from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step

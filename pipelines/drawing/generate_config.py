@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from infra.base import files, models
 from infra.base.errors import UserError, check_least
-from pipelines.drawing import sampling
-from pipelines.latents import identity as model_identity
 from pipelines.latents.models_known import MODELS
 
 STRENGTH = 0.6  # Wallace et al.'s for edits
@@ -87,10 +80,6 @@ PRESETS = {
     for name, model in MODELS.items()
 }
 LINES = {name: model.sampling_line for name, model in MODELS.items()}
-# What does not change an image; captions, start images and refiner are told by their hashes, not by where they stood.
-OTHER_FLAGS = ("gallery", "samplers", "batch_size", "output", "prompts", "limit", "init_images", "refiner")
-# Left out of an identity where they are None, so that images drawn before there was such a flag are still the same.
-NEWER_FLAGS = ("max_tokens", "lora", "strength", "refiner_start")
 
 
 def check_config(config: GenerateConfig) -> GenerateConfig:
@@ -119,46 +108,3 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
     if start is not None and not 0 < start < 1:
         raise UserError(f"--refiner-start {start:g}: must be between 0 and 1")
     return replace(config, **settled)
-
-
-def image_identity(
-    config: GenerateConfig,
-    folder: Path,
-    captions: Sequence[str],
-    lora: Path | None = None,
-    refiner: Path | None = None,
-    starts: str | None = None,
-    before: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
-
-    Args:
-        folder, refiner: diffusers folders.
-        starts: the start images' hash.
-        before: the identity to be compared with, whose fingerprints may be of an earlier rule.
-    """
-    is_old = any(model_identity.is_old(value) for value in (before or {}).get("fingerprints", {}).values())
-    fingerprints_of = _old_fingerprints if is_old else model_identity.of_whole_model
-    identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
-    for name in NEWER_FLAGS:
-        if identity[name] is None:
-            del identity[name]
-    identity["captions"] = captions_hash(captions)
-    if starts:
-        identity["init_images"] = starts
-    if refiner:
-        identity["refiner"] = fingerprints_of(refiner)
-    fingerprints = dict(fingerprints_of(folder))
-    if lora:
-        fingerprints["lora"] = ("" if is_old else model_identity.RULE) + files.sha256(str(lora / models.ADAPTERS))
-    return identity | {"fingerprints": fingerprints}
-
-
-def captions_hash(captions: Sequence[str]) -> str:
-    """Return the SHA-256 of captions in their order."""
-    return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
-
-
-def _old_fingerprints(folder: Path) -> dict[str, str]:
-    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
-    return {name: models.fingerprint(folder, name) for name in parts}

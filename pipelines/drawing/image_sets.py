@@ -19,7 +19,7 @@ from PIL import Image
 from infra.base import begun, files, tables
 from infra.base.errors import UserError
 from pipelines.drawing import sampling
-from pipelines.drawing.generate_config import captions_hash
+from pipelines.drawing.image_identity import captions_hash
 from pipelines.latents import store
 from pipelines.raw import pairs
 

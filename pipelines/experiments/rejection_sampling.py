@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, ClassVar
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,75 +22,18 @@ from scipy.stats import bootstrap
 from infra.base import begun, files, models, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import check_least
-from infra.base.flags import Shown
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompts import read_prompts
+from pipelines.experiments.rejection_config import RejectionConfig
 from pipelines.judging import score, score_files
 from pipelines.latents import store
 
 RESULT = "rejection_sampling.json"
 SCHEMA_VERSION = 1
 FIRST_WAVE = 4
-
-
-DrawingFlags = Shown(
-    "model",
-    "revision",
-    "lora",
-    "prompts",
-    "limit",
-    "seed",
-    "sampling_steps",
-    "guidance_scale",
-    "dtype",
-    "max_tokens",
-    "refiner",
-    "refiner_start",
-    "samplers",
-    "batch_size",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RejectionConfig:
-    """Settings of the experiment, and of the generator. The model is the tuned one."""
-
-    GROUPS: ClassVar = {
-        "basic": ("model", "base", "prompts", "output", "scorer"),
-        "experiment": ("weights", "cap"),
-        "images": ("limit", "seed", "sampling_steps", "guidance_scale"),
-        "models": ("revision", "lora", "base_revision", "dtype", "max_tokens", "refiner", "refiner_start"),
-        "speed": ("samplers", "batch_size"),
-    }
-
-    base: str = "infra/world/model"
-    """Base model, which draws until it wins; a diffusers folder or Hub name."""
-    base_revision: str | None = None
-    """Revision of the base on the Hub."""
-    scorer: str = "oracle"
-    """Scorer that says which image is better: a name from labelers/scoring/scorers.py, or module:function."""
-    weights: tuple[str, ...] = ()
-    """Weights of the scorer: world (of the embedded world), published (from the Hub), or NAME=PATH."""
-    cap: int = 100
-    """Images after which the base gives up on a caption."""
-    output: str = "runs/rejection"
-    """Folder to write, local or s3://. Give the same folder again to go on from there."""
-    draw: Annotated[GenerateConfig, DrawingFlags] = field(default_factory=lambda: GenerateConfig(output="", gallery=0))
-
-
-PRESETS = {
-    name: RejectionConfig(
-        base=preset.model,
-        base_revision=preset.revision,
-        scorer="pickscore",
-        weights=("published",),
-        draw=preset,
-    )
-    for name, preset in generate_config.PRESETS.items()
-}
 
 
 @dataclass(frozen=True, kw_only=True)

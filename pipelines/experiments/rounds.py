@@ -18,7 +18,8 @@ from infra.base import files, models, object_storage
 from labelers.scoring import scorers
 from pipelines.drawing import generate
 from pipelines.drawing.generate_config import GenerateConfig
-from pipelines.experiments.rounds_config import RoundsConfig, check_config, settle
+from pipelines.experiments.rounds_checks import check_config, settle
+from pipelines.experiments.rounds_config import RoundsConfig
 from pipelines.judging import rank_pairs, score
 from pipelines.judging.comparison import compare, read_drawn
 from pipelines.latents import encode_latents, store

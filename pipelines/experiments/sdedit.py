@@ -6,7 +6,7 @@ caption counts, so that the cases are independent and Wilson's interval holds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,12 @@ import numpy.typing as npt
 
 from infra.base import files
 from infra.base.errors import UserError, check_least
+from pipelines.experiments.sdedit_config import SdeditConfig
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import rate_of
 
 OUTCOMES = {"win": 1.0, "draw": 0.5, "loss": 0.0}  # points of each in the win rate; "draw" is a tie
-
-
-@dataclass(frozen=True, kw_only=True)
-class SdeditConfig:
-    """Flags of the judge."""
-
-    base: str
-    """Scored folder of the base's edits."""
-    policy: str
-    """Scored folder of the policy's edits."""
-    scorer: str = "oracle"
-    """Scorer whose scores decide."""
-    tie_margin: float = 0.0
-    """Greatest difference of scores that is still a tie, in the scorer's units."""
-    output: str = "runs/sdedit.json"
-    """File to write, local or s3://."""
 
 
 def outcomes(policy: npt.NDArray[np.floating], base: npt.NDArray[np.floating], tie_margin: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import in_process, on_ray, shares
 from pipelines.engine.jobs import SMALL_CPUS
+from pipelines.experiments.sweep_config import SweepConfig
 from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
 from pipelines.judging import score
 from pipelines.judging.comparison import compare, read_drawn
@@ -43,18 +44,6 @@ from training.settings.config import TrainConfig
 SCHEMA_VERSION = 1
 DONE = "sweep.json"
 Seconds = dict[str, float | None]  # by part of a trial
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """Flags of the sweep."""
-
-    file: str
-    """JSON file with trials, seeds, train, generate, scorers and weights; see docs/paper.md."""
-    output: str = "runs/sweep"
-    """Folder for all results; the same folder again goes on from what is there."""
-    cpus_per_trial: float = 1.0
-    """CPUs that a trial of one worker holds while it runs; where there are GPUs it holds one of them too."""
 
 
 def run_trial(trial: Trial) -> Seconds:

@@ -5,7 +5,7 @@ Beside each folder's images it writes flags.json. Reports and the arena show the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,23 +15,13 @@ from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step
+from pipelines.judging.flag_config import FlagConfig
 from pipelines.judging.image_flags import FLAGS, flags_identity, read_image_flags
 from pipelines.latents import store
-from pipelines.latents.safety import Filter, SafetyConfig, concept_reason, make_filter
+from pipelines.latents.safety import Filter, concept_reason, make_filter
 from pipelines.raw.decode import open_image
 
 WORK = f"{store.WORK}-flags"  # not score.py's, where a killed pass may wait to go on
-
-
-@dataclass(frozen=True)
-class FlagConfig:
-    """Flags of the command."""
-
-    images: tuple[str, ...]
-    """Folders that generate.py wrote."""
-    safety: SafetyConfig = field(default_factory=SafetyConfig)
-    batch_size: int = 64
-    """Images that are checked at once."""
 
 
 class FlagImages:

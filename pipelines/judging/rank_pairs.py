@@ -12,36 +12,20 @@ import json
 import uuid
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from infra.base import files, tables
 from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import DONE
+from pipelines.judging.rank_config import Pairs, RankConfig
 from pipelines.judging.score_files import read_manifest, read_scores
 from pipelines.raw import raw_pairs
 from pipelines.raw.pairs import hash64
 from pipelines.raw.source import CONFIG
 
 BATCH = 256  # images read at once
-Pairs = Literal["best-worst", "all"]
 # All other settings of a folder, with caption and index, decide an image.
 SETS_ONLY = ("model", "revision", "lora", "captions", "images_per_prompt")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankConfig:
-    """Flags of the ranking."""
-
-    images: str
-    """Folder that generate.py wrote and score.py scored, with at least two images per caption."""
-    output: str = "runs/ranked"
-    """Folder for the raw pairs, local or s3://."""
-    scorer: str = "oracle"
-    """Scorer whose scores rank the images."""
-    pairs: Pairs = "best-worst"
-    """Pairs of a group: its best and its worst image, or all."""
-    group_size: int = 4
-    """Images per group; the last group of a caption may be smaller, and a single image left over stands in no pair."""
 
 
 @dataclass(frozen=True)

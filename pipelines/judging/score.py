@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,9 @@ from pipelines.drawing.image_sets import DONE, image_ids, read_images
 from pipelines.engine import on_ray, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging import score_files
+from pipelines.judging.score_config import ScoreConfig
 from pipelines.judging.set_judges import LatentFeatures, judge_set, set_identity
 from pipelines.latents import store
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Flags of the scorer."""
-
-    images: tuple[str, ...]
-    """Folders that generate.py wrote."""
-    scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
-    weights: tuple[str, ...] = ()
-    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""
-    true_images: str | None = None
-    """Folder of true images, for the distance KID; without it there is none."""
-    feature_model: str = "infra/world/model"
-    """Model whose VAE gives the features for KID and diversity, a diffusers folder or Hub name."""
-    batch_size: int = 64
-    """Images that are scored at once."""
 
 
 class ScoreImages:

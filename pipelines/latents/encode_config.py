@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from infra.base import begun
 from infra.base.errors import UserError, check_least
-from pipelines.latents import encoders, safety
 from pipelines.latents.models_known import MODELS
-from pipelines.latents.safety import Filter, SafetyConfig
+from pipelines.latents.safety_config import HASHED, SafetyConfig
+
+if TYPE_CHECKING:
+    from pipelines.latents.safety import Filter
 
 WORLD = "infra/world"
+Posterior = Literal["sample", "mean", "moments"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class EncodeConfig:
     """Folder to write the latent store to, local or s3://."""
     resolution: int | None = None
     """Width and height of the images in pixels; by default what the model was made for."""
-    posterior: encoders.Posterior = "sample"
+    posterior: Posterior = "sample"
     """What is kept of the distribution that the VAE gives for an image: one sample, its mean, or moments. Moments
     are mean and standard deviation, take twice the space, and let training draw a new sample at each visit."""
     flip: bool = False
@@ -58,7 +62,7 @@ class EncodeConfig:
     """Refuse pairs whose label_1 contradicts label_0; by default they are only counted."""
     seed: int = 0
     """Seed of the samples that --posterior sample draws."""
-    dtype: encoders.Dtype = "float32"
+    dtype: Dtype = "float32"
     """Number format that the encoders compute in. In float16 the VAE of SDXL and the T5 text encoder overflow."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
     """Number of tokens that captions are cut or padded to for the T5 text encoder (SD3 and FLUX only); by default
@@ -126,7 +130,7 @@ def store_identity(config: EncodeConfig, chosen: Filter) -> dict[str, Any]:
     """Return a store's settings by flag; those of the filter as hashes of what they name, or None."""
     settings = asdict(config)
     del settings["safety"]
-    return settings | {name: chosen.identity.get(name) for name in safety.HASHED}
+    return settings | {name: chosen.identity.get(name) for name in HASHED}
 
 
 def refuse_other_settings(

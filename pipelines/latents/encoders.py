@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,9 @@ from diffusers import AutoencoderKL  # isort: skip
 
 from labelers.clips.safety_checker import CheckerName, SafetyChecker
 from pipelines.latents import safety, store
+from pipelines.latents.encode_config import Dtype, Posterior
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, decode_image
-
-Posterior = Literal["sample", "mean", "moments"]
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class CheckAndDecode:

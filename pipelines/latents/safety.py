@@ -19,28 +19,14 @@ from PIL import Image
 from infra.base import files
 from infra.base.errors import UserError
 from labelers.clips.safety_checker import CheckerName, SafetyChecker, checker_name
+from pipelines.latents.safety_config import SafetyConfig
 
 STAGE = "safety"  # of quarantined pairs
-HASHED = ("prompt_blocklist", "safety_checker")  # flags that a filter's identity has a hash for
 DEFAULT = "default"
 DEFAULT_LIST = Path(__file__).parent / "blocklist.txt"
 # Shown as nothing, and no control characters (Cf, Cc) to Unicode: joiners, fillers and variation selectors.
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 WORD = re.compile(r"[^\W_]+")
-
-
-@dataclass(frozen=True)
-class SafetyConfig:
-    """Flags of the filter; without them there is none."""
-
-    prompt_blocklist: str | None = None
-    """Flag captions that contain a word or phrase from this text file, one on each line. The value default takes the
-    file that comes with the project."""
-    safety_checker: str | None = None
-    """Flag images with the safety checker of Stable Diffusion: published takes the one beside SD1.5 on the Hub. A
-    folder or Hub name of another checker, or of a pipeline that has one, is possible too."""
-    safety_revision: str | None = None
-    """Revision of the safety checker on the Hub, for example a commit."""
 
 
 def words(text: str) -> list[str]:

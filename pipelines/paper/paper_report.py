@@ -9,7 +9,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from infra.base import files
@@ -17,6 +17,7 @@ from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.latents import store
 from pipelines.paper import paper_experiments as experiments
 from pipelines.paper import paper_page
+from pipelines.paper.paper_config import PaperReportConfig
 from pipelines.paper.paper_hypotheses import LABELLED, percent
 from pipelines.paper.paper_material import read_implicit, read_rejection
 from pipelines.paper.paper_numbers import NUMBERS
@@ -46,14 +47,6 @@ OWN_STEPS = {  # words of a step's command by which it belongs to one experiment
     "sdedit": ("sdedit",),
 }
 WHOLE = ("pipelines/sweep.py", "pipelines/paper_report.py")  # steps of all experiments at once
-
-
-@dataclass(frozen=True)
-class PaperReportConfig:
-    """Flags of the report."""
-
-    run: str = "runs/paper"
-    """Folder of make paper; report.json and report.html go there."""
 
 
 def commands(run: PaperRun, experiment: str) -> list[str]:

@@ -19,23 +19,12 @@ from typing import Any
 from infra.base import files
 from infra.base.errors import UserError
 from pipelines.raw import raw_pairs
+from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.pairs import check_caption, check_label, hash64
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 EXCEL_HINT = re.compile(r"sep=.\r?\n", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class ImportConfig:
-    """Flags of the importer."""
-
-    table: str
-    """CSV with a header (commas, semicolons or tabs) or JSONL: the columns caption, image_0, image_1, label_0."""
-    images: str
-    """Folder that the image names count from, local or s3://."""
-    output: str = "runs/imported"
-    """Folder for the raw pairs, local or s3://."""
 
 
 @dataclass(frozen=True)

@@ -22,27 +22,12 @@ from pipelines.judging.win_rate import win_points
 from pipelines.latents import store
 from pipelines.raw.raw_pairs import RATER
 from pipelines.reports import feedback_hypotheses, feedback_page
+from pipelines.reports.feedback_config import FeedbackReportConfig
 from pipelines.reports.report import read_facts
 from training.checkpoints.run_folder import RESULT
 
 SCHEMA_VERSION = 1
 BY_ROW = ("labels", "validation_scorer")  # settings in which rows are meant to differ
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedbackReportConfig:
-    """Flags of the matrix."""
-
-    base: str
-    """Scored images of the base model."""
-    policies: tuple[str, ...]
-    """Scored images of the trained models, same prompts and seeds; a row each, in this order."""
-    store: str
-    """Latent store with the label sets they were trained on."""
-    judges: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics", "oracle", "fidelity")
-    """Scorers, a column each; all folders must be scored by all of them."""
-    output: str = "runs/feedback"
-    """Folder for report.json and report.html, local or s3://."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Beside them result.png, a strip of images to show elsewhere.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from infra.base import begun, files, object_storage
@@ -17,31 +17,10 @@ from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
 from pipelines.reports import report_page
+from pipelines.reports.report_config import ReportConfig
 from training.checkpoints.run_folder import FACTS, RESULT
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Flags of the report."""
-
-    base: str
-    """Scored images of the base model."""
-    policy: str
-    """Scored images of the trained model, same prompts and seeds."""
-    train: str
-    """Run folder of the trained model."""
-    store: str
-    """Latent store it was trained on."""
-    output: str = "runs/report"
-    """Folder for report.json and report.html, local or s3://."""
-    judge: str = "oracle"
-    """Scorer of the headline."""
-    control: str | None = None
-    """Scored images of a control, for example of an SFT model."""
-    control_train: str | None = None
-    """Run folder of the control."""
 
 
 def build(config: ReportConfig, policy: Drawn, base: Drawn) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from labelers.clips.safety_checker import CheckerName
 from labelers.labels import relabel
 from pipelines.engine import in_process, on_ray
 from pipelines.engine.jobs import Job
-from pipelines.experiments import evaluate_model
+from pipelines.experiments import evaluate_config, evaluate_model
 from pipelines.latents import encode_latents
 from pipelines.reports import report
 from training.method.policy_config import PolicyConfig
@@ -122,7 +122,7 @@ def test_a_secret_of_the_environment_is_in_nothing_that_is_written_printed_or_se
     data = DataConfig(store=f"{place}/store", labels="oracle", global_batch=4, micro_batch=4)
     policy = PolicyConfig(lora_rank=2)
     train_dpo.main(TrainConfig(output=f"{place}/run", steps=2, checkpoint_every=1, data=data, policy=policy))
-    draw = replace(evaluate_model.NOT_CHOSEN, sampling_steps=1, samplers=1)
+    draw = replace(evaluate_config.NOT_CHOSEN, sampling_steps=1, samplers=1)
     settings = evaluate_model.EvaluateConfig(lora=f"{place}/run/result", limit=2, output=f"{place}/out", draw=draw)
     evaluate_model.main(settings)
     report.main(

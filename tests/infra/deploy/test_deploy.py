@@ -168,11 +168,11 @@ def test_without_gpus_a_machine_is_a_worker(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_presets_are_those_that_every_stage_has() -> None:
-    from training.reference import encode_reference
+    from training.reference import reference_config
     from training.settings import presets
 
     every = (
-        set(encode_config.PRESETS) & set(encode_reference.PRESETS) & set(generate_config.PRESETS) & set(presets.PRESETS)
+        set(encode_config.PRESETS) & set(reference_config.PRESETS) & set(generate_config.PRESETS) & set(presets.PRESETS)
     )
     assert set(typing.get_args(Values.model_fields["preset"].annotation)) == every
 

@@ -16,7 +16,8 @@ from infra.planning import measured, plan, plan_flags, plan_stages
 from infra.planning.fleet import Copies, Training
 from infra.planning.plan_counts import Counted
 from infra.planning.plan_flags import PRESETS, PlanConfig
-from infra.planning.plan_stages import Pool, Sizes
+from infra.planning.plan_stages import Sizes
+from infra.planning.pool import Pool
 
 PAIRS = 4096 * 10
 SIZES = Sizes(preset="sd15", pairs=PAIRS, cached=True, steps=100, every=10, captions_judged=20, validation_images=0)

@@ -11,7 +11,8 @@ import pytest
 
 from infra.base.errors import UserError
 from pipelines.drawing import image_sets, start_images
-from pipelines.drawing.colour_layouts import LayoutConfig, layout, main
+from pipelines.drawing.colour_layouts import layout, main
+from pipelines.drawing.layout_config import LayoutConfig
 from pipelines.raw.decode import open_image
 
 

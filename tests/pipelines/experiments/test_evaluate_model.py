@@ -28,11 +28,11 @@ from infra.base import cli, files
 from infra.base.errors import UserError
 from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.prompts import read_prompts
-from pipelines.experiments import evaluate_model
-from pipelines.experiments.evaluate_model import NOT_CHOSEN, PRESETS, EvaluateConfig, command_of, main
+from pipelines.experiments.evaluate_config import NOT_CHOSEN, PRESETS, PUBLISHED, EvaluateConfig
+from pipelines.experiments.evaluate_model import command_of, main
 from pipelines.judging import score, score_files
 from pipelines.judging.win_rate import wilson
-from pipelines.latents.safety import SafetyConfig
+from pipelines.latents.safety_config import SafetyConfig
 
 POLICY_REDS = (50, 60, 5, 40)  # against 10 20 30 40: two wins, a loss, a tie
 
@@ -334,7 +334,7 @@ def test_the_presets_are_the_generators() -> None:
     assert (seen[0].base, seen[0].draw.sampling_steps) == ("stable-diffusion-v1-5/stable-diffusion-v1-5", 50)
     with pytest.raises(SystemExit):
         cli.run(given, EvaluateConfig, PRESETS, ["--preset", "sd15", "--model", "x"])
-    assert seen[0].scorers == evaluate_model.PUBLISHED
+    assert seen[0].scorers == PUBLISHED
 
 
 @pytest.mark.usefixtures("drawn")

@@ -15,15 +15,8 @@ from infra.base.errors import UserError
 from pipelines.drawing import generate, image_sets
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompts import read_prompts
-from pipelines.experiments.rejection_sampling import (
-    RESULT,
-    RejectionConfig,
-    first_better,
-    main,
-    null_survival,
-    summarise,
-    waves,
-)
+from pipelines.experiments.rejection_config import RejectionConfig
+from pipelines.experiments.rejection_sampling import RESULT, first_better, main, null_survival, summarise, waves
 
 
 def test_the_first_better_draw_by_hand() -> None:

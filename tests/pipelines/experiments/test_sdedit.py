@@ -12,7 +12,8 @@ import pytest
 from support.judging_material import Green, Red, engine_in_this_process, score_folders, write_images
 
 from infra.base.errors import UserError
-from pipelines.experiments.sdedit import SdeditConfig, main, outcomes
+from pipelines.experiments.sdedit import main, outcomes
+from pipelines.experiments.sdedit_config import SdeditConfig
 
 POLICY, BASE = np.array([0.9, 0.5, 0.2, 0.4]), np.array([0.1, 0.5, 0.3, 0.35])
 

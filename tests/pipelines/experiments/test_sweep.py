@@ -14,7 +14,7 @@ from infra.base import cli
 from infra.base.errors import UserError
 from pipelines.engine import on_ray
 from pipelines.experiments import sweep
-from pipelines.experiments.sweep import SweepConfig
+from pipelines.experiments.sweep_config import SweepConfig
 from pipelines.experiments.sweep_trials import make_trials, read_sweep
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS

@@ -14,7 +14,8 @@ from support.judging_material import engine_in_this_process, score_folders, writ
 from infra.base import cli, files
 from infra.base.errors import UserError
 from pipelines.drawing.image_sets import read_images
-from pipelines.judging.rank_pairs import Pairs, RankConfig, choose, main
+from pipelines.judging.rank_config import Pairs, RankConfig
+from pipelines.judging.rank_pairs import choose, main
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG

@@ -24,7 +24,8 @@ from infra.base.models import Model
 from pipelines.latents import encode_config, encode_latents, encode_plan, safety, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
-from pipelines.latents.safety import SafetyConfig, make_filter, read_blocklist
+from pipelines.latents.safety import make_filter, read_blocklist
+from pipelines.latents.safety_config import SafetyConfig
 from pipelines.raw import source
 from pipelines.raw.raw_pairs import SCHEMA
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from infra.base import cli, files
 from pipelines.latents.encoders import CheckAndDecode
-from pipelines.raw.import_pairs import Comparison, ImportConfig, main, ranking_ids
+from pipelines.raw.import_config import ImportConfig
+from pipelines.raw.import_pairs import Comparison, main, ranking_ids
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG
 

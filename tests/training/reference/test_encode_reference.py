@@ -18,8 +18,8 @@ from pipelines.engine.jobs import Job
 from pipelines.latents import store
 from training.data import loader
 from training.data.staging import Staged, stage
-from training.reference import encode_reference, reference_errors
-from training.reference.encode_reference import ReferenceConfig
+from training.reference import encode_reference, reference_config, reference_errors
+from training.reference.reference_config import ReferenceConfig
 from training.reference.visit_pairs import VisitPairs
 from training.settings.presets import PRESETS as TRAIN_PRESETS
 
@@ -209,7 +209,7 @@ def test_on_a_cluster_cached_training_repeats_the_inline_losses(
 
 
 def test_a_preset_computes_what_the_training_of_its_name_draws() -> None:
-    turbo, training = encode_reference.PRESETS["sdxl-turbo"], TRAIN_PRESETS["sdxl-turbo"]
-    assert encode_reference.PRESETS.keys() == TRAIN_PRESETS.keys()
+    turbo, training = reference_config.PRESETS["sdxl-turbo"], TRAIN_PRESETS["sdxl-turbo"]
+    assert reference_config.PRESETS.keys() == TRAIN_PRESETS.keys()
     assert (turbo.model, turbo.schedule, turbo.precision) == (training.model, training.schedule, training.precision)
     assert (turbo.caption_dropout, turbo.batch_size) == (0.0, training.data.micro_batch)

@@ -1,0 +1,46 @@
+"""The flags of the accuracy table and their preset, apart from what measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from labelers.scoring.speed_config import SpeedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyConfig:
+    """Settings of the accuracy table."""
+
+    GROUPS: ClassVar = {
+        "basic": ("source", "scorers", "weights", "output"),
+        "data": ("split", "validation_source", "validation_split", "json"),
+        "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
+    }
+
+    scorers: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics")
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
+    weights: tuple[str, ...] = ("world",)
+    """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
+    Several are read in order."""
+    source: str = "infra/world/pairs"
+    """Pairs with human labels: a Parquet file or folder, local or s3://, or the name of a Hugging Face dataset."""
+    split: str = "train"
+    """Split of a named dataset, or of a folder whose files' names tell several."""
+    validation_source: str | None = None
+    """Other pairs, on which PickScore's threshold for ties is tuned; by default each half of the prompts serves the
+    other."""
+    validation_split: str | None = None
+    """Split of --validation-source; without that flag, another split of --source."""
+    output: str = "runs/accuracy"
+    """Folder for the scores. Give the same folder again to go on from there."""
+    json: str | None = None
+    """File to write the table's figures to."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+
+
+PRESETS = {
+    "published": AccuracyConfig(weights=("published",), speed=SpeedConfig(rows_per_file=2048)),
+}
+
+LINES = {"published": "weights of the published scorers, from the Hub"}
