@@ -29,10 +29,14 @@ from infra.benchmarks.random_store import random_pairs
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.data.loader import Labelled, Share, prefetch, step_batches
+from training.layout import sharding
+from training.layout.sharding_config import ShardingConfig
 from training.method import forward, objectives
 from training.method.batch import Batch
 from training.method.optimizer_config import OptimizerConfig
 from training.method.optimizers import make_optimizer
+from training.method.policy import AdaptersOff, add_adapters, trained
+from training.method.policy_config import PolicyConfig
 
 MODES = ("inline", "batched", "cached")
 OBJECTIVE = objectives.ObjectiveConfig()
@@ -50,6 +54,10 @@ class BenchmarkConfig:
     """Pairs per step."""
     checkpointing: bool = False
     """Recompute the policy's activations in the backward pass."""
+    lora_rank: int = 0
+    """Train adapters of this rank beside frozen weights; 0: train the weights."""
+    compile: bool = False
+    """Compile the network, as --compile of the trainer does."""
     steps: int = 2
     """Steps per turn."""
     rounds: int = 5
@@ -67,10 +75,10 @@ class Bench:
         torch.manual_seed(0)
         self.backbone = open_backbone(folder, EVERY)
         self.policy, self.frozen = step_models.load(folder, device, self.autocast)
-        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
-        if config.checkpointing:
-            self.policy.enable_gradient_checkpointing()  # type: ignore[operator]
-        self.optimizer = make_optimizer(OptimizerConfig(), self.policy.parameters(), device)
+        layout = ShardingConfig(activation_checkpointing=config.checkpointing, compile=config.compile)
+        self.reference = self._reference(config.lora_rank, layout)
+        sharding.prepare(layout, self.policy, self.autocast, device, 1)
+        self.optimizer = make_optimizer(OptimizerConfig(), trained(self.policy).values(), device)
         self.pairs = config.micro_batch
         side = self.frozen.vae.config["sample_size"]
         length = self.frozen.texts[0].config.max_position_embeddings
@@ -83,10 +91,26 @@ class Bench:
         self.data = random_pairs(STORED * self.pairs, tuple(shape), shapes)
         self.feed = feed(self.data, self.pairs, self.backbone.timestep, device)
         self.resident = next(self.feed).to(device)
-        self.errors = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(self.resident)
+        self.errors = self.reference.errors(self.resident)
+        self.waited = 0.0  # seconds for batches
+
+    def _reference(self, lora_rank: int, layout: ShardingConfig) -> forward.Reference:
+        """Make the reference: the policy with its adapters off, or a frozen copy of a policy that has none."""
+        if lora_rank:
+            add_adapters(self.policy, PolicyConfig(lora_rank=lora_rank), 0)
+            return AdaptersOff(self.backbone, self.policy, self.autocast)
+        frozen = copy.deepcopy(self.policy).requires_grad_(False)
+        sharding.prepare(layout, frozen, self.autocast, self.device, 1)
+        return forward.NetworkReference(self.backbone, frozen, self.autocast)
 
     def _pixels(self) -> torch.Tensor:
         return self.images.to(self.device, non_blocking=True).flatten(0, 1).float() / 127.5 - 1
+
+    def _next(self) -> Batch:
+        began = time.perf_counter()
+        batch = next(self.feed)
+        self.waited += time.perf_counter() - began
+        return batch.to(self.device)
 
     def encode(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Run the VAE on both slots and the text encoders."""
@@ -110,11 +134,11 @@ class Bench:
 
     def batched(self) -> None:
         """Take a batch from the loader and run both slots in one pass of each network."""
-        self._both_networks(next(self.feed).to(self.device))
+        self._both_networks(self._next())
 
     def cached(self) -> None:
         """Take a batch from the loader, with the reference's errors already computed."""
-        batch = next(self.feed).to(self.device)
+        batch = self._next()
         self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), self.errors)
 
     def limit(self) -> None:
@@ -125,13 +149,17 @@ class Bench:
         """Run the frozen networks alone."""
         self.encode()
 
+    def vae(self) -> None:
+        """Run the VAE on both slots."""
+        self.frozen.encode_images(self._pixels())
+
     def _both_networks(self, batch: Batch) -> None:
-        reference = forward.NetworkReference(self.backbone, self.reference, self.autocast).errors(batch)
+        reference = self.reference.errors(batch)
         self._update(forward.pair_errors(self.backbone, self.policy, batch, self.autocast), reference)
 
     def _update(self, policy: torch.Tensor, reference: torch.Tensor) -> None:
         objectives.loss(OBJECTIVE, policy, reference).mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained(self.policy).values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -157,19 +185,24 @@ def throughput(step: Callable[[], None], steps: int, pairs: int, device: torch.d
 
 
 def figures(
-    speeds: Mapping[str, float], work: step_models.Work, checkpointing: bool, peak: float | None
+    speeds: Mapping[str, float],
+    work: step_models.Work,
+    checkpointing: bool,
+    peak: float | None,
+    lora: bool = False,
 ) -> dict[str, Any]:
     """Work out the figures from pairs/s of each mode.
 
     Args:
+        lora: whether adapters alone are trained.
         peak: of the accelerator in TFLOP/s; None where it is not known, and then there is no utilisation.
 
     Returns:
         ratio (inline's time over the best mode's), limit (inline's over that of the policy alone), both counted in
         FLOPs too, and by mode pairs/s and TFLOP per pair.
     """
-    counted = work.per_pair(checkpointing)
-    plain = work.per_pair(False)
+    counted = work.per_pair(checkpointing, lora)
+    plain = work.per_pair(False, lora)
     best = max(MODES, key=lambda mode: speeds[mode])
     modes: dict[str, dict[str, float]] = {}
     for mode, speed in speeds.items():
@@ -223,7 +256,7 @@ def main(config: BenchmarkConfig) -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else ""
     known = accelerators.of_device(name)
     speeds = {mode: median(values) for mode, values in samples.items()}
-    measured = figures(speeds, work, config.checkpointing, known.peak if known else None)
+    measured = figures(speeds, work, config.checkpointing, known.peak if known else None, bool(config.lora_rank))
     print(show(measured), flush=True)
     if config.json:
         facts = {"device": known.title if known else name or "cpu", "samples": samples, "config": asdict(config)}

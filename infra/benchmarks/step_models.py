@@ -54,9 +54,15 @@ class Work:
     image: float
     caption: float
 
-    def per_pair(self, recomputed: bool) -> dict[str, float]:
-        """Return the FLOPs of a pair in each mode; recomputed: with activation checkpointing."""
-        policy = 6 * self.forward + (2 * self.forward if recomputed else 0)
+    def per_pair(self, recomputed: bool, lora: bool = False) -> dict[str, float]:
+        """Return the FLOPs of a pair in each mode.
+
+        Args:
+            recomputed: with activation checkpointing.
+            lora: adapters alone are trained: the backward pass reaches the activations, and no frozen weight.
+        """
+        backward = 1 if lora else 2  # forward passes that a backward pass costs; the adapters' own share is small
+        policy = 2 * (1 + backward) * self.forward + (2 * self.forward if recomputed else 0)
         both = policy + 2 * self.forward
         encoder = 2 * self.image + self.caption
         modes = {"inline": both + encoder, "batched": both, "cached": policy}
