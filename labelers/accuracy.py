@@ -14,7 +14,7 @@ from labelers.labels.accuracy_config import LINES, PRESETS, AccuracyConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("labelers.labels.accuracy:main", AccuracyConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("labelers.labels.accuracy:main", AccuracyConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def command() -> None:
         PRESETS,
         plan="pipelines.latents.encode_latents:print_plan",
         about=__doc__,
+        runs_jobs=True,
         lines=LINES,
     )
 

@@ -16,7 +16,9 @@ from training.settings.presets import LINES
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("training.reference.encode_reference:main", ReferenceConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run(
+        "training.reference.encode_reference:main", ReferenceConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES
+    )
 
 
 if __name__ == "__main__":

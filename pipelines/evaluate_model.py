@@ -17,7 +17,9 @@ from pipelines.experiments.evaluate_config import PRESETS, EvaluateConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.experiments.evaluate_model:main", EvaluateConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run(
+        "pipelines.experiments.evaluate_model:main", EvaluateConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES
+    )
 
 
 if __name__ == "__main__":

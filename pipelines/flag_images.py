@@ -14,7 +14,7 @@ from pipelines.judging.flag_config import FlagConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.judging.flag_images:main", FlagConfig, about=__doc__)
+    cli.run("pipelines.judging.flag_images:main", FlagConfig, about=__doc__, runs_jobs=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,14 @@ from pipelines.experiments.rejection_config import PRESETS, RejectionConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.experiments.rejection_sampling:main", RejectionConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run(
+        "pipelines.experiments.rejection_sampling:main",
+        RejectionConfig,
+        PRESETS,
+        about=__doc__,
+        runs_jobs=True,
+        lines=LINES,
+    )
 
 
 if __name__ == "__main__":

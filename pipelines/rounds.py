@@ -16,7 +16,7 @@ from training.settings.presets import LINES
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.experiments.rounds:main", RoundsConfig, PRESETS, about=__doc__, lines=LINES)
+    cli.run("pipelines.experiments.rounds:main", RoundsConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pipelines.judging.score_config import ScoreConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.judging.score:main", ScoreConfig, about=__doc__)
+    cli.run("pipelines.judging.score:main", ScoreConfig, about=__doc__, runs_jobs=True)
 
 
 if __name__ == "__main__":

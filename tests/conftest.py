@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from support.drivers import Drivers
-from support.material import HELD_OUT, Submit, encode_plainly, put_plain_engine, rendered_pairs, write_pairs
+from support.material import HELD_OUT, Submit, encode_plainly, note_jobs, rendered_pairs, write_pairs
 from support.shared import shared_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
+os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster but the tests' own
 
 import contextlib
 import functools
@@ -22,11 +23,12 @@ from pathlib import Path
 
 import pytest
 
+from infra.base import own_cluster
 from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
 from infra.world import rater
-from pipelines.engine import on_ray
+from pipelines.engine import choose, in_process, on_ray
 from pipelines.engine.jobs import Job
 from training.method.objective_config import ObjectiveConfig
 from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
@@ -49,7 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test start a Ray cluster inside the test process: that takes seconds, and it stays until the end."""
+    """Let no test start or join a Ray cluster inside the test process: that takes seconds, and stays until the end."""
+    monkeypatch.setattr(own_cluster, "is_running", lambda: False)
+    monkeypatch.setattr(choose._Current, "engine", in_process)
     monkeypatch.setattr(on_ray.ray, "init", lambda *_, **__: pytest.fail("a test process must not join or start Ray"))
 
 
@@ -158,9 +162,9 @@ def raw_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def plain_engine(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Put a plain loop in the engine's place; yields the jobs it was given."""
-    return put_plain_engine(monkeypatch)
+def noted_jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Yield the jobs that this process runs."""
+    return note_jobs(monkeypatch)
 
 
 @pytest.fixture(scope="session")

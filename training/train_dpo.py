@@ -22,6 +22,7 @@ def command() -> None:
         PRESETS,
         plan="training.run.plan:print_plan",
         about=__doc__,
+        runs_jobs=True,
         lines=LINES,
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, files, flags, logs, object_storage
+from infra.base import config_files, dry_run, engines, files, flags, logs, object_storage
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
@@ -29,6 +29,9 @@ PLANNED = "cost estimate"
 class General:
     """Flags that every command has."""
 
+    engine: engines.Name | None = None
+    """What runs the work: local is this process, ray a Ray cluster. By default it is ray where RAY_ADDRESS or
+    `make cluster` names a cluster or several copies are asked for, else local."""
     preset: str | None = None
     """Start from the settings of a published model; --config and the other flags change them."""
     config: str | None = None
@@ -59,6 +62,7 @@ def run(
     *,
     about: str | None = None,
     lines: Mapping[str, str] | None = None,
+    runs_jobs: bool = False,
 ) -> None:
     """Parse the command line and call main; exit 2 with one sentence on a UserError, or where S3 or a disk refuses.
 
@@ -70,10 +74,11 @@ def run(
             run records them.
         about: what --help says of the command; the docstring of its file.
         lines: what --help says of each preset.
+        runs_jobs: whether --engine has a meaning.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = _parse(config_class, presets or {}, given, plan is not None, about or "", lines or {})
+        parsed = _parse(config_class, presets or {}, given, plan is not None, about or "", lines or {}, runs_jobs)
         _carry_out(main, plan, parsed)
     except (UserError, OSError) as error:
         refusal = object_storage.refusal_in(error)
@@ -105,7 +110,7 @@ def _carry_out(
     if general.print_config:
         print(config_files.as_yaml(parsed.settings), end="", flush=True)
         return
-    with logs.at_level(general.verbose, general.quiet):
+    with logs.at_level(general.verbose, general.quiet), engines.asking(general.engine):
         begun = time.monotonic()
         logs.LOGGER.debug("settings of this run:\n%s", config_files.as_yaml(parsed.settings))
         if plan is not None and parsed.planned.dry_run:
@@ -126,10 +131,11 @@ def _parse(
     with_plan: bool,
     about: str,
     lines: Mapping[str, str],
+    runs_jobs: bool = False,
 ) -> Parsed:
     _refuse_secrets(arguments)
     start = _starting_flags(config_class, presets, arguments)
-    own = {flag.name for flag in start}
+    own = {flag.name for flag in start} | (set() if runs_jobs else {"engine"})
     general = [flag for flag in _in_group(flags.read_flags(General), GENERAL) if flag.name not in own]
     planned = _in_group(flags.read_flags(DryRunConfig), PLANNED) if with_plan else []
     under = {"general": general, "settings": _sorted(config_class, start), "planned": planned}

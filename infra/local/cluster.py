@@ -8,7 +8,6 @@ replaces a loopback address of the node by the machine's own. So the token is wh
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import shutil
@@ -29,9 +28,8 @@ import tyro
 
 from infra.base import files
 from infra.base.errors import UserError
+from infra.base.own_cluster import PID_FILE, TOKEN_FILE, identity, recorded
 
-PID_FILE = "cluster.json"  # beside the log: the process of the cluster
-TOKEN_FILE = "ray.token"  # noqa: S105  (the name of a file beside the log)
 RAY_FOLDER = "/tmp/ray"  # noqa: S108  (Ray's own default)
 CURRENT = "ray_current_cluster"  # file in that folder with the address that bare commands use
 STORE_BYTES = 1 << 30  # size of the object store
@@ -197,29 +195,6 @@ class ClusterConfig:
 
     action: tyro.conf.Positional[Literal["up", "down"]]
     """Start the cluster (up) or stop it (down)."""
-
-
-def identity(process: psutil.Process) -> dict[str, float]:
-    """Return what distinguishes a process from a later one of the same id.
-
-    Its start is in seconds after boot, as the clock may be set meanwhile.
-    """
-    return {"pid": process.pid, "after_boot": process.create_time() - psutil.boot_time()}
-
-
-def recorded(file: Path) -> psutil.Process | None:
-    """Return the running process that the file of `up` names; None where it ended, even if its id is in use again."""
-    if not file.exists():
-        return None
-    try:
-        noted = files.read_json(str(file))
-        process = psutil.Process(int(noted["pid"]))
-        # An id is not used again within seconds.
-        same = abs(identity(process)["after_boot"] - noted.get("after_boot", math.inf)) < 5
-        alive = same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, UserError, KeyError, TypeError, ValueError):  # it ended, or half a note is left
-        return None
-    return process if alive else None
 
 
 def main(config: ClusterConfig) -> None:

@@ -23,7 +23,6 @@ from labelers.labels.accuracy_config import AccuracyConfig
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SPEEDS
-from pipelines.engine import on_ray
 from pipelines.judging.win_rate import clustered_interval
 from pipelines.latents import store
 from pipelines.raw import contents, pairs
@@ -98,7 +97,6 @@ def measure(
             ignored = _not_noted(before)
             begun.refuse_other_settings(f"{output}/{part}", before, settings, "give another --output", ignored, True)
         files.write_json(noted, settings)
-    on_ray.connect()
     scoring_pass.try_scorers(sets["test"].raw, sets["test"].ids, judges, weights, config.speed)
     margins: dict[str, dict[str, Judged]] = {}
     for part, chosen in sets.items():

@@ -24,7 +24,7 @@ from labelers.labels.relabel_config import RelabelConfig
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SPEEDS
-from pipelines.engine import on_ray, resumable
+from pipelines.engine import resumable
 from pipelines.latents import identity, store
 from pipelines.raw import contents
 from pipelines.raw.source import told_apart
@@ -119,13 +119,12 @@ def refuse_others(plan: Plan, before: Mapping[str, Any], wanted: Mapping[str, An
 
 
 def try_scorers(plan: Plan, names: Sequence[str]) -> None:
-    """Join the cluster and try scorers on the first pairs; without scorers nothing is needed of it.
+    """Try scorers on the first pairs, where the pass will run; without scorers nothing is needed.
 
     Raises:
         UserError: if one fails there.
     """
     if names:
-        on_ray.connect()
         judges = {name: plan.judges[name] for name in names}
         scoring_pass.try_scorers(plan.raw, plan.kept, judges, plan.weights, plan.config.speed)
 

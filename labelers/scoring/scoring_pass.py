@@ -14,7 +14,7 @@ from infra.base.errors import UserError
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SpeedConfig
-from pipelines.engine import on_ray, shares
+from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.raw import pairs, source
 
@@ -67,12 +67,14 @@ def try_scorers(
     weights: Mapping[str, str | None],
     speed: SpeedConfig,
 ) -> None:
-    """Try scorers on the cluster, on the first wanted pairs, before the pass begins.
+    """Choose the engine, and try scorers there on the first wanted pairs, before the pass begins.
 
     Raises:
         UserError: if one cannot be loaded there, is another than here, or fails on every pair.
     """
-    fingerprints = on_ray.call(
+    only = shares.cluster_only("--gpus-per-copy", speed.gpus_per_copy)
+    choose.connect("--copies", speed.copies, only)
+    fingerprints = choose.current().call(
         try_first, list(judges), dict(weights), first_pairs(raw, wanted), gpus=_share(speed).gpus
     )
     for name, judge in judges.items():
@@ -83,7 +85,7 @@ def try_scorers(
 
 
 def _share(speed: SpeedConfig) -> shares.Share:
-    return shares.share(on_ray.device_count(), speed.copies, speed.gpus_per_copy)
+    return shares.share(choose.current().device_count(), speed.copies, speed.gpus_per_copy)
 
 
 def _steps(
@@ -116,7 +118,7 @@ def score_pairs(
     speed: SpeedConfig,
 ) -> None:
     """Score the wanted pairs by all scorers in one pass; pairs already scored below work are not scored again."""
-    on_ray.run(
+    choose.current().run(
         Job(
             source=raw.paths,
             columns=raw.columns,

@@ -10,7 +10,7 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -26,7 +26,7 @@ from pipelines.drawing import gallery, image_sets, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
 from pipelines.drawing.image_identity import image_identity
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import on_ray, resumable, shares
+from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import kinds, store, weight_files
 from pipelines.latents.adapters import check_adapters
@@ -101,12 +101,8 @@ def check_models(config: GenerateConfig) -> None:
         sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
-def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> None:
-    """Draw images of prompts with a diffusers pipeline, the same start noise for every model.
-
-    Args:
-        run: what runs the job, in Ray Data's place.
-    """
+def main(config: GenerateConfig) -> None:
+    """Draw images of prompts with a diffusers pipeline, the same start noise for every model."""
     config = check_config(config)
     output = files.resolve(config.output)
     object_storage.check("--output", output)
@@ -144,8 +140,8 @@ def main(config: GenerateConfig, run: Callable[[Job], None] | None = None) -> No
             is_finished=lambda: files.exists(finished),
             lock=lambda: store.writer_lock(output),
             refuse_others=lambda noted: _refuse_others(output, noted["identity"], identity),
-            prepare=on_ray.connect,
-            run=lambda: (run or on_ray.run)(_job(config, model, refiner, output, wanted)),
+            prepare=lambda: choose.connect("--samplers", config.samplers),
+            run=lambda: choose.current().run(_job(config, model, refiner, output, wanted)),
             count=lambda: _count_images(output, wanted.num_rows),
             publish=publish,
         )
@@ -189,7 +185,7 @@ def _job(
     else:
         source = [files.join(folder, "part-00000.parquet")]
         files.write_table(source[0], wanted)
-    share = shares.share(on_ray.device_count(), config.samplers)
+    share = shares.share(choose.current().device_count(), config.samplers)
     arguments = {
         "model": model,
         "steps": config.sampling_steps,

@@ -1,39 +1,218 @@
-"""Runs a job's steps in this process, without Ray Data: for work that is itself one of many tasks side by side.
+"""Runs jobs (jobs.py) in the process that asks, without Ray: for one copy of each step.
 
-Starting Ray Data's actors takes longer than a sweep's few hundred images. Blocks are cut and written as engine.run does
-it, so the same command goes on where whole blocks ended; what is written is the record, there is no other checkpoint.
+Blocks, files and marks are those of on_ray.py, so that either engine finishes what the other began. One block after
+another is read, computed and written: its mark as pending, its files, then the mark as written. Cheap steps before the
+model's run a few batches ahead, in threads.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
+import itertools
+import os
+import sys
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-from infra.base import files, tables
-from infra.base.errors import UserError
-from pipelines.engine.jobs import Job
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.base import files, termination
+from pipelines.engine import failures, progress
+from pipelines.engine.jobs import Job, Step
+
+AHEAD = 4  # threads of a cheap step, at most, where the job names no number
+READERS = 4  # files that map_files reads at once
+
+Batch = tuple[bool, pa.Table]  # rows, and whether their block ends with them
+
+
+def connect() -> None:
+    """Bound the threads of a model as Ray does for its workers, for the same results to the last bit."""
+    import torch  # not before a job runs
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def gpus_here() -> int:
+    """Return the number of this machine's GPUs."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def device_count() -> int:
+    """Return the number of GPUs that a job may use: the first, where there is one."""
+    return min(1, gpus_here())
+
+
+def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+    """Run a function once and return what it returns."""
+    del gpus  # it takes the first GPU by itself, where there is one
+    return function(*arguments)
+
+
+def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
+    """Apply a function to each path, a few at once, and return the results in order."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(function, paths))
 
 
 def run(job: Job) -> None:
-    """Run a job to its end; rows whose ids are among the written ones are not computed again.
+    """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
 
     Raises:
-        UserError: a step's own; or if the job was begun on Ray Data, whose unfinished files only that can tell apart.
-        ValueError: if the job parts its rows by a column, which engine.run alone does.
+        UserError: a step's own; if a disk is full, or the same work would fail again.
+        SystemExit: after the block under way, if this process was sent SIGTERM.
     """
-    if job.partition_by is not None:
-        raise ValueError(f"{job.output}: rows parted by {job.partition_by} are written by engine.run alone")
-    if files.list_files(job.checkpoint, ".parquet"):
-        raise UserError(f"{job.output}: begun by a job of its own; finish it with that, or delete it")
-    written = files.list_files(job.output, ".parquet")
-    rows = pa.concat_tables([piece for path in job.source for piece in job.read(path, job.columns)])
-    if written:
-        done = tables.read_folder(job.output, [job.id_column])[job.id_column].to_numpy()
-        rows = rows.filter(pa.array(~np.isin(job.row_ids(rows), done)))
-    steps = [(step.function(**step.arguments), step.batch_size) for step in job.steps] if rows.num_rows else []
-    for number, start in enumerate(range(0, rows.num_rows, job.rows_per_block), len(written)):
-        block = rows.slice(start, job.rows_per_block)
-        for step, size in steps:
-            batches = range(0, block.num_rows, size or block.num_rows)
-            block = pa.concat_tables([step(block.slice(first, size)) for first in batches])
-        files.write_table(files.join(job.output, f"part-{number:05d}.parquet"), block)
+    progress.clear_unfinished(job)
+    done = np.sort(progress.done_ids(job))
+    count = progress.Count(job, len(done))
+    attempt = uuid.uuid4().hex
+    try:
+        with termination.listening():
+            for number, block in enumerate(_computed(job, _blocks(job, done))):
+                _write(job, f"{attempt}_{number:06d}", block)
+                count.add(block.num_rows)
+                if termination.is_asked():
+                    print(f"{job.output}: stopped on request; {failures.AGAIN}", file=sys.stderr, flush=True)
+                    raise SystemExit(termination.EXIT)
+    except Exception as error:
+        refusal = failures.refusal(error, job.output)
+        if refusal is None or refusal is error:
+            raise
+        raise refusal from error
+    count.end()
+
+
+def _blocks(job: Job, done: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Read the rows that are not done, ids ascending, and cut them into blocks; the last one may be shorter."""
+    held: list[pa.Table] = []
+    rows = 0
+    for piece in itertools.chain.from_iterable(job.read(path, job.columns) for path in job.source):
+        left = piece.filter(pa.array(~progress.are_among(job.row_ids(piece), done))) if len(done) else piece
+        held.append(left)
+        rows += left.num_rows
+        while rows >= job.rows_per_block:
+            table = pa.concat_tables(held)
+            yield table.slice(0, job.rows_per_block)
+            held = [table.slice(job.rows_per_block)]
+            rows -= job.rows_per_block
+    if rows:
+        yield pa.concat_tables(held)
+
+
+def _computed(job: Job, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Put blocks through a job's steps, whose models are loaded once there is a block."""
+    begun = next(blocks, None)
+    if begun is None:
+        return
+    first, *others = [(step.function(**step.arguments), step.batch_size) for step in job.steps]
+    batches = _cut(itertools.chain([begun], blocks), first[1])
+    made = _ahead(first[0], batches, _threads(job.steps[0])) if _is_cheap(job) else _one_by_one(first[0], batches)
+    for is_last, table in made:
+        tables: Iterator[pa.Table] = itertools.chain([table], () if is_last else _rest_of_block(made))
+        for step, size in others:
+            tables = map(step, _rebatched(tables, size))
+        yield pa.concat_tables(tables)
+
+
+def _is_cheap(job: Job) -> bool:
+    return len(job.steps) > 1 and not job.steps[0].actors
+
+
+def _threads(step: Step) -> int:
+    return step.tasks or min(AHEAD, len(os.sched_getaffinity(0)))
+
+
+def _cut(blocks: Iterable[pa.Table], size: int | None) -> Iterator[Batch]:
+    """Cut blocks into batches of a size, the last one of each block shorter; None: each is one."""
+    for block in blocks:
+        step = size or block.num_rows
+        for start in range(0, block.num_rows, step):
+            yield start + step >= block.num_rows, block.slice(start, step)
+
+
+def _rest_of_block(batches: Iterator[Batch]) -> Iterator[pa.Table]:
+    for is_last, table in batches:
+        yield table
+        if is_last:
+            return
+
+
+def _rebatched(tables: Iterable[pa.Table], size: int | None) -> Iterator[pa.Table]:
+    """Cut a block's tables anew into batches of a size, the last one shorter; None: into one."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        while size is not None and rows >= size:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, size)
+            held = [joined.slice(size)]
+            rows -= size
+    if rows:
+        yield pa.concat_tables(held)
+
+
+def _one_by_one(step: Callable[[pa.Table], pa.Table], batches: Iterator[Batch]) -> Iterator[Batch]:
+    for is_last, batch in batches:
+        yield is_last, step(batch)
+
+
+def _ahead(step: Callable[[pa.Table], pa.Table], batches: Iterator[Batch], threads: int) -> Iterator[Batch]:
+    """Run a step in threads, in order, at most one batch more than there are threads before it is asked for."""
+    waiting: deque[tuple[bool, Future[pa.Table]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for is_last, batch in batches:
+                waiting.append((is_last, pool.submit(step, batch)))
+                if len(waiting) > threads:
+                    ended, made = waiting.popleft()
+                    yield ended, made.result()
+            for ended, made in waiting:
+                yield ended, made.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # where the reader ended early
+
+
+def _write(job: Job, name: str, block: pa.Table) -> None:
+    """Write a block, whose mark counts as written when its files are on the disk."""
+    if not block.num_rows:
+        return
+    pending = files.join(job.checkpoint, f"{name}{progress.PENDING}")
+    _write_file(pending, block.select([job.id_column]))
+    for folder, rows in _parts(job, block):
+        _write_file(files.join(folder, f"{name}-0.parquet"), rows)
+    _settle(pending, files.join(job.checkpoint, f"{name}.parquet"))
+
+
+def _settle(pending: str, written: str) -> None:
+    filesystem, before = files.open_filesystem(pending)
+    filesystem.move(before, files.open_filesystem(written)[1])
+
+
+def _parts(job: Job, block: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Part a block's rows by the job's column, whose value names the folder; yields folders with their rows."""
+    if job.partition_by is None:
+        yield job.output, block
+        return
+    column = block[job.partition_by]
+    for value in pc.unique(column).to_pylist():
+        rows = block.filter(pc.equal(column, value)).drop_columns([job.partition_by])
+        yield files.join(job.output, f"{job.partition_by}={value}"), rows
+
+
+def _write_file(path: str, table: pa.Table) -> None:
+    filesystem, inner = files.open_filesystem(files.writable(path))
+    if not files.is_remote(path):
+        Path(inner).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, inner, filesystem=filesystem)
+    files.flush(path)

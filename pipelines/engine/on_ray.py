@@ -7,15 +7,12 @@ before a file is written, committed after), so that a killed run goes on where w
 from __future__ import annotations
 
 import contextlib
-import errno
 import http.client
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,12 +29,11 @@ from ray.util import metrics as ray_metrics
 
 from infra.base import files, metrics, object_storage
 from infra.base.errors import UserError, comes_again
-from pipelines.engine import progress
+from pipelines.engine import clusters, progress
+from pipelines.engine.failures import AGAIN, full_disk
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-AGAIN = "the same command goes on from what is written"
-FULL = {errno.ENOSPC, errno.EDQUOT}
 Kind = TypeVar("Kind", bound=BaseException)
 BLOCKS_IN_STORE = 64  # at least, in the smallest node's object store
 PRESSURE = 0.5  # of the object store that Ray Data may fill, itself half of all: from there on nothing more is read
@@ -47,25 +43,19 @@ ROOM_CPUS = 1.0  # that a job leaves for reading, dropping finished rows, cuttin
 
 
 def connect() -> None:
-    """Join the running Ray cluster (RAY_ADDRESS, or the one on this machine), or start one for this process alone.
+    """Join the Ray cluster that somebody named, or start one for this process alone.
 
     Raises:
-        UserError: for a cluster reachable beyond loopback that asks for no token.
+        UserError: if the named cluster does not answer, or is reachable beyond loopback and asks for no token.
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "")
-    try:
-        if not address and _noted_cluster_is_gone():
-            raise ConnectionError
-        # An http address is the job server's; a driver outside a job joins the cluster on this machine.
-        named = "auto" if not address or address.startswith("http") else address
-        dashboard = ray.init(named, logging_level=logging.WARNING).dashboard_url
-    except ConnectionError:
-        if address:
-            raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there") from None
-        ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
-        dashboard = None
+    cluster = clusters.named()
+    if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
+        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
+        return
+    clusters.refuse_dead(cluster)
+    dashboard = ray.init(cluster.address, logging_level=logging.WARNING).dashboard_url
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if hosts - LOOPBACK and not _asks_for_token(dashboard):
         raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
@@ -84,19 +74,6 @@ def _asks_for_token(dashboard: str | None) -> bool:
             if answer.status == http.HTTPStatus.OK:
                 return json.load(answer)["authentication_mode"] == "token"
     return os.environ.get("RAY_AUTH_MODE") == "token"
-
-
-def _noted_cluster_is_gone() -> bool:
-    """Say whether this machine's last cluster left its address behind when it died: Ray would ask it for minutes."""
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108  (Ray's own place)
-    if not note.is_file():
-        return False
-    host, _, port = note.read_text(errors="replace").strip().rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError, OverflowError):  # nobody answers there, or a kill left half an address
-        return True
-    return False
 
 
 def device_count() -> int:
@@ -197,7 +174,7 @@ def _full_disk(error: BaseException) -> str | None:
         where = "--temp-dir or --object-spilling-directory of ray start"
         return f"Ray's disk for what does not fit into memory is full ({where})"
     refused = _found(error, OSError)
-    return f"could not be written ({os.strerror(refused.errno)})" if refused and refused.errno in FULL else None
+    return full_disk(refused) if refused else None
 
 
 def _build(job: Job) -> None:
@@ -206,7 +183,7 @@ def _build(job: Job) -> None:
     dataset = ray.data.read_datasource(_Files(job), num_cpus=SMALL_CPUS)
     done = progress.done_ids(job)
     if len(done):
-        drop = _DropDone(ray.put(done), job.row_ids)
+        drop = _DropDone(ray.put(np.sort(done)), job.row_ids)
         dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
     dataset = dataset.repartition(target_num_rows_per_block=job.rows_per_block)
@@ -332,14 +309,14 @@ class _NoFilter(IdColumnCheckpointManager):
 
 
 class _DropDone:
-    """Drop the rows whose computed ids are checkpointed."""
+    """Drop the rows whose computed ids are checkpointed; those ascend."""
 
     def __init__(self, done: ray.ObjectRef, row_ids: Callable[[pa.Table], npt.NDArray[np.int64]]) -> None:
         self.done = done
         self.row_ids = row_ids
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return block.filter(pa.array(~np.isin(self.row_ids(block), ray.get(self.done))))
+        return block.filter(pa.array(~progress.are_among(self.row_ids(block), ray.get(self.done))))
 
 
 def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:

@@ -97,8 +97,51 @@ def _ids(paths: Sequence[str], id_column: str) -> npt.NDArray[np.int64]:
 
 def _all_in(ids: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> bool:
     """Say whether there are ids, and all of them are among the known, which ascend."""
+    return bool(len(ids)) and bool(are_among(ids, known).all())
+
+
+def are_among(ids: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Say of each id whether it is among the known, one at least, which ascend: a search for each, however many."""
     places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return bool(len(ids)) and bool((known[places] == ids).all())
+    return known[places] == ids
+
+
+class Count:
+    """Counts the rows that a job in one process has written, and prints a line now and then."""
+
+    def __init__(self, job: Job, before: int, interval: float = 5.0) -> None:
+        """Begin to count.
+
+        Args:
+            before: rows that earlier runs wrote.
+            interval: seconds between lines.
+        """
+        self.job = job
+        self.before = before
+        self.safe = before
+        self.interval = interval
+        self.began = time.monotonic()
+        self.told = self.began
+        self.said = -1
+
+    def add(self, rows: int) -> None:
+        """Count rows that were written, and ask now and then whether the job may go on.
+
+        Raises:
+            UserError: if it may not.
+        """
+        self.safe += rows
+        if time.monotonic() - self.told >= self.interval:
+            self.job.may_go_on()
+            left = pace(self.job, self.safe, self.safe - self.before, self.began)
+            print(f"{self.job.name}: {self.safe:,} of {self.job.rows:,} written{left}", flush=True)
+            self.told = time.monotonic()
+            self.said = self.safe
+
+    def end(self) -> None:
+        """Print how many rows are written in the end, unless the last line says so."""
+        if self.safe != self.said:
+            print(f"{self.job.name}: {self.safe:,} of {self.job.rows:,} written", flush=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelines.engine import in_process
 from pipelines.engine.jobs import SMALL_CPUS
 
 
@@ -25,6 +26,13 @@ def share(devices: int, copies: int = 0, gpus_per_copy: float | None = None) -> 
     """
     gpus = float(devices > 0) if gpus_per_copy is None else gpus_per_copy
     return Share(copies or max(1, devices), gpus)
+
+
+def cluster_only(flag: str, gpus_per_copy: float | None) -> str | None:
+    """Return a flag with its value if only a cluster can heed it: a copy in one process takes what GPU there is."""
+    if gpus_per_copy is None or gpus_per_copy == in_process.device_count():
+        return None
+    return f"{flag} {gpus_per_copy:g}"
 
 
 def feeding_cpus(devices: int, cpus: float | None = None) -> float:

@@ -11,7 +11,6 @@ The output folder holds base/images, NAME/seed-S/{train,images}, and sweep.json,
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,15 +18,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
-from infra.base import files, object_storage
+from infra.base import engines, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import in_process, on_ray, shares
+from pipelines.engine import on_ray, shares
 from pipelines.engine.jobs import SMALL_CPUS
 from pipelines.experiments.sweep_config import SweepConfig
 from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
@@ -36,10 +34,8 @@ from pipelines.judging.comparison import compare, read_drawn
 from pipelines.latents import store
 from training.checkpoints.run_folder import FACTS, RESULT
 from training.run import train_dpo
-from training.run.assembly import Rank
-from training.run.loop import train
+from training.run.alone import train_alone
 from training.run.preflight import check_config
-from training.settings.config import TrainConfig
 
 SCHEMA_VERSION = 1
 DONE = "sweep.json"
@@ -52,10 +48,9 @@ def run_trial(trial: Trial) -> Seconds:
     A part that was interrupted has None: the seconds of its last attempt would leave out the earlier ones.
     """
     alone = trial.train is None or trial.train.workers == 1
-    run = in_process.run if alone else None
     parts: dict[str, Callable[[], None]] = {
-        "draw": lambda: generate.main(trial.draw, run),
-        "score": lambda: score.main(trial.score, run),
+        "draw": lambda: generate.main(trial.draw),
+        "score": lambda: score.main(trial.score),
     }
     config = trial.train
     if config is not None:
@@ -68,17 +63,12 @@ def run_trial(trial: Trial) -> Seconds:
         if not begun:
             seconds[name] = None
             files.write_json(noted, seconds)
-        work()  # a finished part returns at once, and refuses other settings
+        with engines.asking("local" if alone else "ray"):
+            work()  # a finished part returns at once, and refuses other settings
         if not begun:
             seconds[name] = time.perf_counter() - started
             files.write_json(noted, seconds)
     return seconds
-
-
-def train_alone(config: TrainConfig, _output: str) -> None:
-    """Run the training loop in this process as the only worker, as train_dpo.py does with --workers 1."""
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    train(config, Rank(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def main(config: SweepConfig) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from infra.base import files, object_storage, tables
 from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
-from pipelines.engine import on_ray, resumable, shares
+from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging.flag_config import FlagConfig
 from pipelines.judging.image_flags import FLAGS, flags_identity, read_image_flags
@@ -85,8 +85,8 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
             settings=identity,
             is_finished=flagged_so,
             lock=lambda: store.writer_lock(path),
-            prepare=on_ray.connect,
-            run=lambda: on_ray.run(_job(config, path, chosen)),
+            prepare=choose.connect,
+            run=lambda: choose.current().run(_job(config, path, chosen)),
             count=lambda: _read_rows(path),
             publish=publish,
         )
@@ -108,7 +108,7 @@ def _read_rows(path: str) -> pa.Table:
 
 def _job(config: FlagConfig, path: str, chosen: Filter) -> Job:
     work = files.join(path, WORK)
-    share = shares.share(on_ray.device_count() if chosen.checker else 0)
+    share = shares.share(choose.current().device_count() if chosen.checker else 0)
     return Job(
         source=files.list_files(files.join(path, "images"), tables.SUFFIX),
         columns=["image_id", "caption", "image"],

@@ -7,7 +7,7 @@ with what holds for the set as a whole. Scorers that are done are left alone; th
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.scoring import scorers
 from pipelines.drawing.image_sets import DONE, image_ids, read_images
-from pipelines.engine import on_ray, resumable, shares
+from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging import score_files
 from pipelines.judging.score_config import ScoreConfig
@@ -54,12 +54,8 @@ class ScoreImages:
         return pa.table(columns)
 
 
-def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
-    """Score images by each scorer, and each folder as a set.
-
-    Args:
-        run: what runs the jobs, in Ray Data's place.
-    """
+def main(config: ScoreConfig) -> None:
+    """Score images by each scorer, and each folder as a set."""
     check_least(config, {"batch_size": 1})
     weights = scorers.weights_of(config.scorers, config.weights)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
@@ -73,7 +69,7 @@ def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
         captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
         for name, wanted in weights.items():
             scorers.check(name, wanted, captions)
-    done = [score_folder(config, path, current, run) for path in folders]
+    done = [score_folder(config, path, current) for path in folders]
     judged = _judge_folders(config, folders, true_images, features)
     for path in folders:
         save_config(files.join(path, score_files.SCORES), config)
@@ -83,9 +79,7 @@ def main(config: ScoreConfig, run: Callable[[Job], None] | None = None) -> None:
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
 
-def score_folder(
-    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], run: Callable[[Job], None] | None = None
-) -> bool:
+def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
     wanted = {name: {"scorer": name, "fingerprint": known, "of": of} for name, known in fingerprints.items()}
@@ -108,8 +102,8 @@ def score_folder(
             settings=missing,
             is_finished=lambda: not unscored(),
             lock=lambda: store.writer_lock(path),
-            prepare=on_ray.connect,
-            run=lambda: (run or on_ray.run)(_job(config, path, {name: weights[name] for name in missing})),
+            prepare=choose.connect,
+            run=lambda: choose.current().run(_job(config, path, {name: weights[name] for name in missing})),
             count=lambda: _read_rows(path),
             publish=publish,
         )
@@ -131,7 +125,7 @@ def _read_rows(path: str) -> pa.Table:
 
 def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> Job:
     work = files.join(path, store.WORK)
-    share = shares.share(on_ray.device_count())
+    share = shares.share(choose.current().device_count())
     return Job(
         source=files.list_files(files.join(path, "images"), tables.SUFFIX),
         columns=[*score_files.KEYS, "image"],

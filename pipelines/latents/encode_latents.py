@@ -17,9 +17,15 @@ from infra.base import dry_run, files, models, object_storage
 from infra.base.config_files import save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
-from pipelines.engine import on_ray, progress, resumable
+from pipelines.engine import choose, progress, resumable
 from pipelines.latents import captions, encode_plan, encoders, identity, kinds, repair, store, weight_files
-from pipelines.latents.encode_config import EncodeConfig, check_numbers, refuse_other_settings, store_identity
+from pipelines.latents.encode_config import (
+    EncodeConfig,
+    check_numbers,
+    cluster_only,
+    refuse_other_settings,
+    store_identity,
+)
 from pipelines.latents.encode_passes import Plan, encode_captions, encode_pairs
 from pipelines.latents.safety import make_filter
 from pipelines.latents.summary import summarise, table
@@ -62,7 +68,7 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         return manifest, repair.compared(plan.destination, manifest)
 
     def prepare() -> None:
-        on_ray.connect()
+        choose.connect("--encoders", plan.config.encoders, cluster_only(plan.config))
         files.write_json(plan.work(store.SOURCE), plan.source_files)
 
     def publish(encoded: tuple[store.Manifest, str | None]) -> None:

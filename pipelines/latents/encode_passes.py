@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from infra.base import files, metrics, models
 from infra.base.errors import UserError
-from pipelines.engine import on_ray, shares
+from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import captions, encoders, store
 from pipelines.latents.encode_config import EncodeConfig
@@ -55,7 +55,7 @@ class Plan:
 def encode_pairs(plan: Plan) -> None:
     """Run the first pass: raw rows to pairs/, partitioned by status."""
     config = plan.config
-    devices = on_ray.device_count()
+    devices = choose.current().device_count()
     share = shares.share(devices, config.encoders, config.gpus_per_encoder)
     check = {
         "resolution": plan.resolution,
@@ -72,7 +72,7 @@ def encode_pairs(plan: Plan) -> None:
         "dtype": config.dtype,
         "checker": plan.filter.checker,
     }
-    on_ray.run(
+    choose.current().run(
         Job(
             source=plan.sources,
             columns=source.columns_to_read(plan.dataset),
@@ -138,7 +138,7 @@ def encode_captions(plan: Plan) -> None:
         "max_tokens": config.max_tokens,
     }
     caption_bytes = 2 * sum(math.prod(shape) for shape in plan.embeddings.values())
-    on_ray.run(
+    choose.current().run(
         Job(
             source=[plan.work("captions.parquet")],
             columns=["prompt_id", "caption"],
@@ -148,7 +148,7 @@ def encode_captions(plan: Plan) -> None:
                     arguments=encode,
                     batch_size=config.batch_size,
                     actors=1,
-                    gpus=shares.share(on_ray.device_count(), 1, config.gpus_per_encoder).gpus,
+                    gpus=shares.share(choose.current().device_count(), 1, config.gpus_per_encoder).gpus,
                     accelerator=config.accelerator_type,
                 )
             ],

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.engine import on_ray
+from pipelines.engine import choose
 from pipelines.latents import safety, store
 from pipelines.raw import pairs, raw_pairs
 
@@ -82,7 +82,9 @@ def summarise(plan: Plan) -> store.Manifest:
     """
     paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
     prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
-    described = dict(zip(paths + prompts, on_ray.map_files(store.describe_file, paths + prompts), strict=True))
+    described = dict(
+        zip(paths + prompts, choose.current().map_files(store.describe_file, paths + prompts), strict=True)
+    )
     wanted = kept_prompt_ids(plan)  # refused here where no pair was kept
     columns = ["pair_id", "label_0", "stage", "reason", "contradicts"]
     stored = tables.read(paths, columns)

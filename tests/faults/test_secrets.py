@@ -13,14 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 import ray
 from ray import cloudpickle
 from support.material import rendered_pairs, write_pairs
 
-from infra.base import cli, files, models, tables
+from infra.base import cli, engines, files, models
 from infra.base.errors import UserError
 from labelers.clips import weights
 from labelers.clips.safety_checker import CheckerName
@@ -48,21 +47,13 @@ class Sent:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """Put a plain loop in the engine's place, and one process in that of Ray Train's workers."""
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """Put this process in Ray's place, its workers' too; yields what Ray would be sent."""
     sent = Sent()
 
     def run(job: Job) -> None:
         sent.pickled.append(cloudpickle.dumps((job, files.open_filesystem(job.output)[0])))
-        if job.partition_by is None:
-            in_process.run(job)
-            return
-        table = pa.concat_tables([tables.read([path], job.columns) for path in job.source])
-        for step in job.steps:
-            table = step.function(**step.arguments)(table)
-        filesystem, inner = files.open_filesystem(job.output)
-        layout: Any = {"partitioning": [job.partition_by], "partitioning_flavor": "hive"}
-        pads.write_dataset(table, inner, filesystem=filesystem, format="parquet", **layout)
+        in_process.run(job)
 
     def launch(config: TrainConfig, output: str) -> None:
         trainer = workers._trainer(config, output, use_gpu=False)
@@ -83,7 +74,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     monkeypatch.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
     monkeypatch.setattr(on_ray, "run", run)
     monkeypatch.setattr(workers, "launch", launch)
-    return sent
+    with engines.asking("ray"):
+        yield sent
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.material import Submit, put_plain_engine, rendered_pairs, write_pairs
+from support.material import Submit, rendered_pairs, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
 from infra.base import files
@@ -220,9 +220,7 @@ def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_c
 
     drive(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what was done before counts
     assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
-    with pytest.MonkeyPatch.context() as patched:
-        put_plain_engine(patched)
-        main(EncodeConfig(source=str(source), store=str(tmp_path / "undisturbed"), max_bad_fraction=0.25))
+    main(EncodeConfig(source=str(source), store=str(tmp_path / "undisturbed"), max_bad_fraction=0.25))
     assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")
 
 

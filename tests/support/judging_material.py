@@ -14,11 +14,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from infra.base import files, tables
+from infra.base import files
 from labelers.scoring import scorers
 from pipelines.drawing import image_sets
-from pipelines.engine import on_ray
-from pipelines.engine.jobs import Job
 from pipelines.judging import score
 from pipelines.latents import store
 from support.material import MODEL
@@ -53,20 +51,9 @@ class Broken(Red):
         return np.full(len(images), np.nan, np.float32) + super().score(images, captions)
 
 
-def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let jobs run without a cluster, file by file, to one output file each; and name the scorers above."""
+def name_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the scorers above, for this process."""
     TOLD.clear()
-
-    def run(job: Job) -> None:
-        for number, path in enumerate(job.source):
-            table = tables.read([path], job.columns)
-            for step in job.steps:
-                table = step.function(**step.arguments)(table)
-            files.write_table(f"{job.output}/{number}.parquet", table)
-
-    monkeypatch.setattr(on_ray, "connect", lambda: None)
-    monkeypatch.setattr(on_ray, "device_count", lambda: 0)
-    monkeypatch.setattr(on_ray, "run", run)
     for kind in (Red, Green, Broken):
         monkeypatch.setitem(scorers.SCORERS, kind.__name__.lower(), f"support.judging_material:{kind.__name__}")
 

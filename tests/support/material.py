@@ -23,13 +23,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from infra.base import (
+    engines,
     files,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.files import ROOT
 from infra.world import rater
 from infra.world.shapes import COLOURS, Scene, all_scenes, render
-from pipelines.engine import on_ray
+from pipelines.engine import in_process
 from pipelines.engine.jobs import Job
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw.raw_pairs import SCHEMA
@@ -102,46 +103,26 @@ def wait_for(condition: Callable[[], bool], job: subprocess.Popen[Any]) -> None:
         time.sleep(0.01)
 
 
-def put_plain_engine(patched: pytest.MonkeyPatch) -> list[Job]:
-    """Put a plain loop in the engine's place; returns the list to which it adds the jobs that it is given."""
+def note_jobs(patched: pytest.MonkeyPatch) -> list[Job]:
+    """Return the list to which the jobs that this process runs are added."""
     jobs: list[Job] = []
+    run = in_process.run
 
-    def run(job: Job) -> None:
+    def noted(job: Job) -> None:
         jobs.append(job)
-        steps = [(step.function(**step.arguments), step.batch_size) for step in job.steps]
-        table = pa.concat_tables([pq.read_table(path, columns=list(job.columns)) for path in job.source])
-        Path(job.output).mkdir(parents=True, exist_ok=True)
-        done = sorted(Path(job.output).rglob("*.parquet"))
-        ids = np.concatenate([pq.read_table(path)[job.id_column].to_numpy() for path in done]) if done else np.empty(0)
-        table = table.filter(pa.array(~np.isin(job.row_ids(table), ids)))
-        for start in range(0, table.num_rows, job.rows_per_block):
-            part = table.slice(start, job.rows_per_block)
-            for step, size in steps:
-                batches = range(0, part.num_rows, size or part.num_rows)
-                part = pa.concat_tables([step(part.slice(first, size)) for first in batches])
-            pq.write_to_dataset(
-                part,
-                job.output,
-                partition_cols=[job.partition_by] if job.partition_by else None,
-                basename_template=f"part-{len(done)}-{start}-{{i}}.parquet",
-            )
+        run(job)
 
-    patched.setattr(on_ray, "connect", lambda: None)
-    patched.setattr(on_ray, "device_count", lambda: 0)
-    patched.setattr(on_ray, "call", lambda function, *arguments, **_: function(*arguments))
-    patched.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
-    patched.setattr(on_ray, "run", run)
+    patched.setattr(in_process, "run", noted)
     return jobs
 
 
 def encode_plainly(raw: Path, destination: Path) -> Path:
-    """Encode raw pairs without Ray, whose stores test_encode_latents.py and others hold against these."""
+    """Encode raw pairs in this process; test_encode_latents.py holds the stores of Ray against these."""
     from pipelines.latents import (
         encode_latents,  # which loads diffusers: most tests need none of it
     )
 
-    with pytest.MonkeyPatch.context() as patched:
-        put_plain_engine(patched)
+    with engines.asking("local"):
         encode_latents.main(EncodeConfig(source=str(raw), store=str(destination)))
     return destination
 

@@ -39,7 +39,7 @@ GAINS = {DPO: (20, 5), SFT: (-20, -5), WEAKER: (10, 0)}  # of a trial's red and 
 def written(folder: Path) -> Iterator[str]:
     """Write the folder; meanwhile all judges' names, and the implicit reward's, are those of readers of a channel."""
     with pytest.MonkeyPatch.context() as patch:
-        judging_material.engine_in_this_process(patch)
+        judging_material.name_scorers(patch)
         for name in (*JUDGES, "implicit"):
             channel = "Green" if name in ("fidelity", "hpsv2", "aesthetics") else "Red"
             patch.setitem(scorers.SCORERS, name, f"support.judging_material:{channel}")

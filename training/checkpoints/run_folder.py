@@ -18,6 +18,8 @@ SAMPLE = "sample"  # begins the name of a grid of --sample-prompts
 PAGE = "index.html"
 RESULT = "result"
 FACTS = "facts.json"
+REFUSAL = "refusal.json"  # of a worker, for the driver; while a run goes on
+RAY = "ray"  # Ray Train's own; while a run goes on
 
 
 def read_notes(run: str, name: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from infra.base import begun, files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
-from pipelines.engine import on_ray, resumable, shares
+from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import store, weight_files
 from pipelines.latents.kinds import kind_of
@@ -84,11 +84,16 @@ def _pass(plan: Plan, folder: str) -> resumable.Pass[pa.Table]:
         is_finished=has_draws,
         lock=lambda: store.writer_lock(folder),
         refuse_others=lambda noted: _refuse_others(config, noted, plan.settings),
-        prepare=on_ray.connect,
+        prepare=lambda: _connect(config),
         run=lambda: visit_pairs(plan, wanted),
         count=lambda: read_visits(plan, wanted),
         publish=lambda visits: publish(plan, visits),
     )
+
+
+def _connect(config: ReferenceConfig) -> None:
+    only = shares.cluster_only("--gpus-per-copy", config.gpus_per_copy)
+    choose.connect("--copies", config.copies, only)
 
 
 def _finished(path: str, name: str) -> reference_errors.Manifest | None:
@@ -172,7 +177,7 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
         "batch_size": config.batch_size,
         "precision": config.precision,
     }
-    share = shares.share(on_ray.device_count(), config.copies, config.gpus_per_copy)
+    share = shares.share(choose.current().device_count(), config.copies, config.gpus_per_copy)
     step = Step(
         function=VisitPairs,
         arguments=arguments,
@@ -180,7 +185,7 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
         actors=share.copies,
         gpus=share.gpus,
     )
-    on_ray.run(
+    choose.current().run(
         Job(
             source=[source],
             columns=wanted.column_names,

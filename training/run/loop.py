@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from infra.base import files
+from infra.base import files, termination
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
 from training.checkpoints.run_folder import SAMPLE
@@ -45,7 +45,7 @@ def train(config: TrainConfig, rank: Rank) -> None:
     Raises:
         Stopped: on every rank, after a checkpoint, if a SIGTERM asked any of them to end.
     """
-    with stopping.listening():
+    with termination.listening():
         trainer = assembly.build(config, rank)
         looking = stopping.looking(files.resolve(config.output)) if rank.rank == 0 else contextlib.nullcontext()
         with contextlib.closing(trainer.writer), looking:

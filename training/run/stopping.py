@@ -12,20 +12,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.distributed as dist
 
-from infra.base import files
+from infra.base import files, termination
 from infra.base.errors import UserError
 
 STOP = "stop.json"
-EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
-
 LOOK_EVERY = 5.0  # seconds between looks at S3
-
-_terminated = threading.Event()
 
 
 class Stopped(Exception):
@@ -33,26 +28,6 @@ class Stopped(Exception):
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped on request after step {step}; the same command goes on from there")
-
-
-def listen() -> None:
-    """Take SIGTERM as a request to end after the step under way; only a process's main thread may call this."""
-    _terminated.clear()
-    signal.signal(signal.SIGTERM, _note)
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[None]:
-    """Listen for SIGTERM inside the block, if this is the main thread; elsewhere whoever owns it has called listen."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    listen()
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -68,10 +43,6 @@ def passing_on(output: str | Path) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _note(_signal: int, _frame: FrameType | None) -> None:
-    _terminated.set()
 
 
 def _leave_note(path: str) -> None:
@@ -107,7 +78,7 @@ def looking(output: str) -> Iterator[None]:
         while not ended.is_set():
             try:
                 if asked_by_driver(output) and not ended.is_set():
-                    _terminated.set()
+                    termination.ask()
                 printed = ""
             except (UserError, OSError) as error:  # a file of credentials, too, while it is replaced
                 message = f"{error}; nobody can ask this run to stop meanwhile"
@@ -125,7 +96,7 @@ def looking(output: str) -> Iterator[None]:
 
 def agreed(output: str | Path, rank: int, world_size: int, device: torch.device) -> bool:
     """Say, alike on every rank, whether any of them was asked to end; rank 0 alone looks for the driver's note."""
-    asked = _terminated.is_set() or (rank == 0 and not files.is_remote(str(output)) and asked_by_driver(output))
+    asked = termination.is_asked() or (rank == 0 and not files.is_remote(str(output)) and asked_by_driver(output))
     if world_size == 1:
         return asked
     any_asked = torch.tensor([float(asked)], device=device)

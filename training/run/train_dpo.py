@@ -14,6 +14,7 @@ from typing import Any
 from infra.base import begun, cli, files, object_storage
 from infra.base.errors import UserError
 from infra.base.models import Model
+from pipelines.engine import choose, in_process
 from pipelines.latents import identity
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
@@ -37,7 +38,7 @@ STORES = "stores.json"  # content hashes of the stores that a run began with
 
 
 def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None = None) -> None:
-    """Align a diffusion model with the preferences in a latent store, on Ray Train workers.
+    """Align a diffusion model with the preferences in a latent store, in this process or on Ray Train workers.
 
     Args:
         launch: what runs the loop over the run folder, in their place.
@@ -61,17 +62,23 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
         files.write_json(files.join(output, IDENTITIES), noted)
         files.write_json(files.join(output, STORES), _store_hashes(config))
-        (launch or _on_ray_train())(pinned, output)
+        (launch or _chosen_launch(config))(pinned, output)
         still_held()
         if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
-            raise UserError(f"{output}: the workers ended before step {config.steps}; run the same command again")
+            raise UserError(f"{output}: the training ended before step {config.steps}; run the same command again")
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
 
 
-def _on_ray_train() -> Callable[[TrainConfig, str], None]:
-    from training.run.workers import launch
+def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:
+    """Choose what runs the loop: this process as the only worker, or Ray Train's workers."""
+    choose.connect("--workers", config.workers)
+    if choose.current() is in_process:
+        from training.run import alone
 
-    return launch
+        return alone.launch
+    from training.run import workers
+
+    return workers.launch
 
 
 def _as_begun(output: str, config: TrainConfig) -> TrainConfig:

@@ -14,17 +14,15 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from infra.base import files, metrics, object_storage
+from infra.base import files, metrics, object_storage, termination
 from infra.base.errors import UserError, comes_again
 from pipelines.engine import on_ray
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import is_finished
+from training.checkpoints.run_folder import RAY, REFUSAL, is_finished
 from training.run import run_page, stopping
 from training.run.assembly import Rank
 from training.run.loop import train
 from training.settings.config import TrainConfig
-
-REFUSAL = "refusal.json"
 
 
 class _Torch(TorchConfig):
@@ -39,7 +37,7 @@ class _Torch(TorchConfig):
 class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_start(worker_group, backend_config)
-        worker_group.execute(stopping.listen)
+        worker_group.execute(termination.listen)
 
 
 def launch(config: TrainConfig, output: str) -> None:
@@ -70,15 +68,15 @@ def launch(config: TrainConfig, output: str) -> None:
         raise UserError(sentence) from failure
     if failure:
         raise failure
-    files.remove(files.join(output, "ray"))
+    files.remove(files.join(output, RAY))
     if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
         step = max(checkpoint.complete_steps(output), default=0)
         print(f"{output}: {stopping.Stopped(step)}", file=sys.stderr, flush=True)
-        raise SystemExit(stopping.EXIT)
+        raise SystemExit(termination.EXIT)
 
 
 def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
-    storage, attempts = files.open_filesystem(files.join(output, "ray"))
+    storage, attempts = files.open_filesystem(files.join(output, RAY))
     least = config.min_workers
     return TorchTrainer(
         run_worker,

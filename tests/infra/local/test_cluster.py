@@ -18,7 +18,6 @@ from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
 from infra.local.cluster import ClusterConfig, Ports
-from pipelines.engine import on_ray
 
 UP, DOWN = ClusterConfig("up"), ClusterConfig("down")
 
@@ -164,22 +163,6 @@ def test_a_driver_outside_a_job_joins_this_cluster(ray_environment: dict[str, st
     token = Path(ray_environment["RAY_AUTH_TOKEN_PATH"])
     assert not token.is_relative_to(ROOT)  # the user's own token stays as it is
     assert token.read_text() not in token.with_name("cluster.log").read_text() + done.stdout + done.stderr
-
-
-def test_a_note_of_a_dead_cluster_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    note = tmp_path / "ray" / "ray_current_cluster"
-    assert not on_ray._noted_cluster_is_gone()  # no note: nothing is known
-    note.parent.mkdir()
-    with socket.socket() as head:
-        head.bind(("127.0.0.1", 0))
-        head.listen()
-        note.write_text(f"127.0.0.1:{head.getsockname()[1]}\n")
-        assert not on_ray._noted_cluster_is_gone()
-    assert on_ray._noted_cluster_is_gone()
-    for torn in (b"", b"127.0.0.1:", b"127.0.0.1:63\0\0", b"127.0.0.1:637912", b"\0" * 20, b"\xff:1"):
-        note.write_bytes(torn)
-        assert on_ray._noted_cluster_is_gone()
 
 
 @pytest.mark.chaos

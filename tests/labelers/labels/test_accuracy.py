@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> accuracy.AccuracyConfig:
 
 
 def test_every_pair_with_a_label_and_two_images_counts(
-    config: accuracy.AccuracyConfig, plain_engine: list[Job], capsys: pytest.CaptureFixture[str]
+    config: accuracy.AccuracyConfig, noted_jobs: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     accuracy.main(config)
     oracle, fidelity = json.loads(Path(str(config.json)).read_text())["rows"]
@@ -42,18 +42,18 @@ def test_every_pair_with_a_label_and_two_images_counts(
     assert "fidelity" in capsys.readouterr().out
     accuracy.main(config)
     assert "already finished" in capsys.readouterr().out
-    assert len(plain_engine) == 1
+    assert len(noted_jobs) == 1
     with pytest.raises(UserError, match=r"begun with other settings \(scorer fidelity was '\w+', now None\)"):
         accuracy.main(replace(config, scorers=("oracle",)))
 
 
 @pytest.mark.slow
 def test_the_threshold_comes_from_the_validation_pairs(
-    config: accuracy.AccuracyConfig, plain_engine: list[Job], tmp_path: Path
+    config: accuracy.AccuracyConfig, noted_jobs: list[Job], tmp_path: Path
 ) -> None:
     other = write_pairs(tmp_path / "validation", rendered_pairs(40, seed=9))
     accuracy.main(replace(config, validation_source=str(other)))
-    assert len(plain_engine) == 2
+    assert len(noted_jobs) == 2
     assert json.loads(Path(str(config.json)).read_text())["rows"][0]["tuned_on"] == "validation"
     with pytest.raises(UserError, match="a threshold is tuned on others"):
         accuracy.main(replace(config, validation_source=config.source))

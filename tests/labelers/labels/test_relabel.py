@@ -39,9 +39,9 @@ def config(raw_pairs: Path, copied_store: Path) -> relabel.RelabelConfig:
     return relabel.RelabelConfig(scorer=("oracle",), source=str(raw_pairs), store=str(copied_store), speed=SMALL)
 
 
-def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig, plain_engine: list[Job]) -> None:
+def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig, noted_jobs: list[Job]) -> None:
     relabel.main(replace(config, scorer=("oracle", "fidelity")))
-    assert len(plain_engine) == 1  # one pass for both
+    assert len(noted_jobs) == 1  # one pass for both
     kept = store.kept_pairs(config.store)["pair_id"].to_numpy()
     for name in ("oracle", "fidelity"):
         table, _ = store.read_labels(config.store, name)
@@ -54,7 +54,7 @@ def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig,
     assert not (Path(config.store) / "labels" / store.WORK / "oracle+fidelity").exists()
 
 
-@pytest.mark.usefixtures("plain_engine")
+@pytest.mark.usefixtures("noted_jobs")
 def test_neither_latents_nor_captions_are_encoded_again(
     config: relabel.RelabelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -72,7 +72,7 @@ def test_neither_latents_nor_captions_are_encoded_again(
 
 
 def test_finished_label_sets_are_left_alone_and_other_settings_refused(
-    config: relabel.RelabelConfig, plain_engine: list[Job], capsys: pytest.CaptureFixture[str]
+    config: relabel.RelabelConfig, noted_jobs: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     relabel.main(config)
     part = Path(config.store) / "labels" / "oracle" / "part-0.parquet"
@@ -80,15 +80,15 @@ def test_finished_label_sets_are_left_alone_and_other_settings_refused(
     relabel.main(replace(config, speed=scoring_pass.SpeedConfig(batch_size=3)))  # speed is no setting of the labels
     assert "already finished" in capsys.readouterr().out
     relabel.main(replace(config, source=f"{config.source}/"))  # nor is the spelling of its path one of the source
-    assert (part.stat().st_mtime_ns, len(plain_engine)) == (before, 1)
+    assert (part.stat().st_mtime_ns, len(noted_jobs)) == (before, 1)
     with pytest.raises(UserError, match=r"label was 'hard', now 'soft'; min_margin was 0\.0, now 0\.1"):
         relabel.main(replace(config, label="soft", min_margin=0.1))
 
 
-def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, plain_engine: list[Job]) -> None:
+def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, noted_jobs: list[Job]) -> None:
     relabel.main(config)
     relabel.main(replace(config, names=("near",), min_margin=0.32))
-    assert len(plain_engine) == 1
+    assert len(noted_jobs) == 1
     first, near = (store.read_labels(config.store, name)[0] for name in ("oracle", "near"))
     assert first["score_0"] == near["score_0"]
     gap = np.abs(first["score_0"].to_numpy().astype(float) - first["score_1"].to_numpy())
@@ -96,7 +96,7 @@ def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, plai
     assert 0 < (gap < 0.32).sum() < len(gap)
 
 
-@pytest.mark.usefixtures("plain_engine")
+@pytest.mark.usefixtures("noted_jobs")
 @pytest.mark.slow
 def test_a_run_killed_between_its_label_sets_scores_nothing_twice(
     config: relabel.RelabelConfig, monkeypatch: pytest.MonkeyPatch
@@ -125,7 +125,7 @@ def test_a_run_killed_between_its_label_sets_scores_nothing_twice(
     assert {"oracle", "fidelity"} <= set(store.label_sets(config.store))
 
 
-@pytest.mark.usefixtures("plain_engine")
+@pytest.mark.usefixtures("noted_jobs")
 def test_a_corrupt_image_is_quarantined_and_its_batch_is_not(config: relabel.RelabelConfig, tmp_path: Path) -> None:
     victim, spoilt = int(store.kept_pairs(config.store)["pair_id"].to_numpy()[7]), tmp_path / "spoilt"
     spoilt.mkdir()
@@ -151,12 +151,12 @@ def not_a_number(images: Sequence[Image.Image], captions: Sequence[str]) -> list
 
 
 def test_a_scorer_without_one_finite_score_is_refused_and_leaves_nothing(
-    config: relabel.RelabelConfig, plain_engine: list[Job]
+    config: relabel.RelabelConfig, noted_jobs: list[Job]
 ) -> None:
     name = f"{__name__}:not_a_number"
     with pytest.raises(UserError, match="score is not finite, on every one of 16 pairs"):
         relabel.main(replace(config, scorer=(name,)))
-    assert plain_engine == []
+    assert noted_jobs == []
     assert store.label_sets(config.store) == ["human"]
 
 
@@ -271,7 +271,7 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
     told, _ = again.communicate(timeout=300)
     assert again.returncode == 0, told
     assert "agrees with people on" in told
-    request.getfixturevalue("plain_engine")  # from here on, without the cluster
+    request.getfixturevalue("noted_jobs")  # from here on, without the cluster
     relabel.main(replace(both, store=str(clean)))
     for name in ("oracle", "fidelity"):
         assert store.read_labels(str(copied_store), name)[1] == store.read_labels(str(clean), name)[1]

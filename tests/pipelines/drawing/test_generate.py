@@ -21,7 +21,7 @@ from infra.base import cli, files, models
 from infra.base.errors import UserError
 from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
-from pipelines.engine import in_process, on_ray
+from pipelines.engine import choose
 from pipelines.engine.jobs import Job
 from pipelines.judging import score
 from pipelines.latents.adapters import check_adapters
@@ -88,7 +88,7 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
     assert not pipeline.config.requires_safety_checker
 
 
-def test_adapters_draw_as_the_policy_they_were_saved_from(plain_engine: list[Job], tmp_path: Path, bucket: str) -> None:
+def test_adapters_draw_as_the_policy_they_were_saved_from(noted_jobs: list[Job], tmp_path: Path, bucket: str) -> None:
     lora, policy = lora_result(tmp_path / "lora")
     caption = "a big red circle on a teal background"
     (tmp_path / "prompts.txt").write_text(f"{caption}\n")
@@ -96,7 +96,7 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(plain_engine: list[Job
         prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"), sampling_steps=2, lora=str(lora)
     )
     generate.main(config)
-    assert len(plain_engine) == 1
+    assert len(noted_jobs) == 1
     found = np.asarray(Image.open(io.BytesIO(image_sets.read_images(config.output)["image"][0].as_py())))
     seeds = [image_seed(0, 0, caption)]
     base = load_pipeline(MODEL, torch.float32, "cpu")
@@ -110,7 +110,7 @@ def test_adapters_draw_as_the_policy_they_were_saved_from(plain_engine: list[Job
     for file in lora.iterdir():
         files.copy(str(file), f"{place}/lora/{file.name}")
     remote = replace(config, lora=f"{place}/lora", output=f"{place}/images")
-    generate.main(remote, in_process.run)
+    generate.main(remote)
     assert image_sets.read_images(remote.output) == image_sets.read_images(config.output)
     again = cli.parse(generate.GenerateConfig, {}, ["--config", f"{config.output}/config.json"])
     assert again == config
@@ -126,25 +126,25 @@ def small_set(tmp_path: Path) -> generate.GenerateConfig:
     folder = shutil.copytree(MODEL, tmp_path / "copy")
     output = str(tmp_path / "images")
     config = generate.GenerateConfig(model=str(folder), output=output, limit=1, sampling_steps=1, guidance_scale=1.0)
-    generate.main(config, in_process.run)
+    generate.main(config)
     return config
 
 
 @pytest.mark.chaos
-@pytest.mark.usefixtures("plain_engine")
+@pytest.mark.usefixtures("noted_jobs")
 def test_images_of_another_scheduler_are_not_called_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small_set(tmp_path)
-    generate.main(config, in_process.run)
+    generate.main(config)
     assert "already finished" in capsys.readouterr().out
     path = Path(config.model) / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
     with pytest.raises(UserError, match=r"images was begun with other settings \(fingerprints\.scheduler was"):
-        generate.main(config, in_process.run)
+        generate.main(config)
 
 
-@pytest.mark.usefixtures("plain_engine")
+@pytest.mark.usefixtures("noted_jobs")
 def test_images_of_an_earlier_version_are_compared_by_its_fingerprints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +154,7 @@ def test_images_of_an_earlier_version_are_compared_by_its_fingerprints(
     parts = ("text_encoder", "unet", "vae")
     told["identity"]["fingerprints"] = {part: models.fingerprint(Path(config.model), part) for part in parts}
     finished.write_text(json.dumps(told))
-    generate.main(config, in_process.run)
+    generate.main(config)
     said = capsys.readouterr()
     assert "already finished" in said.out
     assert said.err.count("was made by an earlier version") == 1
@@ -190,7 +190,7 @@ def starts(path: Path, caption: str, colour: str, size: tuple[int, int] = (64, 6
     return str(path)
 
 
-def test_edits_start_from_the_images_that_are_given(plain_engine: list[Job], tmp_path: Path) -> None:
+def test_edits_start_from_the_images_that_are_given(noted_jobs: list[Job], tmp_path: Path) -> None:
     caption = "a big red circle on a teal background"
     (tmp_path / "prompts.txt").write_text(f"{caption}\n")
     config = generate.GenerateConfig(
@@ -201,7 +201,7 @@ def test_edits_start_from_the_images_that_are_given(plain_engine: list[Job], tmp
         init_images=starts(tmp_path / "starts.parquet", caption, "teal", (160, 96)),
     )
     generate.main(config)
-    assert len(plain_engine) == 1
+    assert len(noted_jobs) == 1
     found = image_sets.read_images(config.output)
     assert found.column_names == ["image_id", "caption", "image_index", "image_seed", "image"]
     manifest = json.loads((tmp_path / "images" / "manifest.json").read_text())
@@ -213,7 +213,7 @@ def test_edits_start_from_the_images_that_are_given(plain_engine: list[Job], tmp
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(image))
     shutil.copy(tmp_path / "starts.parquet", tmp_path / "moved.parquet")
     generate.main(replace(config, init_images=str(tmp_path / "moved.parquet"), strength=0.6))
-    assert len(plain_engine) == 1  # the same start images, wherever they stand
+    assert len(noted_jobs) == 1  # the same start images, wherever they stand
     other = starts(tmp_path / "other.parquet", caption, "red")
     with pytest.raises(UserError, match=r"other settings \(init_images was '[^']+', now '[^']+'\)"):
         generate.main(replace(config, init_images=other))
@@ -225,10 +225,10 @@ def test_edits_start_from_the_images_that_are_given(plain_engine: list[Job], tmp
         generate.main(replace(config, init_images=None))
 
 
-def test_edits_that_can_not_be_are_refused_before_ray_starts(
+def test_edits_that_can_not_be_are_refused_before_anything_starts(
     tmp_path: Path, tiny_pipeline: Pipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray, "connect", lambda: pytest.fail("Ray was asked for"))
+    monkeypatch.setattr(choose, "connect", lambda *_: pytest.fail("an engine was asked for"))
     (tmp_path / "prompts.txt").write_text("a\nb\n")
     config = generate.GenerateConfig(prompts=str(tmp_path / "prompts.txt"), output=str(tmp_path / "images"))
     edits = replace(config, init_images=starts(tmp_path / "starts.parquet", "a", "teal"))
@@ -250,7 +250,7 @@ def test_edits_that_can_not_be_are_refused_before_ray_starts(
     assert not (tmp_path / "images").exists()
 
 
-def test_a_refined_folder_knows_its_refiner(plain_engine: list[Job], tmp_path: Path, tiny_pipeline: Pipelines) -> None:
+def test_a_refined_folder_knows_its_refiner(noted_jobs: list[Job], tmp_path: Path, tiny_pipeline: Pipelines) -> None:
     (tmp_path / "prompts.txt").write_text("a red star\n")
     base, refiner = tiny_pipeline("sdxl"), tiny_pipeline("sdxl-refiner")
     config = generate.GenerateConfig(
@@ -265,7 +265,7 @@ def test_a_refined_folder_knows_its_refiner(plain_engine: list[Job], tmp_path: P
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(found["image"][0].as_py()))), np.asarray(drawn))
     copied = shutil.copytree(refiner, tmp_path / "refiner")
     generate.main(replace(config, refiner=str(copied), refiner_start=0.8))
-    assert len(plain_engine) == 1  # the same refiner, wherever it stands
+    assert len(noted_jobs) == 1  # the same refiner, wherever it stands
     path = copied / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"scaling_factor": 0.2}))
     with pytest.raises(UserError, match=r"other settings \(refiner\.vae was '[^']+', now '[^']+'\)"):

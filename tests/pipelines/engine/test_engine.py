@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from support.material import write_pairs
 
 from infra.base.errors import UserError
-from pipelines.engine import on_ray
+from pipelines.engine import choose, on_ray
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import encode_latents, encode_passes, encoders
 from pipelines.latents.encode_config import EncodeConfig
@@ -82,6 +82,7 @@ def test_flags_say_what_each_step_takes(
     monkeypatch: pytest.MonkeyPatch, gpus: int, flags: dict[str, Any], decoding: Any, encoding: Any
 ) -> None:
     jobs: list[Job] = []
+    monkeypatch.setattr(choose._Current, "engine", on_ray)
     monkeypatch.setattr(on_ray, "run", jobs.append)
     monkeypatch.setattr(on_ray, "device_count", lambda: gpus)
     plan: Any = SimpleNamespace(

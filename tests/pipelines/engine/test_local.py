@@ -1,7 +1,12 @@
-"""Jobs run in this process: blocks and batches as the engine cuts them, resume by what is written, and refusals."""
+"""Jobs run in this process: blocks, batches, marks, resume, partitions, threads, requests to end, full disks."""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.base import termination
 from infra.base.errors import UserError
-from pipelines.engine import in_process
+from pipelines.engine import in_process, progress
 from pipelines.engine.jobs import Job, Step
 
 
@@ -21,15 +27,30 @@ class Square:
 
     seen: ClassVar[list[list[int]]] = []
 
-    def __init__(self, dies_at: int | None = None) -> None:
+    def __init__(self, dies_at: int | None = None, with_error: Exception | None = None) -> None:
         self.dies_at = dies_at
+        self.error = with_error or RuntimeError("lost connection")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         values = table["x"].to_pylist()
         if self.dies_at in values:
-            raise RuntimeError
+            raise self.error
         self.seen.append(values)
         return pa.table({"x": values, "squared": [value**2 for value in values]})
+
+
+class Parity:
+    """Says of each x whether it is odd."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table.append_column("odd", pa.array([str(value % 2) for value in table["x"].to_pylist()]))
+
+
+class Evens:
+    """Keeps the even rows only."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table.filter(pa.array([value % 2 == 0 for value in table["x"].to_pylist()]))
 
 
 @pytest.fixture
@@ -52,37 +73,170 @@ def job(tmp_path: Path) -> Job:
     )
 
 
-def written(job: Job) -> list[Any]:
-    return [pq.read_table(path).to_pydict() for path in sorted(Path(job.output).iterdir())]
+def written(job: Job, below: str = "") -> list[Any]:
+    paths = (Path(job.output) / below).rglob("*.parquet")
+    return sorted((pq.ParquetFile(path).read().to_pydict() for path in paths), key=lambda part: part["x"])
 
 
-def test_blocks_of_four_in_batches_of_three(job: Job) -> None:
+def dies_at(value: int, error: Exception | None = None) -> list[Step]:
+    return [Step(function=Square, arguments={"dies_at": value, "with_error": error}, batch_size=3)]
+
+
+def test_blocks_of_four_in_batches_of_three(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     in_process.run(job)
     assert Square.seen == [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9]]
     assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert np.array_equal(written(job)[1]["squared"], [16, 25, 36, 49])
+    assert capsys.readouterr().out == "numbers: 10 of 10 written\n"
+
+
+def test_each_block_has_its_mark(job: Job) -> None:
+    in_process.run(job)
+    marks = {path.name.removesuffix(".parquet"): pq.read_table(path) for path in Path(job.checkpoint).iterdir()}
+    for path in Path(job.output).iterdir():
+        assert pq.read_table(path).select(["x"]) == marks.pop(path.name.removesuffix("-0.parquet"))
+    assert marks == {}
+    assert progress.finished_rows(job.checkpoint) == 10
 
 
 def test_a_killed_run_goes_on_after_its_last_block_and_a_finished_one_does_nothing(job: Job) -> None:
     with pytest.raises(RuntimeError):
-        in_process.run(replace(job, steps=[Step(function=Square, arguments={"dies_at": 7}, batch_size=3)]))
+        in_process.run(replace(job, steps=dies_at(7)))
     assert [part["x"] for part in written(job)] == [[0, 1, 2, 3]]
     Square.seen = []
     in_process.run(job)
     assert Square.seen == [[4, 5, 6], [7], [8, 9]]
     assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    in_process.run(job)
+    in_process.run(replace(job, steps=dies_at(0)))  # no step is even made
     assert len(Square.seen) == 3
 
 
-def test_what_ray_data_began_is_refused_by_its_folder(job: Job) -> None:
-    Path(job.checkpoint).mkdir()
-    pq.write_table(pa.table({"x": [0]}), f"{job.checkpoint}/part.parquet")
-    with pytest.raises(UserError, match=f"^{job.output}: begun by a job of its own"):
-        in_process.run(job)
-    assert not Path(job.output).exists()
+@pytest.mark.parametrize("killed_at", ["mark", "file", "rename"])
+def test_a_kill_in_the_middle_of_a_block_costs_this_block_alone(
+    job: Job, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = in_process._write_file
+    calls: list[str] = []
+
+    def dying(path: str, table: pa.Table) -> None:
+        calls.append(path)  # mark and file of the first block, then of the second
+        if len(calls) > {"mark": 2, "file": 3, "rename": 4}[killed_at]:
+            Path(path).write_bytes(b"PAR1 cut off")
+            raise KeyboardInterrupt
+        write(path, table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(in_process, "_write_file", dying)
+        if killed_at == "rename":
+            patched.setattr(in_process, "_settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            in_process.run(job)
+    in_process.run(job)
+    assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert not [path for path in Path(job.checkpoint).iterdir() if path.name.endswith(progress.PENDING)]
 
 
-def test_parts_by_a_column_are_not_for_this(job: Job) -> None:
-    with pytest.raises(ValueError, match=f"{job.output}: rows parted by x are written by engine.run alone"):
-        in_process.run(replace(job, partition_by="x"))
+def test_rows_are_parted_by_a_column_whose_value_names_the_folder(job: Job) -> None:
+    in_process.run(replace(job, steps=[Step(function=Parity)], partition_by="odd"))
+    assert [part["x"] for part in written(job, "odd=0")] == [[0, 2], [4, 6], [8]]
+    assert [part["x"] for part in written(job, "odd=1")] == [[1, 3], [5, 7], [9]]
+    assert written(job, "odd=0")[0].keys() == {"x"}  # the folder says the rest
+    in_process.run(replace(job, steps=dies_at(0), partition_by="odd"))
+
+
+def test_rows_that_a_step_drops_are_not_written(job: Job) -> None:
+    steps = [Step(function=Evens, batch_size=2), Step(function=Square, batch_size=3, actors=1)]
+    in_process.run(replace(job, steps=steps))
+    assert Square.seen == [[0, 2], [4, 6], [8]]  # 3 would fit, but a batch ends with its block
+    assert progress.finished_rows(job.checkpoint) == 5
+
+
+def test_cheap_steps_run_ahead_in_order_and_not_far(job: Job) -> None:
+    asked: list[int] = []
+
+    def read(*_: object) -> Iterator[pa.Table]:
+        for number in range(100):
+            asked.append(number)
+            yield pa.table({"x": [number]})
+
+    steps = [Step(function=Parity, batch_size=1, tasks=2), Step(function=Square, batch_size=1, actors=1)]
+    steps[1] = replace(steps[1], arguments={"dies_at": 20, "with_error": UserError("enough")})
+    with pytest.raises(UserError, match=r"^enough$"):
+        in_process.run(replace(job, source=["one"], read=read, steps=steps, rows_per_block=1))
+    assert Square.seen == [[number] for number in range(20)]
+    assert len(asked) <= 20 + 2 + 3  # threads, and what is about to be handed to them
+
+
+def test_a_source_is_read_piece_by_piece(job: Job) -> None:
+    most: list[int] = []
+
+    def read(*_: object) -> Iterator[pa.Table]:
+        for start in range(0, 1000, 10):
+            most.append(start - sum(len(batch) for batch in Square.seen))
+            yield pa.table({"x": range(start, start + 10)})
+
+    in_process.run(replace(job, source=["one"], read=read, rows=1000))
+    assert max(most) < 10 + 4  # a piece and a block
+    assert progress.finished_rows(job.checkpoint) == 1000
+
+
+def test_sigterm_ends_after_the_block_under_way(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    class Terminated(Square):
+        def __call__(self, table: pa.Table) -> pa.Table:
+            if 4 in table["x"].to_pylist():
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(table)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        in_process.run(replace(job, steps=[Step(function=Terminated, batch_size=3)]))
+    assert ended.value.code == termination.EXIT == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    told = f"{job.output}: stopped on request; the same command goes on from what is written\n"
+    assert capsys.readouterr().err == told
+    assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    in_process.run(job)
+    assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = in_process._write_file
+
+    def full(path: str, table: pa.Table) -> None:
+        if 8 in table["x"].to_pylist():
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        write(path, table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(in_process, "_write_file", full)
+        told = f"^{re.escape(job.output)}: could not be written .No space left on device.; make room, then the same"
+        with pytest.raises(UserError, match=told):
+            in_process.run(job)
+    in_process.run(job)
+    assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_an_error_that_would_come_again_is_one_sentence(job: Job) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(job.output)}: ValueError: bad; it would come again"):
+        in_process.run(replace(job, steps=dies_at(0, ValueError("bad"))))
+
+
+def test_a_job_asks_now_and_then_whether_it_may_go_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no() -> None:
+        raise UserError("too many bad rows")
+
+    monkeypatch.setattr(progress.Count.__init__, "__defaults__", (0.0,))
+    with pytest.raises(UserError, match=r"^too many bad rows$"):
+        in_process.run(replace(job, may_go_on=no))
+    assert [part["x"] for part in written(job)] == [[0, 1, 2, 3]]
+
+
+def test_the_rate_and_what_is_left_are_said(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 60.0, 60.0, 60.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    count = progress.Count(replace(job, rows=1000), 400)
+    count.add(60)  # one a second; 540 are left
+    count.end()
+    assert capsys.readouterr().out == "numbers: 460 of 1,000 written, 1 a second, 9 min left\n"

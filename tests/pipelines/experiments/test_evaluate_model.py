@@ -40,7 +40,7 @@ POLICY_REDS = (50, 60, 5, 40)  # against 10 20 30 40: two wins, a loss, a tie
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[generate.GenerateConfig]:
     """Put one-coloured images in the generator's place; yields what it was asked to draw, finished folders left out."""
-    judging_material.engine_in_this_process(monkeypatch)
+    judging_material.name_scorers(monkeypatch)
     asked: list[generate.GenerateConfig] = []
 
     def draw(config: generate.GenerateConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.judging_material import engine_in_this_process, write_images
+from support.judging_material import name_scorers, write_images
 
 from infra.base import cli
 from infra.base.errors import UserError
@@ -81,7 +81,7 @@ def drawn() -> list[Call]:
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[Call]) -> RejectionConfig:
     """The policy draws a red of 100 on every caption; the base 99, but 101 from its 2nd draw on of "one", its 6th of
     "two", its 99th of "none"."""
-    engine_in_this_process(monkeypatch)
+    name_scorers(monkeypatch)
     (tmp_path / "captions.txt").write_text("none\none\ntwo\none\n")
 
     def draw(config: generate.GenerateConfig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.judging_material import engine_in_this_process, write_images, write_run, write_store
+from support.judging_material import name_scorers, write_images, write_run, write_store
 from support.material import Killed
 
 from infra.base import cli, files
@@ -78,7 +78,7 @@ class Stand:
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
-    engine_in_this_process(monkeypatch)
+    name_scorers(monkeypatch)
     stand = Stand()
     monkeypatch.setattr(generate, "main", stand.generate)
     monkeypatch.setattr(encode_latents, "main", stand.encode)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.judging_material import Green, Red, engine_in_this_process, score_folders, write_images
+from support.judging_material import Green, Red, name_scorers, score_folders, write_images
 
 from infra.base.errors import UserError
 from pipelines.experiments.sdedit import main, outcomes
@@ -46,7 +46,7 @@ def test_unjudged_edits_are_no_ties() -> None:
 
 @pytest.fixture
 def edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SdeditConfig:
-    engine_in_this_process(monkeypatch)
+    name_scorers(monkeypatch)
     edited = {"strength": 0.6, "init_images": "s"}
     red = {"base": (10, 20, 30), "policy": (12, 20, 9)}
     folders = {

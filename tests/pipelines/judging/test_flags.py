@@ -48,7 +48,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> SafetyConfig:
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Return the base's and the policy's images, scored; of three pairs one is flagged by caption, one by image."""
-    judging_material.engine_in_this_process(monkeypatch)
+    judging_material.name_scorers(monkeypatch)
     base, policy = (write_images(tmp_path / name, drawn) for name, drawn in (("base", BASE), ("policy", POLICY)))
     score_folders(base, policy, names=("red",))
     return base, policy
@@ -146,7 +146,7 @@ def textured(folder: Path, drawn: dict[str, list[tuple[int, int, int]]]) -> str:
 @pytest.fixture
 def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checker: SafetyConfig) -> tuple[str, str]:
     """Return folders as `folders` does, flagged, and with details that a blur takes away."""
-    judging_material.engine_in_this_process(monkeypatch)
+    judging_material.name_scorers(monkeypatch)
     base, policy = (textured(tmp_path / name, drawn) for name, drawn in (("base", BASE), ("policy", POLICY)))
     score_folders(base, policy, names=("red",))
     flag_images.main(FlagConfig((base, policy), checker))

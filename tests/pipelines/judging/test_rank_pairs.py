@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.judging_material import engine_in_this_process, score_folders, write_images
+from support.judging_material import name_scorers, score_folders, write_images
 
 from infra.base import cli, files
 from infra.base.errors import UserError
@@ -23,7 +23,7 @@ from pipelines.raw.source import CONFIG
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine_in_this_process(monkeypatch)
+    name_scorers(monkeypatch)
 
 
 def drawn(folder: Path, reds: dict[str, Sequence[int]], **identity: Any) -> RankConfig:

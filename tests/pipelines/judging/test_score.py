@@ -14,8 +14,9 @@ from support.judging_material import TOLD, score_folders, write_images
 from infra.base import files
 from infra.base.errors import UserError
 from pipelines.drawing.image_sets import image_ids
+from pipelines.engine import in_process
 from pipelines.engine.jobs import Job
-from pipelines.judging import score, score_files
+from pipelines.judging import score_files
 from pipelines.judging.set_judges import judge_set, kid
 from pipelines.latents import store
 
@@ -24,7 +25,7 @@ COLOURS = {"a": [(10, 200, 0), (20, 100, 0)], "b": [(30, 0, 0), (40, 50, 0)]}
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    judging_material.engine_in_this_process(monkeypatch)
+    judging_material.name_scorers(monkeypatch)
 
 
 def test_each_scorer_has_its_folder_and_missing_ones_share_a_pass(tmp_path: Path) -> None:
@@ -64,17 +65,17 @@ def test_a_killed_pass_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(score.on_ray, "run", killed)
+        patch.setattr(in_process, "run", killed)
         with pytest.raises(KeyboardInterrupt):
             score_folders(path, names=("red",))
     seen: list[bool] = []
-    run = score.on_ray.run
+    run = in_process.run
 
     def look(job: Job) -> None:
         seen.append(Path(path, store.WORK, "half-done").exists())
         run(job)
 
-    monkeypatch.setattr(score.on_ray, "run", look)
+    monkeypatch.setattr(in_process, "run", look)
     score_folders(path, names=("red",))
     assert seen == [True]  # the same question finds the work of the killed pass
 
@@ -112,7 +113,7 @@ def test_the_worlds_oracle_refuses_other_captions_before_any_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_images(tmp_path / "images", COLOURS)
-    monkeypatch.delattr(score.on_ray, "run")
+    monkeypatch.delattr(in_process, "run")
     with pytest.raises(UserError, match=r"scorer oracle: '[ab]' is not a caption of the embedded world"):
         score_folders(path, names=("oracle",))
 

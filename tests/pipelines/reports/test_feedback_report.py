@@ -32,7 +32,7 @@ def images(*colours: tuple[int, int]) -> dict[str, list[tuple[int, int, int]]]:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> feedback_report.FeedbackReportConfig:
-    judging_material.engine_in_this_process(monkeypatch)
+    judging_material.name_scorers(monkeypatch)
     for name, channel in zip(JUDGES, ("Red", "Green", "Red"), strict=True):
         monkeypatch.setitem(scorers.SCORERS, name, f"support.judging_material:{channel}")
     pairs = write_store(tmp_path / "store")

@@ -27,7 +27,7 @@ def images(*reds: int) -> dict[str, list[tuple[int, int, int]]]:
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> report.ReportConfig:
     """Return a comparison with 2 wins, 1 loss and 1 tie for the policy."""
-    judging_material.engine_in_this_process(monkeypatch)
+    judging_material.name_scorers(monkeypatch)
     base = write_images(tmp_path / "base", images(10, 20, 30, 40))
     policy = write_images(tmp_path / "policy", images(50, 60, 5, 40))
     score_folders(base, policy)

@@ -11,18 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from support.material import notes, rendered_pairs, train_until_killed, write_pairs
 from support.tiny_pipelines import KINDS
 
+from infra.base import engines
 from infra.base.errors import UserError
 from labelers.scoring.implicit import Implicit
 from pipelines.drawing import sampling
-from pipelines.engine import on_ray
-from pipelines.engine.jobs import Job
 from pipelines.latents import encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import tokenizer_of
@@ -40,21 +38,6 @@ TOKENS = {"sd3": 77, "flux": 77}
 TURBO = ScheduleConfig((249, 499, 749), zero_terminal_snr=True)
 
 
-def run_here(job: Job) -> None:
-    """Stand in the engine's place: one batch, one file per status."""
-    table = pq.read_table(list(job.source), columns=list(job.columns))
-    for step in job.steps:
-        table = step.function(**step.arguments)(table)
-    parts = [("", table)]
-    if job.partition_by:
-        column = table[job.partition_by]
-        parts = [(f"status={one}", table.filter(pc.equal(column, one))) for one in pc.unique(column).to_pylist()]
-    for name, part in parts:
-        folder = Path(job.output) / name
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(part.drop_columns([job.partition_by]) if job.partition_by else part, folder / "0.parquet")
-
-
 @pytest.fixture(scope="session")
 def encode(tiny_pipeline: Pipelines, tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
     """Return a function that encodes 16 pairs, two of them ties, with a tiny pipeline, and gives the store."""
@@ -70,11 +53,7 @@ def encode(tiny_pipeline: Pipelines, tmp_path_factory: pytest.TempPathFactory) -
                 batch_size=8,
                 max_tokens=TOKENS.get(kind),  # type: ignore[arg-type]
             )
-            with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(on_ray, "connect", lambda: None)
-                patched.setattr(on_ray, "device_count", lambda: 0)
-                patched.setattr(on_ray, "run", run_here)
-                patched.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
+            with engines.asking("local"):
                 encode_latents.main(config)
             stores[kind] = Path(config.store)
         return stores[kind]

@@ -16,7 +16,7 @@ from safetensors.torch import load
 from support.material import Killed, notes, train_until_killed
 from support.s3_runs import contents, losses
 
-from infra.base import files, models
+from infra.base import files, models, termination
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import Mirror, open_mirror
@@ -168,7 +168,7 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     def launch(config: TrainConfig, _: str) -> None:
         loop.train(config, assembly.Rank())
 
-    monkeypatch.setattr("training.run.workers.launch", launch)
+    monkeypatch.setattr("training.run.alone.launch", launch)
     train_dpo.main(remote)
     assert files.read_json(files.join(remote.output, "config.json"))["steps"] == 6
     train_dpo.main(elsewhere(remote, tmp_path))
@@ -178,12 +178,12 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     with pytest.raises(UserError, match=r"--resume-from 3: .* has complete checkpoints of steps \[4, 6\]"):
         train_dpo.main(replace(remote, resume_from=3))
     before = losses(notes(remote.output))
-    monkeypatch.setattr("training.run.workers.launch", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr("training.run.alone.launch", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train_dpo.main(replace(remote, resume_from=4))
     assert checkpoint.complete_steps(remote.output) == [4, 6]  # nothing goes before a worker has read step 4
     assert is_finished(remote.output, 6)
-    monkeypatch.setattr("training.run.workers.launch", launch)
+    monkeypatch.setattr("training.run.alone.launch", launch)
     train_dpo.main(replace(remote, resume_from=4))
     assert losses(notes(remote.output)) == before
     left = {path.removeprefix(f"{remote.output}/").split("/")[0] for path in files.list_files(remote.output)}
@@ -200,7 +200,7 @@ def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(
         if metrics["step"] == 1:
             with stopping.passing_on(remote.output):
                 os.kill(os.getpid(), signal.SIGTERM)
-            assert stopping._terminated.wait(60)
+            assert termination._asked.wait(60)
 
     with pytest.raises(stopping.Stopped, match="after step 1"):
         loop.train(remote, assembly.Rank(on_step=term))

@@ -115,7 +115,7 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return made
 
 
-@pytest.mark.usefixtures("plain_engine")
+@pytest.mark.usefixtures("noted_jobs")
 def test_more_draws_are_added_and_the_earlier_ones_stay(
     config: ReferenceConfig, staged: Staged, visited: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_run_killed_before_it_was_published_visits_nothing_twice(
     config: ReferenceConfig,
     staged: Staged,
     visited: list[tuple[int, int]],
-    plain_engine: list[Job],
+    noted_jobs: list[Job],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched:
@@ -161,11 +161,11 @@ def test_a_run_killed_before_it_was_published_visits_nothing_twice(
     visited.clear()
     encode_reference.main(replace(config, draws=2))
     assert sorted(visited) == [(row, 1) for row in range(len(staged.pair_ids))]
-    assert len(plain_engine) == 2
+    assert len(noted_jobs) == 2
     assert not (Path(config.store) / "reference" / store.WORK / "base").exists()
 
 
-@pytest.mark.usefixtures("plain_engine", "visited")
+@pytest.mark.usefixtures("noted_jobs", "visited")
 def test_other_settings_of_a_finished_name_are_refused(config: ReferenceConfig) -> None:
     encode_reference.main(config)
     with pytest.raises(UserError, match=r"seed was 0, now 1; batch_size was 16, now 8\); give another --name"):

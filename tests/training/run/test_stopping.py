@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.material import notes
 
-from infra.base import files
+from infra.base import files, termination
 from training.checkpoints import checkpoint
 from training.run import assembly, loop, stopping
 from training.settings.config import TrainConfig
@@ -20,7 +20,7 @@ from training.settings.config import TrainConfig
 # The run in a process of its own; at step 3 it says so and waits for the signal, at a checkpoint for its kill.
 PROGRAM = """
 import sys, time
-from infra.base import cli
+from infra.base import cli, termination
 from training.checkpoints import checkpoint
 from training.run import assembly, loop, stopping
 from training.settings.config import TrainConfig
@@ -45,7 +45,7 @@ try:
     cli.run(lambda config: loop.train(config, assembly.Rank(on_step=at_step)), TrainConfig)
 except stopping.Stopped as stopped:
     print(stopped)
-    sys.exit(stopping.EXIT)
+    sys.exit(termination.EXIT)
 """
 
 
@@ -104,7 +104,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, 
     process = start(config, "step")
     process.send_signal(signal.SIGTERM)
     told, _ = process.communicate("\n")
-    assert process.returncode == stopping.EXIT == 143
+    assert process.returncode == termination.EXIT == 143
     assert "stopped on request after step 3; the same command goes on from there" in told
     assert [folder.name for folder in checkpoint.complete(Path(config.output))] == ["step-0000002", "step-0000003"]
     go_on_and_compare(config, straight)

@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_the_commits_it_began_with(config: TrainConfig, monk
         launched.append(pinned)
         raise Killed
 
-    monkeypatch.setattr("training.run.workers.launch", launch)
+    monkeypatch.setattr("training.run.alone.launch", launch)
     config = replace(config, policy=PolicyConfig(lora_rank=2, lora_targets=("to_q", "to_k")))
     for newest in ("1111", "2222"):
         pinned = lambda model, newest=newest: models.Model(str(MODEL), model.revision or newest)  # noqa: E731
