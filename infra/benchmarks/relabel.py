@@ -126,9 +126,9 @@ def through_ray(path: str, config: BenchmarkConfig, folder: str) -> float:
     """Score with relabel.py's pass and return pairs/s, from when each copy has scored BLOCK pairs to the last batch."""
     # Ray reads the cluster's token when it is imported, so the import waits until there is one.
     from labelers.scoring import scoring_pass
-    from pipelines.engine import on_ray
+    from pipelines.engine import choose
 
-    on_ray.connect()
+    choose.connect("--copies", CORES)
     raw = scoring_pass.open_pairs(path, "")
     work = tempfile.mkdtemp(dir=folder)
     speed = scoring_pass.SpeedConfig(batch_size=config.batch_size, copies=CORES, rows_per_file=BLOCK)

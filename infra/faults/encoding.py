@@ -18,7 +18,8 @@ from infra.base.errors import UserError
 from infra.faults import netsplit
 from infra.faults.chaos_config import Victim
 from infra.faults.nodes import PATIENCE, kill_raylet, processes, second_node, wait_until
-from pipelines.engine import on_ray, progress
+from pipelines.engine import progress
+from pipelines.engine.failures import AGAIN
 from pipelines.latents import store
 
 SCRIPT = "pipelines/encode_latents.py"
@@ -152,7 +153,7 @@ class Encoding:
                 finished file was written again.
         """
         while self.job.wait():
-            if on_ray.AGAIN not in self.log.read_text().rpartition("submitted successfully")[2]:
+            if AGAIN not in self.log.read_text().rpartition("submitted successfully")[2]:
                 raise UserError(f"the job failed with exit code {self.job.returncode}; {self.log} says why")
             self.job = self._begin()
         manifest = store.read_manifest(self.destination)

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import json
 import random
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,6 +16,7 @@ from unittest.mock import Mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.full_disk import fill
 from support.material import Submit, rendered_pairs, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
@@ -197,28 +200,29 @@ def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
 
 
 def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_command_finishes(
-    drive: Submit, tmp_path: Path
+    drive: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rendered_pairs(40)
     for row in rows[:10]:  # one of them a tie, whose images are not looked at
         row["jpg_0"] = b"no image"
     source = write_pairs(tmp_path / "raw", rows)
     flags = ["--source", str(source), "--rows-per-file", "4", "--store", str(tmp_path / "s")]
-    done = drive("tests/support/full_disk.py", "8000", *flags, "--max-bad-fraction", "0.25", check=False)
-    assert done.returncode != 0
-    full = f"error: {tmp_path}/s/pairs: could not be written (No space left on device); make room, then the same "
-    assert f"{full}command goes on from what is written" in done.stdout.splitlines()
+    config = EncodeConfig(source=str(source), store=str(tmp_path / "s"), max_bad_fraction=0.25, rows_per_file=4)
+    full = f"{tmp_path}/s/pairs: could not be written (No space left on device); make room, then the same command "
+    with monkeypatch.context() as patched:
+        fill(patched, f"{tmp_path}/s/pairs", 8000)
+        with pytest.raises(UserError, match=f"^{re.escape(full)}goes on from what is written$"):
+            main(config)
     assert not (tmp_path / "s" / store.MANIFEST).exists()
     # Something was finished, so there is something to keep, and something is left.
     assert 0 < progress.finished_rows(str(tmp_path / "s" / store.WORK / "pairs_done")) < 40
 
-    done = drive(SCRIPT, *flags, "--max-bad-fraction", "0.2", check=False)
-    assert done.returncode != 0
-    sentence = next(line for line in done.stdout.splitlines() if line.startswith("error: "))
-    assert "9 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: " in sentence
+    told = "9 of 40 rows are quarantined already, over --max-bad-fraction 0.2; most often: image: "
+    with pytest.raises(UserError, match=told):
+        main(replace(config, max_bad_fraction=0.2))
     assert not (tmp_path / "s" / store.MANIFEST).exists()
 
-    drive(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what was done before counts
+    drive(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what this process wrote before counts on Ray
     assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
     main(EncodeConfig(source=str(source), store=str(tmp_path / "undisturbed"), max_bad_fraction=0.25))
     assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")

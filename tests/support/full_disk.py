@@ -1,21 +1,19 @@
-"""The encoder on a disk that is full after so many bytes: `python tests/support/full_disk.py BYTES FLAGS`.
+"""A disk that is full after so many bytes.
 
-A disk cannot be filled without rights, so the file system that the workers are given refuses as a full one does.
+A disk cannot be filled without rights, so the file system that a job is given refuses as a full one does.
 """
 
 from __future__ import annotations
 
 import errno
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.base import cli, files
-from pipelines.latents.encode_config import PRESETS, EncodeConfig
-from pipelines.latents.encode_latents import main
+from infra.base import files
 
 
 class FullDisk(pafs.FSSpecHandler):
@@ -32,10 +30,8 @@ class FullDisk(pafs.FSSpecHandler):
         return super().open_output_stream(path, metadata)
 
 
-if __name__ == "__main__":
-    limit, flags = int(sys.argv[1]), sys.argv[2:]
-    pairs = flags[flags.index("--store") + 1] + "/pairs"
+def fill(patched: pytest.MonkeyPatch, folder: str, limit: int) -> None:
+    """Let this process find no room below a folder once it has so many bytes."""
     whole = files.open_filesystem
-    full = pafs.PyFileSystem(FullDisk(pairs, limit))
-    files.open_filesystem = lambda path: (full, path) if path == pairs else whole(path)
-    cli.run(main, EncodeConfig, PRESETS, flags)
+    full = pafs.PyFileSystem(FullDisk(folder, limit))
+    patched.setattr(files, "open_filesystem", lambda path: (full, path) if path.startswith(folder) else whole(path))
