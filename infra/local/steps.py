@@ -6,6 +6,7 @@ can be run again after a failure.
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import time
@@ -17,9 +18,8 @@ from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
 
-ON_RAY = ("generate", "encode_latents", "encode_reference", "score", "sweep", "rejection_sampling")
-RAY_JOBS = {f"pipelines/{name}.py" for name in ON_RAY}
-RAY_JOBS |= {"labelers/relabel.py", "labelers/accuracy.py", "training/train_dpo.py"}
+COPIES = ("--workers", "--samplers", "--encoders", "--copies")  # flags that ask for several of something
+SIDE_BY_SIDE = {"pipelines/sweep.py"}  # runs its trials so whatever its flags
 WORKER = re.compile(r"\x1b\[36m\(\w.*?pid=\d+\)\x1b\[0m ")
 NOISE = (
     "INFO ", "SUCC ", "WARNING __init__", "WebSocket", "Requesting resources", "Attempting to start", "core_worker.cc",
@@ -31,8 +31,9 @@ Step = tuple[str, list[str]]  # title and command
 
 
 def needs_ray(command: list[str]) -> bool:
-    """Return whether a command is a job for the cluster; the other commands are quick and need none."""
-    return command[1] in RAY_JOBS
+    """Return whether a command is a job for the cluster; one copy of a model needs none, nor do quick commands."""
+    asked = [int(value) for flag, value in itertools.pairwise(command) if flag in COPIES]
+    return command[1] in SIDE_BY_SIDE or max(asked, default=1) > 1
 
 
 def run_folder(output: str) -> Path:
@@ -48,7 +49,7 @@ def run_folder(output: str) -> Path:
 
 
 def run_steps(steps: list[Step], output: str, again: str) -> None:
-    """Run steps one after the other on a Ray cluster of their own, and print where the report lies.
+    """Run steps one after the other, and print where the report lies; those of several copies on a Ray cluster.
 
     Args:
         output: folder of the report and of the cluster's log.
@@ -61,13 +62,14 @@ def run_steps(steps: list[Step], output: str, again: str) -> None:
     started = time.monotonic()
     print("starting a local Ray cluster", flush=True)
     with cluster.running(run / "cluster.log") as surroundings:
+        alone = {name: value for name, value in surroundings.items() if name != "RAY_ADDRESS"}
         for number, (title, command) in enumerate(steps, 1):
             submitted = ["ray", "job", "submit", "--", *command] if needs_ray(command) else command
             clock = f"{time.monotonic() - started:.0f} s"
             print(f"\n[{number}/{len(steps)}, {clock}] {title}\n$ {' '.join(submitted)}", flush=True)
             begun = time.monotonic()
             first = note_step(run, title, command, None)
-            if run_step(submitted, surroundings):
+            if run_step(submitted, surroundings if needs_ray(command) else alone):
                 raise UserError(f"step {number} ({title}) failed; run {again} again to go on from there")
             if first:
                 note_step(run, title, command, time.monotonic() - begun)

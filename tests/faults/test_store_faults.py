@@ -7,6 +7,9 @@ import errno
 import json
 import random
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.full_disk import fill
-from support.material import Submit, rendered_pairs, write_pairs
+from support.material import Submit, rendered_pairs, wait_for, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
 from infra.base import files
 from infra.base.errors import UserError
 from infra.faults import encoding
 from pipelines.engine import on_ray, progress
+from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import Job
 from pipelines.latents import repair, store
 from pipelines.latents.encode_config import EncodeConfig
@@ -44,6 +48,36 @@ def test_sigkills_of_encoder_driver_and_node_lose_and_double_nothing(
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
     found = encoding.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
     assert (found.counts, found.content_hash) == contents(encoded_store)
+
+
+@pytest.mark.slow
+def test_sigkill_and_sigterm_of_an_encoder_of_one_process_lose_and_double_nothing(
+    encoded_store: Path, raw_pairs: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "store"
+    command = [sys.executable, SCRIPT, "--source", str(raw_pairs), "--store", str(path), "--rows-per-file", "4"]
+
+    def marks() -> list[str]:
+        return progress.committed(str(path / store.WORK / "pairs_done"))
+
+    def struck(number: signal.Signals, after: int) -> tuple[int, str]:
+        with subprocess.Popen(
+            [*command, "--batch-size", "32"], cwd=files.ROOT, stderr=subprocess.PIPE, text=True
+        ) as job:
+            wait_for(lambda: len(marks()) >= after, job)
+            job.send_signal(number)
+            assert job.stderr is not None
+            return job.wait(), job.stderr.read()
+
+    assert struck(signal.SIGKILL, 3)[0] == -signal.SIGKILL
+    kept = marks()
+    code, told = struck(signal.SIGTERM, len(kept) + 3)
+    assert code == 143
+    assert told.endswith(f"{path}/pairs: stopped on request; {AGAIN}\n")
+    assert set(kept) < set(marks())
+    assert not files.list_files(str(path / store.WORK), progress.PENDING)  # the block under way was written
+    main(EncodeConfig(source=str(raw_pairs), store=str(path), rows_per_file=64))
+    assert contents(path) == contents(encoded_store)
 
 
 def test_a_second_job_on_the_same_store_is_refused(raw_pairs: Path, tmp_path: Path) -> None:
@@ -115,17 +149,17 @@ def test_a_store_that_lost_its_manifest_is_not_written_a_second_time(copied_stor
 
 
 def test_repair_computes_the_lost_rows_and_no_others(
-    encoded_store: Path, copied_store: Path, raw_pairs: Path, drive: Submit
+    encoded_store: Path, copied_store: Path, raw_pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = [sorted((copied_store / part).glob("*.parquet"))[0] for part in ("pairs/status=kept", "pairs/status=tie")]
     rows = sum(pq.read_metadata(path).num_rows for path in lost)
     lost[0].unlink()
     flip(lost[1])
     spared = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet") if path not in lost}
-    flags = ["--source", str(raw_pairs), "--store", str(copied_store)]
-    done = drive(SCRIPT, *flags, "--repair")
-    assert f"lost; {rows} rows are computed again" in done.stdout
-    assert "repaired: the same contents as before" in done.stdout
+    main(EncodeConfig(source=str(raw_pairs), store=str(copied_store), repair=True))
+    told = capsys.readouterr().out
+    assert f"lost; {rows} rows are computed again" in told
+    assert "repaired: the same contents as before" in told
     now = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet")}
     labels = copied_store / "labels"
     assert {path: at for path, at in spared.items() if labels not in path.parents}.items() <= now.items()

@@ -272,7 +272,12 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
         relabel.main(replace(both, source=str(moved)))
     publish = label_set.write
     left: list[dict[str, int]] = []
-    monkeypatch.setattr(label_set, "write", lambda *given: (left.append(scored()), publish(*given)))
+
+    def look(*given: Any) -> None:
+        left.append(scored())
+        publish(*given)
+
+    monkeypatch.setattr(label_set, "write", look)
     relabel.main(replace(both, store=str(copied_store)))  # what Ray began, this process finishes
     assert kept.items() <= left[0].items()
     assert len(left[0]) > len(kept)

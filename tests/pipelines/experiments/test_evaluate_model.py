@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from support import browser, judging_material
 from support.judging_material import write_images
-from support.material import MODEL, Submit, lora_result
+from support.material import MODEL, lora_result
 from support.pages import EVIL, Page
 
 from infra.base import cli, files
@@ -291,15 +291,13 @@ def test_pairs_are_flipped_through_by_key_and_mouse(config: EvaluateConfig, tmp_
     asyncio.run(look())
 
 
-def test_evaluate_draws_and_scores_on_a_cluster(
-    submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_draws_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lora, _ = lora_result(tmp_path / "lora")
     (tmp_path / "p.csv").write_text(
         "prompt,style\na big red circle on a teal background,big\na small white ring on a black background,small\n"
     )
     flags = ["--lora", str(lora), "--prompts", f"{tmp_path}/p.csv", "--output", f"{tmp_path}/out"]
-    submit("pipelines/evaluate_model.py", *flags, "--sampling-steps", "2", "--images-per-prompt", "2")
+    cli.run(main, EvaluateConfig, PRESETS, [*flags, "--sampling-steps", "2", "--images-per-prompt", "2"])
     report = files.read_json(f"{tmp_path}/out/report.json")
     assert {name: won["n"] for name, won in report["win_rate"].items()} == {"oracle": 4, "fidelity": 4}
     assert list(report["breakdown"]["style"]) == ["big", "small"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.material import MODEL, Submit, notes
 
-from infra.base import models
+from infra.base import cli, models
 from infra.base.errors import UserError
 from pipelines.engine.jobs import Job
 from pipelines.latents import store
@@ -22,8 +22,6 @@ from training.reference import encode_reference, reference_config, reference_err
 from training.reference.reference_config import ReferenceConfig
 from training.reference.visit_pairs import VisitPairs
 from training.settings.presets import PRESETS as TRAIN_PRESETS
-
-SCRIPT = "pipelines/encode_reference.py"
 
 
 @pytest.fixture
@@ -194,11 +192,17 @@ def test_bad_flags_are_refused_before_ray_starts(
 
 
 def test_on_a_cluster_cached_training_repeats_the_inline_losses(
-    copied_store: Path, two_workers: Path, training_flags: list[str], drive: Submit, tmp_path: Path
+    copied_store: Path,
+    two_workers: Path,
+    training_flags: list[str],
+    drive: Submit,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     copied = ["--store", str(copied_store), "--cache", str(tmp_path / "cache")]
     encode = [*copied, "--name", "two", "--draws", "2", "--batch-size", "4", "--rows-per-file", "128"]
-    assert "2 draws of 351 pairs, 702 visits new" in drive(SCRIPT, *encode).stdout
+    encode_reference.main(cli.parse(ReferenceConfig, {}, encode))
+    assert "2 draws of 351 pairs, 702 visits new" in capsys.readouterr().out
     # 351 pairs give 21 steps of 16 an epoch, so the last three of the 24 are the second epoch's.
     train = [*training_flags, *copied, "--workers", "2", "--reference", "two", "--output", str(tmp_path / "cached")]
     assert "differ by 0.0e+00 logits in the mean" in drive("training/train_dpo.py", *train).stdout
