@@ -118,6 +118,7 @@ class Count:
         """
         self.job = job
         self.before = before
+        self.first = before
         self.safe = before
         self.interval = interval
         self.began = time.monotonic()
@@ -130,10 +131,13 @@ class Count:
         Raises:
             UserError: if it may not.
         """
+        if self.safe == self.before:  # the first rows: the model's start is behind
+            self.first = self.safe + rows
+            self.began = time.monotonic()
         self.safe += rows
         if time.monotonic() - self.told >= self.interval:
             self.job.may_go_on()
-            left = pace(self.job, self.safe, self.safe - self.before, self.began)
+            left = pace(self.job, self.safe, self.safe - self.first, self.began)
             print(f"{self.job.name}: {self.safe:,} of {self.job.rows:,} written{left}", flush=True)
             self.told = time.monotonic()
             self.said = self.safe
@@ -164,6 +168,7 @@ def watch(
 
     def look() -> None:
         seen = -1
+        start = 0  # rows of earlier runs
         since = time.monotonic()
         remarked = 0.0
         first = 0
@@ -180,7 +185,8 @@ def watch(
                 continue
             idle = time.monotonic() - since
             if safe != seen:
-                if seen < 0:
+                if seen <= start:  # the first rows of this run: the engine's start and the model's are behind
+                    start = safe if seen < 0 else start
                     first = safe
                     began = time.monotonic()
                 print(f"{job.name}: {safe:,} of {job.rows:,} written{pace(job, safe, safe - first, began)}", flush=True)

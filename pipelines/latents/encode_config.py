@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from infra.base import begun
 from infra.base.errors import UserError, check_least
-from pipelines.engine import shares
 from pipelines.latents.models_known import MODELS
 from pipelines.latents.safety_config import HASHED, SafetyConfig
 
@@ -125,13 +124,6 @@ def check_numbers(config: EncodeConfig) -> None:
         raise UserError(f"--min-encoders {config.min_encoders}: more than --encoders {config.encoders}")
     if config.cpus_per_decode_task is not None and not config.cpus_per_decode_task > 0:
         raise UserError(f"--cpus-per-decode-task {config.cpus_per_decode_task:g}: must be above 0")
-
-
-def cluster_only(config: EncodeConfig) -> str | None:
-    """Return the first flag given, with its value, that only a cluster can heed; None where none is."""
-    if config.accelerator_type is not None:
-        return f"--accelerator-type {config.accelerator_type}"
-    return shares.cluster_only("--gpus-per-encoder", config.gpus_per_encoder)
 
 
 def store_identity(config: EncodeConfig, chosen: Filter) -> dict[str, Any]:

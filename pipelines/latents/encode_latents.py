@@ -17,12 +17,11 @@ from infra.base import dry_run, files, models, object_storage
 from infra.base.config_files import save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
-from pipelines.engine import choose, progress, resumable
+from pipelines.engine import choose, progress, resumable, shares
 from pipelines.latents import captions, encode_plan, encoders, identity, kinds, repair, store, weight_files
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
-    cluster_only,
     refuse_other_settings,
     store_identity,
 )
@@ -68,7 +67,7 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         return manifest, repair.compared(plan.destination, manifest)
 
     def prepare() -> None:
-        choose.connect("--encoders", plan.config.encoders, cluster_only(plan.config))
+        choose.connect("--encoders", plan.config.encoders, _cluster_only(plan.config))
         files.write_json(plan.work(store.SOURCE), plan.source_files)
 
     def publish(encoded: tuple[store.Manifest, str | None]) -> None:
@@ -90,6 +89,13 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         count=count,
         publish=publish,
     )
+
+
+def _cluster_only(config: EncodeConfig) -> str | None:
+    """Return the first flag given, with its value, that only a cluster can heed; None where none is."""
+    if config.accelerator_type is not None:
+        return f"--accelerator-type {config.accelerator_type}"
+    return shares.cluster_only("--gpus-per-encoder", config.gpus_per_encoder)
 
 
 def _to_repair(config: EncodeConfig, destination: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from infra.base import files, object_storage, termination
 from infra.base.errors import comes_again
 from training.checkpoints.run_folder import RAY, REFUSAL
-from training.run import stopping
+from training.run import run_page, stopping
 from training.run.assembly import Rank
 from training.run.loop import train
 from training.settings.config import TrainConfig
@@ -47,4 +47,5 @@ def train_alone(config: TrainConfig, _output: str) -> None:
         Stopped: after a checkpoint, if this process was sent SIGTERM.
     """
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    train(config, Rank(device=torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")))
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    train(config, Rank(device=device, on_more_to_see=run_page.write))

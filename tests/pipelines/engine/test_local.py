@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -234,9 +235,14 @@ def test_a_job_asks_now_and_then_whether_it_may_go_on(job: Job, monkeypatch: pyt
 def test_the_rate_and_what_is_left_are_said(
     job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = iter([0.0, 60.0, 60.0, 60.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    seconds = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     count = progress.Count(replace(job, rows=1000), 400)
-    count.add(60)  # one a second; 540 are left
+    for now, rows in ((300, 4), (303, 3), (360, 53)):  # five minutes' start is not counted; then 56 in a minute
+        seconds[0] = now
+        count.add(rows)
     count.end()
-    assert capsys.readouterr().out == "numbers: 460 of 1,000 written, 1 a second, 9 min left\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "numbers: 404 of 1,000 written",
+        "numbers: 460 of 1,000 written, 0.933 a second, 10 min left",  # 540 / 0.933 = 579 s
+    ]
