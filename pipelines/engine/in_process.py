@@ -113,18 +113,16 @@ def _computed(job: Job, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
     begun = next(blocks, None)
     if begun is None:
         return
-    first, *others = [(step.function(**step.arguments), step.batch_size) for step in job.steps]
-    batches = _cut(itertools.chain([begun], blocks), first[1])
-    made = _ahead(first[0], batches, _threads(job.steps[0])) if _is_cheap(job) else _one_by_one(first[0], batches)
+    steps = [step.function(**step.arguments) for step in job.steps]
+    first = job.steps[0]
+    batches = _cut(itertools.chain([begun], blocks), first.batch_size)
+    is_cheap = len(steps) > 1 and not first.actors
+    made = _ahead(steps[0], batches, _threads(first)) if is_cheap else _one_by_one(steps[0], batches)
     for is_last, table in made:
         tables: Iterator[pa.Table] = itertools.chain([table], () if is_last else _rest_of_block(made))
-        for step, size in others:
-            tables = map(step, _rebatched(tables, size))
+        for step, settings in zip(steps[1:], job.steps[1:], strict=True):
+            tables = map(step, _rebatched(tables, settings.batch_size))
         yield pa.concat_tables(tables)
-
-
-def _is_cheap(job: Job) -> bool:
-    return len(job.steps) > 1 and not job.steps[0].actors
 
 
 def _threads(step: Step) -> int:
