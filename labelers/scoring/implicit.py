@@ -120,8 +120,9 @@ def trained_against(config: Mapping[str, Any]) -> models.Model:
 def trained_beta(objective: Mapping[str, Any]) -> float:
     """Return the beta of a result's settings, or BETA where that one does not apply to a score.
 
-    mapo and sft have no beta. A score is made of native, unweighted errors, so a beta for weighted errors or for errors
-    of the noise does not carry over. A score's sign, and so the winner, does not depend on beta.
+    mapo and sft have no beta, and with auto each step has its own. A score is made of native, unweighted errors, so a
+    beta for weighted errors or for errors of the noise does not carry over. A score's sign, and so the winner, does not
+    depend on beta.
     """
     settings = ObjectiveConfig(
         objective=objective.get("objective", "dpo"),
@@ -130,7 +131,7 @@ def trained_beta(objective: Mapping[str, Any]) -> float:
         error=objective.get("error", "native"),
     )
     fits = settings.needs_reference and settings.weighting == "constant" and settings.error == "native"
-    return settings.beta if fits else BETA
+    return settings.known_beta if fits and settings.beta != "auto" else BETA
 
 
 @dataclass(frozen=True, kw_only=True)

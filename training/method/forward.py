@@ -1,22 +1,23 @@
 """The forward pass of a step: noise, predictions, their errors, and the losses that these come to.
 
 PairLosses.of_step takes a step's micro-batches in turn; PairLosses.of takes one of them from start to end. What becomes
-of the errors is arithmetic, and stands in training/method/objectives.py.
+of the errors is arithmetic, and stands in training/method/step_losses.py and objectives.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from training.backbones.backbone import Backbone
 from training.layout import sharding
-from training.method import objectives
+from training.method import objectives, step_losses
 from training.method.batch import Batch
 from training.method.objective_config import ObjectiveConfig
+from training.method.step_losses import StepValues
 
 
 class Reference(Protocol):
@@ -39,6 +40,7 @@ class MeasuredBatch:
         torch.Tensor
     )  # [B] float32, 1 where the policy prefers the winner, 0 where the loser, a half for neither
     timesteps: torch.Tensor  # [B] int64
+    beta: float | None  # of the step; None where the objective needs no reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,50 +60,76 @@ class PairLosses:
 
         That pass falls inside the block that has gradients averaged over the workers, on the last micro-batch only.
         """
-        baseline = self.step_baseline(batches)
+        batches, values = self.first_pass(batches)
         for batch in batches:
             with sharding.synchronised(self.policy, last=batch is batches[-1]):
-                yield self.of(batch.to(self.device), baseline)
+                yield self.of(batch.to(self.device), values)
 
-    def of(self, batch: Batch, baseline: torch.Tensor | None) -> MeasuredBatch:
+    def of(self, batch: Batch, values: StepValues | None) -> MeasuredBatch:
         """Compute the losses of one micro-batch: policy's errors, reference's errors, objective.
 
         Args:
             batch: on the policy's device.
-            baseline: from step_baseline.
+            values: of the step, from first_pass; None where this micro-batch is all that this rank has of it.
         """
-        policy_errors = pair_errors(self.backbone, self.policy, batch, self.autocast)
-        reference_errors = self.reference.errors(batch) if self.objective.needs_reference else None
-        losses = objectives.pair_losses(
-            self.objective, self.backbone, batch, policy_errors, reference_errors, baseline, self.world_size
+        objective = self.objective
+        residuals = pair_residuals(self.backbone, self.policy, batch, self.autocast)
+        policy_errors = mean_squares(residuals).unflatten(0, (2, -1))
+        reference_errors = self.reference_errors(batch) if objective.needs_reference else None
+        held = policy_errors.detach()
+        if values is None:
+            values = self.step_values([batch], [held], [] if reference_errors is None else [reference_errors])
+        overlaps = None if objective.safeguard is None else overlap(residuals.detach())
+        losses = step_losses.pair_losses(
+            objective, self.backbone, batch, policy_errors, reference_errors, values, overlaps
         )
-        policy_errors = policy_errors.detach()
-        margins = objectives.margins(policy_errors, policy_errors if reference_errors is None else reference_errors)
+        margins = objectives.margins(held, held if reference_errors is None else reference_errors)
         return MeasuredBatch(
             losses=losses,
-            policy_errors=policy_errors,
+            policy_errors=held,
             reference_errors=reference_errors,
             margins=margins,
             accuracies=objectives.implicit_accuracy(margins),
             timesteps=batch.timesteps,
+            beta=values.beta if objective.needs_reference else None,
         )
 
     @torch.no_grad()
-    def step_baseline(self, batches: Sequence[Batch]) -> torch.Tensor | None:
-        """Compute z of kto by a first pass over all micro-batches of a step: each of them needs the mean over all.
+    def first_pass(self, batches: Sequence[Batch]) -> tuple[Sequence[Batch], StepValues | None]:
+        """Find a step's values by a pass over all its micro-batches before the first loss, where a loss needs them.
+
+        The reference's errors of this pass stay in the micro-batches, so only the policy's are computed twice.
 
         Returns:
-            A float32 scalar. None for other objectives, and where there is but one micro-batch: its z is its own.
+            The micro-batches, and the step's values: None where `of` finds them from its one micro-batch.
         """
-        if self.objective.objective != "kto" or len(batches) == 1:
-            return None
-        parts = []
+        if not self.objective.needs_whole_step or len(batches) == 1:
+            return batches, None
+        policy_errors = []
+        seen = []
         for batch in batches:
             moved = batch.to(self.device)
-            policy_errors = pair_errors(self.backbone, self.policy, moved, self.autocast)
-            rewards = objectives.rewards(policy_errors, self.reference.errors(moved), self.objective.beta)
-            parts.append(rewards * objectives.weights(self.objective, self.backbone, moved.timesteps))
-        return objectives.kto_baseline(parts, self.world_size)
+            policy_errors.append(pair_errors(self.backbone, self.policy, moved, self.autocast))
+            seen.append(replace(moved, reference_errors=self.reference_errors(moved)))
+        reference_errors = [batch.reference_errors for batch in seen if batch.reference_errors is not None]
+        return seen, self.step_values(seen, policy_errors, reference_errors)
+
+    def reference_errors(self, batch: Batch) -> torch.Tensor:
+        """Return the reference's errors [2, B] float32: the batch's own where it has them, else computed now."""
+        return self.reference.errors(batch) if batch.reference_errors is None else batch.reference_errors
+
+    def step_values(
+        self, batches: Sequence[Batch], policy_errors: list[torch.Tensor], reference_errors: list[torch.Tensor]
+    ) -> StepValues:
+        """Find a step's values from the native errors [2, B] of all of this rank's micro-batches."""
+        if not self.objective.needs_whole_step:
+            return step_losses.step_values(self.objective, [], [])
+        weights = [objectives.weights(self.objective, self.backbone, batch.timesteps) for batch in batches]
+        weighted = [
+            [errors * weight for errors, weight in zip(of_batches, weights, strict=True)]
+            for of_batches in (policy_errors, reference_errors)
+        ]
+        return step_losses.step_values(self.objective, weighted[0], weighted[1], self.world_size)
 
 
 def pair_errors(backbone: Backbone, network: torch.nn.Module, batch: Batch, autocast: torch.dtype) -> torch.Tensor:
@@ -113,6 +141,15 @@ def pair_errors(backbone: Backbone, network: torch.nn.Module, batch: Batch, auto
     Returns:
         [2, B] float32, row 0 winners, row 1 losers.
     """
+    return mean_squares(pair_residuals(backbone, network, batch, autocast)).unflatten(0, (2, -1))
+
+
+def pair_residuals(backbone: Backbone, network: torch.nn.Module, batch: Batch, autocast: torch.dtype) -> torch.Tensor:
+    """Compute what a network's predictions miss their targets by, in the same pass; arguments as in pair_errors.
+
+    Returns:
+        [2B, C, H, W] float32, winners first.
+    """
     latents = batch.latents.flatten(0, 1)  # [2B, C, H, W], winners first
     noise = batch.noise.repeat(2, 1, 1, 1)  # Eq. 14: both images of a pair share noise and timestep
     timesteps = batch.timesteps.repeat(2)
@@ -121,7 +158,13 @@ def pair_errors(backbone: Backbone, network: torch.nn.Module, batch: Batch, auto
     target = backbone.target(latents, noise, timesteps)
     with torch.autocast(latents.device.type, dtype=autocast, enabled=autocast != torch.float32):
         prediction = backbone.predict(network, noisy, timesteps, conditioning)
-    return errors(prediction, target).unflatten(0, (2, -1))
+    return residual(prediction, target)
+
+
+def residual(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Subtract a target from a prediction of any float dtype: float32, or float64 where the target is."""
+    wide = torch.promote_types(target.dtype, torch.float32)
+    return prediction.to(wide) - target.to(wide)
 
 
 def errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -134,8 +177,18 @@ def errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Returns:
         [B], 0 or more: float32, or float64 where the target is.
     """
-    wide = torch.promote_types(target.dtype, torch.float32)
-    return (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(1)
+    return mean_squares(residual(prediction, target))
+
+
+def mean_squares(residuals: torch.Tensor) -> torch.Tensor:
+    """Take the mean over C, H, W of squared residuals [B, C, H, W]: one error an image, [B]."""
+    return residuals.square().flatten(1).mean(1)
+
+
+def overlap(residuals: torch.Tensor) -> torch.Tensor:
+    """Compute each pair's overlap, the mean over C, H, W of winner's times loser's residual [2B, C, H, W]: [B]."""
+    winner, loser = residuals.unflatten(0, (2, -1))
+    return (winner * loser).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

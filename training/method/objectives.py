@@ -25,7 +25,6 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from training.method.batch import Batch
 from training.method.objective_config import ObjectiveConfig
 
 NEAR_ZERO = 1e-2  # of k e, below which phi is its series: 1 - x/2 + x^2/12, the next term is x^4/720
@@ -41,37 +40,6 @@ class NoiseLevels(Protocol):
     def epsilon_factor(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Return the factor that makes a native error one of the noise, at each timestep, [B] float32."""
         ...
-
-
-def pair_losses(
-    config: ObjectiveConfig,
-    levels: NoiseLevels,
-    batch: Batch,
-    policy_errors: torch.Tensor,
-    reference_errors: torch.Tensor | None,
-    baseline: torch.Tensor | None = None,
-    world_size: int = 1,
-) -> torch.Tensor:
-    """Compute the losses of a micro-batch from native errors: weigh the errors, then apply the objective.
-
-    Args:
-        levels: the backbone's noise schedule.
-        batch: its timesteps [B] int64 and preferred [B] float32 are read.
-        policy_errors: [2, B] float32, with gradient.
-        reference_errors: [2, B] float32, without gradient; None where the objective needs none.
-        baseline: z of kto. None means that this micro-batch is the whole step: z is then its own.
-        world_size: how many workers share the global batch, for kto's own z.
-
-    Returns:
-        [B] float32, with gradient.
-    """
-    weight = weights(config, levels, batch.timesteps)
-    policy_errors = policy_errors * weight
-    reference_errors = None if reference_errors is None else reference_errors * weight
-    if config.objective == "kto" and baseline is None:
-        assert reference_errors is not None
-        baseline = kto_baseline([rewards(policy_errors, reference_errors, config.beta)], world_size)
-    return loss(config, policy_errors, reference_errors, batch.preferred, 0.0 if baseline is None else baseline)
 
 
 def weights(config: ObjectiveConfig, levels: NoiseLevels, timesteps: torch.Tensor) -> torch.Tensor:
@@ -145,7 +113,7 @@ def comparison(
     baseline: torch.Tensor | float,
 ) -> torch.Tensor:
     """Compute the loss of each pair that compares policy and reference, [B]; arguments as in `loss`."""
-    u = logits(margins(policy_errors, reference_errors), config.beta)
+    u = logits(margins(policy_errors, reference_errors), config.known_beta)
     match config.objective:
         case "dpo":  # Eq. 14: -log sigma(u)
             return -F.logsigmoid(u)
@@ -163,7 +131,7 @@ def comparison(
     assert (
         config.objective == "kto"
     )  # Li et al. 2024, arXiv 2404.04465: 1 - sigma(y (r - z)), y +1 winners, -1 losers; mean
-    gains = rewards(policy_errors, reference_errors, config.beta) - baseline
+    gains = rewards(policy_errors, reference_errors, config.known_beta) - baseline
     return 0.5 * (F.sigmoid(-gains[0]) + F.sigmoid(gains[1]))
 
 

@@ -32,6 +32,7 @@ class StepRecord:
         self.learning_rate = learning_rate
         self.timesteps = timesteps  # how many the schedule has
         self.has_reference = True
+        self.beta: float | None = None  # of the step, where there is a reference
         self.stream = 0  # sum of the micro-batches' fingerprints, modulo 2^64
         # One tensor, so that the ranks add all sums up at once; the other two are views of it.
         self.sums = torch.zeros(len(PAIR_SUMS) + len(QUARTER_SUMS) * QUARTERS, dtype=torch.float64, device=device)
@@ -43,6 +44,7 @@ class StepRecord:
         """Add a micro-batch; its losses are detached. fingerprint: of its pairs and draws, Batch.fingerprint."""
         self.stream += fingerprint
         self.has_reference = part.reference_errors is not None
+        self.beta = part.beta
         ones = torch.ones_like(part.losses)
         pairs = {"pairs": ones, "loss": part.losses, "accuracy": part.accuracies, "margin": part.margins}
         self.pair_sums += torch.stack([pairs[name] for name in PAIR_SUMS]).double().sum(1)
@@ -64,6 +66,7 @@ class StepRecord:
             "loss": total["loss"] / total["pairs"],
             "accuracy": total["accuracy"] / total["pairs"] if self.has_reference else None,
             "margin": total["margin"] / total["pairs"] if self.has_reference else None,
+            "beta": self.beta,
             "gradient_norm": float(gradient_norm),
             "learning_rate": self.learning_rate,
             "stream": f"{((high << 32) + low) % (1 << 64):016x}",

@@ -53,7 +53,7 @@ class Layout:
     average: bool = False  # a moving average of the trained weights is kept
     optimizer: str = "adamw"
     recomputed: bool = False  # the backward pass computes the policy's activations again
-    first_pass: bool = False  # both models see the step's pairs once before, for kto's baseline
+    first_pass: bool = False  # the policy sees the step's pairs once before: their losses depend on one another
     shards: int = 1  # workers that share weights, gradients and optimizer state
 
 
@@ -69,7 +69,7 @@ def layout(config: TrainConfig) -> Layout:
         optimizer=config.optimizer.optimizer,
         recomputed=config.sharding.activation_checkpointing,
         shards=config.workers if config.sharding.sharding == "fsdp" else 1,
-        first_pass=config.objective.objective == "kto" and share > config.data.micro_batch,
+        first_pass=config.objective.needs_whole_step and share > config.data.micro_batch,
     )
 
 
@@ -201,8 +201,7 @@ def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
     if laid_out.reference:
         parts.append(("reference, forward of 2 images", 2 * forward))
     if laid_out.first_pass:
-        models = 2 if laid_out.reference else 1
-        parts.append((f"kto's baseline, 2 images through {models} of the models", 2 * models * forward))
+        parts.append(("policy, forward of 2 images before the step's losses", 2 * forward))
     return parts
 
 

@@ -155,7 +155,7 @@ def _compare(trainer: Trainer, step: int, batches: list[Batch]) -> None:
         moved = batch.to(trainer.rank.device)
         assert moved.reference_errors is not None
         gap = objectives.margins(trainer.reference.errors(moved), moved.reference_errors)  # live, less cached
-        differences.append(objectives.logits(gap, config.objective.beta).abs())
+        differences.append(objectives.logits(gap, config.objective.greatest_beta).abs())
     spread = torch.cat(differences)
     mean = spread.double().mean()
     largest = spread.double().max()
@@ -163,7 +163,11 @@ def _compare(trainer: Trainer, step: int, batches: list[Batch]) -> None:
         dist.all_reduce(mean)
         mean /= trainer.rank.world_size
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    allowed = max(TOLERANCES[manifest.settings.precision], TOLERANCES[config.precision]) * config.objective.beta / BETA
+    allowed = (
+        max(TOLERANCES[manifest.settings.precision], TOLERANCES[config.precision])
+        * config.objective.greatest_beta
+        / BETA
+    )
     measured = (
         f"the reference errors {name} and the live reference's differ by {mean.item():.1e} logits in the mean, "
         f"{largest.item():.1e} at the most, over the pairs of step {step + 1}"

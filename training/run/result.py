@@ -22,6 +22,7 @@ from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
 from training.checkpoints.run_folder import FACTS, RESULT
 from training.data.loader import Labelled
+from training.method.objective_config import ObjectiveConfig
 from training.method.policy_config import PolicyConfig
 from training.settings.config import TrainConfig
 
@@ -198,7 +199,7 @@ def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int, 
         best=facts["best_step"],
         trained=_trained(config.policy),
         prediction=facts["prediction_type"],
-        beta=f"{config.objective.beta:g}" if config.objective.needs_reference else "none",
+        beta=_beta(config.objective),
         rate=config.optimizer.learning_rate,
         reference=facts["reference"],
         labels=config.data.labels,
@@ -207,6 +208,14 @@ def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int, 
         accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
         settings=json.dumps(facts["config"], indent=2),
     )
+
+
+def _beta(objective: ObjectiveConfig) -> str:
+    if not objective.needs_reference:
+        return "none"
+    if objective.beta == "auto":
+        return f"found at each step, {objective.beta_most:g} at the most"
+    return f"{objective.beta:g}"
 
 
 def _trained(policy: PolicyConfig) -> str:

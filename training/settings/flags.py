@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from infra.base.errors import UserError, check_least
 from pipelines.latents.kinds import kind_of
-from training.method.objective_config import ObjectiveConfig
+from training.method.objective_config import OF_LOGIT, OF_SIGMA, ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig, check_optimizer
 from training.settings.config import TrainConfig
 
@@ -89,16 +90,22 @@ def check_objective(config: ObjectiveConfig) -> None:
         "label_smoothing": (config.objective == "conservative", "--objective conservative"),
         "dmpo_alpha": (config.objective == "dmpo", "--objective dmpo"),
         **dict.fromkeys(("mapo_k", "mapo_b", "mapo_t"), (config.objective == "mapo", "--objective mapo")),
+        **dict.fromkeys(("beta_target", "beta_most"), (config.beta == "auto", "--beta auto")),
         "snr_gamma": (config.weighting == "min-snr", "--weighting min-snr"),
     }
     for name, (used, owner) in owned.items():
         if not used and getattr(config, name) != getattr(ObjectiveConfig(), name):
-            raise UserError(f"{_flag(config, name)}: only {owner} has it, and this is {chosen}")
-    for name in ("mapo_k", "mapo_b", "mapo_t", "snr_gamma", *(["beta"] if config.needs_reference else [])):
+            this = f"--beta {config.beta}" if owner == "--beta auto" else chosen
+            raise UserError(f"{_flag(config, name)}: only {owner} has it, and this is {this}")
+    above = ["mapo_k", "mapo_b", "mapo_t", "snr_gamma", "beta_most"]
+    if config.needs_reference and config.beta != "auto":
+        above.append("beta")
+    for name in above:
         if not 0 < getattr(config, name) < math.inf:
             raise UserError(f"{_flag(config, name)}: must be above 0")
     if not 0 <= config.label_smoothing < 0.5:
         raise UserError(f"{_flag(config, 'label_smoothing')}: from 0 to below 0.5, where labels would say nothing")
+    _check_stability(config)
     if not 0 < config.dmpo_alpha < 0.5:
         raise UserError(f"{_flag(config, 'dmpo_alpha')}: must be between 0 and 0.5, where labels would say nothing")
     if not 0 <= config.sft_weight < math.inf:
@@ -107,6 +114,29 @@ def check_objective(config: ObjectiveConfig) -> None:
         raise UserError(f"{_flag(config, 'sft_weight')}: {chosen} has the winner's error in it already; leave it out")
     if config.objective == "mapo" and config.weighting != "constant":
         raise UserError(f"--weighting {config.weighting}: {chosen} has none; its k stands in a timestep weight's place")
+
+
+def _check_stability(config: ObjectiveConfig) -> None:
+    """Refuse a safeguard or an automatic beta that the objective cannot have, or that has no such value."""
+    if config.beta == "auto" and config.objective not in OF_SIGMA:
+        raise UserError(
+            f"--beta auto: only {_listed(OF_SIGMA)} can have it, and this is --objective {config.objective}"
+        )
+    if not 0 < config.beta_target < 0.5:
+        raise UserError(f"{_flag(config, 'beta_target')}: must be between 0 and 0.5, which is the weight at beta 0")
+    if config.safeguard is None:
+        return
+    if config.objective not in OF_LOGIT:
+        raise UserError(
+            f"{_flag(config, 'safeguard')}: only {_listed(OF_LOGIT)} can have one, and this is --objective "
+            f"{config.objective}"
+        )
+    if not 0 <= config.safeguard <= 1:
+        raise UserError(f"{_flag(config, 'safeguard')}: must be from 0 to 1")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:

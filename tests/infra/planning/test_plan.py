@@ -73,7 +73,7 @@ def test_pair_work_and_memory_by_hand() -> None:
     assert [work for _, work in plan.pair_work(alone, 3.0)] == [6.0, 12.0]
     assert [size for _, size in plan.memory(alone, ten)] == [40, 40, 80]
     kto = TrainConfig(objective=ObjectiveConfig(objective="kto"))  # 32 pairs a step, 16 at once
-    assert [work for _, work in plan.pair_work(plan.layout(kto), 3.0)] == [6.0, 12.0, 6.0, 12.0]
+    assert [work for _, work in plan.pair_work(plan.layout(kto), 3.0)] == [6.0, 12.0, 6.0, 6.0]
     spread = plan.Layout(reference=True, recomputed=True, shards=4)
     assert [work for _, work in plan.pair_work(spread, 3.0)] == [6.0, 12.0, 6.0, 6.0]
     assert [size for _, size in plan.memory(spread, ten)] == [10, 10, 20, 10]

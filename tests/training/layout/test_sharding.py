@@ -48,6 +48,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+STEADY = ObjectiveConfig(beta="auto", beta_target=0.45, beta_most=1e6, safeguard=0.5)
+
+
 def at(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
     """Return settings with another output beside the old one."""
     return replace(config, output=str(Path(config.output).parent / name), **changes)
@@ -121,6 +124,7 @@ def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
     alone = replace(quick.data, global_batch=7)
     run(at(config, "uneven-ddp", data=alone, steps=1))
     run(at(config, "uneven-fsdp", data=alone, steps=1, sharding=FSDP))
+    run(at(config, "steady", data=alone, steps=3, objective=STEADY))
     run(at(config, "low", data=alone, steps=1, sharding=FSDP, precision="bfloat16", validation=three_captions(config)))
     full = at(config, "full", data=alone, steps=1, checkpoint_every=1, sharding=FSDP)
     if rank == 1:
@@ -258,6 +262,14 @@ def test_unequal_shares_give_the_gradient_of_the_global_batch(runs: TrainConfig,
     assert column(runs, name, "stream") == column(runs, f"alone-{name}", "stream")
     for key in ("loss", "gradient_norm"):
         assert column(runs, name, key) == pytest.approx(column(runs, f"alone-{name}", key), rel=1e-4)
+
+
+def test_unequal_shares_find_the_beta_of_the_global_batch(runs: TrainConfig) -> None:
+    data = replace(runs.data, global_batch=7, micro_batch=7)
+    loop.train(at(runs, "alone-steady", data=data, steps=3, objective=STEADY), assembly.Rank())
+    assert min(column(runs, "steady", "beta")) < 1e6  # else this would hold nothing
+    for key in ("beta", "loss", "gradient_norm"):
+        assert column(runs, "steady", key) == pytest.approx(column(runs, "alone-steady", key), rel=1e-2)
 
 
 def test_low_precision_keeps_float32_weights(runs: TrainConfig) -> None:

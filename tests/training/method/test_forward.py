@@ -10,7 +10,7 @@ import torch
 from support.material import MODEL
 
 from training.backbones.backbone import StableDiffusion
-from training.method import forward, objectives
+from training.method import forward, objectives, step_losses
 from training.method.batch import Batch
 from training.method.objective_config import ObjectiveConfig
 
@@ -47,31 +47,33 @@ def batch(preferred: tuple[float, float] = (1.0, 1.0), timesteps: tuple[int, int
     )
 
 
+def losses_of(config: ObjectiveConfig, of: Batch, policy: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
+    """Compute the losses of a micro-batch that is a whole step."""
+    values = step_losses.step_values(config, [policy], [] if reference is None else [reference])
+    return step_losses.pair_losses(config, BACKBONE, of, policy, reference, values)
+
+
 def test_each_pair_has_its_own_probability() -> None:
-    losses = objectives.pair_losses(
-        ObjectiveConfig(objective="soft", beta=200.0), BACKBONE, batch((1.0, 0.75)), POLICY, REFERENCE
-    )
+    losses = losses_of(ObjectiveConfig(objective="soft", beta=200.0), batch((1.0, 0.75)), POLICY, REFERENCE)
     second = 0.75 * math.log(1 + math.exp(1.0)) + 0.25 * math.log(1 + math.exp(-1.0))
     assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-3.0)), second], abs=1e-5)
 
 
 def test_each_pair_has_the_weight_of_its_timestep() -> None:
     config = ObjectiveConfig(objective="dpo", beta=200.0, weighting="min-snr")
-    losses = objectives.pair_losses(config, BACKBONE, batch(), POLICY, REFERENCE)
+    losses = losses_of(config, batch(), POLICY, REFERENCE)
     # SD1.5: alpha^2 is 1 - 0.00085 at t = 0, so SNR 1175.5 and the weight 5/1175.5; at t = 999 the SNR is below 5.
     weight = 5 / ((1 - 0.00085) / 0.00085)
     expected = [math.log(1 + math.exp(-3.0 * weight)), math.log(1 + math.exp(1.0))]
     assert losses.tolist() == pytest.approx(expected, abs=1e-5)
-    alone = objectives.pair_losses(
-        ObjectiveConfig(objective="sft", weighting="min-snr"), BACKBONE, batch(), POLICY, None
-    )
+    alone = losses_of(ObjectiveConfig(objective="sft", weighting="min-snr"), batch(), POLICY, None)
     assert alone.tolist() == pytest.approx([0.10 * weight, 0.14], abs=1e-5)
 
 
 def test_the_only_micro_batch_is_ktos_own_baseline() -> None:
     config = ObjectiveConfig(objective="kto", beta=200.0)
     less_bad = REFERENCE + 0.02  # all rewards are 2 higher
-    losses = objectives.pair_losses(config, BACKBONE, batch(), POLICY, less_bad)
+    losses = losses_of(config, batch(), POLICY, less_bad)
     # Rewards 4, 0 and 1, 1 (winner, loser: 4 and 1; 0 and 1), mean 1.5.
     gains = [(4 - 1.5, 1 - 1.5), (0 - 1.5, 1 - 1.5)]
     expected = [0.5 * (1 / (1 + math.exp(w)) + 1 / (1 + math.exp(-lost))) for w, lost in gains]

@@ -100,7 +100,7 @@ def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
     trainer = assembly.build(preflight.check_config(config), assembly.Rank())
     with torch.no_grad():
-        losses = [hand_losses(b, str(MODEL), other, config.objective.beta) for b in loop.step_share(trainer, 0)]
+        losses = [hand_losses(b, str(MODEL), other, config.objective.known_beta) for b in loop.step_share(trainer, 0)]
     loop.train(config, assembly.Rank())
     loss = notes(config.output)[0]["loss"]
     assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
@@ -183,7 +183,7 @@ def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
     other = moved_model(tmp_path / "other", 2e-2)  # a worse reference, so that rewards are positive
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
     config = replace(config, objective=replace(config.objective, objective="kto"))
-    rows, beta = [], config.objective.beta
+    rows, beta = [], config.objective.known_beta
     for micro in (4, 8, 2):
         output, data = f"{config.output}-{micro}", replace(config.data, micro_batch=micro)
         loop.train(replace(config, output=output, data=data), assembly.Rank())

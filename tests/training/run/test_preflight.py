@@ -29,6 +29,15 @@ from training.settings.presets import PRESETS
             "--label-smoothing 0.2: only --objective conservative has it",
         ),
         (ObjectiveConfig(objective="conservative", label_smoothing=0.5), "--label-smoothing 0.5: from 0 to below 0.5"),
+        (ObjectiveConfig(beta="auto", beta_target=0.5), "--beta-target 0.5: must be between 0 and 0.5, which is"),
+        (ObjectiveConfig(beta_target=0.3), "--beta-target 0.3: only --beta auto has it, and this is --beta 5000"),
+        (ObjectiveConfig(beta="auto", beta_most=0.0), "--beta-most 0: must be above 0"),
+        (
+            ObjectiveConfig(objective="kto", beta="auto"),
+            "--beta auto: only dpo, conservative, soft and dmpo can have it, and this is --objective kto",
+        ),
+        (ObjectiveConfig(safeguard=1.5), "--safeguard 1.5: must be from 0 to 1"),
+        (ObjectiveConfig(objective="kto", safeguard=0.5), "--safeguard 0.5: only .* can have one, .* --objective kto"),
         (
             ObjectiveConfig(objective="sft", mapo_b=0.3),
             "--mapo-b 0.3: only --objective mapo has it, and this is --objective sft",
