@@ -10,7 +10,7 @@ from infra.base import cli
 from infra.planning import plan_flags
 from pipelines.drawing import generate_config
 from pipelines.drawing.generate_config import GenerateConfig
-from pipelines.experiments import evaluate_model, rejection_sampling, rounds_config
+from pipelines.experiments import evaluate_config, rejection_config, rounds_config
 from pipelines.latents import encode_config
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import KINDS
@@ -87,7 +87,7 @@ def test_the_papers_own_figures() -> None:
 
 def test_every_command_has_every_model() -> None:
     assert list(MODELS) == list(TABLE)
-    commands = (encode_config, generate_config, rounds_config, evaluate_model, rejection_sampling)
+    commands = (encode_config, generate_config, rounds_config, evaluate_config, rejection_config)
     assert all(set(command.PRESETS) == set(MODELS) for command in commands)
     assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper"}
     assert set(reference_config.PRESETS) == set(plan_flags.PRESETS) == set(presets.PRESETS)
@@ -97,7 +97,7 @@ def test_every_command_has_every_model() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_commands_that_draw_take_the_generators_settings(name: str) -> None:
     drawing = asdict(generate_config.PRESETS[name])
-    for command in (evaluate_model, rejection_sampling, rounds_config):
+    for command in (evaluate_config, rejection_config, rounds_config):
         shown = asdict(command.PRESETS[name].draw)
         for setting in ("sampling_steps", "guidance_scale", "dtype", "batch_size"):
             assert shown[setting] == drawing[setting]
