@@ -15,7 +15,15 @@ from labelers.labels.relabel_config import LINES, PRESETS, RelabelConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("labelers.labels.relabel:main", RelabelConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES)
+    cli.run(
+        "labelers.labels.relabel:main",
+        RelabelConfig,
+        PRESETS,
+        verify="labelers.labels.relabel:verify",
+        about=__doc__,
+        runs_jobs=True,
+        lines=LINES,
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pipelines.arena_app.arena_config import ArenaConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.arena_app.arena:main", ArenaConfig, about=__doc__)
+    cli.run("pipelines.arena_app.arena:main", ArenaConfig, verify="pipelines.arena_app.arena:verify", about=__doc__)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def command() -> None:
         EncodeConfig,
         PRESETS,
         plan="pipelines.latents.encode_latents:print_plan",
+        verify="pipelines.latents.encode_latents:verify",
         about=__doc__,
         runs_jobs=True,
         lines=LINES,

@@ -17,7 +17,13 @@ from training.settings.presets import LINES
 def command() -> None:
     """Run from the command line."""
     cli.run(
-        "training.reference.encode_reference:main", ReferenceConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES
+        "training.reference.encode_reference:main",
+        ReferenceConfig,
+        PRESETS,
+        verify="training.reference.encode_reference:verify",
+        about=__doc__,
+        runs_jobs=True,
+        lines=LINES,
     )
 
 

@@ -15,7 +15,15 @@ from pipelines.drawing.generate_config import LINES, PRESETS, GenerateConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.drawing.generate:main", GenerateConfig, PRESETS, about=__doc__, runs_jobs=True, lines=LINES)
+    cli.run(
+        "pipelines.drawing.generate:main",
+        GenerateConfig,
+        PRESETS,
+        verify="pipelines.drawing.generate:verify",
+        about=__doc__,
+        runs_jobs=True,
+        lines=LINES,
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,13 @@ from pipelines.judging.score_config import ScoreConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.judging.score:main", ScoreConfig, about=__doc__, runs_jobs=True)
+    cli.run(
+        "pipelines.judging.score:main",
+        ScoreConfig,
+        verify="pipelines.judging.score:verify",
+        about=__doc__,
+        runs_jobs=True,
+    )
 
 
 if __name__ == "__main__":

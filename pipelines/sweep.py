@@ -15,7 +15,7 @@ from pipelines.experiments.sweep_config import SweepConfig
 
 def command() -> None:
     """Run from the command line."""
-    cli.run("pipelines.experiments.sweep:main", SweepConfig, about=__doc__)
+    cli.run("pipelines.experiments.sweep:main", SweepConfig, verify="pipelines.experiments.sweep:verify", about=__doc__)
 
 
 if __name__ == "__main__":

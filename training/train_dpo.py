@@ -21,6 +21,7 @@ def command() -> None:
         TrainConfig,
         PRESETS,
         plan="training.run.plan:print_plan",
+        verify="training.run.train_dpo:verify",
         about=__doc__,
         runs_jobs=True,
         lines=LINES,

@@ -8,11 +8,11 @@ import pkgutil
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, engines, files, flags, logs, object_storage
+from infra.base import config_files, dry_run, engines, files, flags, logs, verifying
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
@@ -38,6 +38,9 @@ class General:
     """File of settings, JSON or YAML: the config.json of an earlier run, or names and values. Flags win over it."""
     print_config: bool = False
     """Print all settings as YAML and stop."""
+    verify: bool = False
+    """Check every byte that this command has written, print what is wrong and how to mend it, and stop. The exit code
+    is 1 where something is wrong."""
     verbose: bool = False
     """Print details too."""
     quiet: bool = False
@@ -60,6 +63,7 @@ def run(
     arguments: list[str] | None = None,
     plan: Callable[[Config, DryRunConfig], None] | str | None = None,
     *,
+    verify: Callable[[Config], Iterable[str]] | str | None = None,
     about: str | None = None,
     lines: Mapping[str, str] | None = None,
     runs_jobs: bool = False,
@@ -72,18 +76,18 @@ def run(
         presets: settings by the names that --preset takes.
         plan: takes main's place under --dry-run, and is named likewise. The flags of a dry run are no settings, so no
             run records them.
+        verify: yields a sentence for each thing that is wrong with what the command has written, for --verify.
         about: what --help says of the command; the docstring of its file.
         lines: what --help says of each preset.
         runs_jobs: whether --engine has a meaning.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = _parse(config_class, presets or {}, given, plan is not None, about or "", lines or {}, runs_jobs)
-        _carry_out(main, plan, parsed)
+        special = {name for name, there in (("plan", plan), ("verify", verify)) if there is not None}
+        parsed = _parse(config_class, presets or {}, given, special, about or "", lines or {}, runs_jobs)
+        _carry_out(main, plan, verify, parsed)
     except (UserError, OSError) as error:
-        refusal = object_storage.refusal_in(error)
-        if refusal is None and isinstance(error, OSError):
-            refusal = files.disk_refusal(error)
+        refusal = verifying.refusal(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr, flush=True)
@@ -97,11 +101,14 @@ def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: 
         SystemExit: for flags that it does not have; what is wrong is then on stderr.
         UserError: for a URL with credentials or options in it, or a file of settings that does not fit.
     """
-    return _parse(config_class, presets, arguments, False, "", {}).settings
+    return _parse(config_class, presets, arguments, set(), "", {}).settings
 
 
 def _carry_out(
-    main: Callable[[Any], None] | str, plan: Callable[[Any, DryRunConfig], None] | str | None, parsed: Parsed
+    main: Callable[[Any], None] | str,
+    plan: Callable[[Any, DryRunConfig], None] | str | None,
+    verify: Callable[[Any], Iterable[str]] | str | None,
+    parsed: Parsed,
 ) -> None:
     general = parsed.general
     if general.verbose and general.quiet:
@@ -115,12 +122,14 @@ def _carry_out(
         logs.LOGGER.debug("settings of this run:\n%s", config_files.as_yaml(parsed.settings))
         if plan is not None and parsed.planned.dry_run:
             _imported(plan)(parsed.settings, parsed.planned)
+        elif verify is not None and general.verify:
+            verifying.report(_imported(verify)(parsed.settings))
         else:
             _imported(main)(parsed.settings)
         logs.LOGGER.debug("finished after %.1f s", time.monotonic() - begun)
 
 
-def _imported(function: Callable[..., None] | str) -> Callable[..., None]:
+def _imported(function: Callable[..., Any] | str) -> Callable[..., Any]:
     return pkgutil.resolve_name(function) if isinstance(function, str) else function
 
 
@@ -128,16 +137,17 @@ def _parse(
     config_class: type,
     presets: Mapping[str, Any],
     arguments: list[str],
-    with_plan: bool,
+    special: Collection[str],
     about: str,
     lines: Mapping[str, str],
     runs_jobs: bool = False,
 ) -> Parsed:
+    """Parse a command line; special are the things beside main that the command can do, plan and verify."""
     _refuse_secrets(arguments)
     start = _starting_flags(config_class, presets, arguments)
-    own = {flag.name for flag in start} | (set() if runs_jobs else {"engine"})
+    own = {flag.name for flag in start} | (set() if runs_jobs else {"engine"}) | ({"verify"} - set(special))
     general = [flag for flag in _in_group(flags.read_flags(General), GENERAL) if flag.name not in own]
-    planned = _in_group(flags.read_flags(DryRunConfig), PLANNED) if with_plan else []
+    planned = _in_group(flags.read_flags(DryRunConfig), PLANNED) if "plan" in special else []
     under = {"general": general, "settings": _sorted(config_class, start), "planned": planned}
     every = [dataclasses.replace(flag, path=(part, *flag.path)) for part, listed in under.items() for flag in listed]
     every = _with_presets(every, presets, lines)

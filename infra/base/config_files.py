@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from infra.base import files
+from infra.base import files, records
 from infra.base.errors import UserError
-from infra.base.files import join, read_json, write_json
+from infra.base.files import join, write_json
 from infra.base.flags import Flag, plain
 
 CONFIG = "config.json"
@@ -34,8 +34,16 @@ def as_yaml(settings: Any) -> str:
 
 
 def begun_with(path: str, default: Any) -> dict[str, Any]:
-    """Read the settings that a run was begun with; a setting that is newer than the run has its default."""
-    return _over(as_saved(default), read_json(path))
+    """Read the settings that a run was begun with; a setting that is newer than the run has its default.
+
+    Raises:
+        UserError: if the file is torn, or another file's content.
+    """
+    settings = as_saved(default)
+    saved = records.read_record(path)
+    if not settings.keys() & saved.keys():
+        raise UserError(f"{path}: another file's content, not the settings of this command; {records.RESTORE}")
+    return _over(settings, saved)
 
 
 def _over(settings: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

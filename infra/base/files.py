@@ -233,6 +233,19 @@ def is_file(path: str) -> bool:
     return _type(path) == pafs.FileType.File
 
 
+def size(path: str) -> int:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: if it is not there.
+    """
+    filesystem, inner = open_filesystem(path)
+    about = filesystem.get_file_info(inner)
+    if about.size is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return int(about.size)
+
+
 def _below(folder: str) -> list[pafs.FileInfo]:
     filesystem, inner = open_filesystem(folder)
     try:
@@ -374,7 +387,7 @@ def read_json(path: str) -> Any:
     try:
         return json.loads(read_bytes(path))
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        raise UserError(f"{path}: not valid JSON ({error}); restore it from a copy, or write it anew") from error
 
 
 def write_json(path: str, value: Any) -> None:

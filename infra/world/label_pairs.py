@@ -18,7 +18,7 @@ from infra.base import cli, files
 from infra.base.errors import UserError
 from infra.world.rater import Rater, bad_rows, rated_pair
 from labelers.scoring import scorers
-from pipelines.drawing.image_sets import DONE, read_images
+from pipelines.drawing.image_sets import read_images, read_manifest
 from pipelines.raw.raw_pairs import write_pairs
 
 ROWS_PER_FILE = 256
@@ -57,7 +57,7 @@ def make_rows(config: LabelConfig) -> list[dict[str, Any]]:
     """
     folder = files.resolve(config.images)
     table = read_images(folder).sort_by([("caption", "ascending"), ("image_index", "ascending")])
-    model = files.read_json(files.join(folder, DONE))["identity"].get("model", "true renders")
+    model = read_manifest(folder)["identity"].get("model", "true renders")
     contents = table["image"].to_pylist()
     captions = table["caption"].to_pylist()
     scores = scorers.load("oracle").score([Image.open(io.BytesIO(content)) for content in contents], captions)

@@ -26,6 +26,7 @@ from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SPEEDS
 from pipelines.engine import resumable
 from pipelines.latents import identity, store
+from pipelines.latents.store_check import label_set_problems
 from pipelines.raw import contents
 from pipelines.raw.source import told_apart
 
@@ -67,6 +68,13 @@ def main(config: RelabelConfig) -> None:
         remark = ": already finished, nothing to do" if name in finished else ""
         manifest = store.read_labels_manifest(plan.destination, plan.names[name])
         print(f"{plan.folder(name)}{remark}\n{label_set.summary(manifest)}", flush=True)
+
+
+def verify(config: RelabelConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with the label sets named; without names, with all of the store."""
+    destination = files.resolve(config.store)
+    for name in config.names or store.label_sets(destination):
+        yield from label_set_problems(destination, name)
 
 
 def labelling(plan: Plan, names: Sequence[str]) -> resumable.Pass[dict[str, label_set.Scores]]:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from infra.base import files, models
 from infra.base.errors import UserError
+from infra.base.result_files import FACTS
 from pipelines.latents import encoders, identity, kinds, weight_files
 from pipelines.latents.adapters import check_adapters
 from pipelines.latents.captions import CaptionEncoder
@@ -29,7 +30,6 @@ from pipelines.raw import pairs
 from pipelines.raw.decode import images_at_once, square_pixels
 from training.backbones.backbone import Backbone, check_fingerprints, open_backbone
 from training.backbones.schedule_config import ScheduleConfig
-from training.checkpoints.run_folder import FACTS
 from training.method import forward, objectives
 from training.method.draws import REWARD_DRAWS, REWARD_SEED, draw
 from training.method.objective_config import ObjectiveConfig

@@ -7,13 +7,16 @@ encode_latents.py takes, and into win rates.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from infra.base import begun, files
+from infra.base import begun, files, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
+from infra.base.verifying import refusals
 from pipelines.arena_app import arena_results
 from pipelines.arena_app.arena_config import ArenaConfig
 from pipelines.arena_app.arena_pairs import Contents, Sets, choose, read_sets
@@ -33,7 +36,7 @@ def check_output(output: str, sets: Sets, seed: int) -> dict[str, Any]:
     identity = {"images": [dict(one.identity) for one in sets.models], "seed": seed}
     path = files.join(output, ARENA)
     if files.exists(path):
-        before = _by_setting(files.read_json(path)["identity"])
+        before = _by_setting(_read_identity(output))
         now = _by_setting(identity)
         begun.refuse_other_settings(f"--output {output}", before, now, "give another folder", exact=True)
     return identity
@@ -48,6 +51,8 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
     """Serve the page until the process is interrupted."""
     with store.writer_lock(output):
         identity = check_output(output, sets, config.seed)
+        refuse_lost_votes(output)
+        Path(output, VOTES).touch()  # before what says that it is there
         files.write_json(files.join(output, ARENA), {"identity": identity, "config": asdict(config)})
         chosen = choose(sets.pairs, config.seed, config.pairs)
         with (
@@ -73,6 +78,7 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
 def export(config: ArenaConfig, sets: Sets, output: str, folder: str) -> None:
     """Write and print the results of the votes; a server may run at the same time."""
     check_output(output, sets, config.seed)
+    refuse_lost_votes(output)
     votes, _ = read_votes(files.join(output, VOTES))
     results = arena_results.export(sets, votes, folder, asdict(config), output)
     raters = len(results["raters"])
@@ -81,6 +87,34 @@ def export(config: ArenaConfig, sets: Sets, output: str, folder: str) -> None:
         rate = results["questions"][question]["win_rate"]
         print(f"  {question:10} {rate['value']:.1%} ({rate['low']:.1%} to {rate['high']:.1%}) of {rate['n']} pairs")
     print(f"{folder}: next: python pipelines/encode_latents.py --source {folder}", flush=True)
+
+
+def verify(config: ArenaConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with the votes' folder."""
+    output = files.resolve(config.output)
+    yield from refusals(partial(_read_identity, output))
+    yield from refusals(partial(refuse_lost_votes, output), partial(read_votes, files.join(output, VOTES)))
+
+
+def _read_identity(output: str) -> dict[str, Any]:
+    remedy = "restore it from a copy, or give another --output"
+    identity: dict[str, Any] = records.read_record(files.join(output, ARENA), ("identity",), remedy)["identity"]
+    return identity
+
+
+def refuse_lost_votes(output: str) -> None:
+    """Refuse a folder that has a file of votes or says whose votes they are, and not both.
+
+    Raises:
+        UserError: naming the file that is missing.
+    """
+    there = {name: files.is_file(files.join(output, name)) for name in (ARENA, VOTES)}
+    lost = [name for name, is_there in there.items() if not is_there]
+    if len(lost) == 1 and (lost != [ARENA] or read_votes(files.join(output, VOTES))[0]):
+        raise UserError(
+            f"{files.join(output, lost[0])}: missing, though an arena was begun here; restore it from a copy, or give "
+            "another --output"
+        )
 
 
 def main(config: ArenaConfig) -> None:

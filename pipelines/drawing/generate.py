@@ -10,18 +10,19 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import torch
 from PIL import Image
 
-from infra.base import begun, files, models, object_storage, tables
+from infra.base import begun, files, models, object_storage, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
+from infra.base.verifying import refusals
 from pipelines.drawing import gallery, image_sets, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
 from pipelines.drawing.image_identity import image_identity
@@ -119,8 +120,7 @@ def main(config: GenerateConfig) -> None:
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
     finished = files.join(output, image_sets.DONE)
-    unfinished = files.join(output, store.WORK, resumable.NOTED)
-    before = next((files.read_json(path)["identity"] for path in (finished, unfinished) if files.exists(path)), None)
+    before = _identity_before(output)
     drawn_by = refiner.folder() if refiner else None
     identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before)
     if before is not None:
@@ -128,10 +128,11 @@ def main(config: GenerateConfig) -> None:
     if any(is_old(value) for value in identity["fingerprints"].values()):
         say_once(output)
 
-    def publish(images: int) -> None:
-        files.flush_below(files.join(output, "images"))
+    def publish(images: Mapping[str, Mapping[str, Any]]) -> None:
+        files.flush_below(files.join(output, image_sets.IMAGES))
         save_config(output, config)
-        files.write_json(finished, {"identity": identity, "images": images, "config": asdict(config)})
+        about = {"identity": identity, "images": wanted.num_rows, "config": asdict(config), "files": images}
+        files.write_json(finished, about)
 
     drawn = resumable.finish(
         resumable.Pass(
@@ -142,14 +143,34 @@ def main(config: GenerateConfig) -> None:
             refuse_others=lambda noted: _refuse_others(output, noted["identity"], identity),
             prepare=lambda: choose.connect("--samplers", config.samplers),
             run=lambda: choose.current().run(_job(config, model, refiner, output, wanted)),
-            count=lambda: _count_images(output, wanted.num_rows),
+            count=lambda: _describe_images(output, wanted.num_rows),
             publish=publish,
         )
     )
+    if drawn is None:
+        image_sets.image_files(output)  # refused here where they are no longer as they were drawn
+        print(f"{output}: already finished, nothing to do", flush=True)
+    else:
+        print(f"{output}: {wanted.num_rows} images", flush=True)
     page = gallery.write_gallery(output, wanted, config)
-    print(f"{output}: already finished, nothing to do" if drawn is None else f"{output}: {drawn} images", flush=True)
     if page is not None:
         print(f"look at {page}", flush=True)
+
+
+def verify(config: GenerateConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with the images drawn."""
+    output = files.resolve(config.output)
+    refused = list(refusals(partial(image_sets.read_manifest, output)))
+    yield from refused or image_sets.problems(output)
+
+
+def _identity_before(output: str) -> dict[str, Any] | None:
+    """Read what decides the images of a folder, finished or begun; None where there are none."""
+    for name in (image_sets.DONE, f"{store.WORK}/{resumable.NOTED}"):
+        path = files.join(output, name)
+        if files.exists(path):
+            return records.read_record(path, ("identity",))["identity"]
+    return None
 
 
 def _refuse_others(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -157,17 +178,17 @@ def _refuse_others(output: str, before: Mapping[str, Any], now: Mapping[str, Any
     begun.refuse_other_settings(output, named, begun.by_full_name(now), "give another --output", exact=True)
 
 
-def _count_images(output: str, wanted: int) -> int:
-    """Count the images drawn.
+def _describe_images(output: str, wanted: int) -> dict[str, dict[str, Any]]:
+    """Describe the files of the images drawn, as image_sets.describe_images does.
 
     Raises:
-        UserError: if they are not as many as wanted.
+        UserError: if they are not as many images as wanted.
     """
-    with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
-        images = sum(pool.map(tables.count_rows, files.list_files(files.join(output, "images"), tables.SUFFIX)))
+    described = image_sets.describe_images(output)
+    images = sum(about["rows"] for about in described.values())
     if images != wanted:
         raise UserError(f"{output}: {images} images for {wanted} wanted; delete the folder and run again")
-    return images
+    return described
 
 
 def _job(
@@ -209,7 +230,7 @@ def _job(
                 gpus=share.gpus,
             )
         ],
-        output=files.join(output, "images"),
+        output=files.join(output, image_sets.IMAGES),
         checkpoint=files.join(output, store.WORK, "images_done"),
         id_column="image_id",
         row_ids=image_sets.image_ids,

@@ -1,13 +1,15 @@
 """Sets of drawn images: the table of images to draw, and the folder that holds them once they are drawn.
 
 images/*.parquet   image_id, caption, image_index, image_seed, image (PNG bytes)
-manifest.json      written last: what decides the images (identity), how many there are, and the flags (config)
+manifest.json      written last: what decides the images (identity), how many there are, the flags (config), and each
+                   file's bytes, sha256 and rows (files); manifests of before name no files
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from infra.base import begun, files, tables
+from infra.base import begun, files, named_files, records, tables
 from infra.base.errors import UserError
 from pipelines.drawing import sampling
 from pipelines.drawing.image_identity import captions_hash
@@ -24,6 +26,8 @@ from pipelines.latents import store
 from pipelines.raw import pairs
 
 DONE = "manifest.json"
+IMAGES = "images"
+REMEDY = "delete the folder and draw it again"
 
 
 def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
@@ -74,20 +78,82 @@ def write_images(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> N
     done = files.join(folder, DONE)
     captions = captions_hash(table["caption"].to_pylist())
     about = {"identity": {**settings, "captions": captions}, "images": table.num_rows, "config": settings}
-    before = files.read_json(done) if files.exists(done) else None
-    if before == about:
+    before = read_manifest(folder) if files.exists(done) else None
+    known = None if before is None else {name: value for name, value in before.items() if name != "files"}
+    if known == about and not list(problems(folder)):
         return
     if files.exists(files.join(folder, store.WORK)):
         raise UserError(f"{folder}: generate.py has not finished its images here; give another --output")
     unhashed = {**about, "identity": settings}  # painted before captions were hashed: which, it does not say
-    if before not in (None, unhashed):
+    if before is not None and known not in (about, unhashed):
         there = {**before["identity"], "images": before["images"]}
         asked = {**about["identity"], "images": about["images"]}
         begun.refuse_other_settings(folder, there, asked, "give another --output", exact=True)
         raise UserError(f"{folder}: its manifest is no longer as it was written; give another --output")
     files.remove(done)  # the manifest goes first and comes last
-    files.write_table(files.join(folder, "images", "part-0.parquet"), table)
-    files.write_json(done, about)
+    files.remove(files.join(folder, IMAGES))
+    files.write_table(files.join(folder, IMAGES, "part-0.parquet"), table)
+    files.write_json(done, about | {"files": describe_images(folder)})
+
+
+def describe_images(folder: str) -> dict[str, dict[str, Any]]:
+    """Describe the files of a folder's images for its manifest: bytes, sha256 and rows; every byte is read."""
+    paths = files.list_files(files.join(folder, IMAGES), tables.SUFFIX)
+    names = [path.removeprefix(f"{folder}/") for path in paths]
+
+    def describe(name: str) -> dict[str, Any]:
+        return named_files.describe(folder, [name])[name] | {"rows": tables.count_rows(files.join(folder, name))}
+
+    with ThreadPoolExecutor() as pool:  # on S3 each file is a round trip
+        return dict(zip(names, pool.map(describe, names), strict=True))
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """Read what a finished folder of images says of itself.
+
+    Raises:
+        UserError: if it is not finished, or its manifest is torn or another file's content.
+    """
+    path = files.join(folder, DONE)
+    if not files.exists(path):
+        raise UserError(f"{folder}: no finished images here; run generate.py with this --output")
+    return records.read_record(path, ("identity", "images"), f"restore it from a copy, or {REMEDY}")
+
+
+def image_files(folder: str) -> list[str]:
+    """List the files of a finished folder of images, each compared with the manifest; no other file there is read.
+
+    Raises:
+        UserError: naming the first that is missing, differs, or is one too many.
+    """
+    named_files.refuse(problems(folder))
+    described = read_manifest(folder).get("files")
+    if described is None:
+        return files.list_files(files.join(folder, IMAGES), tables.SUFFIX)
+    return [files.join(folder, name) for name in sorted(described)]
+
+
+def problems(folder: str) -> Iterator[str]:
+    """Yield one sentence for each thing that is wrong with the files of a finished folder of images."""
+    manifest = read_manifest(folder)
+    described = manifest.get("files")
+    if described is not None:
+        yield from named_files.unknown(folder, described)
+        yield from named_files.problems(folder, described, REMEDY, contents=True)
+        return
+    paths = files.list_files(files.join(folder, IMAGES), tables.SUFFIX)
+    count = 0
+    for path in paths:
+        try:
+            count += tables.count_rows(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            yield f"{tables.unreadable(path, error)}, or {REMEDY}"
+            return
+    if count != manifest["images"]:
+        yield (
+            f"{files.join(folder, IMAGES)}: holds {count} images, but {DONE} beside it says {manifest['images']}; "
+            f"delete copies of its files there, or {REMEDY}"
+        )
 
 
 def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -98,10 +164,9 @@ def read_images(folder: str, ids: Sequence[int] | None = None, columns: Sequence
         columns: the columns wanted; all by default.
 
     Raises:
-        UserError: if it is not finished.
+        UserError: if it is not finished, or its files are not as its manifest says.
     """
-    if not files.exists(files.join(folder, DONE)):
-        raise UserError(f"{folder}: no finished images here; run generate.py")
+    paths = image_files(folder)
     wanted = None if ids is None else pc.field("image_id").isin(list(ids))
     names = None if columns is None else list(dict.fromkeys(["image_id", *columns]))
-    return tables.read_folder(files.join(folder, "images"), names, wanted).sort_by("image_id")
+    return tables.read(paths, names, wanted).sort_by("image_id")

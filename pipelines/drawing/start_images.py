@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
+from pipelines.drawing.image_sets import DONE, image_files
 from pipelines.drawing.prompts import read_table
-from pipelines.latents.store import MANIFEST
 from pipelines.raw import decode
 from pipelines.raw.import_pairs import image_path
 
@@ -82,9 +82,9 @@ def _matched(path: str, wanted: pa.Table) -> Iterator[tuple[int, str, object]]:
 
 def _read(path: str) -> Iterator[Row]:
     if not files.is_file(path):
-        if not files.exists(files.join(path, MANIFEST)):
+        if not files.exists(files.join(path, DONE)):
             raise UserError(f"--init-images {path}: neither a finished folder of images nor a table; give one of these")
-        for part in files.list_files(files.join(path, "images"), ".parquet"):
+        for part in image_files(path):
             yield from _parquet_rows(part)
     elif path.lower().endswith(".parquet"):
         yield from _parquet_rows(path)

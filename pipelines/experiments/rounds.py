@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from infra.base import files, models, object_storage
+from infra.base.result_files import FACTS
 from labelers.scoring import scorers
 from pipelines.drawing import generate
 from pipelines.drawing.generate_config import GenerateConfig
@@ -23,7 +24,7 @@ from pipelines.experiments.rounds_config import RoundsConfig
 from pipelines.judging import rank_pairs, score
 from pipelines.judging.comparison import compare, read_drawn
 from pipelines.latents import encode_latents, store
-from training.checkpoints.run_folder import FACTS, RESULT, STEPS, read_notes
+from training.checkpoints.run_folder import RESULT, STEPS, read_notes
 from training.run import train_dpo
 from training.settings.config import TrainConfig
 

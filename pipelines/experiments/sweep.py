@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from infra.base import engines, files, object_storage
+from infra.base import engines, files, object_storage, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
+from infra.base.result_files import read_facts
+from infra.base.verifying import refusals
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompts import read_prompts
@@ -32,13 +35,16 @@ from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_s
 from pipelines.judging import score
 from pipelines.judging.comparison import compare, read_drawn
 from pipelines.latents import store
-from training.checkpoints.run_folder import FACTS, RESULT
+from training.checkpoints import run_check
+from training.checkpoints.run_folder import RESULT
 from training.run import train_dpo
 from training.run.alone import train_alone
 from training.run.preflight import check_config
 
 SCHEMA_VERSION = 1
 DONE = "sweep.json"
+AGAIN = "give the sweep's command again, which writes it anew"
+LOST_SECONDS = "the sweep then knows no seconds of parts that are finished"
 Seconds = dict[str, float | None]  # by part of a trial
 
 
@@ -56,7 +62,8 @@ def run_trial(trial: Trial) -> Seconds:
     if config is not None:
         parts = {"train": lambda: train_dpo.main(config, train_alone if alone else None)} | parts
     noted = files.resolve(trial.seconds)
-    seconds: Seconds = files.read_json(noted) if files.exists(noted) else {}
+    lost = f"delete it: {LOST_SECONDS}"
+    seconds: Seconds = records.read_record(noted, remedy=lost) if files.exists(noted) else {}
     for name, work in parts.items():
         begun = name in seconds
         started = time.perf_counter()
@@ -85,6 +92,21 @@ def main(config: SweepConfig) -> None:
         seconds = run_all(trials, config.cpus_per_trial)
         files.write_json(files.join(output, DONE), gather(sweep, trials, seconds) | {"config": asdict(config)})
     print(f"\n{table(sweep, trials)}\n{files.join(output, DONE)}", flush=True)
+
+
+def verify(config: SweepConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with the trials' runs, images and scores."""
+    done = files.join(files.resolve(config.output), DONE)
+    if files.exists(done):
+        yield from refusals(partial(records.read_record, done, ("trials", "judges"), AGAIN))
+    for trial in make_trials(read_sweep(config.file), config.output):
+        noted = files.resolve(trial.seconds)
+        if files.exists(noted):
+            yield from refusals(partial(records.read_record, noted, remedy=f"delete it: {LOST_SECONDS}"))
+        if trial.train is not None and files.exists(files.resolve(trial.train.output)):
+            yield from run_check.problems(files.resolve(trial.train.output))
+        if files.exists(files.resolve(trial.draw.output)):
+            yield from score.verify(trial.score)
 
 
 def check_trial(trial: Trial) -> None:
@@ -141,7 +163,7 @@ def gather(sweep: Sweep, trials: list[Trial], seconds: list[Seconds]) -> dict[st
         stores[config.data.store] += 1
         if config.data.reference:
             errors.setdefault(config.data.store, Counter())[config.data.reference] += 1
-        best = files.read_json(files.join(files.resolve(config.output), RESULT, FACTS))["best_step"]
+        best = read_facts(files.join(files.resolve(config.output), RESULT))["best_step"]
         rows.append(
             {"name": trial.name, "seed": trial.seed, **trial.commands, "train": config.output,
              "images": trial.draw.output, "best_step": best, "seconds": took}

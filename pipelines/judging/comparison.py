@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.drawing.image_sets import DONE
+from pipelines.drawing.image_sets import read_manifest
 from pipelines.judging.image_flags import check_same_filter
 from pipelines.judging.score_files import KEYS, fingerprints, paired_scores, read_scores, read_set
 from pipelines.judging.win_rate import win_rate
@@ -48,9 +48,7 @@ def find_images(path: str) -> Images:
         UserError: if the folder is unfinished.
     """
     folder = files.resolve(path)
-    if not files.exists(files.join(folder, DONE)):
-        raise UserError(f"{folder}: no finished images here; run generate.py with this --output")
-    return Images(folder, files.read_json(files.join(folder, DONE))["identity"])
+    return Images(folder, read_manifest(folder)["identity"])
 
 
 def read_drawn(path: str) -> Drawn:

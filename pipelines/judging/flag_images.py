@@ -10,13 +10,13 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, object_storage, tables
+from infra.base import files, object_storage, records, tables
 from infra.base.errors import UserError, check_least
-from pipelines.drawing.image_sets import DONE, image_ids, read_images
+from pipelines.drawing.image_sets import image_files, image_ids, read_images, read_manifest
 from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging.flag_config import FlagConfig
-from pipelines.judging.image_flags import FLAGS, flags_identity, read_image_flags
+from pipelines.judging.image_flags import AGAIN, FLAGS, flags_identity, read_image_flags
 from pipelines.latents import store
 from pipelines.latents.safety import Filter, concept_reason, make_filter
 from pipelines.raw.decode import open_image
@@ -68,7 +68,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
     target = files.join(path, FLAGS)
 
     def flagged_so() -> bool:
-        return files.exists(target) and files.read_json(target)["identity"] == identity
+        return files.exists(target) and records.read_record(target, ("identity",), AGAIN)["identity"] == identity
 
     if not flagged_so():  # else there is nothing to write, and the bucket may be one that can only be read
         object_storage.check("--images", path)
@@ -110,7 +110,7 @@ def _job(config: FlagConfig, path: str, chosen: Filter) -> Job:
     work = files.join(path, WORK)
     share = shares.share(choose.current().device_count() if chosen.checker else 0)
     return Job(
-        source=files.list_files(files.join(path, "images"), tables.SUFFIX),
+        source=image_files(path),
         columns=["image_id", "caption", "image"],
         steps=[
             Step(
@@ -127,5 +127,5 @@ def _job(config: FlagConfig, path: str, chosen: Filter) -> Job:
         row_ids=image_ids,
         rows_per_block=4 * config.batch_size,
         name="images checked",
-        rows=int(files.read_json(files.join(path, DONE))["images"]),
+        rows=int(read_manifest(path)["images"]),
     )

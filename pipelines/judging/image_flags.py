@@ -13,12 +13,13 @@ from typing import Any
 
 from PIL import Image
 
-from infra.base import files
+from infra.base import files, records
 from infra.base.errors import UserError
 from pipelines.drawing.image_sets import DONE
 from pipelines.raw.decode import open_image
 
 FLAGS = "flags.json"
+AGAIN = "delete it and run flag_images.py again"
 CELLS = 8  # along the longer side of a blurred image; no finer detail can be recovered
 
 
@@ -44,15 +45,15 @@ def read_image_flags(folder: str) -> ImageFlags | None:
     """Read the image flags of a folder; None where no filter has checked it.
 
     Raises:
-        UserError: if they are of earlier images of this folder, so that the present ones were not checked.
+        UserError: if they are torn, or of earlier images of this folder, so that the present ones were not checked.
     """
     path = files.join(folder, FLAGS)
     if not files.exists(path):
         return None
-    written = files.read_json(path)
-    chosen = written["identity"]["filter"]
+    written = records.read_record(path, ("identity", "images", "flagged"), AGAIN)
+    chosen = written["identity"].get("filter", {})
     if written["identity"] != flags_identity(folder, chosen):
-        raise UserError(f"{path}: of other images than those in {folder}; run flag_images.py again")
+        raise UserError(f"{path}: of other images than those in {folder}; {AGAIN}")
     reasons = {int(image_id): reason for image_id, reason in written["flagged"].items()}
     return ImageFlags(chosen, written["images"], reasons)
 

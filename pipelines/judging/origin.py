@@ -8,9 +8,9 @@ from typing import Any
 
 from infra.base import files
 from infra.base.errors import UserError
+from infra.base.result_files import FACTS
 from pipelines.latents import store
 from pipelines.raw import raw_pairs
-from training.checkpoints.run_folder import FACTS
 
 HUMAN = "human"
 NO_FACTS = f"no {FACTS} beside the model, so nothing is known of its training"

@@ -16,7 +16,7 @@ from typing import Any
 
 from infra.base import files, tables
 from infra.base.errors import UserError, check_least
-from pipelines.drawing.image_sets import DONE
+from pipelines.drawing import image_sets
 from pipelines.judging.rank_config import Pairs, RankConfig
 from pipelines.judging.score_files import read_manifest, read_scores
 from pipelines.raw import raw_pairs
@@ -82,7 +82,7 @@ def read_groups(folder: str, config: RankConfig) -> list[Group]:
     table = read_scores(folder).sort_by([("caption", "ascending"), ("image_index", "ascending")])
     if config.scorer not in table.column_names:
         raise UserError(f"--scorer {config.scorer}: has not scored {folder}; run score.py --scorers {config.scorer}")
-    drawn_with = drawing_of(files.read_json(files.join(folder, DONE))["identity"])
+    drawn_with = drawing_of(image_sets.read_manifest(folder)["identity"])
     groups = []
     rows = zip(*(table[name].to_pylist() for name in ("caption", "image_id", config.scorer)), strict=True)
     for caption, own in itertools.groupby(rows, key=lambda row: row[0]):
@@ -120,7 +120,7 @@ def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dic
 
 def read_contents(folder: str, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
     """Yield image_id and bytes of each wanted image, file by file."""
-    for path in files.list_files(files.join(folder, "images"), ".parquet"):
+    for path in image_sets.image_files(folder):
         for batch in tables.batches(path, ["image_id", "image"], BATCH):
             rows = zip(batch["image_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
             yield from (row for row in rows if row[0] in wanted)
@@ -159,7 +159,7 @@ def main(config: RankConfig) -> None:
     if files.exists(settings_file) and files.read_json(settings_file) in (settings, earlier):
         print(f"{output}: already ranked, nothing to do: {count} pairs, {ties} ties", flush=True)
         return
-    identity = files.read_json(files.join(folder, DONE))["identity"]
+    identity = image_sets.read_manifest(folder)["identity"]
     model = identity.get("lora") or identity.get("model", "true renders")
     raw_pairs.write_pairs(output, ranked_pairs(folder, groups, model), settings)
     print(f"{output}: {count} pairs of {len(groups)} groups, {ties} ties", flush=True)

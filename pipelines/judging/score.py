@@ -7,8 +7,9 @@ with what holds for the set as a whole. Scorers that are done are left alone; th
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from PIL import Image
 from infra.base import files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
+from infra.base.verifying import refusals
 from labelers.scoring import scorers
-from pipelines.drawing.image_sets import DONE, image_ids, read_images
+from pipelines.drawing import image_sets
+from pipelines.drawing.image_sets import DONE, image_files, image_ids, read_images, read_manifest
 from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging import score_files
+from pipelines.judging.image_flags import read_image_flags
 from pipelines.judging.score_config import ScoreConfig
 from pipelines.judging.set_judges import LatentFeatures, judge_set, set_identity
 from pipelines.latents import store
@@ -79,6 +83,17 @@ def main(config: ScoreConfig) -> None:
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
 
+def verify(config: ScoreConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with folders of images, their scores and their image flags."""
+    for folder in map(files.resolve, config.images):
+        refused = list(refusals(partial(image_sets.read_manifest, folder)))
+        yield from refused
+        if not refused:
+            yield from image_sets.problems(folder)
+            yield from score_files.problems(folder)
+            yield from refusals(partial(read_image_flags, folder))
+
+
 def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
@@ -127,7 +142,7 @@ def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> J
     work = files.join(path, store.WORK)
     share = shares.share(choose.current().device_count())
     return Job(
-        source=files.list_files(files.join(path, "images"), tables.SUFFIX),
+        source=image_files(path),
         columns=[*score_files.KEYS, "image"],
         steps=[
             Step(
@@ -144,7 +159,7 @@ def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> J
         row_ids=image_ids,
         rows_per_block=4 * config.batch_size,
         name=f"images scored by {', '.join(weights)}",
-        rows=int(files.read_json(files.join(path, DONE))["images"]),
+        rows=int(read_manifest(path)["images"]),
     )
 
 

@@ -8,7 +8,8 @@ set.json                     what holds for the images as a set
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,29 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, tables
+from infra.base import files, records, tables
 from infra.base.errors import UserError
+from infra.base.verifying import refusals
 from infra.base.versions import check_version
+from pipelines.drawing import image_sets
 from pipelines.drawing.image_sets import DONE
 
 SCORES = "scores"
 SCORES_FILE = "scores.parquet"
 SET = "set.json"
 SCHEMA_VERSION = 1  # of a scorer's manifest and of the set's file
+AGAIN = "delete it and run score.py again"
 KEYS = ("image_id", "caption", "image_index")  # what an image is known by, beside its scores
+
+
+def images_hash(path: str) -> str:
+    """Return the hash of the manifest of a folder's images, by which scores name what they are of.
+
+    Raises:
+        UserError: if the folder holds no finished images.
+    """
+    image_sets.read_manifest(path)
+    return files.sha256(files.join(path, DONE))
 
 
 def identity_of(path: str, name: str) -> dict[str, Any] | None:
@@ -47,12 +61,16 @@ def read_manifest(path: str, name: str) -> dict[str, Any]:
     """Read what a folder's scores by one scorer say of themselves.
 
     Raises:
-        UserError: if they are of another schema version.
+        UserError: if they are of another schema version or scorer, or their manifest is torn.
     """
     folder = files.join(path, SCORES, name)
-    manifest = files.read_json(files.join(folder, DONE))
+    path = files.join(folder, DONE)
     again = f"delete {folder} and run score.py again"
-    check_version(files.join(folder, DONE), manifest, SCHEMA_VERSION, again, unnamed=1)
+    manifest = records.read_record(path, ("identity",), again)
+    check_version(path, manifest, SCHEMA_VERSION, again, unnamed=1)
+    made_by = manifest["identity"].get("scorer", name)
+    if made_by != name:
+        raise UserError(f"{path}: scores of {made_by} in the folder of {name}; rename the folder, or {again}")
     return manifest
 
 
@@ -68,20 +86,30 @@ def read_scores(path: str) -> pa.Table:
         UserError: if no scorer has scored these images, or scores are of another schema version or differ from their
             manifest.
     """
-    of = files.sha256(files.join(path, DONE))
+    of = images_hash(path)
     columns: dict[str, pa.ChunkedArray] = {}
     for name in scored_by(path):
         about = read_manifest(path, name)
         if about["identity"]["of"] != of:
             continue  # of images that were here before these
-        content = files.read_bytes(files.join(path, SCORES, name, SCORES_FILE))
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise UserError(f"{path}: the scores of {name} differ from their manifest; delete them and run score.py")
-        table = tables.parse(content)
+        table = _read_one(path, name)
         columns |= {key: table[key] for key in KEYS} | {name: table["score"]}
     if not columns:
         raise UserError(f"{path}: not scored yet; run score.py")
     return pa.table(columns)
+
+
+def _read_one(path: str, name: str) -> pa.Table:
+    sha256 = read_manifest(path, name).get("sha256")
+    folder = files.join(path, SCORES, name)
+    place = files.join(folder, SCORES_FILE)
+    again = f"delete {folder} and run score.py again"
+    if not files.is_file(place):
+        raise UserError(f"{place}: missing, though its manifest names it; {again}")
+    content = files.read_bytes(place)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{place}: its contents differ from its manifest; {again}")
+    return tables.parse(content)
 
 
 def fingerprints(path: str) -> dict[str, str]:
@@ -101,8 +129,8 @@ def read_set_record(path: str) -> dict[str, Any]:
         UserError: if it is of another schema version.
     """
     place = files.join(path, SET)
-    record = files.read_json(place)
-    check_version(place, record, SCHEMA_VERSION, "delete it and run score.py again", unnamed=1)
+    record = records.read_record(place, ("identity", "config", "judged"), AGAIN)
+    check_version(place, record, SCHEMA_VERSION, AGAIN, unnamed=1)
     return record
 
 
@@ -115,12 +143,22 @@ def read_set(path: str) -> dict[str, Any]:
     """Read what score.py found of a folder's images as a set, and by whose features.
 
     Raises:
-        UserError: if it was not judged, or by code of another schema version.
+        UserError: if it was not judged, or by code of another schema version, or these are other images by now.
     """
     if not files.exists(files.join(path, SET)):
         raise UserError(f"{path}: not scored to the end; run score.py")
     record = read_set_record(path)
+    if record["identity"].get("of") != images_hash(path):
+        raise UserError(f"{files.join(path, SET)}: of other images than those in {path}; {AGAIN}")
     return record["judged"] | {"feature_model": record["config"]["feature_model"]}
+
+
+def problems(path: str) -> Iterator[str]:
+    """Yield one sentence for each thing that is wrong with a folder's scores."""
+    for name in scored_by(path):
+        yield from refusals(partial(_read_one, path, name))
+    if files.exists(files.join(path, SET)):
+        yield from refusals(lambda: read_set(path))
 
 
 def paired_scores(

@@ -18,7 +18,7 @@ from infra.base import (
 
 from diffusers import AutoencoderKL  # isort: skip
 
-from pipelines.drawing.image_sets import DONE
+from pipelines.drawing.image_sets import DONE, image_files
 from pipelines.judging.win_rate import diversity
 from pipelines.raw.decode import decode_image, images_at_once
 
@@ -57,7 +57,7 @@ class LatentFeatures:
         ids: list[int] = []
         captions: list[str] = []
         parts: list[npt.NDArray[np.float32]] = []
-        for path in files.list_files(files.join(folder, "images"), ".parquet"):
+        for path in image_files(folder):
             for batch in tables.batches(path, ["image_id", "caption", "image"], self.batch_size):
                 ids += batch["image_id"].to_pylist()
                 captions += batch["caption"].to_pylist()

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from infra.base import (
     models,
+    named_files,
+    result_files,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
@@ -35,6 +37,7 @@ def check_adapters(flag: str, adapters: Path, folder: Path) -> None:
     Raises:
         UserError: naming the flag and the layers that do not fit.
     """
+    named_files.refuse(result_files.problems(str(adapters)))
     names = read_tensors(flag, adapters)
     load_adapters(_empty_pipeline(folder, names), adapters, folder, flag)
 

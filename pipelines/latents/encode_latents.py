@@ -7,18 +7,18 @@ command again finishes what is missing, and does nothing to a finished store. `-
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from infra.base import dry_run, files, models, object_storage
+from infra.base import dry_run, files, models, named_files, object_storage
 from infra.base.config_files import save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import captions, encode_plan, encoders, identity, kinds, repair, store, weight_files
+from pipelines.latents import captions, encode_plan, encoders, identity, kinds, repair, store, store_check, weight_files
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -55,6 +55,12 @@ def main(config: EncodeConfig) -> None:
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
     if repaired:
         print(f"{destination}: {repaired}", flush=True)
+
+
+def verify(config: EncodeConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with the store, its label sets and its cached errors."""
+    destination = files.resolve(config.store)
+    yield from store_check.problems(destination)
 
 
 def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
@@ -109,8 +115,8 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
         with_fingerprints = before | {"fingerprints": dict(finished.fingerprints)}
         refuse_other_settings(destination, with_fingerprints, config, plan.filter, plan.fingerprints)
         _refuse_changed_source(config, destination, finished.source_files, plan.source_files)
-        store.refuse_unknown_files(destination, finished.files)
-        store.refuse_unknown_files(files.join(destination, repair.HUMAN), store.LABELS_FILES)
+        named_files.refuse(named_files.unknown(destination, finished.files))
+        named_files.refuse(named_files.unknown(files.join(destination, repair.HUMAN), store.LABELS_FILES))
         with store.writer_lock(destination):
             rows = repair.reopen(destination, finished, lost)
         print(f"{destination}: {', '.join(lost)} lost; {rows:,} rows are computed again", flush=True)

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import disk_lock, files, tables
+from infra.base import disk_lock, files, named_files, records, tables
 from infra.base.errors import UserError
-from infra.base.versions import check_version
+from infra.base.versions import KEY, check_version
 
 SCHEMA_VERSION = 1
 LABELS_VERSION = 1  # of label sets, which have manifests of their own
@@ -36,6 +36,7 @@ SOURCE = "source.json"  # among the work files: what the source's files held whe
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
 KEPT = "pairs/status=kept"
 LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
+REPAIR = "give the encoder's command again with --repair, or restore it from a copy"
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
@@ -159,7 +160,7 @@ def read_manifest(store: str) -> Manifest:
             f"{store}: "
             + ("unfinished; run encode_latents.py again to finish it" if unfinished else "no latent store here")
         )
-    value = files.read_json(path)
+    value = records.read_record(path, (KEY,))
     check_version(path, value, SCHEMA_VERSION, "encode again into another --store")
     try:
         value["counts"] = Counts(**value["counts"])
@@ -167,7 +168,9 @@ def read_manifest(store: str) -> Manifest:
         value["embeddings"] = {name: tuple(shape) for name, shape in value["embeddings"].items()}
         return Manifest(**value)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole manifest of schema version {SCHEMA_VERSION} ({error})") from error
+        raise UserError(
+            f"{path}: not a whole manifest of schema version {SCHEMA_VERSION} ({error}); {records.RESTORE}"
+        ) from error
 
 
 def holds_pairs(store: str) -> bool:
@@ -203,58 +206,51 @@ def files_of(folder: str, manifest: Described, part: str) -> list[str]:
     return [files.join(folder, name) for name in sorted(manifest.files) if name.startswith(f"{part}/")]
 
 
-def verify(store: str, manifest: Described, contents: bool = False, unread: re.Pattern[str] | None = None) -> None:
+def verify(
+    store: str,
+    manifest: Described,
+    contents: bool = False,
+    unread: re.Pattern[str] | None = None,
+    remedy: str = REPAIR,
+) -> None:
     """Compare a folder's files with its manifest: names and sizes, and with contents their hashes.
 
     Args:
         unread: names of Parquet files that may lie there although the manifest does not name them.
+        remedy: what to do about a lost or damaged file, the end of the message's sentence.
 
     Raises:
         UserError: naming the first file that is missing, differs, or is one too many.
     """
-    refuse_unknown_files(store, manifest.files, unread)
-    for name, expected in manifest.files.items():
-        path = files.join(store, name)
-        filesystem, inner = files.open_filesystem(path)
-        size = filesystem.get_file_info(inner).size
-        if size is None:
-            raise UserError(f"{path}: missing, though its manifest names it")
-        if size != expected["bytes"]:
-            raise UserError(f"{path}: {size} bytes, but its manifest says {expected['bytes']}")
-        if contents and files.sha256(path) != expected["sha256"]:
-            raise UserError(f"{path}: its contents differ from its manifest")
+    named_files.refuse(problems(store, manifest, contents, unread, remedy))
 
 
-def refuse_unknown_files(folder: str, known: Iterable[str], unread: re.Pattern[str] | None = None) -> None:
-    """Refuse Parquet files that nobody vouches for, beside those that are known.
-
-    Copies of a block double its pairs for whoever reads the folder as a whole, and another store's files may hold
-    pairs that were held out.
-
-    Args:
-        folder: what the names count from.
-        known: names of the files that belong there; what lies below their first folders is looked at.
-        unread: names of others that may lie there.
-
-    Raises:
-        UserError: naming the first.
-    """
-    names = set(known)
-    for part in sorted({name.split("/")[0] if "/" in name else "" for name in names}):
-        for path in files.list_files(files.join(folder, part) if part else folder, tables.SUFFIX):
-            name = path.removeprefix(f"{folder}/")
-            if name not in names and not (unread and unread.fullmatch(name)):
-                raise UserError(
-                    f"{path}: a Parquet file too many, which no manifest here names; delete it, or if its rows belong "
-                    "here, make this folder again under another name"
-                )
+def problems(
+    store: str,
+    manifest: Described,
+    contents: bool = True,
+    unread: re.Pattern[str] | None = None,
+    remedy: str = REPAIR,
+) -> Iterator[str]:
+    """Yield one sentence for each file that verify would refuse."""
+    yield from named_files.unknown(store, manifest.files, unread)
+    yield from named_files.problems(store, manifest.files, remedy, contents)
 
 
 def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:
     """Write a label set beside the latents: one Parquet file, then its own manifest."""
     folder = files.join(store, "labels", name)
-    sha = files.write_table(files.join(folder, "part-0.parquet"), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
-    about = {"schema_version": LABELS_VERSION, **manifest, "rows": table.num_rows, "sha256": sha}
+    sha = files.write_table(files.join(folder, LABELS_FILES[0]), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
+    there = [part for part in LABELS_FILES if files.is_file(files.join(folder, part))]
+    described = named_files.describe(folder, there)
+    about = {
+        "schema_version": LABELS_VERSION,
+        **manifest,
+        "name": name,
+        "rows": table.num_rows,
+        "sha256": sha,
+        "files": described,
+    }
     files.write_json(files.join(folder, MANIFEST), about)
 
 
@@ -267,17 +263,25 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     """Read what a label set says of itself.
 
     Raises:
-        UserError: if the store has no such label set, or it is of another schema version, or of another store.
+        UserError: if the store has no such label set, or it is torn, renamed, of another schema version or store.
     """
-    folder = files.join(store, "labels", name)
-    path = files.join(folder, MANIFEST)
+    path = files.join(store, "labels", name, MANIFEST)
     if not files.exists(path):
         raise UserError(f"--labels {name}: {store} has the label sets {', '.join(label_sets(store)) or 'none'}")
-    manifest = files.read_json(path)
-    again = "encode again with --repair" if name == "human" else f"delete {folder} and run relabel.py again"
+    again = labels_remedy(store, name)
+    manifest = records.read_record(path, ("sha256",), again)
     check_version(path, manifest, LABELS_VERSION, again, unnamed=1)
+    if manifest.get("name", name) != name:
+        raise UserError(f"{path}: of a label set that was made as {manifest['name']}; rename its folder back to that")
     _refuse_labels_of_another_store(store, path, manifest, again)
     return manifest
+
+
+def labels_remedy(store: str, name: str) -> str:
+    """Say how a damaged label set is made again."""
+    if name == "human":
+        return "encode again with --repair"
+    return f"delete {files.join(store, 'labels', name)} and run relabel.py again"
 
 
 def _refuse_labels_of_another_store(store: str, path: str, labels: Mapping[str, Any], again: str) -> None:
@@ -289,7 +293,7 @@ def _refuse_labels_of_another_store(store: str, path: str, labels: Mapping[str, 
     finished = files.join(store, MANIFEST)
     if named is None or not files.exists(finished):
         return
-    own = files.read_json(finished).get("content_hash")
+    own = records.read_record(finished).get("content_hash")
     if named != own:
         raise UserError(f"{path}: labels of another store, of contents {named}, while {store} holds {own}; {again}")
 
@@ -298,20 +302,29 @@ def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
-        UserError: as read_labels_manifest does, or if it is missing or differs from its manifest, or a Parquet file
+        UserError: as read_labels_manifest does, or if a file is missing or differs from its manifest, or a Parquet file
             that is no label set's lies beside it.
     """
     manifest = read_labels_manifest(store, name)
-    folder = files.join(store, "labels", name)
-    refuse_unknown_files(folder, LABELS_FILES)
-    path = files.join(folder, "part-0.parquet")
-    if not files.is_file(path):
-        raise UserError(f"{path}: missing, though its manifest names it")
+    named_files.refuse(labels_problems(store, name, manifest))
+    path = files.join(store, "labels", name, LABELS_FILES[0])
     content = files.read_bytes(path)
     sha = hashlib.sha256(content).hexdigest()
-    if sha != manifest.get("sha256"):
-        raise UserError(f"{path}: its contents differ from its manifest")
+    if sha != manifest["sha256"]:
+        raise UserError(f"{path}: its contents differ from its manifest; {labels_remedy(store, name)}")
     return tables.parse(content), sha
+
+
+def labels_problems(store: str, name: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one sentence for each file of a label set that is missing, differs, or is one too many."""
+    folder = files.join(store, "labels", name)
+    remedy = labels_remedy(store, name)
+    yield from named_files.unknown(folder, LABELS_FILES)
+    described = manifest.get("files")
+    if described is not None:
+        yield from named_files.problems(folder, described, remedy, contents=True)
+    elif not files.is_file(files.join(folder, LABELS_FILES[0])):  # of before manifests named files
+        yield f"{files.join(folder, LABELS_FILES[0])}: missing, though its manifest names it; {remedy}"
 
 
 @contextlib.contextmanager

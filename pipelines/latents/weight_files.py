@@ -18,6 +18,8 @@ import torch
 from infra.base import (
     files,
     models,
+    named_files,
+    result_files,
     torchvision_guard,  # noqa: F401  (before diffusers)
     weight_names,
 )
@@ -71,6 +73,7 @@ def check_weights(folder: Path, parts: Collection[str], flag: str = "--model") -
     Raises:
         UserError: naming the file and the tensors that are missing, of another shape or unknown to the class.
     """
+    named_files.refuse(result_files.problems(str(folder), parts=tuple(parts)))
     named = components.parts_of(folder)
     for part in parts:
         if part in named and named[part][0] in components.LIBRARIES and (folder / part).is_dir():

@@ -12,13 +12,14 @@ from typing import Any
 from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
+from infra.base.result_files import FACTS
 from pipelines.judging.comparison import Drawn, compare, read_drawn
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
 from pipelines.reports import report_page
 from pipelines.reports.report_config import ReportConfig
-from training.checkpoints.run_folder import FACTS, RESULT
+from training.checkpoints.run_folder import RESULT
 
 SCHEMA_VERSION = 1
 

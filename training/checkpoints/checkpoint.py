@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from infra.base import files
+from infra.base import files, records
 from infra.base.errors import UserError
 from infra.base.versions import check_version
 
@@ -121,9 +121,16 @@ def read_marker(folder: str, content: bytes) -> tuple[State, dict[str, str]]:
     try:
         marker = dict(json.loads(content))
         check_version(path, marker, SCHEMA_VERSION, otherwise, unnamed=1)
-        return State(**marker["state"]), dict(marker["sha256"])
+        state = State(**marker["state"])
+        hashes = dict(marker["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a whole marker that this code wrote ({error!r}); {otherwise}") from error
+    own = name_of(state.step).rpartition("/")[2]
+    if Path(folder).name != own:
+        raise UserError(
+            f"{path}: of step {state.step}, in a folder of another name; rename it to {own}, or {otherwise}"
+        )
+    return state, hashes
 
 
 def read_state(folder: Path) -> State:
@@ -133,11 +140,15 @@ def read_state(folder: Path) -> State:
         UserError: naming the file that is missing, altered or outside the folder, or the marker, if it is not whole or
             of other code.
     """
-    return _checked(str(folder))
+    return check(str(folder))
 
 
-def _checked(folder: str) -> State:
-    """Read the state of a complete checkpoint, local or on S3, and compare each of its files with its hash."""
+def check(folder: str) -> State:
+    """Read the state of a complete checkpoint, local or on S3, and compare each of its files with its hash.
+
+    Raises:
+        UserError: as read_state does.
+    """
     state, hashes = read_marker(folder, files.read_bytes(files.join(folder, COMPLETE)))
     for name, expected in hashes.items():
         path = files.inside(folder, name)
@@ -185,7 +196,7 @@ def ask_to_rewind(output: str, step: int) -> None:
     steps = complete_steps(output)
     if step not in steps:
         raise UserError(f"--resume-from {step}: {output} has complete checkpoints of steps {steps or 'none'}")
-    _checked(files.join(output, name_of(step)))
+    check(files.join(output, name_of(step)))
     files.write_json(files.join(output, REWIND), {"step": step})
 
 
@@ -202,7 +213,8 @@ def is_asked_to_rewind(output: str) -> bool:
 def next_start(output: str) -> int | None:
     """Return the step to go on from: the one asked for, else that of the latest complete checkpoint; None without."""
     if is_asked_to_rewind(output):
-        return int(files.read_json(files.join(output, REWIND))["step"])
+        request = files.join(output, REWIND)
+        return int(records.read_record(request, ("step",), "delete it, or give --resume-from again")["step"])
     return max(complete_steps(output), default=None)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from infra.base import disk_lock, files, object_storage
 from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
+from infra.base.result_files import FACTS
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import ASSESSMENTS, FACTS, PAGE, RESULT, SAMPLES, STEPS, remove_result
+from training.checkpoints.run_folder import ASSESSMENTS, PAGE, RESULT, SAMPLES, STEPS, remove_result
 from training.settings.config import TrainConfig
 
 NOTES = (STEPS, ASSESSMENTS, SAMPLES, PAGE, "tensorboard")

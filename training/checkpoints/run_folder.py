@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.base import files
+from infra.base.result_files import FACTS, read_facts
 
 STEPS = "metrics.jsonl"
 ASSESSMENTS = "assessments.jsonl"
@@ -17,7 +18,6 @@ VALIDATION = "step"  # begins the name of a grid of validation images
 SAMPLE = "sample"  # begins the name of a grid of --sample-prompts
 PAGE = "index.html"
 RESULT = "result"
-FACTS = "facts.json"
 REFUSAL = "refusal.json"  # of a worker, for the driver; while a run goes on
 RAY = "ray"  # Ray Train's own; while a run goes on
 
@@ -56,7 +56,7 @@ def is_finished(output: str | Path, steps: int) -> bool:
         output: the run folder, local or on S3.
     """
     path = files.join(str(output), RESULT, FACTS)
-    return files.is_file(path) and files.read_json(path)["train"]["steps"] >= steps
+    return files.is_file(path) and read_facts(files.join(str(output), RESULT)).get("train", {}).get("steps", 0) >= steps
 
 
 def remove_result(output: str) -> None:

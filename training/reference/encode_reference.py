@@ -8,7 +8,7 @@ added to those that are there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import store, weight_files
 from pipelines.latents.kinds import kind_of
+from pipelines.latents.store_check import reference_problems
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.reference import reference_errors
 from training.reference.reference_config import ReferenceConfig
@@ -67,6 +68,11 @@ def main(config: ReferenceConfig) -> None:
         print(f"{folder}: already finished with {manifest.draws} draws, nothing to do", flush=True)
     else:
         print(f"{folder}: {manifest.draws} draws of {manifest.pairs:,} pairs, {len(visits):,} visits new", flush=True)
+
+
+def verify(config: ReferenceConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with these cached errors."""
+    yield from reference_problems(reference_errors.folder_of(files.resolve(config.store), config.name))
 
 
 def _pass(plan: Plan, folder: str) -> resumable.Pass[pa.Table]:

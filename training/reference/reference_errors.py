@@ -10,7 +10,6 @@ draws in its epoch k.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,11 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from infra.base import files, tables
+from infra.base import files, records, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from infra.base.versions import check_version
 from pipelines.latents import identity, store
+from pipelines.latents.store_check import DRAW, reference_remedy
 from training.backbones.backbone import Backbone
 from training.data.staging import Staged
 
@@ -39,7 +39,6 @@ SCHEMA = pa.schema(
     ]
 )
 SCHEMA_VERSION = 1
-DRAW = re.compile(r"draw-\d{4,}\.parquet")
 PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
 
 
@@ -129,8 +128,8 @@ def read_manifest(path: str, name: str) -> Manifest:
             f"--reference {name}: {path} has the reference errors {', '.join(known) or 'none'}; encode_reference.py "
             "computes them"
         )
-    value = files.read_json(place)
-    again = f"delete {folder_of(path, name)} and run encode_reference.py again"
+    again = reference_remedy(folder_of(path, name))
+    value = records.read_record(place, ("settings", "hardware", "files"), again)
     check_version(place, value, SCHEMA_VERSION, again, unnamed=1)
     try:
         settings = Settings(**value.pop("settings"))
@@ -163,7 +162,8 @@ def verify(path: str, name: str, manifest: Manifest, contents: bool = False) -> 
     Raises:
         UserError: naming the first file that is missing, differs, or is one too many.
     """
-    store.verify(folder_of(path, name), manifest, contents, unread=DRAW)
+    folder = folder_of(path, name)
+    store.verify(folder, manifest, contents, unread=DRAW, remedy=reference_remedy(folder))
 
 
 def attach(staged: Staged, path: str, name: str | None, cache: str | None) -> Staged:

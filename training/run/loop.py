@@ -224,6 +224,7 @@ def finish(trainer: Trainer) -> None:
     kept = "ema" if trainer.average else "network"
     weights = trained(trainer.policy)
     folder = checkpoint.folder_of(trainer.output, best)
+    agree(checkpoint.read_state(folder) if trainer.rank.rank == 0 else None, trainer.rank)  # refused where damaged
     load_weights(trainer.policy, sharded_checkpoint.load(folder, kept, weights))
     facts = {"best_step": best, **final_accuracy(trainer)}
     state = sharding.whole_trained_state(trainer.policy) if sharding.is_sharded(trainer.policy) else None

@@ -16,11 +16,13 @@ import torch
 from infra.base import (
     files,
     models,
+    named_files,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
+from infra.base.result_files import FACTS
 from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
-from training.checkpoints.run_folder import FACTS, RESULT
+from training.checkpoints.run_folder import RESULT
 from training.data.loader import Labelled
 from training.method.objective_config import ObjectiveConfig
 from training.method.policy_config import PolicyConfig
@@ -114,6 +116,8 @@ def write_result(
     }
     (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows), left_out))
     files.flush_below(str(folder))
+    named = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    facts["files"] = named_files.describe(str(folder), named)
     files.write_json(str(folder / FACTS), facts)
     take_place(folder, result_folder(output))
 

@@ -6,20 +6,21 @@ checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.base import begun, cli, files, object_storage
+from infra.base import begun, cli, files, named_files, object_storage, records, result_files
 from infra.base.errors import UserError
 from infra.base.models import Model
+from infra.base.result_files import FACTS
 from pipelines.engine import choose, in_process
 from pipelines.latents import identity
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
-from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import FACTS, RESULT, is_finished
+from training.checkpoints import checkpoint, run_check
+from training.checkpoints.run_folder import RESULT, is_finished
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -47,6 +48,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     object_storage.check("--output", output)
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
+        named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
         print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
         return
     if files.exists(files.join(output, "config.json")):
@@ -69,6 +71,12 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
 
 
+def verify(config: TrainConfig) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with the run folder and with the copies in this node's cache."""
+    yield from run_check.problems(files.resolve(config.output))
+    yield from run_check.cache_problems(config.data.cache)
+
+
 def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:
     """Choose what runs the loop: this process as the only worker, or Ray Train's workers."""
     choose.connect("--workers", config.workers)
@@ -84,7 +92,7 @@ def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:
 def _as_begun(output: str, config: TrainConfig) -> TrainConfig:
     """Take the models at the commits that a run began with: a resumed run keeps its start and its reference."""
     path = files.join(output, REVISIONS)
-    return replace(config, **files.read_json(path)) if files.exists(path) else config
+    return replace(config, **records.read_record(path, MODEL_REVISIONS)) if files.exists(path) else config
 
 
 def _refuse_other_models(output: str, config: TrainConfig) -> dict[str, dict[str, str]]:
@@ -97,7 +105,7 @@ def _refuse_other_models(output: str, config: TrainConfig) -> dict[str, dict[str
     if config.reference_model is not None:
         now["--reference-model"] = model_identities(config.reference)
     path = files.join(output, IDENTITIES)
-    before = files.read_json(path) if files.exists(path) else {}
+    before = records.read_record(path, ("--model",)) if files.exists(path) else {}
     for flag, parts in now.items():
         changed = [part for part, value in parts.items() if before.get(flag, parts).get(part) != value]
         if changed:
@@ -127,10 +135,10 @@ def _begun_store_hashes(output: str) -> dict[str, str]:
     """Read the content hashes of the stores that a run began with; an older run knows only that of its pairs."""
     noted = files.join(output, STORES)
     if files.is_file(noted):
-        return files.read_json(noted)
-    facts = files.join(output, RESULT, FACTS)
-    if files.is_file(facts):
-        return {"store": files.read_json(facts)["store_hash"]}
+        return records.read_record(noted, ("store",))
+    result = files.join(output, RESULT)
+    if files.is_file(files.join(result, FACTS)):
+        return {"store": records.read_record(files.join(result, FACTS), ("store_hash",))["store_hash"]}
     steps = checkpoint.complete_steps(output)
     if not steps:
         return {}

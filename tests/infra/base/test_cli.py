@@ -119,6 +119,29 @@ def test_a_setting_that_is_newer_than_a_run_has_its_default(tmp_path: Path) -> N
     assert cli.as_saved(Outer(Inner(7))) == found
 
 
+def verified(*sentences: str) -> int | str | None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda _: pytest.fail("main ran"), Config, arguments=["--verify"], verify=lambda _: sentences)
+    return stopped.value.code
+
+
+def test_verify_prints_each_thing_that_is_wrong_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verified("x: gone; restore it", "y: torn; delete it") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "wrong: x: gone; restore it",
+        "wrong: y: torn; delete it",
+        "2 things are wrong",
+    ]
+
+
+def test_verify_exits_0_where_nothing_is_wrong_and_is_no_flag_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(lambda _: pytest.fail("main ran"), Config, arguments=["--verify"], verify=lambda _: ())
+    assert capsys.readouterr().out == "nothing is wrong: every file is as its manifest says\n"
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda _: None, Config, arguments=["--verify"])
+    assert stopped.value.code == 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """How the weights move."""

@@ -124,7 +124,9 @@ def test_reference_errors_that_are_not_whole_are_refused(tmp_path: Path) -> None
 
 def test_judgements_of_a_set_have_a_version_too(tmp_path: Path) -> None:
     path = f"{tmp_path}/set.json"
-    files.write_json(path, {"identity": {}, "config": {"feature_model": "m"}, "judged": {"kid": 1.0}})
+    files.write_json(f"{tmp_path}/manifest.json", {"identity": {}, "images": 0})
+    identity = {"of": files.sha256(f"{tmp_path}/manifest.json")}
+    files.write_json(path, {"identity": identity, "config": {"feature_model": "m"}, "judged": {"kid": 1.0}})
     assert score_files.read_set(str(tmp_path)) == {"kid": 1.0, "feature_model": "m"}
     files.write_json(path, files.read_json(path) | {KEY: 2})
     with pytest.raises(UserError, match=rf"^{path}: schema version 2; this code reads 1: delete it and run score\.py"):

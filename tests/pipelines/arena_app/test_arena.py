@@ -56,7 +56,7 @@ def test_images_that_are_broken_gone_or_of_another_size_are_refused(tmp_path: Pa
         with pytest.raises(UserError, match=told):
             Contents(sets, sets.pairs, str(tmp_path))
     pq.write_table(table.slice(1), path)
-    with pytest.raises(UserError, match=r"secret-policy: the image with image_id .* is gone"):
+    with pytest.raises(UserError, match=r"secret-policy/images: holds 3 images, but manifest\.json beside it says 4"):
         Contents(sets, sets.pairs, str(tmp_path))
 
 

@@ -140,7 +140,7 @@ def test_reference_errors_that_are_shared_are_counted(file: str, tmp_path: Path)
         assert trial.train is not None
         facts = Path(trial.train.output, "result", "facts.json")
         facts.parent.mkdir(parents=True)
-        facts.write_text('{"best_step": 3}')
+        facts.write_text('{"best_step": 3, "config": {}}')
     found = sweep.gather(read, trials, [{}] * len(trials))
     (store,) = found["sharing"]["store"]
     assert found["sharing"]["store"][store] == 6

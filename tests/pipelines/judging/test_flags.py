@@ -93,7 +93,7 @@ def test_flags_of_other_images_are_refused_where_images_are_shown(folders: tuple
     flag_images.main(FlagConfig(folders, SafetyConfig("default")))
     manifest = files.read_json(f"{folders[0]}/manifest.json")
     files.write_json(f"{folders[0]}/manifest.json", manifest | {"images": 4})
-    with pytest.raises(UserError, match=r"flags\.json: of other images than those in .*; run flag_images\.py again"):
+    with pytest.raises(UserError, match=r"flags\.json: of other images than those in .*; delete it and run"):
         read_image_flags(folders[0])
 
 

@@ -105,7 +105,7 @@ def test_changed_scores_are_noticed(tmp_path: Path) -> None:
     score_folders(path)
     with open(f"{path}/scores/red/scores.parquet", "ab") as file:
         file.write(b" ")
-    with pytest.raises(UserError, match="scores of red differ from their manifest"):
+    with pytest.raises(UserError, match=r"red/scores\.parquet: its contents differ from its manifest; delete"):
         score_files.read_scores(path)
 
 

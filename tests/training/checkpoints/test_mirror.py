@@ -18,9 +18,10 @@ from support.s3_runs import contents, losses
 
 from infra.base import files, models, termination
 from infra.base.errors import UserError
+from infra.base.result_files import FACTS
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import Mirror, open_mirror
-from training.checkpoints.run_folder import ASSESSMENTS, FACTS, RESULT, STEPS, is_finished
+from training.checkpoints.run_folder import ASSESSMENTS, RESULT, STEPS, is_finished
 from training.layout.sharding_config import ShardingConfig
 from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop, stopping, train_dpo
@@ -82,6 +83,7 @@ def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote
     facts = json.loads(disk.pop(FACTS)), json.loads(s3.pop(FACTS))
     assert [fact["config"].pop("output") for fact in facts] == [straight.output, remote.output]
     assert [fact.pop("train")["steps"] for fact in facts] == [2, 2]  # and how fast they were taken
+    assert [fact.pop("files").keys() for fact in facts] == [disk.keys(), s3.keys()]  # the card names the output
     assert facts[0] == facts[1]
     told = disk.pop("README.md").decode().replace(straight.output, remote.output)
     assert told == s3.pop("README.md").decode()

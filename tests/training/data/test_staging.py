@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infra.base import named_files
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
 from labelers.labels import label_set
@@ -59,7 +60,7 @@ def test_readers_take_the_manifests_files_and_nothing_else(
     shutil.copy(random_store / KEPT_BLOCK, random_store / "pairs/status=kept/part-0 (1).parquet")
     shutil.copy(random_store / "prompts/part-0.parquet", random_store / "prompts/part-1.parquet")
     assert store.kept_pairs(str(random_store))["pair_id"].to_pylist() == list(range(PAIRS))
-    monkeypatch.setattr(store, "refuse_unknown_files", lambda *_: None)  # as if it came after the check
+    monkeypatch.setattr(named_files, "unknown", lambda *_: iter(()))  # as if it came after the check
     staged = stage(str(random_store), str(tmp_path / "other"))
     assert staged.pair_ids.tolist() == list(range(PAIRS))
     assert np.array_equal(staged.latents, clean.latents)

@@ -1,0 +1,58 @@
+"""Everything that may be wrong with a run folder and with a node's copies, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from infra.base import copy_index, files, records, result_files
+from infra.base.node_cache import cache_folder
+from infra.base.verifying import refusals
+from training.checkpoints import checkpoint
+from training.checkpoints.run_folder import ASSESSMENTS, RESULT, STEPS, parse_note
+
+CONFIG = "config.json"
+LEFT_OUT = "nothing is to be done: a run goes on without them, and curves lack them"
+
+
+def problems(output: str) -> Iterator[str]:
+    """Yield one sentence for each thing that is wrong with a run folder, local or on S3; every byte is read."""
+    if not files.is_file(files.join(output, CONFIG)):
+        yield f"{output}: no run here, as it has no {CONFIG}; give the --output of a run, or restore the file"
+        return
+    yield from refusals(partial(records.read_record, files.join(output, CONFIG), ("data", "steps")))
+    if checkpoint.is_asked_to_rewind(output):
+        yield from refusals(partial(checkpoint.next_start, output))
+    for name in (STEPS, ASSESSMENTS):
+        yield from _note_problems(files.join(output, name))
+    for step in checkpoint.complete_steps(output):
+        yield from refusals(partial(checkpoint.check, files.join(output, checkpoint.name_of(step))))
+    result = files.join(output, RESULT)
+    if files.is_file(files.join(result, result_files.FACTS)):
+        refused = list(refusals(partial(result_files.read_facts, result)))
+        yield from refused or result_files.problems(result)
+    elif files.exists(result):
+        yield f"{result}: without {result_files.FACTS}, which is written last; {result_files.remedy(result)}"
+
+
+def _note_problems(path: str) -> Iterator[str]:
+    lines = files.read_bytes(path).split(b"\n")[:-1] if files.is_file(path) else []
+    torn = sum(parse_note(line) is None for line in lines)
+    if torn:
+        yield f"{path}: {torn} of its lines cannot be read; {LEFT_OUT}"
+
+
+def cache_problems(cache: str | None) -> Iterator[str]:
+    """Yield one sentence for each copy of this node that lost bytes."""
+    for folder in sorted(path for path in cache_folder(cache).iterdir() if path.is_dir()):
+        yield from copy_problems(folder)
+
+
+def copy_problems(folder: Path) -> Iterator[str]:
+    """Yield one sentence if a copy lost bytes; a folder that nobody vouched for is an unfinished copy, or a run's."""
+    if copy_index.is_begun_only(folder):
+        return
+    wrong = copy_index.damage(folder)
+    if wrong is not None:
+        yield f"{folder}: {wrong}; nothing is to be done: whoever needs it copies it again"
