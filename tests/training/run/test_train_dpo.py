@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipelines.latents import store
 from pipelines.latents.store import writer_lock
 from training.backbones.schedule_config import ScheduleConfig
 from training.checkpoints import checkpoint
+from training.checkpoints.run_folder import RESULT
 from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop
 from training.run.train_dpo import _refuse_other_settings, main
@@ -34,6 +36,43 @@ def test_one_and_two_workers_see_the_same_stream(one_worker: Path, two_workers: 
     assert len({str(row["stream"]) for row in one}) == 24
     # Losses agree within rounding, which grows with the steps.
     assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
+
+
+def test_one_process_trains_as_one_worker_of_ray_to_the_last_bit(
+    one_worker: Path, training_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "alone")
+    cli.run(main, TrainConfig, PRESETS, [*training_flags, "--workers", "1", "--output", output], runs_jobs=True)
+    told = capsys.readouterr().out
+    assert told.endswith(f"{output}: finished, its result is {output}/result\n")
+    for name in ("step", "loss", "stream", "gradient_norm", "learning_rate"):
+        assert [row[name] for row in notes(output)] == [row[name] for row in notes(one_worker)]
+    weights = f"{RESULT}/unet/diffusion_pytorch_model.safetensors"
+    assert Path(output, weights).read_bytes() == (one_worker / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_training_of_one_process_after_a_checkpoint_and_the_same_command_goes_on(
+    training_flags: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    flags = [*training_flags, "--steps", "4", "--output", str(output)]
+    command = [sys.executable, SCRIPT, *flags]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        first = job.stdout.readline()
+        wait_for(lambda: steps(output) >= 1, job)
+        job.send_signal(signal.SIGTERM)
+        code = job.wait()
+        told = job.stderr.read()
+    assert first == "engine: this process, as no cluster is named and one copy is enough\n"
+    (kept,) = checkpoint.complete_steps(str(output))
+    assert code == 143
+    assert f"{output}: stopped on request after step {kept}; the same command goes on from there" in told
+    cli.run(main, TrainConfig, PRESETS, flags, runs_jobs=True)
+    assert [row["step"] for row in notes(output)] == [1, 2, 3, 4]
+    assert not (output / "refusal.json").exists()
 
 
 def first_rank(output: Path) -> int | None:
