@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -369,10 +369,14 @@ def writable(path: str) -> str:
     return path
 
 
-def write_table(path: str, table: pa.Table) -> str:
-    """Write a table as one Parquet file, absent or complete, and return the SHA-256 of its bytes, in hex."""
+def write_table(path: str, table: pa.Table, options: Mapping[str, Any] | None = None) -> str:
+    """Write a table as one Parquet file, absent or complete, and return the SHA-256 of its bytes, in hex.
+
+    Args:
+        options: how it is laid out, as pyarrow's writer takes it.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, **(options or {}))
     content = sink.getvalue()
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()

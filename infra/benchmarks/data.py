@@ -1,6 +1,6 @@
 """Whether the loader keeps ahead of the step: `python infra/benchmarks/data.py`.
 
-The loader alone (training.loader.step_batches over a staged store, one thread) in the latent and embedding shapes of
+The loader alone (training.data.loader.step_batches, one thread) in the latent and embedding shapes of
 SD1.5 or SDXL, from a cold and from a warm page cache, against what a step consumes; whether its memory grows with the
 steps; and what order and draws for a billion pairs take.
 """
@@ -25,7 +25,7 @@ from infra.base.cpu import keep_freed_memory
 from infra.benchmarks.random_store import write_store
 from infra.planning.measured import STORED_SHAPES
 from training.data.loader import Labelled, Share, apply_labels, step_batches
-from training.data.staging import stage
+from training.data.opened import open_store
 from training.method.draws import draw
 from training.method.order import batch_rows
 
@@ -111,12 +111,10 @@ def main(config: BenchmarkConfig) -> None:
     shape, embeddings = STORED_SHAPES[config.model]
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         path = Path(name) / "store"
-        cache = Path(name) / "cache"
         write_store(path, config.pairs, shape, embeddings)
-        stage(str(path), str(cache))
-        evict(file for file in cache.rglob("*") if file.is_file())
+        evict(file for file in path.rglob("*") if file.is_file())
         before = disk_bytes()
-        data = apply_labels(stage(str(path), str(cache)), str(path), "human")
+        data = apply_labels(open_store(str(path)), str(path), "human")
         cold = one_pass(data, config.batch, 0)
         read = disk_bytes() - before
         steps = config.pairs // config.batch

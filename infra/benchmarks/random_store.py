@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.base import files
-from pipelines.latents import store
+from pipelines.latents import addresses, store
 from pipelines.raw import pairs
 from training.data.loader import Labelled
-from training.data.staging import Staged
+from training.data.stored import Arrays, StoredPairs, split_slots
 
 Embeddings = Mapping[str, tuple[int, ...]]
 PROMPTS = 16
@@ -56,48 +56,58 @@ def normal(generator: np.random.Generator, *size: int) -> npt.NDArray[np.float16
 def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> Labelled:
     """Make pairs with random latents and embeddings in memory, slot 0 preferred in every second."""
     generator = np.random.default_rng(0)
-    staged = Staged(
+    latents = normal(generator, count, 2, *shape)
+    stored = StoredPairs(
         manifest=manifest(count, shape, embeddings, {}),
         pair_ids=np.arange(count, dtype=np.int64),
-        prompt_rows=generator.integers(0, PROMPTS, count),
-        latents=normal(generator, count, 2, *shape),
-        prompts={name: normal(generator, PROMPTS + 1, *size) for name, size in embeddings.items()},
+        prompt_rows=generator.integers(0, PROMPTS, count, np.uint32),
+        latents=split_slots(store.latent_columns(flip=False), latents),
+        prompts=Arrays({name: normal(generator, PROMPTS + 1, *size) for name, size in embeddings.items()}),
         empty_prompt=PROMPTS,
     )
     return Labelled(
-        staged=staged,
-        rows=np.arange(count),
-        winners=np.arange(count) % 2,
-        preferred=np.ones(count, np.float32),
+        pairs=stored,
+        rows=np.arange(count, dtype=np.uint32),
+        winners=(np.arange(count) % 2).astype(np.uint8),
+        preferred=None,
         labels_hash="random",
     )
 
 
-def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Embeddings) -> None:
-    """Write the same as a latent store, with the label set human."""
+def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Embeddings, indexed: bool = True) -> None:
+    """Write the same as a latent store, with the label set human.
+
+    Args:
+        indexed: as stores are written now; else as earlier versions did, compressed and without an index.
+    """
+    options = store.WRITTEN_AS if indexed else None
+    described: dict[str, dict[str, Any]] = {}
+    located: dict[str, addresses.Located | None] = {}
+    for name, table in _tables(count, shape, embeddings):
+        path = str(folder / name)
+        sha = files.write_table(path, table, options)
+        described[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha, "rows": table.num_rows}
+        located[name] = addresses.locate(files.read_bytes(path), table) if indexed else None
+    described |= addresses.write(str(folder), located)
+    ids = np.arange(count)
+    nulls = pa.nulls(count, pa.float32())
+    labels = [ids, nulls, nulls, pa.array(ids % 2, pa.float32()), nulls]
+    store.write_labels(str(folder), "human", pa.table(labels, names=store.LABELS_SCHEMA.names), {"scorer": "human"})
+    store.publish(str(folder), manifest(count, shape, embeddings, described))
+
+
+def _tables(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> Iterator[tuple[str, pa.Table]]:
+    """Yield each Parquet file's name in the store and its rows."""
     generator = np.random.default_rng(0)
     captions = ["", *(f"caption {number}" for number in range(PROMPTS))]
     prompt_ids = np.array([pairs.prompt_id(caption) for caption in captions])
     columns: dict[str, Any] = {"prompt_id": prompt_ids, "caption": captions}
     for name, size in embeddings.items():
         columns[name] = store.half_lists(normal(generator, len(captions), math.prod(size)))
-    tables = {"prompts/part-0.parquet": pa.table(columns)}
+    yield "prompts/part-0.parquet", pa.table(columns)
     for start in range(0, count, ROWS_PER_FILE):
         ids = np.arange(start, min(start + ROWS_PER_FILE, count))
-        latents = [store.half_lists(normal(generator, len(ids), math.prod(shape))) for _ in range(2)]
-        kept = {
-            "pair_id": ids,
-            "prompt_id": prompt_ids[1 + ids % PROMPTS],
-            "latents_0": latents[0],
-            "latents_1": latents[1],
-        }
-        tables[f"pairs/status=kept/part-{start}.parquet"] = pa.table(kept)
-    described = {}
-    for name, table in tables.items():
-        sha = files.write_table(str(folder / name), table)
-        described[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha, "rows": table.num_rows}
-    nulls = pa.nulls(count, pa.float32())
-    label = pa.array(np.arange(count) % 2, pa.float32())
-    labels = [np.arange(count), nulls, nulls, label, nulls]
-    store.write_labels(str(folder), "human", pa.table(labels, names=store.LABELS_SCHEMA.names), {"scorer": "human"})
-    store.publish(str(folder), manifest(count, shape, embeddings, described))
+        kept: dict[str, Any] = {"pair_id": ids, "prompt_id": prompt_ids[1 + ids % PROMPTS]}
+        for column in store.latent_columns(flip=False):
+            kept[column] = store.half_lists(normal(generator, len(ids), math.prod(shape)))
+        yield f"pairs/status=kept/part-{start}.parquet", pa.table(kept)

@@ -171,7 +171,8 @@ def feed(data: Labelled, pairs: int, timestep: Callable[[float], int], device: t
     def make(step: int) -> Batch:
         return step_batches(data, step, share, 0, timestep, 0.2)[0]
 
-    return prefetch(range(10**9), make) if device.type == "cuda" else map(make, range(10**9))
+    made = map(make, range(10**9))
+    return prefetch(made) if device.type == "cuda" else made
 
 
 def throughput(step: Callable[[], None], steps: int, pairs: int, device: torch.device) -> float:

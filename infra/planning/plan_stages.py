@@ -20,7 +20,7 @@ from infra.planning.pool import Pool
 from labelers.labels import relabel_config
 from pipelines.drawing import generate_config
 from pipelines.latents import encode_passes
-from training.data.staging import staged_bytes
+from pipelines.latents.addresses import index_bytes
 from training.reference import reference_config
 from training.run import plan as training_plan
 from training.settings.config import TrainConfig
@@ -38,7 +38,7 @@ class Stage:
     work: Copies | Training
     needs: Mapping[str, float]  # by resource: seconds of a node for a unit, or of all nodes for a step
     busy: int  # nodes that have work; the others wait, and cost as much
-    staging: float = 0.0  # seconds for which each node first copies the store
+    staging: float = 0.0  # seconds for which each node first copies the store's index
 
     @property
     def bottleneck(self) -> str:
@@ -86,18 +86,16 @@ def encode(sizes: Sizes, counted: Counted, pool: Pool, assumed: Assumptions) -> 
 
 
 def captions(counted: Counted, pool: Pool, assumed: Assumptions) -> Stage:
-    """Plan the encoder's second pass: one copy encodes each caption once."""
+    """Plan the encoder's second pass: as many copies as the first pass has encode each caption once."""
     settings = counted.encode
     speed = assumed.speed(pool.card, "encoder", settings.dtype)
     needs = {
-        "GPU, text encoders": sum(counted.networks.captions.values()) / speed,
+        "GPU, text encoders": sum(counted.networks.captions.values()) / (speed * pool.gpus),
         "S3, writing": counted.caption_bytes / _bytes(assumed["bandwidth"]),
     }
-    block = max(1, min(8 * settings.rows_per_file, encode_passes.CAPTION_BYTES // counted.caption_bytes))
-    one = replace(pool, gpus=1)
+    block = encode_passes.rows_per_block(8 * settings.rows_per_file, counted.caption_bytes, encode_passes.CAPTION_BYTES)
     units = counted.manifest.counts.prompts + 1
-    stage = _copies("captions", units, needs, one, block, assumed["encode_ratio"], assumed["startup"])
-    return replace(stage, pool=pool, busy=1)
+    return _copies("captions", units, needs, pool, block, assumed["encode_ratio"], assumed["startup"])
 
 
 def relabel_pairs(sizes: Sizes, counted: Counted, pool: Pool, assumed: Assumptions) -> Stage:
@@ -218,7 +216,7 @@ def _pair_bytes(counted: Counted) -> float:
 
 
 def _staging(counted: Counted, assumed: Assumptions) -> float:
-    return staged_bytes(counted.manifest) / _bytes(assumed["bandwidth"])
+    return index_bytes(counted.manifest) / _bytes(assumed["bandwidth"])
 
 
 def _bytes(gigabytes: float) -> float:

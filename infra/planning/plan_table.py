@@ -11,6 +11,7 @@ from infra.base.accelerators import ACCELERATORS
 from infra.planning.measured import Assumptions
 from infra.planning.plan_counts import Counted
 from infra.planning.plan_stages import Sizes, Stage
+from pipelines.latents.addresses import index_bytes
 from training.data.staging import staged_bytes
 from training.run import plan as training_plan
 
@@ -25,11 +26,12 @@ def show(
 ) -> str:
     """Lay the plan out for the terminal."""
     stored = staged_bytes(counted.manifest)
-    copying = stored / (assumed["bandwidth"] * 1e9) / 3600
+    copying = index_bytes(counted.manifest) / (assumed["bandwidth"] * 1e9)
     visits = sizes.steps * sizes.training.data.global_batch
     head = [
         ("pairs", f"{sizes.pairs:,}, {counted.manifest.counts.prompts:,} captions"),
-        ("store, and each node's copy", f"{dry_run.gigabytes(stored)}, {copying:,.2f} h to copy"),
+        ("store", dry_run.gigabytes(stored)),
+        ("  its index, copied to each node", f"{dry_run.gigabytes(index_bytes(counted.manifest))}, {copying:,.1f} s"),
         ("steps", f"{sizes.steps:,} of {sizes.training.data.global_batch:,} pairs, {visits / sizes.pairs:.3g} epochs"),
     ]
     parts = [dry_run.table([*head, *_memory(sizes, counted, stages)]), "", _stage_table(rows)]

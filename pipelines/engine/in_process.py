@@ -12,7 +12,7 @@ import os
 import sys
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def run(job: Job) -> None:
         SystemExit: after the block under way, if this process was sent SIGTERM.
     """
     progress.clear_unfinished(job)
-    done = np.sort(progress.done_ids(job))
+    done = progress.done_ids(job)
     count = progress.Count(job, len(done))
     attempt = uuid.uuid4().hex
     try:
@@ -96,7 +96,7 @@ def _blocks(job: Job, done: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     rows = 0
     for piece in itertools.chain.from_iterable(job.read(path, job.columns) for path in job.source):
-        left = piece.filter(pa.array(~progress.are_among(job.row_ids(piece), done))) if len(done) else piece
+        left = piece.filter(pa.array(~progress.are_among(job.row_ids(piece), done)))
         held.append(left)
         rows += left.num_rows
         while rows >= job.rows_per_block:
@@ -188,7 +188,7 @@ def _write(job: Job, name: str, block: pa.Table) -> None:
     pending = files.join(job.checkpoint, f"{name}{progress.PENDING}")
     _write_file(pending, block.select([job.id_column]))
     for folder, rows in _parts(job, block):
-        _write_file(files.join(folder, f"{name}-0.parquet"), rows)
+        _write_file(files.join(folder, f"{name}-0.parquet"), rows, job.written_as)
     _settle(pending, files.join(job.checkpoint, f"{name}.parquet"))
 
 
@@ -208,9 +208,9 @@ def _parts(job: Job, block: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield files.join(job.output, f"{job.partition_by}={value}"), rows
 
 
-def _write_file(path: str, table: pa.Table) -> None:
+def _write_file(path: str, table: pa.Table, options: Mapping[str, Any] | None = None) -> None:
     filesystem, inner = files.open_filesystem(files.writable(path))
     if not files.is_remote(path):
         Path(inner).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, inner, filesystem=filesystem)
+    pq.write_table(table, inner, filesystem=filesystem, **(options or {}))
     files.flush(path)

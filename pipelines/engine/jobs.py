@@ -52,3 +52,4 @@ class Job:
     may_go_on: Callable[[], None] = lambda: None  # asked when rows were written; a UserError ends the process
     counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None = None  # what a batch of the last step comes to
     read: Callable[[str, Sequence[str]], Iterator[pa.Table]] = tables.pieces  # columns of one file, part by part
+    written_as: Mapping[str, Any] = field(default_factory=dict)  # how Parquet is laid out: pyarrow's write options

@@ -183,7 +183,7 @@ def _build(job: Job) -> None:
     dataset = ray.data.read_datasource(_Files(job), num_cpus=SMALL_CPUS)
     done = progress.done_ids(job)
     if len(done):
-        drop = _DropDone(ray.put(np.sort(done)), job.row_ids)
+        drop = _DropDone(ray.put(done), job.row_ids)
         dataset = dataset.map_batches(drop.__call__, batch_size=None, batch_format="pyarrow", num_cpus=SMALL_CPUS)
     # Small files would otherwise become one block, and a killed run would have nothing to go on from.
     dataset = dataset.repartition(target_num_rows_per_block=job.rows_per_block)
@@ -206,6 +206,7 @@ def _build(job: Job) -> None:
         filesystem=filesystem,
         partition_cols=[job.partition_by] if job.partition_by else None,
         ray_remote_args={"num_cpus": SMALL_CPUS},
+        **job.written_as,
     )
 
 

@@ -27,11 +27,22 @@ def finished_rows(checkpoint: str) -> int:
 
 
 def done_ids(job: Job) -> npt.NDArray[np.int64]:
-    """Read the ids of the rows that are safely written; files still marked pending do not count."""
+    """Read the ids of the rows that are safely written, ascending; files still marked pending do not count."""
     paths = committed(job.checkpoint)
     if not paths:
         return np.empty(0, np.int64)
-    return tables.read(paths, [job.id_column])[job.id_column].to_numpy()
+    return np.sort(tables.read(paths, [job.id_column])[job.id_column].to_numpy())
+
+
+def are_among(ids: npt.NDArray[np.int64], done: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Say of each id whether it is among those that are done, which ascend.
+
+    A block is looked up in them by halves: np.isin would sort all of them again for each block.
+    """
+    if not len(done):
+        return np.zeros(len(ids), bool)
+    places = np.minimum(np.searchsorted(done, ids), len(done) - 1)
+    return done[places] == ids
 
 
 def committed(checkpoint: str) -> list[str]:
@@ -98,12 +109,6 @@ def _ids(paths: Sequence[str], id_column: str) -> npt.NDArray[np.int64]:
 def _all_in(ids: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> bool:
     """Say whether there are ids, and all of them are among the known, which ascend."""
     return bool(len(ids)) and bool(are_among(ids, known).all())
-
-
-def are_among(ids: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Say of each id whether it is among the known, one at least, which ascend: a search for each, however many."""
-    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return known[places] == ids
 
 
 class Count:

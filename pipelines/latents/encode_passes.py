@@ -47,6 +47,11 @@ class Plan:
         """Return (C, H, W) of a latent."""
         return encoders.latent_shape(self.vae, self.resolution)
 
+    @property
+    def latent_bytes(self) -> int:
+        """Return the bytes of one latent as it is stored."""
+        return 2 * math.prod(self.latent_shape) * (2 if self.config.posterior == "moments" else 1)
+
     def work(self, *parts: str) -> str:
         """Return a path among the work files."""
         return files.join(self.destination, store.WORK, *parts)
@@ -98,13 +103,14 @@ def encode_pairs(plan: Plan) -> None:
             checkpoint=plan.work("pairs_done"),
             id_column="pair_id",
             row_ids=pairs.pair_ids,
-            rows_per_block=config.rows_per_file,
+            rows_per_block=rows_per_block(config.rows_per_file, plan.latent_bytes),
             name="pairs",
             rows=plan.dataset.count_rows(),
             partition_by="status",
             may_go_on=lambda: refuse_spoilt_source(plan),
             counts=metrics.encoded,
             read=source.read_pieces,
+            written_as=store.WRITTEN_AS,
         )
     )
     refuse_spoilt_source(plan)
@@ -138,6 +144,8 @@ def encode_captions(plan: Plan) -> None:
         "max_tokens": config.max_tokens,
     }
     caption_bytes = 2 * sum(math.prod(shape) for shape in plan.embeddings.values())
+    block = rows_per_block(8 * config.rows_per_file, caption_bytes, CAPTION_BYTES)
+    share = shares.share(choose.current().device_count(), config.encoders, config.gpus_per_encoder)
     choose.current().run(
         Job(
             source=[plan.work("captions.parquet")],
@@ -147,8 +155,8 @@ def encode_captions(plan: Plan) -> None:
                     function=captions.CaptionEncoder,
                     arguments=encode,
                     batch_size=config.batch_size,
-                    actors=1,
-                    gpus=shares.share(choose.current().device_count(), 1, config.gpus_per_encoder).gpus,
+                    actors=min(share.copies, -(-texts.num_rows // block)),
+                    gpus=share.gpus,
                     accelerator=config.accelerator_type,
                 )
             ],
@@ -156,11 +164,17 @@ def encode_captions(plan: Plan) -> None:
             checkpoint=plan.work("prompts_done"),
             id_column="prompt_id",
             row_ids=_prompt_ids,
-            rows_per_block=max(1, min(8 * config.rows_per_file, CAPTION_BYTES // caption_bytes)),
+            rows_per_block=block,
             name="captions",
             rows=texts.num_rows,
+            written_as=store.WRITTEN_AS,
         )
     )
+
+
+def rows_per_block(wanted: int, row_bytes: int, most_bytes: int = store.PAGE_BYTES) -> int:
+    """Return how many rows a file gets: as wanted, or as many as fit into one page (store.WRITTEN_AS)."""
+    return max(1, min(wanted, store.PAGE_ROWS, most_bytes // row_bytes))
 
 
 def _prompt_ids(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:

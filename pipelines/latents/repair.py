@@ -65,7 +65,7 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
     for name in lost:
         files.remove(files.join(path, name))
     files.remove(files.join(path, store.MANIFEST))
-    return sum(int(about["rows"]) for name, about in manifest.files.items() if name in lost)
+    return sum(int(manifest.files[name]["rows"]) for name in lost if name.split("/")[0] in PASSES)
 
 
 def compared(path: str, manifest: store.Manifest) -> str | None:

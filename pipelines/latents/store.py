@@ -8,6 +8,7 @@ store/
   prompts/*.parquet                   prompt_id, caption, one column per output of a text encoder; "" is a row
   labels/NAME/*.parquet               pair_id, score_0, score_1, label_0, probability_0, and a manifest of its own
   reference/NAME/*.parquet            pair_id, draw, timestep, error_0, error_1; see training/reference/
+  index/*.arrow                       where each row of kept pairs and prompts lies; see addresses.py
 """
 
 from __future__ import annotations
@@ -79,6 +80,18 @@ class Manifest:
     source_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
+# How pairs/ and prompts/ are written: the values of a row group's column then lie in one page, as they are in memory,
+# at the end of the column's bytes. So a row's place in the file is known, and training reads it there (addresses.py).
+TEXTS = ("caption", *TEXT_COLUMNS)
+WRITTEN_AS: Mapping[str, Any] = {
+    "compression": dict.fromkeys(TEXTS, "snappy"),
+    "use_dictionary": list(TEXTS),
+    "data_page_size": 1 << 30,
+}
+PAGE_BYTES = 1 << 29  # of one column in a file, at most
+PAGE_ROWS = 16_384  # in a file, at most: the writer itself begins a new page after 20,000
+
+
 def latent_columns(flip: bool) -> tuple[str, ...]:
     """Name the latent columns of a store."""
     return ("latents_0", "latents_1") + (("latents_0_flipped", "latents_1_flipped") if flip else ())
@@ -118,10 +131,8 @@ def half_rows(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float16]:
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
 
 
-def describe_file(path: str) -> dict[str, Any]:
+def describe(content: bytes, table: pa.Table) -> dict[str, Any]:
     """Measure one Parquet file of a store: bytes, sha256, rows, and a digest of its rows that ignores their order."""
-    content = files.read_bytes(path)
-    table = tables.parse(content)
     return {
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -302,17 +313,26 @@ def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
+        UserError: as find_labels does.
+    """
+    path, sha = find_labels(store, name)
+    return tables.read([path]), sha
+
+
+def find_labels(store: str, name: str) -> tuple[str, str]:
+    """Return the file of a label set, checked, and its hash.
+
+    Raises:
         UserError: as read_labels_manifest does, or if a file is missing or differs from its manifest, or a Parquet file
             that is no label set's lies beside it.
     """
     manifest = read_labels_manifest(store, name)
     named_files.refuse(labels_problems(store, name, manifest))
     path = files.join(store, "labels", name, LABELS_FILES[0])
-    content = files.read_bytes(path)
-    sha = hashlib.sha256(content).hexdigest()
+    sha = files.sha256(path)
     if sha != manifest["sha256"]:
         raise UserError(f"{path}: its contents differ from its manifest; {labels_remedy(store, name)}")
-    return tables.parse(content), sha
+    return path, sha
 
 
 def labels_problems(store: str, name: str, manifest: Mapping[str, Any]) -> Iterator[str]:

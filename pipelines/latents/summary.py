@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ import pyarrow.compute as pc
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
-from pipelines.latents import safety, store
+from pipelines.latents import addresses, safety, store
 from pipelines.raw import pairs, raw_pairs
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
 
+TRAINED_ON = tuple(f"{folder}/" for folder in addresses.KEYS)
 MAX_REASONS = 100  # named in a manifest; some hold a number from the row, so a spoilt source may have millions
 
 
@@ -82,9 +84,8 @@ def summarise(plan: Plan) -> store.Manifest:
     """
     paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
     prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
-    described = dict(
-        zip(paths + prompts, choose.current().map_files(store.describe_file, paths + prompts), strict=True)
-    )
+    described_files = choose.current().map_files(addresses.describe_file, paths + prompts)
+    read = dict(zip(paths + prompts, described_files, strict=True))
     wanted = kept_prompt_ids(plan)  # refused here where no pair was kept
     columns = ["pair_id", "label_0", "stage", "reason", "contradicts"]
     stored = tables.read(paths, columns)
@@ -108,9 +109,16 @@ def summarise(plan: Plan) -> store.Manifest:
             "the source changed while it was encoded: give another --store"
         )
     _check_captions(plan, wanted)
-    manifest = _manifest(plan, counts, reasons, described)
+    manifest = _manifest(plan, counts, reasons, {path: about for path, (about, _) in read.items()}, _index(plan, read))
     _write_human_labels(plan, kept, manifest.content_hash)
     return manifest
+
+
+def _index(plan: Plan, read: Mapping[str, tuple[Any, addresses.Located | None]]) -> dict[str, dict[str, Any]]:
+    """Write where the kept pairs and captions lie, and return what the manifest tells of it."""
+    names = {path.removeprefix(f"{plan.destination}/"): located for path, (_, located) in read.items()}
+    files.remove(files.join(plan.destination, addresses.FOLDER))  # of a run that was killed, or from before a repair
+    return addresses.write(plan.destination, {n: one for n, one in names.items() if n.startswith(TRAINED_ON)})
 
 
 def _refused_for_labels(refused: pa.Table) -> int:
@@ -141,10 +149,14 @@ def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:
 
 
 def _manifest(
-    plan: Plan, counts: store.Counts, reasons: dict[str, int], described: dict[str, dict[str, Any]]
+    plan: Plan,
+    counts: store.Counts,
+    reasons: dict[str, int],
+    described: dict[str, dict[str, Any]],
+    index: dict[str, dict[str, Any]],
 ) -> store.Manifest:
     names = {path: path.removeprefix(plan.destination + "/") for path in described}
-    trained_on = [path for path, name in names.items() if name.startswith(("pairs/status=kept/", "prompts/"))]
+    trained_on = [path for path, name in names.items() if name.startswith(TRAINED_ON)]
     content = sum(int(described[path]["digest"], 16) for path in trained_on)
     return store.Manifest(
         source=plan.config.source,
@@ -165,7 +177,8 @@ def _manifest(
         source_files=plan.source_files,
         files={
             names[path]: {k: v for k, v in about.items() if k != "digest"} for path, about in sorted(described.items())
-        },
+        }
+        | index,
     )
 
 

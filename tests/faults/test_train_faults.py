@@ -17,14 +17,13 @@ import numpy as np
 import psutil
 import pytest
 from support.material import Submit, notes, wait_for
+from support.stores import overwrite_latents
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
 
-from infra.base import copy_index
 from infra.faults import nodes as cluster_nodes
 from pipelines.latents import store
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import open_mirror
-from training.data.staging import stage
 from training.method.order import permute
 from training.settings.config import DataConfig, TrainConfig
 
@@ -72,23 +71,17 @@ def test_sigkill_of_the_driver_past_the_epochs_end_changes_no_loss(
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pair(
-    encoded_store: Path, training_flags: list[str], drive: Submit, tmp_path: Path
+    copied_store: Path, training_flags: list[str], drive: Submit, tmp_path: Path
 ) -> None:
-    cache, output = tmp_path / "cache", tmp_path / "run"
-    staged = stage(str(encoded_store), str(cache))
+    output = tmp_path / "run"
+    pair_ids = store.kept_pairs(str(copied_store))["pair_id"].to_numpy()
     place = 16 * 7 + 3  # in the order of the first epoch: step 8, the first rank's share
-    row = int(permute(np.array([place], np.uint64), len(staged.pair_ids), seed=0, epoch=0)[0])
-    copied = next(cache.glob("*/latents.npy"))
-    latents = np.load(copied, mmap_mode="r+")
-    latents[row] = np.nan  # as failing memory leaves it while the copy is made; the store's own files are whole
-    latents.flush()
-    copy_index.write(copied.parent)  # so the copy's list of files vouches for it
-    flags = [*training_flags, "--cache", str(cache), "--workers", "2", "--output", str(output)]
+    row = int(permute(np.array([place], np.uint64), len(pair_ids), seed=0, epoch=0)[0])
+    overwrite_latents(copied_store, row, np.nan)  # as failing memory leaves them before they are written
+    flags = [*training_flags, "--store", str(copied_store), "--workers", "2", "--output", str(output)]
     done = drive(SCRIPT, *flags, check=False)
     assert done.returncode != 0
-    sentence = (
-        f"step 8: the loss of pairs {staged.pair_ids[row]} is not finite; nothing was updated, the last checkpoint in"
-    )
+    sentence = f"step 8: the loss of pairs {pair_ids[row]} is not finite; nothing was updated, the last checkpoint in"
     assert f"error: {sentence} {output} stands" in done.stdout.splitlines()
     assert len(notes(output)) == 7
     assert checkpoint.complete_steps(str(output)) == [6]
@@ -170,7 +163,7 @@ def test_a_run_on_s3_outlives_a_node_that_is_lost_with_all_that_lay_on_disks(
         lose(node, ray_environment)
         # Ray Train ends the other worker, whose disk this is too, and begins no group until there is room for two.
         cluster_nodes.wait_until(lambda: not before & train_workers(ray_environment))
-        (tmp_path / "cache").rename(tmp_path / "lost")  # staged pairs, too
+        (tmp_path / "cache").rename(tmp_path / "lost")  # the run's copy, too
     cluster_nodes.wait_until(lambda: cluster_nodes.nodes(ray_environment) == 1)
     with cluster_nodes.second_node(ray_environment, tmp_path / "another.log"):
         assert job.wait(timeout=600) == 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from infra.base import cli
+from infra.base import cli, files
 from infra.faults import chaos
-from pipelines.latents import store
+from pipelines.latents import addresses, store
 from pipelines.latents.encode_config import PRESETS, EncodeConfig
 from pipelines.latents.encode_latents import main
 
@@ -29,6 +33,28 @@ def refusal(*flags: str) -> str:
 
 
 SMALL_BLOCKS = ("--rows-per-file", str(chaos.BLOCK))
+
+
+def overwrite_latents(path: Path, row: int, value: float) -> None:
+    """Give the latents of a pair, by its place among the ids, another value that the store vouches for."""
+    manifest = json.loads((path / store.MANIFEST).read_text())
+    place = pa.ipc.open_file(str(path / addresses.PAIRS)).read_all().slice(row, 1).to_pylist()[0]
+    part = pa.ipc.open_file(str(path / addresses.PAIR_PARTS)).read_all().slice(place["part"], 1).to_pylist()[0]
+    size = math.prod(manifest["latent_shape"])
+    changed = np.full(size, value, np.float16).tobytes()
+    content = bytearray((path / part["file"]).read_bytes())
+    for name in store.latent_columns(manifest["flip"]):
+        begin = part[name] + place["row"] * len(changed)
+        content[begin : begin + len(changed)] = changed
+    (path / part["file"]).write_bytes(content)
+    located = {
+        name: addresses.describe_file(str(path / name))[1]
+        for name in manifest["files"]
+        if name.startswith(tuple(f"{folder}/" for folder in addresses.KEYS))
+    }
+    manifest["files"] |= addresses.write(str(path), located)
+    manifest["files"][part["file"]]["sha256"] = files.sha256(str(path / part["file"]))
+    (path / store.MANIFEST).write_text(json.dumps(manifest))
 
 
 def contents(path: Path) -> tuple[store.Counts, str]:

@@ -1,10 +1,10 @@
-"""The store on local disk: its arrays copied once per node and memory-mapped, because Parquet gives no random rows."""
+"""A store without an index, of an earlier version: its arrays copied once per node's disk and memory-mapped."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +16,16 @@ from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from pipelines.latents import store
 from pipelines.raw import pairs
+from training.data.stored import Arrays, StoredPairs, latent_shape, split_slots
 
-LAYOUT = 2  # of the copies; another one must not take those of an older version for its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged:
-    """A store's kept pairs in the order of their ids, as arrays on local disk."""
-
-    manifest: store.Manifest
-    pair_ids: npt.NDArray[np.int64]  # [n], ascending
-    prompt_rows: npt.NDArray[np.int64]  # [n], row of each pair's caption in prompts
-    latents: npt.NDArray[np.float16]  # [n, slots, C or 2C, H, W], memory-mapped; slots 0, 1 and, flipped, 2, 3
-    prompts: Mapping[str, npt.NDArray[np.float16]]  # by embedding column: [captions, ...], memory-mapped
-    empty_prompt: int  # row of the empty caption in prompts
-    reference_errors: npt.NDArray[np.float32] | None = None  # [n, draws, 2], memory-mapped; slots 0, 1; where cached
+LAYOUT = 3  # of the copies; another one must not take those of an older version for its own
 
 
-def stage(path: str, cache: str | None = None) -> Staged:
+def stage(path: str, cache: str | None = None) -> StoredPairs:
     """Copy a store's arrays to local disk once, and map them.
 
-    Parquet is the record; random rows come from these copies, because Parquet gives hundreds of rows a second and a
-    memory map tens of thousands. The folder is named by the store's content, so it is never stale.
+    Compressed Parquet gives hundreds of random rows a second, and a memory map tens of thousands. The folder is named
+    by the store's content, so it is never stale.
 
     Raises:
         UserError: if the store is unfinished, a file differs from the manifest's hash, or a pair's caption is missing.
@@ -45,18 +33,25 @@ def stage(path: str, cache: str | None = None) -> Staged:
     manifest = store.read_manifest(path)
 
     def fill(folder: Path) -> None:
+        size = staged_bytes(manifest)
+        print(
+            f"{path}: has no index, as stores of earlier versions, so its {size:,} bytes are copied to {folder}",
+            file=sys.stderr,
+            flush=True,
+        )
         store.verify(path, manifest, contents=True)
         _stage_prompts(path, folder, manifest)
         _stage_pairs(path, folder, manifest)
 
     folder = staged_once(cache, f"{manifest.content_hash}-{LAYOUT}", staged_bytes(manifest), path, fill)
     prompt_ids = np.load(folder / "prompt_ids.npy")
-    return Staged(
+    latents = np.load(folder / "latents.npy", mmap_mode="r")
+    return StoredPairs(
         manifest=manifest,
-        pair_ids=np.load(folder / "pair_ids.npy"),
-        prompt_rows=np.load(folder / "prompt_rows.npy"),
-        latents=np.load(folder / "latents.npy", mmap_mode="r"),
-        prompts={name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings},
+        pair_ids=np.load(folder / "pair_ids.npy", mmap_mode="r"),
+        prompt_rows=np.load(folder / "prompt_rows.npy", mmap_mode="r"),
+        latents=split_slots(store.latent_columns(manifest.flip), latents),
+        prompts=Arrays({name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings}),
         empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
     )
 
@@ -112,10 +107,9 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     ids = np.concatenate([table["pair_id"].to_numpy() for table in _tables(path, manifest, store.KEPT, ["pair_id"])])
     rank = _rank(ids)
     prompt_ids = np.load(folder / "prompt_ids.npy")
-    prompt_rows = np.empty(len(ids), np.int64)
-    channels, height, width = manifest.latent_shape
+    prompt_rows = np.empty(len(ids), np.uint32)
     columns = list(store.latent_columns(manifest.flip))
-    shape = (len(columns), channels * (2 if manifest.posterior == "moments" else 1), height, width)
+    shape = (len(columns), *latent_shape(manifest))
     latents = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
     start = 0
     for table in _tables(path, manifest, store.KEPT, ["prompt_id", *columns]):

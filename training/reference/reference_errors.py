@@ -1,4 +1,4 @@
-"""Cached reference errors: what STORE/reference/NAME holds, and the memory map that training reads them from.
+"""Cached reference errors: what STORE/reference/NAME holds, and how training reads it, a draw at a time.
 
 reference/NAME/draw-0000.parquet   pair_id, draw, timestep, error_0, error_1 of every kept pair, in the order of its id
 reference/NAME/manifest.json       written last; without it nothing is there
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,11 @@ import torch
 
 from infra.base import files, records, tables
 from infra.base.errors import UserError
-from infra.base.node_cache import staged_once
 from infra.base.versions import check_version
 from pipelines.latents import identity, store
 from pipelines.latents.store_check import DRAW, reference_remedy
 from training.backbones.backbone import Backbone
-from training.data.staging import Staged
+from training.data.stored import StoredPairs
 
 SCHEMA = pa.schema(
     [
@@ -166,31 +164,56 @@ def verify(path: str, name: str, manifest: Manifest, contents: bool = False) -> 
     store.verify(folder, manifest, contents, unread=DRAW, remedy=reference_remedy(folder))
 
 
-def attach(staged: Staged, path: str, name: str | None, cache: str | None) -> Staged:
-    """Add cached errors to a staged store, as a memory map made once per node; without a name there are none.
+def attach(pairs: StoredPairs, path: str, name: str | None) -> StoredPairs:
+    """Add cached errors to a store's pairs; without a name there are none.
 
     Raises:
-        UserError: if a file is missing or differs from the manifest's hash.
+        UserError: if the store has none of that name.
     """
     if name is None:
-        return staged
+        return pairs
     manifest = read_manifest(path, name)
-    shape = (len(staged.pair_ids), manifest.draws, 2)
-
-    def fill(folder: Path) -> None:
-        verify(path, name, manifest, contents=True)
-        errors = np.lib.format.open_memmap(folder / "errors.npy", mode="w+", dtype=np.float32, shape=shape)
-        for draw, file in enumerate(sorted(manifest.files)):
-            errors[:, draw] = _read_draw(files.join(folder_of(path, name), file), draw, staged.pair_ids)
-        errors.flush()
-
-    content = hashlib.sha256(repr(sorted((k, v["sha256"]) for k, v in manifest.files.items())).encode())
-    folder = staged_once(cache, f"reference-{content.hexdigest()[:32]}", 4 * int(np.prod(shape)), path, fill)
-    return replace(staged, reference_errors=np.load(folder / "errors.npy", mmap_mode="r"))
+    return replace(pairs, reference_errors=CachedErrors(folder_of(path, name), manifest, pairs.pair_ids))
 
 
-def _read_draw(path: str, draw: int, pair_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    table = tables.read([path])
-    if not np.array_equal(table["pair_id"].to_numpy(), pair_ids) or set(table["draw"].to_pylist()) != {draw}:
-        raise UserError(f"{path}: does not hold draw {draw} of each of the store's {len(pair_ids)} pairs")
-    return np.stack([table[f"error_{slot}"].to_numpy() for slot in (0, 1)], axis=1)
+class CachedErrors:
+    """Errors read a draw at a time: training takes the draws in order, each for an epoch."""
+
+    def __init__(self, folder: str, manifest: Manifest, pair_ids: npt.NDArray[np.int64]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.pair_ids = pair_ids
+        self.held: tuple[int, npt.NDArray[np.float32]] | None = None  # a draw and its errors: 8 bytes a pair
+
+    def of(self, rows: npt.NDArray[np.int64], draw: int) -> npt.NDArray[np.float32]:
+        """Return the errors of slots 0 and 1 of some rows at a draw: [len(rows), 2].
+
+        Raises:
+            UserError: naming the draw's file, if it is missing, differs from the manifest's hash, or is of other pairs.
+        """
+        if self.held is None or self.held[0] != draw:
+            self.held = None  # so that no two draws are in memory
+            self.held = (draw, self._read(draw))
+        return self.held[1][rows]
+
+    def _read(self, draw: int) -> npt.NDArray[np.float32]:
+        name = sorted(self.manifest.files)[draw]
+        path = files.join(self.folder, name)
+        if not files.is_file(path):
+            raise UserError(f"{path}: missing, though its manifest names it")
+        if files.sha256(path) != self.manifest.files[name]["sha256"]:
+            raise UserError(f"{path}: its contents differ from its manifest")
+        errors = np.empty((len(self.pair_ids), 2), np.float32)
+        others = UserError(f"{path}: does not hold draw {draw} of each of the store's {len(errors)} pairs")
+        begin = 0
+        for batch in tables.batches(path, ["pair_id", "draw", "error_0", "error_1"]):
+            here = slice(begin, begin + batch.num_rows)
+            begin += batch.num_rows
+            same = np.array_equal(batch["pair_id"].to_numpy(), self.pair_ids[here])
+            if not same or (batch["draw"].to_numpy() != draw).any():
+                raise others
+            for slot in (0, 1):
+                errors[here, slot] = batch[f"error_{slot}"].to_numpy()
+        if begin != len(errors):
+            raise others
+        return errors

@@ -12,19 +12,19 @@ from infra.base.errors import UserError
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import ScheduleConfig
 from training.data import loader
-from training.data.staging import stage
+from training.data.opened import open_store
 from training.method.forward import NetworkReference
 from training.reference import reference_errors
 
 
 class VisitPairs:
-    """Compute the errors of a frozen reference on a store's pairs at training's draws, on each node from a local copy.
+    """Compute the errors of a frozen reference on a store's pairs at training's draws.
 
     Args:
         model: the reference.
         schedule: which timesteps are drawn.
         path: of the store.
-        cache: folder for the store's memory-mapped copy.
+        cache: folder for what a node keeps of the store.
         batch_size: pairs per forward pass.
     """
 
@@ -39,7 +39,7 @@ class VisitPairs:
         batch_size: int,
         precision: str,
     ) -> None:
-        self.data = loader.as_stored(stage(path, cache))
+        self.data = loader.as_stored(open_store(path, cache))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device = device
         self.hardware = reference_errors.hardware(device)
@@ -58,7 +58,7 @@ class VisitPairs:
         """
         draws = visits["draw"].to_numpy()
         ids = visits["pair_id"].to_numpy()
-        rows = np.searchsorted(self.data.staged.pair_ids, ids)
+        rows = np.searchsorted(self.data.pairs.pair_ids, ids)
         timesteps = np.empty(len(rows), np.int32)
         errors = np.empty((2, len(rows)), np.float32)
         for draw in np.unique(draws):

@@ -15,7 +15,7 @@ from training.backbones.backbone import Backbone, open_backbone
 from training.checkpoints.checkpoint_writer import CheckpointWriter
 from training.checkpoints.mirror import Mirror, open_mirror
 from training.data.loader import Labelled, apply_labels
-from training.data.staging import stage
+from training.data.opened import open_store
 from training.layout import sharding
 from training.method import forward
 from training.method.optimizer_config import check_optimizer
@@ -93,7 +93,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     reference = make_reference(config, backbone, policy, rank)
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
     average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
-    manifest = data.staged.manifest
+    manifest = data.pairs.manifest
     validator, sampler = make_drawers(
         config.validation, backbone, policy, manifest, rank.rank, rank.world_size, config.autocast
     )
@@ -117,10 +117,10 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
 
 
 def open_pairs(config: TrainConfig) -> Labelled:
-    """Open the pairs that are trained on: the store on this node's disk, its cached reference errors, its labels."""
+    """Open the pairs that are trained on: the store, its cached reference errors, its labels."""
     path = files.resolve(config.data.store)
-    staged = attach(stage(path, config.data.cache), path, config.data.reference, config.data.cache)
-    return apply_labels(staged, path, config.data.labels, soft=config.objective.objective == "soft")
+    pairs = attach(open_store(path, config.data.cache), path, config.data.reference)
+    return apply_labels(pairs, path, config.data.labels, soft=config.objective.objective == "soft")
 
 
 def make_reference(config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, rank: Rank) -> forward.Reference:

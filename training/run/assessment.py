@@ -12,7 +12,7 @@ from PIL import Image
 from infra.base import files
 from training.checkpoints.run_folder import SAMPLE, VALIDATION
 from training.data.loader import apply_labels
-from training.data.staging import stage
+from training.data.opened import open_store
 from training.method import forward, objectives
 from training.method.batch import Batch
 from training.run import reward
@@ -86,7 +86,7 @@ def held_out(config: TrainConfig, rank: Rank, repeats: int, limit: int | None) -
     if config.data.held_out_store is None:
         return None
     path = files.resolve(config.data.held_out_store)
-    data = apply_labels(stage(path, config.data.cache), path, "human")
+    data = apply_labels(open_store(path, config.data.cache), path, "human")
     pairs = min(limit or len(data.rows), len(data.rows))
     return reward.HeldOut(
         data=data,

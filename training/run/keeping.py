@@ -86,7 +86,7 @@ def run_state(trainer: Trainer, step: int) -> checkpoint.State:
         step=step,
         seed=trainer.config.seed,
         global_batch=trainer.config.data.global_batch,
-        store_hash=trainer.data.staged.manifest.content_hash,
+        store_hash=trainer.data.pairs.manifest.content_hash,
         labels_hash=trainer.data.labels_hash,
     )
 

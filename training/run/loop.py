@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from infra.base import files, termination
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
 from training.checkpoints.run_folder import SAMPLE
-from training.data.loader import Share, prefetch, step_batches
+from training.data.loader import Share, begin_step, prefetch, read_ahead, steps_ahead
 from training.layout import sharding
 from training.method import forward
 from training.method.batch import Batch
@@ -119,15 +119,20 @@ def step_shares(trainer: Trainer, steps: range) -> Iterator[list[Batch]]:
 
     On a CPU a thread that makes them takes turns with the step it feeds: 14 ms of a step of 323 ms, against 5 in line.
     """
-    make = partial(step_share, trainer)
-    return prefetch(steps, make) if trainer.rank.device.type == "cuda" else map(make, steps)
+    made = read_ahead(steps, partial(begin_share, trainer), steps_ahead(trainer.data, rank_share(trainer)))
+    return prefetch(made) if trainer.rank.device.type == "cuda" else made
 
 
 def step_share(trainer: Trainer, step: int) -> list[Batch]:
     """Assemble this rank's micro-batches of a step."""
+    return begin_share(trainer, step)()
+
+
+def begin_share(trainer: Trainer, step: int) -> Callable[[], list[Batch]]:
+    """Begin to read this rank's micro-batches of a step; what is returned waits for them."""
     config = trainer.config
     dropout = config.data.caption_dropout
-    return step_batches(trainer.data, step, rank_share(trainer), config.seed, trainer.backbone.timestep, dropout)
+    return begin_step(trainer.data, step, rank_share(trainer), config.seed, trainer.backbone.timestep, dropout)
 
 
 def rank_share(trainer: Trainer) -> Share:

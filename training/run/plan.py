@@ -22,7 +22,9 @@ from infra.base.errors import UserError
 from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
 from pipelines.latents import store
+from pipelines.latents.addresses import index_bytes
 from training.backbones.backbone import Backbone, open_backbone
+from training.data.direct import is_addressable
 from training.data.staging import staged_bytes
 from training.method.draws import REWARD_DRAWS
 from training.method.policy import add_adapters, trained
@@ -186,8 +188,14 @@ def store_rows(manifest: store.Manifest) -> list[Row]:
     return [
         ("store", dry_run.gigabytes(size(""))),
         ("  embeddings and captions", dry_run.gigabytes(size("prompts/"))),
-        ("copy on each node's disk", dry_run.gigabytes(staged_bytes(manifest))),
+        ("kept on each node's disk", _kept_on_nodes(manifest)),
     ]
+
+
+def _kept_on_nodes(manifest: store.Manifest) -> str:
+    if not is_addressable(manifest):
+        return f"{dry_run.gigabytes(staged_bytes(manifest))}, a copy, because this store has no index"
+    return f"none, or of a store on S3 its index, {dry_run.gigabytes(index_bytes(manifest))}"
 
 
 def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:

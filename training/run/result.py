@@ -101,7 +101,7 @@ def write_result(
         write_adapters(folder, backbone, policy)
     else:
         _write_pipeline(folder, backbone, policy)
-    manifest = data.staged.manifest
+    manifest = data.pairs.manifest
     kind = kind_of(backbone.folder)
     tokens = tokens_of(kind, manifest.embeddings)
     left_out = (kind.t5, tokenizer_of(kind.t5)) if kind.t5 and tokens == 0 else ()

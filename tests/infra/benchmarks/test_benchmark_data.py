@@ -11,7 +11,7 @@ import pytest
 from infra.benchmarks import data, resume
 from infra.benchmarks.random_store import random_pairs, write_store
 from training.data.loader import apply_labels
-from training.data.staging import stage
+from training.data.opened import open_store
 from training.run import assembly, keeping
 from training.settings.config import DataConfig, TrainConfig
 
@@ -25,15 +25,16 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_random_store_stages_like_any_other(stored: Path) -> None:
+def test_a_random_store_opens_like_any_other(stored: Path) -> None:
     path = str(stored / "store")
-    labelled = apply_labels(stage(path, str(stored / "cache")), path, "human")
-    assert labelled.staged.latents.shape == (300, 2, *SHAPE)
-    assert labelled.staged.prompts["text_encoder"].shape == (17, 16, 64)
+    labelled = apply_labels(open_store(path), path, "human")
+    first = np.arange(3)
+    assert labelled.pairs.latents.begin(first)()["latents_1"].shape == (3, *SHAPE)
+    assert labelled.pairs.prompts.begin(first)()["text_encoder"].shape == (3, 16, 64)
     assert labelled.winners.tolist() == [1 - number % 2 for number in range(300)]
     assert data.one_pass(labelled, 32, 0) > 0
     memory = random_pairs(300, SHAPE, EMBEDDINGS)
-    assert memory.staged.latents.shape == labelled.staged.latents.shape
+    assert memory.pairs.latents.begin(first)()["latents_1"].shape == (3, *SHAPE)
 
 
 def test_evicting_files_leaves_their_contents(tmp_path: Path) -> None:

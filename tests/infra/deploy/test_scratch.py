@@ -24,26 +24,20 @@ def chosen(preset: str, size: str = EXAMPLE["machines"]["a10g"]["scratch"]) -> d
     return EXAMPLE | {"preset": preset, "machines": EXAMPLE["machines"] | {"a10g": a10g}}
 
 
-@pytest.mark.parametrize(
-    ("preset", "latent", "caption", "size"),
-    [
-        ("sd15", 4 * 64 * 64, 77 * 768, "62.76 GB"),
-        ("sdxl", 4 * 128 * 128, 77 * (768 + 1280) + 1280, "241.9 GB"),
-    ],
-)
-def test_the_example_holds_the_store_of_each_preset(preset: str, latent: int, caption: int, size: str) -> None:
-    needed = 2 * (851_293 * 2 * latent + (58_960 + 1) * caption)  # float16; two images a pair, and the empty caption
-    assert f"{needed / 1e9:.4g} GB" == size
-    told = f"scratch: preset {preset}'s store of 851,293 pairs takes {size} on each node, in the stages reference and"
-    assert scratch.check(Values.model_validate(chosen(preset)), "mine.yaml").startswith(told)
+def test_the_example_holds_the_index_of_its_store() -> None:
+    needed = 24 * 851_293 + 20 * (58_960 + 1)  # of pairs, and of captions with the empty one
+    assert f"{needed / 1e9:.4g} GB" == "0.02161 GB"
+    told = "scratch: the index of a store of 851,293 pairs takes 0.02161 GB on each node, in the stages reference and"
+    assert scratch.check(Values.model_validate(chosen("sdxl")), "mine.yaml").startswith(told)
 
 
-def test_a_scratch_below_the_store_is_refused_before_anything_is_rendered(tmp_path: Path) -> None:
-    # 200 x 2^30 = 214.7 x 10^9 bytes, and SDXL's store takes 241.9 x 10^9.
+def test_a_scratch_below_the_index_is_refused_before_anything_is_rendered(tmp_path: Path) -> None:
+    # 20 x 2^30 = 21.47 x 10^9 bytes, and the index of a billion pairs takes 24 bytes of each
     file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(chosen("sdxl", "200Gi")))
-    refusal = "mine.yaml: machines.a10g.scratch: 200Gi is 214.7 GB, but preset sdxl's store of 851,293 pairs takes"
-    with pytest.raises(UserError, match=re.escape(refusal) + ".* 241.9 GB on each node of stage reference"):
+    billion = {"data": EXAMPLE["data"] | {"pairs": 10**9}}
+    file.write_text(yaml.safe_dump(chosen("sdxl", "20Gi") | billion))
+    refusal = "mine.yaml: machines.a10g.scratch: 20Gi is 21.47 GB, but the index of a store of 1,000,000,000"
+    with pytest.raises(UserError, match=re.escape(refusal) + ".* 24 GB on each node of stage reference"):
         render.main(RenderConfig(values=str(file), output=str(tmp_path / "deploy")))
     assert not (tmp_path / "deploy").exists()
 

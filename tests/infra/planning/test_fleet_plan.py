@@ -49,9 +49,9 @@ def test_the_bottleneck_is_what_is_scarcest(counted: Counted, assumed: str, scar
     assert stage.bottleneck.startswith(scarcest)
 
 
-def test_captions_are_one_copy_s_and_the_others_are_paid(counted: Counted) -> None:
+def test_captions_are_encoded_on_as_many_nodes_as_pairs_are(counted: Counted) -> None:
     stage = plan_stages.captions(counted, L4, ASSUMED)
-    assert (stage.busy, stage.work.units) == (1, 100)  # type: ignore[union-attr]
+    assert (stage.busy, stage.work.units) == (4, 100)  # type: ignore[union-attr]
     outcome = plan.follow(PlanConfig(), stage)
     assert outcome.node_seconds == pytest.approx(4 * outcome.seconds)
 

@@ -51,8 +51,9 @@ def test_the_table_holds_what_the_manifest_and_the_settings_say(folder: Path) ->
     assert told["steps"] == "5 of 16 pairs, 1 x 8 at once"
     assert told["epochs"] == "2.5 of 2 steps"
     assert told["parameters"] == "1,152,476"
-    # 40 pairs x 2 latents x 256 values and 17 captions x 1024, two bytes each
-    assert told["copy on each node's disk"] == f"{2 * (40 * 512 + 17 * 1024) / 1e9:,.4g} GB"
+    # 24 bytes of each of 40 pairs, 20 of each of 17 captions
+    index = f"{(24 * 40 + 20 * 17) / 1e9:,.4g} GB"
+    assert told["kept on each node's disk"] == f"none, or of a store on S3 its index, {index}"
     assert told["utilisation"] == "0.4 (assumed)"
     assert told["cost"].endswith("at 2.5 an hour")
     pair = float(told["TFLOP per pair"])

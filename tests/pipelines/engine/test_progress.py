@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -310,3 +311,9 @@ def test_ray_deletes_nothing_of_a_block_that_counts_as_written(tmp_path: Path) -
     manager = on_ray._NoFilter(checkpoint_config=config, data_context=on_ray.DataContext.get_current())
     assert manager.load_checkpoint(f"{tmp_path}/out") == (None, 0)
     assert found_ids(str(tmp_path)) == [1, 2, 3]
+
+
+def test_ids_are_looked_up_among_those_that_are_done() -> None:
+    done = np.array([2, 5, 9])
+    assert progress.are_among(np.array([9, 1, 2, 10, 5]), done).tolist() == [True, False, True, False, True]
+    assert progress.are_among(np.array([3, 1]), np.empty(0, np.int64)).tolist() == [False, False]

@@ -14,7 +14,7 @@ from support.stores import contents
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.latents import encode_latents, store
+from pipelines.latents import addresses, encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import pairs
 from training.data.staging import stage
@@ -91,7 +91,7 @@ def test_a_published_store_without_a_caption_is_not_staged_and_repair_mends_it(
     key = empty if lost == "the empty" else next(each for each in ids if each != empty)
     pq.write_table(table.filter(pa.array([each != key for each in ids])), path)
     manifest = json.loads((copied_store / store.MANIFEST).read_text())
-    about = {k: v for k, v in store.describe_file(str(path)).items() if k != "digest"}
+    about = {k: v for k, v in addresses.describe_file(str(path))[0].items() if k != "digest"}
     manifest["files"][f"prompts/{path.name}"] = about
     (copied_store / store.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=rf"store: prompts/ has no prompt_id {key}, which its pairs need"):

@@ -27,20 +27,26 @@ def labelled(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> L
     return apply_labels(stage(path, str(tmp_path_factory.mktemp("cache"))), path, "human")
 
 
+def latents_of(labelled: Labelled, row: int) -> np.ndarray:
+    """Return a pair's latents, slot 0 first."""
+    read = labelled.pairs.latents.begin(np.array([row]))()
+    return np.stack([read[f"latents_{slot}"][0] for slot in (0, 1)])
+
+
 def test_staged_rows_are_the_stores(labelled: Labelled, encoded_store: Path) -> None:
-    staged, path = labelled.staged, encoded_store / "pairs" / "status=kept"
+    staged, path = labelled.pairs, encoded_store / "pairs" / "status=kept"
     table = pa.concat_tables([pq.read_table(p, partitioning=None) for p in sorted(path.glob("*.parquet"))])
     assert table.num_rows == len(staged.pair_ids) == staged.manifest.counts.kept
     row = int(np.searchsorted(staged.pair_ids, table["pair_id"][5].as_py()))
     for slot in (0, 1):
-        assert np.array_equal(staged.latents[row, slot].ravel(), store.half_rows(table[f"latents_{slot}"])[5])
+        assert np.array_equal(latents_of(labelled, row)[slot].ravel(), store.half_rows(table[f"latents_{slot}"])[5])
     assert (np.diff(staged.pair_ids) > 0).all()
 
 
 def test_row_0_of_a_batch_is_the_winner(labelled: Labelled) -> None:
     batch = assemble(labelled, np.array([0, 1, 2, 3]), seed=0, epoch=0, timestep=thousand, dropout=0.0)
     for index in range(4):
-        slots = labelled.staged.latents[labelled.rows[index]].astype(np.float32)
+        slots = latents_of(labelled, labelled.rows[index]).astype(np.float32)
         assert np.array_equal(batch.latents[0, index].numpy(), slots[labelled.winners[index]])
         assert np.array_equal(batch.latents[1, index].numpy(), slots[1 - labelled.winners[index]])
 
@@ -54,7 +60,7 @@ def test_batches_use_the_contracts_draws(labelled: Labelled) -> None:
 
 def test_a_dropped_caption_is_the_encoded_empty_one(labelled: Labelled) -> None:
     batch = assemble(labelled, np.array([0]), seed=0, epoch=0, timestep=thousand, dropout=1.0)
-    empty = labelled.staged.prompts["text_encoder"][labelled.staged.empty_prompt]
+    empty = labelled.pairs.prompts.begin(np.array([labelled.pairs.empty_prompt]))()["text_encoder"][0]
     assert np.array_equal(batch.conditioning["text_encoder"][0].numpy(), empty.astype(np.float32))
     assert np.abs(empty).sum() > 0  # never zeros
 
@@ -89,14 +95,14 @@ def test_labels_flip_the_winner_and_ties_are_left_out(labelled: Labelled, encode
     label[0] = 0.5
     flipped = table.set_column(table.schema.get_field_index("label_0"), "label_0", pa.array(label, pa.float32()))
     store.write_labels(str(path), "flipped", flipped, {"scorer": "flipped"})
-    other = apply_labels(labelled.staged, str(path), "flipped")
+    other = apply_labels(labelled.pairs, str(path), "flipped")
     assert len(other.rows) == len(labelled.rows) - 1
     kept = np.isin(labelled.rows, other.rows)
     assert np.array_equal(other.winners, 1 - labelled.winners[kept])
 
 
 def test_soft_labels_follow_the_winner(labelled: Labelled, encoded_store: Path, tmp_path: Path) -> None:
-    assert set(labelled.preferred) == {1.0}
+    assert labelled.preferred is None  # 1 for each
     path = tmp_path / "store"
     shutil.copytree(encoded_store, path)
     table, _ = store.read_labels(str(path), "human")
@@ -104,11 +110,12 @@ def test_soft_labels_follow_the_winner(labelled: Labelled, encoded_store: Path, 
     place = table.schema.get_field_index("probability_0")
     soft = table.set_column(place, "probability_0", pa.array(probable, pa.float32()))
     store.write_labels(str(path), "soft", soft, {"scorer": "soft"})
-    other = apply_labels(labelled.staged, str(path), "soft", soft=True)
+    other = apply_labels(labelled.pairs, str(path), "soft", soft=True)
     assert np.array_equal(other.rows, labelled.rows)
     rows = np.arange(8)
     batch = assemble(other, rows, seed=0, epoch=0, timestep=thousand, dropout=0.0)
     assert batch.preferred.tolist() == [0.875 if winner == 0 else 0.75 for winner in labelled.winners[rows]]
+    assert other.preferred is not None
     assert {0.75, 0.875} == set(other.preferred)
 
 
@@ -132,7 +139,7 @@ def test_prefetch_hands_errors_to_the_consumer() -> None:
             raise ValueError("step 2")
         return [step]
 
-    batches = prefetch(range(5), make)
+    batches = prefetch(map(make, range(5)))
     assert [next(batches), next(batches)] == [[0], [1]]
     with pytest.raises(ValueError, match="step 2"):
         next(batches)

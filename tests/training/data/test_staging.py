@@ -15,6 +15,7 @@ from labelers.labels import label_set
 from pipelines.latents import store
 from training.data.loader import apply_labels
 from training.data.staging import stage
+from training.data.stored import StoredPairs
 
 PAIRS = 5
 KEPT_BLOCK = "pairs/status=kept/part-0.parquet"
@@ -22,8 +23,12 @@ KEPT_BLOCK = "pairs/status=kept/part-0.parquet"
 
 @pytest.fixture
 def random_store(tmp_path: Path) -> Path:
-    write_store(tmp_path / "store", PAIRS, (1, 2, 2), {"embedding": (2,)})
+    write_store(tmp_path / "store", PAIRS, (1, 2, 2), {"embedding": (2,)}, indexed=False)
     return tmp_path / "store"
+
+
+def latents_of(stored: StoredPairs) -> np.ndarray:
+    return np.stack(list(stored.latents.begin(np.arange(PAIRS))().values()))
 
 
 @pytest.mark.parametrize(
@@ -63,8 +68,9 @@ def test_readers_take_the_manifests_files_and_nothing_else(
     monkeypatch.setattr(named_files, "unknown", lambda *_: iter(()))  # as if it came after the check
     staged = stage(str(random_store), str(tmp_path / "other"))
     assert staged.pair_ids.tolist() == list(range(PAIRS))
-    assert np.array_equal(staged.latents, clean.latents)
-    assert np.array_equal(staged.prompts["embedding"], clean.prompts["embedding"])
+    assert np.array_equal(latents_of(staged), latents_of(clean))
+    one, other = [opened.prompts.begin(np.arange(17))()["embedding"] for opened in (staged, clean)]
+    assert np.array_equal(one, other)
 
 
 def test_a_label_set_with_a_file_too_many_is_refused(random_store: Path) -> None:
@@ -95,14 +101,18 @@ def test_a_label_set_of_another_store_is_refused_with_both_hashes(random_store: 
 def test_a_staged_copy_of_zeros_or_without_a_file_is_staged_again(
     name: str, random_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = np.array(stage(str(random_store), str(tmp_path / "cache")).latents)
+    before = latents_of(stage(str(random_store), str(tmp_path / "cache")))
+    capsys.readouterr()
     (file,) = (tmp_path / "cache").rglob(name)
     whole = file.read_bytes()
     file.write_bytes(whole[:128] + bytes(len(whole) - 128))  # the header is there, and no number
-    assert np.array_equal(stage(str(random_store), str(tmp_path / "cache")).latents, before)
+    assert np.array_equal(latents_of(stage(str(random_store), str(tmp_path / "cache"))), before)
     assert file.read_bytes() == whole
-    assert capsys.readouterr().err == (
-        f"{file.parent}: {name} holds other bytes than were copied, so {random_store} is copied again\n"
+    told, copying = capsys.readouterr().err.splitlines()
+    assert told == f"{file.parent}: {name} holds other bytes than were copied, so {random_store} is copied again"
+    # 5 pairs of 2 x 4 values, and 17 captions of 2, two bytes each
+    assert copying == (
+        f"{random_store}: has no index, as stores of earlier versions, so its 148 bytes are copied to {file.parent}"
     )
     file.unlink()
     stage(str(random_store), str(tmp_path / "cache"))

@@ -17,7 +17,8 @@ from infra.base.errors import UserError
 from pipelines.engine.jobs import Job
 from pipelines.latents import store
 from training.data import loader
-from training.data.staging import Staged, stage
+from training.data.opened import open_store
+from training.data.stored import StoredPairs
 from training.reference import encode_reference, reference_config, reference_errors
 from training.reference.reference_config import ReferenceConfig
 from training.reference.visit_pairs import VisitPairs
@@ -32,8 +33,8 @@ def config(copied_store: Path, tmp_path: Path) -> ReferenceConfig:
 
 
 @pytest.fixture
-def staged(config: ReferenceConfig) -> Staged:
-    return stage(config.store, config.cache)
+def staged(config: ReferenceConfig) -> StoredPairs:
+    return open_store(config.store, config.cache)
 
 
 def step(config: ReferenceConfig) -> VisitPairs:
@@ -42,7 +43,7 @@ def step(config: ReferenceConfig) -> VisitPairs:
     return VisitPairs(model, config.schedule, config.store, config.cache, *settings)
 
 
-def visits(staged: Staged, places: np.ndarray, draw: int) -> pa.Table:
+def visits(staged: StoredPairs, places: np.ndarray, draw: int) -> pa.Table:
     wanted = encode_reference.wanted_visits(staged.pair_ids, draw, draw + 1)
     return wanted.take(places)
 
@@ -58,7 +59,7 @@ def test_visits_are_numbered_by_draw_and_place() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_errors_are_trainings_bit_for_bit_in_whatever_company(
-    config: ReferenceConfig, staged: Staged, precision: str
+    config: ReferenceConfig, staged: StoredPairs, precision: str
 ) -> None:
     small = step(replace(config, batch_size=4, precision=precision))  # type: ignore[arg-type]
     labelled = loader.apply_labels(staged, config.store, "human")
@@ -75,7 +76,7 @@ def test_errors_are_trainings_bit_for_bit_in_whatever_company(
 
 
 def test_a_short_batch_and_a_mixed_one_are_cut_and_padded_to_the_same_shape(
-    config: ReferenceConfig, staged: Staged, monkeypatch: pytest.MonkeyPatch
+    config: ReferenceConfig, staged: StoredPairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = step(replace(config, batch_size=4))
     shapes, predict = [], small.backbone.predict
@@ -93,7 +94,7 @@ def test_a_short_batch_and_a_mixed_one_are_cut_and_padded_to_the_same_shape(
     assert found["error_0"][2] != whole["error_0"][2]  # another draw is another error
 
 
-def test_errors_that_are_not_finite_are_refused_by_name(config: ReferenceConfig, staged: Staged) -> None:
+def test_errors_that_are_not_finite_are_refused_by_name(config: ReferenceConfig, staged: StoredPairs) -> None:
     broken = step(replace(config, batch_size=4))
     next(iter(broken.reference.network.parameters())).fill_(float("nan"))
     with pytest.raises(UserError, match=rf"errors of pair {staged.pair_ids[3]}, draw 1, are not finite"):
@@ -115,7 +116,7 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.mark.usefixtures("noted_jobs")
 def test_more_draws_are_added_and_the_earlier_ones_stay(
-    config: ReferenceConfig, staged: Staged, visited: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
+    config: ReferenceConfig, staged: StoredPairs, visited: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs, folder = len(staged.pair_ids), Path(config.store) / "reference" / "base"
     encode_reference.main(config)
@@ -135,15 +136,18 @@ def test_more_draws_are_added_and_the_earlier_ones_stay(
         [f"draw-000{k}.parquet" for k in range(3)],
     )
     assert pq.read_schema(folder / "draw-0002.parquet").equals(reference_errors.SCHEMA)
-    with_errors = reference_errors.attach(staged, config.store, "base", config.cache)
-    assert with_errors.reference_errors is not None
-    assert with_errors.reference_errors.shape == (pairs, 3, 2)
-    assert with_errors.reference_errors[5].tolist() == [[5, 5.5], [5.125, 5.625], [5.25, 5.75]]
+    errors = reference_errors.attach(staged, config.store, "base").reference_errors
+    assert errors is not None
+    assert [errors.of(np.array([5, 0]), draw).tolist() for draw in (0, 1, 2)] == [
+        [[5, 5.5], [0, 0.5]],
+        [[5.125, 5.625], [0.125, 0.625]],
+        [[5.25, 5.75], [0.25, 0.75]],
+    ]
 
 
 def test_a_run_killed_before_it_was_published_visits_nothing_twice(
     config: ReferenceConfig,
-    staged: Staged,
+    staged: StoredPairs,
     visited: list[tuple[int, int]],
     noted_jobs: list[Job],
     monkeypatch: pytest.MonkeyPatch,

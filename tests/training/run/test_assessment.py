@@ -12,8 +12,8 @@ from support.material import HELD_OUT, Killed, notes
 
 from infra.base.errors import UserError
 from infra.world.shapes import all_scenes
+from pipelines.latents import store
 from training.checkpoints import checkpoint
-from training.data.staging import stage
 from training.run import assembly, assessment, loop, preflight
 from training.settings.config import TrainConfig
 
@@ -92,7 +92,7 @@ def test_captions_on_both_sides_are_refused(validated: TrainConfig, encoded_stor
     both = replace(validated, data=replace(validated.data, held_out_store=str(encoded_store)))
     with pytest.raises(UserError, match=r"--held-out-store .*: \d+ of its captions are in --store too"):
         preflight.check_config(both)
-    known = stage(str(encoded_store), str(tmp_path / "cache")).manifest.counts.prompts
+    known = store.read_manifest(str(encoded_store)).counts.prompts
     prompts = tmp_path / "all.txt"
     prompts.write_text("".join(f"{scene.caption}\n" for scene in all_scenes()))
     leaking = replace(validated, validation=replace(validated.validation, validation_prompts=str(prompts)))

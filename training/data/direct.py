@@ -1,0 +1,202 @@
+"""Rows of a store read where they lie, by its index: from a disk, or from S3 by range requests side by side.
+
+Nothing is copied but, of a store on S3, the index: 24 bytes a pair, once per node. A row's bytes are compared with its
+checksum before anything is made of them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from infra.base import files
+from infra.base.errors import UserError
+from infra.base.node_cache import staged_once
+from pipelines.latents import addresses, store
+from pipelines.raw import pairs
+from training.data.stored import Halves, Read, StoredPairs, latent_shape
+
+CONNECTIONS = 24  # requests to S3 at once; pyarrow keeps 25 connections
+HANDLES = 4096  # files on S3 whose size is known; the first request to another one asks for that, too
+LEAST = 1 << 12  # bytes of a request: pyarrow asks not again where a refusal is longer than what was asked for
+REPAIR = "run encode_latents.py with --repair"
+
+Span = tuple[int, memoryview]  # where to begin to read, and what to fill
+
+
+def is_addressable(manifest: store.Manifest) -> bool:
+    """Say whether a store has an index; those of earlier versions have none."""
+    return addresses.PAIRS in manifest.files
+
+
+def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> StoredPairs:
+    """Open a store by its index.
+
+    Args:
+        cache: folder for the index of a store on S3; by default in the temporary folder.
+
+    Raises:
+        UserError: if a file of the index is missing or differs from the manifest's hash, or the empty caption is not
+            there.
+    """
+    index = _local_index(path, manifest, cache)
+    by_pair = _mapped(index / Path(addresses.PAIRS).name)
+    by_caption = _mapped(index / Path(addresses.CAPTIONS).name)
+    columns = dict.fromkeys(store.latent_columns(manifest.flip), latent_shape(manifest))
+    prompt_ids = by_caption["prompt_id"].to_numpy()
+    empty = int(np.searchsorted(prompt_ids, pairs.prompt_id("")))
+    if not (empty < len(prompt_ids) and prompt_ids[empty] == pairs.prompt_id("")):
+        raise UserError(f"{path}: its index has no empty caption; {REPAIR}")
+    return StoredPairs(
+        manifest=manifest,
+        pair_ids=by_pair["pair_id"].to_numpy(),
+        prompt_rows=by_pair["caption"].to_numpy(),
+        latents=_rows(path, by_pair, index / Path(addresses.PAIR_PARTS).name, columns),
+        prompts=_rows(path, by_caption, index / Path(addresses.CAPTION_PARTS).name, manifest.embeddings),
+        empty_prompt=empty,
+    )
+
+
+def _local_index(path: str, manifest: store.Manifest, cache: str | None) -> Path:
+    """Return the folder of the index: the store's own, or this node's copy of one on S3."""
+    described = {name: manifest.files[name] for name in manifest.files if name.startswith(f"{addresses.FOLDER}/")}
+    if not files.is_remote(path):
+        for name, about in described.items():
+            _check_index(files.join(path, name), str(about["sha256"]))
+        return Path(path) / addresses.FOLDER
+
+    def fill(folder: Path) -> None:
+        for name, about in described.items():
+            copied = folder / Path(name).name
+            files.copy(files.join(path, name), str(copied))
+            _check_index(str(copied), str(about["sha256"]), files.join(path, name))
+
+    size = sum(int(about["bytes"]) for about in described.values())
+    name = f"index-{described[addresses.PAIRS]['sha256'][:32]}-{manifest.content_hash}"
+    return staged_once(cache, name, size, path, fill)
+
+
+def _check_index(path: str, sha256: str, named: str | None = None) -> None:
+    if not files.is_file(path):
+        raise UserError(f"{named or path}: missing, though its manifest names it; {REPAIR}")
+    if files.sha256(path) != sha256:
+        raise UserError(f"{named or path}: its contents differ from its manifest; {REPAIR}")
+
+
+def _mapped(path: Path) -> pa.RecordBatch:
+    """Map an Arrow file of one batch: its columns are then arrays in the page cache, which processes share."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def _rows(path: str, rows: pa.RecordBatch, parts: Path, shapes: Mapping[str, tuple[int, ...]]) -> AddressedRows:
+    places = _mapped(parts)
+    return AddressedRows(
+        store=path,
+        files=places["file"],
+        offsets={name: places[name].to_numpy() for name in shapes},
+        shapes=shapes,
+        part=rows["part"].to_numpy(),
+        row=rows["row"].to_numpy(),
+        checksum=rows["checksum"].to_numpy(),
+        fetch=_Remote().fetch if files.is_remote(path) else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressedRows:
+    """Rows of float16 columns at known places in a store's files."""
+
+    store: str
+    files: pa.StringArray  # of each part
+    offsets: Mapping[str, npt.NDArray[np.uint64]]  # by column, of row 0 of each part
+    shapes: Mapping[str, tuple[int, ...]]
+    part: npt.NDArray[np.uint32]  # [n]
+    row: npt.NDArray[np.uint32]  # [n], in its part
+    checksum: npt.NDArray[np.uint32]  # [n]
+    fetch: Callable[[str, list[Span]], None] | None = field(repr=False)  # from S3; None: from a disk
+
+    @property
+    def far(self) -> bool:
+        """Say whether rows come from S3."""
+        return self.fetch is not None
+
+    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
+        """Ask S3 for rows now; a disk is read when they are waited for."""
+        values = {name: np.empty((len(rows), *shape), np.float16) for name, shape in self.shapes.items()}
+        jobs = [functools.partial(self._read_row, int(row), place, values) for place, row in enumerate(rows)]
+        waits: Sequence[Callable[[], None]] = jobs
+        if self.fetch is not None:
+            waits = [_pool().submit(job).result for job in jobs]
+
+        def wait() -> Mapping[str, Halves]:
+            for one in waits:
+                one()
+            return values
+
+        return wait
+
+    def _read_row(self, row: int, place: int, values: Mapping[str, Halves]) -> None:
+        """Read one row into its place among the values, and compare its checksum."""
+        part = int(self.part[row])
+        file = files.join(self.store, self.files[part].as_py())
+        targets = {name: memoryview(of_all[place]).cast("B") for name, of_all in values.items()}
+        spans = [
+            (int(self.offsets[name][part]) + int(self.row[row]) * target.nbytes, target)
+            for name, target in targets.items()
+        ]
+        try:
+            (self.fetch or _read_spans)(file, spans)
+        except FileNotFoundError:
+            raise UserError(f"{file}: missing, though its manifest names it; {REPAIR}") from None
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({files.reason(error)})") from error
+        if addresses.checksum([target for _, target in spans]) != self.checksum[row]:
+            raise UserError(f"{file}: row {self.row[row]} holds other bytes than were stored; {REPAIR}")
+
+
+def _read_spans(file: str, spans: list[Span]) -> None:
+    """Fill memory from places in a file on a disk; bytes beyond its end stay as they are."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        for offset, target in spans:
+            done = 0
+            while done < target.nbytes:
+                read = os.preadv(descriptor, [target[done:]], offset + done)
+                if not read:
+                    return
+                done += read
+    finally:
+        os.close(descriptor)
+
+
+class _Remote:
+    """Reads from S3; its client asks again after refusals, silence and answers that were cut (infra/base/files.py)."""
+
+    def __init__(self) -> None:
+        self.open = functools.lru_cache(maxsize=HANDLES)(self._open)
+
+    def _open(self, file: str, written: int | None) -> Any:
+        del written  # another file of credentials needs another client, and so another handle
+        filesystem, inner = files.open_filesystem(file)
+        return filesystem.open_input_file(inner)
+
+    def fetch(self, file: str, spans: list[Span]) -> None:
+        """Fill memory from places in an object, by one request each."""
+        handle = self.open(file, files.credentials_written())
+        for offset, target in spans:
+            content = handle.read_at(max(target.nbytes, LEAST), offset)[: target.nbytes]
+            target[: len(content)] = content
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(CONNECTIONS, "rows")

@@ -1,0 +1,81 @@
+"""A store's kept pairs in the order of their ids, whose rows are read at random: from the store, or from a copy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.latents import store
+
+Halves = npt.NDArray[np.float16]
+Read = Callable[[], Mapping[str, Halves]]
+
+
+class Rows(Protocol):
+    """Rows of several columns."""
+
+    @property
+    def far(self) -> bool:
+        """Say whether a row takes a server's answer, so that many are best asked for ahead."""
+        ...
+
+    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
+        """Begin to read rows; what is returned waits for them: [len(rows), ...] by column.
+
+        Raises:
+            UserError: naming the file, if one is missing or holds other bytes than were stored; here or while waiting.
+        """
+        ...
+
+
+class Errors(Protocol):
+    """Cached reference errors."""
+
+    def of(self, rows: npt.NDArray[np.int64], draw: int) -> npt.NDArray[np.float32]:
+        """Return the errors of slots 0 and 1 of some rows at a draw: [len(rows), 2]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPairs:
+    """A store's kept pairs in the order of their ids."""
+
+    manifest: store.Manifest
+    pair_ids: npt.NDArray[np.int64]  # [n], ascending, memory-mapped
+    prompt_rows: npt.NDArray[np.unsignedinteger]  # [n], row of each pair's caption in prompts
+    latents: Rows  # of the store's latent columns, each [C or 2C, H, W]
+    prompts: Rows  # of its embedding columns
+    empty_prompt: int  # row of the empty caption in prompts
+    reference_errors: Errors | None = None  # where they are cached
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Rows of arrays, in memory or mapped."""
+
+    columns: Mapping[str, Halves]
+    far: bool = False
+
+    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
+        """Read rows when they are waited for."""
+        return functools.partial(self.read, rows)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> dict[str, Halves]:
+        """Return rows of each column."""
+        return {name: values[rows] for name, values in self.columns.items()}
+
+
+def latent_shape(manifest: store.Manifest) -> tuple[int, int, int]:
+    """Return the shape of one latent as it is stored: (C, H, W), or (2C, H, W) of mean and standard deviation."""
+    channels, height, width = manifest.latent_shape
+    return channels * (2 if manifest.posterior == "moments" else 1), height, width
+
+
+def split_slots(columns: Sequence[str], latents: Halves) -> Arrays:
+    """Take latents [n, slots, C, H, W] for rows of their columns."""
+    return Arrays({name: latents[:, slot] for slot, name in enumerate(columns)})
