@@ -31,6 +31,9 @@ TABLE = {
     "sd3": ("stabilityai/stable-diffusion-3-medium-diffusers", 1024, 4, 256, 4, 4, 28, 7.0),
     "sd35": ("stabilityai/stable-diffusion-3.5-medium", 1024, 4, 256, 4, 4, 40, 4.5),
     "flux": ("black-forest-labs/FLUX.1-dev", 1024, 4, 256, 1, 4, 50, 3.5),
+    "qwen-image": ("Qwen/Qwen-Image", 1024, 4, 256, 1, 4, 50, 4.0),
+    "z-image": ("Tongyi-MAI/Z-Image", 1024, 4, 256, 1, 4, 50, 6.0),  # 5 as its pipeline counts
+    "flux2-klein": ("black-forest-labs/FLUX.2-klein-base-4B", 1024, 4, 256, 1, 4, 50, 4.0),
 }
 RATE = 1e-8 * 2048  # the launchers' rate for one pair, times the pairs of a step
 ADAMW = OptimizerConfig(learning_rate=RATE, warmup_steps=500)

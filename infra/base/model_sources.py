@@ -53,7 +53,7 @@ def _from_hub(model: str, revision: str | None, weights_of: Sequence[str], where
     from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    settings = [INDEX, "config.json", "*/*.json", "*/*.txt", "*/*.model"]
+    settings = [INDEX, "config.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja"]
     weights = [f"{part}/*.safetensors" for part in weights_of]
     variants = [f"*.{kind}{end}*" for kind in (*weight_names.PRECISIONS, "non_ema") for end in ".-"]
     try:

@@ -184,6 +184,17 @@ def fingerprint(folder: Path, name: str) -> str:
     return digest.hexdigest()
 
 
+def own_memory(network: Any) -> Any:
+    """Copy a network's tensors out of the files' memory maps, and return it.
+
+    A tensor in a map lies where the file's header puts it, and CPU kernels sum in an order that depends on its address.
+    The same weights would give other last bits from a file whose header is some bytes longer.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
+    return network
+
+
 def default_weights(folder: Path, name: str) -> list[Path]:
     """List one component's default weights, their headers read.
 

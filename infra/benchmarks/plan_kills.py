@@ -136,7 +136,7 @@ def write_pairs(path: str) -> None:
     write_store(Path(path), 256, (4, 8, 8), {"text_encoder": (16, 64)})
     model = models.Model(TrainConfig().model).folder()
     manifest = files.join(path, store.MANIFEST)
-    fingerprints = {part: models.fingerprint(model, part) for part in kinds.kind_of(model).frozen(with_t5=False)}
+    fingerprints = {part: models.fingerprint(model, part) for part in kinds.kind_of(model).frozen(with_sized=False)}
     files.write_json(manifest, files.read_json(manifest) | {"fingerprints": fingerprints})
 
 

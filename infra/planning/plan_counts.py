@@ -15,7 +15,7 @@ from infra.base import (
     models,
     torchvision_guard,  # noqa: F401  (before transformers)
 )
-from pipelines.latents import encode_config, encode_latents, encode_plan, encoders, kinds, store
+from pipelines.latents import autoencoders, encode_config, encode_latents, encode_plan, kinds, store
 from training.backbones.backbone import open_backbone
 from training.run import plan as training_plan
 from training.settings.presets import PRESETS
@@ -49,11 +49,11 @@ class Counted:
         self.folder = models.Model(model).folder(())
         self.encode = encode_config.PRESETS[encode_preset(preset)]
         self.training = PRESETS[preset]
-        vae = encoders.vae_config(self.folder)
-        self.resolution = encode_latents.choose_resolution(replace(self.encode, model=model), self.folder, vae)
-        self.latent_shape = encoders.latent_shape(vae, self.resolution)
+        vae = autoencoders.vae_config(self.folder)
+        self.resolution = encode_latents.choose_resolution(replace(self.encode, model=model), self.folder)
+        self.latent_shape = autoencoders.latent_shape(vae, self.resolution)
         self.stored = encode_plan.Stored(self.latent_shape, self.encode.posterior, self.encode.flip)
-        tokens = kinds.t5_tokens(self.folder, self.encode.max_tokens)
+        tokens = kinds.text_tokens(self.folder, self.encode.max_tokens)
         dtype = getattr(torch, self.encode.dtype)
         self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, self.encode.batch_size, dtype)
         self.manifest = self._manifest(pairs, captions)
@@ -97,7 +97,7 @@ class Counted:
         vae: Any = counting.empty(self.folder, kinds.VAE)
         latent = torch.empty(1, *self.latent_shape, device=counting.META)
         with torch.no_grad():
-            return counting.flops(lambda: vae.decode(latent))
+            return counting.flops(lambda: autoencoders.decode(vae, latent))
 
     @cached_property
     def scored(self) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from PIL import Image
 from infra.base import files, models
 from infra.base.errors import UserError
 from infra.base.result_files import FACTS
-from pipelines.latents import encoders, identity, kinds, weight_files
+from pipelines.latents import autoencoders, encoders, identity, kinds, weight_files
 from pipelines.latents.adapters import check_adapters
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import pairs
@@ -101,7 +101,7 @@ class Folders:
     def frozen(self) -> tuple[str, ...]:
         """Name the frozen parts, which make the latents and embeddings that the networks read."""
         kind = kinds.kind_of(self.reference)
-        return kind.frozen(with_t5=bool(kinds.t5_tokens(self.reference, self.max_tokens)))
+        return kind.frozen(with_sized=bool(kinds.text_tokens(self.reference, self.max_tokens)))
 
 
 def started_from(config: Mapping[str, Any]) -> models.Model:
@@ -162,7 +162,7 @@ class Models:
             # The posterior's mean, not a sample: a score must not depend on chance.
             images=encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
             text=CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
-            shape=encoders.latent_shape(encoders.vae_config(folders.reference), folders.resolution),
+            shape=autoencoders.latent_shape(autoencoders.vae_config(folders.reference), folders.resolution),
             device=device,
             batch=batch,
         )

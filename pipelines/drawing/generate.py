@@ -92,8 +92,9 @@ def check_models(config: GenerateConfig) -> None:
     weight_files.check_folder(folder, ())
     sampling.check_steps(folder, config.sampling_steps)
     if config.max_tokens is not None:
-        kinds.t5_tokens(folder, config.max_tokens)
+        kinds.text_tokens(folder, config.max_tokens)
     if config.strength is not None:
+        sampling.check_edits(folder)
         kinds.native_resolution(folder)  # to which start images are resized; another kind is refused there
     if config.refiner is not None and config.refiner_start is not None:
         refiner = models.Model(config.refiner).folder((), "--refiner")

@@ -51,8 +51,8 @@ class GenerateConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format that the model computes in."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
-    """Number of tokens that captions are cut or padded to for the T5 text encoder (SD3 and FLUX only); give the one
-    that the store was encoded with. 0 leaves T5 out, which only SD3 allows."""
+    """Number of tokens that captions are cut or padded to for the T5 or the language model (not for Stable Diffusion
+    1, 2 and XL); give the one that the store was encoded with. 0 leaves T5 out, which only SD3 allows."""
     init_images: str | None = None
     """Start images to edit: a folder that generate.py or render_images.py wrote, or a table with the columns caption
     and image."""

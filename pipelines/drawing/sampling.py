@@ -64,7 +64,7 @@ def load_pipeline(
     for the other.
 
     Args:
-        max_tokens: tokens of T5; 0 leaves T5 out, and zeros replace its embeddings.
+        max_tokens: tokens of T5 or of a language model; 0 leaves T5 out, and zeros replace its embeddings.
         lora: folder of a LoRA result whose adapters to load.
         edits: whether to draw from start images.
         components: parts already in memory, used in place of the folder's.
@@ -75,9 +75,9 @@ def load_pipeline(
     models.quiet()
     index = files.read_json(str(folder / "model_index.json"))
     if max_tokens is not None or index["_class_name"] in kinds.KINDS:
-        t5 = kinds.kind_of(folder).t5
-        if not kinds.t5_tokens(folder, max_tokens) and t5:  # diffusers needs the None even where the folder has no T5
-            components |= {t5: None, kinds.tokenizer_of(t5): None}
+        sized = kinds.kind_of(folder).sized
+        if not kinds.text_tokens(folder, max_tokens) and sized:  # diffusers needs the None even without such a folder
+            components |= {sized: None, kinds.tokenizer_of(sized): None}
     components |= dict.fromkeys(absent_optional(folder))
     if SAFETY_CHECKER in index:
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
@@ -85,9 +85,23 @@ def load_pipeline(
     if lora:
         load_adapters(pipeline, lora, folder)
     if edits:
+        check_edits(folder)
         pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def check_edits(folder: Path, flag: str = "--model") -> None:
+    """Refuse a model whose image-to-image pipeline does not begin from the noised start image.
+
+    Raises:
+        UserError: naming the pipeline.
+    """
+    name = files.read_json(str(folder / "model_index.json"))["_class_name"]
+    if name.startswith("Flux2"):
+        raise UserError(
+            f"{flag} {folder}: a {name} is given images to refer to, and takes no --strength; edit with another model"
+        )
 
 
 def image_seed(seed: int, index: int, caption: str) -> int:
@@ -126,8 +140,8 @@ def draw_images(
     common: dict[str, Any] = {
         "prompt": list(captions),
         "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
         "generator": generators,
+        **_guidance(pipeline, guidance_scale, len(captions)),
     }
     options: dict[str, Any] = {"max_sequence_length": max_tokens} if max_tokens else {}
     if edit:
@@ -142,6 +156,20 @@ def draw_images(
     assert callable(refiner.pipeline)
     with _finite_only(refiner.pipeline, flag):
         return refiner.pipeline(**common, image=drawn, denoising_start=refiner.start).images
+
+
+def _guidance(pipeline: Any, scale: float, images: int) -> dict[str, Any]:
+    """Say a scale of classifier-free guidance as a pipeline takes it: its network's output is u + scale (c - u).
+
+    Z-Image's pipeline computes c + g (c - u), so its g is one less. Qwen-Image's guides only against a caption that it
+    is given, and calls the scale otherwise.
+    """
+    name = type(pipeline).__name__
+    if name.startswith("ZImage"):
+        return {"guidance_scale": max(0.0, scale - 1)}
+    if name.startswith("QwenImage"):
+        return {"true_cfg_scale": scale, "negative_prompt": [" "] * images} if scale > 1 else {"true_cfg_scale": 1.0}
+    return {"guidance_scale": scale}
 
 
 @contextlib.contextmanager
@@ -189,6 +217,11 @@ def check_steps(folder: Path, steps: int, flag: str = "--sampling-steps") -> Non
         UserError: naming the flag, the first timestep and a number that would do.
     """
     scheduler = _scheduler(folder)
+    if scheduler.config.get("shift_terminal") and steps < 2:
+        raise UserError(
+            f"{flag} {steps}: the scheduler of {folder} stretches its noise levels between the first step and the "
+            "last, and draws NaN with a single one; give 2 or more"
+        )
     levels = scheduler.config.get("num_train_timesteps", 0)
     if "timestep_spacing" not in scheduler.config or _starts_near_the_top(scheduler, steps, levels):
         return

@@ -27,6 +27,8 @@ LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 VAE_CLASSES = ("AutoencoderKL",)
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+QWEN_3 = ("Qwen3Model", "Qwen3ForCausalLM")
 # Schedulers whose noise levels DDPMScheduler makes too, from the same settings (training/backbones/diffusion.py).
 DIFFUSION_SCHEDULERS = tuple(
     f"{name}Scheduler"
@@ -82,6 +84,40 @@ KNOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "tokenizer": CLIP_TOKENIZERS,
         "tokenizer_2": T5_TOKENIZERS,
     },
+    "QwenImagePipeline": {
+        "scheduler": FLOW_SCHEDULERS,
+        "vae": ("AutoencoderKLQwenImage",),
+        "transformer": ("QwenImageTransformer2DModel",),
+        "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
+        "tokenizer": QWEN_TOKENIZERS,
+    },
+    "ZImagePipeline": {
+        "scheduler": FLOW_SCHEDULERS,
+        "vae": VAE_CLASSES,
+        "transformer": ("ZImageTransformer2DModel",),
+        "text_encoder": QWEN_3,
+        "tokenizer": QWEN_TOKENIZERS,
+    },
+    "Flux2KleinPipeline": {
+        "scheduler": FLOW_SCHEDULERS,
+        "vae": ("AutoencoderKLFlux2",),
+        "transformer": ("Flux2Transformer2DModel",),
+        "text_encoder": QWEN_3,
+        "tokenizer": QWEN_TOKENIZERS,
+    },
+}
+# How many channels of a VAE's latent the network is given as one token's; where it is not said, 1.
+PACKED = {"FluxPipeline": 4, "QwenImagePipeline": 4, "Flux2KleinPipeline": 4}
+# Settings of networks that only other variants of a family have: what they must be here, and what they are for.
+VARIANT_SETTINGS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
+    "QwenImagePipeline": (
+        ("guidance_embeds", False, "a model that is told its guidance"),
+        ("zero_cond_t", False, "an edit model"),
+        ("use_additional_t_cond", False, "a layered model"),
+        ("use_layer3d_rope", False, "a layered model"),
+    ),
+    "ZImagePipeline": (("siglip_feat_dim", None, "the Omni model, which sees images beside the words"),),
+    "Flux2KleinPipeline": (("guidance_embeds", False, "FLUX.2 [dev], which is told its guidance"),),
 }
 
 OPTIONAL = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}  # beyond those that diffusers calls so
@@ -209,7 +245,7 @@ def _check_network(folder: Path, name: str, flag: str) -> None:
     network = settings(folder, part)
     vae = settings(folder, "vae")
     file = folder / part / "config.json"
-    channels = vae["latent_channels"] * (4 if name == "FluxPipeline" else 1)
+    channels = vae["z_dim" if "z_dim" in vae else "latent_channels"] * PACKED.get(name, 1)
     if network["in_channels"] != channels:
         raise UserError(
             f"{flag} {file}: in_channels is {network['in_channels']}, and the VAE's latents give {channels}; networks "
@@ -217,6 +253,16 @@ def _check_network(folder: Path, name: str, flag: str) -> None:
         )
     if part == "unet":
         _check_unet(network, name, f"{flag} {file}", folder)
+    for setting, wanted, what in VARIANT_SETTINGS.get(name, ()):
+        if network[setting] != wanted:
+            raise UserError(
+                f"{flag} {file}: {setting} is {network[setting]!r}, as in {what}; this trainer takes a {name} "
+                f"whose {setting} is {wanted!r}"
+            )
+    if vae.get("latents_mean") is not None and "AutoencoderKL" in KNOWN[name]["vae"]:
+        raise UserError(
+            f"{flag} {folder}/vae/config.json: latents_mean is set, and a {name} does not normalise each channel apart"
+        )
 
 
 def _check_unet(network: Mapping[str, Any], name: str, where: str, folder: Path) -> None:
@@ -265,17 +311,29 @@ def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
         encoder = part.replace("tokenizer", "text_encoder")
         takes = settings(folder, encoder)
         tokenizer = open_tokenizer(folder, part, flag)
-        if len(tokenizer) > takes["vocab_size"]:
+        words = takes.get("text_config", takes)["vocab_size"]  # of a language model that sees images too, its text's
+        if len(tokenizer) > words:
             raise UserError(
                 f"{flag} {folder / part}: has {len(tokenizer)} tokens, and {encoder} has embeddings for "
-                f"{takes['vocab_size']}; give the tokenizer that belongs to it"
+                f"{words}; give the tokenizer that belongs to it"
             )
+        if KNOWN[name][part] == QWEN_TOKENIZERS:
+            _check_template(tokenizer, name, f"{flag} {folder / part}")
+            continue  # its length is chosen, and far below what the language model takes
         if "max_position_embeddings" in takes and tokenizer.model_max_length > takes["max_position_embeddings"]:
             most = takes["max_position_embeddings"]
             raise UserError(
                 f"{flag} {folder / part}/tokenizer_config.json: model_max_length is "
                 f"{_length(tokenizer.model_max_length)}, and {encoder} takes {most} tokens; set it to {most}"
             )
+
+
+def _check_template(tokenizer: Any, name: str, where: str) -> None:
+    """Refuse a tokenizer without the chat template that a pipeline puts captions into."""
+    if name != "QwenImagePipeline" and not tokenizer.chat_template:  # Qwen-Image's is in its pipeline
+        raise UserError(
+            f"{where}: has no chat template, which a {name} puts captions into; copy chat_template.jinja too"
+        )
 
 
 def _length(tokens: int) -> str:

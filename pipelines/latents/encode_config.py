@@ -65,9 +65,9 @@ class EncodeConfig:
     dtype: Dtype = "float32"
     """Number format that the encoders compute in. In float16 the VAE of SDXL and the T5 text encoder overflow."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
-    """Number of tokens that captions are cut or padded to for the T5 text encoder (SD3 and FLUX only); by default
-    256 for SD3 and 512 for FLUX. Padding influences the images, so draw with the same number. 0 leaves T5 out,
-    which only SD3 allows."""
+    """Number of tokens that captions are cut or padded to for the T5 or the language model (not for Stable Diffusion
+    1, 2 and XL); by default 256 for SD3 and 512 for the others. Padding influences the images of SD3 and FLUX, so draw
+    with the same number. 0 leaves T5 out, which only SD3 allows."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     encoders: int = 0

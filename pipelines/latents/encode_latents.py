@@ -18,7 +18,17 @@ from infra.base.config_files import save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import captions, encode_plan, encoders, identity, kinds, repair, store, store_check, weight_files
+from pipelines.latents import (
+    autoencoders,
+    encode_plan,
+    identity,
+    kinds,
+    repair,
+    store,
+    store_check,
+    text_columns,
+    weight_files,
+)
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -143,16 +153,16 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     source.all_pair_ids(dataset)
     named = models.Model(config.model, config.revision)
     settings = named.folder(())
-    tokens = kinds.t5_tokens(settings, config.max_tokens)
-    frozen = kinds.kind_of(settings).frozen(with_t5=bool(tokens))
+    tokens = kinds.text_tokens(settings, config.max_tokens)
+    frozen = kinds.kind_of(settings).frozen(with_sized=bool(tokens))
     weight_files.check_folder(settings, ())
     model = named.pinned(frozen)
     folder = model.folder(frozen)
     weight_files.check_weights(folder, frozen)
-    vae = encoders.vae_config(folder)
-    resolution = choose_resolution(config, folder, vae)
+    vae = autoencoders.vae_config(folder)
+    resolution = choose_resolution(config, folder)
     fingerprints = _fingerprints(folder, frozen, destination)
-    embeddings = captions.embedding_shapes(folder, tokens)
+    embeddings = text_columns.embedding_shapes(folder, tokens)
     return Plan(
         config=config,
         model=model,
@@ -198,18 +208,16 @@ def _fingerprints(folder: Path, frozen: Sequence[str], destination: str) -> dict
     return {name: models.fingerprint(folder, name) for name in frozen}
 
 
-def choose_resolution(config: EncodeConfig, folder: Path, vae: Mapping[str, Any]) -> int:
+def choose_resolution(config: EncodeConfig, folder: Path) -> int:
     """Return the side of the images in pixels: as asked for, or what the model was made for.
 
     Raises:
-        UserError: if VAE and network cannot cut it evenly, or the VAE normalises latents by more than two numbers.
+        UserError: if VAE and network cannot cut it evenly.
     """
     step = kinds.pixels_per_latent(folder) * kinds.kind_of(folder).patch
     resolution = config.resolution or kinds.native_resolution(folder)
     if resolution % step:
         raise UserError(f"--resolution {resolution}: not a multiple of {step}, the model's step")
-    if vae.get("latents_mean") is not None:
-        raise UserError(f"--model {config.model}: its VAE has a mean per channel, which no known pipeline here uses")
     return resolution
 
 
@@ -228,10 +236,10 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
     dataset = source.open_source(source.parquet_files(config.source, config.split))
     folder = models.Model(config.model, config.revision).folder(())
     weight_files.check_folder(folder, ())
-    tokens = kinds.t5_tokens(folder, config.max_tokens)
-    vae = encoders.vae_config(folder)
-    resolution = choose_resolution(config, folder, vae)
-    stored = encode_plan.Stored(encoders.latent_shape(vae, resolution), config.posterior, config.flip)
+    tokens = kinds.text_tokens(folder, config.max_tokens)
+    vae = autoencoders.vae_config(folder)
+    resolution = choose_resolution(config, folder)
+    stored = encode_plan.Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip)
     rows = encode_plan.plan_rows(
         stored,
         asked,

@@ -15,7 +15,7 @@ from infra.base import files, metrics, models
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import captions, encoders, store
+from pipelines.latents import autoencoders, captions, encoders, store, text_columns
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
@@ -36,7 +36,7 @@ class Plan:
     dataset: source.RawTable
     resolution: int
     vae: Mapping[str, Any]
-    embeddings: captions.Shapes
+    embeddings: text_columns.Shapes
     fingerprints: Mapping[str, str]
     filter: Filter
     written_before: int  # rows that earlier runs finished
@@ -45,7 +45,7 @@ class Plan:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return (C, H, W) of a latent."""
-        return encoders.latent_shape(self.vae, self.resolution)
+        return autoencoders.latent_shape(self.vae, self.resolution)
 
     @property
     def latent_bytes(self) -> int:

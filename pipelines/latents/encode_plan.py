@@ -18,8 +18,8 @@ import torch
 from infra.base import counting, dry_run, models
 from infra.base.dry_run import DryRunConfig, Row
 from labelers.clips.safety_checker import CheckerName, count_checker
-from pipelines.latents import kinds, safety, store
-from pipelines.latents.captions import Shapes, embedding_shapes
+from pipelines.latents import autoencoders, kinds, safety, store
+from pipelines.latents.text_columns import Shapes, embedding_shapes
 from pipelines.raw import pairs
 from pipelines.raw.source import RawTable
 
@@ -105,7 +105,7 @@ def count_networks(
     """Count the VAE's encoder and the text encoders of a diffusers folder on the meta device, and a safety checker.
 
     Args:
-        tokens: of T5, from kinds.t5_tokens.
+        tokens: of a caption, from kinds.text_tokens.
     """
     vae: Any = counting.empty(folder, kinds.VAE)
     kind = kinds.kind_of(folder)
@@ -113,11 +113,11 @@ def count_networks(
     one = torch.empty(1, 3, resolution, resolution, device=counting.META)
     many = torch.empty(batch_size, 3, resolution, resolution, device=counting.META)
     with torch.no_grad():
-        image = counting.flops(lambda: vae.encode(one))
-        activations = counting.peak_bytes(vae, lambda: vae.encode(many).latent_dist.mean, dtype)
-        for name in kind.frozen(with_t5=bool(tokens))[1:]:
+        image = counting.flops(lambda: autoencoders.posterior(vae, one))
+        activations = counting.peak_bytes(vae, lambda: autoencoders.posterior(vae, many)[0], dtype)
+        for name in kind.frozen(with_sized=bool(tokens))[1:]:
             settings = models.component_config(folder, name)
-            length = tokens if name == kind.t5 else int(settings["max_position_embeddings"])
+            length = tokens if name == kind.sized else int(settings["max_position_embeddings"])
             caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
             works[name] = counting.flops(partial(counting.empty(folder, name), caption))
     checker_parameters, checked_image = count_checker(checker.files().config()) if checker else (0, 0.0)

@@ -6,24 +6,16 @@ pipelines/engine runs them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import math
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from infra.base import (
-    models,
-    torchvision_guard,  # noqa: F401  (before diffusers)
-)
-
-from diffusers import AutoencoderKL  # isort: skip
-
+from infra.base import models
 from labelers.clips.safety_checker import CheckerName, SafetyChecker
-from pipelines.latents import safety, store
+from pipelines.latents import autoencoders, safety, store
 from pipelines.latents.encode_config import Dtype, Posterior
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, decode_image
@@ -87,7 +79,7 @@ def _text(value: object) -> str | None:
 
 
 class LatentEncoder:
-    """Turn pixels into scaled latents with a frozen VAE: z = (posterior - shift) * scale.
+    """Turn pixels into normalised latents with a frozen VAE (autoencoders.py): z = (posterior - shift) * scale.
 
     The safety checker, where there is one, looks first: in the same copy, so that both share its GPU.
     """
@@ -106,12 +98,10 @@ class LatentEncoder:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, dtype)
         models.quiet()
-        vae = AutoencoderKL.from_pretrained(
-            model.folder(("vae",)), subfolder="vae", use_safetensors=True, dtype=self.dtype
-        )
-        self.vae = vae.to(self.device).eval().requires_grad_(False)
-        self.scale = vae.config["scaling_factor"]
-        self.shift = vae.config.get("shift_factor") or 0.0
+        folder = model.folder((autoencoders.VAE,))
+        self.vae = autoencoders.load_vae(folder, self.dtype).to(self.device)
+        self.shift, self.scale = autoencoders.normalisation(folder).tensors()
+        self.latent_shape = autoencoders.latent_shape(self.vae.config, resolution)
         self.resolution = resolution
         self.posterior = posterior
         self.flip = flip
@@ -156,9 +146,9 @@ class LatentEncoder:
             padded = np.zeros((self.batch_size, *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
             images = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            moments = self.vae.encode(images.to(self.dtype)).latent_dist
-            mean = moments.mean[: len(part)].float().cpu()
-            std = moments.std[: len(part)].float().cpu()
+            both = autoencoders.posterior(self.vae, images.to(self.dtype))
+            mean = both[0][: len(part)].float().cpu()
+            std = both[1][: len(part)].float().cpu()
             parts.append(self._posterior(mean, std, ids[start : start + len(part)], slot))
         return np.concatenate(parts).astype(np.float16) if parts else np.empty((0, self.latent_size), np.float16)
 
@@ -175,8 +165,7 @@ class LatentEncoder:
     @property
     def latent_size(self) -> int:
         """Return the number of values stored per image."""
-        channels, height, width = latent_shape(self.vae.config, self.resolution)
-        return channels * height * width * (2 if self.posterior == "moments" else 1)
+        return math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
 
     def _assemble(
         self,
@@ -199,18 +188,6 @@ class LatentEncoder:
             columns[name] = pa.array(np.where(lost, value, np.array(decoded[name].to_pylist(), object)), pa.string())
         schema = store.pairs_schema(self.latent_size, self.flip)
         return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def vae_config(folder: Path) -> Mapping[str, Any]:
-    """Read a VAE's settings with diffusers' defaults: SD1.5's own file, for one, does not name its scaling factor."""
-    with torch.device("meta"):
-        return AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae")).config
-
-
-def latent_shape(config: Mapping[str, Any], resolution: int) -> tuple[int, int, int]:
-    """Return (C, H, W) of one latent of an image of this resolution."""
-    side = resolution // 2 ** (len(config["block_out_channels"]) - 1)
-    return config["latent_channels"], side, side
 
 
 def _posterior_noise(seed: int, pair_id: int, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

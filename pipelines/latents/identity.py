@@ -166,7 +166,8 @@ def _tokenizer(folder: Path, part: str) -> dict[str, Any]:
     model = json.loads(backend.to_str())["model"] if backend is not None else {}
     length = min(int(tokenizer.model_max_length), 1 << 12)
     encoded = tokenizer(list(PROBES), padding="max_length", truncation=True, max_length=min(length, 77)).input_ids
-    return {
+    template = getattr(tokenizer, "chat_template", None)
+    return ({"template": template} if template else {}) | {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "merges": model.get("merges"),
         "scores": model.get("vocab") if isinstance(model.get("vocab"), list) else None,

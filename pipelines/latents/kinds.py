@@ -1,4 +1,4 @@
-"""The kinds of pipelines: which parts a store depends on, which part is trained, and how long T5's captions are."""
+"""The kinds of pipelines: which parts a store depends on, which part is trained, and how long captions are."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ class Kind:
 
     network: str  # the part that is trained
     text_encoders: tuple[str, ...]  # in the pipeline's own order
-    t5: str | None = None  # which of them is a T5: its captions' length can be chosen
-    t5_optional: bool = False  # its place may be filled with zeros
-    t5_tokens: int = 0  # diffusers' own length
-    patch: int = 1  # side of the patches that the network cuts latents into
+    sized: str | None = None  # which of them gives captions a length that can be chosen: a T5 or a language model
+    sized_optional: bool = False  # its place may be filled with zeros
+    tokens: int = 0  # diffusers' own length
+    patch: int = 1  # side of the patches that the network cuts the VAE's latents into
+    shift_steps: int = 0  # sampling steps that the shift of the noise levels is taken at, where it depends on them
+    resolution: int = 0  # side of the images in pixels, where no part's settings tell
 
-    def frozen(self, with_t5: bool = True) -> tuple[str, ...]:
+    def frozen(self, with_sized: bool = True) -> tuple[str, ...]:
         """Name the parts whose outputs a store holds."""
-        return (VAE, *(name for name in self.text_encoders if with_t5 or name != self.t5))
+        return (VAE, *(name for name in self.text_encoders if with_sized or name != self.sized))
 
     def frozen_in(self, store: Collection[str]) -> tuple[str, ...]:
-        """Name the parts that a store must hold the outputs of, by those that it names; only T5 may be missing."""
-        return self.frozen(with_t5=self.t5 in store or not self.t5_optional)
+        """Name the parts that a store must hold the outputs of, by those that it names; only SD3's T5 may lack."""
+        return self.frozen(with_sized=self.sized in store or not self.sized_optional)
 
 
 KINDS = {
@@ -49,18 +51,48 @@ KINDS = {
     "StableDiffusion3Pipeline": Kind(
         network="transformer",
         text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
-        t5="text_encoder_3",
-        t5_optional=True,
-        t5_tokens=256,
+        sized="text_encoder_3",
+        sized_optional=True,
+        tokens=256,
         patch=2,
     ),
     "FluxPipeline": Kind(
         network="transformer",
         text_encoders=("text_encoder", "text_encoder_2"),
-        t5="text_encoder_2",
-        t5_tokens=512,
+        sized="text_encoder_2",
+        tokens=512,
         patch=2,
     ),
+    "QwenImagePipeline": Kind(
+        network="transformer", text_encoders=("text_encoder",), sized="text_encoder", tokens=512, patch=2
+    ),
+    "ZImagePipeline": Kind(
+        network="transformer",
+        text_encoders=("text_encoder",),
+        sized="text_encoder",
+        tokens=512,
+        patch=2,
+        resolution=1024,
+    ),
+    "Flux2KleinPipeline": Kind(
+        network="transformer",
+        text_encoders=("text_encoder",),
+        sized="text_encoder",
+        tokens=512,
+        patch=2,
+        shift_steps=50,  # diffusers' own number
+    ),
+}
+# Words in the names of pipelines of known families that take more than a caption, and what they take.
+VARIANTS = {
+    "Edit": "an image to edit",
+    "Inpaint": "an image and a mask",
+    "Img2Img": "an image to start from",
+    "ControlNet": "a control image",
+    "Control": "a control image",
+    "Layered": "layers",
+    "Omni": "images among the words",
+    "KV": "images to refer to",
 }
 
 
@@ -72,7 +104,10 @@ def pipeline_class(folder: Path) -> str:
     """
     name = components.read_index(folder)["_class_name"]
     if name not in KINDS:
-        raise UserError(f"--model {folder}: a {name}; this trainer knows {', '.join(KINDS)}")
+        given = next(
+            (f", which is given {what} beside a caption" for word, what in VARIANTS.items() if word in name), ""
+        )
+        raise UserError(f"--model {folder}: a {name}{given}; this trainer knows {', '.join(KINDS)}")
     return name
 
 
@@ -85,24 +120,24 @@ def kind_of(folder: Path) -> Kind:
     return KINDS[pipeline_class(folder)]
 
 
-def t5_tokens(folder: Path, wanted: int | None) -> int:
-    """Return how many tokens T5 sees of a caption; 0 where there is no T5, or it is left out.
+def text_tokens(folder: Path, wanted: int | None) -> int:
+    """Return how many tokens the T5 or the language model sees of a caption; 0 where there is none, or it is left out.
 
     Args:
         wanted: as the user chose; None for the pipeline's own length.
 
     Raises:
-        UserError: if the model has no T5 to choose it for, or can't do without.
+        UserError: if the model has no such text encoder to choose it for, or can't do without.
     """
     kind = kind_of(folder)
-    present = kind.t5 is not None and bool(models.component_config(folder, kind.t5))
+    present = kind.sized is not None and bool(models.component_config(folder, kind.sized))
     if wanted and not present:
-        raise UserError(f"--max-tokens {wanted}: {folder} has no T5 text encoder")
-    if not present and kind.t5_optional:
+        raise UserError(f"--max-tokens {wanted}: {folder} has no T5 or language model as text encoder")
+    if not present and kind.sized_optional:
         return 0
-    if wanted == 0 and not kind.t5_optional:
+    if wanted == 0 and not kind.sized_optional:
         raise UserError(f"--max-tokens 0: a {pipeline_class(folder)} can't do without its text encoders")
-    return kind.t5_tokens if wanted is None else wanted
+    return kind.tokens if wanted is None else wanted
 
 
 def tokenizer_of(text_encoder: str) -> str:
@@ -111,8 +146,8 @@ def tokenizer_of(text_encoder: str) -> str:
 
 
 def tokens_of(kind: Kind, embeddings: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Return how many tokens T5 sees in a store, by the shapes of its embeddings; None for models without T5."""
-    return None if kind.t5 is None else embeddings.get(kind.t5, (0,))[0]
+    """Return how many tokens a caption has in a store, by its columns' shapes; None where it can't be chosen."""
+    return None if kind.sized is None else embeddings.get(kind.sized, (0,))[0]
 
 
 class _Settings(diffusers.ConfigMixin):
@@ -155,7 +190,10 @@ def native_resolution(folder: Path) -> int:
         UserError: if its network's settings name no such side, or two.
     """
     pipeline = _empty_pipeline(folder)
-    network = kind_of(folder).network
+    kind = kind_of(folder)
+    if kind.resolution:
+        return kind.resolution
+    network = kind.network
     side = getattr(pipeline, "default_sample_size", None) or getattr(pipeline, network).config["sample_size"]
     file = folder / network / "config.json"
     if isinstance(side, list | tuple) and len(set(side)) == 1 and not hasattr(pipeline, "default_sample_size"):

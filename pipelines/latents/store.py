@@ -63,8 +63,8 @@ class Manifest:
     fingerprints: Mapping[str, str]  # of each frozen part (pipelines/latents/kinds.py): SHA-256 over config and weights
     resolution: int  # pixels
     latent_shape: tuple[int, int, int]  # C, H, W
-    scaling_factor: float
-    shift_factor: float
+    scaling_factor: float | tuple[float, ...]  # of all channels, or one a channel
+    shift_factor: float | tuple[float, ...]
     posterior: str
     flip: bool
     embeddings: Mapping[str, tuple[int, ...]]  # shape of each text column, per caption

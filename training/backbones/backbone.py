@@ -12,7 +12,10 @@ from infra.base.errors import UserError
 from pipelines.latents import identity, kinds
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
 from training.backbones.flow import Flux, StableDiffusion3
+from training.backbones.flux2 import Flux2Klein
+from training.backbones.qwen_image import QwenImage
 from training.backbones.schedule_config import ScheduleConfig
+from training.backbones.z_image import ZImage
 
 
 class Backbone(Protocol):
@@ -29,6 +32,10 @@ class Backbone(Protocol):
 
     def load_network(self) -> Any:
         """Load the network to train, float32, without dropout: policy and reference must see the same function."""
+        ...
+
+    def freeze_idle(self, network: torch.nn.Module) -> None:
+        """Freeze the weights, adapters' too, that never get a gradient: workers would wait for it."""
         ...
 
     def network_settings(self) -> dict[str, Any]:
@@ -75,6 +82,9 @@ BACKBONES: dict[str, Callable[[Path, ScheduleConfig], Backbone]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "QwenImagePipeline": QwenImage,
+    "ZImagePipeline": ZImage,
+    "Flux2KleinPipeline": Flux2Klein,
 }
 
 

@@ -40,7 +40,19 @@ class DiffusersNetwork:
         network = self.network_class.from_pretrained(
             self.folder, subfolder=self.network_folder, use_safetensors=True, dtype=torch.float32
         )
-        return network.eval()
+        self.freeze_idle(network)
+        return models.own_memory(network).eval()
+
+    def idle_parts(self, network: torch.nn.Module) -> tuple[str, ...]:  # noqa: ARG002
+        """Name the parts of a network whose outputs nothing reads, so that their weights never get a gradient."""
+        return ()
+
+    def freeze_idle(self, network: torch.nn.Module) -> None:
+        """Freeze the weights, adapters' too, that never get a gradient: workers would wait for it."""
+        idle = tuple(f"{part}." for part in self.idle_parts(network))
+        for name, parameter in network.named_parameters():
+            if name.startswith(idle):
+                parameter.requires_grad_(False)
 
     def network_settings(self) -> dict[str, Any]:
         """Return the network's settings, defaults that its file leaves out filled in; no weights are read."""

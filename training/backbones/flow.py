@@ -1,4 +1,4 @@
-"""SD3, SD3.5 and FLUX.1: transformers that predict the velocity of a rectified flow.
+"""Rectified flows, and SD3, SD3.5 and FLUX.1 among them: transformers that predict a velocity.
 
 Flow matching (Lipman et al. 2023; Esser et al. 2024, "Scaling Rectified Flow Transformers"): a straight line from image
 to noise, x_s = (1 - s) x_0 + s noise, and the network predicts its direction, noise - x_0.
@@ -23,6 +23,7 @@ from training.backbones.base import DiffusersNetwork
 from training.backbones.schedule_config import EVERY, ScheduleConfig
 
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel  # isort: skip
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu  # isort: skip
 
 GUIDANCE = 3.5  # what FLUX.1-dev is told as its distilled guidance scale, here and where its images are drawn
 
@@ -37,16 +38,29 @@ def shifted_sigmas(folder: Path) -> torch.Tensor:
     sigmas = scheduler.sigmas
     settings = scheduler.config
     if settings["use_dynamic_shifting"]:
-        tokens = (native_resolution(folder) // pixels_per_latent(folder) // kind_of(folder).patch) ** 2
-        least = settings["base_image_seq_len"]
-        share = (tokens - least) / (settings["max_image_seq_len"] - least)
-        mu = settings["base_shift"] + share * (settings["max_shift"] - settings["base_shift"])
-        sigmas = scheduler.time_shift(mu, 1.0, sigmas)
+        sigmas = scheduler.time_shift(dynamic_shift(folder, settings), 1.0, sigmas)
+        if settings.get("shift_terminal"):
+            sigmas = scheduler.stretch_shift_to_terminal(sigmas)
     return sigmas.flip(0).contiguous()
 
 
+def dynamic_shift(folder: Path, settings: Mapping[str, Any]) -> float:
+    """Return mu of a shift by the number of image tokens, as a model's own pipeline takes it.
+
+    Args:
+        settings: the scheduler's.
+    """
+    kind = kind_of(folder)
+    tokens = (native_resolution(folder) // pixels_per_latent(folder) // kind.patch) ** 2
+    if kind.shift_steps:
+        return compute_empirical_mu(tokens, kind.shift_steps)
+    least = settings["base_image_seq_len"]
+    share = (tokens - least) / (settings["max_image_seq_len"] - least)
+    return settings["base_shift"] + share * (settings["max_shift"] - settings["base_shift"])
+
+
 class RectifiedFlow(DiffusersNetwork):
-    """What SD3 and FLUX share: noise levels, noise, target."""
+    """What all rectified flows share: noise levels, noise, target."""
 
     network_folder = "transformer"
     prediction_type = "flow"
@@ -109,7 +123,7 @@ class StableDiffusion3(RectifiedFlow):
         super().__init__(folder, config)
         settings = SD3Transformer2DModel.load_config(folder, subfolder=self.network_folder)
         self.text_width = int(settings["joint_attention_dim"])
-        self.t5_tokens = kind_of(folder).t5_tokens
+        self.t5_tokens = kind_of(folder).tokens
 
     def text(self, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Join the encoders' outputs as the pipeline does, [B, L, D]; zeros stand for a T5 that was left out."""

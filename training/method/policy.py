@@ -25,8 +25,12 @@ from training.method import forward
 from training.method.batch import Batch
 from training.method.policy_config import PolicyConfig
 
-# The attention projections of diffusers' networks: of UNets and transformers, and of the text's side of transformers.
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+# The attention projections of diffusers' networks: of UNets and transformers, of the text's side of transformers, and
+# of FLUX.2's single blocks, which compute theirs together with the first half of the feed-forward layer.
+ATTENTION = (
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    "to_qkv_mlp_proj",
+)
 
 
 def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn.Module:
@@ -36,7 +40,10 @@ def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn
         UserError: if the network has no such layers as are to be adapted.
     """
     network = backbone.load_network()
-    return add_adapters(network, config, seed) if config.lora_rank else network
+    if config.lora_rank:
+        add_adapters(network, config, seed)
+        backbone.freeze_idle(network)
+    return network
 
 
 def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Module:
@@ -72,7 +79,10 @@ def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...]) -> list[str]
         named = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
         return bool(named) and all(named)
 
-    targets = wanted or tuple(target for target in ATTENTION if is_adaptable(target))
+    usual = tuple(target for target in ATTENTION if is_adaptable(target))
+    if usual:  # in FLUX.2's single blocks these are layers, in other attentions the lists that hold one
+        usual += tuple(name for name, fits in layers.items() if fits and name.endswith(".attn.to_out"))
+    targets = wanted or usual
     unknown = [target for target in targets if not is_adaptable(target)]
     if unknown or not targets:
         known = sorted({_short(name) for name, fits in layers.items() if fits})

@@ -112,11 +112,11 @@ def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifes
             f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())})"
         ) from error
     parameters = counting.parameters(network)
-    trained_shapes = [weight.shape for weight in network.parameters()]
     if config.policy.lora_rank:
         with counting.META:
-            adapted = add_adapters(network, config.policy, config.seed)
-        trained_shapes = [weight.shape for weight in trained(adapted).values()]
+            add_adapters(network, config.policy, config.seed)
+    backbone.freeze_idle(network)
+    trained_shapes = [weight.shape for weight in trained(network).values()]
     return Network(
         parameters=parameters,
         trained=sum(map(math.prod, trained_shapes)),

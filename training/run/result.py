@@ -48,7 +48,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 {loading}
-image = pipeline("a photo of a cat").images[0]
+image = pipeline(prompt="a photo of a cat").images[0]
 ```
 
 One `dtype` for all parts is needed: the trained weights are float32, and the base may hold others in half precision.
@@ -104,7 +104,7 @@ def write_result(
     manifest = data.pairs.manifest
     kind = kind_of(backbone.folder)
     tokens = tokens_of(kind, manifest.embeddings)
-    left_out = (kind.t5, tokenizer_of(kind.t5)) if kind.t5 and tokens == 0 else ()
+    left_out = (kind.sized, tokenizer_of(kind.sized)) if kind.sized and tokens == 0 else ()
     facts = facts | {
         "store_hash": manifest.content_hash,
         "labels_hash": data.labels_hash,

@@ -17,7 +17,7 @@ from infra.base.errors import UserError
 from pipelines.drawing.sampling import Edit, Refiner, check_refiner, check_steps, draw_images, load_pipeline
 
 Pipelines = Callable[[str], Path]
-TOKENS = {"sd3": 77, "flux": 77, "sd3-without-t5": 0}
+TOKENS = {"sd3": 77, "flux": 77, "sd3-without-t5": 0, "qwen-image": 77, "z-image": 77}
 CAPTIONS = ["a red star", "a big teal ring"]
 
 
@@ -36,22 +36,53 @@ def steps_taken(pipeline: Any) -> list[float]:
     return taken
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "flux2-klein"])
 def test_each_kind_edits_from_a_start_image(kind: str, tiny_pipeline: Pipelines) -> None:
     tokens = TOKENS.get(kind)
     pipeline: Any = load_pipeline(tiny_pipeline(kind), torch.float32, "cpu", tokens, edits=True)
     assert type(pipeline).__name__.endswith("Img2ImgPipeline")
-    if kind == "flux":
-        pipeline.default_sample_size = 8  # its own 128 would take most of the suite's time
+    if kind in ("flux", "qwen-image"):
+        pipeline.default_sample_size = 8  # their own 128 would take most of the suite's time
     taken = steps_taken(pipeline)
-    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    side = 64 if kind == "z-image" else 16
+    red, blue = (Image.new("RGB", (side, side), colour) for colour in ("red", "blue"))
     both = draw_images(pipeline, CAPTIONS, [5, 6], 2, 2.0, tokens, Edit([red, blue], 0.5))
-    assert len(taken) == 1  # of two
-    assert both[1].size == (16, 16)
+    # One of two steps, in which Qwen-Image's network is called once for each of two captions.
+    assert len(taken) == (2 if kind == "qwen-image" else 1)
+    assert both[1].size == (side, side)
     alone = draw_images(pipeline, CAPTIONS[1:], [6], 2, 2.0, tokens, Edit([blue], 0.5))[0]
     assert np.abs(pixels(both[1]) - pixels(alone)).max() <= 2  # rounding of another batch size
     other = draw_images(pipeline, CAPTIONS[1:], [6], 2, 2.0, tokens, Edit([red], 0.5))[0]
     assert not np.array_equal(pixels(other), pixels(alone))
+
+
+def test_a_model_that_refers_to_images_edits_none(tiny_pipeline: Pipelines) -> None:
+    with pytest.raises(UserError, match=r"a Flux2KleinPipeline is given images to refer to, and takes no --strength"):
+        load_pipeline(tiny_pipeline("flux2-klein"), torch.float32, "cpu", 77, edits=True)
+
+
+@pytest.mark.parametrize("kind", ["z-image", "qwen-image"])
+def test_a_guidance_of_1_is_none(kind: str, tiny_pipeline: Pipelines) -> None:
+    pipeline: Any = load_pipeline(tiny_pipeline(kind), torch.float32, "cpu", 77)
+    seen: list[int] = []
+
+    def count(_: Any, given: Any, named: Any) -> None:
+        seen.append(len(given[0]) if given else len(named["hidden_states"]))
+
+    pipeline.transformer.register_forward_pre_hook(count, with_kwargs=True)
+    pipeline.vae.decode = lambda latents, **_: (torch.zeros(1, 3, *latents.shape[2:]),)
+    draw_images(pipeline, CAPTIONS[:1], [5], 2, 1.0, 77)
+    assert seen == [1, 1]  # two steps, with the caption alone
+    seen.clear()
+    draw_images(pipeline, CAPTIONS[:1], [5], 2, 3.0, 77)
+    # Z-Image's pipeline has both captions in one pass, Qwen-Image's makes two.
+    assert seen == ([2, 2] if kind == "z-image" else [1, 1, 1, 1])
+
+
+def test_one_step_of_a_stretched_schedule_is_refused(tiny_pipeline: Pipelines) -> None:
+    check_steps(tiny_pipeline("qwen-image"), 2)
+    with pytest.raises(UserError, match=r"--sampling-steps 1: .* draws NaN with a single one; give 2 or more"):
+        check_steps(tiny_pipeline("qwen-image"), 1)
 
 
 def test_less_strength_stays_nearer_to_the_start_image() -> None:

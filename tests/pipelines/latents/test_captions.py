@@ -17,14 +17,16 @@ from infra.base.errors import UserError
 from infra.base.models import Model
 from pipelines.drawing import sampling
 from pipelines.latents import kinds, store
-from pipelines.latents.captions import CaptionEncoder, embedding_shapes
+from pipelines.latents.captions import CaptionEncoder
+from pipelines.latents.text_columns import embedding_shapes
 from training.backbones.backbone import open_backbone
 from training.backbones.flow import StableDiffusion3
 from training.backbones.schedule_config import ScheduleConfig
 
 CAPTIONS = ["a big red circle on a teal background", "", "a small white star"]
 Pipelines = Callable[[str], Path]
-TOKENS = {"sd3": 77, "flux": 77}
+TOKENS = {"sd3": 77, "flux": 77, "qwen-image": 77, "z-image": 77, "flux2-klein": 77}
+CUT_APART = tuple(kind for kind in KINDS if kind not in ("qwen-image", "z-image", "flux2-klein"))
 
 
 def conditioning(folder: Path, tokens: int | None) -> dict[str, torch.Tensor]:
@@ -47,7 +49,7 @@ def assembled(kind: str, folder: Path, stored: dict[str, torch.Tensor]) -> tuple
     return given["encoder_hidden_states"], pooled
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CUT_APART)  # the others' columns stand in test_hand_vectors.py
 def test_the_columns_put_together_are_what_the_pipeline_is_conditioned_on(kind: str, tiny_pipeline: Pipelines) -> None:
     folder = tiny_pipeline(kind)
     hidden, pooled = assembled(kind, folder, conditioning(folder, TOKENS.get(kind)))
@@ -76,10 +78,13 @@ def test_the_columns_put_together_are_what_the_pipeline_is_conditioned_on(kind: 
 def test_the_shapes_are_known_before_a_model_loads(tiny_pipeline: Pipelines) -> None:
     for kind in KINDS:
         folder = tiny_pipeline(kind)
-        encoder = CaptionEncoder(Model(str(folder)), 4, "float32")
+        tokens = TOKENS.get(kind)
+        encoder = CaptionEncoder(Model(str(folder)), 1, "float32", tokens)
         found = {name: values.shape[1:] for name, values in encoder.encode(["a star"]).items()}
-        assert found == dict(embedding_shapes(folder, kinds.t5_tokens(folder, None)))
-    assert found == {"text_encoder_pooled": (8,), "text_encoder_2": (512, 24)}  # FLUX, by default
+        assert found == dict(embedding_shapes(folder, kinds.text_tokens(folder, tokens)))
+    flux = tiny_pipeline("flux")
+    by_default = dict(embedding_shapes(flux, kinds.text_tokens(flux, None)))
+    assert by_default == {"text_encoder_pooled": (8,), "text_encoder_2": (512, 24)}
     assert embedding_shapes(MODEL, 0) == {"text_encoder": (16, 64)}
 
 
@@ -124,11 +129,11 @@ def test_embeddings_beyond_half_precision_are_refused(tiny_pipeline: Pipelines) 
 @pytest.mark.parametrize(
     ("kind", "wanted", "told"),
     [
-        ("sdxl", 128, "--max-tokens 128: .* has no T5"),
-        ("sd3-without-t5", 77, "--max-tokens 77: .* has no T5"),
+        ("sdxl", 128, "--max-tokens 128: .* has no T5 or language model"),
+        ("sd3-without-t5", 77, "--max-tokens 77: .* has no T5 or language model"),
         ("flux", 0, "--max-tokens 0: a FluxPipeline can't do without"),
     ],
 )
 def test_lengths_that_make_no_sense_are_refused(kind: str, wanted: int, told: str, tiny_pipeline: Pipelines) -> None:
     with pytest.raises(UserError, match=told):
-        kinds.t5_tokens(tiny_pipeline(kind), wanted)
+        kinds.text_tokens(tiny_pipeline(kind), wanted)

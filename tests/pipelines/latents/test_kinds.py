@@ -18,7 +18,7 @@ def test_t5_is_frozen_where_it_is_used(tiny_pipeline: Pipelines) -> None:
     kind = kinds.kind_of(tiny_pipeline("sd3"))
     clips = ("vae", "text_encoder", "text_encoder_2")
     assert kind.frozen() == (*clips, "text_encoder_3")
-    assert kind.frozen_in(clips) == kind.frozen(with_t5=False) == clips
+    assert kind.frozen_in(clips) == kind.frozen(with_sized=False) == clips
     assert kind.frozen_in([*clips, "text_encoder_3"]) == (*clips, "text_encoder_3")
     # FLUX can't do without: a store that names no T5 is told so.
     assert kinds.KINDS["FluxPipeline"].frozen_in(["vae"]) == ("vae", "text_encoder", "text_encoder_2")
@@ -27,9 +27,9 @@ def test_t5_is_frozen_where_it_is_used(tiny_pipeline: Pipelines) -> None:
 
 def test_t5_sees_as_many_tokens_as_diffusers_gives_it(tiny_pipeline: Pipelines) -> None:
     folders = [tiny_pipeline(name) for name in ("sd3", "sd3-without-t5", "flux", "sdxl")]
-    assert [kinds.t5_tokens(folder, None) for folder in folders] == [256, 0, 512, 0]
-    assert kinds.t5_tokens(folders[0], 128) == 128
-    assert kinds.t5_tokens(folders[0], 0) == 0
+    assert [kinds.text_tokens(folder, None) for folder in folders] == [256, 0, 512, 0]
+    assert kinds.text_tokens(folders[0], 128) == 128
+    assert kinds.text_tokens(folders[0], 0) == 0
 
 
 def test_a_stores_shapes_tell_its_length(tiny_pipeline: Pipelines) -> None:

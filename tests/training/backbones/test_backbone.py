@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.material import MODEL
 
 from infra.base import models
 from infra.base.errors import UserError
+from pipelines.latents import components, identity
 from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
 from training.backbones.flow import Flux, StableDiffusion3
+from training.backbones.flux2 import Flux2Klein
+from training.backbones.qwen_image import QwenImage
 from training.backbones.schedule_config import ScheduleConfig
+from training.backbones.z_image import ZImage
 
 Pipelines = Callable[[str], Path]
 
@@ -26,6 +34,9 @@ Pipelines = Callable[[str], Path]
         ("sdxl", StableDiffusionXL, "epsilon"),
         ("sd3", StableDiffusion3, "flow"),
         ("flux", Flux, "flow"),
+        ("qwen-image", QwenImage, "flow"),
+        ("z-image", ZImage, "flow"),
+        ("flux2-klein", Flux2Klein, "flow"),
     ],
 )
 def test_the_pipelines_class_decides(kind: str, expected: type, prediction: str, tiny_pipeline: Pipelines) -> None:
@@ -40,6 +51,53 @@ def test_a_pipeline_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
     with pytest.raises(UserError, match="a PixArtAlphaPipeline; this trainer knows StableDiffusionPipeline"):
         open_backbone(tmp_path, ScheduleConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("QwenImageEditPipeline", "a QwenImageEditPipeline, which is given an image to edit beside a caption;"),
+        ("ZImageOmniPipeline", "a ZImageOmniPipeline, which is given images among the words beside a caption;"),
+        ("Flux2KleinKVPipeline", "a Flux2KleinKVPipeline, which is given images to refer to beside a caption;"),
+        ("WanPipeline", "a WanPipeline; this trainer knows"),
+    ],
+)
+def test_variants_of_known_families_are_refused_by_name(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(UserError, match=told):
+        open_backbone(tmp_path, ScheduleConfig())
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "told"),
+    [
+        ("qwen-image", "zero_cond_t", True, "as in an edit model; this trainer takes a QwenImagePipeline"),
+        ("qwen-image", "guidance_embeds", True, "as in a model that is told its guidance;"),
+        ("z-image", "siglip_feat_dim", 8, "as in the Omni model, which sees images beside the words;"),
+        ("flux2-klein", "guidance_embeds", True, r"as in FLUX\.2 \[dev\], which is told its guidance;"),
+    ],
+)
+def test_networks_of_variants_are_refused_by_their_settings(
+    kind: str, setting: str, value: object, told: str, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_pipeline(kind), folder)
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
+    with pytest.raises(UserError, match=f"{setting} is {value}, {told}"):
+        components.check_settings(folder)
+
+
+def test_a_tokenizer_without_its_chat_template_is_refused(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_pipeline("z-image"), folder)
+    before = identity.fingerprint(folder, "tokenizer")
+    template = folder / "tokenizer" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert identity.fingerprint(folder, "tokenizer") != before
+    template.unlink()
+    with pytest.raises(UserError, match=r"tokenizer: has no chat template, which a ZImagePipeline puts captions into"):
+        components.check_settings(folder)
 
 
 def test_a_store_of_another_vae_is_refused_with_both_fingerprints() -> None:
@@ -58,3 +116,27 @@ def test_each_text_encoder_is_compared(tiny_pipeline: Pipelines) -> None:
     del stored["text_encoder_2"]
     with pytest.raises(UserError, match=r"another text_encoder_2 than .* store None"):
         check_fingerprints(stored, folder, "store")
+
+
+def lengthen_header(weights: Path) -> None:
+    """Write the same tensors into a file whose header is longer, so that each lies elsewhere in the file."""
+    tensors = load_file(weights)
+    before = weights.read_bytes()
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, weights, {"format": "pt", "why": "x" * 13})
+    assert int.from_bytes(weights.read_bytes()[:8], "little") != int.from_bytes(before[:8], "little")
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "qwen-image", "z-image", "flux2-klein"])
+def test_weights_lie_at_aligned_places_whatever_their_files_header(
+    kind: str, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_pipeline(kind), folder)
+    backbone = open_backbone(folder, ScheduleConfig())
+    before = backbone.load_network()
+    lengthen_header(folder / backbone.network_folder / "diffusion_pytorch_model.safetensors")
+    after = backbone.load_network()
+    for network in (before, after):
+        assert {tensor.data_ptr() % 64 for tensor in network.parameters()} == {0}
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name])

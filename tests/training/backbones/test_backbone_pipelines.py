@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from support.tiny_pipelines import KINDS
 
 from infra.base import engines
 from infra.base.errors import UserError
+from infra.base.models import Model
 from labelers.scoring.implicit import Implicit
 from pipelines.drawing import sampling
 from pipelines.latents import encode_latents, store
@@ -29,12 +31,17 @@ from training.backbones.schedule_config import ScheduleConfig
 from training.method import forward
 from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
+from training.method.policy import trained
+from training.method.policy_config import PolicyConfig
+from training.reference.visit_pairs import VisitPairs
 from training.run import assembly, loop, preflight
 from training.run.result import result_folder
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
 Pipelines = Callable[[str], Path]
-TOKENS = {"sd3": 77, "flux": 77}
+TOKENS = {"sd3": 77, "flux": 77, "qwen-image": 77, "z-image": 77, "flux2-klein": 77}
+SHAPES = {"sd-v": (4, 8, 8), "sdxl": (4, 8, 8), "sdxl-turbo": (4, 8, 8), "flux2-klein": (16, 4, 4)}
+NEW = ("qwen-image", "z-image", "flux2-klein")
 TURBO = ScheduleConfig((249, 499, 749), zero_terminal_snr=True)
 
 
@@ -49,7 +56,7 @@ def encode(tiny_pipeline: Pipelines, tmp_path_factory: pytest.TempPathFactory) -
                 source=str(raw),
                 model=str(tiny_pipeline(kind)),
                 store=str(tmp_path_factory.mktemp("store") / "store"),
-                resolution=16,
+                resolution=resolution_of(kind),
                 batch_size=8,
                 max_tokens=TOKENS.get(kind),  # type: ignore[arg-type]
             )
@@ -59,6 +66,11 @@ def encode(tiny_pipeline: Pipelines, tmp_path_factory: pytest.TempPathFactory) -
         return stores[kind]
 
     return store_of
+
+
+def resolution_of(kind: str) -> int:
+    """Return a side in pixels that gives latents of 8 x 8."""
+    return 64 if kind == "z-image" else 16
 
 
 def settings(kind: str, model: Path, path: Path, folder: Path) -> TrainConfig:
@@ -71,7 +83,7 @@ def settings(kind: str, model: Path, path: Path, folder: Path) -> TrainConfig:
         schedule=TURBO if kind == "sdxl-turbo" else ScheduleConfig(),
         objective=ObjectiveConfig(beta=500.0),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
-        validation=ValidationConfig(sampling_steps=1),
+        validation=ValidationConfig(sampling_steps=2 if kind == "qwen-image" else 1),
     )
 
 
@@ -79,9 +91,8 @@ def settings(kind: str, model: Path, path: Path, folder: Path) -> TrainConfig:
 def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
     model, path = tiny_pipeline(kind), encode(kind)
     manifest = store.read_manifest(str(path))
-    channels = 4 if kind.startswith(("sd-", "sdxl")) else 16
-    assert manifest.latent_shape == (channels, 8, 8)
-    encoders = {name.removesuffix("_pooled") for name in manifest.embeddings}
+    assert manifest.latent_shape == SHAPES.get(kind, (16, 8, 8))
+    encoders = {name.removesuffix("_pooled").removesuffix("_length") for name in manifest.embeddings}
     assert set(manifest.fingerprints) == {"vae"} | encoders | {tokenizer_of(name) for name in encoders}
 
     config = preflight.check_config(settings(kind, model, path, tmp_path))
@@ -97,9 +108,9 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
 
     result = result_folder(Path(config.output))
     tokens = json.loads((result / "facts.json").read_text())["max_tokens"]
-    assert tokens == {"sd3": 77, "flux": 77, "sd3-without-t5": 0}.get(kind)
+    assert tokens == (TOKENS | {"sd3-without-t5": 0}).get(kind)
     pipeline = sampling.load_pipeline(result, torch.float32, "cpu", tokens)
-    image = sampling.draw_images(pipeline, ["a red star"], [1], 1, 2.0, tokens)[0]
+    image = sampling.draw_images(pipeline, ["a red star"], [1], config.validation.sampling_steps, 2.0, tokens)[0]
     assert np.isfinite(np.asarray(image)).all()
     assert np.asarray(image).std() > 0
 
@@ -110,7 +121,7 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
     assert np.isfinite(scores).all()
     assert scores[0] != scores[1]
     assert scorer.folders.schedule == config.schedule
-    assert scorer.loaded.images.resolution == 16  # the store's, which for FLUX is not the model's own
+    assert scorer.loaded.images.resolution == resolution_of(kind)  # the store's, which for FLUX is not the model's own
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,10 +132,69 @@ def test_every_weight_gets_a_gradient(kind: str, tiny_pipeline: Pipelines, encod
     whole = forward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32)
     whole.sum().backward()
     # Several workers would wait for one that never comes.
-    assert [name for name, one in trainer.policy.named_parameters() if one.grad is None] == []
+    assert [name for name, one in trained(trainer.policy).items() if one.grad is None] == []
     half = forward.pair_errors(trainer.backbone, trainer.policy, batch, torch.bfloat16)
     assert half.dtype == torch.float32
     assert torch.allclose(half, whole, rtol=0.05)  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_adapters_reach_every_attention_and_open_in_diffusers(
+    kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path
+) -> None:
+    plain = settings(kind, tiny_pipeline(kind), encode(kind), tmp_path)
+    config = replace(plain, steps=1, checkpoint_every=1, policy=PolicyConfig(lora_rank=2, lora_alpha=6))
+    loop.train(preflight.check_config(config), assembly.Rank())
+    scorer = Implicit(str(result_folder(Path(config.output))))
+    policy, reference = scorer.loaded.networks
+    pipeline: Any = sampling.load_pipeline(
+        tiny_pipeline(kind), torch.float32, "cpu", 77, lora=result_folder(Path(config.output))
+    )
+    trainer = assembly.build(config, assembly.Rank())
+    batch = loop.step_share(trainer, 0)[0]
+    theirs, ours, base = (
+        forward.pair_errors(trainer.backbone, network, batch, torch.float32)
+        for network in (pipeline.transformer, policy, reference)
+    )
+    assert torch.equal(theirs, ours)
+    assert not torch.equal(ours, base)
+
+    adapted = {name.split(".lora_A")[0] for name, _ in trainer.policy.named_parameters() if ".lora_A" in name}
+    if kind == "flux2-klein":
+        for block in (0, 1):
+            assert f"single_transformer_blocks.{block}.attn.to_qkv_mlp_proj" in adapted
+            assert f"single_transformer_blocks.{block}.attn.to_out" in adapted
+    forward.pair_errors(trainer.backbone, trainer.policy, batch, torch.float32).sum().backward()
+    assert [name for name, one in trained(trainer.policy).items() if one.grad is None] == []
+    frozen = sorted(
+        name for name, one in trainer.policy.named_parameters() if ".lora_" in name and not one.requires_grad
+    )
+    idle = "transformer_blocks.1.attn.to_add_out"
+    expected = [f"{idle}.lora_A.default.weight", f"{idle}.lora_B.default.weight"] if kind == "qwen-image" else []
+    assert frozen == expected
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_errors_computed_ahead_are_those_of_the_step(
+    kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path
+) -> None:
+    config = settings(kind, tiny_pipeline(kind), encode(kind), tmp_path)
+    trainer = assembly.build(config, assembly.Rank())
+    batch = loop.step_share(trainer, 0)[0]
+    ahead = VisitPairs(
+        model=Model(config.model),
+        schedule=config.schedule,
+        path=config.data.store,
+        cache=config.data.cache,
+        seed=config.seed,
+        caption_dropout=config.data.caption_dropout,
+        batch_size=2,
+        precision="float32",
+    )
+    found = ahead(pa.table({"visit": [0, 1], "pair_id": batch.pair_ids, "draw": pa.array([0, 0], pa.int32())}))
+    stored = torch.tensor([found[f"error_{slot}"].to_pylist() for slot in (0, 1)])
+    # Slots are in the order of the store there, the winner's first here.
+    assert torch.allclose(stored.sort(0).values, trainer.reference.errors(batch).sort(0).values, rtol=1e-5)
 
 
 def test_a_turbo_run_draws_its_three_timesteps(tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
@@ -162,7 +232,7 @@ def test_held_out_captions_of_another_length_are_refused(
     ("kind", "changes", "told"),
     [
         ("flux", {"resolution": 18}, "--resolution 18: not a multiple of 4"),  # two pixels a latent, patches of two
-        ("sdxl", {"max_tokens": 128}, "--max-tokens 128: .* has no T5"),
+        ("sdxl", {"max_tokens": 128}, "--max-tokens 128: .* has no T5 or language model"),
         ("flux", {"max_tokens": 0}, "--max-tokens 0: a FluxPipeline can't do without"),
     ],
 )

@@ -1,0 +1,175 @@
+"""What a caption becomes: the columns that a store holds of each encoder's output, cut from the pipelines' own outputs.
+
+Where the network masks padding, or makes its own, a caption has as many rows as its tokens (Qwen-Image, Z-Image). The
+store then holds these rows padded with zeros to one length, and beside them a column of their number. All other columns
+are read whole, padding included: their networks attend to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.latents import components, kinds
+
+Shapes = Mapping[str, tuple[int, ...]]  # of each column, per caption
+Outputs = dict[str, torch.Tensor]
+LENGTH = "text_encoder_length"  # column: of a caption's rows, how many are its tokens
+KLEIN_LAYERS = (9, 18, 27)  # of Qwen3, whose hidden states FLUX.2-klein joins; its pipeline's default
+
+
+def embedding_shapes(folder: Path, tokens: int) -> Shapes:
+    """Return the shape of each embedding column, per caption; no weights are read.
+
+    Args:
+        tokens: of a T5 or a language model, from kinds.text_tokens.
+    """
+
+    def setting(part: str, name: str) -> int:
+        return int(components.settings(folder, part)[name])
+
+    def clip(part: str, tokenizer: str = "tokenizer") -> tuple[int, int]:
+        length = components.open_tokenizer(folder, tokenizer).model_max_length
+        return int(length), setting(part, "hidden_size")
+
+    match kinds.pipeline_class(folder):
+        case "StableDiffusionXLPipeline":
+            return {
+                "text_encoder": clip("text_encoder"),
+                "text_encoder_2": clip("text_encoder_2", "tokenizer_2"),
+                "text_encoder_2_pooled": (setting("text_encoder_2", "projection_dim"),),
+            }
+        case "StableDiffusion3Pipeline":
+            shapes: dict[str, tuple[int, ...]] = {}
+            for part in ("text_encoder", "text_encoder_2"):
+                shapes |= {part: clip(part), f"{part}_pooled": (setting(part, "projection_dim"),)}
+            return shapes | ({"text_encoder_3": (tokens, setting("text_encoder_3", "d_model"))} if tokens else {})
+        case "FluxPipeline":
+            return {
+                "text_encoder_pooled": (setting("text_encoder", "hidden_size"),),
+                "text_encoder_2": (tokens, setting("text_encoder_2", "d_model")),
+            }
+        case "QwenImagePipeline" | "ZImagePipeline":
+            return {"text_encoder": (tokens, _width(folder)), LENGTH: ()}
+        case "Flux2KleinPipeline":
+            return {"text_encoder": (tokens, len(KLEIN_LAYERS) * _width(folder))}
+        case _:
+            return {"text_encoder": clip("text_encoder")}
+
+
+def _width(folder: Path) -> int:
+    """Return the width of a language model's hidden states; one that sees images too has it with its text's part."""
+    settings = components.settings(folder, "text_encoder")
+    return int(settings.get("text_config", settings)["hidden_size"])
+
+
+def _stable_diffusion(pipeline: Any, captions: list[str], _: Shapes, device: str) -> Outputs:
+    """Keep the last hidden state after its final norm, as SD1.5 and SD2.1 condition."""
+    return {"text_encoder": pipeline.encode_prompt(captions, device, 1, False)[0]}
+
+
+def _stable_diffusion_xl(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Cut the hidden states before the last, which lie side by side, apart; pooled is the second encoder's."""
+    hidden, _, pooled, _ = pipeline.encode_prompt(captions, device=device, do_classifier_free_guidance=False)
+    width = shapes["text_encoder"][1]
+    return {
+        "text_encoder": hidden[..., :width],
+        "text_encoder_2": hidden[..., width:],
+        "text_encoder_2_pooled": pooled,
+    }
+
+
+def _stable_diffusion_3(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Cut both CLIPs' part, padded to T5's width, from T5's part, which follows it."""
+    tokens = shapes["text_encoder_3"][0] if "text_encoder_3" in shapes else 0
+    hidden, _, pooled, _ = pipeline.encode_prompt(
+        captions, None, None, device=device, do_classifier_free_guidance=False, max_sequence_length=tokens
+    )
+    length, first = shapes["text_encoder"]
+    _, second = shapes["text_encoder_2"]
+    split = shapes["text_encoder_pooled"][0]
+    outputs = {
+        "text_encoder": hidden[:, :length, :first],
+        "text_encoder_pooled": pooled[:, :split],
+        "text_encoder_2": hidden[:, :length, first : first + second],
+        "text_encoder_2_pooled": pooled[:, split:],
+    }
+    return outputs | ({"text_encoder_3": hidden[:, length:]} if tokens else {})
+
+
+def _flux(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Take T5's hidden states and CLIP's pooled output."""
+    hidden, pooled, _ = pipeline.encode_prompt(captions, device=device, max_sequence_length=shapes["text_encoder_2"][0])
+    return {"text_encoder_pooled": pooled, "text_encoder_2": hidden}
+
+
+def _qwen_image(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Encode one caption at a time: beside longer ones its last bits would be others."""
+    tokens = shapes["text_encoder"][0]
+    rows = [pipeline.encode_prompt([one], device, max_sequence_length=tokens)[0][0] for one in captions]
+    return _padded(rows, tokens)
+
+
+def _z_image(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Take each caption's rows; the pipeline puts its template in place of the list's captions, so it gets a copy."""
+    tokens = shapes["text_encoder"][0]
+    rows, _ = pipeline.encode_prompt([*captions], device, False, max_sequence_length=tokens)
+    return _padded(rows, tokens)
+
+
+def _padded(rows: Sequence[torch.Tensor], tokens: int) -> Outputs:
+    """Fill each caption's rows [L, D] up with zeros to one length, and count them."""
+    filled = [torch.nn.functional.pad(one, (0, 0, 0, tokens - len(one))) for one in rows]
+    return {"text_encoder": torch.stack(filled), LENGTH: torch.tensor([float(len(one)) for one in rows])}
+
+
+def _flux_2_klein(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Take all rows, as the network attends to the padding too."""
+    hidden, _ = pipeline.encode_prompt([*captions], device, max_sequence_length=shapes["text_encoder"][0])
+    return {"text_encoder": hidden}
+
+
+_ENCODE: Mapping[str, Callable[[Any, list[str], Shapes, str], Outputs]] = {
+    "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion_xl,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
+    "FluxPipeline": _flux,
+    "QwenImagePipeline": _qwen_image,
+    "ZImagePipeline": _z_image,
+    "Flux2KleinPipeline": _flux_2_klein,
+}
+
+
+def encode(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Encode captions as a pipeline's class does, into one [B, ...] tensor per column.
+
+    Args:
+        shapes: of the columns, from embedding_shapes.
+    """
+    return _ENCODE[type(pipeline).__name__](pipeline, captions, shapes, device)
+
+
+def token_counts(pipeline: Any, part: str, captions: Sequence[str]) -> list[int]:
+    """Count the tokens of whole captions for a text encoder, its template's that count against the limit included."""
+    tokenizer = getattr(pipeline, kinds.tokenizer_of(part))
+    dropped = 0
+    texts = [*captions]
+    match type(pipeline).__name__:
+        case "QwenImagePipeline":
+            texts = [pipeline.prompt_template_encode.format(one) for one in captions]
+            dropped = pipeline.prompt_template_encode_start_idx
+        case "ZImagePipeline" | "Flux2KleinPipeline":
+            thinks = type(pipeline).__name__ == "ZImagePipeline"
+            texts = [
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": one}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    enable_thinking=thinks,
+                )
+                for one in captions
+            ]
+    return [len(ids) - dropped for ids in tokenizer(texts).input_ids]
