@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.material import MODEL, Submit, notes
+from support.material import MODEL, notes
 
 from infra.base import cli, models
 from infra.base.errors import UserError
@@ -22,6 +22,8 @@ from training.data.stored import StoredPairs
 from training.reference import encode_reference, reference_config, reference_errors
 from training.reference.reference_config import ReferenceConfig
 from training.reference.visit_pairs import VisitPairs
+from training.run import train_dpo
+from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS as TRAIN_PRESETS
 
 
@@ -195,11 +197,10 @@ def test_bad_flags_are_refused_before_ray_starts(
         encode_reference.make_plan(replace(config, **changes))  # type: ignore[arg-type]
 
 
-def test_on_a_cluster_cached_training_repeats_the_inline_losses(
+def test_cached_training_repeats_the_inline_losses(
     copied_store: Path,
-    two_workers: Path,
+    one_worker: Path,
     training_flags: list[str],
-    drive: Submit,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -208,9 +209,10 @@ def test_on_a_cluster_cached_training_repeats_the_inline_losses(
     encode_reference.main(cli.parse(ReferenceConfig, {}, encode))
     assert "2 draws of 351 pairs, 702 visits new" in capsys.readouterr().out
     # 351 pairs give 21 steps of 16 an epoch, so the last three of the 24 are the second epoch's.
-    train = [*training_flags, *copied, "--workers", "2", "--reference", "two", "--output", str(tmp_path / "cached")]
-    assert "differ by 0.0e+00 logits in the mean" in drive("training/train_dpo.py", *train).stdout
-    cached, inline = notes(tmp_path / "cached"), notes(two_workers)
+    train = [*training_flags, *copied, "--reference", "two", "--output", str(tmp_path / "cached")]
+    train_dpo.main(cli.parse(TrainConfig, {}, train))
+    assert "differ by 0.0e+00 logits in the mean" in capsys.readouterr().out
+    cached, inline = notes(tmp_path / "cached"), notes(one_worker)
     assert len(cached) == 24
     for name in ("loss", "stream", "gradient_norm", "margin", "reference_error_q1"):
         assert [row[name] for row in cached] == [row[name] for row in inline]
