@@ -119,12 +119,12 @@ def test_a_kill_in_the_middle_of_a_block_costs_this_block_alone(
     write = in_process._write_file
     calls: list[str] = []
 
-    def dying(path: str, table: pa.Table) -> None:
+    def dying(path: str, table: pa.Table, *options: Any) -> None:
         calls.append(path)  # mark and file of the first block, then of the second
         if len(calls) > {"mark": 2, "file": 3, "rename": 4}[killed_at]:
             Path(path).write_bytes(b"PAR1 cut off")
             raise KeyboardInterrupt
-        write(path, table)
+        write(path, table, *options)
 
     with monkeypatch.context() as patched:
         patched.setattr(in_process, "_write_file", dying)
@@ -203,10 +203,10 @@ def test_sigterm_ends_after_the_block_under_way(job: Job, capsys: pytest.Capture
 def test_a_full_disk_is_one_sentence_and_loses_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     write = in_process._write_file
 
-    def full(path: str, table: pa.Table) -> None:
+    def full(path: str, table: pa.Table, *options: Any) -> None:
         if 8 in table["x"].to_pylist():
             raise OSError(errno.ENOSPC, "No space left on device", path)
-        write(path, table)
+        write(path, table, *options)
 
     with monkeypatch.context() as patched:
         patched.setattr(in_process, "_write_file", full)
