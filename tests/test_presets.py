@@ -92,7 +92,7 @@ def test_every_command_has_every_model() -> None:
     assert list(MODELS) == list(TABLE)
     commands = (encode_config, generate_config, rounds_config, evaluate_config, rejection_config)
     assert all(set(command.PRESETS) == set(MODELS) for command in commands)
-    assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper"}
+    assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper", "sd15-lora", "sdxl-lora"}
     assert set(reference_config.PRESETS) == set(plan_flags.PRESETS) == set(presets.PRESETS)
     assert all(model.pipeline in KINDS for model in MODELS.values())
 
@@ -110,3 +110,13 @@ def test_turbo_trains_at_three_of_its_four_timesteps() -> None:
     assert parsed("--preset", "sdxl-turbo").schedule == TURBO
     assert parsed("--preset", "sdxl-turbo", "--timesteps", "499", "749").schedule.timesteps == (499, 749)
     assert parsed("--zero-terminal-snr").schedule.timesteps is None
+
+
+@pytest.mark.parametrize(("name", "micro_batch"), [("sd15", 8), ("sdxl", 1)])
+def test_presets_for_one_small_gpu_train_adapters_in_small_batches(name: str, micro_batch: int) -> None:
+    found = parsed("--preset", f"{name}-lora")
+    assert found.model == TABLE[name][0]
+    assert (found.data.global_batch, found.data.micro_batch) == (32, micro_batch)
+    assert (found.policy.lora_rank, found.sharding.activation_checkpointing) == (8, True)
+    assert found.optimizer == OptimizerConfig(learning_rate=1e-5, warmup_steps=0)
+    assert found.objective.beta == 5000.0

@@ -70,12 +70,12 @@ class PlanConfig:
 
 def encode_preset(preset: str) -> str:
     """Return the encoder's preset that goes with one of the trainer's."""
-    return preset.removesuffix("-paper")
+    return preset.removesuffix("-paper").removesuffix("-lora")
 
 
 def _preset(name: str) -> PlanConfig:
-    shapes = {"sd15": "sd15", "sd15-paper": "sd15", "sdxl": "sdxl"}
-    model = f"{SHAPES}/{shapes[name]}" if name in shapes else TRAINING[name].model
+    shape = encode_preset(name)
+    model = f"{SHAPES}/{shape}" if shape in ("sd15", "sdxl") else TRAINING[name].model
     return PlanConfig(preset=name, model=model)
 
 

@@ -141,7 +141,7 @@ def draw_images(
         "prompt": list(captions),
         "num_inference_steps": steps,
         "generator": generators,
-        **_guidance(pipeline, guidance_scale, len(captions)),
+        **guidance(type(pipeline).__name__, guidance_scale, len(captions)),
     }
     options: dict[str, Any] = {"max_sequence_length": max_tokens} if max_tokens else {}
     if edit:
@@ -158,13 +158,15 @@ def draw_images(
         return refiner.pipeline(**common, image=drawn, denoising_start=refiner.start).images
 
 
-def _guidance(pipeline: Any, scale: float, images: int) -> dict[str, Any]:
+def guidance(name: str, scale: float, images: int) -> dict[str, Any]:
     """Say a scale of classifier-free guidance as a pipeline takes it: its network's output is u + scale (c - u).
 
     Z-Image's pipeline computes c + g (c - u), so its g is one less. Qwen-Image's guides only against a caption that it
     is given, and calls the scale otherwise.
+
+    Args:
+        name: of the pipeline's class.
     """
-    name = type(pipeline).__name__
     if name.startswith("ZImage"):
         return {"guidance_scale": max(0.0, scale - 1)}
     if name.startswith("QwenImage"):

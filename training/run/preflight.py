@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import counting, files, models, tables
+from infra.base import counting, files, logs, models, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from labelers.scoring import scorers
@@ -21,6 +21,7 @@ from pipelines.raw import pairs
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.checkpoints import checkpoint
 from training.method.policy import lora_targets
+from training.run import health
 from training.run.reference_check import check_draws, check_reference_errors
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
@@ -50,6 +51,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     if decided < data.global_batch:
         raise UserError(
             f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
+            f"{fitting_batch(config, decided)}"
         )
     if config.objective.objective == "soft":
         _check_probabilities(config, table)
@@ -60,13 +62,29 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     return manifest, decided
 
 
+def fitting_batch(config: TrainConfig, decided: int) -> str:
+    """Return the end of a sentence that names the largest batch of so many pairs; nothing where there is none."""
+    per_worker = decided // config.workers
+    if not per_worker:
+        return ""
+    micro_batch = min(config.data.micro_batch, per_worker)
+    global_batch = per_worker // micro_batch * micro_batch * config.workers
+    return f"; give --global-batch {global_batch} --micro-batch {micro_batch}"
+
+
 def check_config(config: TrainConfig) -> TrainConfig:
     """Check the settings of a run, and return them with its models at the commits that every worker shall load.
 
     Raises:
         UserError: naming the flag that does not fit.
     """
-    manifest, _ = check_settings(config)
+    manifest, decided = check_settings(config)
+    seen = health.visits(config, config.steps, decided)
+    if seen > health.MANY_VISITS and config.data.held_out_store is None:
+        logs.LOGGER.warning(
+            f"--steps {config.steps}: each of the {decided:,} pairs is seen {seen:.0f} times and none is held out, so "
+            "nothing will show whether the policy learns them by heart; give --held-out-store, or fewer steps"
+        )
     path = files.resolve(config.data.store)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     weight_files.check_folder(config.start.folder(()), ())

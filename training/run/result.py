@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,58 +20,14 @@ from infra.base import (
 from infra.base.result_files import FACTS
 from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
-from training.checkpoints.run_folder import RESULT
+from training.checkpoints.run_folder import RESULT, SAMPLES
 from training.data.loader import Labelled
-from training.method.objective_config import ObjectiveConfig
-from training.method.policy_config import PolicyConfig
+from training.run import card
 from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx")  # ends of weight files that are never opened
-
-_CARD = """---
-library_name: diffusers
-pipeline_tag: text-to-image
-base_model: {model}
-{relation}tags: [diffusion-dpo{tag}]
----
-# {name}
-
-`{model}` fine-tuned with the objective `{objective}` on {pairs:,} pairs of human or machine preferences
-(Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", arXiv 2311.12908).
-
-```python
-import torch
-from diffusers import DiffusionPipeline
-
-{loading}
-image = pipeline(prompt="a photo of a cat").images[0]
-```
-
-One `dtype` for all parts is needed: the trained weights are float32, and the base may hold others in half precision.
-Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
-
-| what | value |
-|---|---|
-| steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
-| trained | {trained} |
-| the network predicts | {prediction} |
-| beta, learning rate | {beta}, {rate:g} |
-| reference | {reference} |
-| label set | {labels} |
-| latent store, content hash | {store_hash} |
-| label set, hash | {labels_hash} |
-| held-out implicit accuracy | {accuracy} |
-
-The licence of the base model applies. Preferences carry their raters' tastes and biases into the model.
-
-All settings:
-
-```json
-{settings}
-```
-"""
 
 
 def result_folder(output: Path) -> Path:
@@ -114,12 +68,26 @@ def write_result(
         "max_tokens": tokens,  # to sample and score with
         "config": asdict(config),
     }
-    (folder / "README.md").write_text(_card(config, Path(config.output).name, facts, len(data.rows), left_out))
+    grids = sorted((output / SAMPLES).glob("*.png"), key=lambda path: (path.stem.rpartition("-")[2], path.stem))
+    if grids:
+        shutil.copy(grids[-1], folder / card.SAMPLES)
+    said = card.fill(config, backbone.folder, facts, pairs=len(data.rows), left_out=left_out, samples=bool(grids))
+    (folder / "README.md").write_text(said)
+    _follow_umask(folder)
     files.flush_below(str(folder))
     named = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     facts["files"] = named_files.describe(str(folder), named)
     files.write_json(str(folder / FACTS), facts)
     take_place(folder, result_folder(output))
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give files the rights that a new file has: safetensors writes its own for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def take_place(new: Path, folder: Path) -> None:
@@ -180,51 +148,3 @@ def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     name = backbone.network_folder
     pipeline.save_lora_weights(folder, **{f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings})
-
-
-def _card(config: TrainConfig, name: str, facts: Mapping[str, Any], pairs: int, left_out: Sequence[str] = ()) -> str:
-    """Fill in the card; left_out are the parts without which the model was trained, T5 and its tokenizer."""
-    accuracy = facts.get("implicit_reward")
-    lora = config.policy.lora_rank
-    revision = f', revision="{config.revision}"' if config.revision else ""
-    how = "".join([", dtype=torch.float32", *(f", {part}=None" for part in left_out)])
-    base = f'pipeline = DiffusionPipeline.from_pretrained("{config.model}"{revision}{how})'
-    whole = f'pipeline = DiffusionPipeline.from_pretrained("{name}"{how})'
-    return _CARD.format(
-        model=config.model,
-        relation="base_model_relation: adapter\n" if lora else "",
-        tag=", lora" if lora else "",
-        loading=f'{base}\npipeline.load_lora_weights("{name}")' if lora else whole,
-        name=name,
-        objective=config.objective.objective,
-        pairs=pairs,
-        steps=config.steps,
-        batch=config.data.global_batch,
-        best=facts["best_step"],
-        trained=_trained(config.policy),
-        prediction=facts["prediction_type"],
-        beta=_beta(config.objective),
-        rate=config.optimizer.learning_rate,
-        reference=facts["reference"],
-        labels=config.data.labels,
-        store_hash=facts["store_hash"],
-        labels_hash=facts["labels_hash"],
-        accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
-        settings=json.dumps(facts["config"], indent=2),
-    )
-
-
-def _beta(objective: ObjectiveConfig) -> str:
-    if not objective.needs_reference:
-        return "none"
-    if objective.beta == "auto":
-        return f"found at each step, {objective.beta_most:g} at the most"
-    return f"{objective.beta:g}"
-
-
-def _trained(policy: PolicyConfig) -> str:
-    what = "every weight of the network"
-    if policy.lora_rank:
-        layers = ", ".join(policy.lora_targets) or "the attention projections"
-        what = f"LoRA of rank {policy.lora_rank}, alpha {policy.lora_alpha or policy.lora_rank}, on {layers}"
-    return f"{what}; the average at decay {policy.ema_decay:g}" if policy.ema_decay else what

@@ -64,7 +64,7 @@ def check_batch(config: TrainConfig) -> None:
         if data.global_batch % (config.workers * data.micro_batch):
             raise UserError(
                 f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
-                f"x --micro-batch {data.micro_batch}"
+                f"x --micro-batch {data.micro_batch}{_next_multiple(config)}"
             )
         return
     if not 1 <= least <= config.workers:
@@ -77,6 +77,12 @@ def check_batch(config: TrainConfig) -> None:
             f"--micro-batch 1: {uneven[0]} of --min-workers {least} to --workers {config.workers} does not divide "
             f"--global-batch {data.global_batch}; give --micro-batch 2 or another global batch"
         )
+
+
+def _next_multiple(config: TrainConfig) -> str:
+    """Return the end of a sentence that names a global batch which the workers can share out evenly."""
+    at_once = config.workers * config.data.micro_batch
+    return f"; give --global-batch {math.ceil(config.data.global_batch / at_once) * at_once}"
 
 
 def check_objective(config: ObjectiveConfig) -> None:

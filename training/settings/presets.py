@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from pipelines.latents.models_known import MODELS, KnownModel
 from training.backbones.schedule_config import ScheduleConfig
+from training.layout.sharding_config import ShardingConfig
 from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
+from training.method.policy_config import PolicyConfig
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
 # The launchers of the paper's authors. They and the paper contradict each other on the learning rate, 2,500-fold at
@@ -42,11 +44,26 @@ def preset(model: KnownModel) -> TrainConfig:
     )
 
 
+def adapters_preset(whole: TrainConfig, micro_batch: int) -> TrainConfig:
+    """Build the training of adapters on one GPU of 24 GB, from that of the whole network."""
+    return replace(
+        whole,
+        data=replace(whole.data, global_batch=32, micro_batch=micro_batch),
+        policy=PolicyConfig(lora_rank=8),
+        sharding=ShardingConfig(activation_checkpointing=True),
+        optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=0),
+    )
+
+
 PRESETS = {name: preset(model) for name, model in MODELS.items()}
 PRESETS["sd15-paper"] = replace(
     PRESETS["sd15"],
     objective=ObjectiveConfig(beta=2000.0),
     optimizer=OptimizerConfig(learning_rate=2.048e-8, warmup_steps=500),
 )
+PRESETS["sd15-lora"] = adapters_preset(PRESETS["sd15"], micro_batch=8)
+PRESETS["sdxl-lora"] = adapters_preset(PRESETS["sdxl"], micro_batch=1)
 LINES = {name: model.training_line for name, model in MODELS.items()}
+for name in ("sd15", "sdxl"):
+    LINES[f"{name}-lora"] = f"{MODELS[name].line}; adapters of rank 8, 32 pairs a step, for a GPU of 24 GB; untried"
 LINES["sd15-paper"] = f"{MODELS['sd15'].line}; beta and learning rate as the paper states them"

@@ -239,7 +239,7 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     facts = json.loads((folder / "facts.json").read_text())
     assert (facts["config"]["model"], facts["config"]["revision"]) == (str(config.model), None)
     card = (folder / "README.md").read_text()
-    assert f'from_pretrained("{config.model}", dtype=torch.float32)\npipeline.load_lora_weights("run")' in card
+    assert f'from_pretrained("{MODEL}", dtype=torch.float32)\npipeline.load_lora_weights(".")' in card
     assert "| trained | LoRA of rank 4, alpha 16, on the attention projections |" in card
 
 

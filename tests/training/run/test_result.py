@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +19,7 @@ from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.method.policy_config import PolicyConfig
-from training.run import result
+from training.run import card, result
 from training.settings.config import TrainConfig
 
 from diffusers import DiffusionPipeline  # isort: skip
@@ -28,13 +30,15 @@ FACTS = {"best_step": 1, "reference": "none", "store_hash": "s", "labels_hash": 
 WITHOUT_T5 = {"sd3-without-t5": ("text_encoder_3", "tokenizer_3")}
 
 
-def run_card(config: TrainConfig, name: str, left_out: tuple[str, ...] = ()) -> Any:
-    """Run the lines of Python on a card, and return the image that they end with."""
-    card = result._card(config, name, FACTS | {"config": asdict(config)}, pairs=1, left_out=left_out)
-    lines = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+def run_card(config: TrainConfig, folder: Path, left_out: tuple[str, ...] = ()) -> Any:
+    """Run the lines of Python on a card in a result's folder, and return the image that they end with."""
+    facts = FACTS | {"config": asdict(config)}
+    said = card.fill(config, Path(config.model), facts, pairs=1, left_out=left_out)
+    lines = re.findall(r"```python\n(.*?)```", said, re.DOTALL)
     assert len(lines) == 1
     names: dict[str, Any] = {}
-    exec(lines[0].replace(".images[0]", "[0][0]").replace('cat")', 'cat", num_inference_steps=2)'), names)
+    with contextlib.chdir(folder):
+        exec(lines[0].replace("num_inference_steps=20", "num_inference_steps=2"), names)
     return names["image"]
 
 
@@ -50,14 +54,41 @@ def test_the_card_s_lines_run_over_a_base_in_half_precision(
     folder = tmp_path / "result"
     folder.mkdir()
     result._write_pipeline(folder, backbone, backbone.load_network())  # the trained network is float32
-    image = run_card(TrainConfig(model=str(base)), str(folder), left_out)
+    image = run_card(TrainConfig(model=str(base)), folder, left_out)
     assert image.size[0] == image.size[1] > 0
 
 
 def test_the_card_s_lines_run_for_adapters(tmp_path: Path) -> None:
     folder, _ = lora_result(tmp_path / "lora")
     config = TrainConfig(model=str(MODEL), policy=PolicyConfig(lora_rank=4))
-    assert run_card(config, str(folder)).size == (64, 64)
+    assert run_card(config, folder).size == (64, 64)
+
+
+def test_the_card_names_the_base_s_hub_name_licence_and_samples(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "X", "_name_or_path": "owner/base"}')
+    (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n# Base\n")
+    config = TrainConfig(model=str(tmp_path))
+    facts = FACTS | {"config": asdict(config)}
+    header = card.fill(config, tmp_path, facts, pairs=1, samples=True)
+    assert "base_model: owner/base\nbase_model_relation: finetune\nlicense: openrail\n" in header
+    assert "](samples.png)" in header
+    (tmp_path / "model_index.json").write_text('{"_class_name": "X"}')
+    (tmp_path / "README.md").write_text("no header\n")
+    plain = card.fill(config, tmp_path, facts, pairs=1)
+    assert "base_model" not in plain
+    assert "The licence of the base model applies." in plain
+
+
+def test_files_of_a_result_follow_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    weights = tmp_path / "unet" / "a.safetensors"
+    weights.touch(0o600)
+    umask = os.umask(0o027)
+    try:
+        result._follow_umask(tmp_path)
+    finally:
+        os.umask(umask)
+    assert weights.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_result_leaves_pickles_and_copies_of_the_base_behind(tmp_path: Path) -> None:

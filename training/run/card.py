@@ -1,0 +1,164 @@
+"""The card of a result: what it is, how it was made, and lines that open it where it lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.base import files
+from pipelines.drawing.sampling import guidance
+from training.method.objective_config import ObjectiveConfig
+from training.method.policy_config import PolicyConfig
+from training.settings.config import TrainConfig
+
+SAMPLES = "samples.png"  # the last grid of images that the run drew, beside the card
+
+_CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+{base}{licence}tags: [diffusion-dpo{tag}]
+---
+# {name}
+
+{samples}`{model}` fine-tuned with the objective `{objective}` on {pairs:,} pairs of human or machine preferences
+(Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", arXiv 2311.12908).
+
+Run this in the folder where this card lies:
+
+```python
+import torch
+from diffusers import DiffusionPipeline
+
+{loading}
+image = pipeline(prompt="a photo of a cat", num_inference_steps={drawing_steps}, {guidance}).images[0]
+```
+
+One `dtype` for all parts is needed: the trained weights are float32, and the base may hold others in half precision.
+Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
+
+| what | value |
+|---|---|
+| steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
+| trained | {trained} |
+| the network predicts | {prediction} |
+| beta, learning rate | {beta}, {rate:g} |
+| base | {model} |
+| reference | {reference} |
+| label set | {labels} |
+| latent store, content hash | {store_hash} |
+| label set, hash | {labels_hash} |
+| held-out implicit accuracy | {accuracy} |
+
+{terms} Preferences carry their raters' tastes and biases into the model.
+
+All settings:
+
+```json
+{settings}
+```
+"""
+
+
+def fill(
+    config: TrainConfig,
+    base: Path,
+    facts: Mapping[str, Any],
+    *,
+    pairs: int,
+    left_out: Sequence[str] = (),
+    samples: bool = False,
+) -> str:
+    """Fill in the card.
+
+    Args:
+        base: the base model's folder on this machine.
+        facts: what facts.json holds.
+        pairs: how many were trained on.
+        left_out: parts without which the model was trained, T5 and its tokenizer.
+        samples: whether SAMPLES lies beside the card.
+    """
+    accuracy = facts.get("implicit_reward")
+    lora = config.policy.lora_rank
+    revision = f', revision="{config.revision}"' if config.revision else ""
+    how = "".join([", dtype=torch.float32", *(f", {part}=None" for part in left_out)])
+    local = (files.ROOT / config.model).is_dir()
+    opened = str(files.ROOT / config.model) if local else config.model
+    of_base = f'pipeline = DiffusionPipeline.from_pretrained("{opened}"{revision}{how})'
+    whole = f'pipeline = DiffusionPipeline.from_pretrained("."{how})'
+    scale = guidance(
+        files.read_json(str(base / "model_index.json"))["_class_name"], config.validation.guidance_scale, 1
+    )
+    hub = _hub_name(base) if local else config.model
+    licence = _licence(base)
+    return _CARD.format(
+        model=config.model,
+        base=f"base_model: {hub}\n{'base_model_relation: adapter' if lora else 'base_model_relation: finetune'}\n"
+        if hub
+        else "",
+        licence=f"license: {licence}\n" if licence else "",
+        terms=f"The base model’s card names the licence {licence}, which applies."
+        if licence
+        else "The licence of the base model applies.",
+        samples=f"![Images drawn while it trained]({SAMPLES})\n\n" if samples else "",
+        tag=", lora" if lora else "",
+        loading=f'{of_base}\npipeline.load_lora_weights(".")' if lora else whole,
+        drawing_steps=config.validation.sampling_steps,
+        guidance=", ".join(f"{name}={value!r}" for name, value in scale.items()),
+        name=Path(config.output).name,
+        objective=config.objective.objective,
+        pairs=pairs,
+        steps=config.steps,
+        batch=config.data.global_batch,
+        best=facts["best_step"],
+        trained=_trained(config.policy),
+        prediction=facts["prediction_type"],
+        beta=_beta(config.objective),
+        rate=config.optimizer.learning_rate,
+        reference=facts["reference"],
+        labels=config.data.labels,
+        store_hash=facts["store_hash"],
+        labels_hash=facts["labels_hash"],
+        accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
+        settings=json.dumps(facts["config"], indent=2),
+    )
+
+
+def _hub_name(base: Path) -> str | None:
+    """Return the Hub name that a local folder says it came from; None where it says none."""
+    name = files.read_json(str(base / "model_index.json")).get("_name_or_path")
+    is_name = isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/"))
+    return name if is_name and not (files.ROOT / name).exists() else None
+
+
+def _licence(base: Path) -> str | None:
+    """Return the licence that the base's own card names in its header; None where there is none."""
+    path = base / "README.md"
+    parts = path.read_text(errors="replace").split("---\n") if path.is_file() else []
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        header = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    named = header.get("license") if isinstance(header, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def _beta(objective: ObjectiveConfig) -> str:
+    if not objective.needs_reference:
+        return "none"
+    if objective.beta == "auto":
+        return f"found at each step, {objective.beta_most:g} at the most"
+    return f"{objective.beta:g}"
+
+
+def _trained(policy: PolicyConfig) -> str:
+    what = "every weight of the network"
+    if policy.lora_rank:
+        layers = ", ".join(policy.lora_targets) or "the attention projections"
+        what = f"LoRA of rank {policy.lora_rank}, alpha {policy.lora_alpha or policy.lora_rank}, on {layers}"
+    return f"{what}; the average at decay {policy.ema_decay:g}" if policy.ema_decay else what
