@@ -23,7 +23,11 @@ ROWS_PER_FILE = 256
 
 
 def manifest(
-    count: int, shape: tuple[int, ...], embeddings: Embeddings, described: Mapping[str, dict[str, Any]]
+    count: int,
+    shape: tuple[int, ...],
+    embeddings: Embeddings,
+    described: Mapping[str, dict[str, Any]],
+    prompts: int = PROMPTS,
 ) -> store.Manifest:
     """Describe a store of random pairs; shape is (C, H, W) of a latent, embeddings those of a caption by column."""
     channels, height, width = shape
@@ -39,7 +43,7 @@ def manifest(
         flip=False,
         embeddings=dict(embeddings),
         counts=store.Counts(
-            rows_in=count, ties=0, invalid=0, quarantined=0, kept=count, contradicting=0, prompts=PROMPTS
+            rows_in=count, ties=0, invalid=0, quarantined=0, kept=count, contradicting=0, prompts=prompts
         ),
         reasons={},
         content_hash=f"random-{count}-{channels}x{height}x{width}",
@@ -74,7 +78,15 @@ def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> 
     )
 
 
-def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Embeddings, indexed: bool = True) -> None:
+def write_store(
+    folder: Path,
+    count: int,
+    shape: tuple[int, ...],
+    embeddings: Embeddings,
+    indexed: bool = True,
+    rows_per_file: int = ROWS_PER_FILE,
+    prompts: int = PROMPTS,
+) -> None:
     """Write the same as a latent store, with the label set human.
 
     Args:
@@ -83,7 +95,7 @@ def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Em
     options = store.WRITTEN_AS if indexed else None
     described: dict[str, dict[str, Any]] = {}
     located: dict[str, addresses.Located | None] = {}
-    for name, table in _tables(count, shape, embeddings):
+    for name, table in _tables(count, shape, embeddings, rows_per_file, prompts):
         path = str(folder / name)
         sha = files.write_table(path, table, options)
         described[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha, "rows": table.num_rows}
@@ -93,21 +105,23 @@ def write_store(folder: Path, count: int, shape: tuple[int, ...], embeddings: Em
     nulls = pa.nulls(count, pa.float32())
     labels = [ids, nulls, nulls, pa.array(ids % 2, pa.float32()), nulls]
     store.write_labels(str(folder), "human", pa.table(labels, names=store.LABELS_SCHEMA.names), {"scorer": "human"})
-    store.publish(str(folder), manifest(count, shape, embeddings, described))
+    store.publish(str(folder), manifest(count, shape, embeddings, described, prompts))
 
 
-def _tables(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> Iterator[tuple[str, pa.Table]]:
+def _tables(
+    count: int, shape: tuple[int, ...], embeddings: Embeddings, rows_per_file: int, prompts: int
+) -> Iterator[tuple[str, pa.Table]]:
     """Yield each Parquet file's name in the store and its rows."""
     generator = np.random.default_rng(0)
-    captions = ["", *(f"caption {number}" for number in range(PROMPTS))]
+    captions = ["", *(f"caption {number}" for number in range(prompts))]
     prompt_ids = np.array([pairs.prompt_id(caption) for caption in captions])
     columns: dict[str, Any] = {"prompt_id": prompt_ids, "caption": captions}
     for name, size in embeddings.items():
         columns[name] = store.half_lists(normal(generator, len(captions), math.prod(size)))
     yield "prompts/part-0.parquet", pa.table(columns)
-    for start in range(0, count, ROWS_PER_FILE):
-        ids = np.arange(start, min(start + ROWS_PER_FILE, count))
-        kept: dict[str, Any] = {"pair_id": ids, "prompt_id": prompt_ids[1 + ids % PROMPTS]}
+    for start in range(0, count, rows_per_file):
+        ids = np.arange(start, min(start + rows_per_file, count))
+        kept: dict[str, Any] = {"pair_id": ids, "prompt_id": prompt_ids[1 + ids % prompts]}
         for column in store.latent_columns(flip=False):
             kept[column] = store.half_lists(normal(generator, len(ids), math.prod(shape)))
         yield f"pairs/status=kept/part-{start}.parquet", pa.table(kept)

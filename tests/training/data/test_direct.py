@@ -61,6 +61,19 @@ def test_batches_are_those_of_a_copy_and_nothing_is_copied(indexed: Path, tmp_pa
             assert all(values.equal(other.conditioning[name]) for name, values in one.conditioning.items())
 
 
+def test_an_encoding_writes_an_index(encoded_store: Path) -> None:
+    manifest = store.read_manifest(str(encoded_store))
+    assert is_addressable(manifest)
+    pairs = open_store(str(encoded_store))
+    assert pairs.pair_ids.tolist() == store.kept_pairs(str(encoded_store))["pair_id"].to_pylist()
+    last = len(pairs.pair_ids) - 1
+    table = pa.concat_tables(
+        pq.read_table(path, partitioning=None) for path in (encoded_store / store.KEPT).glob("*.parquet")
+    ).sort_by("pair_id")
+    read = pairs.latents.begin(np.array([last]))()["latents_1"]
+    assert np.array_equal(read.ravel(), store.half_rows(table["latents_1"])[last])
+
+
 def test_an_index_takes_24_bytes_a_pair_and_a_rank_five_more(indexed: Path) -> None:
     data = apply_labels(open_store(str(indexed)), str(indexed), "human")
     rows = pa.ipc.open_file(str(indexed / addresses.PAIRS)).read_all()

@@ -212,8 +212,11 @@ def test_an_altered_file_is_refused_by_its_hash(spoilt: tuple[TrainConfig, Path]
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
+    errors = assembly.build(config, assembly.Rank()).data.pairs.reference_errors
+    assert errors is not None
+    assert errors.of(np.array([0, 1]), 0).shape == (2, 2)  # a draw is read, and checked, when its epoch begins
     with pytest.raises(UserError, match=r"draw-0001\.parquet: its contents differ from its manifest"):
-        assembly.build(config, assembly.Rank())
+        errors.of(np.array([0]), 1)
     victim.unlink()
     with pytest.raises(UserError, match=r"draw-0001\.parquet: missing"):
         preflight.check_config(config)
