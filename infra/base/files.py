@@ -338,7 +338,7 @@ def copy(source: str, target: str) -> str:
     """Copy a file between disk and S3, block by block, and return the SHA-256 of its bytes, in hex.
 
     Raises:
-        OSError: if it could not be read or written, or less arrived than was sent.
+        OSError: if it could not be read or written, and then no part of it is left; or less arrived than was sent.
     """
     origin, read = open_filesystem(source)
     destination, written = open_filesystem(writable(target))
@@ -346,11 +346,17 @@ def copy(source: str, target: str) -> str:
         Path(written).parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     size = 0
-    with origin.open_input_stream(read) as incoming, destination.open_output_stream(written) as outgoing:
-        for block in _blocks(incoming):
-            digest.update(block)
-            size += len(block)
-            outgoing.write(block)
+    with origin.open_input_stream(read) as incoming:
+        try:
+            with destination.open_output_stream(written) as outgoing:
+                for block in _blocks(incoming):
+                    digest.update(block)
+                    size += len(block)
+                    outgoing.write(block)
+        except BaseException:
+            if destination.get_file_info(written).type == pafs.FileType.File:
+                destination.delete_file(written)  # closing the stream published what there was, on S3 too
+            raise
     arrived = destination.get_file_info(written).size
     if arrived != size:
         raise OSError(f"{target}: {arrived} of {size} bytes arrived")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -53,6 +53,22 @@ def test_a_copy_is_the_bytes_and_tells_their_hash(folder: str, tmp_path: Path) -
     assert files.read_bytes(there) == files.read_bytes(back) == content
     with pytest.raises(OSError, match="none"):
         files.copy(files.join(folder, "none"), back)
+    assert files.read_bytes(back) == content
+
+
+def test_a_copy_that_fails_leaves_no_part_of_itself(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = files.join(folder, "a")
+    target = files.join(folder, "b")
+    files.write_bytes(source, b"whole")
+
+    def cut(_: object) -> Iterator[bytes]:
+        yield b"wh"
+        raise OSError("the source went away")
+
+    monkeypatch.setattr(files, "_blocks", cut)
+    with pytest.raises(OSError, match="went away"):
+        files.copy(source, target)
+    assert files.list_files(folder) == [source]
 
 
 @pytest.mark.parametrize("path", ["s3://KEY:PLANTED@bucket/run", "s3://bucket/run?secret_key=PLANTED"])
