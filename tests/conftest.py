@@ -28,7 +28,7 @@ from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
 from infra.world import rater
-from pipelines.engine import choose, in_process, on_ray
+from pipelines.engine import choose, in_process, ray_cluster
 from pipelines.engine.jobs import Job
 from training.method.objective_config import ObjectiveConfig
 from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
@@ -54,7 +54,8 @@ def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test start or join a Ray cluster inside the test process: that takes seconds, and stays until the end."""
     monkeypatch.setattr(own_cluster, "is_running", lambda: False)
     monkeypatch.setattr(choose._Current, "engine", in_process)
-    monkeypatch.setattr(on_ray.ray, "init", lambda *_, **__: pytest.fail("a test process must not join or start Ray"))
+    refuse = lambda *_, **__: pytest.fail("a test process must not join or start Ray")  # noqa: E731
+    monkeypatch.setattr(ray_cluster.ray, "init", refuse)
 
 
 @pytest.fixture(scope="session")

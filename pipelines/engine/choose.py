@@ -52,10 +52,15 @@ def connect(flag: str = "", copies: int = 0, cluster_only: str | None = None) ->
     Raises:
         UserError: if --engine and the other flags contradict each other, or a named cluster does not answer.
     """
+    _Current.engine = _load(choose_and_say(flag, copies, cluster_only))
+    _Current.engine.connect()
+
+
+def choose_and_say(flag: str = "", copies: int = 0, cluster_only: str | None = None) -> engines.Name:
+    """Choose an engine as `choose` does, say which and why, and return its name."""
     name, why = choose(flag, copies, cluster_only)
     _say_once(f"engine: {'this process' if name == 'local' else 'Ray'}, as {why}")
-    _Current.engine = _load(name)
-    _Current.engine.connect()
+    return name
 
 
 def choose(flag: str = "", copies: int = 0, cluster_only: str | None = None) -> tuple[engines.Name, str]:
@@ -94,8 +99,11 @@ def choose(flag: str = "", copies: int = 0, cluster_only: str | None = None) -> 
 
 
 def _inside_ray() -> bool:
+    """Say whether this process belongs to a cluster that it did not start itself, for one of its other jobs."""
     ray = sys.modules.get("ray")  # whoever is inside has imported it
-    return ray is not None and bool(ray.is_initialized())
+    cluster = sys.modules.get("pipelines.engine.ray_cluster")
+    is_own = cluster is not None and cluster.is_own()
+    return ray is not None and bool(ray.is_initialized()) and not is_own
 
 
 def _load(name: engines.Name) -> Engine:

@@ -1,4 +1,4 @@
-"""The one file of this folder that knows Ray: runs jobs (jobs.py) exactly once, resumable, on Ray Data.
+"""Runs jobs (jobs.py) exactly once, resumable, on Ray Data.
 
 Ray Data reads, cuts into blocks, runs the steps and writes; its checkpointing records finished rows by id (pending
 before a file is written, committed after), so that a killed run goes on where whole blocks ended.
@@ -6,11 +6,7 @@ before a file is written, committed after), so that a killed run goes on where w
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -25,66 +21,28 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
 from ray.data.datasource import Datasource, ReadTask
-from ray.util import metrics as ray_metrics
 
 from infra.base import files, metrics, object_storage
 from infra.base.errors import UserError, comes_again
-from pipelines.engine import clusters, progress
+from pipelines.engine import progress
 from pipelines.engine.failures import AGAIN, full_disk
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
+from pipelines.engine.ray_cluster import call, connect, device_count, ending_on_sigterm, export, map_files
 
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+__all__ = ["call", "connect", "device_count", "map_files", "run"]  # what choose.py asks of an engine
+
 Kind = TypeVar("Kind", bound=BaseException)
 BLOCKS_IN_STORE = 64  # at least, in the smallest node's object store
 PRESSURE = 0.5  # of the object store that Ray Data may fill, itself half of all: from there on nothing more is read
 OVERSHOOT = 1.5  # a step that holds so many times its share gets no more of it, then
-BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
 ROOM_CPUS = 1.0  # that a job leaves for reading, dropping finished rows, cutting into blocks and writing
-
-
-def connect() -> None:
-    """Join the Ray cluster that somebody named, or start one for this process alone.
-
-    Raises:
-        UserError: if the named cluster does not answer, or is reachable beyond loopback and asks for no token.
-    """
-    if ray.is_initialized():
-        return
-    cluster = clusters.named()
-    if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
-        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
-        return
-    clusters.refuse_dead(cluster)
-    dashboard = ray.init(cluster.address, logging_level=logging.WARNING).dashboard_url
-    hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if hosts - LOOPBACK and not _asks_for_token(dashboard):
-        raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
-
-
-def _asks_for_token(dashboard: str | None) -> bool:
-    """Say whether a cluster asks for a token: its dashboard tells; where that is out of reach, what this process has.
-
-    A client's own token says nothing of the server: one that asks for none takes those who bring one, too.
-    """
-    if dashboard:
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
-            asked = http.client.HTTPConnection(dashboard, timeout=5)
-            asked.request("GET", "/api/authentication_mode")
-            answer = asked.getresponse()
-            if answer.status == http.HTTPStatus.OK:
-                return json.load(answer)["authentication_mode"] == "token"
-    return os.environ.get("RAY_AUTH_MODE") == "token"
-
-
-def device_count() -> int:
-    """Return the number of GPUs in the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def run(job: Job) -> None:
     """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
 
     Raises:
+        SystemExit: if this process was sent SIGTERM.
         UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own; if a
             node was lost and Ray could not do without what ran there, or a disk is full: then the same job goes on.
     """
@@ -105,7 +63,7 @@ def run(job: Job) -> None:
     )
     context.checkpoint_config = config
     try:
-        with progress.watch(job, lambda idle: _standstill(job, idle)):
+        with ending_on_sigterm(job.output), progress.watch(job, lambda idle: _standstill(job, idle)):
             _build(job)
     except Exception as error:
         refusal = object_storage.refusal_in(error)
@@ -272,31 +230,6 @@ def _measured(step: Step, job: str, counts: Callable[[pa.Table], Iterable[metric
     return Measured
 
 
-_exported: dict[str, ray_metrics.Metric] = {}  # in each process, made at its first sample
-
-
-def export(samples: Iterable[metrics.Sample]) -> None:
-    """Hand samples to Ray, whose agent on each node exports them for Prometheus."""
-    for sample in samples:
-        metric = _exported.get(sample.name)
-        if metric is None:
-            metric = _exported[sample.name] = _make(sample.name, metrics.METRICS[sample.name])
-        if isinstance(metric, ray_metrics.Counter):
-            if sample.value > 0:  # Ray's counters refuse zero
-                metric.inc(sample.value, dict(sample.labels))
-        elif isinstance(metric, ray_metrics.Gauge):
-            metric.set(sample.value, dict(sample.labels))
-        elif isinstance(metric, ray_metrics.Histogram):
-            metric.observe(sample.value, dict(sample.labels))
-
-
-def _make(name: str, metric: metrics.Metric) -> ray_metrics.Metric:
-    if metric.kind == "histogram":
-        return ray_metrics.Histogram(name, metric.meaning, boundaries=BATCH_SECONDS, tag_keys=metric.labels)
-    kinds = {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}
-    return kinds[metric.kind](name, metric.meaning, tag_keys=metric.labels)
-
-
 class _NoFilter(IdColumnCheckpointManager):
     """Leave out Ray's own filter of finished rows, and its clearing: progress.clear_unfinished has been there before.
 
@@ -318,44 +251,6 @@ class _DropDone:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         return block.filter(pa.array(~progress.are_among(self.row_ids(block), ray.get(self.done))))
-
-
-def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
-    """Run a function once on the cluster, in a process that ends with it, and return what it returns.
-
-    Raises:
-        UserError: the function's own.
-    """
-    remote = ray.remote(num_cpus=SMALL_CPUS, num_gpus=gpus, max_calls=1)(function)
-    try:
-        return ray.get(remote.remote(*arguments))
-    except ray.exceptions.RayTaskError as error:
-        raise object_storage.refusal_in(error.cause) or error from None
-
-
-def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
-    """Apply a function to each path on the cluster and return the results in order."""
-    remote = ray.remote(num_cpus=SMALL_CPUS)(function)
-    return ray.get([remote.remote(path) for path in paths])
-
-
-def side_by_side(
-    function: Callable[[Any], Any], arguments: Sequence[Any], cpus: float, gpus: float = 0.0
-) -> Iterator[tuple[int, Any]]:
-    """Run a function on each argument, as many at once as the cluster holds.
-
-    Yields:
-        An argument's place and the function's result, or the exception that ended it, in the order they end.
-    """
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
-    places = {remote.remote(one): place for place, one in enumerate(arguments)}
-    while places:
-        (ended,), _ = ray.wait(list(places), num_returns=1)
-        try:
-            result = ray.get(ended)
-        except Exception as error:
-            result = object_storage.refusal_in(error) or error
-        yield places.pop(ended), result
 
 
 def _check_resources(steps: Sequence[Step]) -> None:

@@ -28,7 +28,7 @@ from infra.base.verifying import refusals
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import on_ray, shares
+from pipelines.engine import ray_cluster, shares
 from pipelines.engine.jobs import SMALL_CPUS
 from pipelines.experiments.sweep_config import SweepConfig
 from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
@@ -88,7 +88,7 @@ def main(config: SweepConfig) -> None:
         check_trial(trial)
     with store.writer_lock(output):
         save_config(output, config)
-        on_ray.connect()
+        ray_cluster.connect()
         seconds = run_all(trials, config.cpus_per_trial)
         files.write_json(files.join(output, DONE), gather(sweep, trials, seconds) | {"config": asdict(config)})
     print(f"\n{table(sweep, trials)}\n{files.join(output, DONE)}", flush=True)
@@ -132,13 +132,13 @@ def run_all(trials: list[Trial], cpus: float) -> list[Seconds]:
     Raises:
         UserError: when all have ended, naming each trial that failed and why.
     """
-    gpus = shares.share(on_ray.device_count()).gpus
+    gpus = shares.share(ray_cluster.device_count()).gpus
     seconds: list[Seconds] = [{} for _ in trials]
     failed: list[str] = []
     large = [place for place, trial in enumerate(trials) if trial.train is not None and trial.train.workers > 1]
     small = [place for place in range(len(trials)) if place not in large]
     for places, needs in ((small, (cpus, gpus)), (large, (SMALL_CPUS, 0.0))):
-        results = on_ray.side_by_side(run_trial, [trials[place] for place in places], *needs)
+        results = ray_cluster.side_by_side(run_trial, [trials[place] for place in places], *needs)
         for ended, (place, result) in enumerate(results, 1):
             trial = trials[places[place]]
             if isinstance(result, Exception):

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from infra.base.errors import UserError
-from pipelines.engine import clusters, on_ray
+from pipelines.engine import clusters, ray_cluster
 
 pytestmark = pytest.mark.chaos
 
@@ -57,8 +57,8 @@ def test_a_cluster_open_to_others_is_refused_without_a_token(
         init = Mock(return_value=SimpleNamespace(dashboard_url=url))
         nodes = [{"NodeManagerAddress": host, "Alive": True}]
         cluster = SimpleNamespace(is_initialized=lambda: False, init=init, nodes=lambda: nodes)
-        monkeypatch.setattr(on_ray, "ray", cluster)
+        monkeypatch.setattr(ray_cluster, "ray", cluster)
         monkeypatch.setattr(clusters, "refuse_dead", lambda _: None)
         with pytest.raises(UserError, match="asks for no token") if refused else contextlib.nullcontext():
-            on_ray.connect()
+            ray_cluster.connect()
     init.assert_called_once()

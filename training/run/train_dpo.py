@@ -15,7 +15,7 @@ from infra.base import begun, cli, files, named_files, object_storage, records, 
 from infra.base.errors import UserError
 from infra.base.models import Model
 from infra.base.result_files import FACTS
-from pipelines.engine import choose, in_process
+from pipelines.engine import choose
 from pipelines.latents import identity
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
@@ -79,8 +79,7 @@ def verify(config: TrainConfig) -> Iterator[str]:
 
 def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:
     """Choose what runs the loop: this process as the only worker, or Ray Train's workers."""
-    choose.connect("--workers", config.workers)
-    if choose.current() is in_process:
+    if choose.choose_and_say("--workers", config.workers) == "local":
         from training.run import alone
 
         return alone.launch

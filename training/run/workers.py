@@ -1,4 +1,4 @@
-"""The one file of this folder that knows Ray: runs the loop on a group of Ray Train workers."""
+"""Runs the loop on a group of Ray Train workers."""
 
 from __future__ import annotations
 
@@ -12,32 +12,21 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from infra.base import files, metrics, object_storage, termination
 from infra.base.errors import UserError, comes_again
-from pipelines.engine import on_ray
+from pipelines.engine import ray_cluster
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RAY, REFUSAL, is_finished
 from training.run import run_page, stopping
 from training.run.assembly import Rank
+from training.run.entry import Torch, work
 from training.run.loop import train
 from training.settings.config import TrainConfig
 
-
-class _Torch(TorchConfig):
-    """PyTorch's process group, and a handler of SIGTERM in each worker's main thread, where alone one can be set."""
-
-    @property
-    def backend_cls(self) -> type:
-        """Return what starts a group of workers."""
-        return _TorchBackend
-
-
-class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        super().on_start(worker_group, backend_config)
-        worker_group.execute(termination.listen)
+POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+POLL_SECONDS = "0.5"  # between the controller's looks at the workers; Ray's 2 are waited for at each change
 
 
 def launch(config: TrainConfig, output: str) -> None:
@@ -51,11 +40,12 @@ def launch(config: TrainConfig, output: str) -> None:
             cannot be read.
         SystemExit: after a checkpoint, if this process was sent SIGTERM.
     """
-    on_ray.connect()
-    use_gpu = on_ray.device_count() > 0
+    ray_cluster.connect()
+    use_gpu = ray_cluster.device_count() > 0
     _check_room(config, use_gpu)
     for name in (REFUSAL, stopping.STOP):
         files.remove(files.join(output, name))
+    os.environ.setdefault(POLL, POLL_SECONDS)
     trainer = _trainer(config, output, use_gpu)
     failure: Exception | None = None
     try:
@@ -75,13 +65,27 @@ def launch(config: TrainConfig, output: str) -> None:
         raise SystemExit(termination.EXIT)
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer, without a process that a cluster of our own has no use for.
+
+    That process frees what a dead controller held. It asks the dashboard, which such a cluster does not have, and warns
+    each time that nobody answers. A cluster of our own ends with its controller anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()  # type: ignore[misc]  (mypy sees the first version)
+        if not ray_cluster.is_own():
+            return made
+        return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
     storage, attempts = files.open_filesystem(files.join(output, RAY))
     least = config.min_workers
-    return TorchTrainer(
-        run_worker,
+    return _Trainer(
+        work,
         train_loop_config={"config": config},
-        torch_config=_Torch(),
+        torch_config=Torch(),
         scaling_config=ScalingConfig(
             num_workers=config.workers if least is None else (least, config.workers),  # type: ignore[arg-type]
             use_gpu=use_gpu,
@@ -125,11 +129,11 @@ def _check_room(config: TrainConfig, use_gpu: bool) -> None:
     total = ray.cluster_resources()
     least = config.min_workers or config.workers
     wanted = least * config.cpus_per_worker
-    if wanted > total.get("CPU", 0) or (use_gpu and least > on_ray.device_count()):
+    if wanted > total.get("CPU", 0) or (use_gpu and least > ray_cluster.device_count()):
         flag = "--workers" if config.min_workers is None else "--min-workers"
         raise UserError(
             f"{flag} {least}: needs {wanted:g} CPUs and {least if use_gpu else 0} GPUs, "
-            f"the cluster has {total.get('CPU', 0):g} and {on_ray.device_count()}"
+            f"the cluster has {total.get('CPU', 0):g} and {ray_cluster.device_count()}"
         )
 
 
@@ -164,7 +168,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
         world_size=context.get_world_size(),
         device=device,
         on_step=partial(_report, run if exports else None),
-        on_checkpoint=lambda note: on_ray.export(metrics.kept(note, run)) if exports else None,
+        on_checkpoint=lambda note: ray_cluster.export(metrics.kept(note, run)) if exports else None,
         on_more_to_see=run_page.write,
         leaving=_leaving,
     )
@@ -197,6 +201,6 @@ def _leave(path: str, error: UserError) -> None:
 def _report(run: str | None, note: dict[str, Any]) -> None:
     """Tell Ray Train of a step now and then, and Prometheus of each; run: its name, where this worker exports it."""
     if run is not None:
-        on_ray.export(metrics.trained(note, run))
+        ray_cluster.export(metrics.trained(note, run))
     if note["step"] % 10 == 0:
         ray.train.report({name: note[name] for name in ("step", "loss")})

@@ -153,7 +153,8 @@ def test_a_cluster_that_does_not_come_up_is_told_with_its_last_words(
 
 
 def test_a_driver_outside_a_job_joins_this_cluster(ray_environment: dict[str, str], tmp_path: Path) -> None:
-    code = "from pipelines.engine import on_ray; on_ray.connect(); print(on_ray.ray.get_runtime_context().gcs_address)"
+    code = "import ray; from pipelines.engine.ray_cluster import connect; connect(); "
+    code += "print(ray.get_runtime_context().gcs_address)"
     surroundings = ray_environment | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=True

@@ -10,7 +10,7 @@ import pytest
 
 from infra.base import engines, own_cluster
 from infra.base.errors import UserError
-from pipelines.engine import choose, clusters, in_process
+from pipelines.engine import choose, clusters, in_process, ray_cluster
 
 
 @pytest.fixture
@@ -57,6 +57,13 @@ def test_the_flag_decides_and_contradictions_are_refused(monkeypatch: pytest.Mon
 def test_a_part_of_a_ray_job_stays_on_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(choose.sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
     assert choose.choose("--workers", 1) == ("ray", "this is a part of a Ray job")
+
+
+def test_a_cluster_that_one_job_of_this_process_needed_does_not_hold_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(choose.sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setattr(ray_cluster._Own, "started", True)
+    assert choose.choose("--samplers", 1)[0] == "local"
+    assert choose.choose("--workers", 2)[0] == "ray"
 
 
 def test_the_choice_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

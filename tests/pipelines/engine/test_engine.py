@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from support.material import write_pairs
 
 from infra.base.errors import UserError
-from pipelines.engine import choose, on_ray
+from pipelines.engine import choose, on_ray, ray_cluster
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import encode_latents, encode_passes, encoders
 from pipelines.latents.encode_config import EncodeConfig
@@ -63,6 +65,23 @@ def test_the_smallest_object_store_decides_the_blocks(
     assert on_ray._block_bytes() == block
 
 
+def test_sigterm_ends_a_job_with_one_sentence_before_ray_ends_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered: list[Any] = []
+    monkeypatch.setattr(ray_cluster.atexit, "register", registered.append)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, ray_cluster.ending_on_sigterm("out"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == "out: stopped on request; the same command goes on from what is written\n"
+    codes: list[int] = []
+    monkeypatch.setattr(ray_cluster.os, "_exit", codes.append)
+    registered[0]()
+    assert codes == [143]
+
+
 @pytest.mark.parametrize(
     ("gpus", "flags", "decoding", "encoding"),
     [
@@ -92,6 +111,7 @@ def test_flags_say_what_each_step_takes(
         sources=[],
         dataset=SimpleNamespace(schema=SimpleNamespace(names=["caption"]), count_rows=lambda: 0),
         destination="store",
+        latent_bytes=1,
         work=lambda name: name,
         filter=Filter(None, None, {}),
     )

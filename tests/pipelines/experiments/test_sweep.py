@@ -12,7 +12,7 @@ from support.material import Submit, notes
 
 from infra.base import cli
 from infra.base.errors import UserError
-from pipelines.engine import on_ray
+from pipelines.engine import ray_cluster
 from pipelines.experiments import sweep
 from pipelines.experiments.sweep_config import SweepConfig
 from pipelines.experiments.sweep_trials import make_trials, read_sweep
@@ -72,9 +72,9 @@ def in_turn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             except UserError as error:
                 yield place, error
 
-    monkeypatch.setattr(on_ray, "connect", lambda: None)
-    monkeypatch.setattr(on_ray, "device_count", lambda: 0)
-    monkeypatch.setattr(on_ray, "side_by_side", side_by_side)
+    monkeypatch.setattr(ray_cluster, "connect", lambda: None)
+    monkeypatch.setattr(ray_cluster, "device_count", lambda: 0)
+    monkeypatch.setattr(ray_cluster, "side_by_side", side_by_side)
     return begun
 
 

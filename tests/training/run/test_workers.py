@@ -55,10 +55,10 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Mock:
 def fit(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Stand in for Ray Train's fit, and for the cluster."""
     fit = Mock()
-    monkeypatch.setattr(workers.on_ray, "connect", Mock())
-    monkeypatch.setattr(workers.on_ray, "device_count", lambda: 0)
+    monkeypatch.setattr(workers.ray_cluster, "connect", Mock())
+    monkeypatch.setattr(workers.ray_cluster, "device_count", lambda: 0)
     monkeypatch.setattr(workers, "_check_room", Mock())
-    monkeypatch.setattr(workers, "TorchTrainer", Mock(return_value=Mock(fit=fit)))
+    monkeypatch.setattr(workers, "_Trainer", Mock(return_value=Mock(fit=fit)))
     return fit
 
 

@@ -1,0 +1,174 @@
+"""A Ray cluster, joined or started, and what is asked of it beside Ray Data's jobs: functions, GPUs, metrics.
+
+What trains on Ray imports this and not on_ray.py, as Ray Data takes a second to import.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.util import metrics as ray_metrics
+
+from infra.base import metrics, object_storage, termination
+from infra.base.errors import UserError
+from pipelines.engine import clusters
+from pipelines.engine.failures import AGAIN
+from pipelines.engine.jobs import SMALL_CPUS
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
+
+
+class _Own:
+    started = False  # whether this process has a cluster of its own, which ends with it
+
+
+def is_own() -> bool:
+    """Say whether this process started its cluster."""
+    return _Own.started
+
+
+def connect() -> None:
+    """Join the Ray cluster that somebody named, or start one for this process alone.
+
+    Raises:
+        UserError: if the named cluster does not answer, or is reachable beyond loopback and asks for no token.
+    """
+    if ray.is_initialized():
+        return
+    cluster = clusters.named()
+    if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
+        _Own.started = True
+        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
+        return
+    clusters.refuse_dead(cluster)
+    dashboard = ray.init(cluster.address, logging_level=logging.WARNING).dashboard_url
+    hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if hosts - LOOPBACK and not _asks_for_token(dashboard):
+        raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
+
+
+@contextlib.contextmanager
+def ending_on_sigterm(output: str) -> Iterator[None]:
+    """End the process on SIGTERM inside the block, with its locks released and without Ray's own way out.
+
+    Ray's way ends its threads beside those of a job that still runs, and now and then in SIGABRT. What is written is
+    recorded, the cluster notices that its driver is gone, and a cluster of our own ends with us.
+
+    Args:
+        output: the folder that the job writes to.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        atexit.register(_leave)  # what is registered last runs first, before Ray's
+        print(f"{output}: stopped on request; {AGAIN}", file=sys.stderr, flush=True)
+        raise SystemExit(termination.EXIT)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(termination.EXIT)
+
+
+def _asks_for_token(dashboard: str | None) -> bool:
+    """Say whether a cluster asks for a token: its dashboard tells; where that is out of reach, what this process has.
+
+    A client's own token says nothing of the server: one that asks for none takes those who bring one, too.
+    """
+    if dashboard:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+            asked = http.client.HTTPConnection(dashboard, timeout=5)
+            asked.request("GET", "/api/authentication_mode")
+            answer = asked.getresponse()
+            if answer.status == http.HTTPStatus.OK:
+                return json.load(answer)["authentication_mode"] == "token"
+    return os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+def device_count() -> int:
+    """Return the number of GPUs in the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+    """Run a function once on the cluster, in a process that ends with it, and return what it returns.
+
+    Raises:
+        UserError: the function's own.
+    """
+    remote = ray.remote(num_cpus=SMALL_CPUS, num_gpus=gpus, max_calls=1)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise object_storage.refusal_in(error.cause) or error from None
+
+
+def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
+    """Apply a function to each path on the cluster and return the results in order."""
+    remote = ray.remote(num_cpus=SMALL_CPUS)(function)
+    return ray.get([remote.remote(path) for path in paths])
+
+
+def side_by_side(
+    function: Callable[[Any], Any], arguments: Sequence[Any], cpus: float, gpus: float = 0.0
+) -> Iterator[tuple[int, Any]]:
+    """Run a function on each argument, as many at once as the cluster holds.
+
+    Yields:
+        An argument's place and the function's result, or the exception that ended it, in the order they end.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    places = {remote.remote(one): place for place, one in enumerate(arguments)}
+    while places:
+        (ended,), _ = ray.wait(list(places), num_returns=1)
+        try:
+            result = ray.get(ended)
+        except Exception as error:
+            result = object_storage.refusal_in(error) or error
+        yield places.pop(ended), result
+
+
+_exported: dict[str, ray_metrics.Metric] = {}  # in each process, made at its first sample
+
+
+def export(samples: Iterable[metrics.Sample]) -> None:
+    """Hand samples to Ray, whose agent on each node exports them for Prometheus."""
+    for sample in samples:
+        metric = _exported.get(sample.name)
+        if metric is None:
+            metric = _exported[sample.name] = _make(sample.name, metrics.METRICS[sample.name])
+        if isinstance(metric, ray_metrics.Counter):
+            if sample.value > 0:  # Ray's counters refuse zero
+                metric.inc(sample.value, dict(sample.labels))
+        elif isinstance(metric, ray_metrics.Gauge):
+            metric.set(sample.value, dict(sample.labels))
+        elif isinstance(metric, ray_metrics.Histogram):
+            metric.observe(sample.value, dict(sample.labels))
+
+
+def _make(name: str, metric: metrics.Metric) -> ray_metrics.Metric:
+    if metric.kind == "histogram":
+        return ray_metrics.Histogram(name, metric.meaning, boundaries=BATCH_SECONDS, tag_keys=metric.labels)
+    kinds = {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}
+    return kinds[metric.kind](name, metric.meaning, tag_keys=metric.labels)
