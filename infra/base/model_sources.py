@@ -14,7 +14,8 @@ from infra.base.errors import UserError
 INDEX = "model_index.json"  # diffusers' name for what a pipeline is made of
 ADAPTERS = "pytorch_lora_weights.safetensors"  # and for LoRA weights
 SINGLE = ".safetensors"  # the end of a checkpoint in one file
-COPIED = (".json", ".txt", ".model", ".safetensors", ".jinja")  # what is copied from S3; no pickle and no code
+# From S3: no pickle and no code; a result's facts vouch for its card and the grid of images beside it.
+COPIED = (".json", ".txt", ".model", ".safetensors", ".jinja", ".md", ".png")
 OTHER_FILES = dict.fromkeys(
     weight_names.PICKLES, "a pickle, which is not loaded; give the same checkpoint as .safetensors"
 ) | {".gguf": "quantised (GGUF); give the same checkpoint in float16, bfloat16 or float32, as .safetensors"}
@@ -99,6 +100,8 @@ def folder_from_s3(model: str, flag: str, wanted: str = "") -> Path:
     """
     source = files.resolve(model)
     stamps = [stamp for stamp in files.stamps(source) if stamp[0].endswith(COPIED)]
+    if any(name == INDEX for name, _, _ in stamps):  # whole checkpoints beside the parts are no part of the model
+        stamps = [stamp for stamp in stamps if "/" in stamp[0] or not stamp[0].endswith(SINGLE)]
     names = [name for name, _, _ in stamps]
     if wanted and wanted not in names:
         raise UserError(f"{flag} {model}: holds no {wanted}: no LoRA result")

@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
-from infra.base import files
+from infra.base import composed, files, model_sources
 from pipelines.drawing.sampling import guidance
+from pipelines.latents.kinds import KINDS
 from training.method.objective_config import ObjectiveConfig
 from training.method.policy_config import PolicyConfig
+from training.run import exports
 from training.settings.config import TrainConfig
 
 SAMPLES = "samples.png"  # the last grid of images that the run drew, beside the card
@@ -39,7 +41,7 @@ image = pipeline(prompt="a photo of a cat", num_inference_steps={drawing_steps},
 
 One `dtype` for all parts is needed: the trained weights are float32, and the base may hold others in half precision.
 Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
-
+{exported}
 | what | value |
 |---|---|
 | steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
@@ -83,16 +85,13 @@ def fill(
     """
     accuracy = facts.get("implicit_reward")
     lora = config.policy.lora_rank
-    revision = f', revision="{config.revision}"' if config.revision else ""
     how = "".join([", dtype=torch.float32", *(f", {part}=None" for part in left_out)])
-    local = (files.ROOT / config.model).is_dir()
-    opened = str(files.ROOT / config.model) if local else config.model
-    of_base = f'pipeline = DiffusionPipeline.from_pretrained("{opened}"{revision}{how})'
+    named, _ = composed.split(config.model)
+    local = (files.ROOT / (named or config.model)).is_dir()
+    pipeline = files.read_json(str(base / "model_index.json"))["_class_name"]
     whole = f'pipeline = DiffusionPipeline.from_pretrained("."{how})'
-    scale = guidance(
-        files.read_json(str(base / "model_index.json"))["_class_name"], config.validation.guidance_scale, 1
-    )
-    hub = _hub_name(base) if local else config.model
+    scale = guidance(pipeline, config.validation.guidance_scale, 1)
+    hub = _hub_name(base) if local else named or config.model
     licence = _licence(base)
     return _CARD.format(
         model=config.model,
@@ -105,7 +104,8 @@ def fill(
         else "The licence of the base model applies.",
         samples=f"![Images drawn while it trained]({SAMPLES})\n\n" if samples else "",
         tag=", lora" if lora else "",
-        loading=f'{of_base}\npipeline.load_lora_weights(".")' if lora else whole,
+        exported=_exported(config, pipeline) if config.export == "single-file" else "",
+        loading=f'{_open_base(config, pipeline, how)}\npipeline.load_lora_weights(".")' if lora else whole,
         drawing_steps=config.validation.sampling_steps,
         guidance=", ".join(f"{name}={value!r}" for name, value in scale.items()),
         name=Path(config.output).name,
@@ -125,6 +125,43 @@ def fill(
         accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
         settings=json.dumps(facts["config"], indent=2),
     )
+
+
+def _open_base(config: TrainConfig, pipeline: str, how: str) -> str:
+    """Return the lines that open the base with diffusers as --model named it, BASE+ADDED for one.
+
+    Args:
+        pipeline: its class.
+        how: arguments that every way of opening takes.
+    """
+    base, added = composed.split(config.model)
+    revision = f', revision="{config.revision}"' if config.revision else ""
+    if base is None:
+        return f'pipeline = DiffusionPipeline.from_pretrained("{_place(added)}"{revision}{how})'
+    if added.endswith(model_sources.SINGLE):
+        file = f'"{_place(added)}", config="{_place(base)}"'
+        return f"import diffusers\n\npipeline = diffusers.{pipeline}.from_single_file({file}{how})"
+    network = KINDS[pipeline].network
+    inside = "" if (Path(_place(added)) / "config.json").is_file() else f', subfolder="{network}"'
+    return (
+        "from diffusers import AutoModel\n\n"
+        f'{network} = AutoModel.from_pretrained("{_place(added)}"{inside}, dtype=torch.float32)\n'
+        f'pipeline = DiffusionPipeline.from_pretrained("{_place(base)}"{revision}{how}, {network}={network})'
+    )
+
+
+def _place(model: str) -> str:
+    """Return a local path from the root of the disk; a Hub name or s3:// stays."""
+    return str(files.ROOT / model) if (files.ROOT / model).exists() else model
+
+
+def _exported(config: TrainConfig, pipeline: str) -> str:
+    """Say how each reader opens the single file beside the card."""
+    lora = bool(config.policy.lora_rank)
+    file = f"{Path(config.output).name}.safetensors"
+    what = "the same adapters in kohya's names, their scale in the tensors" if lora else "the same model in one file"
+    readers = exports.lines(file, pipeline, lora).items()
+    return f"\n`{file}` holds {what}:\n\n" + "".join(f"- {reader}: {line}\n" for reader, line in readers)
 
 
 def _hub_name(base: Path) -> str | None:
@@ -160,5 +197,6 @@ def _trained(policy: PolicyConfig) -> str:
     what = "every weight of the network"
     if policy.lora_rank:
         layers = ", ".join(policy.lora_targets) or "the attention projections"
-        what = f"LoRA of rank {policy.lora_rank}, alpha {policy.lora_alpha or policy.lora_rank}, on {layers}"
+        alpha = f"alpha {policy.lora_alpha or policy.lora_rank} (in the weights: load at scale 1)"
+        what = f"LoRA of rank {policy.lora_rank}, {alpha}, on {layers}"
     return f"{what}; the average at decay {policy.ema_decay:g}" if policy.ema_decay else what

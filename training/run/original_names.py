@@ -7,7 +7,7 @@ for networks of any width and number of levels.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -180,8 +180,3 @@ def original(parts: Mapping[str, Tensors], settings: Mapping[str, Mapping[str, A
     if is_xl:
         named |= original_open_clip(parts["text_encoder_2"], "conditioner.embedders.1.model.")
     return named
-
-
-def without_buffers(tensors: Tensors, names: Sequence[str] = ("position_ids",)) -> Tensors:
-    """Leave out what classes compute for themselves."""
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(tuple(names))}

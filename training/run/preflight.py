@@ -21,7 +21,7 @@ from pipelines.raw import pairs
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.checkpoints import checkpoint
 from training.method.policy import lora_targets
-from training.run import health
+from training.run import exports, health
 from training.run.reference_check import check_draws, check_reference_errors
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
@@ -89,6 +89,8 @@ def check_config(config: TrainConfig) -> TrainConfig:
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     weight_files.check_folder(config.start.folder(()), ())
     backbone = open_backbone(config.start.folder(()), config.schedule)
+    if config.export == "single-file":
+        exports.check(backbone.folder, lora=bool(config.policy.lora_rank))
     if config.policy.lora_rank:
         lora_targets(counting.empty(backbone.folder, backbone.network_folder), config.policy.lora_targets)
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
@@ -106,12 +108,14 @@ def check_config(config: TrainConfig) -> TrainConfig:
         check_steps(config.start.folder(()), validation.sampling_steps)
     _check_reference(config, manifest)
     check_reference_errors(config)
-    pinned = replace(config, revision=config.start.pinned().revision)
+    start = config.start.pinned()
+    pinned = replace(config, model=start.name, revision=start.revision)
     weight_files.check_weights(config.start.folder(), (backbone.network_folder,))
     if config.reference_model is None:
         return pinned
     weight_files.check_weights(config.reference.folder(), (backbone.network_folder,), "--reference-model")
-    return replace(pinned, reference_revision=config.reference.pinned().revision)
+    reference = config.reference.pinned()
+    return replace(pinned, reference_model=reference.name, reference_revision=reference.revision)
 
 
 def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:

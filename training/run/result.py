@@ -22,7 +22,7 @@ from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
 from training.checkpoints.run_folder import RESULT, SAMPLES
 from training.data.loader import Labelled
-from training.run import card
+from training.run import card, exports
 from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip
@@ -68,6 +68,8 @@ def write_result(
         "max_tokens": tokens,  # to sample and score with
         "config": asdict(config),
     }
+    if config.export == "single-file":
+        exports.write(folder, backbone.folder, Path(config.output).name, lora=bool(config.policy.lora_rank))
     grids = sorted((output / SAMPLES).glob("*.png"), key=lambda path: (path.stem.rpartition("-")[2], path.stem))
     if grids:
         shutil.copy(grids[-1], folder / card.SAMPLES)
@@ -138,12 +140,16 @@ def _not_opened(folder: str, names: list[str]) -> list[str]:
 
 
 def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
-    """Write the adapters through the pipeline's own class, with the settings that say how they are scaled."""
+    """Write the adapters through the pipeline's own class, alpha/rank multiplied into B: any reader's scale is 1."""
     from peft import get_peft_model_state_dict
 
     pipeline = getattr(diffusers, files.read_json(str(backbone.folder / "model_index.json"))["_class_name"])
     tensors = {name: value.cpu().contiguous() for name, value in get_peft_model_state_dict(policy).items()}
     settings = policy.peft_config["default"].to_dict()
+    # Older readers, and those of other names, know no alpha but the rank: the scale is in the weights.
+    scale = settings["lora_alpha"] / settings["r"]
+    tensors = {name: value * scale if "lora_B" in name else value for name, value in tensors.items()}
+    settings["lora_alpha"] = settings["r"]
     # A set's order changes from process to process, and with it the file's hash.
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     name = backbone.network_folder

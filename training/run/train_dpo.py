@@ -21,6 +21,7 @@ from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import RESULT, is_finished
+from training.run import exports
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -29,11 +30,11 @@ FREE = (
     *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
     *("sharding", "activation_checkpointing", "compile", "channels_last"),
     *("sample_prompts", "sample_every"),
-    *("keep_checkpoints", "output", "steps", "cache", "micro_batch", "reference"),
+    *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference"),
 )
 
 REVISIONS = "revisions.json"
-MODEL_REVISIONS = ("revision", "reference_revision")
+MODEL_REVISIONS = ("model", "revision", "reference_model", "reference_revision")
 IDENTITIES = "identities.json"  # of the models that a run began with
 STORES = "stores.json"  # content hashes of the stores that a run began with
 
@@ -49,6 +50,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
         named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
+        _export_finished(output, config)
         print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
         return
     if files.exists(files.join(output, "config.json")):
@@ -75,6 +77,29 @@ def verify(config: TrainConfig) -> Iterator[str]:
     """Yield a sentence for each thing that is wrong with the run folder and with the copies in this node's cache."""
     yield from run_check.problems(files.resolve(config.output))
     yield from run_check.cache_problems(config.data.cache)
+
+
+def _export_finished(output: str, config: TrainConfig) -> None:
+    """Write the single file of a finished run that was trained without --export.
+
+    Raises:
+        UserError: if the result lies on S3, or its model has no such layout.
+    """
+    name = output.rsplit("/", 1)[-1]
+    if config.export == "folder" or files.is_file(files.join(output, RESULT, f"{name}.safetensors")):
+        return
+    if files.is_remote(output):
+        raise UserError(f"--export single-file: {output} is finished; copy it to a disk, and name it there as --output")
+    folder = Path(output) / RESULT
+    lora = bool(config.policy.lora_rank)
+    base = _as_begun(output, config).start.folder(()) if lora else folder
+    exports.check(base, lora)
+    path = exports.write(folder, base, name, lora)
+    facts = result_files.read_facts(str(folder))
+    if "files" in facts:  # not in those of earlier versions
+        facts["files"] |= named_files.describe(str(folder), [path.name])
+        files.write_json(str(folder / result_files.FACTS), facts)
+    print(f"{path}: the result in one file", flush=True)
 
 
 def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:

@@ -114,6 +114,7 @@ class TrainConfig:
             "held_out_pairs",
         ),
         "checkpoints": ("checkpoint_every", "keep_checkpoints", "resume_from"),
+        "result": ("export",),
         "workers and speed": (
             "workers",
             "min_workers",
@@ -140,6 +141,9 @@ class TrainConfig:
     """Revision of the reference model on the Hub."""
     output: str = "runs/dpo"
     """Run folder, local or s3://. Give the same folder again to go on from its last checkpoint."""
+    export: Literal["folder", "single-file"] = "folder"
+    """Form of the result: a folder that diffusers opens, or beside it also a single file for ComfyUI, A1111 and Forge
+    (SD1.5's and SDXL's kind; of LoRA in kohya's names)."""
     seed: int = 0
     """Seed of the order of pairs, of noise and timesteps."""
     steps: int = 100

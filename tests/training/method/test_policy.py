@@ -240,7 +240,9 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     assert (facts["config"]["model"], facts["config"]["revision"]) == (str(config.model), None)
     card = (folder / "README.md").read_text()
     assert f'from_pretrained("{MODEL}", dtype=torch.float32)\npipeline.load_lora_weights(".")' in card
-    assert "| trained | LoRA of rank 4, alpha 16, on the attention projections |" in card
+    assert (
+        "| trained | LoRA of rank 4, alpha 16 (in the weights: load at scale 1), on the attention projections |" in card
+    )
 
 
 def test_another_reference_stays_a_network_of_its_own(config: TrainConfig, tmp_path: Path) -> None:

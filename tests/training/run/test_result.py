@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
 from support.material import MODEL, lora_result
+from support.single_files import original_tensors, write_single
 from support.tiny_pipelines import KINDS
 
 from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
+from infra.base.models import ADAPTERS
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.method.policy_config import PolicyConfig
@@ -24,7 +28,13 @@ from training.settings.config import TrainConfig
 
 from diffusers import DiffusionPipeline  # isort: skip
 
-FACTS = {"best_step": 1, "reference": "none", "store_hash": "s", "labels_hash": "l", "prediction_type": "epsilon"}
+FACTS = {
+    "best_step": 1,
+    "reference": "none",
+    "store_hash": "s",
+    "labels_hash": "l",
+    "prediction_type": "epsilon",
+}
 
 
 WITHOUT_T5 = {"sd3-without-t5": ("text_encoder_3", "tokenizer_3")}
@@ -33,7 +43,7 @@ WITHOUT_T5 = {"sd3-without-t5": ("text_encoder_3", "tokenizer_3")}
 def run_card(config: TrainConfig, folder: Path, left_out: tuple[str, ...] = ()) -> Any:
     """Run the lines of Python on a card in a result's folder, and return the image that they end with."""
     facts = FACTS | {"config": asdict(config)}
-    said = card.fill(config, Path(config.model), facts, pairs=1, left_out=left_out)
+    said = card.fill(config, config.start.folder(()), facts, pairs=1, left_out=left_out)
     lines = re.findall(r"```python\n(.*?)```", said, re.DOTALL)
     assert len(lines) == 1
     names: dict[str, Any] = {}
@@ -103,3 +113,38 @@ def test_a_result_leaves_pickles_and_copies_of_the_base_behind(tmp_path: Path) -
     result._write_pipeline(folder, backbone, backbone.load_network())
     assert sorted(path.name for path in (folder / "vae").iterdir()) == ["config.json", opened]
     assert (folder / "tokenizer").is_dir()
+
+
+@pytest.mark.parametrize("added", ["file", "network"])
+def test_the_card_s_lines_run_for_adapters_of_a_model_of_two_places(added: str, tmp_path: Path) -> None:
+    """The card opens BASE+FILE, and a base with a network of its own, with diffusers alone."""
+    folder, _ = lora_result(tmp_path / "lora")
+    place = write_single(tmp_path / "x.safetensors", original_tensors(MODEL)) if added == "file" else MODEL / "unet"
+    config = TrainConfig(model=f"{MODEL}+{place}", policy=PolicyConfig(lora_rank=4))
+    assert run_card(config, folder).size == (64, 64)
+
+
+def test_the_scale_of_adapters_is_in_their_weights(tmp_path: Path) -> None:
+    """Alpha 8 over rank 4 is a factor of 2: in B, not in settings that only one library reads."""
+    folder, policy = lora_result(tmp_path / "lora", alpha=8)
+    saved = load_file(folder / ADAPTERS)
+    for name, weight in get_peft_model_state_dict(policy).items():
+        assert torch.equal(saved[f"unet.{name}"], 2 * weight if "lora_B" in name else weight)
+    ways: list[Any] = [str(folder), dict(saved)]  # with its settings, and as readers see it that know none
+    predictions = []
+    for given in ways:
+        pipeline = DiffusionPipeline.from_pretrained(MODEL)
+        pipeline.load_lora_weights(given)
+        predictions.append(predict(pipeline.unet))
+    assert torch.equal(predictions[0], predictions[1])
+    assert torch.equal(predictions[0], predict(policy))
+    assert not torch.equal(predictions[0], predict(DiffusionPipeline.from_pretrained(MODEL).unet))
+
+
+def predict(unet: Any) -> torch.Tensor:
+    """Return what a UNet of the embedded model predicts for one noisy latent."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 8, 8, generator=generator)
+    captions = torch.randn(1, 16, unet.config["cross_attention_dim"], generator=generator)
+    with torch.no_grad():
+        return unet(latents, 10, captions).sample
