@@ -108,7 +108,7 @@ class Autocast(TorchFunctionMode):
     Attention goes to the flash kernel, as on a GPU: none keeps the matrix of weights.
     """
 
-    narrow = (F.linear, F.conv2d, torch.matmul, torch.bmm)
+    narrow = (F.linear, F.conv2d, F.conv3d, torch.matmul, torch.bmm)
     wide = (F.group_norm, F.layer_norm)
 
     def __init__(self, dtype: torch.dtype) -> None:

@@ -53,7 +53,7 @@ def embedding_shapes(folder: Path, tokens: int) -> Shapes:
                 "text_encoder_2": (tokens, setting("text_encoder_2", "d_model")),
             }
         case "QwenImagePipeline" | "ZImagePipeline":
-            return {"text_encoder": (tokens, _width(folder)), LENGTH: ()}
+            return {"text_encoder": (tokens, _width(folder)), LENGTH: (1,)}
         case "Flux2KleinPipeline":
             return {"text_encoder": (tokens, len(KLEIN_LAYERS) * _width(folder))}
         case _:
@@ -123,7 +123,7 @@ def _z_image(pipeline: Any, captions: list[str], shapes: Shapes, device: str) ->
 def _padded(rows: Sequence[torch.Tensor], tokens: int) -> Outputs:
     """Fill each caption's rows [L, D] up with zeros to one length, and count them."""
     filled = [torch.nn.functional.pad(one, (0, 0, 0, tokens - len(one))) for one in rows]
-    return {"text_encoder": torch.stack(filled), LENGTH: torch.tensor([float(len(one)) for one in rows])}
+    return {"text_encoder": torch.stack(filled), LENGTH: torch.tensor([[float(len(one))] for one in rows])}
 
 
 def _flux_2_klein(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:

@@ -33,7 +33,7 @@ class QwenImage(RectifiedFlow):
         timesteps: torch.Tensor,
         conditioning: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Run the network at s; the conditioning is text_encoder [B, L, D] and text_encoder_length [B]."""
+        """Run the network at s; the conditioning is text_encoder [B, L, D] and text_encoder_length [B, 1]."""
         height, width = noisy.shape[-2:]
         text, mask = ragged.masked(conditioning)
         tokens = network(

@@ -20,7 +20,7 @@ def lengths(conditioning: Mapping[str, torch.Tensor]) -> list[int]:
     text = conditioning[TEXT]
     if text.is_meta:
         return [text.shape[1]] * len(text)
-    return [int(length) for length in conditioning[LENGTH].tolist()]
+    return [int(length) for length in conditioning[LENGTH].flatten().tolist()]
 
 
 def rows(conditioning: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:

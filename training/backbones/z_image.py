@@ -33,7 +33,7 @@ class ZImage(RectifiedFlow):
     ) -> torch.Tensor:
         """Run the network at 1 - s and turn its x_0 - noise round.
 
-        The conditioning is text_encoder [B, L, D] and text_encoder_length [B].
+        The conditioning is text_encoder [B, L, D] and text_encoder_length [B, 1].
         """
         time = (1000 - 1000 * self._at(timesteps)) / 1000  # rounded as in the pipeline
         images = list(noisy.unsqueeze(2).unbind())  # [C, frames, H, W] each

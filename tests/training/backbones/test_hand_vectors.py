@@ -160,7 +160,7 @@ def test_captions_of_unequal_length_in_a_batch_are_what_they_are_alone(kind: str
     if kind != "flux2-klein":  # whose rows are all read
         assert len({int(length) for length in text[text_columns.LENGTH]}) == 3
         padded = text["text_encoder"].clone()
-        for row, length in enumerate(text[text_columns.LENGTH].long().tolist()):
+        for row, length in enumerate(text[text_columns.LENGTH].flatten().long().tolist()):
             padded[row, length:] = 7.0
         filled = backbone.predict(network, noisy, t, text | {"text_encoder": padded})
         assert torch.allclose(filled, together, atol=3e-6)  # what the store is padded with is not looked at
