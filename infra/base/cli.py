@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, engines, files, flags, logs, verifying
+from infra.base import config_files, dry_run, ending, engines, files, flags, logs, verifying
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
@@ -92,6 +92,8 @@ def run(
             raise
         print(f"error: {refusal}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
+    if arguments is None:
+        ending.note_success()
 
 
 def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:
