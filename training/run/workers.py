@@ -73,7 +73,7 @@ class _Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        made = super()._create_default_callbacks()  # type: ignore[misc]  (mypy sees the first version)
+        made = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version
         if not ray_cluster.is_own():
             return made
         return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
