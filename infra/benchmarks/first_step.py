@@ -38,7 +38,8 @@ class BenchmarkConfig:
 
     pairs: tuple[int, ...] = (2_000, 50_000, 1_000_000)
     """Pairs of each store, ascending."""
-    rows_per_file: int = 16_384
+    rows_per_file: int = 1024
+    """Pairs of a file, as preset sd15 has it."""
     rounds: int = 3
     copied: bool = False
     """Whether to measure the copy of a store without an index, too."""

@@ -45,7 +45,12 @@ def lay_out(config: PlanConfig, pools: Mapping[str, Pool], assumed: Assumptions)
     for name, pool in pools.items():
         if name == "train":
             least = config.min_nodes or pool.nodes
-            stages.append(plan_stages.train(sizes, counted, pool, assumed, least))
+            stage = plan_stages.train(sizes, counted, pool, assumed, least)
+            best = best_interval(config, stage)
+            if config.checkpoint_every is None and best is not None:
+                sizes = replace(sizes, every=min(best, sizes.steps))
+                stage = plan_stages.train(sizes, counted, pool, assumed, least)
+            stages.append(stage)
         else:
             stages.append(plan_stages.STAGES[name](sizes, counted, pool, assumed))  # type: ignore[index]
         if name == "encode":
@@ -88,15 +93,24 @@ def nodes_of(config: PlanConfig, stage: Stage) -> Fleet:
     return Fleet(stage.busy, mtbf, config.replacement_minutes * 60 + stage.staging)
 
 
+def best_interval(config: PlanConfig, stage: Stage) -> int | None:
+    """Return Young's number of steps between checkpoints, sqrt(2 C M); None where no node fails."""
+    work = stage.work
+    failing = nodes_of(config, stage)
+    assert isinstance(work, Training)
+    if not math.isfinite(failing.mtbf):
+        return None
+    return max(1, round(fleet.best_interval(work.copy, failing.mtbf / failing.nodes) / work.step(failing.nodes)))
+
+
 def intervals(config: PlanConfig, stage: Stage, price: float | None) -> list[dict[str, Any]]:
     """Return the figures of other checkpoint intervals, Young's among them."""
     work = stage.work
     failing = nodes_of(config, stage)
     assert isinstance(work, Training)
     wanted = {max(1, round(work.every * factor)) for factor in FACTORS}
-    young = None
-    if math.isfinite(failing.mtbf):
-        young = max(1, round(fleet.best_interval(work.copy, failing.mtbf / failing.nodes) / work.step(failing.nodes)))
+    young = best_interval(config, stage)
+    if young is not None:
         wanted.add(young)
     rows = []
     for every in sorted(each for each in wanted if each <= work.steps):

@@ -39,7 +39,7 @@ class PlanConfig:
     steps: int | None = None
     """Training steps; by default the preset's, and at least one epoch."""
     checkpoint_every: int | None = None
-    """Training steps between checkpoints; by default the preset's."""
+    """Training steps between checkpoints; by default the best number with --mtbf-hours, else the preset's."""
     validation_images: int = 0
     """Images drawn after each checkpoint to choose the best one."""
     captions: int = 1632

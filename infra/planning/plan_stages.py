@@ -117,6 +117,7 @@ def reference(sizes: Sizes, counted: Counted, pool: Pool, assumed: Assumptions) 
     needs = {
         "GPU, reference": 2 * counted.network.forward / (speed * pool.gpus),
         "CPU, loading": _pair_bytes(counted) / (_bytes(assumed["loader_rate"]) * pool.gpus),
+        "S3, rows": _pair_bytes(counted) / _bytes(assumed["bandwidth"]),
     }
     block = reference_config.PRESETS[sizes.preset].rows_per_file
     staging = _staging(counted, assumed)
@@ -147,12 +148,13 @@ def train(sizes: Sizes, counted: Counted, pool: Pool, assumed: Assumptions, leas
         return {
             computing: share * pair / (speed * assumed["train_ratio"]),
             "CPU, loading": share * _pair_bytes(counted) / _bytes(assumed["loader_rate"]),
+            "S3, rows": share * pool.gpus * _pair_bytes(counted) / _bytes(assumed["bandwidth"]),
             "network, gradients": max(0.0, exchange - backward * min(share, config.data.micro_batch)),
         }
 
     def step(nodes: int) -> float:
-        compute, loading, rest = parts(nodes).values()
-        return max(compute, loading) + rest
+        *meanwhile, exchange = parts(nodes).values()
+        return max(meanwhile) + exchange
 
     write = size / _bytes(assumed["write_rate"])
     drawn = 2 * config.validation.sampling_steps * network.forward * sizes.validation_images

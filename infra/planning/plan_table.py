@@ -32,6 +32,7 @@ def show(
         ("pairs", f"{sizes.pairs:,}, {counted.manifest.counts.prompts:,} captions"),
         ("store", dry_run.gigabytes(stored)),
         ("  its index, copied to each node", f"{dry_run.gigabytes(index_bytes(counted.manifest))}, {copying:,.1f} s"),
+        ("checkpoints", f"every {sizes.every:,} steps: train_dpo.py --checkpoint-every {sizes.every}"),
         ("steps", f"{sizes.steps:,} of {sizes.training.data.global_batch:,} pairs, {visits / sizes.pairs:.3g} epochs"),
     ]
     parts = [dry_run.table([*head, *_memory(sizes, counted, stages)]), "", _stage_table(rows)]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 
 from infra.base import files
 from infra.base.errors import UserError
@@ -71,25 +72,29 @@ def _local_index(path: str, manifest: store.Manifest, cache: str | None) -> Path
     described = {name: manifest.files[name] for name in manifest.files if name.startswith(f"{addresses.FOLDER}/")}
     if not files.is_remote(path):
         for name, about in described.items():
-            _check_index(files.join(path, name), str(about["sha256"]))
+            _check_index(Path(path) / name, about, files.join(path, name))
         return Path(path) / addresses.FOLDER
 
     def fill(folder: Path) -> None:
         for name, about in described.items():
             copied = folder / Path(name).name
+            if not files.is_file(files.join(path, name)):
+                raise UserError(f"{files.join(path, name)}: missing, though its manifest names it; {REPAIR}")
             files.copy(files.join(path, name), str(copied))
-            _check_index(str(copied), str(about["sha256"]), files.join(path, name))
+            _check_index(copied, about, files.join(path, name))
 
     size = sum(int(about["bytes"]) for about in described.values())
     name = f"index-{described[addresses.PAIRS]['sha256'][:32]}-{manifest.content_hash}"
     return staged_once(cache, name, size, path, fill)
 
 
-def _check_index(path: str, sha256: str, named: str | None = None) -> None:
-    if not files.is_file(path):
-        raise UserError(f"{named or path}: missing, though its manifest names it; {REPAIR}")
-    if files.sha256(path) != sha256:
-        raise UserError(f"{named or path}: its contents differ from its manifest; {REPAIR}")
+def _check_index(local: Path, about: Mapping[str, Any], named: str) -> None:
+    """Compare a file of the index, on a disk, with what the manifest says of it."""
+    if not local.is_file():
+        raise UserError(f"{named}: missing, though its manifest names it; {REPAIR}")
+    same = local.stat().st_size == about["bytes"]
+    if not (same and xxhash.xxh3_128_hexdigest(pa.memory_map(str(local)).read_buffer()) == about["xxh3"]):
+        raise UserError(f"{named}: its contents differ from its manifest; {REPAIR}")
 
 
 def _mapped(path: Path) -> pa.RecordBatch:

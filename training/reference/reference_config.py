@@ -46,7 +46,7 @@ class ReferenceConfig:
     gpus_per_copy: float | None = None
     """GPUs that each copy holds; by default 1 where the cluster has GPUs, else 0."""
     cache: str | None = None
-    """Folder on each node for a copy of the store; by default in the temporary folder."""
+    """Folder on each node for the index of a store on S3; by default in the temporary folder."""
     rows_per_file: int = 1024
     """Visits per file. When a run is killed, each copy loses at most so many."""
 

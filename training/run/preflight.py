@@ -46,7 +46,8 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     path = files.resolve(data.store)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
-    table, _ = store.read_labels(path, data.labels)
+    labels, _ = store.find_labels(path, data.labels)
+    table = tables.read([labels], ["label_0", "probability_0"])
     decided = int(np.isin(table["label_0"].to_numpy(), (0.0, 1.0)).sum())  # a null is NaN here
     if decided < data.global_batch:
         raise UserError(

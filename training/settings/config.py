@@ -30,7 +30,8 @@ class DataConfig:
     held_out_store: str | None = None
     """Latent store of other pairs, on which the implicit accuracy is measured while training."""
     cache: str | None = None
-    """Folder on each node for copies of the store and of a run folder on S3; by default in the temporary folder."""
+    """Folder on each node for what it keeps of a store on S3, its index, and of a run folder on S3; by default in the
+    temporary folder."""
     global_batch: int = 32
     """Pairs per optimizer step, over all workers. The paper takes 2048."""
     micro_batch: int = 16

@@ -63,9 +63,10 @@ def test_a_step_by_hand(counted: Counted) -> None:
     assert isinstance(run, Training)
     compute = 128 * 6 * network.forward / (989e12 * 0.4 * 0.965)
     loading = 128 * (counted.stored.pair_bytes + 2 * 16 * 64) / 0.6e9
+    reading = 8 * 128 * (counted.stored.pair_bytes + 2 * 16 * 64) / 1.25e9  # a node's eight workers share its network
     exchange = 2 * 15 / 16 * 4 * network.trained / 0.1e9
     hidden = 4 * network.forward * 16 / (989e12 * 0.4)
-    assert run.step(2) == pytest.approx(max(compute, loading) + exchange - hidden)
+    assert run.step(2) == pytest.approx(max(compute, loading, reading) + exchange - hidden)
     assert exchange > hidden
     size = 12 * network.trained  # weights and two moments
     assert (run.copy, run.write) == (pytest.approx(size / 2.4e9), pytest.approx(size / 0.81e9))

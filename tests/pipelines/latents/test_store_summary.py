@@ -100,3 +100,14 @@ def test_a_published_store_without_a_caption_is_not_staged_and_repair_mends_it(
     encode_latents.main(EncodeConfig(source=str(raw_pairs), store=str(copied_store), repair=True))
     assert contents(copied_store) == contents(encoded_store)
     stage(str(copied_store), str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", [addresses.PAIRS, addresses.CAPTION_PARTS])
+def test_a_lost_index_is_written_again_and_no_row_is_computed(
+    name: str, copied_store: Path, encoded_store: Path, raw_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied_store / name).unlink()
+    encode_latents.main(EncodeConfig(source=str(raw_pairs), store=str(copied_store), repair=True))
+    assert f"{name} lost; 0 rows are computed again" in capsys.readouterr().out
+    assert contents(copied_store) == contents(encoded_store)
+    assert (copied_store / name).read_bytes() == (encoded_store / name).read_bytes()
