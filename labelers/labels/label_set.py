@@ -7,6 +7,7 @@ labels/NAME/manifest.json               written last
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,12 +21,13 @@ from infra.base import begun, files, tables
 from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.labels.relabel_config import Kind
-from labelers.scoring.pair_scores import NOT_FINITE
+from labelers.scoring.reasons import NOT_FINITE
 from pipelines.latents import store
 from pipelines.raw.source import told_apart
 
 SCORING = ("scorer", "fingerprint", "store_hash", "source", "split")  # settings that decide the scores
 RAISED = "scorer raised"
+NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Rules:
 
     label: Kind
     min_margin: float
-    temperature: float | None  # the scorer's own, or None: fitted on the human labels
+    temperature: float | None  # known already, or None: fitted on the human labels
+    temperature_from: str = "scorer"  # where a known one comes from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,11 @@ def write(
     manifest = {
         **provenance,
         "temperature": temperature,
-        "temperature_from": None if temperature is None else "scorer" if rules.temperature else "human labels",
+        "temperature_from": None
+        if temperature is None
+        else rules.temperature_from
+        if rules.temperature
+        else "human labels",
         "counts": _counts(scores, label_0),
         "reasons": dict(sorted(Counter(map(_kind, scores.refused.values())).items())),
         "agreement": asdict(agreement),
@@ -164,6 +171,16 @@ def write(
     files.write_table(_refused_file(destination, name), pa.table(lost))
     store.write_labels(destination, name, pa.table(columns, schema=store.LABELS_SCHEMA), manifest)
     return manifest
+
+
+def check_name(flag: str, name: str) -> None:
+    """Refuse a name that no label set made by a command can have.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if NOT_TEXT.search(name) or not name or name.startswith(".") or name == "human":
+        raise UserError(f"{flag} {name}: a label set has letters, digits, . _ and -, and human is the people's")
 
 
 def human_labels(pair_ids: npt.NDArray[np.int64], human: pa.Table) -> npt.NDArray[np.float64]:

@@ -8,7 +8,6 @@ what is missing, and leaves finished label sets alone.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,7 +30,6 @@ from pipelines.raw import contents
 from pipelines.raw.source import told_apart
 
 WORLD_MODEL = "infra/world/model"
-NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +241,7 @@ def label_set_names(config: RelabelConfig) -> dict[str, str]:
     if len(set(config.scorer)) != len(names) or len(set(names)) != len(names):
         raise UserError(f"--scorer {' '.join(config.scorer)}: each scorer and each label set once")
     for name in names:
-        if NOT_TEXT.search(name) or name.startswith(".") or name == "human":
-            raise UserError(f"--names {name}: a label set has letters, digits, . _ and -, and human is the people's")
+        label_set.check_name("--names", name)
     return dict(zip(config.scorer, names, strict=True))
 
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from labelers.scoring import scorers
+from labelers.scoring.reasons import NOT_FINITE
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, open_image
 
 BROKEN = 8  # pairs of one batch that, all without a score, show a broken scorer and not bad pairs
-NOT_FINITE = "score is not finite"
 
 _DECODED = pa.schema(
     [("pair_id", pa.int64()), ("caption", pa.string()), ("reason", pa.string())]

@@ -13,7 +13,7 @@ import pytest
 
 from infra.base.errors import UserError
 from labelers.labels import label_set
-from labelers.scoring.pair_scores import NOT_FINITE
+from labelers.scoring.reasons import NOT_FINITE
 from pipelines.latents import store
 
 HUMAN = pa.table({"pair_id": pa.array([40, 10, 30, 20, 50], pa.int64()), "label_0": pa.array([1.0, 1, 0, 1, 0])})

@@ -14,6 +14,7 @@ from support.material import rendered_pairs
 from infra.base.errors import UserError
 from infra.world.oracle import Oracle
 from labelers.scoring import pair_scores
+from labelers.scoring.reasons import NOT_FINITE
 from pipelines.raw import pairs
 from pipelines.raw.raw_pairs import SCHEMA
 
@@ -133,7 +134,7 @@ def test_a_pair_that_raises_or_is_not_finite_costs_itself_alone() -> None:
     scored = step_of(one=Brightness(spoil), two=Brightness())(decoded)
     reasons = scored["reason:one"].to_pylist()
     assert reasons[3] == f"scorer raised ValueError: not {victim}"
-    assert reasons[6] == pair_scores.NOT_FINITE
+    assert reasons[6] == NOT_FINITE
     assert [i for i, reason in enumerate(reasons) if reason] == [3, 6]
     assert scored["score_0:one"][6].as_py() is None
     assert scored["reason:two"].null_count == 10  # another scorer's trouble is not its own
@@ -149,7 +150,7 @@ def test_a_scorer_that_fails_on_a_whole_batch_is_refused() -> None:
         step_of(one=Brightness(spoil))(decoded_pairs(8))
     raw = raw_table(rendered_pairs(3))
     scored = step_of(one=Brightness(spoil))(decoder(raw)(raw))  # three may be bad pairs
-    assert scored["reason:one"].to_pylist() == [pair_scores.NOT_FINITE] * 3
+    assert scored["reason:one"].to_pylist() == [NOT_FINITE] * 3
     with pytest.raises(UserError, match="on every one of 3 pairs"):  # but not where nothing was scored before
         step_of(one=Brightness(spoil)).score(decoder(raw).decode(raw), broken=1)
 
