@@ -32,7 +32,7 @@ class CombineConfig:
     set_weights: tuple[float, ...] = ()
     """For --rule weighted: weight of each set, in the order of --sets."""
     flip: bool = False
-    """Let the worse image win, to train a model of what not to draw (Diffusion-NPO)."""
+    """Let the worse image win, to train a model of what not to draw; generate.py --negative-model takes it."""
     label: Kind = "hard"
     """hard: which image won. soft: also with which probability, for dpo-train --objective soft."""
     min_margin: float = 0.0

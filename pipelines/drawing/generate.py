@@ -23,7 +23,7 @@ from infra.base import begun, files, models, object_storage, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.verifying import refusals
-from pipelines.drawing import gallery, image_sets, sampling, start_images
+from pipelines.drawing import gallery, image_sets, negative, sampling, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
 from pipelines.drawing.image_identity import image_identity
 from pipelines.drawing.prompts import read_prompts
@@ -49,12 +49,15 @@ class DrawImages:
         strength: float | None = None,
         refiner: models.Model | None = None,
         refiner_start: float | None = None,
+        negative_model: models.Model | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = getattr(torch, dtype)
         folder = model.folder()
         adapters = models.adapters_folder("--lora", lora) if lora else None
         self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, adapters, edits=strength is not None)
+        if negative_model:
+            negative.attach(self.pipeline, negative_model.folder(flag="--negative-model"), kind, device)
         self.steps = steps
         self.guidance_scale = guidance_scale
         self.max_tokens = max_tokens
@@ -112,18 +115,22 @@ def main(config: GenerateConfig) -> None:
     check_models(config)
     model = models.Model(config.model, config.revision).pinned()
     refiner = models.Model(config.refiner).pinned() if config.refiner else None
-    for flag, one in (("--model", model), ("--refiner", refiner)):
+    against = models.Model(config.negative_model).pinned() if config.negative_model else None
+    for flag, one in (("--model", model), ("--refiner", refiner), ("--negative-model", against)):
         if one is not None:
             weight_files.check_weights(one.folder(flag=flag), weight_files.opened_parts(one.folder(flag=flag)), flag)
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
         check_adapters("--lora", lora, model.folder())
+    if against is not None:
+        negative.check_negative(model.folder(), against.folder(), config.guidance_scale)
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
     finished = files.join(output, image_sets.DONE)
     before = _identity_before(output)
     drawn_by = refiner.folder() if refiner else None
-    identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before)
+    led_away = against.folder() if against else None
+    identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before, led_away)
     if before is not None:
         _refuse_others(output, before, identity)
     if any(is_old(value) for value in identity["fingerprints"].values()):
@@ -143,7 +150,7 @@ def main(config: GenerateConfig) -> None:
             lock=lambda: store.writer_lock(output),
             refuse_others=lambda noted: _refuse_others(output, noted["identity"], identity),
             prepare=lambda: choose.connect("--samplers", config.samplers),
-            run=lambda: choose.current().run(_job(config, model, refiner, output, wanted)),
+            run=lambda: choose.current().run(_job(config, model, refiner, against, output, wanted)),
             count=lambda: _describe_images(output, wanted.num_rows),
             publish=publish,
         )
@@ -196,6 +203,7 @@ def _job(
     config: GenerateConfig,
     model: models.Model,
     refiner: models.Model | None,
+    against: models.Model | None,
     output: str,
     wanted: pa.Table,
 ) -> Job:
@@ -218,6 +226,7 @@ def _job(
         "strength": config.strength,
         "refiner": refiner,
         "refiner_start": config.refiner_start,
+        "negative_model": against,
     }
     return Job(
         source=source,

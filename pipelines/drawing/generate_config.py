@@ -19,7 +19,7 @@ class GenerateConfig:
     GROUPS: ClassVar = {
         "basic": ("model", "prompts", "output"),
         "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale", "gallery"),
-        "model": ("lora", "revision", "dtype", "max_tokens"),
+        "model": ("lora", "negative_model", "revision", "dtype", "max_tokens"),
         "edits and refiner": ("init_images", "strength", "refiner", "refiner_start"),
         "speed": ("samplers", "batch_size"),
     }
@@ -31,6 +31,9 @@ class GenerateConfig:
     lora: str | None = None
     """Result folder of a LoRA training; its adapters are added to --model, which must be the model that they were
     trained on."""
+    negative_model: str | None = None
+    """Model of what not to draw, whose prediction without the caption guidance leads away from: one trained on labels
+    that combine.py --flip made. A diffusers folder or Hub name of Stable Diffusion 1, 2, XL or 3."""
     prompts: str = "infra/world/prompts/test.txt"
     """Captions to draw: a text file with one on each line, or a .tsv, .csv, .jsonl or .parquet file with a column
     prompt or caption."""

@@ -14,8 +14,18 @@ from pipelines.drawing import sampling
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.latents import identity as model_identity
 
-# What does not change an image; captions, start images and refiner are told by their hashes, not by where they stood.
-OTHER_FLAGS = ("gallery", "samplers", "batch_size", "output", "prompts", "limit", "init_images", "refiner")
+# What does not change an image; captions and other models are told by their hashes, not by where they stood.
+OTHER_FLAGS = (
+    "gallery",
+    "samplers",
+    "batch_size",
+    "output",
+    "prompts",
+    "limit",
+    "init_images",
+    "refiner",
+    "negative_model",
+)
 
 # Left out of an identity where they are None, so that images drawn before there was such a flag are still the same.
 NEWER_FLAGS = ("max_tokens", "lora", "strength", "refiner_start")
@@ -29,11 +39,12 @@ def image_identity(
     refiner: Path | None = None,
     starts: str | None = None,
     before: Mapping[str, Any] | None = None,
+    negative: Path | None = None,
 ) -> dict[str, Any]:
     """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
 
     Args:
-        folder, refiner: diffusers folders.
+        folder, refiner, negative: diffusers folders.
         starts: the start images' hash.
         before: the identity to be compared with, whose fingerprints may be of an earlier rule.
     """
@@ -48,6 +59,8 @@ def image_identity(
         identity["init_images"] = starts
     if refiner:
         identity["refiner"] = fingerprints_of(refiner)
+    if negative:
+        identity["negative_model"] = fingerprints_of(negative)
     fingerprints = dict(fingerprints_of(folder))
     if lora:
         fingerprints["lora"] = ("" if is_old else model_identity.RULE) + files.sha256(str(lora / models.ADAPTERS))
