@@ -88,11 +88,20 @@ def test_the_papers_own_figures() -> None:
     assert presets.PRESETS["sd15-paper"] == paper
 
 
+@pytest.mark.parametrize(("name", "beta"), [("sd35", 100.0), ("flux", 500.0)])
+def test_adapters_of_flow_models_have_the_published_beta(name: str, beta: float) -> None:
+    found = presets.PRESETS[f"{name}-lora"]
+    assert found.objective.beta == beta
+    assert (found.policy.lora_rank, found.policy.lora_alpha) == (32, 64)
+    assert (found.optimizer.learning_rate, found.data.global_batch) == (1e-5, 32)
+
+
 def test_every_command_has_every_model() -> None:
     assert list(MODELS) == list(TABLE)
     commands = (encode_config, generate_config, rounds_config, evaluate_config, rejection_config)
     assert all(set(command.PRESETS) == set(MODELS) for command in commands)
-    assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper", "sd15-lora", "sdxl-lora"}
+    adapters = {f"{name}-lora" for name in ("sd15", "sdxl", "sd35", "flux")}
+    assert set(presets.PRESETS) == set(presets.LINES) == {*MODELS, "sd15-paper"} | adapters
     assert set(reference_config.PRESETS) == set(plan_flags.PRESETS) == set(presets.PRESETS)
     assert all(model.pipeline in KINDS for model in MODELS.values())
 

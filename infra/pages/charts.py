@@ -19,6 +19,7 @@ Rows = Sequence[dict[str, Any]]
 ALIGNED = "#0b6e6e"
 CONTROL = "#b4691f"
 BATCH = "#9aa0ab"
+SIDES = {"winner": ALIGNED, "loser": CONTROL}
 QUARTERS = {  # of the timesteps
     "t in quarter 1, least noise": "#a9cfcf",
     "quarter 2": "#7fb5b5",
@@ -91,6 +92,12 @@ def training_charts(
             "A ratio far above 1 means that the images fall apart, even where implicit accuracy is high.",
             draw(_error_ratios(steps, window), level=1.0),
         ),
+        (
+            "Winners and losers apart",
+            "Policy error divided by reference error, of winners and of losers. If both are above 1, the policy is "
+            "moving away from both images.",
+            draw(_sides(steps, window), level=1.0),
+        ),
         ("Loss", "The loss stays near its start while images improve, so the other curves say more.", draw(loss)),
     ]
     return [{"title": title, "note": note, "svg": svg} for title, note, svg in drawn if svg]
@@ -102,6 +109,17 @@ def _error_ratios(steps: Rows, window: int) -> list[Line]:
         policy = line(steps, f"policy_error_q{quarter}", label, colour).smoothed(window)
         reference = line(steps, f"reference_error_q{quarter}", "").smoothed(window)
         if len(reference.x):  # a run without a reference has none
+            lines.append(Line(policy.label, policy.x, policy.y / reference.y, colour))
+    return lines
+
+
+def _sides(steps: Rows, window: int) -> list[Line]:
+    """Divide winners' and losers' errors by the reference's; nothing for runs that did not note them apart."""
+    lines = []
+    for side, colour in SIDES.items():
+        policy = line(steps, f"{side}_error", f"{side}s", colour).smoothed(window)
+        reference = line(steps, f"reference_{side}_error", "").smoothed(window)
+        if len(reference.x):
             lines.append(Line(policy.label, policy.x, policy.y / reference.y, colour))
     return lines
 

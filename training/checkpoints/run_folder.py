@@ -52,11 +52,16 @@ def _say_once(sentence: str) -> None:
 def is_finished(output: str | Path, steps: int) -> bool:
     """Say whether a run has its result after so many steps; the facts are written last. More steps go on from there.
 
+    A run that --stop-when ended is finished, too, whatever steps it should have taken.
+
     Args:
         output: the run folder, local or on S3.
     """
     path = files.join(str(output), RESULT, FACTS)
-    return files.is_file(path) and read_facts(files.join(str(output), RESULT)).get("train", {}).get("steps", 0) >= steps
+    if not files.is_file(path):
+        return False
+    facts = read_facts(files.join(str(output), RESULT))
+    return "stopped" in facts or facts.get("train", {}).get("steps", 0) >= steps
 
 
 def remove_result(output: str) -> None:

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from PIL import Image
 
 from infra.base import files
-from training.checkpoints.run_folder import SAMPLE, VALIDATION
+from training.checkpoints.run_folder import ASSESSMENTS, SAMPLE, STEPS, VALIDATION
 from training.data.loader import apply_labels
 from training.data.opened import open_store
 from training.method import forward, objectives
 from training.method.batch import Batch
-from training.run import reward
+from training.run import reward, watchdog
 from training.run.validation import GRID, Placed, paste_grid
 from training.settings.config import TrainConfig
 
@@ -41,6 +41,8 @@ def assess(trainer: Trainer, step: int) -> None:
             reference_errors = trainer.held_out_reference_errors
             assert reference_errors is not None
             values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out, reference_errors)
+    if trainer.rank.rank == 0:
+        values |= watchdog.since(trainer.journal.rows(STEPS), trainer.journal.rows(ASSESSMENTS), step)
     trainer.journal.assessment(step, values)
     if trainer.rank.world_size > 1:
         dist.barrier()

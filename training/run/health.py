@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from training.run import watchdog
 from training.settings.config import TrainConfig
 
 WINDOW = 20  # steps that a figure is the mean of
@@ -31,6 +32,7 @@ def describe(config: TrainConfig, steps: Rows, assessments: Rows, pairs: int) ->
     return [
         f"The mean loss is {np.mean([row['loss'] for row in recent]):.4f} {over}.",
         *_errors(recent),
+        *_apart(recent),
         *_held_out(assessments),
         _clipping(recent, config.optimizer.max_gradient_norm),
         visits_sentence(config, steps[-1]["step"], pairs),
@@ -52,6 +54,12 @@ def _errors(recent: Rows) -> list[str]:
     ratio = float(np.mean(ratios))
     verdict = "Look at the images: they may be falling apart" if ratio > FALLING_APART else "That is healthy"
     return [f"The policy’s error is {ratio:.2f} times the reference’s. {verdict}."]
+
+
+def _apart(recent: Rows) -> list[str]:
+    """Say how winners and losers stand against the reference."""
+    said = watchdog.words(recent)
+    return [f"{said[0].upper()}{said[1:]}."] if said else []
 
 
 def _held_out(assessments: Rows) -> list[str]:

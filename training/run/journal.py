@@ -10,76 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoints.run_folder import ASSESSMENTS, SAMPLES, STEPS, VALIDATION, parse_note, read_notes
-from training.method.forward import MeasuredBatch
+from training.run import watchdog
 from training.run.progress import Progress
-
-QUARTERS = 4  # of the noise schedule
-PAIR_SUMS = ("pairs", "loss", "accuracy", "margin")  # each over all pairs of a step
-QUARTER_SUMS = ("images", "policy_error", "reference_error")  # each over the images of one quarter of the schedule
-
-
-class StepRecord:
-    """Measures one step: sums over this rank's pairs, which reduce() makes means over the global batch."""
-
-    def __init__(self, step: int, learning_rate: float, timesteps: int, device: torch.device) -> None:
-        self.step = step
-        self.learning_rate = learning_rate
-        self.timesteps = timesteps  # how many the schedule has
-        self.has_reference = True
-        self.beta: float | None = None  # of the step, where there is a reference
-        self.stream = 0  # sum of the micro-batches' fingerprints, modulo 2^64
-        # One tensor, so that the ranks add all sums up at once; the other two are views of it.
-        self.sums = torch.zeros(len(PAIR_SUMS) + len(QUARTER_SUMS) * QUARTERS, dtype=torch.float64, device=device)
-        self.pair_sums = self.sums[: len(PAIR_SUMS)]  # [PAIR_SUMS]
-        self.quarter_sums = self.sums[len(PAIR_SUMS) :].view(len(QUARTER_SUMS), QUARTERS)
-        self.values: dict[str, Any] = {}
-
-    def add(self, part: MeasuredBatch, fingerprint: int) -> None:
-        """Add a micro-batch; its losses are detached. fingerprint: of its pairs and draws, Batch.fingerprint."""
-        self.stream += fingerprint
-        self.has_reference = part.reference_errors is not None
-        self.beta = part.beta
-        ones = torch.ones_like(part.losses)
-        pairs = {"pairs": ones, "loss": part.losses, "accuracy": part.accuracies, "margin": part.margins}
-        self.pair_sums += torch.stack([pairs[name] for name in PAIR_SUMS]).double().sum(1)
-        compared = part.policy_errors if part.reference_errors is None else part.reference_errors
-        images = {"images": 2 * ones, "policy_error": part.policy_errors.sum(0), "reference_error": compared.sum(0)}
-        quarters = (part.timesteps * QUARTERS) // self.timesteps
-        self.quarter_sums.index_add_(1, quarters, torch.stack([images[name] for name in QUARTER_SUMS]).double())
-
-    def reduce(self, world_size: int, gradient_norm: torch.Tensor) -> None:
-        """Combine all ranks' sums and streams into values; what needs a reference is None without one."""
-        halves = torch.tensor([self.stream >> 32 & 0xFFFFFFFF, self.stream & 0xFFFFFFFF], device=self.sums.device)
-        if world_size > 1:
-            dist.all_reduce(self.sums)
-            dist.all_reduce(halves)
-        high, low = halves.tolist()
-        total = dict(zip(PAIR_SUMS, self.pair_sums.tolist(), strict=True))
-        self.values = {
-            "step": self.step,
-            "loss": total["loss"] / total["pairs"],
-            "accuracy": total["accuracy"] / total["pairs"] if self.has_reference else None,
-            "margin": total["margin"] / total["pairs"] if self.has_reference else None,
-            "beta": self.beta,
-            "gradient_norm": float(gradient_norm),
-            "learning_rate": self.learning_rate,
-            "stream": f"{((high << 32) + low) % (1 << 64):016x}",
-        }
-        for quarter, column in enumerate(self.quarter_sums.T.tolist(), 1):
-            total = dict(zip(QUARTER_SUMS, column, strict=True))
-            for name in ("policy_error", "reference_error"):
-                known = total["images"] and (self.has_reference or name == "policy_error")
-                self.values[f"{name}_q{quarter}"] = total[name] / total["images"] if known else None
-
-    def finish(self, seconds: float, waited: float, pairs: int) -> dict[str, Any]:
-        """Add the times of the step and return all values."""
-        return self.values | {"seconds": seconds, "data_wait_seconds": waited, "pairs_per_second": pairs / seconds}
 
 
 def say(line: str) -> None:
@@ -157,10 +93,12 @@ class Journal:
         self._note(STEPS, row)
         place = self.progress.describe(row["step"])
         if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
+            watched = watchdog.words([row])
             accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}  "
             say(
                 f"{place}  loss {row['loss']:.4f}  {accuracy}"
                 f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
+                f"{watched and '  '}{watched}"
             )
 
     def assessment(self, step: int, values: dict[str, float]) -> None:
@@ -188,10 +126,16 @@ class Journal:
         """Say whether the grid of images after a step is there already."""
         return (self.output / SAMPLES / f"{name}-{step:07d}.png").is_file()
 
-    def best_step(self, steps: Container[int]) -> int | None:
-        """Return the one of these steps with the highest median validation score, the first of equals, or None."""
-        scored = [row for row in self.rows(ASSESSMENTS) if row["step"] in steps and "validation_median" in row]
-        return max(scored, key=lambda row: (row["validation_median"], -row["step"]))["step"] if scored else None
+    def best_step(self, steps: Container[int], limit: float | None = None) -> int | None:
+        """Return the one of these steps with the highest median validation score, the first of equals.
+
+        Without scores it is the last step whose winners were within --stop-when's limit; without either, None.
+        """
+        judged = [row for row in self.rows(ASSESSMENTS) if row["step"] in steps]
+        scored = [row for row in judged if "validation_median" in row]
+        if scored:
+            return max(scored, key=lambda row: (row["validation_median"], -row["step"]))["step"]
+        return None if limit is None else watchdog.healthy_step(judged, limit)
 
     def is_assessed(self, step: int) -> bool:
         """Say whether the policy after a step was judged already."""

@@ -140,7 +140,9 @@ def sweep(trainer: Trainer) -> int | None:
 
     One that --resume-from left behind may have been judged higher than all that are still there.
     """
-    best = trainer.journal.best_step(checkpoint.complete_steps(files.resolve(trainer.config.output)))
+    best = trainer.journal.best_step(
+        checkpoint.complete_steps(files.resolve(trainer.config.output)), trainer.config.stop_when
+    )
     checkpoint.sweep(trainer.output, trainer.config.keep_checkpoints, best)
     return best
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from infra.base import files, termination
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
-from training.checkpoints.run_folder import SAMPLE
+from training.checkpoints.run_folder import ASSESSMENTS, SAMPLE
 from training.data.loader import Share, begin_step, prefetch, read_ahead, steps_ahead
 from training.layout import sharding
 from training.method import forward
@@ -30,12 +30,13 @@ from training.method.draws import REWARD_DRAWS
 from training.method.forward import MeasuredBatch, PairLosses
 from training.method.optimizer_config import learning_rate
 from training.method.policy import load_weights, make_policy, trained
-from training.run import assembly, keeping, reward, stopping
+from training.run import assembly, keeping, reward, stopping, watchdog
 from training.run.assembly import Rank, Trainer
 from training.run.assessment import agree, assess, held_out, held_out_accuracy, sample
-from training.run.journal import StepRecord
+from training.run.journal import say
 from training.run.reference_check import meet_reference
 from training.run.result import write_result
+from training.run.step_record import StepRecord
 from training.settings.config import TrainConfig
 
 
@@ -49,12 +50,11 @@ def train(config: TrainConfig, rank: Rank) -> None:
         trainer = assembly.build(config, rank)
         looking = stopping.looking(files.resolve(config.output)) if rank.rank == 0 else contextlib.nullcontext()
         with contextlib.closing(trainer.writer), looking:
-            run_steps(trainer)
-            finish(trainer)
+            finish(trainer, run_steps(trainer))
 
 
-def run_steps(trainer: Trainer) -> None:
-    """Take the steps that are left."""
+def run_steps(trainer: Trainer) -> int:
+    """Take the steps that are left, or those until --stop-when; return how many the run then has."""
     config = trainer.config
     rank = trainer.rank
     step = keeping.resume(trainer)
@@ -67,7 +67,7 @@ def run_steps(trainer: Trainer) -> None:
         sample(trainer, step)
     batches = step_shares(trainer, range(step, config.steps))
     leaving: tuple[str, ...] = ()
-    while step < config.steps:
+    while step < config.steps and reason_to_stop(trainer, step) is None:
         started = time.perf_counter()
         micro_batches = next(batches)
         waited = time.perf_counter() - started
@@ -89,6 +89,18 @@ def run_steps(trainer: Trainer) -> None:
                 dist.barrier()  # a rank that ends first may take rank 0 with it, in the middle of writing
             raise stopping.Stopped(step)
         look(trainer, step)
+    return step
+
+
+def reason_to_stop(trainer: Trainer, step: int) -> str | None:
+    """Say, alike on every rank, why --stop-when ends the run after a step; None where it goes on."""
+    config = trainer.config
+    if config.stop_when is None or not is_due(config, step):
+        return None
+    reason = None
+    if trainer.rank.rank == 0:
+        reason = watchdog.reason_to_stop(trainer.journal.rows(ASSESSMENTS), config.stop_when, config.stop_checks)
+    return agree(reason, trainer.rank)
 
 
 def look(trainer: Trainer, step: int) -> None:
@@ -220,10 +232,15 @@ def _refuse_non_finite(
     )
 
 
-def finish(trainer: Trainer) -> None:
-    """Load the best checkpoint, measure it on all held-out pairs, and write the result."""
+def finish(trainer: Trainer, steps: int) -> None:
+    """Load the best checkpoint, measure it on all held-out pairs, and write the result.
+
+    Args:
+        steps: how many the run has taken.
+    """
+    stopped = reason_to_stop(trainer, steps) if steps < trainer.config.steps else None
     trainer.writer.wait()
-    best = agree(keeping.sweep(trainer) if trainer.rank.rank == 0 else None, trainer.rank) or trainer.config.steps
+    best = agree(keeping.sweep(trainer) if trainer.rank.rank == 0 else None, trainer.rank) or steps
     if trainer.mirror:
         trainer.mirror.bring(best)
     kept = "ema" if trainer.average else "network"
@@ -238,7 +255,10 @@ def finish(trainer: Trainer) -> None:
         if state is not None:
             policy = make_policy(trainer.config.policy, trainer.backbone, trainer.config.seed)
             load_weights(policy, {name: state[name] for name in trained(policy)})
-        facts["train"] = trainer.journal.summary(trainer.config.steps)
+        facts["train"] = trainer.journal.summary(steps)
+        if stopped is not None:
+            facts["stopped"] = f"stopped after step {steps:,}: {stopped}; the result is the checkpoint of step {best:,}"
+            say(facts["stopped"])
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
         trainer.rank.on_more_to_see(trainer.config, trainer.output, len(trainer.data.rows))
     trainer.journal.close()

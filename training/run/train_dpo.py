@@ -31,6 +31,7 @@ FREE = (
     *("sharding", "activation_checkpointing", "compile", "channels_last"),
     *("sample_prompts", "sample_every"),
     *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference"),
+    *("stop_when", "stop_checks"),
 )
 
 REVISIONS = "revisions.json"

@@ -114,7 +114,7 @@ class TrainConfig:
             "held_out_draws",
             "held_out_pairs",
         ),
-        "checkpoints": ("checkpoint_every", "keep_checkpoints", "resume_from"),
+        "checkpoints": ("checkpoint_every", "keep_checkpoints", "resume_from", "stop_when", "stop_checks"),
         "result": ("export",),
         "workers and speed": (
             "workers",
@@ -153,6 +153,11 @@ class TrainConfig:
     """Steps between checkpoints; images are judged at each, if there are --validation-prompts."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep, beside the best one."""
+    stop_when: float | None = None
+    """Stop once the winners' error is above the reference's by more than this share, for example 0.05. The result is
+    then the best checkpoint, or without --validation-prompts the last one within the limit. By default no run stops."""
+    stop_checks: int = 3
+    """For --stop-when: number of checkpoints in a row at which it must hold."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass; weights, errors and losses are float32 with either."""
     workers: int = 1

@@ -14,7 +14,7 @@ from training.settings.config import TrainConfig
 
 LEAST = {
     "": {
-        **dict.fromkeys(("steps", "workers", "checkpoint_every", "keep_checkpoints"), 1),
+        **dict.fromkeys(("steps", "workers", "checkpoint_every", "keep_checkpoints", "stop_checks"), 1),
         **dict.fromkeys(("max_failures", "max_preemptions"), -1),  # any number
     },
     "data": {"global_batch": 1, "micro_batch": 1},
@@ -48,8 +48,26 @@ def check_flags(config: TrainConfig) -> None:
         raise UserError(f"--sample-every {config.validation.sample_every}: of which --sample-prompts?")
     check_batch(config)
     check_objective(config.objective)
+    _check_stop(config)
     _check_policy(config)
     _check_sharding(config)
+
+
+def _check_stop(config: TrainConfig) -> None:
+    """Refuse a rule to stop by that nothing would ever meet."""
+    if config.stop_when is None:
+        if config.stop_checks != TrainConfig().stop_checks:
+            raise UserError(
+                f"--stop-checks {config.stop_checks}: only --stop-when has it; give --stop-when, or leave it out"
+            )
+        return
+    if not 0 <= config.stop_when < math.inf:
+        raise UserError(f"{_flag(config, 'stop_when')}: must be 0 or more")
+    if not config.objective.needs_reference:
+        raise UserError(
+            f"{_flag(config, 'stop_when')}: compares with a reference, and --objective {config.objective.objective} "
+            "has none"
+        )
 
 
 def check_batch(config: TrainConfig) -> None:

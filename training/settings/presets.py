@@ -1,4 +1,4 @@
-"""The trainer's presets: one for each known model, and one with the paper's own figures.
+"""The trainer's presets: one for each known model, one with the paper's own figures, and two with adapters.
 
 docs/method.md says whose settings they are, and where their sources disagree.
 """
@@ -63,7 +63,20 @@ PRESETS["sd15-paper"] = replace(
 )
 PRESETS["sd15-lora"] = adapters_preset(PRESETS["sd15"], micro_batch=8)
 PRESETS["sdxl-lora"] = adapters_preset(PRESETS["sdxl"], micro_batch=1)
+# What others published for flow models, in this project's convention: flow_grpo, Flow-Factory and verl-omni have beta
+# 100 for SD3.5 medium with rates from 1e-5 to 3e-4, and Flow-Factory notes a collapse from 1e-4 on. For FLUX.1
+# flow_grpo's users have beta 500, and spikes; its rate is carried over. docs/stability.md has the table.
+PRESETS |= {
+    f"{name}-lora": replace(
+        adapters_preset(PRESETS[name], micro_batch=1),
+        objective=ObjectiveConfig(beta=beta),
+        policy=PolicyConfig(lora_rank=32, lora_alpha=64),
+    )
+    for name, beta in (("sd35", 100.0), ("flux", 500.0))
+}
 LINES = {name: model.training_line for name, model in MODELS.items()}
 for name in ("sd15", "sdxl"):
     LINES[f"{name}-lora"] = f"{MODELS[name].line}; adapters of rank 8, 32 pairs a step, for a GPU of 24 GB; untried"
 LINES["sd15-paper"] = f"{MODELS['sd15'].line}; beta and learning rate as the paper states them"
+LINES["sd35-lora"] = f"{MODELS['sd35'].line}; adapters at flow_grpo's beta 100 and the lowest rate in use"
+LINES["flux-lora"] = f"{MODELS['flux'].line}; adapters at beta 500, as flow_grpo's users have; the rate is untried"

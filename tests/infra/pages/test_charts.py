@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from infra.pages import charts
 
@@ -51,3 +52,11 @@ def test_a_run_without_a_reference_has_no_error_ratio() -> None:
     rows = [{"step": s, "policy_error_q1": 2.0, "reference_error_q1": None, "loss": 0.1} for s in (1, 2)]
     assert charts._error_ratios(rows, 1) == []
     assert [chart["title"] for chart in charts.training_charts(rows, [], [], None)] == ["Loss"]
+
+
+def test_winners_and_losers_are_drawn_apart() -> None:
+    errors = {"winner_error": 0.3, "loser_error": 0.6, "reference_winner_error": 0.2, "reference_loser_error": 0.5}
+    winners, losers = charts._sides([{"step": 1, **errors}], 1)
+    assert (winners.label, winners.y.tolist()) == ("winners", pytest.approx([1.5]))
+    assert (losers.label, losers.y.tolist()) == ("losers", pytest.approx([1.2]))
+    assert charts._sides(STEPS, 1) == []
