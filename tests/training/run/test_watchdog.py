@@ -55,10 +55,9 @@ def test_an_assessment_looks_back_to_the_one_before() -> None:
 
 
 def test_the_rule_needs_so_many_checks_in_a_row() -> None:
-    assessments = [
-        {"step": 0},
-        *({"step": step, "winner_change": change} for step, change in ((2, 0.1), (4, 0.02), (6, 0.1), (8, 0.2))),
-    ]
+    changes = {2: 0.1, 4: 0.02, 6: 0.1, 8: 0.2}
+    assessments: list[dict[str, Any]] = [{"step": 0}]
+    assessments += [{"step": step, "winner_change": change} for step, change in changes.items()]
     reason = watchdog.reason_to_stop(assessments, 0.05, 2)
     assert reason is not None
     assert "more than 5.0% above the reference's at 2 checks in a row (10.0% at step 6, 20.0% at step 8)" in reason
