@@ -25,7 +25,7 @@ class EncodeConfig:
 
     GROUPS: ClassVar = {
         "basic": ("source", "store", "model"),
-        "what is stored": ("resolution", "posterior", "flip", "seed", "dtype", "max_tokens", "revision"),
+        "what is stored": ("resolution", "fit", "posterior", "flip", "seed", "dtype", "max_tokens", "revision"),
         "which pairs": ("split", "strict_labels", "max_bad_fraction"),
         "content filter": ("prompt_blocklist", "safety_checker", "safety_revision"),
         "speed and size": (
@@ -53,6 +53,8 @@ class EncodeConfig:
     """Folder to write the latent store to, local or s3://."""
     resolution: int | None = None
     """Width and height of the images in pixels; by default what the model was made for."""
+    fit: Literal["crop", "pad"] = "crop"
+    """How an image that is no square becomes one: crop cuts out its centre, pad fills it up with white."""
     posterior: Posterior = "sample"
     """What is kept of the distribution that the VAE gives for an image: one sample, its mean, or moments. Moments
     are mean and standard deviation, take twice the space, and let training draw a new sample at each visit."""
@@ -151,4 +153,5 @@ def refuse_other_settings(
         UserError: naming each setting that differs, as it was and as it is now.
     """
     now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
+    before = {"fit": "crop"} | dict(before)  # what stores of before had
     begun.refuse_other_settings(destination, before, now, "give another --store", FREE)

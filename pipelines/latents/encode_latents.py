@@ -23,6 +23,7 @@ from pipelines.latents import (
     encode_plan,
     identity,
     kinds,
+    look,
     repair,
     store,
     store_check,
@@ -54,6 +55,8 @@ def main(config: EncodeConfig) -> None:
             "restore manifest.json from a copy, or give another --store"
         )
     plan = make_plan(config, destination)
+    first = look.first_pairs(plan)
+    print(look.say(plan, look.look_at(plan, first)), flush=True)
     started = time.perf_counter()
     encoded = resumable.finish(_pass(plan))
     seconds = time.perf_counter() - started
@@ -65,6 +68,10 @@ def main(config: EncodeConfig) -> None:
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
     if repaired:
         print(f"{destination}: {repaired}", flush=True)
+    sheet = look.write_sheet(plan, first)
+    if sheet is not None:
+        print(f"look at {sheet}", flush=True)
+    print(f"next: {look.next_command(plan)}", flush=True)
 
 
 def verify(config: EncodeConfig) -> Iterator[str]:

@@ -66,6 +66,7 @@ def encode_pairs(plan: Plan) -> None:
         "resolution": plan.resolution,
         "strict_labels": config.strict_labels,
         "blocklist": plan.filter.blocklist,
+        "fit": config.fit,
     }
     encode = {
         "model": plan.model,

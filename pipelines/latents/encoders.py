@@ -18,14 +18,21 @@ from labelers.clips.safety_checker import CheckerName, SafetyChecker
 from pipelines.latents import autoencoders, safety, store
 from pipelines.latents.encode_config import Dtype, Posterior
 from pipelines.raw import pairs
-from pipelines.raw.decode import BadImage, decode_image
+from pipelines.raw.decode import BadImage, Fit, decode_image
 
 
 class CheckAndDecode:
     """Turn raw rows into rows with a status, and the kept ones' images into pixels."""
 
-    def __init__(self, resolution: int, strict_labels: bool, blocklist: safety.Blocklist | None = None) -> None:
+    def __init__(
+        self,
+        resolution: int,
+        strict_labels: bool,
+        blocklist: safety.Blocklist | None = None,
+        fit: Fit = "crop",
+    ) -> None:
         self.resolution = resolution
+        self.fit = fit
         self.strict_labels = strict_labels
         self.blocklist = blocklist
 
@@ -58,7 +65,10 @@ class CheckAndDecode:
         if unwanted:
             return {"status": "quarantined", "stage": safety.STAGE, "reason": unwanted}
         try:
-            pixels = {f"pixels_{slot}": decode_image(row[f"jpg_{slot}"], self.resolution).tobytes() for slot in (0, 1)}
+            pixels = {
+                f"pixels_{slot}": decode_image(row[f"jpg_{slot}"], self.resolution, self.fit).tobytes()
+                for slot in (0, 1)
+            }
         except BadImage as error:
             return {"status": "quarantined", "stage": "image", "reason": str(error)}
         return known | pixels | {"status": "kept"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 # Pillow's other formats are never tried on bytes from elsewhere: EPS would start Ghostscript on them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+Fit = Literal["crop", "pad"]
 MAX_PIXELS = 64_000_000  # a header that promises more is refused before anything is decoded
 TOGETHER = 1 << 20  # pixels in one pass of a VAE, whose activations take 1.5 KB or more a pixel, or of a sampler
 MAX_RATIO = 50  # of the sides: a strip of 1 x 60,000 would become 512 x 30,000,000 when its short side is resized
@@ -55,7 +57,9 @@ def open_image(content: object) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit RGB: alpha is dropped, as the paper's code does, and of 16 bits of grey the upper 8 are kept.
+    """Convert to 8-bit RGB: what is transparent is laid over white, and of 16 bits of grey the upper 8 are kept.
+
+    The paper's code drops alpha, which brings out the colours that hide behind it: mostly black.
 
     Pillow itself cuts 16-bit grey off at 255, which leaves a white image, where of 16-bit colour it keeps the upper 8.
     """
@@ -63,22 +67,31 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadImage(f"image has numbers of mode {image.mode}, whose range is not known")
+    if image.has_transparency_data:
+        own = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", own.size, "white"), own).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # else a copy, too
 
 
-def square_pixels(image: Image.Image, resolution: int) -> npt.NDArray[np.uint8]:
-    """Resize an RGB image's shorter side to the resolution and crop its centre.
+def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
+    """Make an RGB image a square.
+
+    Args:
+        fit: crop resizes the shorter side and cuts out the centre; pad resizes the longer one and fills up with white.
 
     Returns:
         [resolution, resolution, 3] uint8 RGB.
     """
+    if fit == "pad":
+        size = (resolution, resolution)
+        return np.asarray(ImageOps.pad(image, size, Image.Resampling.BILINEAR, color="white"), dtype=np.uint8)
     resize = Resize(resolution, interpolation=InterpolationMode.BILINEAR)
     return np.asarray(Compose([resize, CenterCrop(resolution)])(image), dtype=np.uint8)
 
 
-def decode_image(content: object, resolution: int) -> npt.NDArray[np.uint8]:
+def decode_image(content: object, resolution: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
     """Decode encoded bytes into [resolution, resolution, 3] uint8 RGB: open_image, then square_pixels."""
-    return square_pixels(open_image(content), resolution)
+    return square_pixels(open_image(content), resolution, fit)
 
 
 def images_at_once(resolution: int, most: int) -> int:

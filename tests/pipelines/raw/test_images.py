@@ -113,3 +113,21 @@ def test_strips_are_refused_beyond_fifty_to_one(size: tuple[int, int]) -> None:
 
 def test_large_images_go_a_few_at_once() -> None:
     assert [images_at_once(side, 32) for side in (64, 256, 512, 1024, 2048)] == [32, 16, 4, 1, 1]
+
+
+def test_what_is_transparent_lies_over_white() -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))  # black hides behind it
+    for mode in ("RGBA", "LA"):
+        assert (decode_image(encoded(clear.convert(mode)), 8) == 255).all()
+    named = Image.new("P", (8, 8), 0)  # one colour of the palette is transparent
+    assert (decode_image(encoded(named, transparency=0), 8) == 255).all()
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    assert (decode_image(encoded(half), 8) == 127).all()  # 255 - 128
+    opaque = Image.new("RGBA", (8, 8), (10, 20, 30, 255))
+    assert decode_image(encoded(opaque), 8)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_padding_keeps_the_whole_image_between_white_bars() -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)  # black, twice as wide as high
+    decoded = decode_image(encoded(Image.fromarray(wide)), 8, "pad")
+    assert decoded[:, 0, 0].tolist() == [255, 255, 0, 0, 0, 0, 255, 255]
