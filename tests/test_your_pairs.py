@@ -1,0 +1,76 @@
+"""docs/your-pairs.md is run command by command, on synthetic pairs and with the embedded world as the model."""
+
+from __future__ import annotations
+
+import io
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.material import rendered_pairs
+
+from infra.base.files import ROOT
+
+PAGE = ROOT / "docs" / "your-pairs.md"
+# What stands on the page, and what takes its place here: the page's models are published ones.
+SMALL = {
+    "--preset sd15-lora": "--model infra/world/model --lora-rank 4 --global-batch 8 --micro-batch 8 --sampling-steps 2",
+    "--preset sd15": "--model infra/world/model",
+    "--steps 40 --checkpoint-every 20": "--steps 2 --checkpoint-every 1",
+}
+DRAWING = "--sampling-steps 2"
+
+
+def commands() -> list[str]:
+    """Return the page's commands."""
+    blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
+
+
+def write_own_pairs(folder: Path) -> None:
+    """Write twenty comparisons: true renders of several shapes, some with alpha, two of them ties."""
+    (folder / "photos").mkdir(parents=True)
+    lines = ["caption,image_0,image_1,label_0"]
+    for number, row in enumerate(rendered_pairs(20)):
+        names = []
+        for slot in (0, 1):
+            image = Image.open(io.BytesIO(row[f"jpg_{slot}"])).convert("RGBA")
+            if number % 3 == 0:
+                image = image.resize((64, 96))
+            elif number % 3 == 1:
+                image = image.resize((96, 64))
+            if number % 4 == 0:
+                image.putalpha(Image.fromarray(np.full(image.size[::-1], 128, np.uint8)))
+            names.append(f"{number}-{slot}.png")
+            image.save(folder / "photos" / names[-1])
+        lines.append(f"{row['caption']},{names[0]},{names[1]},{row['label_0']:g}")
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    (folder / "prompts.txt").write_text("a big red circle on a teal background\n")
+
+
+def test_the_page_runs_as_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    write_own_pairs(folder)
+    scripts = []
+    for command in commands():
+        words = command.replace("/data/mine", str(folder))
+        for there, here in SMALL.items():
+            words = words.replace(there, here)
+        _, script, *flags = shlex.split(words)
+        if script.endswith("evaluate_model.py"):
+            flags = [flag.replace("--model", "--base") for flag in flags]
+        if script.endswith(("generate.py", "evaluate_model.py")):
+            flags += shlex.split(DRAWING)
+        monkeypatch.setattr(sys, "argv", [script, *flags])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+        scripts.append(Path(script).stem)
+    assert scripts == ["import_pairs", "encode_latents", "train_dpo", "generate", "evaluate_model"]
+    named = re.findall(r"`/data/mine/([\w/.-]+)`", PAGE.read_text())
+    assert {"store/contact-sheet.html", "run/index.html", "images/gallery.html", "compared/report.html"} <= set(named)
+    for name in named:
+        assert (folder / name).exists(), name
