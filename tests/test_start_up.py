@@ -41,6 +41,23 @@ def test_help_imports_no_heavy_library() -> None:
     assert json.loads(done.stderr.splitlines()[-1]) == {command: [] for command in commands}
 
 
+WITHOUT_RAY = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print([name for name in ("ray", "pipelines.engine.on_ray", "pipelines.engine.ray_cluster") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_what_runs_in_one_process_imports_no_ray() -> None:
+    named = [function.partition(":")[0] for path in COMMANDS for function in named_functions(path)]
+    modules = sorted({*named, "training.run.alone"} - {"pipelines.experiments.sweep"})  # whose trials are Ray's tasks
+    command = [sys.executable, "-c", WITHOUT_RAY, *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def named_functions(path: Path) -> list[str]:
     """List the strings that a command gives to cli.run."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

@@ -60,6 +60,8 @@ def choose_and_say(flag: str = "", copies: int = 0, cluster_only: str | None = N
     """Choose an engine as `choose` does, say which and why, and return its name."""
     name, why = choose(flag, copies, cluster_only)
     _say_once(f"engine: {'this process' if name == 'local' else 'Ray'}, as {why}")
+    if name == "ray":
+        clusters.take_token()
     return name
 
 

@@ -10,6 +10,7 @@ from infra.base import own_cluster
 from infra.base.errors import UserError
 
 SERVERS = ("http://", "https://")  # the job server's address, which `ray job submit` takes
+MAKE = "`make cluster`"
 PATIENCE = 10.0  # seconds that a cluster's port has to answer
 
 
@@ -34,12 +35,21 @@ def named() -> Cluster | None:
             raise UserError("RAY_ADDRESS auto: names no cluster; give HOST:PORT, or unset it to use none")
         return Cluster(given, "RAY_ADDRESS")
     if own_cluster.is_running():
-        return Cluster(own_cluster.ADDRESS, "`make cluster`")
+        return Cluster(own_cluster.ADDRESS, MAKE)
     if is_server:
         raise UserError(
             f"RAY_ADDRESS {given}: is a job server's; submit this command with `ray job submit --`, or give HOST:PORT"
         )
     return None
+
+
+def take_token() -> None:
+    """Let Ray, which reads this when it is imported, show the token of `make cluster` where that cluster is used."""
+    cluster = named()
+    folder = own_cluster.runs()
+    if cluster is not None and cluster.named_by == MAKE and folder is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(folder / own_cluster.TOKEN_FILE))
 
 
 def refuse_dead(cluster: Cluster) -> None:

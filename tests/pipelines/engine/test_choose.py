@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +96,21 @@ def test_the_server_of_make_cluster_means_its_cluster(monkeypatch: pytest.Monkey
     monkeypatch.setenv("RAY_ADDRESS", "local")  # Ray's word for a cluster of one's own
     monkeypatch.setattr(own_cluster, "is_running", lambda: False)
     assert clusters.named() is None
+
+
+def test_the_token_of_make_cluster_is_shown_to_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # put back as it was when the test ends
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(own_cluster, "is_running", lambda: True)
+    monkeypatch.setattr(own_cluster, "runs", lambda: tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    clusters.take_token()
+    assert "RAY_AUTH_MODE" not in os.environ
+    monkeypatch.delenv("RAY_ADDRESS")
+    clusters.take_token()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == f"{tmp_path}/ray.token"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "127.0.0.1", "127.0.0.1:777777"])
