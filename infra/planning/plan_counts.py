@@ -15,7 +15,7 @@ from infra.base import (
     models,
     torchvision_guard,  # noqa: F401  (before transformers)
 )
-from pipelines.latents import autoencoders, encode_config, encode_latents, encode_plan, kinds, store
+from pipelines.latents import autoencoders, encode_config, encode_latents, encode_plan, kinds, planned
 from training.backbones.backbone import open_backbone
 from training.run import plan as training_plan
 from training.settings.presets import PRESETS
@@ -46,7 +46,7 @@ class Counted:
     """The arithmetic and the bytes of a model, each counted once."""
 
     def __init__(self, model: str, preset: str, pairs: int, captions: int) -> None:
-        self.folder = models.Model(model).folder(())
+        self.folder = planned.settings_folder(models.Model(model))
         self.encode = encode_config.PRESETS[encode_preset(preset)]
         self.training = PRESETS[preset]
         vae = autoencoders.vae_config(self.folder)
@@ -56,29 +56,7 @@ class Counted:
         tokens = kinds.text_tokens(self.folder, self.encode.max_tokens)
         dtype = getattr(torch, self.encode.dtype)
         self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, self.encode.batch_size, dtype)
-        self.manifest = self._manifest(pairs, captions)
-
-    def _manifest(self, pairs: int, captions: int) -> store.Manifest:
-        """Describe the store that the encoder will write."""
-        return store.Manifest(
-            source="planned",
-            model=str(self.folder),
-            fingerprints={},
-            resolution=self.resolution,
-            latent_shape=self.latent_shape,
-            scaling_factor=1.0,
-            shift_factor=0.0,
-            posterior=self.encode.posterior,
-            flip=self.encode.flip,
-            embeddings=self.networks.embeddings,
-            counts=store.Counts(
-                rows_in=pairs, ties=0, invalid=0, quarantined=0, kept=pairs, contradicting=0, prompts=captions
-            ),
-            reasons={},
-            content_hash="planned",
-            config={},
-            files={},
-        )
+        self.manifest = planned.planned_store(self.folder, self.resolution, self.encode.max_tokens, pairs, captions)
 
     @cached_property
     def network(self) -> training_plan.Network:

@@ -14,7 +14,7 @@ from infra.planning.pool import Pool
 from pipelines.latents import encode_config
 from training.settings.presets import PRESETS as TRAINING
 
-SHAPES = "infra/benchmarks/shapes"  # settings of SD1.5 and SDXL, so that a plan of these needs no download
+SHAPES = "infra/benchmarks/shapes"  # settings of some models, so that a plan of these needs no download
 GIVEN = re.compile(r"(?:(?P<stage>\w+)=)?(?P<nodes>\d+)x(?:(?P<gpus>\d+)x)?(?P<card>[\w-]+)")
 PLANNED = ("encode", "relabel", "reference", "train", "evaluate")
 
@@ -75,7 +75,8 @@ def encode_preset(preset: str) -> str:
 
 def _preset(name: str) -> PlanConfig:
     shape = encode_preset(name)
-    model = f"{SHAPES}/{shape}" if shape in ("sd15", "sdxl") else TRAINING[name].model
+    known = ("sd15", "sdxl", "qwen-image", "z-image", "flux2-klein")
+    model = f"{SHAPES}/{shape}" if shape in known else TRAINING[name].model
     return PlanConfig(preset=name, model=model)
 
 

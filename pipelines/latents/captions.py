@@ -94,10 +94,4 @@ class CaptionEncoder:
 
     def truncated(self, captions: Sequence[str]) -> int:
         """Count the captions that no text encoder sees whole."""
-        whole = np.zeros(len(captions), bool)
-        for part in self.parts:
-            tokenizer = getattr(self.pipeline, kinds.tokenizer_of(part))
-            limit = self.tokens if part == kinds.KINDS[self.name].sized else tokenizer.model_max_length
-            counts = text_columns.token_counts(self.pipeline, part, captions)
-            whole |= np.array([tokens <= limit for tokens in counts])
-        return int((~whole).sum())
+        return text_columns.count_cut(self.pipeline, self.parts, self.tokens, captions)

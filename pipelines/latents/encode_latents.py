@@ -24,6 +24,7 @@ from pipelines.latents import (
     identity,
     kinds,
     look,
+    planned,
     repair,
     store,
     store_check,
@@ -241,7 +242,7 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
             saved = files.read_json(path)  # a manifest has the settings in two parts, an unfinished store's file in one
             refuse_other_settings(destination, saved.get("config", saved) | saved.get("safety", {}), config, chosen)
     dataset = source.open_source(source.parquet_files(config.source, config.split))
-    folder = models.Model(config.model, config.revision).folder(())
+    folder = planned.settings_folder(models.Model(config.model, config.revision))
     weight_files.check_folder(folder, ())
     tokens = kinds.text_tokens(folder, config.max_tokens)
     vae = autoencoders.vae_config(folder)

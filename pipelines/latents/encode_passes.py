@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from infra.base import files, metrics, models
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import autoencoders, captions, encoders, store, text_columns
+from pipelines.latents import autoencoders, captions, encoders, kinds, store, text_columns
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
@@ -135,6 +136,7 @@ def encode_captions(plan: Plan) -> None:
     texts = pa.table(
         {"prompt_id": pa.array(prompt_ids, pa.int64()), "caption": [caption_of[key] for key in prompt_ids]}
     )
+    _say_cut(plan, texts["caption"].to_pylist())
     # Checkpointing holds for sources read from files only, so the captions become one first.
     files.write_table(plan.work("captions.parquet"), texts)
     config = plan.config
@@ -176,6 +178,20 @@ def encode_captions(plan: Plan) -> None:
 def rows_per_block(wanted: int, row_bytes: int, most_bytes: int = store.PAGE_BYTES) -> int:
     """Return how many rows a file gets: as wanted, or as many as fit into one page (store.WRITTEN_AS)."""
     return max(1, min(wanted, store.PAGE_ROWS, most_bytes // row_bytes))
+
+
+def _say_cut(plan: Plan, texts: list[str]) -> None:
+    """Say how many captions are longer than the model takes: they are cut off, as at sampling."""
+    tokens = kinds.text_tokens(plan.folder, plan.config.max_tokens)
+    parts = kinds.kind_of(plan.folder).frozen(with_sized=bool(tokens))[1:]
+    cut = text_columns.count_cut(text_columns.tokenizers_alone(plan.folder, parts), parts, tokens, texts)
+    if cut:
+        print(
+            f"{plan.destination}: {cut:,} of {len(texts):,} captions are longer than the text encoders take, and are "
+            "cut off, as they are when images are drawn",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _prompt_ids(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -159,7 +159,7 @@ class _Settings(diffusers.ConfigMixin):
         self.register_to_config(**settings)
 
 
-def _empty_pipeline(folder: Path) -> Any:
+def empty_pipeline(folder: Path) -> Any:
     """Build a folder's pipeline of its network's and its VAE's settings alone.
 
     Its constructor corrects settings that old checkpoints have wrong, for example a sample_size of 32 that is 64.
@@ -180,7 +180,7 @@ def _empty_pipeline(folder: Path) -> Any:
 
 def pixels_per_latent(folder: Path) -> int:
     """Return the side of the square of pixels that one latent position stands for."""
-    return int(_empty_pipeline(folder).vae_scale_factor)
+    return int(empty_pipeline(folder).vae_scale_factor)
 
 
 def native_resolution(folder: Path) -> int:
@@ -189,7 +189,7 @@ def native_resolution(folder: Path) -> int:
     Raises:
         UserError: if its network's settings name no such side, or two.
     """
-    pipeline = _empty_pipeline(folder)
+    pipeline = empty_pipeline(folder)
     kind = kind_of(folder)
     if kind.resolution:
         return kind.resolution

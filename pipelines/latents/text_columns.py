@@ -173,3 +173,29 @@ def token_counts(pipeline: Any, part: str, captions: Sequence[str]) -> list[int]
                 for one in captions
             ]
     return [len(ids) - dropped for ids in tokenizer(texts).input_ids]
+
+
+def count_cut(pipeline: Any, parts: Sequence[str], tokens: int, captions: Sequence[str]) -> int:
+    """Count the captions that no text encoder sees whole.
+
+    Args:
+        pipeline: with its tokenizers.
+        parts: the text encoders that are used.
+        tokens: of a T5 or a language model, from kinds.text_tokens.
+    """
+    sized = kinds.KINDS[type(pipeline).__name__].sized
+    cut = [True] * len(captions)
+    for part in parts:
+        limit = tokens if part == sized else getattr(pipeline, kinds.tokenizer_of(part)).model_max_length
+        counts = token_counts(pipeline, part, captions)
+        cut = [before and count > limit for before, count in zip(cut, counts, strict=True)]
+    return sum(cut)
+
+
+def tokenizers_alone(folder: Path, parts: Sequence[str]) -> Any:
+    """Open a folder's pipeline with the tokenizers of its text encoders and nothing that has weights."""
+    pipeline = kinds.empty_pipeline(folder)
+    for part in parts:
+        name = kinds.tokenizer_of(part)
+        setattr(pipeline, name, components.open_tokenizer(folder, name))
+    return pipeline

@@ -29,6 +29,7 @@ class Backbone(Protocol):
     network_folder: str  # of the part that is trained
     prediction_type: str  # epsilon, v_prediction, flow
     timesteps: int  # how many there are
+    rounds_time: bool  # under autocast the network rounds the noise levels that it is given
 
     def load_network(self) -> Any:
         """Load the network to train, float32, without dropout: policy and reference must see the same function."""

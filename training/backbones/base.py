@@ -25,6 +25,7 @@ class DiffusersNetwork:
     network_class: type[ModelMixin]
     network_folder: str
     timesteps: int
+    rounds_time = False
 
     def __init__(self, folder: Path, config: ScheduleConfig) -> None:
         self.folder = folder

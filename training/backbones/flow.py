@@ -88,8 +88,8 @@ class RectifiedFlow(DiffusersNetwork):
         return int(expit(ndtri(uniform)) * self.timesteps)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Compute x_s = (1 - s) x_0 + s noise; all [B, C, H, W] float32."""
-        sigma = self._at(timesteps).view(-1, 1, 1, 1)
+        """Compute x_s = (1 - s) x_0 + s noise at the s that the network is told; all [B, C, H, W] float32."""
+        sigma = self.told(self._at(timesteps)).view(-1, 1, 1, 1)
         return (1 - sigma) * latents + sigma * noise
 
     def target(
@@ -109,6 +109,10 @@ class RectifiedFlow(DiffusersNetwork):
     def epsilon_factor(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Return (1 - s)^2: with x_s given, eps - eps' = (1 - s) (v - v')."""
         return (1 - self._at(timesteps)).square()
+
+    def told(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return the noise levels [B] that a network is told when it is given these; under autocast some round them."""
+        return sigma
 
     def _at(self, timesteps: torch.Tensor) -> torch.Tensor:
         return self.sigmas.to(timesteps.device)[timesteps]
@@ -156,11 +160,17 @@ class Flux(RectifiedFlow):
     """FLUX.1: T5's hidden states, CLIP's pooled output, and on distilled models a guidance scale."""
 
     network_class = FluxTransformer2DModel
+    rounds_time = True
 
     def __init__(self, folder: Path, config: ScheduleConfig = EVERY) -> None:
         super().__init__(folder, config)
         settings = FluxTransformer2DModel.load_config(folder, subfolder=self.network_folder)
         self.guidance = GUIDANCE if settings.get("guidance_embeds") else None
+
+    def told(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Round as the network does, once before it multiplies by 1000 and once after."""
+        narrow = autocast_dtype(sigma.device)
+        return sigma if narrow == torch.float32 else (sigma.to(narrow) * 1000).float() / 1000
 
     def predict(
         self,
@@ -184,6 +194,12 @@ class Flux(RectifiedFlow):
             return_dict=False,
         )[0]
         return unpack(packed, height, width)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of a device's products: autocast's inside its block, else float32."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if enabled else torch.float32
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

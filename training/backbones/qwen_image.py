@@ -11,7 +11,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from training.backbones import ragged
-from training.backbones.flow import RectifiedFlow, pack, unpack
+from training.backbones.flow import RectifiedFlow, autocast_dtype, pack, unpack
 
 from diffusers import QwenImageTransformer2DModel  # isort: skip
 
@@ -20,6 +20,11 @@ class QwenImage(RectifiedFlow):
     """Qwen-Image: the last hidden states of Qwen2.5-VL, masked where a batch has a longer caption."""
 
     network_class = QwenImageTransformer2DModel
+    rounds_time = True
+
+    def told(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Round as the network does before it multiplies by 1000."""
+        return sigma.to(autocast_dtype(sigma.device)).float()
 
     def idle_parts(self, network: Any) -> tuple[str, ...]:
         """Name the text's way out of the last block: only the image's goes on to the prediction."""

@@ -154,9 +154,9 @@ def pair_residuals(backbone: Backbone, network: torch.nn.Module, batch: Batch, a
     noise = batch.noise.repeat(2, 1, 1, 1)  # Eq. 14: both images of a pair share noise and timestep
     timesteps = batch.timesteps.repeat(2)
     conditioning = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
-    noisy = backbone.add_noise(latents, noise, timesteps)
     target = backbone.target(latents, noise, timesteps)
     with torch.autocast(latents.device.type, dtype=autocast, enabled=autocast != torch.float32):
+        noisy = backbone.add_noise(latents, noise, timesteps)  # float32; at the level that autocast lets through
         prediction = backbone.predict(network, noisy, timesteps, conditioning)
     return residual(prediction, target)
 

@@ -10,6 +10,7 @@ adapters the backward pass is one F an image: gradients pass through the frozen 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,18 @@ from infra.base.dry_run import DryRunConfig, Row
 from infra.base.errors import UserError
 from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import store
+from pipelines.latents import planned, store
 from pipelines.latents.addresses import index_bytes
+from pipelines.latents.kinds import native_resolution
+from pipelines.latents.models_known import MODELS
 from training.backbones.backbone import Backbone, open_backbone
 from training.data.direct import is_addressable
 from training.data.staging import staged_bytes
 from training.method.draws import REWARD_DRAWS
 from training.method.policy import add_adapters, trained
 from training.run.preflight import check_settings
-from training.settings.config import TrainConfig
+from training.settings.config import DataConfig, TrainConfig
+from training.settings.flags import check_flags
 
 FLOAT32 = 4  # bytes
 
@@ -81,15 +85,30 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     Raises:
         UserError: if the settings do not fit each other or the store.
     """
-    manifest, decided = check_settings(config)
+    folder = planned.settings_folder(config.start)
+    path = files.resolve(config.data.store)
+    is_there = config.data.store != DataConfig().store or files.exists(files.join(path, store.MANIFEST))
+    if is_there:
+        manifest, decided = check_settings(config)
+    else:
+        manifest = _pick_a_pic(config, folder)
+        decided = manifest.counts.kept
     validation = config.validation
     # A dry run fetches no published weights.
     if validation.validation_prompts and validation.validation_weights != scorers.PUBLISHED:
         scorers.check(validation.validation_scorer, validation.validation_weights)
-    folder = config.start.folder(())
     network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
     rows = plan_rows(config, asked, manifest, decided, network)
     print(dry_run.table(rows), flush=True)
+
+
+def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:
+    """Describe the store that a preset's encoding of Pick-a-Pic gives, and say that it is not there yet."""
+    check_flags(config)
+    print(f"--store {config.data.store}: is not there yet; one of Pick-a-Pic v2 is counted", file=sys.stderr)
+    sides = (model.resolution for model in MODELS.values() if model.hub_name == config.model)
+    side = next(sides, None) or native_resolution(folder)
+    return planned.planned_store(folder, side, None, planned.PAIRS, planned.CAPTIONS)
 
 
 def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifest: store.Manifest) -> Network:

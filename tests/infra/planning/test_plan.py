@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_the_run_s_refusals_are_the_plan_s(
     # print is patched there, so the sentence is not on stderr but the exception's cause
     assert told in str(stopped.value.__cause__)
     assert not capsys.readouterr().err
+
+
+def test_a_preset_is_planned_before_there_are_a_store_and_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan.files, "resolve", lambda path: str(tmp_path / path))
+    cli.run(main, TrainConfig, PRESETS, ["--preset", "flux2-klein", "--dry-run"], plan=plan.print_plan)
+    told = capsys.readouterr()
+    rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in told.out.splitlines())
+    assert rows["pairs"].startswith("851,293 ")
+    assert rows["parameters"] == "3,875,544,576"
+    # 2 bytes of 128 x 64 x 64 of two images a pair; of 512 x 7680 a caption, the empty one too
+    captions = 58_961 * 2 * 512 * 7680
+    assert rows["embeddings and captions"] == f"{captions / 1e9:,.4g} GB"
+    index = 24 * 851_293 + 20 * 58_961
+    assert rows["store"] == f"{(851_293 * 2 * 2 * 128 * 64 * 64 + captions + index) / 1e9:,.4g} GB"
+    assert "--model black-forest-labs/FLUX.2-klein-base-4B: is out of reach; its settings in " in told.err
+    assert "--store runs/store: is not there yet; one of Pick-a-Pic v2 is counted" in told.err
 
 
 def test_a_store_of_another_model_s_shapes_is_refused(folder: Path) -> None:

@@ -16,7 +16,7 @@ from support.tiny_pipelines import KINDS
 from infra.base.errors import UserError
 from infra.base.models import Model
 from pipelines.drawing import sampling
-from pipelines.latents import kinds, store
+from pipelines.latents import kinds, store, text_columns
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.text_columns import embedding_shapes
 from training.backbones.backbone import open_backbone
@@ -117,6 +117,13 @@ def test_a_caption_is_cut_off_where_no_encoder_sees_it_whole(tiny_pipeline: Pipe
     captions = ["a star", "a red star " * 8, "a red star " * 60]  # 24 words are too many for CLIP's 16 tokens
     assert CaptionEncoder(Model(str(tiny_pipeline("sdxl"))), 4, "float32").truncated(captions) == 2
     assert CaptionEncoder(Model(str(tiny_pipeline("flux"))), 4, "float32", 77).truncated(captions) == 1
+    for kind in ("qwen-image", "z-image", "flux2-klein"):  # their templates' tokens count too, without the dropped ones
+        folder = tiny_pipeline(kind)
+        alone = text_columns.tokenizers_alone(folder, ["text_encoder"])
+        around = {"qwen-image": 5, "z-image": 5, "flux2-klein": 6}[kind]
+        fits = " ".join(["star"] * (77 - around))
+        assert text_columns.token_counts(alone, "text_encoder", ["", fits]) == [around, 77]
+        assert text_columns.count_cut(alone, ["text_encoder"], 77, [fits, f"{fits} star"]) == 1
 
 
 def test_embeddings_beyond_half_precision_are_refused(tiny_pipeline: Pipelines) -> None:

@@ -164,3 +164,28 @@ def test_captions_of_unequal_length_in_a_batch_are_what_they_are_alone(kind: str
             padded[row, length:] = 7.0
         filled = backbone.predict(network, noisy, t, text | {"text_encoder": padded})
         assert torch.allclose(filled, together, atol=3e-6)  # what the store is padded with is not looked at
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_noise_is_added_at_the_level_that_the_network_is_told(kind: str, tiny_pipeline: Pipelines) -> None:
+    folder, pipeline, backbone, network = opened(kind, tiny_pipeline)
+    text = conditioning(folder, pipeline, CAPTIONS[2:])
+    seen: list[torch.Tensor] = []
+    # What turns the time into an embedding, and by how much the network has multiplied the noise level before it.
+    embed = {"z-image": "t_embedder", "flux2-klein": "time_guidance_embed"}.get(kind, "time_text_embed")
+    factor = 1 if kind == "qwen-image" else 1000
+    network.get_submodule(embed).register_forward_pre_hook(lambda _, given: seen.append(given[0].float() / factor))
+    noise = torch.ones(1, 16, 4, 4)
+    for t in (300, 700, 701, 998):
+        seen.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            noisy = backbone.add_noise(torch.zeros_like(noise), noise, torch.tensor([t]))  # s everywhere
+            backbone.predict(network, noisy, torch.tensor([t]), text)
+        told = 1 - seen[0] if kind == "z-image" else seen[0]
+        assert told.item() == pytest.approx(noisy[0, 0, 0, 0].item(), abs=1e-6)
+    levels = torch.linspace(0.7, 0.711, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        distinct = len(set(backbone.told(levels).tolist()))  # type: ignore[attr-defined]
+    assert distinct == (4 if backbone.rounds_time else 12)
+    assert torch.equal(backbone.told(levels), levels)  # type: ignore[attr-defined]
