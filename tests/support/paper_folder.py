@@ -109,7 +109,9 @@ def write_scored(folder: Path, colours: dict[str, list[tuple[int, int, int]]], *
     path = write_images(folder, colours, fingerprints={"unet": f"weights of {folder.name}"}, **identity)
     known = {name: scorers.load(name).fingerprint for name in JUDGES}
     score.score_folder(score.ScoreConfig(images=(path,), scorers=JUDGES), path, known)
-    score_files.write_set(path, {"judged": {"images": len(colours)}, "config": {"feature_model": "m"}})
+    about = {"of": score_files.images_hash(path)}
+    judged = {"images": len(colours)}
+    score_files.write_set(path, {"identity": about, "judged": judged, "config": {"feature_model": "m"}})
     return path
 
 
