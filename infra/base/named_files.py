@@ -34,12 +34,23 @@ def problems(folder: str, named: Named, remedy: str, contents: bool = False) -> 
     sizes = _sizes(folder, named)
     for name, expected in named.items():
         path = files.join(folder, name)
-        if name not in sizes:
-            yield f"{path}: missing, though its manifest names it; {remedy}"
-        elif sizes[name] != expected["bytes"]:
-            yield f"{path}: {sizes[name]} bytes, but its manifest says {expected['bytes']}; {remedy}"
-        elif contents and _sha256_as_of(path, _stamp(path)) != expected["sha256"]:
-            yield f"{path}: its contents differ from its manifest; {remedy}"
+        try:
+            wrong = _difference(path, sizes.get(name), expected, contents)
+        except OSError as error:
+            wrong = f"cannot be read ({files.reason(error)}); ask its owner for the right to"
+        if wrong:
+            yield f"{path}: {wrong}; {remedy}"
+
+
+def _difference(path: str, size: int | None, expected: Mapping[str, Any], contents: bool) -> str | None:
+    """Say in what a file differs from what its manifest says; None where in nothing."""
+    if size is None:
+        return "missing, though its manifest names it"
+    if size != expected["bytes"]:
+        return f"{size} bytes, but its manifest says {expected['bytes']}"
+    if contents and _sha256_as_of(path, _stamp(path)) != expected["sha256"]:
+        return "its contents differ from its manifest"
+    return None
 
 
 def _sizes(folder: str, names: Iterable[str]) -> dict[str, int]:

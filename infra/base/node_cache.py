@@ -130,7 +130,7 @@ def cache_folder(cache: str | None, setting: str = "--cache") -> Path:
     except FileExistsError:
         raise UserError(f"{base}: no folder, where copies are to be written; set {setting} to a folder") from None
     status = base.stat()
-    if {base.lstat().st_uid, status.st_uid} != {os.getuid()}:
+    if {base.lstat().st_uid, status.st_uid} != {os.geteuid()}:
         raise UserError(f"{base}: belongs to another user; set {setting} to a folder of your own")
     if status.st_mode & stat.S_IWOTH:
         raise UserError(

@@ -25,6 +25,8 @@ from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog, read_vote
 from pipelines.latents import store
 
 ARENA = "arena.json"
+COUNT = "votes"  # in it: how many were kept when an arena last began or ended
+REMEDY = "restore it from a copy, or give another --output"
 
 
 def check_output(output: str, sets: Sets, seed: int) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
         identity = check_output(output, sets, config.seed)
         refuse_lost_votes(output)
         Path(output, VOTES).touch()  # before what says that it is there
-        files.write_json(files.join(output, ARENA), {"identity": identity, "config": asdict(config)})
+        about = {"identity": identity, "config": asdict(config)}
+        files.write_json(files.join(output, ARENA), about | {COUNT: len(read_votes(files.join(output, VOTES))[0])})
         chosen = choose(sets.pairs, config.seed, config.pairs)
         with (
             contextlib.closing(Contents(sets, chosen, output)) as contents,
@@ -70,8 +73,11 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
                     flush=True,
                 )
             print(f"open {server.url} (end with Ctrl-C)", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                server.serve_forever()
+            try:
+                with contextlib.suppress(KeyboardInterrupt):
+                    server.serve_forever()
+            finally:
+                files.write_json(files.join(output, ARENA), about | {COUNT: log.count()})
             print(f"\n{output}: {log.count()} votes kept; the same command with --export FOLDER uses them", flush=True)
 
 
@@ -94,19 +100,20 @@ def verify(config: ArenaConfig) -> Iterator[str]:
     output = files.resolve(config.output)
     yield from refusals(partial(_read_identity, output))
     yield from refusals(partial(refuse_lost_votes, output), partial(read_votes, files.join(output, VOTES)))
+    if files.exists(files.join(output, ARENA)):
+        yield from refusals(lambda: check_output(config.output, read_sets(config.images), config.seed))
 
 
 def _read_identity(output: str) -> dict[str, Any]:
-    remedy = "restore it from a copy, or give another --output"
-    identity: dict[str, Any] = records.read_record(files.join(output, ARENA), ("identity",), remedy)["identity"]
+    identity: dict[str, Any] = records.read_record(files.join(output, ARENA), ("identity",), REMEDY)["identity"]
     return identity
 
 
 def refuse_lost_votes(output: str) -> None:
-    """Refuse a folder that has a file of votes or says whose votes they are, and not both.
+    """Refuse a folder that lacks its votes, or what says whose they are, or votes that an earlier arena has counted.
 
     Raises:
-        UserError: naming the file that is missing.
+        UserError: naming the file that is missing, or holds fewer votes than before.
     """
     there = {name: files.is_file(files.join(output, name)) for name in (ARENA, VOTES)}
     lost = [name for name, is_there in there.items() if not is_there]
@@ -115,6 +122,14 @@ def refuse_lost_votes(output: str) -> None:
             f"{files.join(output, lost[0])}: missing, though an arena was begun here; restore it from a copy, or give "
             "another --output"
         )
+    if not lost:
+        counted = records.read_record(files.join(output, ARENA), remedy=REMEDY).get(COUNT, 0)
+        left = len(read_votes(files.join(output, VOTES))[0])
+        if left < counted:
+            raise UserError(
+                f"{files.join(output, VOTES)}: holds {left} votes, but {counted} were kept when the arena last ended; "
+                f"restore it from a copy, or if you took some out, lower {COUNT} in {ARENA}"
+            )
 
 
 def main(config: ArenaConfig) -> None:

@@ -62,8 +62,7 @@ def run_trial(trial: Trial) -> Seconds:
     if config is not None:
         parts = {"train": lambda: train_dpo.main(config, train_alone if alone else None)} | parts
     noted = files.resolve(trial.seconds)
-    lost = f"delete it: {LOST_SECONDS}"
-    seconds: Seconds = records.read_record(noted, remedy=lost) if files.exists(noted) else {}
+    seconds: Seconds = read_seconds(noted) if files.exists(noted) else {}
     for name, work in parts.items():
         begun = name in seconds
         started = time.perf_counter()
@@ -76,6 +75,15 @@ def run_trial(trial: Trial) -> Seconds:
             seconds[name] = time.perf_counter() - started
             files.write_json(noted, seconds)
     return seconds
+
+
+def read_seconds(path: str) -> Seconds:
+    """Read how many seconds each part of a trial took.
+
+    Raises:
+        UserError: if the file is torn, or another file's content.
+    """
+    return records.read_record(path, remedy=f"delete it: {LOST_SECONDS}")
 
 
 def main(config: SweepConfig) -> None:
@@ -102,7 +110,7 @@ def verify(config: SweepConfig) -> Iterator[str]:
     for trial in make_trials(read_sweep(config.file), config.output):
         noted = files.resolve(trial.seconds)
         if files.exists(noted):
-            yield from refusals(partial(records.read_record, noted, remedy=f"delete it: {LOST_SECONDS}"))
+            yield from refusals(partial(read_seconds, noted))
         if trial.train is not None and files.exists(files.resolve(trial.train.output)):
             yield from run_check.problems(files.resolve(trial.train.output))
         if files.exists(files.resolve(trial.draw.output)):

@@ -155,9 +155,15 @@ def read_set(path: str) -> dict[str, Any]:
 
 def problems(path: str) -> Iterator[str]:
     """Yield one sentence for each thing that is wrong with a folder's scores."""
-    for name in scored_by(path):
+    names = scored_by(path)
+    folder = files.join(path, SCORES)
+    for scores in files.list_files(folder, SCORES_FILE):
+        name = scores.removeprefix(f"{folder}/").split("/")[0]
+        if name not in names:
+            yield f"{files.join(folder, name, DONE)}: missing; delete {files.join(folder, name)} and run score.py again"
+    for name in names:
         yield from refusals(partial(_read_one, path, name))
-    if files.exists(files.join(path, SET)):
+    if names:
         yield from refusals(lambda: read_set(path))
 
 

@@ -169,7 +169,11 @@ def read_manifest(store: str) -> Manifest:
         unfinished = files.exists(files.join(store, WORK))
         raise UserError(
             f"{store}: "
-            + ("unfinished; run encode_latents.py again to finish it" if unfinished else "no latent store here")
+            + (
+                "unfinished; run encode_latents.py again to finish it"
+                if unfinished
+                else "no latent store here; give a store's folder, or restore its manifest.json"
+            )
         )
     value = records.read_record(path, (KEY,))
     check_version(path, value, SCHEMA_VERSION, "encode again into another --store")
@@ -278,7 +282,8 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     """
     path = files.join(store, "labels", name, MANIFEST)
     if not files.exists(path):
-        raise UserError(f"--labels {name}: {store} has the label sets {', '.join(label_sets(store)) or 'none'}")
+        known = ", ".join(label_sets(store)) or "none"
+        raise UserError(f"--labels {name}: {store} has the label sets {known}; give one of them, or run relabel.py")
     again = labels_remedy(store, name)
     manifest = records.read_record(path, ("sha256",), again)
     check_version(path, manifest, LABELS_VERSION, again, unnamed=1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.base import files, tables
+from infra.base import files, records, tables
 from infra.base.errors import UserError
 from infra.local import paper
 from pipelines.drawing.prompts import read_prompts
@@ -95,15 +95,18 @@ class PaperRun:
         return medians
 
 
-def read_part(path: str) -> Any:
+def read_part(path: str, names: tuple[str, ...] = ()) -> Any:
     """Read a JSON file that a step leaves when it is finished.
+
+    Args:
+        names: what it must hold; without names it may be a list.
 
     Raises:
         UserError: naming the file, if it is not there.
     """
     if not files.exists(path):
         raise UserError(f"{path}: there is no such file, so this part is not finished; {AGAIN}")
-    return files.read_json(path)
+    return records.read_record(path, names, AGAIN) if names else files.read_json(path)
 
 
 def read_run(folder: str) -> PaperRun:
@@ -113,7 +116,7 @@ def read_run(folder: str) -> PaperRun:
         UserError: naming the file or trial that is missing or wrong, and what to run.
     """
     root = files.resolve(folder)
-    sweep = read_part(files.join(root, "sweep", "sweep.json"))
+    sweep = read_part(files.join(root, "sweep", "sweep.json"), ("schema_version",))
     if sweep.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{root}/sweep/sweep.json: schema version {sweep.get('schema_version')}, not {SCHEMA_VERSION}; {AGAIN}"

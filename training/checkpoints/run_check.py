@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.base import copy_index, files, records, result_files
+from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
 from infra.base.verifying import refusals
 from training.checkpoints import checkpoint
@@ -21,7 +22,7 @@ def problems(output: str) -> Iterator[str]:
     if not files.is_file(files.join(output, CONFIG)):
         yield f"{output}: no run here, as it has no {CONFIG}; give the --output of a run, or restore the file"
         return
-    yield from refusals(partial(records.read_record, files.join(output, CONFIG), ("data", "steps")))
+    yield from refusals(partial(_check_settings, output))
     if checkpoint.is_asked_to_rewind(output):
         yield from refusals(partial(checkpoint.next_start, output))
     for name in (STEPS, ASSESSMENTS):
@@ -36,8 +37,29 @@ def problems(output: str) -> Iterator[str]:
         yield f"{result}: without {result_files.FACTS}, which is written last; {result_files.remedy(result)}"
 
 
+def _check_settings(output: str) -> None:
+    """Compare the settings of a run with its last checkpoint: an older file of settings says another seed or batch."""
+    path = files.join(output, CONFIG)
+    settings = records.read_record(path, ("data", "steps", "seed"))
+    steps = checkpoint.complete_steps(output)
+    if not steps:
+        return
+    folder = files.join(output, checkpoint.name_of(steps[-1]))
+    state, _ = checkpoint.read_marker(folder, files.read_bytes(files.join(folder, checkpoint.COMPLETE)))
+    says = (settings["seed"], settings["data"].get("global_batch"))
+    if says != (state.seed, state.global_batch):
+        raise UserError(
+            f"{path}: seed and global batch are {says[0]} and {says[1]}, but {state.seed} and {state.global_batch} in "
+            f"{folder}; {records.RESTORE}"
+        )
+
+
 def _note_problems(path: str) -> Iterator[str]:
-    lines = files.read_bytes(path).split(b"\n")[:-1] if files.is_file(path) else []
+    try:
+        lines = files.read_bytes(path).split(b"\n")[:-1] if files.is_file(path) else []
+    except OSError as error:
+        yield f"{path}: cannot be read ({files.reason(error)}); ask its owner for the right to"
+        return
     torn = sum(parse_note(line) is None for line in lines)
     if torn:
         yield f"{path}: {torn} of its lines cannot be read; {LEFT_OUT}"
@@ -53,6 +75,9 @@ def copy_problems(folder: Path) -> Iterator[str]:
     """Yield one sentence if a copy lost bytes; a folder that nobody vouched for is an unfinished copy, or a run's."""
     if copy_index.is_begun_only(folder):
         return
-    wrong = copy_index.damage(folder)
+    try:
+        wrong = copy_index.damage(folder)
+    except OSError as error:
+        wrong = files.reason(error)
     if wrong is not None:
         yield f"{folder}: {wrong}; nothing is to be done: whoever needs it copies it again"

@@ -126,8 +126,8 @@ def read_manifest(path: str, name: str) -> Manifest:
     if not files.exists(place):
         known = [other.split("/")[-2] for other in files.list_files(files.join(path, "reference"), store.MANIFEST)]
         raise UserError(
-            f"--reference {name}: {path} has the reference errors {', '.join(known) or 'none'}; encode_reference.py "
-            "computes them"
+            f"--reference {name}: {path} has the reference errors {', '.join(known) or 'none'}; run "
+            "encode_reference.py to compute them"
         )
     again = reference_remedy(folder_of(path, name))
     value = records.read_record(place, ("settings", "hardware", "files"), again)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.base import begun, cli, files, named_files, object_storage, records, result_files
+from infra.base.config_files import CONFIG
 from infra.base.errors import UserError
 from infra.base.models import Model
 from infra.base.result_files import FACTS
@@ -54,7 +55,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         _export_finished(output, config)
         print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
         return
-    if files.exists(files.join(output, "config.json")):
+    if files.exists(files.join(output, CONFIG)) or checkpoint.complete_steps(output):
         _refuse_other_settings(output, config)
     pinned = check_config(_as_begun(output, config))
     noted = _refuse_other_models(output, pinned)
@@ -192,6 +193,6 @@ def _is_same_store(output: str, name: str, was: str, now: str) -> bool:
 
 
 def _refuse_other_settings(output: str | Path, config: TrainConfig) -> None:
-    before = cli.begun_with(files.join(str(output), "config.json"), TrainConfig())
+    before = cli.begun_with(files.join(str(output), CONFIG), TrainConfig())
     now = cli.as_saved(_spelled_as_begun(str(output), before, config))
     begun.refuse_other_settings(str(output), before, now, "give another --output", FREE)

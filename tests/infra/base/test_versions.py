@@ -122,6 +122,20 @@ def test_reference_errors_that_are_not_whole_are_refused(tmp_path: Path) -> None
     assert str(refused.value).endswith(remedy)
 
 
+@pytest.mark.parametrize("kind", ["label set", "checkpoint", "scores"])
+def test_what_lies_in_the_folder_of_another_is_refused(kind: str, tmp_path: Path) -> None:
+    manifest, _, _ = KINDS[kind](tmp_path)
+    folder = Path(manifest).parent
+    other = folder.rename(folder.with_name("step-0000004" if kind == "checkpoint" else "other"))
+    reads: dict[str, Callable[[], object]] = {
+        "label set": lambda: store.read_labels(str(other.parent.parent), "other"),
+        "checkpoint": lambda: checkpoint.read_state(other),
+        "scores": lambda: score_files.read_scores(str(other.parent.parent)),
+    }
+    with pytest.raises(UserError, match=rf"^{other}/{Path(manifest).name}: .*rename"):
+        reads[kind]()
+
+
 def test_judgements_of_a_set_have_a_version_too(tmp_path: Path) -> None:
     path = f"{tmp_path}/set.json"
     files.write_json(f"{tmp_path}/manifest.json", {"identity": {}, "images": 0})

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.base import files
+from infra.base.errors import UserError
+from pipelines.arena_app import arena
 from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog, read_votes
 
 ANSWERS = dict.fromkeys(QUESTIONS, "left")
@@ -22,6 +25,21 @@ def test_votes_whose_file_was_deleted_are_written_again(tmp_path: Path, capsys: 
         log.add("bob", 2, 0, ANSWERS)
     assert list(read_votes(str(path))[0]) == [("ann", 1), ("bob", 1), ("bob", 2)]
     assert f"{path}: was deleted while the arena ran" in capsys.readouterr().err
+
+
+@pytest.mark.chaos
+def test_an_arena_that_counted_more_votes_than_there_are_does_not_begin(tmp_path: Path) -> None:
+    path = tmp_path / VOTES
+    with contextlib.closing(VoteLog(str(path))) as log:
+        log.add("ann", 1, 0, ANSWERS)
+    files.write_json(str(tmp_path / arena.ARENA), {"identity": {}, arena.COUNT: 1})
+    arena.refuse_lost_votes(str(tmp_path))
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"votes\.jsonl: holds 0 votes, but 1 were kept"):
+        arena.refuse_lost_votes(str(tmp_path))
+    path.unlink()
+    with pytest.raises(UserError, match=r"votes\.jsonl: missing, though an arena was begun here"):
+        arena.refuse_lost_votes(str(tmp_path))
 
 
 @pytest.mark.chaos

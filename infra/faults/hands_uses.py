@@ -1,0 +1,162 @@
+"""How each kind of folder is used, and how --verify looks at it: what the table of hands.py is tried on.
+
+A use returns what it read as text, which is equal where the same was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from infra.base import begun, cli, files, named_files, records, result_files, tables
+from infra.base.config_files import CONFIG
+from infra.base.node_cache import staged_once
+from infra.base.verifying import refusals
+from pipelines.arena_app import arena
+from pipelines.arena_app.arena_votes import VOTES, VoteLog, read_votes
+from pipelines.drawing import image_sets
+from pipelines.experiments import sweep
+from pipelines.judging import score_files
+from pipelines.latents import store, store_check
+from pipelines.paper.paper_run import read_part
+from training.checkpoints import checkpoint, run_check
+from training.checkpoints.run_folder import RESULT
+from training.reference import reference_errors
+from training.run import train_dpo
+from training.run.journal import Journal
+from training.settings.config import TrainConfig
+
+COPY = "copy"  # of the cache
+SEED = 1  # of a run and of an arena
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder."""
+
+    use: Callable[[Path], str]
+    problems: Callable[[Path], Iterator[str]]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _rows(table: pa.Table) -> str:
+    return repr(table.to_pydict())
+
+
+def use_store(folder: Path) -> str:
+    """Read a store as training and relabelling do: the files that its manifest names, compared with it."""
+    manifest = store.read_manifest(str(folder))
+    store.verify(str(folder), manifest, contents=True)
+    kept = tables.read(store.files_of(str(folder), manifest, store.KEPT))
+    prompts = tables.read(store.files_of(str(folder), manifest, "prompts"))
+    return _digest(manifest.content_hash, _rows(kept), _rows(prompts), _rows(store.kept_pairs(str(folder))))
+
+
+def use_labels(folder: Path) -> str:
+    """Read a label set as training does."""
+    table, sha256 = store.read_labels(str(folder), "red")
+    return _digest(sha256, _rows(table))
+
+
+def use_errors(folder: Path) -> str:
+    """Read cached errors as training does."""
+    manifest = reference_errors.read_manifest(str(folder), "base")
+    reference_errors.verify(str(folder), "base", manifest, contents=True)
+    place = reference_errors.folder_of(str(folder), "base")
+    return _digest([_rows(tables.read([files.join(place, name)])) for name in sorted(manifest.files)])
+
+
+def use_images(folder: Path) -> str:
+    """Read images as the scorers, the report and the arena do."""
+    return _digest(image_sets.read_manifest(str(folder))["identity"], _rows(image_sets.read_images(str(folder))))
+
+
+def use_scores(folder: Path) -> str:
+    """Read scores as the report does."""
+    return _digest(_rows(score_files.read_scores(str(folder))), score_files.read_set(str(folder)))
+
+
+def use_run(folder: Path) -> str:
+    """Take up a run as the trainer does, and open its result as generate.py does.
+
+    A run that goes on from an earlier checkpoint has the same losses, so what is compared is not the step.
+    """
+    output = str(folder)
+    settings = cli.begun_with(files.join(output, CONFIG), TrainConfig())
+    now = cli.as_saved(replace(TrainConfig(), seed=SEED))
+    begun.refuse_other_settings(output, settings, now, "give another --output", train_dpo.FREE)
+    step = checkpoint.next_start(output)
+    assert step is not None
+    state = checkpoint.check(files.join(output, checkpoint.name_of(step)))
+    with contextlib.closing(Journal(folder, enabled=True, steps=step)) as journal:
+        journal.rewind(step)
+    result = files.join(output, RESULT)
+    if files.is_file(files.join(result, result_files.FACTS)):
+        named_files.refuse(result_files.problems(result))
+    return _digest(settings, state.seed, state.global_batch, state.store_hash, state.labels_hash)
+
+
+def use_cache(folder: Path) -> str:
+    """Open a copy on a node, or make it again."""
+
+    def fill(copy: Path) -> None:
+        np.save(copy / "numbers.npy", np.arange(64))
+        np.save(copy / "names.npy", np.arange(7))
+
+    copy = staged_once(str(folder), COPY, 0, "the store", fill)
+    return _digest(np.load(copy / "numbers.npy").tolist(), np.load(copy / "names.npy").tolist())
+
+
+def use_sweep(folder: Path) -> str:
+    """Read a sweep as the paper's report does."""
+    trials = read_part(str(folder / sweep.DONE), ("schema_version",))["trials"]
+    return _digest([(trial["name"], trial["seed"]) for trial in trials])
+
+
+def use_arena(folder: Path) -> str:
+    """Take up votes as a server does."""
+    arena.refuse_lost_votes(str(folder))
+    identity = records.read_record(str(folder / arena.ARENA), ("identity",), arena.REMEDY)["identity"]
+    begun.refuse_other_settings(str(folder / arena.ARENA), identity, {"seed": SEED}, "give another folder", exact=True)
+    with contextlib.closing(VoteLog(str(folder / VOTES))):
+        votes, _ = read_votes(str(folder / VOTES))
+    return _digest(identity, votes)
+
+
+def _problems_of_scores(folder: Path) -> Iterator[str]:
+    refused = list(refusals(lambda: image_sets.read_manifest(str(folder))))
+    yield from refused or score_files.problems(str(folder))
+
+
+def _problems_of_images(folder: Path) -> Iterator[str]:
+    refused = list(refusals(lambda: image_sets.read_manifest(str(folder))))
+    yield from refused or image_sets.problems(str(folder))
+
+
+def _problems_of_arena(folder: Path) -> Iterator[str]:
+    yield from refusals(lambda: arena.refuse_lost_votes(str(folder)))
+    yield from refusals(lambda: use_arena(folder))
+
+
+KINDS: Mapping[str, Kind] = {
+    "store": Kind(use_store, lambda folder: store_check.problems(str(folder))),
+    "label set": Kind(use_labels, lambda folder: store_check.label_set_problems(str(folder), "red")),
+    "cached errors": Kind(
+        use_errors, lambda folder: store_check.reference_problems(reference_errors.folder_of(str(folder), "base"))
+    ),
+    "images": Kind(use_images, _problems_of_images),
+    "scores": Kind(use_scores, _problems_of_scores),
+    "run": Kind(use_run, lambda folder: run_check.problems(str(folder))),
+    "cache": Kind(use_cache, lambda folder: run_check.cache_problems(str(folder))),
+    "sweep": Kind(use_sweep, lambda folder: refusals(lambda: read_part(str(folder / sweep.DONE), ("schema_version",)))),
+    "arena": Kind(use_arena, _problems_of_arena),
+}

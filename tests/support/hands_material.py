@@ -1,0 +1,154 @@
+"""A tiny folder of each kind, made by hand without a model, in two versions of different content."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from infra.base import copy_index, files, named_files
+from infra.base.config_files import save_config
+from infra.base.result_files import FACTS
+from infra.faults import hands, hands_uses
+from labelers.labels import label_set
+from pipelines.arena_app import arena
+from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog
+from pipelines.drawing import image_sets
+from pipelines.experiments import sweep
+from pipelines.judging import score_files
+from pipelines.latents import store
+from training.checkpoints import checkpoint
+from training.reference import reference_errors
+from training.settings.config import TrainConfig
+
+PAIRS = 4
+
+
+def _described(folder: Path, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, object]]:
+    for name, table in tables.items():
+        files.write_table(str(folder / name), table)
+    return {
+        name: named_files.describe(str(folder), [name])[name] | {"rows": table.num_rows}
+        for name, table in tables.items()
+    }
+
+
+def write_store(folder: Path, version: int) -> None:
+    """Write a store with its human label set, a scorer's, and cached errors."""
+    ids = np.arange(PAIRS)
+    latents = np.full((PAIRS, 4), version, np.float16)
+    kept = {"pair_id": ids, "prompt_id": ids, "latents_0": store.half_lists(latents), "latents_1": ids}
+    prompts = {"prompt_id": [*ids, 99], "caption": [*(f"{version} {number}" for number in ids), ""]}
+    described = _described(folder, {hands.KEPT: pa.table(kept), hands.PROMPTS: pa.table(prompts)})
+    counts = store.Counts(rows_in=4, ties=0, invalid=0, quarantined=0, kept=4, contradicting=0, prompts=4)
+    manifest = store.Manifest(
+        source="raw", model="m", fingerprints={}, resolution=64, latent_shape=(4, 1, 1), scaling_factor=1.0,
+        shift_factor=0.0, posterior="sample", flip=False, embeddings={}, counts=counts, reasons={},
+        content_hash=f"content-{version}", config={}, files=described,
+    )  # fmt: skip
+    store.publish(str(folder), manifest)
+    for name in ("human", "red"):
+        _write_labels(folder, name, version)
+    _write_errors(folder, version)
+
+
+def _write_labels(folder: Path, name: str, version: int) -> None:
+    scores = pa.array(np.full(PAIRS, 0.25 * version), pa.float32())
+    labels = pa.array([0.0, 1.0, 0.0, float(version % 2)], pa.float32())
+    columns = [np.arange(PAIRS), scores, scores, labels, pa.nulls(PAIRS, pa.float32())]
+    if name != "human":
+        lost = pa.table({"pair_id": [100 + version], "reason": ["none"]})
+        files.write_table(label_set._refused_file(str(folder), name), lost)
+    about = {"settings": {"scorer": name, "store_hash": f"content-{version}"}}
+    store.write_labels(str(folder), name, pa.table(columns, schema=store.LABELS_SCHEMA), about)
+
+
+def _write_errors(folder: Path, version: int) -> None:
+    errors = np.full(PAIRS, version, np.float32)
+    draws = pa.table([np.arange(PAIRS), np.zeros(PAIRS, int), np.ones(PAIRS, int), errors, errors],
+                     names=reference_errors.SCHEMA.names)  # fmt: skip
+    name, about = reference_errors.write_draw(str(folder), "base", 0, draws)
+    settings = reference_errors.Settings(
+        network="n", store_hash=f"content-{version}", seed=0, caption_dropout=0.2, prediction_type="epsilon",
+        schedule="h", batch_size=4, precision="float32",
+    )  # fmt: skip
+    manifest = reference_errors.Manifest(
+        settings=settings, model="m", revision=None, draws=1, pairs=PAIRS, hardware=("CPU",), config={},
+        files={name: about},
+    )  # fmt: skip
+    reference_errors.write_manifest(str(folder), "base", manifest)
+
+
+def write_images(folder: Path, version: int) -> None:
+    """Write two images with the scores of one scorer and their judgement as a set."""
+    drawn = [Image.new("RGB", (8, 8), (50 * version, 0, shade)) for shade in (10, 20)]
+    wanted = image_sets.wanted_images(["a", "b"], 1, seed=version)
+    image_sets.write_images(str(folder), image_sets.with_images(wanted, drawn), {"model": f"m{version}"})
+    of = score_files.images_hash(str(folder))
+    scores = wanted.select(score_files.KEYS).append_column("red", pa.array([0.1, 0.2 * version], pa.float32()))
+    score_files.write_scores(str(folder), "red", scores, {"identity": {"scorer": "red", "fingerprint": "f", "of": of}})
+    score_files.write_set(str(folder), {"identity": {"of": of}, "config": {"feature_model": "m"}, "judged": {"n": 2}})
+
+
+def write_run(folder: Path, version: int) -> None:
+    """Write a finished run of four steps: two checkpoints, notes, and a LoRA file as the result."""
+    save_config(str(folder), TrainConfig(seed=version, output="run"))
+    notes = "".join(f'{{"step": {step}, "loss": {version}}}\n' for step in range(1, 5 - 2 * (version - 1)))
+    (folder / "metrics.jsonl").write_text(notes)
+    for step in (2, 4):
+        state = checkpoint.State(
+            step=step, seed=version, global_batch=TrainConfig().data.global_batch, store_hash="s", labels_hash="l"
+        )
+        groups = {name: {"weight": torch.full((4,), float(version))} for name in ("network", "optimizer")}
+        groups["optimizer"]["weight"] += step
+        checkpoint.save(folder, state, groups)
+    result = folder / "result"
+    result.mkdir()
+    (result / "pytorch_lora_weights.safetensors").write_bytes(bytes([version]) * 64)
+    (result / "README.md").write_text("card")
+    described = named_files.describe(str(result), ["README.md", "pytorch_lora_weights.safetensors"])
+    files.write_json(str(result / FACTS), {"config": {"seed": version}, "train": {"steps": 4}, "files": described})
+
+
+def write_cache(folder: Path, version: int) -> None:
+    """Write a cache with one copy."""
+    folder.mkdir(mode=0o700)
+    hands_uses.use_cache(folder)
+    if version > 1:
+        np.save(folder / hands_uses.COPY / "numbers.npy", np.zeros(64))
+        copy_index.write(folder / hands_uses.COPY)
+
+
+def write_sweep(folder: Path, version: int) -> None:
+    """Write what a sweep says of its trials, and the seconds of one."""
+    about = {"schema_version": 1, "trials": [{"name": "a", "seed": 0, "best_step": version}], "judges": ["red"]}
+    files.write_json(str(folder / sweep.DONE), about)
+    files.write_json(str(folder / "seconds.json"), {"train": 1.0})
+
+
+def write_arena(folder: Path, version: int) -> None:
+    """Write an arena that ended with two votes; the older one with one."""
+    folder.mkdir()
+    with contextlib.closing(VoteLog(str(folder / VOTES))) as log:
+        for rater in ("ann", "bob")[: 3 - version]:
+            log.add(rater, 1, 0, dict.fromkeys(QUESTIONS, "left"))
+        about = {"identity": {"seed": version}, arena.COUNT: log.count()}
+    files.write_json(str(folder / arena.ARENA), about)
+
+
+MAKERS: Mapping[str, Callable[[Path, int], None]] = {
+    "store": write_store,
+    "label set": write_store,
+    "cached errors": write_store,
+    "images": write_images,
+    "scores": write_images,
+    "run": write_run,
+    "cache": write_cache,
+    "sweep": write_sweep,
+    "arena": write_arena,
+}
