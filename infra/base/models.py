@@ -126,17 +126,30 @@ class Model:
 
 
 def adapters_folder(flag: str, path: str) -> Path:
-    """Return the local folder of a LoRA result, fetching it if it is on S3.
+    """Return the local folder of a LoRA result, or one of a link to a LoRA file; what is on S3 is fetched.
 
     Raises:
         UserError: naming the flag, if there are no adapters in safetensors.
     """
+    if path.endswith(model_sources.SINGLE):  # as other trainers and sites name theirs
+        return node_cache.linked_once({ADAPTERS: _adapters_file(flag, path)})
     if path.startswith(files.S3):
         return model_sources.folder_from_s3(path, flag, ADAPTERS)
     folder = Path(files.resolve(path))
     if not (folder / ADAPTERS).is_file():
-        raise UserError(f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result")
+        raise UserError(
+            f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result; give that, or a LoRA's .safetensors"
+        )
     return folder
+
+
+def _adapters_file(flag: str, path: str) -> Path:
+    if path.startswith(files.S3):
+        return model_sources.file_from_s3(path, flag)
+    file = Path(files.resolve(path))
+    if not file.is_file():
+        raise UserError(f"{flag} {path}: there is no such file")
+    return file
 
 
 def holds_adapters(path: str) -> bool:

@@ -123,23 +123,23 @@ class OpenClipFiles:
         if reads_class_token(model.visual):
             layers = model.visual.transformer.resblocks
             layers[-1] = class_token(layers[-1])
-        tokenizer, count_tokens = self._tokenizer(shape, context)
+        tokenizer, token_ids = self._tokenizer(shape, context)
         return Tower(
             model,
             model.encode_image,
             lambda captions: model.encode_text(tokenizer(captions).to(device())),
-            count_tokens,
+            token_ids,
             context,
         )
 
     def _tokenizer(
         self, shape: dict[str, Any], context: int
-    ) -> tuple[Callable[[list[str]], torch.Tensor], Callable[[str], int]]:
+    ) -> tuple[Callable[[list[str]], torch.Tensor], Callable[[str], list[int]]]:
         if "hf_tokenizer_name" in shape["text_cfg"]:  # whatever it names: the files beside the description are taken
             beside = HFTokenizer(str(self.described), context_length=context, trust_remote_code=False)
-            return beside, lambda caption: len(beside.tokenizer(beside.clean_fn(caption), verbose=False).input_ids)
+            return beside, lambda caption: beside.tokenizer(beside.clean_fn(caption), verbose=False).input_ids
         plain = open_clip.SimpleTokenizer(context_length=context)
-        return plain, lambda caption: len(plain.encode(caption)) + 2
+        return plain, lambda caption: [plain.sot_token_id, *plain.encode(caption), plain.eot_token_id]
 
 
 def reads_class_token(tower: torch.nn.Module) -> bool:

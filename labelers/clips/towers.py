@@ -86,7 +86,7 @@ class Tower:
         model: torch.nn.Module,
         encode_images: Callable[[torch.Tensor], torch.Tensor],
         encode_captions: Callable[[list[str]], torch.Tensor],
-        count_tokens: Callable[[str], int],
+        token_ids: Callable[[str], Sequence[int]],
         context: int,
     ) -> None:
         if device() == "cpu":
@@ -97,7 +97,7 @@ class Tower:
         self.model = model
         self.encode_images = encode_images
         self.captions = CaptionCache(lambda captions: F.normalize(encode_captions(captions), dim=-1))
-        self.count_tokens = count_tokens
+        self.token_ids = token_ids
         self.context = context
 
     @torch.inference_mode()
@@ -115,8 +115,17 @@ class Tower:
         return self.captions(captions)
 
     def truncated(self, captions: Sequence[str]) -> int:
-        """Count the captions with more tokens than the text tower reads, start and end included."""
-        return sum(self.count_tokens(caption) > self.context for caption in captions)
+        """Count the captions that the text tower does not read to their end.
+
+        They have more tokens than it reads, start and end included, or hold the end token's own text: the embedding is
+        that of the first end token.
+        """
+        end = self.token_ids("")[-1]
+
+        def is_cut(ids: Sequence[int]) -> bool:
+            return len(ids) > self.context or end in ids[:-1]
+
+        return sum(is_cut(self.token_ids(caption)) for caption in captions)
 
 
 class ClassTokenLayer(torch.nn.Module):

@@ -155,7 +155,7 @@ class TransformersFiles:
             model,
             lambda pixels: _embedding(model.get_image_features(pixel_values=pixels)),
             encode_captions,
-            lambda caption: len(tokenizer(caption, verbose=False).input_ids),
+            lambda caption: tokenizer(caption, verbose=False).input_ids,
             context,
         )
 

@@ -25,12 +25,12 @@ class GenerateConfig:
     }
 
     model: str = "infra/world/model"
-    """Model to draw with, a diffusers folder or Hub name."""
+    """Model to draw with: a diffusers folder, a Hub name, a single .safetensors file, or BASE+FILE."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
     lora: str | None = None
-    """Result folder of a LoRA training; its adapters are added to --model, which must be the model that they were
-    trained on."""
+    """Result folder of a LoRA training, or a LoRA file; its adapters are added to --model, which must be the model
+    that they were trained on."""
     negative_model: str | None = None
     """Model of what not to draw, whose prediction without the caption guidance leads away from: one trained on labels
     that combine.py --flip made. A diffusers folder or Hub name of Stable Diffusion 1, 2, XL or 3."""

@@ -54,13 +54,13 @@ class EvaluateConfig:
     revision: str | None = None
     """Revision of that model on the Hub."""
     lora: str | None = None
-    """Result folder of a LoRA training; its adapters are added to --model."""
+    """Result folder of a LoRA training, or a LoRA file; its adapters are added to --model."""
     base: str = f"{WORLD}/model"
     """Model to compare with, a diffusers folder or Hub name."""
     base_revision: str | None = None
     """Revision of the base on the Hub."""
     base_lora: str | None = None
-    """Result folder of a LoRA training; its adapters are added to --base."""
+    """Result folder of a LoRA training, or a LoRA file; its adapters are added to --base."""
     prompts: str = f"{WORLD}/prompts/test.txt"
     """Prompts to draw: a text, CSV, TSV, JSONL or Parquet file, the name of a Hugging Face dataset, or a known set.
     Known sets are pick-a-pic=PATH, parti=PATH and hpsv2=FOLDER."""

@@ -46,7 +46,8 @@ class EncodeConfig:
     split: str = "train"
     """Split of a named dataset, or of a folder whose files' names tell several."""
     model: str = f"{WORLD}/model"
-    """Model to encode for, a diffusers folder or Hub name; its VAE and text encoders are used."""
+    """Model to encode for: a diffusers folder, a Hub name, a single .safetensors file, or BASE+FILE. Its VAE and text
+    encoders are used."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
     store: str = "runs/store"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,8 @@ from infra.base.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+FIRST_ON_CPU = (0, 50)  # the version of bitsandbytes whose 8-bit AdamW needs no GPU
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -18,7 +21,7 @@ class OptimizerConfig:
 
     optimizer: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"
     """adamw is the paper's for SD1.5. adafactor is its choice for SDXL and takes a fraction of the memory. adamw8bit
-    is bitsandbytes', and needs a GPU."""
+    is bitsandbytes', which needs a GPU before its version 0.50."""
     learning_rate: float = 1e-5
     """Learning rate after the warm-up."""
     warmup_steps: int = 20
@@ -51,5 +54,11 @@ def check_optimizer(config: OptimizerConfig, device: torch.device | None = None)
         return
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("--optimizer adamw8bit: bitsandbytes is not installed; pip install bitsandbytes, or take adamw")
-    if device is not None and device.type != "cuda":
-        raise UserError(f"--optimizer adamw8bit: needs a GPU, this worker has a {device.type}; take adamw")
+    if device is None or device.type == "cuda":
+        return
+    installed = importlib.metadata.version("bitsandbytes")
+    if tuple(int(part) for part in installed.split(".")[:2]) < FIRST_ON_CPU:
+        raise UserError(
+            f"--optimizer adamw8bit: this worker has a {device.type}, on which bitsandbytes {installed} does not work; "
+            f"install {'.'.join(map(str, FIRST_ON_CPU))} or later, or take adamw"
+        )

@@ -132,7 +132,8 @@ class TrainConfig:
     }
 
     model: str = "infra/world/model"
-    """Model to train, a diffusers folder or Hub name. It is also the reference, unless you name another."""
+    """Model to train: a diffusers folder, a Hub name, a single .safetensors file, or BASE+FILE. It is also the
+    reference, unless you name another."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
     reference_model: str | None = None

@@ -193,3 +193,23 @@ def test_make_removes_an_environment_that_it_could_not_finish(tmp_path: Path) ->
     assert done.returncode == 2
     assert "install python3-venv" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("token", ["", "x" * 64])
+def test_env_sh_names_a_token_only_where_there_is_one(token: str, tmp_path: Path) -> None:
+    """Without make cluster a path to no token would end every command in Ray's AuthenticationError."""
+    (tmp_path / "infra").mkdir()
+    (tmp_path / "infra" / "env.sh").write_text((ROOT / "infra" / "env.sh").read_text())
+    if token:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "ray.token").write_text(token)
+    told = subprocess.run(
+        ["bash", "-c", ". infra/env.sh; echo $RAY_AUTH_MODE $RAY_AUTH_TOKEN_PATH"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/gone"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == (["token", f"{tmp_path}/runs/ray.token"] if token else [])
+    assert ("run make cluster and source this again" in told.stderr) == (not token)

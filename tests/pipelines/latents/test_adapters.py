@@ -82,6 +82,22 @@ def test_older_names_of_text_encoders_fit_newer_ones(tiny_pipeline: Pipelines, t
     check_adapters("--lora", lora, tiny_pipeline("sd-v"))
 
 
+def test_a_lora_file_is_taken_by_any_name(
+    tiny_pipeline: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other trainers and sites call theirs my_style.safetensors."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path / "lora")
+    file = (lora / models.ADAPTERS).rename(tmp_path / "my_style.safetensors")
+    folder = models.adapters_folder("--lora", str(file))
+    assert folder == models.adapters_folder("--lora", str(file))
+    check_adapters("--lora", folder, tiny_pipeline("sd-v"))
+    with pytest.raises(UserError, match=r"^--lora .*/none\.safetensors: there is no such file$"):
+        models.adapters_folder("--lora", str(tmp_path / "none.safetensors"))
+    with pytest.raises(UserError, match=r"so it is no LoRA result; give that, or a LoRA's \.safetensors$"):
+        models.adapters_folder("--lora", str(lora))
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize(
     ("to", "words"),

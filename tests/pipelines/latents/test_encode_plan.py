@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.material import MODEL, rendered_pairs, write_pairs
+from support.single_files import original_tensors, write_single
 
 from infra.base import cli, dry_run
 from infra.base.dry_run import DryRunConfig
@@ -74,6 +75,23 @@ def test_it_counts_what_the_encoder_reads_of_a_folder_of_splits(
     for asked, rows in (([], 6), (["--split", "validation"], 4), (["--split", "test"], 2)):
         cli.run(main, EncodeConfig, encode_config.PRESETS, [*flags, *asked], plan=print_plan)
         assert capsys.readouterr().out.splitlines()[0].split() == ["rows", str(rows)]
+
+
+def test_models_in_one_file_and_in_a_variant_are_the_same_to_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    file = write_single(tmp_path / "model.safetensors", original_tensors(MODEL))
+    half = tmp_path / "half"
+    shutil.copytree(MODEL, half)
+    for path in half.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    tables = []
+    for model in (str(MODEL), f"{folder}/model+{file}", str(half)):
+        flags = ["--source", f"{folder}/raw", "--model", model, "--store", f"{tmp_path}/store", "--dry-run"]
+        cli.run(main, EncodeConfig, encode_config.PRESETS, flags, plan=print_plan)
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_its_refusals_are_the_encoder_s(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
