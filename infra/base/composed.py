@@ -47,9 +47,13 @@ def base_of(path: Path, where: str) -> str:
                 f"{where}: does not say which model it is of; name a folder or Hub name of its kind as BASE+FILE"
             )
         return base
+    if is_whole(path.parent):
+        raise UserError(f"{where}: is one part of the model {path.parent}; give that, or BASE{SIGN}{path.name}")
     network = next((path / part for part in NETWORKS if (path / part / "config.json").is_file()), path)
     if not (network / "config.json").is_file():
-        raise UserError(f"{where}: {path} has no {INDEX}, so it is no diffusers folder")
+        file = next(iter(sorted(path.glob(f"*{model_sources.SINGLE}"))), None)
+        hint = f"; if {file.name} is the whole model, give that file" if file else ""
+        raise UserError(f"{where}: {path} has no {INDEX}, so it is no diffusers folder{hint}")
     base = base_of_network(files.read_json(str(network / "config.json")))
     if base is None:
         raise UserError(

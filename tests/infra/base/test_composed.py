@@ -175,6 +175,18 @@ def test_without_a_base_one_sentence_says_what_to_name(tmp_path: Path) -> None:
         models.local_folder(str(file))
 
 
+def test_the_wrong_folder_is_told_with_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"^--model .*/unet: is one part of the model {MODEL}; give that, or BASE\+unet$"
+    ):
+        models.local_folder(str(MODEL / "unet"))
+    write_single(tmp_path / "style.safetensors", tensor_of_ones("x"))
+    with pytest.raises(
+        UserError, match=r"so it is no diffusers folder; if style\.safetensors is the whole model, give"
+    ):
+        models.local_folder(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [("model.ckpt", "is a pickle, which is not loaded; give the same"), ("flux.gguf", r"is quantised \(GGUF\); give")],
