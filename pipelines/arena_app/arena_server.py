@@ -106,6 +106,7 @@ class ArenaServer(ThreadingHTTPServer):
     """Serves an arena at an address of this machine."""
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted; the library has 5, and a class of raters more
 
     def __init__(self, arena: Arena, host: str, port: int) -> None:
         """Listen at once.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,9 +16,9 @@ from PIL import Image, PngImagePlugin
 from support.arena_material import CAPTIONS, GREEN, LEFT, RED, Client, serving, write_sets
 from support.browser import CHROMIUM, Page, open_page
 
-from pipelines.arena_app.arena_pairs import Sets, left_model, read_sets
-from pipelines.arena_app.arena_server import ArenaServer, is_loopback
-from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, check_rater, read_votes
+from pipelines.arena_app.arena_pairs import Contents, Sets, left_model, read_sets
+from pipelines.arena_app.arena_server import Arena, ArenaServer, is_loopback
+from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog, check_rater, read_votes
 
 
 @pytest.fixture
@@ -39,6 +42,21 @@ def test_only_the_token_opens_anything(sets: Sets, tmp_path: Path) -> None:
     with serving(sets, tmp_path / "votes") as later:
         assert later.token != token
     assert not read_votes(str(tmp_path / "votes" / VOTES))[0]
+
+
+def test_a_class_that_comes_at_once_is_let_in_beside_connections_that_say_nothing(sets: Sets, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as held:
+        contents = held.enter_context(contextlib.closing(Contents(sets, sets.pairs, str(tmp_path))))
+        log = held.enter_context(contextlib.closing(VoteLog(str(tmp_path / VOTES))))
+        server = held.enter_context(ArenaServer(Arena(sets.pairs, contents, log, 0), "127.0.0.1", 0))
+        for _ in range(62):  # before the server takes the first of them
+            held.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=5))
+        held.enter_context(ThreadPoolExecutor()).submit(server.serve_forever, 0.01)
+        held.callback(server.shutdown)
+        with ThreadPoolExecutor(62) as raters:
+            answers = raters.map(lambda number: Client(server).vote(f"rater-{number}", 0, LEFT), range(62))
+            assert list(answers) == [200] * 62
+        assert log.count() == 62
 
 
 def test_names_that_somebodys_dns_points_here_and_other_origins_are_refused(sets: Sets, tmp_path: Path) -> None:
