@@ -25,6 +25,13 @@ RATE = 2e-5  # learning rate of the main trial
 STEPS = 80
 GLOBAL_BATCH = 64
 DRAWS = 3  # epochs that STEPS steps begin on the kept pairs of the store
+STEADY = {  # flags by method of the experiment "stability"
+    "plain": [],
+    "safeguard": ["--safeguard", "0.9"],
+    "sft-weight": ["--sft-weight", f"{MAIN / 40:g}"],
+    "auto-beta": ["--beta", "auto"],
+}
+TIMES = (1, 3, 10)  # the main trial's learning rate, in that experiment
 DRAWING = ["--sampling-steps", "12"]
 EDITED = "200"  # captions of the edits
 REJECTED = "60"  # captions of rejection sampling
@@ -88,9 +95,19 @@ def trials(run: str) -> dict[str, list[str]]:
             flags[f"beta-{beta}-scaled"] = [*cached, "--beta", str(beta), "--learning-rate", rate]
     for name in SCORERS:
         flags[name] = [*cached, "--labels", name, "--validation-scorer", name]
+    for method, own in STEADY.items():
+        for times in TIMES:
+            flags.setdefault(
+                steady_trial(method, times), [*cached, *own, "--learning-rate", f"{times * RATE:g}"]
+            )  # plain at the usual rate is the main trial
     flags["sft"] = ["--objective", "sft"]
     flags["weaker"] = ["--store", f"{run}/weaker_store"]
     return flags
+
+
+def steady_trial(method: str, times: int) -> str:
+    """Name the trial of a method of STEADY at so many times the usual learning rate."""
+    return f"beta-{MAIN}" if method == "plain" and times == 1 else f"{method}-x{times}"
 
 
 def sweep_file(run: str) -> dict[str, object]:

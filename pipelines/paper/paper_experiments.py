@@ -12,15 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from infra.local import paper
 from pipelines.experiments import rejection_sampling, sdedit
 from pipelines.judging.seed_intervals import Estimate, clustered_rate, crossed_mean, crossed_rate
 from pipelines.paper import paper_hypotheses as hypotheses
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper.paper_material import EDITS, Implicit, Rejection, first_scores, read_edits, training_images
-from pipelines.paper.paper_run import DPO, FEEDBACK, SERIES, SFT, WEAKER, PaperRun
+from pipelines.paper.paper_run import DPO, FEEDBACK, SERIES, SFT, STABILITY, WEAKER, PaperRun
 
 JUDGED_BY = (LABELLED, INDEPENDENT)
 SERIES_TITLES = {"fixed": "one learning rate", "scaled": "learning rate ∝ 1/β"}
+STEADY_TITLES = {
+    "plain": "plain DPO",
+    "safeguard": "DPO with the safeguard",
+    "sft-weight": "DPO with the SFT weight",
+    "auto-beta": "DPO with an automatic β",
+}
 Experiment = dict[str, Any]  # hypotheses, figures, table
 
 
@@ -165,6 +172,31 @@ def edits(run: PaperRun) -> Experiment:
             figures[kind][judge] = outcome | {"win_rate": asdict(crossed_rate(points)), "counts": counts}
         for name in sdedit.OUTCOMES:
             rows.append(_row(f"{name}, strength {strength}", {j: figures[kind][j][name] for j in judged}))
+    return _experiment(tested, figures, rows)
+
+
+def stability(run: PaperRun) -> Experiment:
+    """Raise the learning rate, and compare plain DPO with three answers to runs that fall apart."""
+    points = {method: {times: run.points[name] for times, name in names.items()} for method, names in STABILITY.items()}
+    highest = max(paper.TIMES)
+    plain = points["plain"]
+    claim = f"Plain DPO still beats the base at {highest} times the learning rate."
+    tested = {"plain_holds": hypotheses.wins(claim, plain[highest])}
+    for method in STEADY_TITLES:
+        if method != "plain":
+            title = STEADY_TITLES[method]
+            claim = f"At {highest} times the learning rate, {title} beats plain DPO."
+            names = (title, "plain DPO")
+            tested[f"{method}_helps"] = hypotheses.wins_more(claim, points[method][highest], plain[highest], names)
+    figures = {
+        method: {str(times): {"trial": name, "win_rate": rates(run, name)} for times, name in names.items()}
+        for method, names in STABILITY.items()
+    }
+    rows = [
+        _row(f"{STEADY_TITLES[method]}, rate × {times}", _rates(run, name))
+        for method, names in STABILITY.items()
+        for times, name in names.items()
+    ]
     return _experiment(tested, figures, rows)
 
 

@@ -58,4 +58,5 @@ NUMBERS: dict[str, tuple[Published, ...]] = {
         Published("draws", "11 %", "people", "Sec. 5.3"),
         Published("SDXL’s edit preferred", "24 %", "people", "Sec. 5.3"),
     ),
+    "stability": (),
 }  # fmt: skip

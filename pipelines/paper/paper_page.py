@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.pages.made import command_line, describe
 from pipelines.paper import paper_charts as charts
-from pipelines.paper.paper_experiments import JUDGED_BY, SERIES_TITLES
+from pipelines.paper.paper_experiments import JUDGED_BY, SERIES_TITLES, STEADY_TITLES
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper.paper_run import DPO, FEEDBACK, SFT, WEAKER, PaperRun
 from pipelines.reports.judges import judge_titles
@@ -120,6 +120,15 @@ TEXTS = {
             "labelled a tie. Fidelity has no such margin."
         ),
     ),
+    "stability": Text(
+        title="When a run falls apart",
+        where="not in the paper",
+        paper="Has no such experiment. Later users report runs whose images fall apart while the accuracy rises.",
+        ours=(
+            "Plain DPO at once, three and ten times the learning rate, and the same with the safeguard of "
+            "Diffusion-SDPO, with a weight on the winner’s own error, and with a β that each step’s pairs decide."
+        ),
+    ),
 }
 
 
@@ -137,6 +146,13 @@ def figures(name: str, experiment: Mapping[str, Any]) -> list[dict[str, str]]:
             rates = _forest({"own images": drawn[DPO], "worse images": drawn[WEAKER]})
             scores = [_shown(charts.boxes(drawn["boxes"][judge], f"score by {judge}"), "") for judge in JUDGED_BY]
             return [_shown(charts.forest(rates, over), bars), *scores]
+        case "stability":
+            rows = [
+                (f"{STEADY_TITLES[method]}, rate × {times}, by {judge}", one["win_rate"][judge])
+                for method, points in drawn.items()
+                for times, one in points.items()
+                for judge in JUDGED_BY
+            ]
         case "feedback":
             return []  # its matrix is a table
         case "implicit_reward":

@@ -21,7 +21,7 @@ from pipelines.paper.paper_config import PaperReportConfig
 from pipelines.paper.paper_hypotheses import LABELLED, percent
 from pipelines.paper.paper_material import read_implicit, read_rejection
 from pipelines.paper.paper_numbers import NUMBERS
-from pipelines.paper.paper_run import DPO, FEEDBACK, SERIES, SFT, WEAKER, PaperRun, captions, read_run
+from pipelines.paper.paper_run import DPO, FEEDBACK, SERIES, SFT, STABILITY, WEAKER, PaperRun, captions, read_run
 
 SCHEMA_VERSION = 1
 EXPERIMENTS: dict[str, Callable[[PaperRun], dict[str, Any]]] = {
@@ -32,12 +32,14 @@ EXPERIMENTS: dict[str, Callable[[PaperRun], dict[str, Any]]] = {
     "implicit_reward": lambda run: experiments.implicit_reward(read_implicit(run)),
     "rejection_sampling": lambda run: experiments.rejection(read_rejection(run)),
     "sdedit": experiments.edits,
+    "stability": experiments.stability,
 }
 TRIALS_OF = {  # by experiment; the others use the trial DPO
     "beta_ablation": tuple(dict.fromkeys([*SERIES["fixed"].values(), *SERIES["scaled"].values()])),
     "sft": (DPO, SFT),
     "in_distribution": (DPO, WEAKER),
     "feedback": (DPO, *FEEDBACK),
+    "stability": tuple(name for names in STABILITY.values() for name in names.values()),
 }
 OWN_STEPS = {  # words of a step's command by which it belongs to one experiment; steps without any serve all
     "in_distribution": ("weaker",),

@@ -30,6 +30,9 @@ SERIES = {  # of the beta ablation: trial by beta
     "fixed": {beta: f"beta-{beta}" for beta in paper.BETAS},
     "scaled": {beta: f"beta-{beta}" if beta == MIDDLE else f"beta-{beta}-scaled" for beta in paper.BETAS},
 }
+STABILITY = {  # trial by method and learning rate
+    method: {times: paper.steady_trial(method, times) for times in paper.TIMES} for method in paper.STEADY
+}
 DPO = f"beta-{MIDDLE}"
 SFT = "sft"
 WEAKER = "weaker"
@@ -180,17 +183,27 @@ def _check_settings(trial: Trial, middle: Trial) -> None:
     usual = middle.facts["config"]["optimizer"]["learning_rate"]
     beta = int(trial.name.split("-")[1]) if trial.name.startswith("beta-") else MIDDLE
     rate = usual * MIDDLE / beta if trial.name.endswith("-scaled") else usual
+    method, _, times = trial.name.rpartition("-x")
+    if method in paper.STEADY:
+        rate = usual * int(times)
     wanted = {"seed": trial.seed, "objective": SFT if trial.name == SFT else "dpo", "learning rate": rate}
     objective = config["objective"]
     has = {"seed": config["seed"], "objective": objective["objective"],
            "learning rate": config["optimizer"]["learning_rate"]}  # fmt: skip
     if trial.name != SFT:  # whose loss has no beta
-        wanted["beta"] = beta
+        wanted["beta"] = "auto" if method == "auto-beta" else beta
         has["beta"] = objective["beta"]
     if trial.name == SFT:  # may have a rate of its own
         wanted["learning rate"] = has["learning rate"]
+    for name in ("safeguard", "sft-weight"):
+        flags = paper.STEADY[method] if method == name else []
+        wanted[name] = flags[1] if flags else "none"
+        value = objective.get(name.replace("-", "_"))
+        has[name] = f"{value:g}" if value else "none"
     for name, value in wanted.items():
-        same = has[name] == value if isinstance(value, str) else bool(np.isclose(has[name], value))
+        same = has[name] == value
+        if not isinstance(value, str) and not isinstance(has[name], str):
+            same = bool(np.isclose(has[name], value))
         if not same:
             raise UserError(f"{trial.entry['train']}: the trial {trial.name} of seed {trial.seed} was trained with "
                             f"{name} {has[name]}, not {value}; {AGAIN}")  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from infra.base import files
+from infra.local import paper
 from labelers.labels import accuracy
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs
@@ -124,8 +125,13 @@ def _write_trial(folder: Path, name: str, seed: int, hashes: dict[str, str]) -> 
     path = where / "train" / "result" / "facts.json"
     facts = json.loads(path.read_text())
     beta = float(name.split("-")[1]) if name.startswith("beta-") else 500.0
-    facts["config"] |= {"seed": seed, "objective": facts["config"]["objective"] | {"beta": beta}}
-    facts["config"]["optimizer"]["learning_rate"] = 1e-5 * (500 / beta if name.endswith("-scaled") else 1)
+    method, _, times = name.rpartition("-x")
+    objective: dict[str, Any] = {"beta": "auto" if method == "auto-beta" else beta}
+    if method in ("safeguard", "sft-weight"):
+        objective[method.replace("-", "_")] = float(paper.STEADY[method][1])
+    facts["config"] |= {"seed": seed, "objective": facts["config"]["objective"] | objective}
+    rate = int(times) if method else 500 / beta if name.endswith("-scaled") else 1
+    facts["config"]["optimizer"]["learning_rate"] = 1e-5 * rate
     facts["config"]["validation"]["validation_prompts"] = str(folder / "validation.txt")
     path.write_text(json.dumps(facts))
     red, green = GAINS.get(name, (1, 1))

@@ -18,7 +18,16 @@ from pipelines.paper.paper_numbers import NUMBERS
 from pipelines.paper.paper_page import TEXTS
 from pipelines.paper.paper_run import DPO, read_run
 
-KEYS = ["beta_ablation", "sft", "in_distribution", "feedback", "implicit_reward", "rejection_sampling", "sdedit"]
+KEYS = [
+    "beta_ablation",
+    "sft",
+    "in_distribution",
+    "feedback",
+    "implicit_reward",
+    "rejection_sampling",
+    "sdedit",
+    "stability",
+]
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +91,9 @@ def test_boxes_and_matrix_hold_the_known_figures(told: dict[str, Any]) -> None:
 
 def test_sharing_counts_what_was_not_done_again(told: dict[str, Any], folder: str) -> None:
     shared = told["sharing"]
-    assert shared["store"][f"{folder}/store"] == {"seconds": 7.0, "trials": 24, "saved_seconds": 7.0 * 23}
+    assert shared["store"][f"{folder}/store"] == {"seconds": 7.0, "trials": 46, "saved_seconds": 7.0 * 45}
     assert shared["store"][f"{folder}/weaker_store"] == {"seconds": 5.0, "trials": 2, "saved_seconds": 5.0}
-    assert shared["store_saved_seconds"] == 7.0 * 23 + 5.0
+    assert shared["store_saved_seconds"] == 7.0 * 45 + 5.0
     errors = shared["reference"]
     assert errors[f"{folder}/store/reference/seed-0"] == {"seconds": 4.0, "trials": 11, "saved_seconds": 40.0}
     assert errors[f"{folder}/store/reference/seed-1"]["saved_seconds"] is None  # no step of this run made it
@@ -99,6 +108,7 @@ def test_commands_rerun_an_experiment_from_the_start(told: dict[str, Any], folde
         assert "pipelines/sweep.py" not in lines
     assert scripts["sft"].count("training/train_dpo.py") == 4  # two trials, two seeds
     assert scripts["beta_ablation"].count("training/train_dpo.py") == 14
+    assert scripts["stability"].count("training/train_dpo.py") == 24  # four methods, three rates, two seeds
     assert "labelers/relabel.py" in scripts["feedback"]
     assert "labelers/relabel.py" not in scripts["sft"]
     assert any("weaker_raw" in line for line in told["experiments"]["in_distribution"]["commands"])
@@ -115,7 +125,7 @@ def test_hashes_stand_beside_the_figures(told: dict[str, Any], folder: str) -> N
     assert config["stores"]["store"]["content_hash"] == read_run(folder).stores["store"].content_hash
     assert set(config["stores"]["store"]["labels"]) == {"human", "pickscore", "hpsv2", "clip", "aesthetics"}
     assert config["judges"]["oracle"] == "the first"
-    assert len(config["best_step"]) == 26
+    assert len(config["best_step"]) == 48  # 24 trials, two seeds
 
 
 def test_the_page_escapes_and_loads_nothing(html: str) -> None:
@@ -133,7 +143,7 @@ def test_the_page_shows_every_claim_and_keeps_peoples_figures_apart(html: str, t
     for experiment in told["experiments"].values():
         for found in experiment["hypotheses"].values():
             assert html.count(f"<b>{found['claim']}</b>") == 1
-    assert html.count("<svg") == 9  # two of beta, one of SFT, three of Fig. 7, one each of Tab. 2, S8 and edits
+    assert html.count("<svg") == 10  # two of beta, three of Fig. 7, one each of SFT, Tab. 2, S8, edits and stability
     assert html.count("The paper, SD1.5 and SDXL: another quantity") == 6  # the paper's text has no figure of S8
     assert '<td>70.0\u00a0%</td><td><span class="chip">people</span></td>' in html
     assert "policy of seed 0 (β 500, human labels)" in html

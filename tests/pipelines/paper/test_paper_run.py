@@ -99,6 +99,11 @@ def test_a_missing_trial_or_a_single_seed_is_refused(made: str) -> None:
     [
         ("beta-50", "objective", "beta", 60.0, "the trial beta-50 of seed 0 was trained with beta 60.0, not 50"),
         ("beta-50-scaled", "optimizer", "learning_rate", 1e-5, "learning rate 1e-05, not 0.0001"),
+        ("plain-x3", "optimizer", "learning_rate", 1e-5, "learning rate 1e-05, not 3"),
+        ("safeguard-x10", "objective", "safeguard", 0.5, "safeguard 0.5, not 0.9"),
+        ("sft-weight-x1", "objective", "sft_weight", 0.0, "sft-weight none, not 12.5"),
+        ("auto-beta-x3", "objective", "beta", 500.0, "beta 500.0, not auto"),
+        ("plain-x10", "objective", "beta", "auto", "beta auto, not 500"),
         ("sft", "objective", "objective", "dpo", "objective dpo, not sft"),
         ("weaker", None, "seed", 5, "seed 5, not 0"),
         ("clip", "data", "labels", "human", "trained on the labels human, not clip"),
