@@ -36,7 +36,7 @@ def test_a_cache_on_no_disk_is_refused() -> None:
 
 
 def test_another_users_folder_names_the_folder_and_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(UserError, match=rf"^{tmp_path}: belongs to another user; set --cache to a folder of your own"):
         cache_folder(str(tmp_path))
     monkeypatch.setattr(node_cache.tempfile, "gettempdir", lambda: str(tmp_path))
