@@ -19,7 +19,7 @@ def command() -> None:
         "pipelines.latents.encode_latents:main",
         EncodeConfig,
         PRESETS,
-        plan="pipelines.latents.encode_latents:print_plan",
+        plan="pipelines.latents.encode_plan:print_plan",
         verify="pipelines.latents.encode_latents:verify",
         about=__doc__,
         runs_jobs=True,

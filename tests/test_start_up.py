@@ -6,11 +6,19 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from support.judging_material import score_folders, write_images
 
+from infra.base import engines
 from infra.base.files import ROOT
+from labelers.labels import relabel
+from labelers.labels.relabel_config import RelabelConfig
+from training.run import train_dpo
+from training.settings.config import TrainConfig
 
 FOLDERS = ("pipelines", "training", "labelers", "infra")
 COMMANDS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py") if path.stem != "__init__")
@@ -18,27 +26,90 @@ HEAVY = (  # each takes 0.1 to 3 s of CPU
     *("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip"),
     *("ray", "datasets", "pandas", "scipy", "matplotlib", "boto3", "PIL", "jinja2", "pydantic"),
 )
-HELP = """
-import json, runpy, sys
+RUN = """
+import contextlib, io, json, runpy, sys
 heavy, commands = json.loads(sys.argv[1])
-imported = {}
+report = []
 for command in commands:
     before = set(sys.modules)
-    sys.argv = [command, "--help"]
-    try:
-        runpy.run_path(command, run_name="__main__")
-    except SystemExit as stopped:
-        assert not stopped.code
-    imported[command] = sorted((set(sys.modules) - before) & set(heavy))
-print(json.dumps(imported), file=sys.stderr)
+    sys.argv = command
+    said = io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as stopped:
+            code = stopped.code or 0
+    report.append([code, said.getvalue(), sorted((set(sys.modules) - before) & set(heavy))])
+print(json.dumps(report))
 """
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What a command ended with, and what it alone imported of HEAVY."""
+
+    code: int
+    said: str
+    imported: list[str]
+
+
+def run_all(commands: Sequence[Sequence[str]], heavy: Sequence[str] = HEAVY) -> list[Ran]:
+    """Run commands one after the other in one process that has imported nothing yet."""
+    words = [sys.executable, "-c", RUN, json.dumps([heavy, commands])]
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return [Ran(*one) for one in json.loads(done.stdout)]
+
+
 def test_help_imports_no_heavy_library() -> None:
-    commands = [str(path.relative_to(ROOT)) for path in COMMANDS]
-    asked = json.dumps([HEAVY, commands])
-    done = subprocess.run([sys.executable, "-c", HELP, asked], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert json.loads(done.stderr.splitlines()[-1]) == {command: [] for command in commands}
+    ran = dict(zip(map(str, COMMANDS), run_all([[str(path), "--help"] for path in COMMANDS]), strict=True))
+    assert {path for path, one in ran.items() if one.code or "usage:" not in one.said} == set()
+    assert {path: one.imported for path, one in ran.items() if one.imported} == {}
+
+
+# A refused command may read tables and images; a network's libraries it does not need.
+NETWORKS = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip", "ray")
+REFUSED = [
+    (["training/train_dpo.py", "--no-such-flag"], "no-such-flag"),
+    (["training/train_dpo.py", "--beta", "-1"], "--beta -1: must be above 0"),
+    (["training/train_dpo.py", "--store", "/none"], "/none: no latent store here"),
+    (["pipelines/encode_latents.py", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
+    (["pipelines/encode_latents.py", "--source", "/none"], "--source /none: /none does not exist"),
+    (["pipelines/generate.py", "--prompts", "/none"], "/none: no such file of captions"),
+    (["pipelines/score.py", "--images", "/none"], "/none: no finished images here"),
+    (["pipelines/rank_pairs.py", "--images", "/none"], "/none: no finished images here"),
+    (["pipelines/import_pairs.py", "--table", "/none", "--images", "/none"], "--table /none: no such file"),
+    (["pipelines/rounds.py", "--rounds", "0"], "--rounds 0: must be at least 1"),
+    (["pipelines/arena.py", "--images", "/none", "/none"], "/none: no finished images here"),
+    (["labelers/relabel.py", "--store", "/none"], "/none: no latent store here"),
+    (["labelers/accuracy.py", "--scorers", "none"], "scorer 'none': unknown"),
+]
+
+
+def test_a_refusal_loads_no_network() -> None:
+    for (words, told), ran in zip(REFUSED, run_all([words for words, _ in REFUSED], NETWORKS), strict=True):
+        assert (words, ran.code, ran.imported) == (words, 2, [])
+        assert told in ran.said
+
+
+def test_a_finished_run_loads_no_network(
+    config: TrainConfig, raw_pairs: Path, copied_store: Path, tmp_path: Path
+) -> None:
+    images = write_images(
+        tmp_path / "images", {"a small blue triangle on a purple background": [(200, 0, 0), (0, 0, 200)]}
+    )
+    label = ["labelers/relabel.py", "--source", str(raw_pairs), "--store", str(copied_store), "--scorer", "oracle"]
+    score = ["pipelines/score.py", "--images", images, "--scorers", "oracle"]
+    encode = ["pipelines/encode_latents.py", "--source", str(raw_pairs), "--store", str(copied_store)]
+    short = replace(config, steps=1, checkpoint_every=1, data=replace(config.data, held_out_store=None))
+    with engines.asking("local"):
+        relabel.main(RelabelConfig(scorer=("oracle",), source=str(raw_pairs), store=str(copied_store)))
+        score_folders(images, names=("oracle",))
+        train_dpo.main(short)
+    train = ["training/train_dpo.py", "--config", f"{short.output}/config.json"]
+    again = run_all([encode, label, score, train], NETWORKS)
+    assert [(one.code, one.imported) for one in again] == [(0, [])] * 4
+    assert ["already finished" in one.said or "already scored" in one.said for one in again] == [True] * 4
 
 
 WITHOUT_RAY = """

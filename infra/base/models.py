@@ -165,7 +165,7 @@ def shapes(path: Path) -> dict[str, list[int]]:
         UserError: if it is none.
     """
     try:
-        with safe_open(path, framework="pt") as opened:
+        with safe_open(path, framework="np") as opened:  # torch's own would load torch
             return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from infra.base import files
 from infra.base.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 SUFFIX = ".parquet"
 BYTES_AT_ONCE = 32 << 20  # of decoded columns
@@ -29,6 +32,8 @@ def open_dataset(paths: Sequence[str]) -> pads.Dataset:
         raise ValueError("no Parquet file to open")
     filesystem, _ = files.open_filesystem(paths[0])
     inner = [files.open_filesystem(path)[1] for path in paths]
+    import pyarrow.dataset as pads  # which loads pandas
+
     return pads.dataset(inner, filesystem=filesystem, format="parquet", partitioning=None)
 
 

@@ -16,7 +16,8 @@ from infra.base import (
 )
 from infra.world.oracle import Oracle
 from infra.world.shapes import RESOLUTION, Scene, all_scenes, corrupt, parse_caption, render, split_captions
-from pipelines.drawing.sampling import draw_images, image_seed, load_pipeline
+from pipelines.drawing.image_identity import image_seed
+from pipelines.drawing.sampling import draw_images, load_pipeline
 
 MODEL = files.ROOT / "infra" / "world" / "model"
 DRAWN_AT_ONCE = 16

@@ -13,13 +13,15 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from infra.base import files
 from infra.base.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 BUFFERS = ("position_ids", "attn_mask")  # computed, not learned; some checkpoints save them beside the weights
 WORLD = "world"
@@ -133,6 +135,8 @@ def _open_safetensors(path: Path) -> Any:
 
 
 def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
+    import torch  # a scorer is known by its files, and loaded only to score
+
     try:
         # Mapped, not read: what is not asked for stays on disk. Files older than torch's zip format can't be mapped.
         loaded = torch.load(path, map_location=device, mmap=zipfile.is_zipfile(path), weights_only=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import expit
 
 from pipelines.judging.win_rate import WILSON, rate_over_prompts, wilson
@@ -55,6 +54,8 @@ def fit_temperature(margin: Floats, human: Floats) -> float | None:
         The temperature, in units of the score; None where no finite positive one fits: the scores disagree with
         people on the whole, or agree on every pair.
     """
+    from scipy.optimize import brentq  # slow to import, and few label sets have a temperature to fit
+
     decided = np.isin(human, (0.0, 1.0))
     signed = np.where(human[decided] == 1.0, margin[decided], -margin[decided]).astype(np.float64)
     if signed.sum() <= 0 or not (signed < 0).any():

@@ -24,7 +24,7 @@ from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SPEEDS
 from pipelines.engine import resumable
-from pipelines.latents import identity, store
+from pipelines.latents import store
 from pipelines.latents.store_check import label_set_problems
 from pipelines.raw import contents
 from pipelines.raw.source import told_apart
@@ -246,8 +246,12 @@ def label_set_names(config: RelabelConfig) -> dict[str, str]:
 
 
 def _refuse_foreign_weights(world: list[str], stored: dict[str, str], path: str, model: str) -> None:
+    if not world:
+        return
+    from pipelines.latents import identity  # which loads the libraries of networks
+
     # A policy trained on the embedded world keeps its VAE, so its fingerprint is asked and not the model's name.
-    if world and stored["vae"] != identity.like(stored["vae"], models.local_folder(WORLD_MODEL), "vae"):
+    if stored["vae"] != identity.like(stored["vae"], models.local_folder(WORLD_MODEL), "vae"):
         raise UserError(
             f"--scorer {' '.join(world)}: the default weights know only the embedded world, and {path} holds images "
             f"for {model}; give --weights published, or {world[0]}=PATH"

@@ -16,81 +16,25 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import torch
-from PIL import Image
 
 from infra.base import begun, files, models, object_storage, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.verifying import refusals
-from pipelines.drawing import gallery, image_sets, negative, sampling, start_images
+from pipelines.drawing import image_sets, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
 from pipelines.drawing.image_identity import image_identity
 from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import kinds, store, weight_files
-from pipelines.latents.adapters import check_adapters
-from pipelines.latents.identity import is_old, say_once
-from pipelines.raw.decode import decode_image
-
-
-class DrawImages:
-    """Step: captions and seeds, and start images where there is a strength, to PNG images."""
-
-    def __init__(
-        self,
-        model: models.Model,
-        steps: int,
-        guidance_scale: float,
-        dtype: str,
-        max_tokens: int | None = None,
-        lora: str | None = None,
-        strength: float | None = None,
-        refiner: models.Model | None = None,
-        refiner_start: float | None = None,
-        negative_model: models.Model | None = None,
-    ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        kind = getattr(torch, dtype)
-        folder = model.folder()
-        adapters = models.adapters_folder("--lora", lora) if lora else None
-        self.pipeline = sampling.load_pipeline(folder, kind, device, max_tokens, adapters, edits=strength is not None)
-        if negative_model:
-            negative.attach(self.pipeline, negative_model.folder(flag="--negative-model"), kind, device)
-        self.steps = steps
-        self.guidance_scale = guidance_scale
-        self.max_tokens = max_tokens
-        self.strength = strength
-        self.side = kinds.native_resolution(folder) if strength is not None else 0
-        self.refiner = None
-        if refiner and refiner_start:
-            loaded = sampling.load_pipeline(refiner.folder(flag="--refiner"), kind, device)
-            self.refiner = sampling.Refiner(loaded, refiner_start)
-
-    def __call__(self, wanted: pa.Table) -> pa.Table:
-        """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed; start images go."""
-        edit = None
-        if self.strength is not None:
-            starts = wanted[start_images.COLUMN].to_pylist()
-            pictures = [Image.fromarray(decode_image(content, self.side)) for content in starts]
-            edit = sampling.Edit(pictures, self.strength)
-            wanted = wanted.drop_columns([start_images.COLUMN])
-        images = sampling.draw_images(
-            self.pipeline,
-            wanted["caption"].to_pylist(),
-            wanted["image_seed"].to_pylist(),
-            self.steps,
-            self.guidance_scale,
-            self.max_tokens,
-            edit,
-            self.refiner,
-        )
-        return image_sets.with_images(wanted, images)
+from pipelines.latents import kinds, store
 
 
 def check_models(config: GenerateConfig) -> None:
     """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
+    from pipelines.drawing import sampling  # these two load the libraries of networks
+    from pipelines.latents import weight_files
+
     folder = models.Model(config.model, config.revision).folder(())
     weight_files.check_folder(folder, ())
     sampling.check_steps(folder, config.sampling_steps)
@@ -112,6 +56,12 @@ def main(config: GenerateConfig) -> None:
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
+    # These load the libraries of networks: what needs none is refused by now.
+    from pipelines.drawing import negative
+    from pipelines.latents import identity as model_identity
+    from pipelines.latents import weight_files
+    from pipelines.latents.adapters import check_adapters
+
     check_models(config)
     model = models.Model(config.model, config.revision).pinned()
     refiner = models.Model(config.refiner).pinned() if config.refiner else None
@@ -133,8 +83,8 @@ def main(config: GenerateConfig) -> None:
     identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before, led_away)
     if before is not None:
         _refuse_others(output, before, identity)
-    if any(is_old(value) for value in identity["fingerprints"].values()):
-        say_once(output)
+    if any(model_identity.is_old(value) for value in identity["fingerprints"].values()):
+        model_identity.say_once(output)
 
     def publish(images: Mapping[str, Mapping[str, Any]]) -> None:
         files.flush_below(files.join(output, image_sets.IMAGES))
@@ -160,6 +110,8 @@ def main(config: GenerateConfig) -> None:
         print(f"{output}: already finished, nothing to do", flush=True)
     else:
         print(f"{output}: {wanted.num_rows} images", flush=True)
+    from pipelines.drawing import gallery
+
     page = gallery.write_gallery(output, wanted, config)
     if page is not None:
         print(f"look at {page}", flush=True)
@@ -207,6 +159,8 @@ def _job(
     output: str,
     wanted: pa.Table,
 ) -> Job:
+    from pipelines.drawing.draw_images import DrawImages
+
     folder = files.join(output, store.WORK, "wanted")
     columns = wanted.column_names
     if config.init_images:

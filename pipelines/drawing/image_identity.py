@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.base import files, models
-from pipelines.drawing import sampling
 from pipelines.drawing.generate_config import GenerateConfig
-from pipelines.latents import identity as model_identity
+from pipelines.raw.pairs import hash64
 
 # What does not change an image; captions and other models are told by their hashes, not by where they stood.
 OTHER_FLAGS = (
@@ -48,6 +47,8 @@ def image_identity(
         starts: the start images' hash.
         before: the identity to be compared with, whose fingerprints may be of an earlier rule.
     """
+    from pipelines.latents import identity as model_identity  # which loads the libraries of networks
+
     is_old = any(model_identity.is_old(value) for value in (before or {}).get("fingerprints", {}).values())
     fingerprints_of = _old_fingerprints if is_old else model_identity.of_whole_model
     identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
@@ -73,5 +74,13 @@ def captions_hash(captions: Sequence[str]) -> str:
 
 
 def _old_fingerprints(folder: Path) -> dict[str, str]:
-    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {sampling.SAFETY_CHECKER})
+    parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {SAFETY_CHECKER})
     return {name: models.fingerprint(folder, name) for name in parts}
+
+
+SAFETY_CHECKER = "safety_checker"
+
+
+def image_seed(seed: int, index: int, caption: str) -> int:
+    """Return the 32-bit seed of an image's noise, a function of run seed, image index and caption, not of the model."""
+    return hash64(b"image", f"{seed}/{index}".encode(), caption.encode("utf-8", "surrogatepass")) % (1 << 32)

@@ -20,8 +20,7 @@ from PIL import Image
 
 from infra.base import begun, files, named_files, records, tables
 from infra.base.errors import UserError
-from pipelines.drawing import sampling
-from pipelines.drawing.image_identity import captions_hash
+from pipelines.drawing.image_identity import captions_hash, image_seed
 from pipelines.latents import store
 from pipelines.raw import pairs
 
@@ -38,7 +37,7 @@ def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Tab
         for _ in range(per_prompt):
             index = used[caption]
             used[caption] += 1
-            number = sampling.image_seed(seed, index, caption)
+            number = image_seed(seed, index, caption)
             key = pairs.hash64(b"image_id", caption.encode(), str(index).encode())
             rows.append({"image_id": key, "caption": caption, "image_index": index, "image_seed": number})
     return pa.Table.from_pylist(rows, schema=_WANTED)

@@ -25,12 +25,10 @@ from infra.base.errors import UserError
 import diffusers  # isort: skip
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline  # isort: skip
 
+from pipelines.drawing.image_identity import SAFETY_CHECKER
 from pipelines.latents import kinds
 from pipelines.latents.adapters import load_adapters
 from pipelines.latents.components import absent_optional
-from pipelines.raw.pairs import hash64
-
-SAFETY_CHECKER = "safety_checker"
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,6 @@ def check_edits(folder: Path, flag: str = "--model") -> None:
         raise UserError(
             f"{flag} {folder}: a {name} is given images to refer to, and takes no --strength; edit with another model"
         )
-
-
-def image_seed(seed: int, index: int, caption: str) -> int:
-    """Return the 32-bit seed of an image's noise, a function of run seed, image index and caption, not of the model."""
-    return hash64(b"image", f"{seed}/{index}".encode(), caption.encode("utf-8", "surrogatepass")) % (1 << 32)
 
 
 @torch.inference_mode()

@@ -28,7 +28,6 @@ from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up, 
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
-from pipelines.latents.adapters import check_adapters
 from pipelines.latents.safety import make_filter
 from pipelines.reports import evaluation_page
 
@@ -53,6 +52,8 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
         model.folder(flag=flag)
     for flag, lora, model in (("--lora", config.lora, policy), ("--base-lora", config.base_lora, base)):
         if lora:
+            from pipelines.latents.adapters import check_adapters  # which loads the libraries of networks
+
             check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
     for name, weights in scorers.weights_of(config.judges, config.weights).items():
         scorers.check(name, weights, prompts.captions)

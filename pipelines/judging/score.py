@@ -29,7 +29,6 @@ from pipelines.engine.jobs import Job, Step
 from pipelines.judging import score_files
 from pipelines.judging.image_flags import read_image_flags
 from pipelines.judging.score_config import ScoreConfig
-from pipelines.judging.set_judges import LatentFeatures, judge_set, set_identity
 from pipelines.latents import store
 
 
@@ -165,10 +164,12 @@ def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> J
 
 def _judge_folders(config: ScoreConfig, folders: list[str], true_images: str | None, folder: Path) -> set[str]:
     """Judge as sets the folders that are not judged yet, by the VAE of the model in folder, and return those."""
-    wanted = {path: set_identity(path, true_images, folder) for path in folders}
+    wanted = {path: score_files.set_identity(path, true_images, folder) for path in folders}
     missing = {path: identity for path, identity in wanted.items() if score_files.set_identity_of(path) != identity}
     if not missing:
         return set()
+    from pipelines.judging.set_judges import LatentFeatures, judge_set  # which load torch
+
     features = LatentFeatures(folder)
     true = features.of(true_images)[0] if true_images else None
     for path, identity in missing.items():

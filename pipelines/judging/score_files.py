@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, records, tables
+from infra.base import files, models, records, tables
 from infra.base.errors import UserError
 from infra.base.verifying import refusals
 from infra.base.versions import check_version
@@ -179,3 +180,12 @@ def paired_scores(
     if first[0]["image_id"] != first[1]["image_id"]:
         raise UserError("policy and base were drawn for different prompts; give both the same --prompts and --limit")
     return first[0][name].to_numpy(), first[1][name].to_numpy()
+
+
+def set_identity(folder: str, true_images: str | None, feature_model: Path) -> dict[str, Any]:
+    """Return what the judgement of a folder depends on; where it is equal the folder need not be judged again."""
+    return {
+        "of": files.sha256(files.join(folder, DONE)),
+        "true_images": files.sha256(files.join(true_images, DONE)) if true_images else None,
+        "features": models.fingerprint(feature_model, "vae"),
+    }

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 
 from infra.base import (
-    files,
     models,
     tables,
     torchvision_guard,  # noqa: F401  (before diffusers)
@@ -18,7 +17,7 @@ from infra.base import (
 
 from diffusers import AutoencoderKL  # isort: skip
 
-from pipelines.drawing.image_sets import DONE, image_files
+from pipelines.drawing.image_sets import image_files
 from pipelines.judging.win_rate import diversity
 from pipelines.raw.decode import decode_image, images_at_once
 
@@ -102,12 +101,3 @@ def kid(features: npt.NDArray[np.float32], true: npt.NDArray[np.float32]) -> tup
     measure.update(torch.from_numpy(features), real=False)
     mean, deviation = measure.compute()
     return float(mean), float(deviation)
-
-
-def set_identity(folder: str, true_images: str | None, feature_model: Path) -> dict[str, Any]:
-    """Return what the judgement of a folder depends on; where it is equal the folder need not be judged again."""
-    return {
-        "of": files.sha256(files.join(folder, DONE)),
-        "true_images": files.sha256(files.join(true_images, DONE)) if true_images else None,
-        "features": models.fingerprint(feature_model, "vae"),
-    }

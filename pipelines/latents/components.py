@@ -12,18 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.base import (
-    files,
-    models,
-    torchvision_guard,  # noqa: F401  (before diffusers and transformers)
-)
+from infra.base import files, models
 from infra.base.errors import UserError
 
-import diffusers  # isort: skip
-import transformers  # isort: skip
-
 INDEX = models.INDEX
-LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+LIBRARIES = ("diffusers", "transformers")  # whose classes open parts
 VAE_CLASSES = ("AutoencoderKL",)
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -123,6 +116,19 @@ VARIANT_SETTINGS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
 OPTIONAL = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}  # beyond those that diffusers calls so
 
 
+def library(name: str) -> Any:
+    """Import one of LIBRARIES, which takes seconds: only where a class of its is looked at."""
+    from infra.base import torchvision_guard  # noqa: F401  (before both)
+
+    if name == "diffusers":
+        import diffusers
+
+        return diffusers
+    import transformers
+
+    return transformers
+
+
 def read_index(folder: Path, flag: str = "--model") -> dict[str, Any]:
     """Read what a diffusers folder is made of.
 
@@ -137,7 +143,7 @@ def read_index(folder: Path, flag: str = "--model") -> dict[str, Any]:
             f"{flag} {path}: its pipeline is code of its own ({', '.join(map(str, name))}), which is not run; name a "
             "class of diffusers as _class_name"
         )
-    if not isinstance(name, str) or not hasattr(diffusers, name):
+    if not isinstance(name, str) or not (name in KNOWN or hasattr(library("diffusers"), name)):
         raise UserError(f"{flag} {path}: its _class_name is {name!r}, which diffusers does not have")
     return index
 
@@ -154,10 +160,10 @@ def class_of(folder: Path, part: str) -> Any:
     Raises:
         UserError: naming it, if diffusers and transformers have none of this name, or the folder has no such part.
     """
-    library, name = parts_of(folder).get(part, ("", ""))
-    found = getattr(LIBRARIES.get(library), name, None)
+    origin, name = parts_of(folder).get(part, ("", ""))
+    found = getattr(library(origin), name, None) if origin in LIBRARIES else None
     if found is None:
-        what = f"{library}.{name}, of neither diffusers nor transformers" if name else "empty"
+        what = f"{origin}.{name}, of neither diffusers nor transformers" if name else "empty"
         raise UserError(f"{folder / INDEX}: its {part} is {what}; give a folder that names a class of theirs")
     return found
 
@@ -171,7 +177,7 @@ def settings(folder: Path, part: str) -> dict[str, Any]:
     opened_by = class_of(folder, part)
     path = folder / part
     try:
-        if issubclass(opened_by, transformers.PreTrainedModel):
+        if issubclass(opened_by, library("transformers").PreTrainedModel):
             return opened_by.config_class.from_pretrained(path).to_dict()
         return defaults(opened_by) | opened_by.load_config(folder, subfolder=part)
     except Exception as error:  # the libraries raise several types of their own
@@ -189,7 +195,7 @@ def defaults(kind: type) -> dict[str, Any]:
 def absent_optional(folder: Path) -> list[str]:
     """Name the parts that the index names, that lie in no folder, and that the pipeline can do without."""
     name = read_index(folder)["_class_name"]
-    optional = {*getattr(diffusers, name)._optional_components, *OPTIONAL.get(name, ())}
+    optional = {*getattr(library("diffusers"), name)._optional_components, *OPTIONAL.get(name, ())}
     return [part for part in parts_of(folder) if part in optional and not (folder / part).is_dir()]
 
 

@@ -9,38 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from infra.base import dry_run, files, models, named_files, object_storage
+from infra.base import files, models, named_files, object_storage
 from infra.base.config_files import save_config
-from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import (
-    autoencoders,
-    encode_plan,
-    identity,
-    kinds,
-    look,
-    planned,
-    repair,
-    store,
-    store_check,
-    text_columns,
-    weight_files,
-)
+from pipelines.latents import kinds, repair, store, store_check
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
     refuse_other_settings,
     store_identity,
 )
-from pipelines.latents.encode_passes import Plan, encode_captions, encode_pairs
 from pipelines.latents.safety import make_filter
 from pipelines.latents.summary import summarise, table
 from pipelines.raw import contents, source
+
+if TYPE_CHECKING:
+    from pipelines.latents.encode_passes import Plan
 
 
 def main(config: EncodeConfig) -> None:
@@ -56,6 +43,8 @@ def main(config: EncodeConfig) -> None:
             "restore manifest.json from a copy, or give another --store"
         )
     plan = make_plan(config, destination)
+    from pipelines.latents import look  # which loads torch
+
     first = look.first_pairs(plan)
     print(look.say(plan, look.look_at(plan, first)), flush=True)
     started = time.perf_counter()
@@ -82,6 +71,8 @@ def verify(config: EncodeConfig) -> Iterator[str]:
 
 
 def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
+    from pipelines.latents.encode_passes import encode_captions, encode_pairs
+
     def encode() -> None:
         encode_pairs(plan)
         encode_captions(plan)
@@ -159,6 +150,10 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     if files.exists(noted):
         _refuse_changed_source(config, destination, files.read_json(noted), source_files)
     source.all_pair_ids(dataset)
+    # These load the libraries of networks: what needs none is refused by now.
+    from pipelines.latents import autoencoders, text_columns, weight_files
+    from pipelines.latents.encode_passes import Plan
+
     named = models.Model(config.model, config.revision)
     settings = named.folder(())
     tokens = kinds.text_tokens(settings, config.max_tokens)
@@ -206,6 +201,8 @@ def _refuse_finished_from_another(config: EncodeConfig, destination: str, finish
 
 def _fingerprints(folder: Path, frozen: Sequence[str], destination: str) -> dict[str, str]:
     """Return the frozen parts' fingerprints, by the rule that the store was begun with."""
+    from pipelines.latents import identity
+
     notes = (store.MANIFEST, f"{store.WORK}/config.json")
     paths = [files.join(destination, note) for note in notes]
     noted = [files.read_json(path) for path in paths if files.exists(path)]
@@ -227,35 +224,3 @@ def choose_resolution(config: EncodeConfig, folder: Path) -> int:
     if resolution % step:
         raise UserError(f"--resolution {resolution}: not a multiple of {step}, the model's step")
     return resolution
-
-
-def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
-    """Print what an encoding would take, from the source's labels and captions and the models' settings.
-
-    Raises:
-        UserError: if the settings do not fit, or the store was begun with others.
-    """
-    destination = files.resolve(config.store)
-    chosen = make_filter(config.safety)
-    for path in (files.join(destination, store.MANIFEST), files.join(destination, store.WORK, "config.json")):
-        if files.exists(path):
-            saved = files.read_json(path)  # a manifest has the settings in two parts, an unfinished store's file in one
-            refuse_other_settings(destination, saved.get("config", saved) | saved.get("safety", {}), config, chosen)
-    dataset = source.open_source(source.parquet_files(config.source, config.split))
-    folder = planned.settings_folder(models.Model(config.model, config.revision))
-    weight_files.check_folder(folder, ())
-    tokens = kinds.text_tokens(folder, config.max_tokens)
-    vae = autoencoders.vae_config(folder)
-    resolution = choose_resolution(config, folder)
-    stored = encode_plan.Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip)
-    rows = encode_plan.plan_rows(
-        stored,
-        asked,
-        encode_plan.read_source(dataset, config.strict_labels, chosen.blocklist),
-        encode_plan.count_networks(
-            folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype), chosen.checker
-        ),
-        copies=max(1, config.encoders),
-        dtype=config.dtype,
-    )
-    print(dry_run.table(rows), flush=True)

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
-from infra.base import counting, dry_run, models
+from infra.base import counting, dry_run, files, models
 from infra.base.dry_run import DryRunConfig, Row
 from labelers.clips.safety_checker import CheckerName, count_checker
-from pipelines.latents import autoencoders, kinds, safety, store
+from pipelines.latents import autoencoders, kinds, planned, safety, store, weight_files
+from pipelines.latents.encode_config import EncodeConfig, refuse_other_settings
+from pipelines.latents.encode_latents import choose_resolution
 from pipelines.latents.text_columns import Shapes, embedding_shapes
 from pipelines.raw import pairs
-from pipelines.raw.source import RawTable
+from pipelines.raw.source import RawTable, open_source, parquet_files
 
 HALF = 2  # bytes of a stored value
 
@@ -171,3 +173,33 @@ def plan_rows(
         ("TFLOP of all", f"{total / 1e12:,.4g}"),
         *dry_run.cost_rows(asked, total, copies, "encoder", dtype),
     ]
+
+
+def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
+    """Print what an encoding would take, from the source's labels and captions and the models' settings.
+
+    Raises:
+        UserError: if the settings do not fit, or the store was begun with others.
+    """
+    destination = files.resolve(config.store)
+    chosen = safety.make_filter(config.safety)
+    for path in (files.join(destination, store.MANIFEST), files.join(destination, store.WORK, "config.json")):
+        if files.exists(path):
+            saved = files.read_json(path)  # a manifest has the settings in two parts, an unfinished store's file in one
+            refuse_other_settings(destination, saved.get("config", saved) | saved.get("safety", {}), config, chosen)
+    dataset = open_source(parquet_files(config.source, config.split))
+    folder = planned.settings_folder(models.Model(config.model, config.revision))
+    weight_files.check_folder(folder, ())
+    tokens = kinds.text_tokens(folder, config.max_tokens)
+    vae = autoencoders.vae_config(folder)
+    resolution = choose_resolution(config, folder)
+    stored = Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip)
+    rows = plan_rows(
+        stored,
+        asked,
+        read_source(dataset, config.strict_labels, chosen.blocklist),
+        count_networks(folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype), chosen.checker),
+        copies=max(1, config.encoders),
+        dtype=config.dtype,
+    )
+    print(dry_run.table(rows), flush=True)

@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.base import (
-    models,
-    torchvision_guard,  # noqa: F401  (before diffusers)
-)
+from infra.base import models
 from infra.base.errors import UserError
 from pipelines.latents import components
-
-import diffusers  # isort: skip
 
 VAE = "vae"
 REFINED = "StableDiffusionXLPipeline"  # SDXL
@@ -150,13 +145,12 @@ def tokens_of(kind: Kind, embeddings: Mapping[str, tuple[int, ...]]) -> int | No
     return None if kind.sized is None else embeddings.get(kind.sized, (0,))[0]
 
 
-class _Settings(diffusers.ConfigMixin):
-    """A part that has settings and nothing else, to build a pipeline from."""
-
-    config_name = "config.json"
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.register_to_config(**settings)
+def _part_of_settings(settings: Mapping[str, Any]) -> Any:
+    """Make a part that has settings and nothing else, to build a pipeline from."""
+    part = components.library("diffusers").ConfigMixin()
+    part.config_name = "config.json"
+    part.register_to_config(**settings)
+    return part
 
 
 def empty_pipeline(folder: Path) -> Any:
@@ -165,12 +159,12 @@ def empty_pipeline(folder: Path) -> Any:
     Its constructor corrects settings that old checkpoints have wrong, for example a sample_size of 32 that is 64.
     """
     name = pipeline_class(folder)
-    opened_by = getattr(diffusers, name)
+    opened_by = getattr(components.library("diffusers"), name)
     parameters = inspect.signature(opened_by.__init__).parameters
     given: dict[str, Any] = {part: None for part in parameters if part in components.KNOWN[name]}
     given |= {part: None for part in ("safety_checker", "feature_extractor") if part in parameters}
     for part in (KINDS[name].network, VAE):
-        given[part] = _Settings(components.settings(folder, part))
+        given[part] = _part_of_settings(components.settings(folder, part))
     if "requires_safety_checker" in parameters:
         given["requires_safety_checker"] = False
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,10 @@ from PIL import Image
 
 from infra.base import files
 from infra.base.errors import UserError
-from labelers.clips.safety_checker import CheckerName, SafetyChecker, checker_name
 from pipelines.latents.safety_config import SafetyConfig
+
+if TYPE_CHECKING:
+    from labelers.clips.safety_checker import CheckerName, SafetyChecker
 
 STAGE = "safety"  # of quarantined pairs
 DEFAULT = "default"
@@ -96,7 +99,11 @@ class Filter:
 
     def load_checker(self, batch_size: int) -> SafetyChecker | None:
         """Make the checker on this node, where there is one; its weights are read at the first image."""
-        return SafetyChecker(self.checker.files(), batch_size) if self.checker else None
+        if not self.checker:
+            return None
+        from labelers.clips.safety_checker import SafetyChecker
+
+        return SafetyChecker(self.checker.files(), batch_size)
 
 
 def make_filter(config: SafetyConfig) -> Filter:
@@ -113,6 +120,8 @@ def make_filter(config: SafetyConfig) -> Filter:
         blocklist = read_blocklist(config.prompt_blocklist)
         identity["prompt_blocklist"] = blocklist.sha256
     if config.safety_checker:
+        from labelers.clips.safety_checker import SafetyChecker, checker_name
+
         checker = checker_name(config.safety_checker, config.safety_revision).pinned()
         loaded = SafetyChecker(checker.files(), batch_size=1)
         loaded.check()

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
-from pipelines.latents import addresses, autoencoders, safety, store
+from pipelines.latents import addresses, safety, store
 from pipelines.raw import pairs, raw_pairs
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ def _manifest(
     names = {path: path.removeprefix(plan.destination + "/") for path in described}
     trained_on = [path for path, name in names.items() if name.startswith(TRAINED_ON)]
     content = sum(int(described[path]["digest"], 16) for path in trained_on)
+    from pipelines.latents import autoencoders  # which loads torch
+
     normalisation = autoencoders.normalisation(plan.folder)
     return store.Manifest(
         source=plan.config.source,

@@ -83,7 +83,7 @@ def check_weights(folder: Path, parts: Collection[str], flag: str = "--model") -
 def opened_parts(folder: Path) -> list[str]:
     """Name the parts that have weights: networks of classes that diffusers or transformers has, with a folder."""
     kinds = {
-        part: getattr(components.LIBRARIES[library], kind, None)
+        part: getattr(components.library(library), kind, None)
         for part, (library, kind) in components.parts_of(folder).items()
         if library in components.LIBRARIES and (folder / part).is_dir()
     }

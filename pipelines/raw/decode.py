@@ -9,12 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from infra.base import (
-    torchvision_guard,  # noqa: F401  (before torchvision)
-)
-
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize  # isort: skip
-
 # Pillow's other formats are never tried on bytes from elsewhere: EPS would start Ghostscript on them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 Fit = Literal["crop", "pad"]
@@ -85,6 +79,9 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> npt
     if fit == "pad":
         size = (resolution, resolution)
         return np.asarray(ImageOps.pad(image, size, Image.Resampling.BILINEAR, color="white"), dtype=np.uint8)
+    from infra.base import torchvision_guard  # noqa: F401, I001  (before torchvision)
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
     resize = Resize(resolution, interpolation=InterpolationMode.BILINEAR)
     return np.asarray(Compose([resize, CenterCrop(resolution)])(image), dtype=np.uint8)
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from support import radosgw
 from support.locks import taken, taker
-from support.material import Submit, notes, train_until_killed
+from support.material import Submit, notes
 from support.s3_runs import contents, losses
 from support.stores import SCRIPT
+from support.trained_models import train_until_killed
 
 from infra.base import files, object_storage
 from infra.base.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.faulty_s3 import Fault, faulty
-from support.material import train_until_killed
+from support.trained_models import train_until_killed
 
 from infra.base import files
 from infra.base.errors import UserError

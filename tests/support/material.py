@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from infra.base import (
     engines,
     files,
-    torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.files import ROOT
 from infra.world import rater
@@ -34,13 +30,6 @@ from pipelines.engine import in_process
 from pipelines.engine.jobs import Job
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw.raw_pairs import SCHEMA
-from training.backbones.backbone import open_backbone
-from training.backbones.schedule_config import EVERY
-from training.method.policy import make_policy, trained
-from training.method.policy_config import PolicyConfig
-from training.run import assembly, loop
-from training.run.result import write_adapters
-from training.settings.config import TrainConfig
 
 PARTI = ROOT / "tests" / "data" / "PartiPrompts.tsv"
 
@@ -127,49 +116,9 @@ def encode_plainly(raw: Path, destination: Path) -> Path:
     return destination
 
 
-def lora_result(folder: Path, alpha: int = 8) -> tuple[Path, Any]:
-    """Write adapters of the embedded world's model, moved off zero, as a run leaves them; and return their policy."""
-    backbone = open_backbone(MODEL, EVERY)
-    policy = make_policy(PolicyConfig(lora_rank=4, lora_alpha=alpha), backbone, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in trained(policy).items():
-        if "lora_B" in name:
-            weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
-    write_adapters(folder, backbone, policy)
-    facts = {"config": {"model": str(MODEL), "objective": {"beta": 300.0}}}
-    (folder / "facts.json").write_text(json.dumps(facts))
-    return folder, policy
-
-
 def notes(output: str | Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """Read what a run noted, on a disk or on S3."""
     return [json.loads(line) for line in files.read_bytes(files.join(str(output), name)).splitlines()]
-
-
-class Killed(Exception):
-    """Stands for a kill in the middle of a run."""
-
-
-def train_until_killed(config: TrainConfig, step: int) -> None:
-    """Train in this process and die when a step was taken, before what follows it."""
-
-    def die(metrics: dict[str, Any]) -> None:
-        if metrics["step"] == step:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.train(config, assembly.Rank(on_step=die))
-
-
-def moved_model(folder: Path, move: float) -> str:
-    """Copy the embedded world's model with each of its network's weights moved a little; return its folder."""
-    shutil.copytree(MODEL, folder)
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(path)
-    generator = torch.Generator().manual_seed(0)
-    moved = {k: v + move * torch.randn(v.shape, generator=generator) for k, v in weights.items()}
-    save_file(moved, path)
-    return str(folder)
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -11,20 +11,21 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING
 
 from infra.base import files, records
 from infra.base.errors import UserError
 from infra.base.versions import check_version
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete.json"
 NAME = re.compile(r"step-\d{7,}")  # of a checkpoint's folder; any other name there is somebody else's
 REWIND = "rewind.json"  # of a run folder, while --resume-from is asked for: the step to go on from
 SCHEMA_VERSION = 1
-Groups = Mapping[str, Mapping[str, torch.Tensor]]  # tensors by name, by the part that they belong to
+Groups = Mapping[str, Mapping[str, "torch.Tensor"]]  # tensors by name, by the part that they belong to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ def copied(groups: Groups) -> Groups:
 
 def save(output: Path, state: State, groups: Groups) -> None:
     """Write a checkpoint, one file a group; the file that says it is complete comes last and holds the hashes."""
+    from safetensors.torch import save_file  # which loads torch, and most only look which checkpoints there are
+
     folder = begin(output, state.step)
     for name, tensors in groups.items():
         path = folder / f"{name}.safetensors"

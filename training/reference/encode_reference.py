@@ -23,13 +23,11 @@ from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
 from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import store, weight_files
+from pipelines.latents import store
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store_check import reference_problems
-from training.backbones.backbone import check_fingerprints, open_backbone
 from training.reference import reference_errors
 from training.reference.reference_config import ReferenceConfig
-from training.reference.visit_pairs import VisitPairs
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -128,6 +126,10 @@ def make_plan(config: ReferenceConfig) -> Plan:
     object_storage.check("--store", path)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
+    # These load the libraries of networks: what needs none is refused by now.
+    from pipelines.latents import weight_files
+    from training.backbones.backbone import check_fingerprints, open_backbone
+
     model = models.Model(config.model, config.revision)
     weight_files.check_folder(model.folder(()), ())
     check_fingerprints(manifest.fingerprints, model.folder(tuple(manifest.fingerprints)), path)
@@ -184,6 +186,8 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
         "precision": config.precision,
     }
     share = shares.share(choose.current().device_count(), config.copies, config.gpus_per_copy)
+    from training.reference.visit_pairs import VisitPairs
+
     step = Step(
         function=VisitPairs,
         arguments=arguments,

@@ -12,20 +12,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from infra.base import files, records, tables
 from infra.base.errors import UserError
 from infra.base.versions import check_version
-from pipelines.latents import identity, store
+from pipelines.latents import store
 from pipelines.latents.store_check import DRAW, reference_remedy
-from training.backbones.backbone import Backbone
 from training.data.stored import StoredPairs
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.backbones.backbone import Backbone
 
 SCHEMA = pa.schema(
     [
@@ -69,6 +72,8 @@ class Settings:
         Args:
             before: those to be compared with, whose fingerprint may be of an earlier rule.
         """
+        from pipelines.latents import identity  # which loads the libraries of networks
+
         return cls(
             network=identity.like(before.network if before else None, reference.folder, reference.network_folder),
             store_hash=manifest.content_hash,
@@ -106,6 +111,8 @@ def _schedule_hash(backbone: Backbone, precision: str) -> str:
 
 def hardware(device: torch.device) -> str:
     """Name what computes, as far as last bits depend on it: the kind of device, or the CPU's vectors, and torch."""
+    import torch
+
     cuda = device.type == "cuda"
     kind = torch.cuda.get_device_name(device) if cuda else f"CPU with {torch.backends.cpu.get_cpu_capability()}"
     return f"{kind}, torch {torch.__version__}"

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import counting, files, logs, models, tables
+from infra.base import files, logs, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
-from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
-from pipelines.drawing.sampling import check_steps
-from pipelines.latents import identity, store, weight_files
-from pipelines.latents.kinds import kind_of, pipeline_class
+from pipelines.latents import store
 from pipelines.raw import pairs
-from training.backbones.backbone import check_fingerprints, open_backbone
 from training.checkpoints import checkpoint
-from training.method.policy import lora_targets
-from training.run import exports, health
-from training.run.reference_check import check_draws, check_reference_errors
+from training.run import health
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
@@ -59,7 +50,10 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     if data.held_out_store:
         _check_held_out(files.resolve(data.held_out_store), manifest)
     _check_captions_apart(config, path)
-    check_draws(config, decided)
+    if data.reference is not None:
+        from training.run.reference_check import check_draws  # which loads torch
+
+        check_draws(config, decided)
     return manifest, decided
 
 
@@ -86,37 +80,9 @@ def check_config(config: TrainConfig) -> TrainConfig:
             f"--steps {config.steps}: each of the {decided:,} pairs is seen {seen:.0f} times and none is held out, so "
             "nothing will show whether the policy learns them by heart; give --held-out-store, or fewer steps"
         )
-    path = files.resolve(config.data.store)
-    # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
-    weight_files.check_folder(config.start.folder(()), ())
-    backbone = open_backbone(config.start.folder(()), config.schedule)
-    if config.export == "single-file":
-        exports.check(backbone.folder, lora=bool(config.policy.lora_rank))
-    if config.policy.lora_rank:
-        lora_targets(counting.empty(backbone.folder, backbone.network_folder), config.policy.lora_targets)
-    check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
-    if config.data.held_out_store:
-        other = files.resolve(config.data.held_out_store)
-        apart = store.read_manifest(other)
-        check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
-    validation = config.validation
-    if validation.validation_prompts:
-        captions = read_prompts(files.resolve(validation.validation_prompts))
-        scorers.check(validation.validation_scorer, validation.validation_weights, captions)
-        check_steps(config.start.folder(()), validation.sampling_steps)
-    if validation.sample_prompts:
-        read_prompts(files.resolve(validation.sample_prompts))
-        check_steps(config.start.folder(()), validation.sampling_steps)
-    _check_reference(config, manifest)
-    check_reference_errors(config)
-    start = config.start.pinned()
-    pinned = replace(config, model=start.name, revision=start.revision)
-    weight_files.check_weights(config.start.folder(), (backbone.network_folder,))
-    if config.reference_model is None:
-        return pinned
-    weight_files.check_weights(config.reference.folder(), (backbone.network_folder,), "--reference-model")
-    reference = config.reference.pinned()
-    return replace(pinned, reference_model=reference.name, reference_revision=reference.revision)
+    from training.run.model_check import check_models  # slow to import; what needs no model is refused by now
+
+    return check_models(config, manifest)
 
 
 def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
@@ -129,34 +95,6 @@ def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
             f"--objective soft: --labels {config.data.labels} has no probability_0 for {lacking} of {decided.sum()} "
             "labelled pairs; make a label set with relabel.py --label soft"
         )
-
-
-def _frozen_folder(model: models.Model, manifest: store.Manifest, flag: str = "--model") -> Path:
-    """Fetch a model's settings and the frozen parts that a store depends on; flag: the one that names the model."""
-    return model.folder(kind_of(model.folder((), flag)).frozen_in(manifest.fingerprints), flag)
-
-
-def _check_reference(config: TrainConfig, manifest: store.Manifest) -> None:
-    """Refuse a reference that would see other latents, captions or noise than the policy, or has another shape."""
-    if config.reference_model is None:
-        return
-    start = _frozen_folder(config.start, manifest)
-    reference = _frozen_folder(config.reference, manifest, "--reference-model")
-    named = f"--reference-model {config.reference_model}"
-    weight_files.check_folder(reference, (), "--reference-model")
-    if pipeline_class(start) != pipeline_class(reference):
-        raise UserError(f"{named}: a {pipeline_class(reference)}, but --model is a {pipeline_class(start)}")
-    backbones = open_backbone(start, config.schedule), open_backbone(reference, config.schedule)
-    for name in kind_of(start).frozen_in(manifest.fingerprints):
-        if identity.fingerprint(start, name) != identity.fingerprint(reference, name):
-            raise UserError(f"{named}: its {name} is not that of --model {config.model}, so it would see other inputs")
-    if backbones[0].schedule() != backbones[1].schedule():
-        raise UserError(f"{named}: its noise schedule is not that of --model {config.model}")
-    shapes = [backbone.network_settings() for backbone in backbones]
-    names = shapes[0].keys() | shapes[1].keys()
-    differing = sorted(name for name in names if shapes[0].get(name) != shapes[1].get(name))
-    if differing:
-        raise UserError(f"{named}: its network differs from --model {config.model} in {', '.join(differing)}")
 
 
 def _check_held_out(path: str, manifest: store.Manifest) -> None:

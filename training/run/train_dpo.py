@@ -17,12 +17,10 @@ from infra.base.errors import UserError
 from infra.base.models import Model
 from infra.base.result_files import FACTS
 from pipelines.engine import choose
-from pipelines.latents import identity
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import RESULT, is_finished
-from training.run import exports
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -95,6 +93,8 @@ def _export_finished(output: str, config: TrainConfig) -> None:
     folder = Path(output) / RESULT
     lora = bool(config.policy.lora_rank)
     base = _as_begun(output, config).start.folder(()) if lora else folder
+    from training.run import exports  # which loads torch
+
     exports.check(base, lora)
     path = exports.write(folder, base, name, lora)
     facts = result_files.read_facts(str(folder))
@@ -145,6 +145,8 @@ def _refuse_other_models(output: str, config: TrainConfig) -> dict[str, dict[str
 
 def model_identities(model: Model) -> dict[str, str]:
     """Return the fingerprints of a model's network, scheduler and those frozen parts that are on this machine."""
+    from pipelines.latents import identity  # which loads the libraries of networks
+
     folder = model.folder()
     kind = kind_of(folder)
     there = [part for part in kind.frozen() if (folder / part).is_dir()]

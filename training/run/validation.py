@@ -13,8 +13,9 @@ from PIL import Image
 
 from infra.base import files
 from labelers.scoring import scorers
+from pipelines.drawing.image_identity import image_seed
 from pipelines.drawing.prompts import read_prompts
-from pipelines.drawing.sampling import draw_images, image_seed, load_pipeline
+from pipelines.drawing.sampling import draw_images, load_pipeline
 from pipelines.latents import store
 from pipelines.latents.kinds import kind_of, native_resolution, tokens_of
 from pipelines.raw.decode import images_at_once

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.material import MODEL, lora_result, rendered_pairs
+from support.material import MODEL, rendered_pairs
+from support.trained_models import lora_result
 
 from infra.base import files
 from infra.base.errors import UserError

@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from support.material import MODEL, lora_result
+from support.material import MODEL
+from support.trained_models import lora_result
 
 from infra.base import cli, files, models
 from infra.base.errors import UserError
 from pipelines.drawing import generate, generate_config, image_sets
-from pipelines.drawing.sampling import Edit, Refiner, draw_images, image_seed, load_pipeline
+from pipelines.drawing.image_identity import image_seed
+from pipelines.drawing.sampling import Edit, Refiner, draw_images, load_pipeline
 from pipelines.engine import choose
 from pipelines.engine.jobs import Job
 from pipelines.judging import score

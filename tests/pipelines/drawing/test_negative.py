@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.material import MODEL, moved_model
+from support.material import MODEL
+from support.trained_models import moved_model
 
 from infra.base.errors import UserError
 from pipelines.drawing import negative, sampling

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.material import Killed
+from support.trained_models import Killed
 
 from infra.base import files
 from infra.base.errors import UserError

@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 from support import browser, judging_material
 from support.judging_material import write_images
-from support.material import MODEL, lora_result
+from support.material import MODEL
 from support.pages import EVIL, Page
+from support.trained_models import lora_result
 
 from infra.base import cli, files
 from infra.base.errors import UserError

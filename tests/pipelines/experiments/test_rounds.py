@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.judging_material import name_scorers, write_images, write_run, write_store
-from support.material import Killed
+from support.trained_models import Killed
 
 from infra.base import cli, files
 from infra.base.errors import UserError

@@ -13,8 +13,8 @@ from infra.base import cli, dry_run
 from infra.base.dry_run import DryRunConfig
 from pipelines.latents import encode_config, encode_plan
 from pipelines.latents.encode_config import EncodeConfig
-from pipelines.latents.encode_latents import main, print_plan
-from pipelines.latents.encode_plan import Networks, SourceRows, Stored
+from pipelines.latents.encode_latents import main
+from pipelines.latents.encode_plan import Networks, SourceRows, Stored, print_plan
 from pipelines.raw import source
 
 

@@ -14,7 +14,7 @@ from support.stores import contents
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.latents import addresses, encode_latents, store
+from pipelines.latents import addresses, encode_latents, encode_passes, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import pairs
 from training.data.staging import stage
@@ -51,14 +51,14 @@ def test_captions_that_are_not_the_pairs_are_not_published(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config, encode = EncodeConfig(source=str(raw_pairs), store=str(tmp_path / "s")), encode_latents.encode_captions
+    config, encode = EncodeConfig(source=str(raw_pairs), store=str(tmp_path / "s")), encode_passes.encode_captions
 
-    def encode_and_spoil(plan: encode_latents.Plan) -> None:
+    def encode_and_spoil(plan: encode_passes.Plan) -> None:
         encode(plan)
         spoil(tmp_path / "s" / "prompts")
 
     with monkeypatch.context() as patched:
-        patched.setattr(encode_latents, "encode_captions", encode_and_spoil)
+        patched.setattr(encode_passes, "encode_captions", encode_and_spoil)
         with pytest.raises(UserError, match=f"s/prompts: {told}; delete this folder and"):
             encode_latents.main(config)
     assert not (tmp_path / "s" / store.MANIFEST).exists()
@@ -71,14 +71,14 @@ def test_a_source_that_lost_a_caption_meanwhile_is_refused(tmp_path: Path, raw_p
     shutil.copytree(raw_pairs, tmp_path / "raw")
     config = EncodeConfig(source=str(tmp_path / "raw"), store=str(tmp_path / "s"))
     plan = encode_latents.make_plan(config, config.store)
-    encode_latents.encode_pairs(plan)
+    encode_passes.encode_pairs(plan)
     for path in (tmp_path / "raw").glob("*.parquet"):
         table = pq.read_table(path)
         captions = pa.array(["a cat"] * table.num_rows)
         pq.write_table(table.set_column(table.schema.get_field_index("caption"), "caption", captions), path)
     changed = encode_latents.make_plan(config, config.store)
     with pytest.raises(UserError, match=r"the source lacks \d+ captions of kept pairs; the source changed"):
-        encode_latents.encode_captions(changed)
+        encode_passes.encode_captions(changed)
 
 
 @pytest.mark.parametrize("lost", ["a pair's", "the empty"])

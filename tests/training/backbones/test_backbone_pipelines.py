@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.material import notes, rendered_pairs, train_until_killed, write_pairs
+from support.material import notes, rendered_pairs, write_pairs
 from support.tiny_pipelines import KINDS
+from support.trained_models import train_until_killed
 
 from infra.base import engines
 from infra.base.errors import UserError

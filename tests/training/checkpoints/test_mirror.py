@@ -13,8 +13,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load
-from support.material import Killed, notes, train_until_killed
+from support.material import notes
 from support.s3_runs import contents, losses
+from support.trained_models import Killed, train_until_killed
 
 from infra.base import files, models, termination
 from infra.base.errors import UserError

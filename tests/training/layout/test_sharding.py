@@ -13,7 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from support.material import HELD_OUT, MODEL, Killed, notes, train_until_killed
+from support.material import HELD_OUT, MODEL, notes
+from support.trained_models import Killed, train_until_killed
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.material import notes, train_until_killed
+from support.material import notes
+from support.trained_models import train_until_killed
 
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint

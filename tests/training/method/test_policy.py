@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from support.material import MODEL, Killed, lora_result, moved_model, notes, train_until_killed
+from support.material import MODEL, notes
+from support.trained_models import Killed, lora_result, moved_model, train_until_killed
 from torch.nn.parallel import DistributedDataParallel
 
 from infra.base import (

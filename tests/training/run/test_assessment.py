@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support.material import HELD_OUT, Killed, notes
+from support.material import HELD_OUT, notes
+from support.trained_models import Killed
 
 from infra.base.errors import UserError
 from infra.world.shapes import all_scenes

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.material import MODEL, lora_result
+from support.material import MODEL
 from support.tiny_pipelines import write_pipeline
+from support.trained_models import lora_result
 
 from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.base.errors import UserError

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.material import MODEL, moved_model, notes, train_until_killed
+from support.material import MODEL, notes
+from support.trained_models import moved_model, train_until_killed
 
 from infra.base import (
     models,

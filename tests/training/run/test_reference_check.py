@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.material import MODEL, notes, train_until_killed
+from support.material import MODEL, notes
+from support.trained_models import train_until_killed
 
 from infra.base import files
 from infra.base.errors import UserError

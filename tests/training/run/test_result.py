@@ -14,9 +14,10 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
-from support.material import MODEL, lora_result
+from support.material import MODEL
 from support.single_files import original_tensors, write_single
 from support.tiny_pipelines import KINDS
+from support.trained_models import lora_result
 
 from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.base.models import ADAPTERS

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.material import MODEL, Killed, Submit, moved_model, notes, wait_for
+from support.material import MODEL, Submit, notes, wait_for
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
+from support.trained_models import Killed, moved_model
 
 from infra.base import cli, files, models
 from infra.base.errors import UserError
