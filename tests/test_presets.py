@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,10 @@ def test_presets_for_one_small_gpu_train_adapters_in_small_batches(name: str, mi
     assert (found.policy.lora_rank, found.sharding.activation_checkpointing) == (8, True)
     assert found.optimizer == OptimizerConfig(learning_rate=1e-5, warmup_steps=0)
     assert found.objective.beta == 5000.0
+
+
+def test_a_runs_settings_are_read_back_from_its_folder(tmp_path: Path) -> None:
+    # The flag objective lies in a part of that name, as do optimizer and sharding.
+    begun = replace(presets.PRESETS["sdxl"], output=str(tmp_path), seed=3)
+    cli.save_config(str(tmp_path), begun)
+    assert cli.parse(TrainConfig, {}, ["--config", str(tmp_path / "config.json")]) == begun

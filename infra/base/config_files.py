@@ -124,10 +124,10 @@ def _find(
         name = str(key).replace("-", "_")
         here = (*above, name)
         flag = by_path.get(here) or (by_name.get(name) if not above else None)
-        if flag is not None:
-            yield flag.path, check_value(flag, value, path)
-        elif here in parts and isinstance(value, Mapping):
+        if here in parts and isinstance(value, Mapping):  # first: a flag may have the name of the part that it lies in
             yield from _find(flags, value, here, path)
+        elif flag is not None:
+            yield flag.path, check_value(flag, value, path)
         elif here in parts:
             raise UserError(f"--config {path}: {'.'.join(here)} is {value!r}, but holds settings of its own")
         else:
