@@ -92,8 +92,10 @@ def break_even(seconds: Mapping[str, Mapping[int, float]]) -> float | None:
     """Return the number of epochs from which ours is faster, by straight lines through each side's seconds.
 
     Returns:
-        0 if it is faster from the start; None if it never is.
+        0 if it is faster from the start; None if it never is, or for one number of epochs alone.
     """
+    if len(seconds["ours"]) < 2:
+        return None
     begun, per_epoch = _line(seconds["ours"])
     their_begun, their_per_epoch = _line(seconds["theirs"])
     if begun <= their_begun:
