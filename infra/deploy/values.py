@@ -173,7 +173,7 @@ class Values(_Values):
     stop_seconds: int = Field(ge=30)
     shared: SharedDisk | None
     launcher: Launcher
-    preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux"]
+    preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux", "qwen-image", "z-image", "flux2-klein"]
     data: Data
     safety: Safety
     machines: dict[Name, Machine]

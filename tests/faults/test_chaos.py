@@ -43,6 +43,8 @@ from training.data.staging import stage
 
 pytestmark = pytest.mark.chaos
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+WHITE = (255, 255, 255)
+MIXED = (254, 204, 204)  # 51 / 255 of red over white: a fifth of 250 and four fifths of 255, four fifths of 255
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -92,8 +94,8 @@ NORMALISED = {
     "cmyk": (encoded(flat(RED).convert("CMYK"), "TIFF"), RED, RED),
     "cmyk jpeg": (encoded(flat(RED).convert("CMYK"), "JPEG", quality=100), RED, RED),
     "palette": (encoded(flat(RED).convert("P", palette=Image.Palette.ADAPTIVE)), RED, RED),
-    "palette with transparency": (encoded(flat(RED).quantize(4), transparency=0), RED, RED),
-    "alpha is dropped": (encoded(flat((*RED, 10), "RGBA")), RED, RED),
+    "palette with transparency": (encoded(flat(RED).quantize(4), transparency=0), WHITE, WHITE),
+    "alpha lies over white": (encoded(flat((*RED, 51), "RGBA")), MIXED, MIXED),
     "grey": (encoded(flat(100, "L")), (100,) * 3, (100,) * 3),
     "16-bit grey": (encoded(Image.fromarray(np.full((16, 16), 100 * 256 + 7, np.uint16))), (100,) * 3, (100,) * 3),
     "exif": (turned(), RED, BLUE),
@@ -328,8 +330,8 @@ def without(value: dict[str, Any], name: str) -> dict[str, Any]:
     [
         (lambda m: m | {"schema_version": 0}, "schema version 0; this code reads 1"),
         (lambda m: m | {"schema_version": 2}, "schema version 2; this code reads 1: encode again"),
-        (lambda m: without(m, "schema_version"), "schema version None; this code reads 1"),
-        (lambda m: [m], "schema version None; this code reads 1"),
+        (lambda m: without(m, "schema_version"), "another file's content, without schema_version; restore this file"),
+        (lambda m: [m], "another file's content, without schema_version; restore this file"),
         (lambda m: without(m, "content_hash"), "not a whole manifest of schema version 1 .*content_hash"),
         (lambda m: without(m, "counts"), "not a whole manifest of schema version 1"),
         (lambda m: m | {"from_tomorrow": 1}, "not a whole manifest of schema version 1 .*from_tomorrow"),
