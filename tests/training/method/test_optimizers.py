@@ -128,7 +128,7 @@ def test_8_bit_adamw_keeps_a_byte_a_moment_on_a_cpu_and_follows_adamw() -> None:
     """Each of the two moments of a weight of 64x80 is 5,120 bytes; after 3 steps of 1e-3 the two stay close."""
     plain, small = network(), network()
     optimizers = [
-        make_optimizer(replace(ADAFACTOR, optimizer=name, learning_rate=1e-3), one.parameters(), CPU)
+        make_optimizer(replace(ADAFACTOR, optimizer=cast(Any, name), learning_rate=1e-3), one.parameters(), CPU)
         for name, one in (("adamw", plain), ("adamw8bit", small))
     ]
     start = network().state_dict()
