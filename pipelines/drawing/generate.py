@@ -107,14 +107,13 @@ def main(config: GenerateConfig) -> None:
     )
     if drawn is None:
         image_sets.image_files(output)  # refused here where they are no longer as they were drawn
-        print(f"{output}: already finished, nothing to do", flush=True)
+        said = "already finished, nothing to do"
     else:
-        print(f"{output}: {wanted.num_rows} images", flush=True)
+        said = f"{wanted.num_rows} images"
     from pipelines.drawing import gallery
 
     page = gallery.write_gallery(output, wanted, config)
-    if page is not None:
-        print(f"look at {page}", flush=True)
+    print(f"{output}: {said}{f'; look at {page}' if page else ''}", flush=True)
 
 
 def verify(config: GenerateConfig) -> Iterator[str]:

@@ -61,7 +61,7 @@ def main(config: EncodeConfig) -> None:
     sheet = look.write_sheet(plan, first)
     if sheet is not None:
         print(f"look at {sheet}", flush=True)
-    print(f"next: {look.next_command(plan)}", flush=True)
+    print(look.result(plan, manifest), flush=True)
 
 
 def verify(config: EncodeConfig) -> Iterator[str]:

@@ -12,8 +12,10 @@ import pyarrow as pa
 from PIL import Image
 
 from infra.base import config_files, files, logs, tables
+from infra.base.errors import UserError
 from infra.pages.made import command_of, describe
 from infra.pages.page import data_uri, template
+from pipelines.latents import store
 from pipelines.latents.encode_config import WORLD
 from pipelines.latents.encode_passes import Plan
 from pipelines.latents.encoders import CheckAndDecode
@@ -45,7 +47,11 @@ class Look:
 
 
 def first_pairs(plan: Plan) -> pa.Table:
-    """Read the first pairs of the source."""
+    """Read the first pairs of the source.
+
+    Raises:
+        UserError: if it has no row.
+    """
     pieces = []
     rows = 0
     for piece in plan.dataset.pieces(source.columns_to_read(plan.dataset)):
@@ -53,6 +59,8 @@ def first_pairs(plan: Plan) -> pa.Table:
         rows += pieces[-1].num_rows
         if rows >= LOOKED_AT:
             break
+    if not rows:
+        raise UserError(f"--source {plan.config.source}: no rows in it; give comparisons to encode")
     return pa.concat_tables(pieces)
 
 
@@ -163,8 +171,10 @@ def _embedded(pixels: bytes, resolution: int) -> str:
     return data_uri(buffer.getvalue(), SIDE)
 
 
-def next_command(plan: Plan) -> str:
-    """Return the command that trains on the store."""
+def result(plan: Plan, manifest: store.Manifest) -> str:
+    """Say in one line what the store holds, its size, and the command that trains on it."""
+    size = sum(int(about["bytes"]) for about in manifest.files.values())
     preset = next((name for name, model in MODELS.items() if model.hub_name == plan.config.model), None)
     model = f"--preset {preset}" if preset else f"--model {plan.config.model}"
-    return f"python training/train_dpo.py {model} --store {plan.config.store}"
+    trains = f"python training/train_dpo.py {model} --store {plan.config.store}"
+    return f"{plan.destination}: {manifest.counts.kept:,} pairs, {size:,} bytes; next: {trains}"

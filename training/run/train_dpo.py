@@ -20,7 +20,7 @@ from pipelines.engine import choose
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
 from training.checkpoints import checkpoint, run_check
-from training.checkpoints.run_folder import RESULT, is_finished
+from training.checkpoints.run_folder import PAGE, RESULT, is_finished
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -70,6 +70,9 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         still_held()
         if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
             raise UserError(f"{output}: the training ended before step {config.steps}; run the same command again")
+    page = files.join(output, PAGE)
+    if files.exists(page):
+        print(f"look at {page}", flush=True)
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
 
 

@@ -7,12 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.material import rendered_pairs, write_pairs
 from support.pages import EVIL, Page
 
 from infra.base import engines
+from infra.base.errors import UserError
 from pipelines.latents import encode_latents
 from pipelines.latents.encode_config import EncodeConfig
 
@@ -51,7 +53,8 @@ def test_the_encoder_says_what_becomes_of_images_and_captions(
     # 64 x 128 loses a half, 80 x 64 a fifth; 32 x 32 is enlarged, and so nothing else.
     shapes = "2 of 8 images cropped, by up to 50%" if fit == "crop" else "2 of 8 images padded with white"
     assert f"{shapes}; 1 enlarged; 1 laid over white where they are transparent; 1 of 4 captions cut" in said
-    assert f"next: python training/train_dpo.py --model infra/world/model --store {store}" in said
+    assert said.splitlines()[-1].startswith(f"{store}: 3 pairs, ")
+    assert said.endswith(f" bytes; next: python training/train_dpo.py --model infra/world/model --store {store}\n")
     assert "this is the demo's toy model" in caplog.text
     page = Page((store / "contact-sheet.html").read_text())
     assert EVIL in page.text
@@ -64,5 +67,13 @@ def test_a_store_is_gone_on_with_as_it_was_fitted(rows: list[dict[str, Any]], tm
     config = EncodeConfig(source=str(write_pairs(tmp_path / "raw", rows)), store=str(tmp_path / "store"), fit="pad")
     with engines.asking("local"):
         encode_latents.main(config)
-    with pytest.raises(Exception, match="fit was 'pad', now 'crop'"):
+    with pytest.raises(UserError, match="fit was 'pad', now 'crop'"):
         encode_latents.main(EncodeConfig(source=config.source, store=config.store))
+
+
+def test_a_source_without_rows_is_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    raw = write_pairs(tmp_path / "raw", rows)
+    for path in raw.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(UserError, match=r"--source .*raw: no rows in it"), engines.asking("local"):
+        encode_latents.main(EncodeConfig(source=str(raw), store=str(tmp_path / "store")))
