@@ -161,6 +161,7 @@ def without(rows: list[dict[str, Any]], *names: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA).drop_columns(list(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("identity", "absent"),
     [(BY_UID, ()), (BY_CAPTION, ("ranking_id",)), (("caption", "jpg_0", "jpg_1"), ("image_0_uid",))],

@@ -56,6 +56,7 @@ def test_the_wheel_has_every_file_but_the_tests(installed: Path) -> None:
         assert wanted - {path.relative_to(installed) for path in installed.rglob("*")} == set()
 
 
+@pytest.mark.slow
 def test_a_console_script_starts_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     planned = start(installed, "dpo-encode", tmp_path, "--dry-run", "--store", "/no/store")
     assert planned.returncode == 0, planned.stderr  # the embedded world's model and pairs are installed too

@@ -148,6 +148,7 @@ def test_a_store_that_lost_its_manifest_is_not_written_a_second_time(copied_stor
     assert "has pairs, but neither manifest.json nor a record of progress; restore manifest.json from a copy" in message
 
 
+@pytest.mark.slow
 def test_repair_computes_the_lost_rows_and_no_others(
     encoded_store: Path, copied_store: Path, raw_pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

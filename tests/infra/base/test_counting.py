@@ -66,6 +66,7 @@ def world_network() -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     return network, lambda: network(*inputs, return_dict=False)[0]
 
 
+@pytest.mark.slow
 def test_backward_costs_twice_the_forward_and_recomputation_once_more() -> None:
     network, forward = world_network()
     with torch.no_grad():

@@ -96,6 +96,7 @@ def test_each_name_is_explained_to_the_operator() -> None:
     assert not [name for name in metrics.METRICS if f"`{name}`" not in text]
 
 
+@pytest.mark.slow
 def test_a_run_says_each_step_and_each_complete_checkpoint(config: TrainConfig) -> None:
     steps: list[dict[str, Any]] = []
     kept: list[dict[str, float]] = []

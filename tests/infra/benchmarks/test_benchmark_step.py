@@ -37,6 +37,7 @@ def test_the_small_models_share_out_the_work_as_the_true_ones(model: str) -> Non
     assert small.caption / small.forward == pytest.approx(full.caption / full.forward, abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_counted_ratios_at_the_true_sizes() -> None:
     def ratio(model: str, recomputed: bool) -> float:
         told = count(model, "full").per_pair(recomputed)

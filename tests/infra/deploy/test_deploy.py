@@ -227,6 +227,7 @@ def test_the_documented_loop_goes_on_only_after_success(state: str, applied: lis
 # Pods and clusters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_pods_and_account_are_valid_to_kubernetes(chosen: Values, version: str) -> None:
     for name, template in templates(chosen).items():

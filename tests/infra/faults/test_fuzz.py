@@ -15,6 +15,7 @@ from pipelines.raw.decode import BadImage
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, on what it reads all the same
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_spoilt_rows_are_kept_tied_or_quarantined_with_a_reason() -> None:
     count, outcomes = fuzz.try_rows(fuzz.FuzzConfig(seconds=float("inf"), rows=2000))

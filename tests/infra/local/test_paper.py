@@ -29,6 +29,7 @@ def trials() -> dict[str, object]:
     return {one.name: one.train for one in make_trials(swept, f"{RUN}/sweep") if one.seed == 0}
 
 
+@pytest.mark.slow
 def test_the_scaled_rates_hold_rate_times_beta() -> None:
     for name, config in trials().items():
         if config is None or not name.startswith("beta-"):
@@ -67,6 +68,7 @@ def test_captions_of_training_selection_and_test_are_apart() -> None:
     assert not read["test"] & (read["train"] | read["validation"])
 
 
+@pytest.mark.slow
 def test_the_models_that_are_looked_at_are_the_sweeps() -> None:
     outputs = {one.output for one in trials().values() if one is not None}  # type: ignore[attr-defined]
     assert str(Path(paper.result(RUN, 0)).parent) in outputs

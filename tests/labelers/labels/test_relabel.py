@@ -39,6 +39,7 @@ def config(raw_pairs: Path, copied_store: Path) -> relabel.RelabelConfig:
     return relabel.RelabelConfig(scorer=("oracle",), source=str(raw_pairs), store=str(copied_store), speed=SMALL)
 
 
+@pytest.mark.slow
 def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig, noted_jobs: list[Job]) -> None:
     relabel.main(replace(config, scorer=("oracle", "fidelity")))
     assert len(noted_jobs) == 1  # one pass for both

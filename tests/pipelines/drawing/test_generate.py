@@ -90,6 +90,7 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
     assert not pipeline.config.requires_safety_checker
 
 
+@pytest.mark.slow
 def test_adapters_draw_as_the_policy_they_were_saved_from(noted_jobs: list[Job], tmp_path: Path, bucket: str) -> None:
     lora, policy = lora_result(tmp_path / "lora")
     caption = "a big red circle on a teal background"
@@ -252,6 +253,7 @@ def test_edits_that_can_not_be_are_refused_before_anything_starts(
     assert not (tmp_path / "images").exists()
 
 
+@pytest.mark.slow
 def test_a_refined_folder_knows_its_refiner(noted_jobs: list[Job], tmp_path: Path, tiny_pipeline: Pipelines) -> None:
     (tmp_path / "prompts.txt").write_text("a red star\n")
     base, refiner = tiny_pipeline("sdxl"), tiny_pipeline("sdxl-refiner")

@@ -82,6 +82,7 @@ def test_pick_a_pic_is_read_without_its_images(tmp_path: Path) -> None:
         read_set(f"pick-a-pic={folder}")
 
 
+@pytest.mark.slow
 def test_a_name_without_a_place_or_one_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--prompts parti: say where it lies, --prompts parti=PATH: PartiPrompts\.tsv"):
         read_set("parti")

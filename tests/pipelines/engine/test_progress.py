@@ -164,6 +164,7 @@ def found_ids(folder: str) -> list[int]:
     return sorted(key for table in tables for key in table["id"].to_pylist())
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", ["disk", "bucket"])
 @pytest.mark.parametrize("state", STATES)

@@ -292,6 +292,7 @@ def test_pairs_are_flipped_through_by_key_and_mouse(config: EvaluateConfig, tmp_
     asyncio.run(look())
 
 
+@pytest.mark.slow
 def test_evaluate_draws_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lora, _ = lora_result(tmp_path / "lora")
     (tmp_path / "p.csv").write_text(

@@ -78,6 +78,7 @@ def in_turn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_leaves_the_others_and_is_named(
     file: str, in_turn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

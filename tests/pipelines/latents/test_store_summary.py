@@ -35,6 +35,7 @@ def write_a_file_twice(prompts: Path) -> None:
     shutil.copy(next(prompts.glob("*.parquet")), prompts / "again-0.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [  # 261 captions and the empty one

@@ -88,6 +88,7 @@ def settings(kind: str, model: Path, path: Path, folder: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path) -> None:
     model, path = tiny_pipeline(kind), encode(kind)

@@ -196,6 +196,7 @@ def test_the_latest_checkpoint_is_the_highest_step_whatever_the_clock_said(
     assert checkpoint.complete_steps(str(tmp_path)) == [6]
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_disk_that_takes_no_more_ends_the_run_and_with_room_it_goes_on_the_same(config: TrainConfig) -> None:
     config = replace(config, data=replace(config.data, held_out_store=None))
@@ -217,6 +218,7 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_with_room_it_goes_on_the_sam
     assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_full_disk_ends_the_run_with_one_sentence(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = checkpoint.save

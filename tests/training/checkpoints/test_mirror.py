@@ -51,6 +51,7 @@ def elsewhere(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     return replace(config, data=replace(config.data, cache=str(tmp_path / "another-machine")))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_s3_with_an_empty_disk_bit_for_bit(
     straight: TrainConfig, remote: TrainConfig, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_run_goes_on_from_s3_with_an_empty_disk_bit_for_bit(
     assert not mirror.local.exists()  # a finished run leaves nothing on the machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote: TrainConfig, rank: int) -> None:
     straight, remote = (replace(run, steps=2, policy=PolicyConfig(lora_rank=rank)) for run in (straight, remote))
@@ -100,6 +102,7 @@ def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote
     assert disk == s3
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig, remote: TrainConfig) -> None:
     loop.train(straight, assembly.Rank())
     train_until_killed(remote, 5)
@@ -115,6 +118,7 @@ def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig
     assert checkpoint.complete_steps(remote.output) == [4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["altered", "missing"])
 def test_a_checkpoint_that_is_not_what_its_marker_says_is_refused(
     remote: TrainConfig, tmp_path: Path, what: str
@@ -165,6 +169,7 @@ def test_the_marker_is_sent_last_and_deleted_first(
         mirror.send(4, keep=1, best=None)
 
 
+@pytest.mark.slow
 def test_the_command_finds_on_s3_what_it_finds_on_disk(
     remote: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,6 +99,7 @@ def test_tables_that_weights_share_are_saved_for_each(tmp_path: Path) -> None:
     assert torch.equal(found["b"], table)
 
 
+@pytest.mark.slow
 def test_a_run_with_adafactor_resumes_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, steps=4, optimizer=replace(config.optimizer, optimizer="adafactor"))
     straight = replace(config, output=str(tmp_path / "straight"))

@@ -195,6 +195,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupted_run_repeats_losses_and_checkpoints_bit_for_bit(
     config: TrainConfig, tmp_path: Path, way: str
@@ -218,6 +219,7 @@ def test_an_interrupted_run_repeats_losses_and_checkpoints_bit_for_bit(
         assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     config = replace(config, steps=2, policy=replace(LORA, lora_alpha=16))
     loop.train(config, assembly.Rank())
@@ -247,6 +249,7 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_reference_stays_a_network_of_its_own(config: TrainConfig, tmp_path: Path) -> None:
     other = moved_model(tmp_path / "other", 2e-3)
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
@@ -257,6 +260,7 @@ def test_another_reference_stays_a_network_of_its_own(config: TrainConfig, tmp_p
     assert abs(notes(config.output)[0]["loss"] - 0.693147) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_average_is_judged_and_is_the_result(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(config, steps=4, policy=PolicyConfig(ema_decay=0.5))
     judged: list[dict[str, torch.Tensor]] = []

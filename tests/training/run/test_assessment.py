@@ -30,6 +30,7 @@ def validated(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 2])
 def test_a_kill_before_an_assessment_neither_skips_nor_doubles_it(
     validated: TrainConfig, killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -52,6 +53,7 @@ def test_a_kill_before_an_assessment_neither_skips_nor_doubles_it(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_first_checkpoint_notes_step_0_once(validated: TrainConfig) -> None:
     def die(_: dict[str, object]) -> None:
         raise Killed
@@ -62,6 +64,7 @@ def test_a_kill_before_the_first_checkpoint_notes_step_0_once(validated: TrainCo
     assert [row["step"] for row in notes(validated.output, "assessments.jsonl")] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_with_the_best_median_is_the_result(
     validated: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +77,7 @@ def test_the_checkpoint_with_the_best_median_is_the_result(
     assert all(result[name].equal(best[name]) for name in best)
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_resume_from_left_behind_is_no_result(
     validated: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +105,7 @@ def test_captions_on_both_sides_are_refused(validated: TrainConfig, encoded_stor
         preflight.check_config(leaking)
 
 
+@pytest.mark.slow
 def test_fewer_steps_than_taken_are_refused(config: TrainConfig) -> None:
     loop.train(replace(config, steps=4), assembly.Rank())
     with pytest.raises(UserError, match="--steps 2: this run has already taken 4"):

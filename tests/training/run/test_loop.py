@@ -31,6 +31,7 @@ from training.settings.config import TrainConfig
 from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
     loop.train(straight, assembly.Rank())
@@ -49,6 +50,7 @@ def _policy(output: str) -> list[torch.Tensor]:
     return list(load_file(checkpoint.folder_of(Path(output), 6) / "network.safetensors").values())
 
 
+@pytest.mark.slow
 def test_a_node_that_is_to_go_leaves_a_checkpoint_once_and_the_run_goes_on(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig
     assert trained_against(facts["config"]) == models.Model(other)
 
 
+@pytest.mark.slow
 def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
     loop.train(replace(config, steps=2), assembly.Rank())
     named = replace(config, steps=2, output=str(tmp_path / "named"), reference_model=moved_model(tmp_path / "same", 0))
@@ -120,6 +123,7 @@ def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp
         assert [row[name] for row in notes(named.output)] == [row[name] for row in notes(config.output)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_reference(config: TrainConfig, tmp_path: Path) -> None:
     other = moved_model(tmp_path / "other", 2e-3)
     straight = replace(config, steps=4, output=str(tmp_path / "straight"), reference_model=other)
@@ -171,6 +175,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig)
     assert split_row["gradient_norm"] == pytest.approx(whole_row["gradient_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +236,7 @@ def test_a_base_that_predicts_nothing_finite_is_told_and_not_its_pairs(config: T
         loop.train(replace(config, reference_model=str(broken), output=str(tmp_path / "run")), assembly.Rank())
 
 
+@pytest.mark.slow
 def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -248,6 +254,7 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
     assert facts["store_hash"] in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_torn_checkpoint_is_not_taken_and_an_altered_one_is_refused(config: TrainConfig) -> None:
     loop.train(replace(config, steps=4), assembly.Rank())
@@ -260,6 +267,7 @@ def test_a_torn_checkpoint_is_not_taken_and_an_altered_one_is_refused(config: Tr
         loop.train(config, assembly.Rank())
 
 
+@pytest.mark.slow
 def test_another_seed_in_the_same_folder_is_refused(config: TrainConfig) -> None:
     loop.train(replace(config, steps=2), assembly.Rank())
     with pytest.raises(UserError, match="seed was 0, now 1"):
@@ -282,6 +290,7 @@ def test_impossible_settings_are_refused_before_a_model_loads(
         preflight.check_config(replace(config, data=replace(config.data, **changes)))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_sample_prompts_are_drawn_without_a_judge_and_change_no_loss(config: TrainConfig, tmp_path: Path) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
     loop.train(straight, assembly.Rank())

@@ -81,6 +81,7 @@ def same_steps(one: TrainConfig, other: TrainConfig) -> bool:
     return rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
     inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
     assert facts[0]["implicit_reward"]["n"] == 14
 
 
+@pytest.mark.slow
 def test_an_interrupted_cached_run_repeats_the_inline_losses(inline: TrainConfig, cached: TrainConfig) -> None:
     loop.train(inline, assembly.Rank())
     train_until_killed(cached, 5)
@@ -115,6 +117,7 @@ def test_an_interrupted_cached_run_repeats_the_inline_losses(inline: TrainConfig
     assert same_steps(inline, cached)
 
 
+@pytest.mark.slow
 def test_flipped_labels_take_the_same_errors(
     inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +241,7 @@ def test_errors_that_are_not_the_references_are_refused_at_the_first_step(spoilt
     assert not (Path(config.output) / STEPS).exists()
 
 
+@pytest.mark.slow
 def test_another_micro_batch_is_let_pass_and_told(
     cached: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def run_card(config: TrainConfig, folder: Path, left_out: tuple[str, ...] = ()) 
     return names["image"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_card_s_lines_run_over_a_base_in_half_precision(
     kind: str, tiny_pipeline: Callable[[str], Path], tmp_path: Path

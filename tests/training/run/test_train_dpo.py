@@ -210,6 +210,7 @@ def everything(output: str) -> dict[str, int]:
     return {name: size for name, size, _ in found if not name.startswith(free)}
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_refused_resume_from_loses_nothing_and_an_accepted_one_repeats_the_run(config: TrainConfig) -> None:
     config = replace(config, keep_checkpoints=9, data=replace(config.data, held_out_store=None))
