@@ -36,17 +36,21 @@ from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks and xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need the Ray cluster, put them first, and keep them in one process; others go by file."""
+    """Mark the tests that need the Ray cluster, put them first, and keep them in one process; others go by file.
+
+    Files with slow tests come next, so that no process is left with a long one at the end.
+    """
 
     def on_cluster(item: pytest.Item) -> bool:
         return "ray_environment" in getattr(item, "fixturenames", ())
 
+    slow = {item.nodeid.split("::")[0] for item in items if item.get_closest_marker("slow")}
     for item in items:
         if on_cluster(item):
             item.add_marker(pytest.mark.cluster)
         group = "cluster" if on_cluster(item) else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not on_cluster(item))
+    items.sort(key=lambda item: (not on_cluster(item), item.nodeid.split("::")[0] not in slow))
 
 
 @pytest.fixture(autouse=True)

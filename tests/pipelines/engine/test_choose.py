@@ -58,6 +58,7 @@ def test_the_flag_decides_and_contradictions_are_refused(monkeypatch: pytest.Mon
 
 def test_a_part_of_a_ray_job_stays_on_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(choose.sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setattr(ray_cluster._Own, "started", False)  # whatever other tests of this process began
     assert choose.choose("--workers", 1) == ("ray", "this is a part of a Ray job")
 
 

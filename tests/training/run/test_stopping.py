@@ -19,14 +19,14 @@ from training.settings.config import TrainConfig
 
 # The run in a process of its own; at step 3 it says so and waits for the signal, at a checkpoint for its kill.
 PROGRAM = """
-import sys, time
+import sys
+import safetensors.torch
 from infra.base import cli, termination
-from training.checkpoints import checkpoint
 from training.run import assembly, loop, stopping
 from training.settings.config import TrainConfig
 
 where = sys.argv.pop(1)
-write = checkpoint.save_file
+write = safetensors.torch.save_file
 
 def hang(tensors, path, **_):
     write(tensors, path)
@@ -40,7 +40,7 @@ def at_step(metrics):
         sys.stdin.readline()
 
 if where == "write":
-    checkpoint.save_file = hang
+    safetensors.torch.save_file = hang
 try:
     cli.run(lambda config: loop.train(config, assembly.Rank(on_step=at_step)), TrainConfig)
 except stopping.Stopped as stopped:
