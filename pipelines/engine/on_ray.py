@@ -138,7 +138,8 @@ def _full_disk(error: BaseException) -> str | None:
 def _build(job: Job) -> None:
     progress.clear_unfinished(job)
     # With the job's own reader: Ray's takes columns out of paths, and types from whichever file it opens first.
-    dataset = ray.data.read_datasource(_Files(job), num_cpus=SMALL_CPUS)
+    # A task per file: where Ray chooses, it cuts small files into blocks of a few rows, and nothing joins these again.
+    dataset = ray.data.read_datasource(_Files(job), num_cpus=SMALL_CPUS, override_num_blocks=len(job.source))
     done = progress.done_ids(job)
     if len(done):
         drop = _DropDone(ray.put(done), job.row_ids)
