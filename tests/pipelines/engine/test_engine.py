@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
@@ -63,6 +64,28 @@ def test_the_smallest_object_store_decides_the_blocks(
     gone = {"Alive": False, "Resources": {"object_store_memory": 1.0}}
     monkeypatch.setattr(on_ray, "ray", SimpleNamespace(nodes=lambda: [*nodes, gone, {"Alive": True, "Resources": {}}]))
     assert on_ray._block_bytes() == block
+
+
+def test_files_are_cut_into_blocks_by_the_job_not_by_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray would cut 2,400 rows of one file into 67 blocks of 36: batches of 32 and 4, with other last bits than 32."""
+    read = Mock()
+    monkeypatch.setattr(on_ray.ray.data, "read_datasource", read)
+    on_ray._build(
+        Job(
+            source=["one.parquet", "two.parquet"],
+            columns=["id"],
+            steps=[],
+            output=str(tmp_path / "out"),
+            checkpoint=str(tmp_path / "done"),
+            id_column="id",
+            row_ids=lambda table: table["id"].to_numpy(),
+            rows_per_block=128,
+            name="rows",
+            rows=2400,
+        )
+    )
+    assert read.call_args.kwargs["override_num_blocks"] == 2
+    read.return_value.repartition.assert_called_once_with(target_num_rows_per_block=128)
 
 
 def test_sigterm_ends_a_job_with_one_sentence_before_ray_ends_itself(
