@@ -25,6 +25,8 @@ def split(model: str) -> tuple[str | None, str]:
     """Return the base, if a name has one, and what is added to it; a path that exists is no such name."""
     if SIGN not in model or os.path.exists(files.resolve(model)):
         return None, model
+    if model.startswith(files.S3) and files.exists(model):
+        return None, model
     base, _, added = model.rpartition(SIGN)
     return base, added
 

@@ -29,8 +29,12 @@ def write(folder: Path) -> None:
 
 
 def is_begun_only(folder: Path) -> bool:
-    """Say whether a folder was never vouched for: it is absent, or whoever filled it was killed."""
-    return not (folder / INDEX).exists()
+    """Say whether a folder was never vouched for: it is absent, whoever filled it was killed, or its list is empty.
+
+    Versions before 0.2.0 left an empty list. No later one takes such a copy.
+    """
+    index = folder / INDEX
+    return not index.exists() or not index.stat().st_size
 
 
 def damage(folder: Path) -> str | None:

@@ -30,7 +30,8 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
     Raises:
         UserError: if there is neither such a folder or file nor such a model.
     """
-    end = os.path.splitext(model)[1]
+    name, _, commit = model.partition("@")  # a name on the Hub may say at which commit
+    end = os.path.splitext(model if os.path.exists(files.resolve(model)) else name)[1]
     if end in OTHER_FILES:
         raise UserError(f"{flag} {model}: is {OTHER_FILES[end]}")
     if model.startswith(files.S3):
@@ -45,7 +46,6 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
     depth = model.count("/")
     if os.path.isabs(model) or depth != (2 if end == SINGLE else 1):
         raise UserError(f"{flag} {model}: {path} has no {INDEX}, so it is no diffusers folder")
-    name, _, commit = model.partition("@")
     return _from_hub(name, revision or commit or None, weights_of, f"{flag} {model}")
 
 

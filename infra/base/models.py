@@ -117,7 +117,8 @@ class Model:
         """Return the same model at the commit its revision stands for now, so that every node loads the same one."""
         base, added = composed.split(self.name)
         path = model_sources.fetch(added, None if base else self.revision, weights_of, "--model")
-        commit = path.name if path.parent.name == "snapshots" else None
+        snapshot = path.parent if path.suffix == model_sources.SINGLE else path  # a single file lies in its snapshot
+        commit = snapshot.name if snapshot.parent.name == "snapshots" else None
         if base is None and composed.is_whole(path):
             return Model(self.name, commit or self.revision)
         own = Model(base or composed.base_of(path, f"--model {added}"), self.revision if base else None).pinned(())

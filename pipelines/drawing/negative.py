@@ -58,7 +58,8 @@ def guided(positive: Callable[..., Any], negative: Callable[..., Any]) -> Callab
         positive, negative: forward functions that return a tuple of one tensor.
     """
 
-    def forward(sample: torch.Tensor, *args: Any, **named: Any) -> tuple[torch.Tensor]:
+    def forward(*args: Any, **named: Any) -> tuple[torch.Tensor]:
+        sample = args[0] if args else named["hidden_states"]  # UNets get it by place, SD3's transformer by name
         images = len(sample) // 2
 
         def half(of: Any, start: int) -> Any:
@@ -68,8 +69,8 @@ def guided(positive: Callable[..., Any], negative: Callable[..., Any]) -> Callab
 
             return tree_map(cut, of)
 
-        without = negative(half(sample, 0), *half(args, 0), **half(named, 0))[0]
-        caption = positive(half(sample, images), *half(args, images), **half(named, images))[0]
+        without = negative(*half(args, 0), **half(named, 0))[0]
+        caption = positive(*half(args, images), **half(named, images))[0]
         return (torch.cat([without, caption]),)
 
     return forward

@@ -172,7 +172,7 @@ def token_counts(pipeline: Any, part: str, captions: Sequence[str]) -> list[int]
                 )
                 for one in captions
             ]
-    return [len(ids) - dropped for ids in tokenizer(texts).input_ids]
+    return [len(ids) - dropped for ids in tokenizer(texts, verbose=False).input_ids]
 
 
 def count_cut(pipeline: Any, parts: Sequence[str], tokens: int, captions: Sequence[str]) -> int:

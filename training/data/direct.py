@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +85,9 @@ def _local_index(path: str, manifest: store.Manifest, cache: str | None) -> Path
             _check_index(copied, about, files.join(path, name))
 
     size = sum(int(about["bytes"]) for about in described.values())
-    name = f"index-{described[addresses.PAIRS]['sha256'][:32]}-{manifest.content_hash}"
+    # Of all files: a repaired store may have the same pairs in files of other names.
+    hashes = "".join(f"{name}:{described[name]['sha256']}\n" for name in sorted(described))
+    name = f"index-{hashlib.sha256(hashes.encode()).hexdigest()[:32]}-{manifest.content_hash}"
     return staged_once(cache, name, size, path, fill)
 
 

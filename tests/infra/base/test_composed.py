@@ -16,6 +16,8 @@ from support.single_files import original_tensors, write_single
 
 from infra.base import (
     composed,
+    files,
+    model_sources,
     models,
     single_files,
     torchvision_guard,  # noqa: F401  (before diffusers)
@@ -212,3 +214,29 @@ def test_a_network_on_the_hub_is_pinned_with_its_base(tmp_path: Path, monkeypatc
     assert json.loads((folder / "unet" / "config.json").read_text())["cross_attention_dim"] == 768
     asked = {(call.args[0], call.kwargs["revision"]) for call in fetched.call_args_list[-3:]}
     assert asked == {("owner/dpo", "abc"), (SD15, "def")}
+
+
+def test_a_single_file_on_the_hub_is_pinned_to_its_own_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--revision names the file's commit, and every node fetches that one."""
+    snapshot = tmp_path / "one" / "snapshots" / "abc"
+    base = tmp_path / "sd15" / "snapshots" / "def"
+    shutil.copytree(MODEL, base)
+    snapshot.mkdir(parents=True)
+    file = snapshot / "style.safetensors"
+    file.write_bytes(b"")
+    fetched = Mock(side_effect=lambda *_, **__: str(file))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(base))
+    monkeypatch.setattr(composed, "base_of", lambda *_: SD15)
+    pinned = models.Model("owner/one/style.safetensors", "v1").pinned()
+    assert pinned == models.Model(f"{SD15}+owner/one/style.safetensors@abc", "def")
+    assert fetched.call_args.kwargs["revision"] == "v1"
+    assert model_sources.fetch("owner/one/style.safetensors@abc", None, (), "--model") == file
+    assert fetched.call_args.args == ("owner/one", "style.safetensors")
+    assert fetched.call_args.kwargs["revision"] == "abc"
+
+
+def test_a_plus_in_the_path_of_a_model_on_s3_is_a_part_of_its_name(bucket: str, tmp_path: Path) -> None:
+    place = f"{bucket}/{tmp_path.name}/lr+beta/result"
+    files.write_bytes(f"{place}/model_index.json", b"{}")
+    assert composed.split(place) == (None, place)

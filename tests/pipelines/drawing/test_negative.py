@@ -34,6 +34,14 @@ def test_the_half_without_captions_goes_to_the_negative_network() -> None:
     assert seen == [(-1.0, 2, 0, [0, 0], [1, 2]), (10.0, 2, 0, [5, 6], [3, 4])]
 
 
+def test_a_network_that_takes_its_images_by_name_is_led_as_well() -> None:
+    joined = negative.guided(
+        lambda hidden_states, **_: (hidden_states * 10,), lambda hidden_states, **_: (-hidden_states,)
+    )
+    (out,) = joined(hidden_states=torch.tensor([1.0, 2.0, 1.0, 2.0]), timestep=torch.tensor([7.0, 7.0, 7.0, 7.0]))
+    assert out.tolist() == [-1.0, -2.0, 10.0, 20.0]
+
+
 def drawn(other: str | None) -> np.ndarray:
     pipeline = sampling.load_pipeline(MODEL, torch.float32, "cpu")
     if other:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
 from pipelines.latents import addresses, store
+from training.data import direct
 from training.data.direct import is_addressable
 from training.data.loader import Share, apply_labels, assemble, begin_step, read_ahead, step_batches, steps_ahead
 from training.data.opened import open_store
@@ -244,3 +246,17 @@ def test_an_altered_object_on_s3_is_named(on_s3: str, indexed: Path, tmp_path: P
     again = apply_labels(open_store(on_s3, str(tmp_path / "cache")), on_s3, "human")
     with pytest.raises(UserError, match=r"s3://.*part-512.parquet: missing, though its manifest names it"):
         assemble(again, np.array([512]), 0, 0, thousand, 0.0)
+
+
+def test_a_repaired_store_is_not_read_by_the_index_of_before(
+    indexed: Path, changed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pairs in a file of another name: pairs.arrow is the same, and only the parts' index names the file."""
+    monkeypatch.setattr(direct.files, "is_remote", lambda path: path in (str(indexed), str(changed)))
+    before = store.read_manifest(str(indexed))
+    after = store.read_manifest(str(changed))
+    told = after.files[addresses.PAIR_PARTS] | {"sha256": "0" * 64}
+    renamed = replace(after, files={**after.files, addresses.PAIR_PARTS: told})
+    assert before.files[addresses.PAIRS] == renamed.files[addresses.PAIRS]
+    folders = [direct._local_index(str(indexed), one, str(tmp_path / "cache")) for one in (before, renamed)]
+    assert folders[0] != folders[1]

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from support.pages import EVIL, Page
 
+from training.method.objective_config import ObjectiveConfig
 from training.run import health, run_page
 from training.settings.config import DataConfig, TrainConfig
 
@@ -45,6 +46,13 @@ def test_a_policy_that_left_its_reference_is_worth_a_look() -> None:
 def test_an_objective_without_a_reference_has_no_ratio() -> None:
     lone = {f"reference_error_q{quarter}": None for quarter in (1, 2, 3, 4)}
     assert not any("reference" in sentence for sentence in health.describe(CONFIG, [row(1, **lone)], [], pairs=8))
+
+
+def test_a_beta_found_at_each_step_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row(1)) + "\n")
+    config = replace(CONFIG, output=str(tmp_path), objective=ObjectiveConfig(beta="auto"))
+    run_page.write(config, tmp_path, 8)
+    assert "β auto" in Page((tmp_path / "index.html").read_text()).text
 
 
 def test_the_page_shows_health_curves_and_images(tmp_path: Path) -> None:
