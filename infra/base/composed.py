@@ -49,6 +49,8 @@ def base_of(path: Path, where: str) -> str:
                 f"{where}: does not say which model it is of; name a folder or Hub name of its kind as BASE+FILE"
             )
         return base
+    if is_whole(path / "result"):
+        raise UserError(f"{where}: is the folder of a training run; give its result, {path / 'result'}")
     if is_whole(path.parent):
         raise UserError(f"{where}: is one part of the model {path.parent}; give that, or BASE{SIGN}{path.name}")
     network = next((path / part for part in NETWORKS if (path / part / "config.json").is_file()), path)

@@ -19,8 +19,30 @@ CONFIG = "config.json"
 
 
 def save_config(folder: str, settings: Any) -> None:
-    """Write settings as FOLDER/config.json, so that a result carries what made it; --config reads it back."""
-    write_json(join(folder, CONFIG), dataclasses.asdict(settings))
+    """Write settings as FOLDER/config.json, so that a result carries what made it; --config reads it back.
+
+    Raises:
+        UserError: if the folder has the settings of another command, whose result would be lost with them.
+    """
+    path = join(folder, CONFIG)
+    _refuse_other_command(path, as_saved(settings))
+    write_json(path, dataclasses.asdict(settings))
+
+
+def _refuse_other_command(path: str, now: Mapping[str, Any]) -> None:
+    """Refuse a file of settings of which most have other names than a command's own."""
+    if not files.exists(path):
+        return
+    try:
+        before = files.read_json(path)
+    except UserError:  # torn: it is written anew
+        return
+    foreign = sorted(before.keys() - now.keys()) if isinstance(before, dict) else []
+    if 2 * len(foreign) > len(before):
+        raise UserError(
+            f"{path}: is of another command, as it has {', '.join(foreign[:3])}; give a folder of its own for each "
+            "command's result"
+        )
 
 
 def as_saved(settings: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,13 +181,18 @@ def rows_per_block(wanted: int, row_bytes: int, most_bytes: int = store.PAGE_BYT
     return max(1, min(wanted, store.PAGE_ROWS, most_bytes // row_bytes))
 
 
-def _say_cut(plan: Plan, texts: list[str]) -> None:
-    """Say how many captions are longer than the model takes: they are cut off, as at sampling."""
+def count_cut(plan: Plan, texts: Sequence[str]) -> int:
+    """Count the captions that no text encoder of the model sees whole."""
     tokens = kinds.text_tokens(plan.folder, plan.config.max_tokens)
     parts = kinds.kind_of(plan.folder).frozen(with_sized=bool(tokens))[1:]
     pipeline = text_columns.tokenizers_alone(plan.folder, parts)
     starts = range(0, len(texts), TOKENIZED)
-    cut = sum(text_columns.count_cut(pipeline, parts, tokens, texts[start : start + TOKENIZED]) for start in starts)
+    return sum(text_columns.count_cut(pipeline, parts, tokens, texts[start : start + TOKENIZED]) for start in starts)
+
+
+def _say_cut(plan: Plan, texts: list[str]) -> None:
+    """Say how many captions are longer than the model takes: they are cut off, as at sampling."""
+    cut = count_cut(plan, texts)
     if cut:
         print(
             f"{plan.destination}: {cut:,} of {len(texts):,} captions are longer than the text encoders take, and are "

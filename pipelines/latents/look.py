@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from infra.pages.made import command_of, describe
 from infra.pages.page import data_uri, template
 from pipelines.latents import store
 from pipelines.latents.encode_config import WORLD
-from pipelines.latents.encode_passes import Plan
+from pipelines.latents.encode_passes import Plan, count_cut
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.latents.models_known import MODELS
 from pipelines.raw import pairs, source
@@ -42,8 +41,7 @@ class Look:
     enlarged: int
     with_alpha: int
     captions: int
-    cut: int  # captions longer than the tokenizer takes
-    tokens: int | None  # how many the tokenizer takes; None where there is no limit
+    cut: int  # captions that no text encoder sees whole
 
 
 def first_pairs(plan: Plan) -> pa.Table:
@@ -65,14 +63,13 @@ def first_pairs(plan: Plan) -> pa.Table:
 
 
 def look_at(plan: Plan, raw: pa.Table) -> Look:
-    """Measure pairs by the headers of their images and by the model's tokenizer."""
+    """Measure pairs by the headers of their images and by the model's tokenizers."""
     images = [known for slot in (0, 1) for known in map(_size_and_alpha, raw[f"jpg_{slot}"].to_pylist()) if known]
     sizes = [size for size, _ in images]
     squares = plan.config.fit == "pad"
     lost = [0.0 if squares else 1 - min(size) / max(size) for size in sizes]
     side = max if squares else min
     captions = [caption for caption in raw["caption"].unique().to_pylist() if isinstance(caption, str)]
-    lengths, tokens = _token_counts(plan.folder, captions)
     return Look(
         pairs=raw.num_rows,
         images=len(images),
@@ -82,8 +79,7 @@ def look_at(plan: Plan, raw: pa.Table) -> Look:
         enlarged=sum(side(size) < plan.resolution for size in sizes),
         with_alpha=sum(alpha for _, alpha in images),
         captions=len(captions),
-        cut=sum(length > tokens for length in lengths) if tokens else 0,
-        tokens=tokens,
+        cut=count_cut(plan, captions) if captions else 0,
     )
 
 
@@ -96,19 +92,6 @@ def _size_and_alpha(content: object) -> tuple[tuple[int, int], bool] | None:
             return image.size, image.has_transparency_data
     except Exception:  # Pillow raises many kinds; the encoder quarantines such a row and says why
         return None
-
-
-def _token_counts(folder: Path, captions: Sequence[str]) -> tuple[list[int], int | None]:
-    """Count captions' tokens by a model's first tokenizer, and say how many it takes; None where it has no limit."""
-    if not captions or not (folder / "tokenizer").is_dir():
-        return [], None
-    from transformers import AutoTokenizer  # only here, where a model is at hand
-
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    limit = tokenizer.model_max_length
-    if limit > 1 << 20:  # what tokenizers say that have no limit
-        return [], None
-    return [len(ids) for ids in tokenizer(list(captions), verbose=False)["input_ids"]], limit
 
 
 def say(plan: Plan, look: Look) -> str:
@@ -124,8 +107,7 @@ def say(plan: Plan, look: Look) -> str:
     else:
         most = f", by up to {look.most_cropped:.0%}" if look.cropped else ""
         parts.insert(0, f"{look.cropped:,} of {look.images:,} images cropped{most}")
-    if look.tokens:
-        parts.append(f"{look.cut:,} of {look.captions:,} captions cut to {look.tokens} tokens")
+    parts.append(f"{look.cut:,} of {look.captions:,} captions cut to what the text encoders take")
     return (
         f"model {plan.config.model}, {plan.resolution} x {plan.resolution} pixels\n"
         f"of the first {look.pairs:,} pairs: {'; '.join(parts)}"

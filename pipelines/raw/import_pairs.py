@@ -50,6 +50,8 @@ def read_comparisons(path: str) -> list[Comparison]:
         is_json = path.lower().endswith((".jsonl", ".ndjson"))
         lines = _json_lines(text, f"--table {path}") if is_json else _delimited_lines(text, f"--table {path}")
         comparisons = [_comparison(number, row, f"--table {path}: line {number}") for number, row in lines]
+    except UnicodeDecodeError as error:
+        raise UserError(f"--table {path}: is no UTF-8 text; save it again as CSV UTF-8") from error
     except (ValueError, csv.Error) as error:
         raise UserError(f"--table {path}: not readable ({error})") from error
     if not comparisons:
@@ -93,7 +95,7 @@ def _delimited_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
                 f"{place}: line {number}: more values than the header has columns; quote captions that hold a "
                 f"{DELIMITERS[delimiter].removesuffix('s')}"
             )
-        if fields:
+        if any(fields):  # a line of empty cells is what spreadsheets leave at the end
             row: dict[str, str | None] = dict(zip(header, fields, strict=False))
             row = dict.fromkeys(header) | row
             if delimiter != "," and row["label_0"] is not None:

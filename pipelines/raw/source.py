@@ -44,6 +44,11 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
         return [path]
     if not files.exists(path):
         raise UserError(f"{flag} {source}: {path} does not exist")
+    if files.is_file(path):
+        raise UserError(
+            f"{flag} {source}: is no {tables.SUFFIX} file; make raw pairs of a table of comparisons with "
+            "import_pairs.py --table, and give their folder"
+        )
     _refuse_dead_links(path, flag, source)
     paths = tables.list_tables(whole_rows(path))
     if not paths:

@@ -49,6 +49,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     object_storage.check("--output", output)
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
+        _refuse_fewer_steps(output, config.steps)
         named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
         _export_finished(output, config)
         print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
@@ -74,6 +75,13 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     if files.exists(page):
         print(f"look at {page}", flush=True)
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
+
+
+def _refuse_fewer_steps(output: str, steps: int) -> None:
+    """Refuse to call a run finished that took more steps than it is asked for."""
+    taken = int(result_files.read_facts(files.join(output, RESULT)).get("train", {}).get("steps", 0))
+    if steps < taken:
+        raise UserError(f"--steps {steps}: this run has already taken {taken}; give another --output")
 
 
 def verify(config: TrainConfig) -> Iterator[str]:

@@ -332,3 +332,15 @@ def test_a_file_in_the_way_is_one_sentence_and_exit_2(tmp_path: Path, capsys: py
         f"error: {tmp_path}/file/inner: Not a directory; "
         "a file lies where a folder should; move it away, or give another path\n"
     )
+
+
+def test_settings_of_another_command_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"source": "raw", "split": "train", "steps": 3}))  # two of three names are not Run's
+    with pytest.raises(UserError, match=r"config\.json: is of another command, as it has source, split; give a folder"):
+        cli.save_config(str(tmp_path), Run())
+    assert json.loads(path.read_text())["source"] == "raw"
+    for content in ('{"ste', json.dumps({"steps": 3, "gone": 1})):  # torn by a kill; of an earlier version
+        path.write_text(content)
+        cli.save_config(str(tmp_path), Run())
+        assert json.loads(path.read_text()) == cli.as_saved(Run())

@@ -187,6 +187,11 @@ def test_the_wrong_folder_is_told_with_the_right_one(tmp_path: Path) -> None:
         UserError, match=r"so it is no diffusers folder; if style\.safetensors is the whole model, give"
     ):
         models.local_folder(str(tmp_path))
+    (tmp_path / "run" / "result").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "result" / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is the folder of a training run; give its result, .*/run/result$"):
+        models.local_folder(str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_csv_and_jsonl_give_the_same_pairs_with_names_as_written(folder: Path) -
 
 DIALECTS = {
     "semicolons": ("t.csv", 'caption;image_0;image_1;label_0\n"a; red dog";0001;1;0,5\n'),
+    "a last line of empty cells": ("t.csv", 'caption,image_0,image_1,label_0\n"a; red dog",0001,1,0.5\n,,,\n'),
     "tabs": ("t.tsv", "caption\timage_0\timage_1\tlabel_0\na; red dog\t0001\t1\t0.5\n"),
     "vertical bars": ("t.txt", "caption|image_0|image_1|label_0\na; red dog|0001|1|0.5\n"),
     "another case and order": ("t.csv", "Label_0,Image_1, IMAGE_0 ,Caption\n0.5,1,0001,a; red dog\n"),
@@ -135,7 +136,11 @@ def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: p
         ("t.csv", HEADER + "a,0001,../t.csv,1\n", "line 2: no image ../t.csv in"),
         ("t.csv", HEADER + "a,0001,/etc/hostname,1\n", "line 2: no image /etc/hostname in"),
         ("t.csv", HEADER + "a,0001,more,1\n", "line 2: no image more in"),
-        ("t.csv", b"caption,image_0,image_1,label_0\nd\xe9j\xe0,0001,1,1\n", "not readable ('utf-8' codec"),
+        (
+            "t.csv",
+            b"caption,image_0,image_1,label_0\nd\xe9j\xe0,0001,1,1\n",
+            "is no UTF-8 text; save it again as CSV",
+        ),
         ("t.jsonl", "7\n", "line 1: not an object"),
         ("t.jsonl", '{"caption": "a", "image_0": 1, "image_1": "1", "label_0": 1}', "line 1: image_0 is not text"),
         ("t.jsonl", '{"caption": null, "image_0": "1", "image_1": "1", "label_0": 1}', "line 1: caption is null"),

@@ -122,6 +122,12 @@ def test_folders_and_files(where: str, tmp_path: Path, request: pytest.FixtureRe
     for missing in ("absent", "absent.parquet"):
         with pytest.raises(UserError, match=f"{missing} does not exist"):
             source.parquet_files(files.join(folder, missing), "train")
+    table = files.join(folder, "pairs.csv")
+    files.write_bytes(table, b"caption,image_0,image_1,label_0\n")
+    with pytest.raises(
+        UserError, match=r"pairs\.csv: is no \.parquet file; make raw pairs .* import_pairs\.py --table"
+    ):
+        source.parquet_files(table, "train")
     files.write_bytes(files.join(folder, "empty", "note.txt"), b"x")
     with pytest.raises(UserError, match=r"empty holds no \.parquet file"):
         source.parquet_files(files.join(folder, "empty"), "train")

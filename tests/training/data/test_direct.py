@@ -255,7 +255,7 @@ def test_a_repaired_store_is_not_read_by_the_index_of_before(
     monkeypatch.setattr(direct.files, "is_remote", lambda path: path in (str(indexed), str(changed)))
     before = store.read_manifest(str(indexed))
     after = store.read_manifest(str(changed))
-    told = after.files[addresses.PAIR_PARTS] | {"sha256": "0" * 64}
+    told = {**after.files[addresses.PAIR_PARTS], "sha256": "0" * 64}
     renamed = replace(after, files={**after.files, addresses.PAIR_PARTS: told})
     assert before.files[addresses.PAIRS] == renamed.files[addresses.PAIRS]
     folders = [direct._local_index(str(indexed), one, str(tmp_path / "cache")) for one in (before, renamed)]

@@ -16,7 +16,7 @@ from support.material import MODEL, Submit, notes, wait_for
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
 from support.trained_models import Killed, moved_model
 
-from infra.base import cli, files, models
+from infra.base import cli, files, models, result_files
 from infra.base.errors import UserError
 from infra.base.files import ROOT
 from pipelines.latents import store
@@ -26,7 +26,7 @@ from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RESULT
 from training.method.policy_config import PolicyConfig
 from training.run import assembly, loop
-from training.run.train_dpo import _refuse_other_settings, main
+from training.run.train_dpo import _refuse_fewer_steps, _refuse_other_settings, main
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
 
@@ -157,6 +157,13 @@ def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpo
     streams = [[row["stream"] for row in notes(path)] for path in (output, two_workers)]
     assert len(streams[0]) == step + 1
     assert all(one == other for one, other in zip(*streams, strict=False))
+
+
+def test_fewer_steps_than_a_finished_run_took_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_files, "read_facts", lambda _: {"train": {"steps": 15}})
+    _refuse_fewer_steps("run", 15)
+    with pytest.raises(UserError, match="--steps 6: this run has already taken 15; give another --output"):
+        _refuse_fewer_steps("run", 6)
 
 
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
