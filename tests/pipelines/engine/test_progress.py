@@ -109,6 +109,8 @@ def test_a_job_that_stands_still_is_remarked_on_and_then_ended(
         done.set()
         raise SystemExit
 
+    clock = itertools.count(0.0, 0.03)  # seconds, at each look at it: four looks until patience ends on any machine
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(progress.os, "_exit", end)
     job = Job(
         source=[],
