@@ -23,7 +23,7 @@ class Made:
     date: str  # UTC
     command: str
     commit: str | None  # None outside a git checkout
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # by package, of those that are installed
     durations: Mapping[str, str] = field(default_factory=dict)  # by what took so long
 
 
@@ -34,7 +34,9 @@ def describe(command: str, seconds: Mapping[str, float | None] | None = None) ->
         command: the line that makes it again.
         seconds: by what took so long; None where it is unknown, which the page leaves out.
     """
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    # A worker that has the code by --working-dir alone has no package of ours; what is not installed has no version.
+    there = {one.name: one.version for name in PACKAGES for one in metadata.distributions(name=name)}
+    versions = {"python": platform.python_version()} | {name: there[name] for name in PACKAGES if name in there}
     known = {name: value for name, value in (seconds or {}).items() if value is not None}
     return Made(
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

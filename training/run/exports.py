@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.base import (
+    files,
     models,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
@@ -71,8 +72,8 @@ def write_checkpoint(folder: Path, path: Path) -> None:
 def _part(folder: Path, part: str) -> original_names.Tensors:
     """Read a part's tensors under the names of its class."""
     opened = weight_files.open_headers(folder, part)
-    files = {path: load_file(path) for path in sorted({path for path, _ in opened.tensors.values()})}
-    return {name: files[path][inside] for name, (path, inside) in opened.tensors.items() if "position_ids" not in name}
+    loaded = {path: load_file(path) for path in sorted({path for path, _ in opened.tensors.values()})}
+    return {name: loaded[path][inside] for name, (path, inside) in opened.tensors.items() if "position_ids" not in name}
 
 
 def write_kohya(adapters: Path, folder: Path, path: Path) -> None:
@@ -118,10 +119,14 @@ def lines(file: str, pipeline: str, lora: bool) -> dict[str, str]:
 
 
 def write(folder: Path, base: Path, name: str, lora: bool) -> Path:
-    """Write the file beside a result's card, and return it."""
+    """Write the file beside a result's card, absent or complete, and return it."""
     path = folder / f"{name}.safetensors"
+    partial = folder / f"{name}.partial"
     if lora:
-        write_kohya(folder, base, path)
+        write_kohya(folder, base, partial)
     else:
-        write_checkpoint(folder, path)
+        write_checkpoint(folder, partial)
+    files.flush(str(partial))
+    partial.replace(path)
+    files.flush(str(folder))
     return path

@@ -24,3 +24,9 @@ def test_only_known_durations_are_shown() -> None:
     told = made.describe("python x.py", {"training": 120.0, "drawing": None})
     assert told.durations == {"training": "2 min"}
     assert {"python", "torch", "diffusion-dpo"} <= set(told.versions)
+
+
+def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a job with --working-dir has this code and no package of it; its run still gets its page."""
+    monkeypatch.setattr(made, "PACKAGES", ("diffusion-dpo-that-nobody-installed", "torch"))
+    assert list(made.describe("python x.py").versions) == ["python", "torch"]

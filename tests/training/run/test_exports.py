@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -16,13 +17,17 @@ from support.material import MODEL
 from support.tiny_pipelines import write_pipeline
 from support.trained_models import lora_result
 
-from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
+from infra.base import (
+    named_files,
+    result_files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.method.policy import make_policy, trained
 from training.method.policy_config import PolicyConfig
-from training.run import card, exports, result
+from training.run import card, exports, result, train_dpo
 from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip
@@ -154,3 +159,44 @@ def test_the_card_names_the_file_and_its_line_for_diffusers_runs(lora: bool, tmp
     with contextlib.chdir(folder):
         opened = eval(line, {"diffusers": diffusers, "pipeline": diffusers.DiffusionPipeline.from_pretrained(MODEL)})
     assert lora or isinstance(opened, diffusers.StableDiffusionPipeline)
+
+
+def finished_run(folder: Path) -> Path:
+    """Make a run folder whose result is the embedded world's model, and return its result."""
+    made = folder / "result"
+    diffusers.DiffusionPipeline.from_pretrained(MODEL).save_pretrained(made)
+    named = named_files.describe(str(made), ["unet/diffusion_pytorch_model.safetensors"])
+    (made / "facts.json").write_text(json.dumps({"config": {}, "files": named}))
+    return made
+
+
+def test_a_finished_run_gets_its_single_file_once(tmp_path: Path) -> None:
+    made = finished_run(tmp_path / "run")
+    config = TrainConfig(output=str(tmp_path / "run"), export="single-file")
+    train_dpo._export_finished(config.output, config)
+    assert result_files.read_facts(str(made))["files"].keys() == {
+        "unet/diffusion_pytorch_model.safetensors",
+        "run.safetensors",
+    }
+    assert not any("run.safetensors" in sentence for sentence in result_files.problems(str(made)))
+    written = (made / "run.safetensors").stat().st_mtime_ns
+    train_dpo._export_finished(config.output, config)
+    assert (made / "run.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_file_that_a_kill_cut_is_not_taken_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = finished_run(tmp_path / "run")
+    config = TrainConfig(output=str(tmp_path / "run"), export="single-file")
+
+    def cut(_: Path, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exports, "write_checkpoint", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train_dpo._export_finished(config.output, config)
+    assert not (made / "run.safetensors").exists()
+    train_dpo._export_finished(config.output, config)
+    assert len(load_file(made / "run.safetensors")) > 100
+    assert not list(made.glob("*.partial"))
