@@ -30,8 +30,9 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
     Raises:
         UserError: if there is neither such a folder or file nor such a model.
     """
-    name, _, commit = model.partition("@")  # a name on the Hub may say at which commit
-    end = os.path.splitext(model if os.path.exists(files.resolve(model)) else name)[1]
+    is_a_path = model.startswith(files.S3) or os.path.exists(files.resolve(model))
+    name, commit = (model, "") if is_a_path else _at_commit(model)
+    end = os.path.splitext(name)[1]
     if end in OTHER_FILES:
         raise UserError(f"{flag} {model}: is {OTHER_FILES[end]}")
     if model.startswith(files.S3):
@@ -47,6 +48,12 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
     if os.path.isabs(model) or depth != (2 if end == SINGLE else 1):
         raise UserError(f"{flag} {model}: {path} has no {INDEX}, so it is no diffusers folder")
     return _from_hub(name, revision or commit or None, weights_of, f"{flag} {model}")
+
+
+def _at_commit(name: str) -> tuple[str, str]:
+    """Part a name on the Hub from the commit behind its @; empty where it names none."""
+    before, _, commit = name.partition("@")
+    return before, commit
 
 
 def _from_hub(model: str, revision: str | None, weights_of: Sequence[str], where: str) -> Path:

@@ -241,6 +241,15 @@ def test_a_single_file_on_the_hub_is_pinned_to_its_own_commit(tmp_path: Path, mo
     assert fetched.call_args.kwargs["revision"] == "abc"
 
 
+def test_an_at_sign_in_the_path_of_a_file_on_s3_is_a_part_of_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = Mock(return_value=tmp_path)
+    monkeypatch.setattr(model_sources, "file_from_s3", asked)
+    assert model_sources.fetch("s3://bucket/me@home/style.safetensors", None, (), "--model") == tmp_path
+    asked.assert_called_once_with("s3://bucket/me@home/style.safetensors", "--model")
+
+
 def test_a_plus_in_the_path_of_a_model_on_s3_is_a_part_of_its_name(bucket: str, tmp_path: Path) -> None:
     place = f"{bucket}/{tmp_path.name}/lr+beta/result"
     files.write_bytes(f"{place}/model_index.json", b"{}")
