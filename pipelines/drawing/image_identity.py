@@ -13,6 +13,7 @@ from infra.base import files, models
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.raw.pairs import hash64
 
+SAFETY_CHECKER = "safety_checker"  # a part of pipelines that decides no image
 # What does not change an image; captions and other models are told by their hashes, not by where they stood.
 OTHER_FLAGS = (
     "gallery",
@@ -76,9 +77,6 @@ def captions_hash(captions: Sequence[str]) -> str:
 def _old_fingerprints(folder: Path) -> dict[str, str]:
     parts = sorted({path.parent.name for path in folder.glob("*/*.safetensors")} - {SAFETY_CHECKER})
     return {name: models.fingerprint(folder, name) for name in parts}
-
-
-SAFETY_CHECKER = "safety_checker"
 
 
 def image_seed(seed: int, index: int, caption: str) -> int:

@@ -155,7 +155,7 @@ def main(config: RankConfig) -> None:
     settings_file = files.join(output, CONFIG)
     ties = sum(group.images[one].score == group.images[other].score for group in groups for one, other in group.pairs)
     count = sum(len(group.pairs) for group in groups)
-    earlier = asdict(config) | ranked  # how versions before 0.3 wrote the same
+    earlier = asdict(config) | ranked  # how earlier versions wrote the same
     if files.exists(settings_file) and files.read_json(settings_file) in (settings, earlier):
         print(f"{output}: already ranked, nothing to do: {count} pairs, {ties} ties", flush=True)
         return

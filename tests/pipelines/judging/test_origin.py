@@ -55,7 +55,7 @@ def test_the_scorer_that_picked_a_checkpoint_is_told(tmp_path: Path) -> None:
         (None, ()),  # people's
         ({"table": "pairs.csv"}, ()),  # imported
         ({"config": {"scorer": "red"}, "scores_sha256": "0"}, ("red",)),  # rank_pairs.py's
-        ({"scorer": "red", "scores_sha256": "0"}, ("red",)),  # the same as versions before 0.3 wrote it
+        ({"scorer": "red", "scores_sha256": "0"}, ("red",)),  # the same as earlier versions wrote it
         ({"temperature": 0.01, "tie_margin": 0.0045}, ("oracle",)),  # the embedded world's
     ],
 )

@@ -112,7 +112,7 @@ def test_the_same_command_again_changes_nothing_and_other_settings_replace(
     place = f"{config.output}/{CONFIG}"
     assert cli.parse(RankConfig, {}, ["--config", place]) == config
     saved = files.read_json(place)
-    files.write_json(place, saved.pop("config") | saved)  # as versions before 0.3 wrote it
+    files.write_json(place, saved.pop("config") | saved)  # as earlier versions wrote it
     assert ranked(config) == rows
     assert (tmp_path / "raw" / "pairs-0000.parquet").stat().st_mtime_ns == stamp
     assert len(ranked(RankConfig(images=config.images, output=config.output, scorer="red", pairs="all"))) == 3
