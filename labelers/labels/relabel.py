@@ -216,9 +216,12 @@ def _refuse_changed_images(config: RelabelConfig, raw: scoring_pass.PairSource, 
     if not manifest.source_files:
         return
     now = contents.contents_of(config.source, raw.paths)
-    place = f"--source {config.source}, from which {config.store} was encoded"
     is_same_place = told_apart(config.source) == told_apart(manifest.source)
+    place = f"--source {config.source}, from which {config.store} was encoded"
     remedy = "restore the file as it was, or encode again into another store"
+    if not is_same_place:
+        place = f"--source {config.source}: {config.store} was encoded from {manifest.source}, and compared with that"
+        remedy = f"give --source {manifest.source}, or a whole copy of it"
     contents.refuse_changed_files(manifest.source_files, now, place, remedy, by_time=is_same_place)
     if not manifest.source_files.keys() & now.keys():
         print(

@@ -209,6 +209,11 @@ def test_a_source_whose_images_changed_under_the_same_ids_is_refused(config: rel
     path.write_text(json.dumps(manifest | {"source_files": noted | {name: noted[name] | {"sha256": "0" * 64}}}))
     with pytest.raises(UserError, match=rf"{name} has changed since .*encode again into another store"):
         relabel.make_plan(config)
+    elsewhere = str(Path(config.store).parent / "other_source")
+    shutil.copytree(config.source, elsewhere)
+    told = rf"--source {elsewhere}: .* was encoded from {config.source}, .*; give --source {config.source}, or a whole"
+    with pytest.raises(UserError, match=told):
+        relabel.make_plan(replace(config, source=elsewhere))
     path.write_text(json.dumps({key: value for key, value in manifest.items() if key != "source_files"}))
     relabel.make_plan(config)  # a store of a version that noted nothing
 
