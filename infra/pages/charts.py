@@ -76,8 +76,8 @@ def training_charts(
     drawn = [
         (
             "Validation score",
-            "Median score of images of captions that training never saw. "
-            "The dotted line marks the checkpoint kept as the result.",
+            "Median score of images of captions that training never saw."
+            + ("" if best_step is None else " The dotted line marks the checkpoint kept as the result."),
             draw(validation, mark=best_step),
         ),
         (

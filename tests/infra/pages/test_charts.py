@@ -60,3 +60,10 @@ def test_winners_and_losers_are_drawn_apart() -> None:
     assert (winners.label, winners.y.tolist()) == ("winners", pytest.approx([1.5]))
     assert (losers.label, losers.y.tolist()) == ("losers", pytest.approx([1.2]))
     assert charts._sides(STEPS, 1) == []
+
+
+def test_a_line_that_is_not_drawn_is_not_spoken_of() -> None:
+    rows = [{"step": 1, "validation_median": 0.5}, {"step": 2, "validation_median": 0.6}]
+    with_best, without = (charts.training_charts(STEPS, rows, [], best)[0] for best in (2, None))
+    assert with_best["note"].endswith("The dotted line marks the checkpoint kept as the result.")
+    assert "dotted line" not in without["note"]
