@@ -176,18 +176,23 @@ def edits(run: PaperRun) -> Experiment:
 
 
 def stability(run: PaperRun) -> Experiment:
-    """Raise the learning rate, and compare plain DPO with three answers to runs that fall apart."""
+    """Raise the learning rate, and compare plain DPO with three answers to runs that fall apart.
+
+    The judge that labelled nothing decides.
+    """
     points = {method: {times: run.points[name] for times, name in names.items()} for method, names in STABILITY.items()}
     highest = max(paper.TIMES)
     plain = points["plain"]
     claim = f"Plain DPO still beats the base at {highest} times the learning rate."
-    tested = {"plain_holds": hypotheses.wins(claim, plain[highest])}
+    tested = {"plain_holds": hypotheses.wins(claim, plain[highest], INDEPENDENT)}
     for method in STEADY_TITLES:
         if method != "plain":
             title = STEADY_TITLES[method]
             claim = f"At {highest} times the learning rate, {title} beats plain DPO."
             names = (title, "plain DPO")
-            tested[f"{method}_helps"] = hypotheses.wins_more(claim, points[method][highest], plain[highest], names)
+            tested[f"{method}_helps"] = hypotheses.wins_more(
+                claim, points[method][highest], plain[highest], names, INDEPENDENT
+            )
     figures = {
         method: {str(times): {"trial": name, "win_rate": rates(run, name)} for times, name in names.items()}
         for method, names in STABILITY.items()

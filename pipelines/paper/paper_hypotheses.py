@@ -1,7 +1,8 @@
 """What the paper's experimental section shows, as hypotheses, each answered from intervals: yes, no or undecided.
 
 The answer is that of the judge that drew the human labels; in the paper, people are that judge. The same question goes
-to a judge that labelled nothing. All intervals are over seeds and prompts (pipelines/judging/seed_intervals.py).
+to a judge that labelled nothing. Where runs may fall apart, that judge's answer counts, because a run that does can
+still please the judge it was trained for. Intervals are over seeds and prompts (pipelines/judging/seed_intervals.py).
 """
 
 from __future__ import annotations
@@ -28,37 +29,47 @@ Asked = tuple[Answer, str, Parts]  # of one judge: its answer, the figures in wo
 
 @dataclass(frozen=True)
 class Tested(Hypothesis):
-    """A hypothesis, and what the judge that labelled nothing answers."""
+    """A hypothesis, and what each of the two judges answers; one of these is the hypothesis's answer."""
 
+    labelled: Answer
     independent: Answer
 
 
-def ask(claim: str, question: Callable[[str], Asked]) -> Tested:
-    """Put a question to both judges; the first one's answer counts."""
-    answer, words, parts = question(LABELLED)
-    independent, other_words, other_parts = question(INDEPENDENT)
-    sentence = f"{answer.capitalize()}: by {LABELLED} {words}; by {INDEPENDENT}, which labelled nothing, {other_words}."
-    return Tested(claim=claim, answer=answer, sentence=sentence, parts=[*parts, *other_parts], independent=independent)
+def ask(claim: str, question: Callable[[str], Asked], decides: str = LABELLED) -> Tested:
+    """Put a question to both judges; the answer of the one that decides counts, and it is told first."""
+    asked = {judge: question(judge) for judge in (LABELLED, INDEPENDENT)}
+    order = sorted(asked, key=lambda judge: judge != decides)
+    remarks = {LABELLED: "", INDEPENDENT: ", which labelled nothing,"}
+    by_judge = "; ".join(f"by {judge}{remarks[judge]} {asked[judge][1]}" for judge in order)
+    answer = asked[decides][0]
+    return Tested(
+        claim=claim,
+        answer=answer,
+        sentence=f"{answer.capitalize()}: {by_judge}.",
+        parts=[part for judge in order for part in asked[judge][2]],
+        labelled=asked[LABELLED][0],
+        independent=asked[INDEPENDENT][0],
+    )
 
 
-def wins(claim: str, points: ByJudge) -> Tested:
+def wins(claim: str, points: ByJudge, decides: str = LABELLED) -> Tested:
     """Ask whether a policy's images win more than half of the prompts."""
 
     def question(judge: str) -> Asked:
         part = _part(crossed_rate(points[judge]), 0.5, judge=judge)
         return part["answer"], f"it wins {percent(part)}", [part]
 
-    return ask(claim, question)
+    return ask(claim, question, decides)
 
 
-def wins_more(claim: str, one: ByJudge, other: ByJudge, names: tuple[str, str]) -> Tested:
+def wins_more(claim: str, one: ByJudge, other: ByJudge, names: tuple[str, str], decides: str = LABELLED) -> Tested:
     """Ask whether one policy wins more often over the base than another, prompt by prompt and seed by seed."""
 
     def question(judge: str) -> Asked:
         part = _part(crossed_mean(one[judge] - other[judge]), 0.0, judge=judge, one=names[0], other=names[1])
         return part["answer"], f"{gain(part)} for {names[0]} over {names[1]}", [part]
 
-    return ask(claim, question)
+    return ask(claim, question, decides)
 
 
 def inner_optimum(claim: str, points: Mapping[int, ByJudge]) -> Tested:
@@ -136,7 +147,10 @@ def feedback(points: Mapping[str, ByJudge]) -> dict[str, Tested]:
     independent: dict[str, Answer] = dict.fromkeys(answered, "not tested")
     own = crossed_rate(points["human"][INDEPENDENT])
     independent["human_labels_win"] = against(own.low, own.high, 0.5)
-    return {name: Tested(**asdict(one), independent=independent[name]) for name, one in answered.items()}
+    return {
+        name: Tested(**asdict(one), labelled=one.answer, independent=independent[name])
+        for name, one in answered.items()
+    }
 
 
 def implicit_reward(
@@ -160,6 +174,7 @@ def implicit_reward(
         answer=part["answer"],
         sentence=f"{part['answer'].capitalize()}: {words}.",
         parts=[part, other],
+        labelled=part["answer"],
         independent=other["answer"],
     )
     parts = [
@@ -173,6 +188,7 @@ def implicit_reward(
         answer=answer,
         sentence=f"{answer.capitalize()}: {shown}.",
         parts=parts,
+        labelled=answer,
         independent="not tested",
     )
     return {"above_chance": chance, "above_every_scorer": better}

@@ -41,6 +41,16 @@ def test_a_difference_is_paired(one: float, other: float, answer: str) -> None:
     assert "points" in found.sentence
 
 
+def test_the_answer_is_that_of_the_judge_that_decides() -> None:
+    """The judge that labelled finds a gain, the other a loss: a run that pleases only the judge it was trained for."""
+    found = hypotheses.wins("It holds.", by(0.8, 0.2), INDEPENDENT)
+    assert (found.answer, found.labelled, found.independent) == ("no", "yes", "no")
+    assert found.sentence.startswith("No: by fidelity, which labelled nothing, it wins 20.0 % (")
+    assert [part["judge"] for part in found.parts] == [INDEPENDENT, LABELLED]
+    more = hypotheses.wins_more("More.", by(0.7, 0.5), by(0.5, 0.7), ("a", "b"), INDEPENDENT)
+    assert (more.answer, more.labelled) == ("no", "yes")
+
+
 @pytest.mark.parametrize(
     ("shares", "answer"),
     [

@@ -55,7 +55,7 @@ def test_every_experiment_has_its_parts(told: dict[str, Any]) -> None:
         assert {"hypotheses", "figures", "table", "paper", "commands", "seeds"} == set(experiment)
         assert experiment["seeds"] == [0, 1]
         for found in experiment["hypotheses"].values():
-            assert set(found) == {"claim", "answer", "sentence", "parts", "independent"}
+            assert set(found) == {"claim", "answer", "sentence", "parts", "labelled", "independent"}
             assert found["answer"] in ("yes", "no", "undecided")
 
 
@@ -70,6 +70,16 @@ def test_answers_follow_from_the_made_scores(told: dict[str, Any]) -> None:
     assert told["answers"] == {kind: list(answers.values()).count(kind) for kind in ("yes", "no", "undecided")}
     assert told["headline"].startswith("Diffusion-DPO wins 87.5 % (")
     assert told["win_rate"]["per_seed"] == [pytest.approx(11 / 12), pytest.approx(10 / 12)]
+
+
+def test_stability_is_answered_by_the_judge_that_never_labelled(told: dict[str, Any]) -> None:
+    for name, experiment in told["experiments"].items():
+        for found in experiment["hypotheses"].values():
+            first = "independent" if name == "stability" else "labelled"
+            assert found["answer"] == found[first]
+            if name == "stability":
+                assert f"{found['answer'].capitalize()}: by fidelity, which labelled nothing, " in found["sentence"]
+                assert found["parts"][0]["judge"] == "fidelity"
 
 
 def test_boxes_and_matrix_hold_the_known_figures(told: dict[str, Any]) -> None:
