@@ -312,7 +312,7 @@ def test_raw_rows_come_back_from_the_store(rows: list[dict[str, Any]], strict: b
     latents = np.arange(4 * len(rows), dtype=np.float16).reshape(len(rows), 4)
     schema = store.pairs_schema(4, flip=False)
     columns = {name: decoded[name] for name in decoded.column_names if not name.startswith("pixels_")}
-    columns |= {name: store.half_lists(latents, ~kept) for name in store.latent_columns(flip=False)}
+    columns |= {name: store.value_lists(latents, ~kept) for name in store.latent_columns(flip=False)}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table([columns[name] for name in schema.names], schema=schema), sink)
     back = pq.read_table(pa.BufferReader(sink.getvalue()))
@@ -343,8 +343,8 @@ def test_raw_rows_come_back_from_the_store(rows: list[dict[str, Any]], strict: b
 def test_halves_of_any_bits_come_back(rows: list[list[int]]) -> None:
     values = np.array(rows, np.uint16).view(np.float16)  # every bit pattern: infinities, NaNs, subnormals
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"x": store.half_lists(values)}), sink)
-    back = store.half_rows(pq.read_table(pa.BufferReader(sink.getvalue()))["x"])
+    pq.write_table(pa.table({"x": store.value_lists(values)}), sink)
+    back = store.value_rows(pq.read_table(pa.BufferReader(sink.getvalue()))["x"])
     assert back.tobytes() == values.tobytes()
 
 

@@ -117,11 +117,11 @@ def _tables(
     prompt_ids = np.array([pairs.prompt_id(caption) for caption in captions])
     columns: dict[str, Any] = {"prompt_id": prompt_ids, "caption": captions}
     for name, size in embeddings.items():
-        columns[name] = store.half_lists(normal(generator, len(captions), math.prod(size)))
+        columns[name] = store.value_lists(normal(generator, len(captions), math.prod(size)))
     yield "prompts/part-0.parquet", pa.table(columns)
     for start in range(0, count, rows_per_file):
         ids = np.arange(start, min(start + rows_per_file, count))
         kept: dict[str, Any] = {"pair_id": ids, "prompt_id": prompt_ids[1 + ids % prompts]}
         for column in store.latent_columns(flip=False):
-            kept[column] = store.half_lists(normal(generator, len(ids), math.prod(shape)))
+            kept[column] = store.value_lists(normal(generator, len(ids), math.prod(shape)))
         yield f"pairs/status=kept/part-{start}.parquet", pa.table(kept)

@@ -52,7 +52,9 @@ class Counted:
         vae = autoencoders.vae_config(self.folder)
         self.resolution = encode_latents.choose_resolution(replace(self.encode, model=model), self.folder)
         self.latent_shape = autoencoders.latent_shape(vae, self.resolution)
-        self.stored = encode_plan.Stored(self.latent_shape, self.encode.posterior, self.encode.flip)
+        self.stored = encode_plan.Stored(
+            self.latent_shape, self.encode.posterior, self.encode.flip, self.encode.store_dtype
+        )
         tokens = kinds.text_tokens(self.folder, self.encode.max_tokens)
         dtype = getattr(torch, self.encode.dtype)
         self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, self.encode.batch_size, dtype)
@@ -67,7 +69,7 @@ class Counted:
     @cached_property
     def caption_bytes(self) -> int:
         """Return the bytes of a stored caption's embeddings."""
-        return encode_plan.HALF * sum(math.prod(shape) for shape in self.networks.embeddings.values())
+        return self.stored.value_bytes * sum(math.prod(shape) for shape in self.networks.embeddings.values())
 
     @cached_property
     def decoded_image(self) -> float:

@@ -35,7 +35,6 @@ CAPTIONS = "index/captions.arrow"
 PAIR_PARTS = "index/pair_parts.arrow"
 CAPTION_PARTS = "index/caption_parts.arrow"
 ROW_BYTES = {PAIRS: 24, CAPTIONS: 20}  # of a row of the index
-HALF = 2  # bytes of a stored value
 KEYS = {store.KEPT: "pair_id", "prompts": "prompt_id"}  # folder of the rows that are read at random: their id
 
 
@@ -93,9 +92,9 @@ def locate(content: bytes, table: pa.Table) -> Located | None:
     first = 0
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
-        values = _values(group, {name: HALF * table.schema.field(name).type.list_size for name in columns})
+        values = _values(group, {name: _width(table.schema.field(name).type) for name in columns})
         for name, (start, width) in values.items():
-            decoded = store.half_rows(table[name].slice(first, group.num_rows)).tobytes()
+            decoded = store.value_rows(table[name].slice(first, group.num_rows)).tobytes()
             if content[start : start + width * group.num_rows] != decoded:
                 return None
         view = memoryview(content)
@@ -109,6 +108,11 @@ def locate(content: bytes, table: pa.Table) -> Located | None:
         checksums=np.array([checksum(row) for row in rows], np.uint32),
         parts=parts,
     )
+
+
+def _width(kind: pa.FixedSizeListType) -> int:
+    """Return the bytes of a row of a column."""
+    return kind.list_size * kind.value_type.bit_width // 8
 
 
 def _values(group: pq.RowGroupMetaData, widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -47,7 +46,14 @@ def load_text_pipeline(folder: Path, dtype: torch.dtype, tokens: int) -> Any:
 class CaptionEncoder:
     """Turn captions into what the network is conditioned on, as the model's own pipeline does."""
 
-    def __init__(self, model: models.Model, batch_size: int, dtype: str, max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: models.Model,
+        batch_size: int,
+        dtype: str,
+        max_tokens: int | None = None,
+        store_dtype: str = "float16",
+    ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         settings = model.folder(())
         self.tokens = kinds.text_tokens(settings, max_tokens)
@@ -66,31 +72,38 @@ class CaptionEncoder:
                 empty = network.from_config(network.load_config(folder, subfolder=kind.network))
             self.pipeline.register_modules(transformer=empty)
         self.batch_size = batch_size
+        self.store_dtype = store_dtype
 
     def __call__(self, prompts: pa.Table) -> pa.Table:
-        """Add each embedding column, its values as one list of float16 per caption, to prompt_id and caption."""
+        """Add each embedding column, its values as one list per caption, to prompt_id and caption."""
         for name, values in self.encode(prompts["caption"].to_pylist()).items():
-            prompts = prompts.append_column(name, store.half_lists(values.reshape(len(values), -1)))
+            prompts = prompts.append_column(name, store.value_lists(values.reshape(len(values), -1)))
         return prompts
 
     @torch.inference_mode()
-    def encode(self, captions: list[str]) -> dict[str, npt.NDArray[np.float16]]:
-        """Encode captions into one [B, ...] float16 array per column; long ones are cut off as at sampling.
+    def encode(self, captions: list[str]) -> dict[str, store.Values]:
+        """Encode captions into one [B, ...] array of the store's dtype per column.
+
+        Long captions are cut off as at sampling.
 
         Raises:
-            UserError: if an embedding is beyond float16, or not finite.
+            UserError: if an embedding is beyond the store's dtype, or not finite.
         """
-        parts: dict[str, list[npt.NDArray[np.float16]]] = {name: [] for name in self.shapes}
+        parts: dict[str, list[store.Values]] = {name: [] for name in self.shapes}
         for start in range(0, len(captions), self.batch_size):
             part = captions[start : start + self.batch_size]
             padded = part + [""] * (self.batch_size - len(part))  # one shape always; see LatentEncoder.encode
             outputs = text_columns.encode(self.pipeline, padded, self.shapes, self.device)
             for name, values in outputs.items():
-                half = values[: len(part)].half()
-                if not half.isfinite().all():
-                    raise UserError(f"--dtype: {name} of {self.name} is not finite in float16; try float32")
-                parts[name].append(half.cpu().numpy())
+                kept = values[: len(part)].to(getattr(torch, self.store_dtype))
+                if not kept.isfinite().all():
+                    raise UserError(self._not_finite(name, values))
+                parts[name].append(kept.cpu().numpy())
         return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _not_finite(self, name: str, values: torch.Tensor) -> str:
+        flag = "--store-dtype" if values.isfinite().all() else "--dtype"
+        return f"{flag}: {name} of {self.name} is not finite in float16; try float32"
 
     def truncated(self, captions: Sequence[str]) -> int:
         """Count the captions that no text encoder sees whole."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 WORLD = "infra/world"
 Posterior = Literal["sample", "mean", "moments"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+StoreDtype = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,17 @@ class EncodeConfig:
 
     GROUPS: ClassVar = {
         "basic": ("source", "store", "model"),
-        "what is stored": ("resolution", "fit", "posterior", "flip", "seed", "dtype", "max_tokens", "revision"),
+        "what is stored": (
+            "resolution",
+            "fit",
+            "posterior",
+            "flip",
+            "seed",
+            "dtype",
+            "store_dtype",
+            "max_tokens",
+            "revision",
+        ),
         "which pairs": ("split", "strict_labels", "max_bad_fraction"),
         "content filter": ("prompt_blocklist", "safety_checker", "safety_revision"),
         "speed and size": (
@@ -67,6 +78,8 @@ class EncodeConfig:
     """Seed of the samples that --posterior sample draws."""
     dtype: Dtype = "float32"
     """Number format that the encoders compute in. In float16 the VAE of SDXL and the T5 text encoder overflow."""
+    store_dtype: StoreDtype = "float16"
+    """Number format of the latents and embeddings in the store. float32 takes twice the space and rounds nothing."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
     """Number of tokens that captions are cut or padded to for the T5 or the language model (not for Stable Diffusion
     1, 2 and XL); by default 256 for SD3 and 512 for the others. Padding influences the images of SD3 and FLUX, so draw
@@ -154,5 +167,5 @@ def refuse_other_settings(
         UserError: naming each setting that differs, as it was and as it is now.
     """
     now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
-    before = {"fit": "crop"} | dict(before)  # what stores of before had
+    before = {"fit": "crop", "store_dtype": "float16"} | dict(before)  # what stores of before had
     begun.refuse_other_settings(destination, before, now, "give another --store", FREE)

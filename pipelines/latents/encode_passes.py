@@ -52,7 +52,12 @@ class Plan:
     @property
     def latent_bytes(self) -> int:
         """Return the bytes of one latent as it is stored."""
-        return 2 * math.prod(self.latent_shape) * (2 if self.config.posterior == "moments" else 1)
+        return self.value_bytes * math.prod(self.latent_shape) * (2 if self.config.posterior == "moments" else 1)
+
+    @property
+    def value_bytes(self) -> int:
+        """Return the bytes of one stored number."""
+        return np.dtype(self.config.store_dtype).itemsize
 
     def work(self, *parts: str) -> str:
         """Return a path among the work files."""
@@ -79,6 +84,7 @@ def encode_pairs(plan: Plan) -> None:
         "batch_size": config.batch_size,
         "dtype": config.dtype,
         "checker": plan.filter.checker,
+        "store_dtype": config.store_dtype,
     }
     choose.current().run(
         Job(
@@ -146,8 +152,9 @@ def encode_captions(plan: Plan) -> None:
         "batch_size": config.batch_size,
         "dtype": config.dtype,
         "max_tokens": config.max_tokens,
+        "store_dtype": config.store_dtype,
     }
-    caption_bytes = 2 * sum(math.prod(shape) for shape in plan.embeddings.values())
+    caption_bytes = plan.value_bytes * sum(math.prod(shape) for shape in plan.embeddings.values())
     block = rows_per_block(8 * config.rows_per_file, caption_bytes, CAPTION_BYTES)
     share = shares.share(choose.current().device_count(), config.encoders, config.gpus_per_encoder)
     choose.current().run(

@@ -13,19 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from infra.base import counting, dry_run, files, models
 from infra.base.dry_run import DryRunConfig, Row
 from labelers.clips.safety_checker import CheckerName, count_checker
 from pipelines.latents import autoencoders, kinds, planned, safety, store, weight_files
-from pipelines.latents.encode_config import EncodeConfig, refuse_other_settings
+from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_other_settings
 from pipelines.latents.encode_latents import choose_resolution
 from pipelines.latents.text_columns import Shapes, embedding_shapes
 from pipelines.raw import pairs
 from pipelines.raw.source import RawTable, open_source, parquet_files
-
-HALF = 2  # bytes of a stored value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,12 @@ class Stored:
     latent_shape: tuple[int, int, int]
     posterior: str
     flip: bool
+    dtype: StoreDtype = "float16"
+
+    @property
+    def value_bytes(self) -> int:
+        """Return the bytes of one stored number."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def images(self) -> int:
@@ -60,7 +65,7 @@ class Stored:
     @property
     def pair_bytes(self) -> int:
         """Return the bytes of a pair's latents."""
-        return HALF * self.images * math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
+        return self.value_bytes * self.images * math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +154,9 @@ def plan_rows(
     caption_work = list(networks.captions.items())
     total = source.kept * sum(work for _, work in pair_work) + (source.prompts + 1) * sum(networks.captions.values())
     latents = source.kept * stored.pair_bytes
-    embeddings = (source.prompts + 1) * HALF * sum(math.prod(shape) for shape in networks.embeddings.values())
+    embeddings = (
+        (source.prompts + 1) * stored.value_bytes * sum(math.prod(shape) for shape in networks.embeddings.values())
+    )
     width = getattr(torch, dtype).itemsize
     memory = [
         (f"VAE, {dtype}", float(width * networks.vae_parameters)),
@@ -165,7 +172,7 @@ def plan_rows(
         ("  pairs to encode", f"{source.kept:,} (fewer where images do not decode)"),
         ("captions, each once", f"{source.prompts:,}"),
         ("store", dry_run.gigabytes(latents + embeddings)),
-        ("  latents", f"{dry_run.gigabytes(latents)}, {list(stored.latent_shape)} float16, {stored.posterior}"),
+        ("  latents", f"{dry_run.gigabytes(latents)}, {list(stored.latent_shape)} {stored.dtype}, {stored.posterior}"),
         ("  embeddings", dry_run.gigabytes(embeddings)),
         *dry_run.memory_rows(memory, asked.card),
         *dry_run.flop_rows("pair", pair_work),
@@ -193,7 +200,7 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
     tokens = kinds.text_tokens(folder, config.max_tokens)
     vae = autoencoders.vae_config(folder)
     resolution = choose_resolution(config, folder)
-    stored = Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip)
+    stored = Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip, config.store_dtype)
     rows = plan_rows(
         stored,
         asked,

@@ -16,7 +16,7 @@ import torch
 from infra.base import models
 from labelers.clips.safety_checker import CheckerName, SafetyChecker
 from pipelines.latents import autoencoders, safety, store
-from pipelines.latents.encode_config import Dtype, Posterior
+from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, Fit, decode_image
 
@@ -104,6 +104,7 @@ class LatentEncoder:
         batch_size: int,
         dtype: Dtype,
         checker: CheckerName | None = None,
+        store_dtype: StoreDtype = "float16",
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, dtype)
@@ -117,10 +118,11 @@ class LatentEncoder:
         self.flip = flip
         self.seed = seed
         self.batch_size = batch_size
+        self.store_dtype = store_dtype
         self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution) if checker else None
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Replace pixels by latents [C*H*W] float16 (moments: [2*C*H*W], mean then standard deviation).
+        """Replace pixels by latents [C*H*W] (moments: [2*C*H*W], mean then standard deviation).
 
         A pair whose latents are not finite is quarantined, in float16 with a hint: SDXL's own VAE overflows there.
         """
@@ -132,9 +134,9 @@ class LatentEncoder:
         finite = np.logical_and.reduce([np.isfinite(v).all(1) for v in latents.values()])
         return self._assemble(decoded, kept, latents, finite)
 
-    def _encode_rows(self, rows: pa.Table, ids: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float16]]:
+    def _encode_rows(self, rows: pa.Table, ids: npt.NDArray[np.int64]) -> dict[str, store.Values]:
         shape = (-1, self.resolution, self.resolution, 3)
-        out: dict[str, npt.NDArray[np.float16]] = {}
+        out: dict[str, store.Values] = {}
         for slot in (0, 1):
             content = b"".join(rows[f"pixels_{slot}"].to_pylist())
             pixels = np.frombuffer(content, np.uint8).reshape(shape)
@@ -144,8 +146,8 @@ class LatentEncoder:
         return out
 
     @torch.inference_mode()
-    def encode(self, pixels: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], slot: int) -> npt.NDArray[np.float16]:
-        """Encode [B, R, R, 3] uint8 into [B, C*H*W] float16.
+    def encode(self, pixels: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], slot: int) -> store.Values:
+        """Encode [B, R, R, 3] uint8 into [B, C*H*W] of the store's dtype.
 
         Every forward pass has the same batch size, the last one padded: a convolution's last bits depend on it, and a
         resumed store must equal an uninterrupted one.
@@ -160,7 +162,11 @@ class LatentEncoder:
             mean = both[0][: len(part)].float().cpu()
             std = both[1][: len(part)].float().cpu()
             parts.append(self._posterior(mean, std, ids[start : start + len(part)], slot))
-        return np.concatenate(parts).astype(np.float16) if parts else np.empty((0, self.latent_size), np.float16)
+        return (
+            np.concatenate(parts).astype(self.store_dtype)
+            if parts
+            else np.empty((0, self.latent_size), self.store_dtype)
+        )
 
     def _posterior(
         self, mean: torch.Tensor, std: torch.Tensor, ids: npt.NDArray[np.int64], slot: int
@@ -181,22 +187,22 @@ class LatentEncoder:
         self,
         decoded: pa.Table,
         kept: npt.NDArray[np.bool_],
-        latents: dict[str, npt.NDArray[np.float16]],
+        latents: dict[str, store.Values],
         finite: npt.NDArray[np.bool_],
     ) -> pa.Table:
         good = kept.copy()
         good[kept] = finite
         columns = {name: decoded[name] for name in decoded.column_names if not name.startswith("pixels_")}
         for name, values in latents.items():
-            full = np.zeros((len(kept), self.latent_size), np.float16)
+            full = np.zeros((len(kept), self.latent_size), self.store_dtype)
             full[good] = values[finite]
-            columns[name] = store.half_lists(full, ~good)
+            columns[name] = store.value_lists(full, ~good)
         lost = kept & ~good
         hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if self.dtype == torch.float16 else ""
         reason = f"latents are not finite{hint}"
         for name, value in (("status", "quarantined"), ("stage", "latent"), ("reason", reason)):
             columns[name] = pa.array(np.where(lost, value, np.array(decoded[name].to_pylist(), object)), pa.string())
-        schema = store.pairs_schema(self.latent_size, self.flip)
+        schema = store.pairs_schema(self.latent_size, self.flip, self.store_dtype)
         return pa.table([columns[name] for name in schema.names], schema=schema)
 
 

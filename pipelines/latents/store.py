@@ -38,6 +38,7 @@ WORK = ".work"  # checkpoints and intermediate files of an unfinished store
 KEPT = "pairs/status=kept"
 LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
 REPAIR = "give the encoder's command again with --repair, or restore it from a copy"
+Values = npt.NDArray[np.float16 | np.float32]  # latents and embeddings, in the store's dtype
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
@@ -73,7 +74,7 @@ class Manifest:
     content_hash: str  # of the kept rows and prompts, whatever their order and files
     config: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]] = field(repr=False)  # bytes, sha256 and rows by path within the store
-    dtype: str = "float16"
+    dtype: str = "float16"  # of latents and embeddings as they are stored: float16 or float32
     schema_version: int = SCHEMA_VERSION
     safety: Mapping[str, str] = field(default_factory=dict)  # the filter's hashes by flag; older stores name none
     # What the source's files held, as pipelines/raw/contents.py notes it; older stores note nothing.
@@ -97,9 +98,10 @@ def latent_columns(flip: bool) -> tuple[str, ...]:
     return ("latents_0", "latents_1") + (("latents_0_flipped", "latents_1_flipped") if flip else ())
 
 
-def pairs_schema(latent_size: int, flip: bool) -> pa.Schema:
+def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16") -> pa.Schema:
     """Return the schema of pairs/, whatever the status; latent_size is the number of values of one latent."""
-    latents = [(name, pa.list_(pa.float16(), latent_size)) for name in latent_columns(flip)]
+    values = pa.from_numpy_dtype(np.dtype(dtype))
+    latents = [(name, pa.list_(values, latent_size)) for name in latent_columns(flip)]
     texts = [(name, pa.string()) for name in TEXT_COLUMNS]
     head = [("pair_id", pa.int64()), ("prompt_id", pa.int64())]
     return pa.schema(
@@ -118,15 +120,15 @@ LABELS_SCHEMA = pa.schema(
 )
 
 
-def half_lists(values: npt.NDArray[np.float16], missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-    """Wrap [rows, size] float16 as an Arrow fixed-size list column; rows where missing is true become null."""
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), pa.float16())
+def value_lists(values: Values, missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    """Wrap [rows, size] as an Arrow fixed-size list column; rows where missing is true become null."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     mask = None if missing is None else pa.array(missing)
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
-def half_rows(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float16]:
-    """Read a fixed-size list column without nulls as [rows, size] float16."""
+def value_rows(column: pa.ChunkedArray | pa.Array) -> Values:
+    """Read a fixed-size list column without nulls as [rows, size]."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
 
@@ -147,7 +149,7 @@ def rows_digest(table: pa.Table) -> int:
     for name in sorted(table.column_names):
         column = table[name].combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
-            filled = half_rows(column) if column.null_count == 0 else None
+            filled = value_rows(column) if column.null_count == 0 else None
             texts = [row.tobytes() for row in filled] if filled is not None else [b"null"] * len(column)
         else:
             texts = [repr(value).encode("utf-8", "surrogatepass") for value in column.to_pylist()]

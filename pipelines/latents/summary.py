@@ -176,6 +176,7 @@ def _manifest(
         reasons=dict(sorted(reasons.items())),
         content_hash=f"{content % (1 << 128):032x}",
         config=asdict(plan.config),
+        dtype=plan.config.store_dtype,
         safety=dict(plan.filter.identity),
         source_files=plan.source_files,
         files={

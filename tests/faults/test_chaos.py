@@ -184,7 +184,7 @@ def test_hostile_captions_are_text_and_nothing_else(tmp_path: Path, monkeypatch:
     ids = [pairs.prompt_id(caption) for caption in HOSTILE]
     table = encoder(pa.table({"prompt_id": ids, "caption": HOSTILE}))
     assert table["caption"].to_pylist() == HOSTILE
-    assert np.isfinite(store.half_rows(table["text_encoder"])).all()
+    assert np.isfinite(store.value_rows(table["text_encoder"])).all()
     pq.write_table(table, tmp_path / "prompts.parquet")
     assert pq.read_table(tmp_path / "prompts.parquet")["caption"].to_pylist() == HOSTILE
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.parquet"]  # no caption became a file

@@ -42,7 +42,7 @@ def write_store(folder: Path, version: int) -> None:
     """Write a store with its human label set, a scorer's, and cached errors."""
     ids = np.arange(PAIRS)
     latents = np.full((PAIRS, 4), version, np.float16)
-    kept = {"pair_id": ids, "prompt_id": ids, "latents_0": store.half_lists(latents), "latents_1": ids}
+    kept = {"pair_id": ids, "prompt_id": ids, "latents_0": store.value_lists(latents), "latents_1": ids}
     prompts = {"prompt_id": [*ids, 99], "caption": [*(f"{version} {number}" for number in ids), ""]}
     described = _described(folder, {hands.KEPT: pa.table(kept), hands.PROMPTS: pa.table(prompts)})
     counts = store.Counts(rows_in=4, ties=0, invalid=0, quarantined=0, kept=4, contradicting=0, prompts=4)

@@ -24,8 +24,9 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from pipelines.latents import addresses, store
+from pipelines.latents.store import Values
 from pipelines.raw import pairs
-from training.data.stored import Halves, Read, StoredPairs, latent_shape
+from training.data.stored import Read, StoredPairs, latent_shape
 
 CONNECTIONS = 24  # requests to S3 at once; pyarrow keeps 25 connections
 HANDLES = 4096  # files on S3 whose size is known; the first request to another one asks for that, too
@@ -62,8 +63,10 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
         manifest=manifest,
         pair_ids=by_pair["pair_id"].to_numpy(),
         prompt_rows=by_pair["caption"].to_numpy(),
-        latents=_rows(path, by_pair, index / Path(addresses.PAIR_PARTS).name, columns),
-        prompts=_rows(path, by_caption, index / Path(addresses.CAPTION_PARTS).name, manifest.embeddings),
+        latents=_rows(path, by_pair, index / Path(addresses.PAIR_PARTS).name, columns, manifest.dtype),
+        prompts=_rows(
+            path, by_caption, index / Path(addresses.CAPTION_PARTS).name, manifest.embeddings, manifest.dtype
+        ),
         empty_prompt=empty,
     )
 
@@ -105,13 +108,16 @@ def _mapped(path: Path) -> pa.RecordBatch:
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
-def _rows(path: str, rows: pa.RecordBatch, parts: Path, shapes: Mapping[str, tuple[int, ...]]) -> AddressedRows:
+def _rows(
+    path: str, rows: pa.RecordBatch, parts: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str
+) -> AddressedRows:
     places = _mapped(parts)
     return AddressedRows(
         store=path,
         files=places["file"],
         offsets={name: places[name].to_numpy() for name in shapes},
         shapes=shapes,
+        dtype=dtype,
         part=rows["part"].to_numpy(),
         row=rows["row"].to_numpy(),
         checksum=rows["checksum"].to_numpy(),
@@ -121,12 +127,13 @@ def _rows(path: str, rows: pa.RecordBatch, parts: Path, shapes: Mapping[str, tup
 
 @dataclass(frozen=True, kw_only=True)
 class AddressedRows:
-    """Rows of float16 columns at known places in a store's files."""
+    """Rows of columns of values at known places in a store's files."""
 
     store: str
     files: pa.StringArray  # of each part
     offsets: Mapping[str, npt.NDArray[np.uint64]]  # by column, of row 0 of each part
     shapes: Mapping[str, tuple[int, ...]]
+    dtype: str  # of the values as they are stored
     part: npt.NDArray[np.uint32]  # [n]
     row: npt.NDArray[np.uint32]  # [n], in its part
     checksum: npt.NDArray[np.uint32]  # [n]
@@ -139,20 +146,20 @@ class AddressedRows:
 
     def begin(self, rows: npt.NDArray[np.int64]) -> Read:
         """Ask S3 for rows now; a disk is read when they are waited for."""
-        values = {name: np.empty((len(rows), *shape), np.float16) for name, shape in self.shapes.items()}
+        values = {name: np.empty((len(rows), *shape), self.dtype) for name, shape in self.shapes.items()}
         jobs = [functools.partial(self._read_row, int(row), place, values) for place, row in enumerate(rows)]
         waits: Sequence[Callable[[], None]] = jobs
         if self.fetch is not None:
             waits = [_pool().submit(job).result for job in jobs]
 
-        def wait() -> Mapping[str, Halves]:
+        def wait() -> Mapping[str, Values]:
             for one in waits:
                 one()
             return values
 
         return wait
 
-    def _read_row(self, row: int, place: int, values: Mapping[str, Halves]) -> None:
+    def _read_row(self, row: int, place: int, values: Mapping[str, Values]) -> None:
         """Read one row into its place among the values, and compare its checksum."""
         part = int(self.part[row])
         file = files.join(self.store, self.files[part].as_py())

@@ -17,7 +17,7 @@ import torch
 from infra.base import tables
 from infra.base.errors import UserError
 from pipelines.latents import store
-from training.data.stored import Halves, StoredPairs
+from training.data.stored import StoredPairs
 from training.method.batch import Batch
 from training.method.draws import Draw, draw
 from training.method.order import batch_rows
@@ -146,14 +146,14 @@ def begin(
 
 
 def _pair_latents(
-    manifest: store.Manifest, columns: Mapping[str, Halves], winners: npt.NDArray[np.uint8], draws: Sequence[Draw]
-) -> npt.NDArray[np.float16 | np.float32]:
+    manifest: store.Manifest, columns: Mapping[str, store.Values], winners: npt.NDArray[np.uint8], draws: Sequence[Draw]
+) -> store.Values:
     """Return pairs' latents [2, B, C, H, W], winners first: as stored, or float32 where they are sampled here."""
     slots = list(columns.values())
-    pairs: list[npt.NDArray[np.float16 | np.float32]] = []
+    pairs: list[store.Values] = []
     for place, (winner, drawn) in enumerate(zip(winners.tolist(), draws, strict=True)):
         mirrored = 2 if manifest.flip and drawn.flip else 0
-        pair: npt.NDArray[np.float16 | np.float32] = np.stack([slots[mirrored + slot][place] for slot in (0, 1)])
+        pair: store.Values = np.stack([slots[mirrored + slot][place] for slot in (0, 1)])
         if manifest.posterior == "moments":
             mean, std = np.split(pair.astype(np.float32), 2, axis=1)
             pair = mean + std * drawn.posterior

@@ -57,11 +57,11 @@ def stage(path: str, cache: str | None = None) -> StoredPairs:
 
 
 def staged_bytes(manifest: store.Manifest) -> int:
-    """Count the bytes of a store's arrays: float16 latents of kept pairs and embeddings of captions."""
+    """Count the bytes of a store's arrays: latents of kept pairs and embeddings of captions."""
     images = len(store.latent_columns(manifest.flip)) * (2 if manifest.posterior == "moments" else 1)
     pair = images * math.prod(manifest.latent_shape)
     prompt = sum(math.prod(shape) for shape in manifest.embeddings.values())
-    return 2 * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
+    return np.dtype(manifest.dtype).itemsize * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
 
 
 def _tables(path: str, manifest: store.Manifest, part: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -76,9 +76,9 @@ def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
     for name, shape in manifest.embeddings.items():
         file = folder / f"prompts-{name}.npy"
         start = 0
-        prompts = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+        prompts = np.lib.format.open_memmap(file, mode="w+", dtype=manifest.dtype, shape=(len(ids), *shape))
         for table in _tables(path, manifest, "prompts", [name]):
-            prompts[rank[start : start + table.num_rows]] = store.half_rows(table[name]).reshape(-1, *shape)
+            prompts[rank[start : start + table.num_rows]] = store.value_rows(table[name]).reshape(-1, *shape)
             start += table.num_rows
         prompts.flush()
     np.save(folder / "prompt_ids.npy", np.sort(ids))
@@ -110,11 +110,13 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     prompt_rows = np.empty(len(ids), np.uint32)
     columns = list(store.latent_columns(manifest.flip))
     shape = (len(columns), *latent_shape(manifest))
-    latents = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(len(ids), *shape))
+    latents = np.lib.format.open_memmap(
+        folder / "latents.npy", mode="w+", dtype=manifest.dtype, shape=(len(ids), *shape)
+    )
     start = 0
     for table in _tables(path, manifest, store.KEPT, ["prompt_id", *columns]):
         rows = rank[start : start + table.num_rows]
-        stacked = np.stack([store.half_rows(table[name]) for name in columns], axis=1)
+        stacked = np.stack([store.value_rows(table[name]) for name in columns], axis=1)
         latents[rows] = stacked.reshape(-1, *shape)
         prompt_rows[rows] = _prompt_rows(path, prompt_ids, table["prompt_id"].to_numpy())
         start += table.num_rows

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from pipelines.latents import store
 
-Halves = npt.NDArray[np.float16]
-Read = Callable[[], Mapping[str, Halves]]
+Read = Callable[[], Mapping[str, store.Values]]
 
 
 class Rows(Protocol):
@@ -58,14 +57,14 @@ class StoredPairs:
 class Arrays:
     """Rows of arrays, in memory or mapped."""
 
-    columns: Mapping[str, Halves]
+    columns: Mapping[str, store.Values]
     far: bool = False
 
     def begin(self, rows: npt.NDArray[np.int64]) -> Read:
         """Read rows when they are waited for."""
         return functools.partial(self.read, rows)
 
-    def read(self, rows: npt.NDArray[np.int64]) -> dict[str, Halves]:
+    def read(self, rows: npt.NDArray[np.int64]) -> dict[str, store.Values]:
         """Return rows of each column."""
         return {name: values[rows] for name, values in self.columns.items()}
 
@@ -76,6 +75,6 @@ def latent_shape(manifest: store.Manifest) -> tuple[int, int, int]:
     return channels * (2 if manifest.posterior == "moments" else 1), height, width
 
 
-def split_slots(columns: Sequence[str], latents: Halves) -> Arrays:
+def split_slots(columns: Sequence[str], latents: store.Values) -> Arrays:
     """Take latents [n, slots, C, H, W] for rows of their columns."""
     return Arrays({name: latents[:, slot] for slot, name in enumerate(columns)})

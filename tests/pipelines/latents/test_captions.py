@@ -99,7 +99,7 @@ def test_columns_are_lists_of_half_precision(tiny_pipeline: Pipelines) -> None:
     table = encoder(pa.table({"prompt_id": [1, 2, 3], "caption": CAPTIONS}))
     assert table.schema.field("text_encoder_2").type == pa.list_(pa.float16(), 16 * 12)
     values = encoder.encode(CAPTIONS)["text_encoder_2"]
-    assert np.array_equal(store.half_rows(table["text_encoder_2"]).reshape(values.shape), values)
+    assert np.array_equal(store.value_rows(table["text_encoder_2"]).reshape(values.shape), values)
 
 
 def test_without_t5_the_network_sees_zeros_in_its_place(tiny_pipeline: Pipelines) -> None:

@@ -45,7 +45,7 @@ def test_latents_are_the_vaes(encoded_store: Path, raw_pairs: Path) -> None:
     table = store.pa.concat_tables(
         [pq.read_table(p, partitioning=None) for p in (encoded_store / "pairs" / "status=kept").glob("*.parquet")]
     )
-    stored = dict(zip(table["pair_id"].to_pylist(), store.half_rows(table["latents_1"]), strict=True))
+    stored = dict(zip(table["pair_id"].to_pylist(), store.value_rows(table["latents_1"]), strict=True))
     vae = autoencoders.load_vae(MODEL, torch.float32)
     for row in [i for i, key in enumerate(ids) if key in stored][:4]:
         pixels = torch.from_numpy(decode_image(raw["jpg_1"][row].as_py(), 64).copy()).permute(2, 0, 1)[None] / 127.5 - 1

@@ -14,26 +14,26 @@ from infra.base.errors import UserError
 from pipelines.latents import store
 
 
-def test_half_lists_round_trip_through_parquet(tmp_path: Path) -> None:
+def test_value_lists_round_trip_through_parquet(tmp_path: Path) -> None:
     values = (np.arange(12).reshape(3, 4) / 7).astype(np.float16)
-    pq.write_table(pa.table({"latents": store.half_lists(values)}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"latents": store.value_lists(values)}), tmp_path / "x.parquet")
     column = pq.read_table(tmp_path / "x.parquet")["latents"]
     assert column.type == pa.list_(pa.float16(), 4)
-    assert np.array_equal(store.half_rows(column), values)
+    assert np.array_equal(store.value_rows(column), values)
 
 
-def test_masked_half_lists_are_null() -> None:
+def test_masked_value_lists_are_null() -> None:
     values = np.ones((3, 2), np.float16)
-    assert store.half_lists(values, np.array([False, True, False])).null_count == 1
+    assert store.value_lists(values, np.array([False, True, False])).null_count == 1
 
 
 def test_digest_ignores_row_order_and_sees_every_value() -> None:
     latents = np.arange(6, dtype=np.float16).reshape(3, 2)
-    table = pa.table({"pair_id": [1, 2, 3], "latents_0": store.half_lists(latents)})
+    table = pa.table({"pair_id": [1, 2, 3], "latents_0": store.value_lists(latents)})
     assert store.rows_digest(table) == store.rows_digest(table.take([2, 0, 1]))
     latents = latents.copy()  # Arrow may share the first array's memory
     latents[1, 1] += 1
-    assert store.rows_digest(table) != store.rows_digest(table.set_column(1, "latents_0", store.half_lists(latents)))
+    assert store.rows_digest(table) != store.rows_digest(table.set_column(1, "latents_0", store.value_lists(latents)))
 
 
 def test_digests_of_parts_add_up() -> None:

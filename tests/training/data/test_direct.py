@@ -73,7 +73,7 @@ def test_an_encoding_writes_an_index(encoded_store: Path) -> None:
         pq.read_table(path, partitioning=None) for path in (encoded_store / store.KEPT).glob("*.parquet")
     ).sort_by("pair_id")
     read = pairs.latents.begin(np.array([last]))()["latents_1"]
-    assert np.array_equal(read.ravel(), store.half_rows(table["latents_1"])[last])
+    assert np.array_equal(read.ravel(), store.value_rows(table["latents_1"])[last])
 
 
 def test_an_index_takes_24_bytes_a_pair_and_a_rank_five_more(indexed: Path) -> None:
@@ -149,7 +149,7 @@ def written(tmp_path: Path, **options: object) -> addresses.Located | None:
     """Write a file of kept pairs whose latents are 0, 1, 2, ..., and locate its rows."""
     ids = np.arange(50)
     values = np.arange(200, dtype=np.float16).reshape(50, 4)
-    table = pa.table({"pair_id": ids, "prompt_id": ids, "latents_0": store.half_lists(values)})
+    table = pa.table({"pair_id": ids, "prompt_id": ids, "latents_0": store.value_lists(values)})
     path = tmp_path / "file.parquet"
     pq.write_table(table, path, **{**store.WRITTEN_AS, **options})
     return addresses.locate(path.read_bytes(), pq.read_table(path))

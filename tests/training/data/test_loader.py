@@ -39,7 +39,7 @@ def test_staged_rows_are_the_stores(labelled: Labelled, encoded_store: Path) -> 
     assert table.num_rows == len(staged.pair_ids) == staged.manifest.counts.kept
     row = int(np.searchsorted(staged.pair_ids, table["pair_id"][5].as_py()))
     for slot in (0, 1):
-        assert np.array_equal(latents_of(labelled, row)[slot].ravel(), store.half_rows(table[f"latents_{slot}"])[5])
+        assert np.array_equal(latents_of(labelled, row)[slot].ravel(), store.value_rows(table[f"latents_{slot}"])[5])
     assert (np.diff(staged.pair_ids) > 0).all()
 
 
