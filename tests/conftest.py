@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from support import group_material
 from support.drivers import Drivers
 from support.material import HELD_OUT, Submit, encode_plainly, note_jobs, rendered_pairs, write_pairs
 from support.shared import shared_folder
@@ -176,6 +177,19 @@ def noted_jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 def encoded_store(raw_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the latent store of raw_pairs."""
     return shared_folder(tmp_path_factory, "encoded_store", lambda folder: encode_plainly(raw_pairs, folder))
+
+
+@pytest.fixture(scope="session")
+def group_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encode three groups of four images, 18 pairs."""
+
+    def make(folder: Path) -> None:
+        raw = group_material.write_rows(
+            folder.with_name("raw_groups"), group_material.compact(group_material.grouped_rows(3, 4))
+        )
+        encode_plainly(raw, folder)
+
+    return shared_folder(tmp_path_factory, "group_store", make)
 
 
 @pytest.fixture(scope="session")

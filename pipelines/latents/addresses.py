@@ -58,6 +58,8 @@ class Located:
 
 def index_bytes(manifest: store.Manifest) -> int:
     """Return the bytes of a store's index but for its parts, which are few: what a node keeps of a store on S3."""
+    if manifest.counts.images:
+        return sum(int(about["bytes"]) for name, about in manifest.files.items() if name.startswith(f"{FOLDER}/"))
     return ROW_BYTES[PAIRS] * manifest.counts.kept + ROW_BYTES[CAPTIONS] * (manifest.counts.prompts + 1)
 
 
@@ -77,12 +79,12 @@ def describe_file(path: str) -> tuple[dict[str, Any], Located | None]:
 
 
 def locate(content: bytes, table: pa.Table) -> Located | None:
-    """Find the rows of a Parquet file of kept pairs or captions in its bytes.
+    """Find the rows of a Parquet file of kept pairs, images or captions in its bytes.
 
     Returns:
         None where the values do not lie one row after the other: of other files, and of those of earlier versions.
     """
-    key = "pair_id" if "pair_id" in table.column_names else "prompt_id"
+    key = next(name for name in ("pair_id", "image_id", "prompt_id") if name in table.column_names)
     columns = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
     if not columns or any(table[name].null_count for name in (key, *columns)):
         return None
@@ -137,17 +139,17 @@ def write(folder: str, located: Mapping[str, Located | None]) -> dict[str, dict[
     if len(whole) < len(located):
         return {}
     sides = [{name: one for name, one in whole.items() if name.startswith(f"{part}/")} for part in KEYS]
-    pairs, pair_parts = _index("pair_id", sides[0])
-    captions, caption_parts = _index("prompt_id", sides[1])
+    pairs, pair_parts = index_of("pair_id", sides[0])
+    captions, caption_parts = index_of("prompt_id", sides[1])
     prompts = np.concatenate([one.captions for one in sides[0].values() if one.captions is not None])
     order = np.argsort(np.concatenate([one.ids for one in sides[0].values()]))
     rows = np.searchsorted(captions["prompt_id"].to_numpy(), prompts[order]).astype(np.uint32)
     pairs = pairs.append_column("caption", pa.array(rows))
     written = {PAIRS: pairs, PAIR_PARTS: pair_parts, CAPTIONS: captions, CAPTION_PARTS: caption_parts}
-    return {name: _write_arrow(files.join(folder, name), table) for name, table in written.items()}
+    return {name: write_arrow(files.join(folder, name), table) for name, table in written.items()}
 
 
-def _index(key: str, located: Mapping[str, Located]) -> tuple[pa.Table, pa.Table]:
+def index_of(key: str, located: Mapping[str, Located]) -> tuple[pa.Table, pa.Table]:
     """Return the rows of some files in the order of their ids, and the parts that they lie in."""
     parts = [(name, part) for name, one in located.items() for part in one.parts]
     lengths = [part.rows for _, part in parts]
@@ -165,7 +167,8 @@ def _index(key: str, located: Mapping[str, Located]) -> tuple[pa.Table, pa.Table
     return pa.table({name: pa.array(values[order]) for name, values in rows.items()}), pa.table(columns)
 
 
-def _write_arrow(path: str, table: pa.Table) -> dict[str, Any]:
+def write_arrow(path: str, table: pa.Table) -> dict[str, Any]:
+    """Write a file of the index, and return what the manifest tells of it."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         for batch in table.combine_chunks().to_batches():  # one: it is mapped as whole arrays

@@ -24,7 +24,7 @@ from pipelines.latents.encode_config import (
 )
 from pipelines.latents.safety import make_filter
 from pipelines.latents.summary import summarise, table
-from pipelines.raw import contents, source
+from pipelines.raw import contents, group_source, source
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
@@ -72,9 +72,13 @@ def verify(config: EncodeConfig) -> Iterator[str]:
 
 def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
     from pipelines.latents.encode_passes import encode_captions, encode_pairs
+    from pipelines.latents.group_passes import encode_groups
 
     def encode() -> None:
-        encode_pairs(plan)
+        if plan.images:
+            encode_groups(plan)
+        else:
+            encode_pairs(plan)
         encode_captions(plan)
 
     def count() -> tuple[store.Manifest, str | None]:
@@ -150,6 +154,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     if files.exists(noted):
         _refuse_changed_source(config, destination, files.read_json(noted), source_files)
     source.all_pair_ids(dataset)
+    images = group_source.count_images(dataset)
     # These load the libraries of networks: what needs none is refused by now.
     from pipelines.latents import autoencoders, text_columns, weight_files
     from pipelines.latents.encode_passes import Plan
@@ -178,8 +183,11 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
         embeddings=embeddings,
         fingerprints=fingerprints,
         filter=make_filter(config.safety),
-        written_before=progress.finished_rows(files.join(destination, store.WORK, "pairs_done")),
+        written_before=progress.finished_rows(
+            files.join(destination, store.WORK, "images_done" if images else "pairs_done")
+        ),
         source_files=source_files,
+        images=images,
     )
 
 

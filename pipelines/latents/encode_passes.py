@@ -43,6 +43,7 @@ class Plan:
     filter: Filter
     written_before: int  # rows that earlier runs finished
     source_files: contents.Noted  # what the source's files hold
+    images: int = 0  # of a source of groups, each once; 0 of a source of pairs
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

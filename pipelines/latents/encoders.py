@@ -46,7 +46,7 @@ class CheckAndDecode:
         rows = []
         for pair_id, row in zip(ids, pairs.as_rows(raw), strict=True):
             out: dict[str, object] = {
-                name: _text(row.get(name)) for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")
+                name: as_text(row.get(name)) for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")
             }
             out |= {"pair_id": int(pair_id), "contradicts": pairs.contradicts(row["label_0"], row.get("label_1"))}
             rows.append(out | self._judge(row))
@@ -82,7 +82,8 @@ _DECODED = pa.schema(
 )
 
 
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
+    """Return a name as text; one that is not UTF-8 with its bytes spelled out."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return None if value is None else str(value)

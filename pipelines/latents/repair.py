@@ -12,6 +12,7 @@ from pipelines.latents import store
 BEFORE = "before.json"  # among the work files: the manifest that the store had
 HUMAN = "labels/human"
 PASSES = {"pairs": "pair_id", "prompts": "prompt_id"}  # folder: what names a row there; pairs_done, prompts_done
+GROUP_PASSES = {store.IMAGES: "image_id", "prompts": "prompt_id"}  # of a store of groups, which writes pairs/ anew
 
 
 def damaged(path: str, manifest: store.Manifest) -> list[str]:
@@ -44,13 +45,15 @@ def _sha256(path: str) -> str:
 
 
 def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
-    """Make a finished store an unfinished one that lacks what it lost, and return how many pairs and captions that is.
+    """Make a finished store an unfinished one that lacks what it lost, and return how many pairs,
+    images and captions that is.
 
     The record of progress is written first and the manifest goes last: killed between, the same command begins anew.
     """
     work = files.join(path, store.WORK)
     files.remove(work)
-    for folder, key in PASSES.items():
+    passes = GROUP_PASSES if manifest.counts.images else PASSES
+    for folder, key in passes.items():
         kept = [name for name in manifest.files if name.startswith(f"{folder}/") and name not in lost]
         if kept:
             done = tables.read([files.join(path, name) for name in kept], [key])
@@ -65,7 +68,7 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
     for name in lost:
         files.remove(files.join(path, name))
     files.remove(files.join(path, store.MANIFEST))
-    return sum(int(manifest.files[name]["rows"]) for name in lost if name.split("/")[0] in PASSES)
+    return sum(int(manifest.files[name]["rows"]) for name in lost if name.split("/")[0] in passes)
 
 
 def compared(path: str, manifest: store.Manifest) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,11 +135,18 @@ def concept_reason(concept: int) -> str:
 
 
 class CheckPairs:
-    """Quarantines decoded pairs of which either image shows a concept; what is checked is what would be stored."""
+    """Quarantines decoded rows of which any image shows a concept; what is checked is what would be stored.
 
-    def __init__(self, checker: SafetyChecker, resolution: int) -> None:
+    Args:
+        columns: with the images' pixels, two of a pair.
+    """
+
+    def __init__(
+        self, checker: SafetyChecker, resolution: int, columns: Sequence[str] = ("pixels_0", "pixels_1")
+    ) -> None:
         self.checker = checker
         self.resolution = resolution
+        self.columns = columns
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Change status, stage and reason of flagged pairs, as CheckAndDecode gives them."""
@@ -147,11 +154,11 @@ class CheckPairs:
         kept = [row for row, status in enumerate(columns["status"]) if status == "kept"]
         shape = (self.resolution, self.resolution, 3)
         scores = []
-        for slot in (0, 1):
-            contents = decoded[f"pixels_{slot}"].take(pa.array(kept, pa.int64())).to_pylist()
+        for name in self.columns:
+            contents = decoded[name].take(pa.array(kept, pa.int64())).to_pylist()
             images = [Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape)) for content in contents]
             scores.append(self.checker.scores(images))
-        for row, both in zip(kept, np.maximum(*scores), strict=True):
+        for row, both in zip(kept, np.maximum.reduce(scores), strict=True):
             if both.max() > 0:
                 columns["status"][row] = "quarantined"
                 columns["stage"][row] = STAGE

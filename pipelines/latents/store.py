@@ -9,6 +9,11 @@ store/
   labels/NAME/*.parquet               pair_id, score_0, score_1, label_0, probability_0, and a manifest of its own
   reference/NAME/*.parquet            pair_id, draw, timestep, error_0, error_1; see training/reference/
   index/*.arrow                       where each row of kept pairs and prompts lies; see addresses.py
+
+A store of groups (pipelines/raw/groups.py) has its latents in images/, each once, and pairs that name two of them:
+
+  images/status=kept/*.parquet        image_id, group_id, prompt_id, latents, image_uid, model
+  pairs/status=kept/*.parquet         as above, with group_id, image_0_id and image_1_id in place of latents
 """
 
 from __future__ import annotations
@@ -36,6 +41,8 @@ MANIFEST = "manifest.json"
 SOURCE = "source.json"  # among the work files: what the source's files held when the encoding began
 WORK = ".work"  # checkpoints and intermediate files of an unfinished store
 KEPT = "pairs/status=kept"
+IMAGES = "images"  # of a store of groups
+KEPT_IMAGES = "images/status=kept"
 LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
 REPAIR = "give the encoder's command again with --repair, or restore it from a copy"
 Values = npt.NDArray[np.float16 | np.float32]  # latents and embeddings, in the store's dtype
@@ -53,6 +60,7 @@ class Counts:
     kept: int
     contradicting: int  # rows whose label_1 contradicts label_0, wherever they went
     prompts: int  # unique captions among the kept
+    images: int = 0  # that are stored, each once; 0 of a store of pairs
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Manifest:
 
 # How pairs/ and prompts/ are written: the values of a row group's column then lie in one page, as they are in memory,
 # at the end of the column's bytes. So a row's place in the file is known, and training reads it there (addresses.py).
-TEXTS = ("caption", *TEXT_COLUMNS)
+TEXTS = ("caption", *TEXT_COLUMNS, "image_uid", "model")
 WRITTEN_AS: Mapping[str, Any] = {
     "compression": dict.fromkeys(TEXTS, "snappy"),
     "use_dictionary": list(TEXTS),
@@ -107,6 +115,27 @@ def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16") -> pa.Sch
     return pa.schema(
         [*head, *latents, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())]
     )
+
+
+def image_columns(flip: bool) -> tuple[str, ...]:
+    """Name the latent columns of the images of a store of groups."""
+    return ("latents",) + (("latents_flipped",) if flip else ())
+
+
+def images_schema(latent_size: int, flip: bool, dtype: str = "float16") -> pa.Schema:
+    """Return the schema of images/ of a store of groups, whatever the status."""
+    values = pa.from_numpy_dtype(np.dtype(dtype))
+    ids = [(name, pa.int64()) for name in ("image_id", "group_id", "prompt_id")]
+    latents = [(name, pa.list_(values, latent_size)) for name in image_columns(flip)]
+    texts = [(name, pa.string()) for name in ("image_uid", "model", "stage", "reason", "status")]
+    return pa.schema([*ids, *latents, *texts])
+
+
+def grouped_pairs_schema() -> pa.Schema:
+    """Return the schema of pairs/ of a store of groups: that of pairs_schema, with two images in place of latents."""
+    ids = [(name, pa.int64()) for name in ("pair_id", "prompt_id", "group_id", "image_0_id", "image_1_id")]
+    texts = [(name, pa.string()) for name in TEXT_COLUMNS]
+    return pa.schema([*ids, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())])
 
 
 LABELS_SCHEMA = pa.schema(

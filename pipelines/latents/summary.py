@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
-from pipelines.latents import addresses, safety, store
+from pipelines.latents import addresses, group_index, safety, store
 from pipelines.raw import pairs, raw_pairs
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
 
-TRAINED_ON = tuple(f"{folder}/" for folder in addresses.KEYS)
+TRAINED_ON = tuple(f"{folder}/" for folder in (*addresses.KEYS, store.KEPT_IMAGES))
 MAX_REASONS = 100  # named in a manifest; some hold a number from the row, so a spoilt source may have millions
 
 
@@ -82,10 +82,10 @@ def summarise(plan: Plan) -> store.Manifest:
     Raises:
         UserError: if the stored rows are not exactly the source's, or the captions not exactly those of the kept pairs.
     """
-    paths = files.list_files(files.join(plan.destination, "pairs"), ".parquet")
-    prompts = files.list_files(files.join(plan.destination, "prompts"), ".parquet")
-    described_files = choose.current().map_files(addresses.describe_file, paths + prompts)
-    read = dict(zip(paths + prompts, described_files, strict=True))
+    paths = _files(plan, "pairs")
+    others = [path for part in ("prompts", store.IMAGES) for path in _files(plan, part)]
+    described_files = choose.current().map_files(addresses.describe_file, paths + others)
+    read = dict(zip(paths + others, described_files, strict=True))
     wanted = kept_prompt_ids(plan)  # refused here where no pair was kept
     columns = ["pair_id", "label_0", "stage", "reason", "contradicts"]
     stored = tables.read(paths, columns)
@@ -102,6 +102,7 @@ def summarise(plan: Plan) -> store.Manifest:
         kept=kept.num_rows,
         contradicting=int(pc.sum(stored["contradicts"]).as_py() or 0),
         prompts=len(wanted),
+        images=sum(tables.count_rows(path) for path in _files(plan, store.KEPT_IMAGES)),
     )
     if stored.num_rows != counts.rows_in or len(stored["pair_id"].unique()) != counts.rows_in:
         raise UserError(
@@ -118,7 +119,17 @@ def _index(plan: Plan, read: Mapping[str, tuple[Any, addresses.Located | None]])
     """Write where the kept pairs and captions lie, and return what the manifest tells of it."""
     names = {path.removeprefix(f"{plan.destination}/"): located for path, (_, located) in read.items()}
     files.remove(files.join(plan.destination, addresses.FOLDER))  # of a run that was killed, or from before a repair
-    return addresses.write(plan.destination, {n: one for n, one in names.items() if n.startswith(TRAINED_ON)})
+    trained_on = {n: one for n, one in names.items() if n.startswith(TRAINED_ON)}
+    if not plan.images:
+        return addresses.write(plan.destination, trained_on)
+    rows = {n: one for n, one in trained_on.items() if not n.startswith(f"{store.KEPT}/")}
+    pairs_of_images = _rows_of(plan, store.KEPT, ["pair_id", "prompt_id", "group_id", "image_0_id", "image_1_id"])
+    assert pairs_of_images is not None
+    return group_index.write(plan.destination, rows, pairs_of_images)
+
+
+def _files(plan: Plan, part: str) -> list[str]:
+    return files.list_files(files.join(plan.destination, part), tables.SUFFIX)
 
 
 def _refused_for_labels(refused: pa.Table) -> int:
@@ -189,12 +200,15 @@ def _manifest(
 def table(manifest: store.Manifest, seconds: float | None = None, written_before: int = 0) -> str:
     """Lay out what was done, for the terminal; a resumed run's speed counts the rows that it wrote itself."""
     counts = asdict(manifest.counts)
+    if not manifest.counts.images:
+        del counts["images"]
     size = sum(int(about["bytes"]) for about in manifest.files.values())
     lines = [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()]
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.reasons.items()]
     if seconds is not None:
-        share = 1 - written_before / manifest.counts.rows_in
-        lines += [("seconds", f"{seconds:,.1f}"), ("images/s", f"{2 * manifest.counts.kept * share / seconds:,.1f}")]
+        share = 1 - written_before / (manifest.counts.images or manifest.counts.rows_in)
+        images = manifest.counts.images or 2 * manifest.counts.kept
+        lines += [("seconds", f"{seconds:,.1f}"), ("images/s", f"{max(0.0, images * share) / seconds:,.1f}")]
     lines.append(("bytes", f"{size:,}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"  {name:<{width}}  {value:>14}" for name, value in lines)

@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 
-NAMES = ("ranking_id", "image_0_uid", "image_1_uid", "model_0", "model_1")  # text, or a number or UUID that names
+NAMES = (
+    "ranking_id",
+    "image_0_uid",
+    "image_1_uid",
+    "model_0",
+    "model_1",
+    "group_id",
+)  # text, or a number or UUID that names
 LABELS = ("label_0", "label_1")
 IMAGES = ("jpg_0", "jpg_1")
 BYTES = "bytes"  # of the struct<bytes, path> that datasets' Image feature is stored as

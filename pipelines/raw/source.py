@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.raw import columns, pairs, splits
+from pipelines.raw import columns, groups, pairs, splits
 
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 FOOTERS_AT_ONCE = 16
@@ -164,9 +164,34 @@ class RawTable:
 def read_pieces(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
     """Read columns of one file of raw pairs as tables that fit into little memory; those it lacks are null.
 
+    Of a source of groups, each row gets its images' bytes, which the file has once (groups.py).
+
     Raises:
         UserError: naming the file that cannot be read, or its column with a value that is none of raw pairs'.
     """
+    if set(names) & set(groups.IMAGES) and is_grouped(path):
+        needed = dict.fromkeys([*names, groups.GROUP, *groups.UIDS, *groups.IMAGES])
+        yield from groups.filled(as_written(path, list(needed)), list(names))
+    else:
+        yield from as_written(path, names)
+
+
+def is_grouped(path: str) -> bool:
+    """Say whether a file of raw pairs has groups.
+
+    Raises:
+        UserError: naming the file, if it cannot be read.
+    """
+    try:
+        return groups.GROUP in tables.column_names(path)
+    except (pa.ArrowException, OSError) as error:
+        if "AWS Error" in str(error):
+            raise  # in words by object_storage, which asks S3 what is missing
+        raise tables.unreadable(path, error) from error
+
+
+def as_written(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Read columns of one file as they stand there; those it lacks are null."""
     try:
         there = tables.column_names(path)
         for batch in tables.batches(path, [name for name in names if name in there]):

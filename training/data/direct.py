@@ -23,9 +23,10 @@ import xxhash
 from infra.base import files
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
-from pipelines.latents import addresses, store
+from pipelines.latents import addresses, group_index, store
 from pipelines.latents.store import Values
 from pipelines.raw import pairs
+from training.data import grouped
 from training.data.stored import Read, StoredPairs, latent_shape
 
 CONNECTIONS = 24  # requests to S3 at once; pyarrow keeps 25 connections
@@ -54,6 +55,7 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
     index = _local_index(path, manifest, cache)
     by_pair = _mapped(index / Path(addresses.PAIRS).name)
     by_caption = _mapped(index / Path(addresses.CAPTIONS).name)
+    groups = _open_groups(path, index, by_pair, manifest) if manifest.counts.images else None
     columns = dict.fromkeys(store.latent_columns(manifest.flip), latent_shape(manifest))
     prompt_ids = by_caption["prompt_id"].to_numpy()
     empty = int(np.searchsorted(prompt_ids, pairs.prompt_id("")))
@@ -63,11 +65,26 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
         manifest=manifest,
         pair_ids=by_pair["pair_id"].to_numpy(),
         prompt_rows=by_pair["caption"].to_numpy(),
-        latents=_rows(path, by_pair, index / Path(addresses.PAIR_PARTS).name, columns, manifest.dtype),
+        latents=grouped.ShownImages(groups)
+        if groups
+        else _rows(path, by_pair, index / Path(addresses.PAIR_PARTS).name, columns, manifest.dtype),
         prompts=_rows(
             path, by_caption, index / Path(addresses.CAPTION_PARTS).name, manifest.embeddings, manifest.dtype
         ),
         empty_prompt=empty,
+        groups=groups,
+    )
+
+
+def _open_groups(path: str, index: Path, by_pair: pa.RecordBatch, manifest: store.Manifest) -> grouped.Groups:
+    """Open the images of a store of groups."""
+    by_image = _mapped(index / Path(group_index.IMAGES).name)
+    columns = dict.fromkeys(store.image_columns(manifest.flip), latent_shape(manifest))
+    return grouped.Groups(
+        images=_rows(path, by_image, index / Path(group_index.IMAGE_PARTS).name, columns, manifest.dtype),
+        image_ids=by_image["image_id"].to_numpy(),
+        shown=np.stack([by_pair[f"image_{slot}"].to_numpy() for slot in grouped.SLOTS], axis=1),
+        pair_groups=by_pair["group_id"].to_numpy(),
     )
 
 

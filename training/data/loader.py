@@ -123,7 +123,12 @@ def begin(
     manifest = pairs.manifest
     moments = manifest.posterior == "moments"
     ids = pairs.pair_ids[chosen]
-    draws = [draw(seed, epoch, int(pair), manifest.latent_shape, timestep, dropout, moments) for pair in ids]
+    draws = [
+        draw(seed, epoch, int(key), manifest.latent_shape, timestep, dropout, moments and pairs.groups is None)
+        for key in pairs.draw_keys[chosen]
+    ]
+    if moments and pairs.groups is not None:
+        draws = pairs.groups.with_posteriors(draws, chosen, seed, epoch, manifest.latent_shape)
     dropped = np.array([drawn.drop_caption for drawn in draws])
     wanted = np.where(dropped, pairs.empty_prompt, pairs.prompt_rows[chosen])
     captions, places = np.unique(wanted, return_inverse=True)  # each is read once

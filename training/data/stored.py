@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.latents import store
+
+if TYPE_CHECKING:
+    from training.data.grouped import Groups
 
 Read = Callable[[], Mapping[str, store.Values]]
 
@@ -51,6 +54,12 @@ class StoredPairs:
     prompts: Rows  # of its embedding columns
     empty_prompt: int  # row of the empty caption in prompts
     reference_errors: Errors | None = None  # where they are cached
+    groups: Groups | None = None  # of a store of groups
+
+    @property
+    def draw_keys(self) -> npt.NDArray[np.int64]:
+        """Return what each pair's draws are keyed by, [n]: its id, or its group, whose pairs share their draws."""
+        return self.pair_ids if self.groups is None else self.groups.pair_groups
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Draw:
 def draw(
     seed: int,
     epoch: int,
-    pair_id: int,
+    key: int,
     shape: tuple[int, int, int],
     timestep: Callable[[float], int],
     caption_dropout: float = 0.0,
@@ -42,13 +42,13 @@ def draw(
     The uniforms come first and are always all taken, so no setting changes what another one draws.
 
     Args:
+        key: the pair's id, or that of its group, whose pairs then have this draw in common.
         shape: (C, H, W) of a latent.
         timestep: the backbone's map from a uniform number in [0, 1) to a timestep.
         caption_dropout: probability that the caption gives way to the empty one, for both slots.
         posterior: draw the VAE posterior's noise too.
     """
-    key = hashlib.blake2b(f"draw/{seed}/{epoch}/{pair_id}".encode(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    generator = _generator(f"draw/{seed}/{epoch}/{key}")
     uniform = generator.random(3)
     noise = generator.standard_normal(shape, dtype=np.float32)
     slots = generator.standard_normal((2, *shape), dtype=np.float32) if posterior else np.empty(0, np.float32)
@@ -59,3 +59,13 @@ def draw(
         flip=bool(uniform[2] < 0.5),
         posterior=slots,
     )
+
+
+def image_posterior(seed: int, epoch: int, image_id: int, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """Draw the VAE posterior's noise of an image of a group, which all its pairs have in common: standard normal."""
+    return _generator(f"posterior/{seed}/{epoch}/{image_id}").standard_normal(shape, dtype=np.float32)
+
+
+def _generator(key: str) -> np.random.Generator:
+    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

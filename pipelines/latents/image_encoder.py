@@ -1,0 +1,109 @@
+"""Steps of the encoder of groups, knowing no engine: raw images to checked pixels, pixels to latents.
+
+They are those of pairs (encoders.py) for one image at a time; a group's images are each encoded once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from infra.base import models
+from labelers.clips.safety_checker import CheckerName, SafetyChecker
+from pipelines.latents import safety, store
+from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
+from pipelines.latents.encoders import LatentEncoder
+from pipelines.raw import groups, pairs
+from pipelines.raw.decode import BadImage, Fit, decode_image
+
+_DECODED = pa.schema(
+    [(name, pa.int64()) for name in ("image_id", "group_id", "prompt_id")]
+    + [(name, pa.string()) for name in ("image_uid", "model", "stage", "reason", "status")]
+    + [("pixels", pa.large_binary())]
+)
+
+
+class CheckAndDecodeImages:
+    """Turn raw images (groups.IMAGE_SCHEMA) into rows with a status, and the kept ones into pixels."""
+
+    def __init__(self, resolution: int, blocklist: safety.Blocklist | None = None, fit: Fit = "crop") -> None:
+        self.resolution = resolution
+        self.blocklist = blocklist
+        self.fit = fit
+
+    def __call__(self, raw: pa.Table) -> pa.Table:
+        """Return the row's ids, uid, model, status, stage, reason, and pixels: [R*R*3] uint8, null unless kept."""
+        rows = []
+        for image_id, row in zip(groups.image_ids(raw), pairs.as_rows(raw), strict=True):
+            named = {"image_id": int(image_id), "group_id": groups.group_key(row["group_id"])}
+            rows.append(named | {name: row[name] for name in ("image_uid", "model")} | self._judge(row))
+        return pa.Table.from_pylist(rows, schema=_DECODED)
+
+    def _judge(self, row: dict[str, object]) -> dict[str, object]:
+        refusal = pairs.check_caption(row["caption"])
+        if refusal:
+            return {"status": "quarantined", "stage": refusal.stage, "reason": refusal.reason}
+        caption = str(row["caption"])
+        unwanted = self.blocklist.reason(caption) if self.blocklist else None
+        if unwanted:
+            return {"status": "quarantined", "stage": safety.STAGE, "reason": unwanted}
+        try:
+            pixels = decode_image(row["jpg"], self.resolution, self.fit).tobytes()
+        except BadImage as error:
+            return {"status": "quarantined", "stage": "image", "reason": str(error)}
+        return {"prompt_id": pairs.prompt_id(caption), "pixels": pixels, "status": "kept"}
+
+
+class ImageEncoder:
+    """Turn images' pixels into normalised latents, by the arithmetic of LatentEncoder.
+
+    The noise of a posterior's sample is a function of the seed and the image.
+    """
+
+    def __init__(
+        self,
+        model: models.Model,
+        resolution: int,
+        posterior: Posterior,
+        flip: bool,
+        seed: int,
+        batch_size: int,
+        dtype: Dtype,
+        checker: CheckerName | None = None,
+        store_dtype: StoreDtype = "float16",
+    ) -> None:
+        self.encoder = LatentEncoder(
+            model, resolution, posterior, flip, seed, batch_size, dtype, store_dtype=store_dtype
+        )
+        self.store_dtype = store_dtype
+        self.shape = (-1, resolution, resolution, 3)
+        self.flip = flip
+        self.hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if dtype == "float16" else ""
+        self.check = None
+        if checker:
+            self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution, ("pixels",))
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Replace pixels by latents [C*H*W]; an image whose latents are not finite is quarantined."""
+        if self.check:
+            decoded = self.check(decoded)
+        kept = np.array(decoded["status"].to_pylist()) == "kept"
+        rows = decoded.filter(pa.array(kept))
+        ids = rows["image_id"].to_numpy()
+        pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint8).reshape(self.shape)
+        latents = {"latents": self.encoder.encode(pixels, ids, 0)}
+        if self.flip:
+            latents["latents_flipped"] = self.encoder.encode(pixels[:, :, ::-1], ids, 0)
+        good = kept.copy()
+        good[kept] = np.logical_and.reduce([np.isfinite(values).all(1) for values in latents.values()])
+        columns = {name: decoded[name] for name in decoded.column_names if name != "pixels"}
+        for name, values in latents.items():
+            full = np.zeros((len(kept), self.encoder.latent_size), self.store_dtype)
+            full[good] = values[good[kept]]
+            columns[name] = store.value_lists(full, ~good)
+        lost = {"status": "quarantined", "stage": "latent", "reason": f"latents are not finite{self.hint}"}
+        for name, value in lost.items():
+            column = np.where(kept & ~good, value, np.array(decoded[name].to_pylist(), object))
+            columns[name] = pa.array(column, pa.string())
+        schema = store.images_schema(self.encoder.latent_size, self.flip, self.store_dtype)
+        return pa.table([columns[name] for name in schema.names], schema=schema)
