@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Rows = Sequence[dict[str, Any]]
@@ -137,8 +135,8 @@ def draw(lines: Sequence[Line], level: float | None = None, mark: float | None =
     lines = [one for one in lines if len(one.x)]
     if not lines:
         return ""
-    with plt.rc_context(style(lines[0].label)):
-        figure, axes = plt.subplots(figsize=(5.2, 3.1), layout="constrained")
+    with rc_context(style(lines[0].label)):
+        figure, axes = one_axes(5.2, 3.1)
         for one in lines:
             marker = "o" if len(one.x) < 30 else ""
             axes.plot(one.x, one.y, color=one.colour, linewidth=2, marker=marker, markersize=4, label=one.label)
@@ -154,15 +152,20 @@ def draw(lines: Sequence[Line], level: float | None = None, mark: float | None =
         return svg(figure)
 
 
+def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure of a width and height in inches with one pair of axes; pyplot, slow to import, isn't needed."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
 def style(salt: str) -> Any:
     """Return matplotlib's settings for a figure; text stays text, and the salt makes its ids the same each time."""
     return {"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": salt}
 
 
 def svg(figure: Figure) -> str:
-    """Close a figure and return it as an <svg> element."""
+    """Return a figure as an <svg> element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

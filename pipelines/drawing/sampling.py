@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -23,12 +23,15 @@ from infra.base import (
 from infra.base.errors import UserError
 
 import diffusers  # isort: skip
-from diffusers import AutoPipelineForImage2Image, DiffusionPipeline  # isort: skip
 
+from pipelines.drawing.guidance import guidance
 from pipelines.drawing.image_identity import SAFETY_CHECKER
 from pipelines.latents import kinds
 from pipelines.latents.adapters import load_adapters
 from pipelines.latents.components import absent_optional
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,13 @@ def load_pipeline(
     components |= dict.fromkeys(absent_optional(folder))
     if SAFETY_CHECKER in index:
         components |= {SAFETY_CHECKER: None, "requires_safety_checker": False}
-    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **components)
     if lora:
         load_adapters(pipeline, lora, folder)
     if edits:
         check_edits(folder)
+        from diffusers import AutoPipelineForImage2Image  # loads every pipeline: 3 s
+
         pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
@@ -149,22 +154,6 @@ def draw_images(
     assert callable(refiner.pipeline)
     with _finite_only(refiner.pipeline, flag):
         return refiner.pipeline(**common, image=drawn, denoising_start=refiner.start).images
-
-
-def guidance(name: str, scale: float, images: int) -> dict[str, Any]:
-    """Say a scale of classifier-free guidance as a pipeline takes it: its network's output is u + scale (c - u).
-
-    Z-Image's pipeline computes c + g (c - u), so its g is one less. Qwen-Image's guides only against a caption that it
-    is given, and calls the scale otherwise.
-
-    Args:
-        name: of the pipeline's class.
-    """
-    if name.startswith("ZImage"):
-        return {"guidance_scale": max(0.0, scale - 1)}
-    if name.startswith("QwenImage"):
-        return {"true_cfg_scale": scale, "negative_prompt": [" "] * images} if scale > 1 else {"true_cfg_scale": 1.0}
-    return {"guidance_scale": scale}
 
 
 @contextlib.contextmanager

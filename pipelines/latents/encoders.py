@@ -7,6 +7,7 @@ pipelines/engine runs them.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ import pyarrow as pa
 import torch
 
 from infra.base import models
-from labelers.clips.safety_checker import CheckerName, SafetyChecker
 from pipelines.latents import autoencoders, safety, store
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, Fit, decode_image
+
+if TYPE_CHECKING:
+    from labelers.clips.safety_checker import CheckerName
 
 
 class CheckAndDecode:
@@ -120,7 +123,11 @@ class LatentEncoder:
         self.seed = seed
         self.batch_size = batch_size
         self.store_dtype = store_dtype
-        self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution) if checker else None
+        self.check: safety.CheckPairs | None = None
+        if checker:
+            from labelers.clips.safety_checker import SafetyChecker  # takes a second to import
+
+            self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Replace pixels by latents [C*H*W] (moments: [2*C*H*W], mean then standard deviation).

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rc_context
 
-from infra.pages.charts import ALIGNED, BATCH, CONTROL, style, svg
+from infra.pages.charts import ALIGNED, BATCH, CONTROL, one_axes, style, svg
 
 WIDTH = 5.2  # inches, as the other curves
 SOFT = "#c9ccd1"
@@ -16,8 +16,8 @@ SOFT = "#c9ccd1"
 
 def beta_chart(series: Mapping[str, Mapping[str, Any]], judge: str, titles: Mapping[str, str]) -> str:
     """Draw a judge's win rate and interval over beta, a curve per series and a dot per seed (after Fig. S2)."""
-    with plt.rc_context(style(f"beta {judge}")):
-        figure, axes = plt.subplots(figsize=(WIDTH, 3.3), layout="constrained")
+    with rc_context(style(f"beta {judge}")):
+        figure, axes = one_axes(WIDTH, 3.3)
         for place, ((name, cells), colour) in enumerate(zip(series.items(), (ALIGNED, CONTROL), strict=False)):
             betas = np.array([float(beta) for beta in cells]) * (1.06 if place else 0.94)  # side by side, not on top
             rates = [cell["win_rate"][judge] for cell in cells.values()]
@@ -46,8 +46,8 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, level: flo
         rows: title and an estimate (value, low, high, per_seed), 0 to 1.
         level: percent; a dashed line marks it.
     """
-    with plt.rc_context(style(f"forest {label}")):
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.7 + 0.36 * len(rows)), layout="constrained")
+    with rc_context(style(f"forest {label}")):
+        figure, axes = one_axes(WIDTH, 0.7 + 0.36 * len(rows))
         for place, (_, one) in enumerate(rows):
             value = 100 * one["value"]
             low = 100 * one["low"]
@@ -67,8 +67,8 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, level: flo
 
 def boxes(sets: Mapping[str, Mapping[str, float]], label: str) -> str:
     """Draw quartile boxes of scores with whiskers at 5 and 95 % (after Fig. 7)."""
-    with plt.rc_context(style(f"boxes {label}")):
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.36 * len(sets)), layout="constrained")
+    with rc_context(style(f"boxes {label}")):
+        figure, axes = one_axes(WIDTH, 0.8 + 0.36 * len(sets))
         drawn = [
             {"med": one["median"], "q1": one["q1"], "q3": one["q3"], "whislo": one["p5"], "whishi": one["p95"]}
             for one in sets.values()
@@ -85,8 +85,8 @@ def boxes(sets: Mapping[str, Mapping[str, float]], label: str) -> str:
 
 def survival(figures: Mapping[str, Any], judges: Sequence[str]) -> str:
     """Draw, by judge, the share of captions that took more than k base images, beside the null (after Fig. S4)."""
-    with plt.rc_context(style("survival")):
-        figure, axes = plt.subplots(figsize=(WIDTH, 3.3), layout="constrained")
+    with rc_context(style("survival")):
+        figure, axes = one_axes(WIDTH, 3.3)
         draws = np.arange(1, figures["cap"])
         for judge, colour in zip(judges, (ALIGNED, CONTROL), strict=False):
             axes.step(draws, np.array(figures[judge]["survival"])[1:] * 100, where="post", color=colour, linewidth=2,
@@ -106,8 +106,8 @@ def survival(figures: Mapping[str, Any], judges: Sequence[str]) -> str:
 def outcomes(kinds: Mapping[str, Mapping[str, Any]], judges: Sequence[str]) -> str:
     """Draw shares of wins, draws and losses, a bar for each kind of edit and judge."""
     rows = [(f"{kind['strength']}, by {judge}", kind[judge]) for kind in kinds.values() for judge in judges]
-    with plt.rc_context(style("outcomes")):
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(rows)), layout="constrained")
+    with rc_context(style("outcomes")):
+        figure, axes = one_axes(WIDTH, 0.9 + 0.36 * len(rows))
         start = np.zeros(len(rows))
         for name, colour in (("win", ALIGNED), ("draw", SOFT), ("loss", CONTROL)):
             shares = np.array([100 * row[name]["value"] for _, row in rows])

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,8 +25,11 @@ from training.reference.reference_errors import attach
 from training.run import reward
 from training.run.assessment import held_out
 from training.run.journal import Journal
-from training.run.validation import Drawer, Validator, make_drawers
 from training.settings.config import TrainConfig
+
+if TYPE_CHECKING:
+    from pipelines.latents.store import Manifest
+    from training.run.validation import Drawer, Validator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +96,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     reference = make_reference(config, backbone, policy, rank)
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
     average = Average(config.policy.ema_decay, policy) if config.policy.ema_decay is not None else None
-    manifest = data.pairs.manifest
-    validator, sampler = make_drawers(
-        config.validation, backbone, policy, manifest, rank.rank, rank.world_size, config.autocast
-    )
+    validator, sampler = _drawers(config, backbone, policy, data.pairs.manifest, rank)
     return Trainer(
         config=config,
         rank=rank,
@@ -114,6 +114,17 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         journal=Journal(output, enabled=rank.rank == 0, steps=config.steps),
         writer=CheckpointWriter(files.resolve(config.output), rank.world_size),
     )
+
+
+def _drawers(
+    config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, manifest: Manifest, rank: Rank
+) -> tuple[Validator | None, Drawer | None]:
+    """Make what draws with the policy; a run that draws nothing imports neither pipelines nor scorers."""
+    if not config.validation.draws:
+        return None, None
+    from training.run.validation import make_drawers
+
+    return make_drawers(config.validation, backbone, policy, manifest, rank.rank, rank.world_size, config.autocast)
 
 
 def open_pairs(config: TrainConfig) -> Labelled:

@@ -16,7 +16,7 @@ from training.data.opened import open_store
 from training.method import forward, objectives
 from training.method.batch import Batch
 from training.run import reward, watchdog
-from training.run.validation import GRID, Placed, paste_grid
+from training.run.grid import GRID, Placed, paste_grid
 from training.settings.config import TrainConfig
 
 if TYPE_CHECKING:

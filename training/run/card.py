@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from infra.base import composed, files, model_sources
-from pipelines.drawing.sampling import guidance
+from pipelines.drawing.guidance import guidance
 from pipelines.latents.kinds import KINDS
 from training.method.objective_config import ObjectiveConfig
 from training.method.policy_config import PolicyConfig

@@ -111,7 +111,7 @@ def look(trainer: Trainer, step: int) -> None:
         sample(trainer, step)
     if due:
         assess(trainer, step)
-    if trainer.rank.rank == 0 and (sampled or due):
+    if trainer.rank.rank == 0 and (sampled or due) and step < trainer.config.steps:  # finish does so at the end
         trainer.rank.on_more_to_see(trainer.config, trainer.output, len(trainer.data.rows))
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from infra.base import counting, files, models
 from infra.base.errors import UserError
-from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
-from pipelines.drawing.sampling import check_steps
 from pipelines.latents import identity, store, weight_files
 from pipelines.latents.kinds import kind_of, pipeline_class
 from training.backbones.backbone import check_fingerprints, open_backbone
@@ -38,14 +36,8 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
         other = files.resolve(config.data.held_out_store)
         apart = store.read_manifest(other)
         check_fingerprints(apart.fingerprints, _frozen_folder(config.start, apart), other)
-    validation = config.validation
-    if validation.validation_prompts:
-        captions = read_prompts(files.resolve(validation.validation_prompts))
-        scorers.check(validation.validation_scorer, validation.validation_weights, captions)
-        check_steps(config.start.folder(()), validation.sampling_steps)
-    if validation.sample_prompts:
-        read_prompts(files.resolve(validation.sample_prompts))
-        check_steps(config.start.folder(()), validation.sampling_steps)
+    if config.validation.draws:
+        _check_drawing(config)
     _check_reference(config, manifest)
     check_reference_errors(config)
     start = config.start.pinned()
@@ -56,6 +48,20 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
     weight_files.check_weights(config.reference.folder(), (backbone.network_folder,), "--reference-model")
     reference = config.reference.pinned()
     return replace(pinned, reference_model=reference.name, reference_revision=reference.revision)
+
+
+def _check_drawing(config: TrainConfig) -> None:
+    """Refuse captions, scorer or sampling steps that no image of the run could be drawn or judged with."""
+    from labelers.scoring import scorers
+    from pipelines.drawing.sampling import check_steps
+
+    validation = config.validation
+    if validation.validation_prompts:
+        captions = read_prompts(files.resolve(validation.validation_prompts))
+        scorers.check(validation.validation_scorer, validation.validation_weights, captions)
+    if validation.sample_prompts:
+        read_prompts(files.resolve(validation.sample_prompts))
+    check_steps(config.start.folder(()), validation.sampling_steps)
 
 
 def _frozen_folder(model: models.Model, manifest: store.Manifest, flag: str = "--model") -> Path:

@@ -20,12 +20,11 @@ from pipelines.latents import store
 from pipelines.latents.kinds import kind_of, native_resolution, tokens_of
 from pipelines.raw.decode import images_at_once
 from training.backbones.backbone import Backbone
+from training.run.grid import GRID, Placed
 from training.settings.config import ValidationConfig
 
-GRID = 16  # images of the sample grid
 BATCH = 16  # most images drawn at once: beside the optimizer's state there is little room
 SEED = 1
-Placed = tuple[int, Image.Image]  # an image with its place among the captions
 
 
 @dataclass(kw_only=True)
@@ -104,8 +103,6 @@ def make_drawers(
     Each is None where its captions are not given. T5 sees as many tokens of a caption as in the store that is trained
     on.
     """
-    if config.validation_prompts is None and config.sample_prompts is None:
-        return None, None
     device = next(network.parameters()).device
     tokens = tokens_of(kind_of(backbone.folder), manifest.embeddings)
     parts: dict[str, Any] = {backbone.network_folder: network}
@@ -131,12 +128,3 @@ def make_drawers(
     if config.sample_prompts is None:
         return validator, None
     return validator, drawer(read_prompts(files.resolve(config.sample_prompts))[:GRID])
-
-
-def paste_grid(images: list[Image.Image], columns: int = 8) -> Image.Image:
-    """Paste equally large images into one, row by row."""
-    width, height = images[0].size
-    canvas = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
-    for index, image in enumerate(images):
-        canvas.paste(image, (index % columns * width, index // columns * height))
-    return canvas

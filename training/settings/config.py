@@ -67,6 +67,11 @@ class ValidationConfig:
     held_out_pairs: int = 128
     """Held-out pairs at a checkpoint; the final figure takes all."""
 
+    @property
+    def draws(self) -> bool:
+        """Say whether a run draws images at all."""
+        return self.validation_prompts is not None or self.sample_prompts is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
