@@ -61,7 +61,7 @@ def run(
     config_class: type[Config],
     presets: Mapping[str, Config] | None = None,
     arguments: list[str] | None = None,
-    plan: Callable[[Config, DryRunConfig], None] | str | None = None,
+    plan: Callable[[Config, DryRunConfig], object] | str | None = None,
     *,
     verify: Callable[[Config], Iterable[str]] | str | None = None,
     about: str | None = None,
@@ -108,7 +108,7 @@ def parse(config_class: type[Config], presets: Mapping[str, Config], arguments: 
 
 def _carry_out(
     main: Callable[[Any], None] | str,
-    plan: Callable[[Any, DryRunConfig], None] | str | None,
+    plan: Callable[[Any, DryRunConfig], object] | str | None,
     verify: Callable[[Any], Iterable[str]] | str | None,
     parsed: Parsed,
 ) -> None:

@@ -1,8 +1,9 @@
 """The whole path against a loop as the authors': `python infra/benchmarks/whole.py`.
 
-Ours: encode_latents.py, then train_dpo.py, each a command, without a cluster. Theirs: inline_trainer.py, one process
-that decodes and encodes in every step. Both begin with raw pairs and end with a folder that diffusers opens; both take
-the same number of pairs, pieces and steps, on one thread, with the same settings of the allocator. In turns.
+Ours: train_dpo.py with --source, one process that encodes once and then trains, without a cluster. Theirs:
+inline_trainer.py, one process that decodes and encodes in every step. Both begin with raw pairs and end with a folder
+that diffusers opens; both take the same number of pairs, pieces and steps, on one thread, with the same settings of the
+allocator. In turns.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class BenchmarkConfig:
     epochs: tuple[int, ...] = (1, 3, 5)
     rounds: int = 3
     against: str | None = None
-    """Another checkout with a .venv of its own, whose path is measured in the same turns."""
+    """Another checkout with a .venv of its own, whose path is measured in the same turns: encode_latents.py, then
+    train_dpo.py."""
+    apart: bool = False
+    """Also measure encode_latents.py and train_dpo.py as two commands."""
     json: str | None = None
     """File for the figures."""
 
@@ -66,17 +70,18 @@ def timed(command: Sequence[str], checkout: Path, folder: Path) -> float:
     return seconds
 
 
-def ours(source: Path, steps: int, checkout: Path, python: str) -> float:
-    """Encode a source and train on its store; return the seconds of both commands."""
+def ours(source: Path, steps: int, checkout: Path, python: str, apart: bool = False) -> float:
+    """Encode a source and train on its store, in one command or in two; return their seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = str(folder / "store")
         encode = ["pipelines/encode_latents.py", "--source", str(source), "--store", store, "--model", MODEL]
+        begun = timed([python, *encode], checkout, folder) if apart else 0.0
         train = ["training/train_dpo.py", "--store", store, "--model", MODEL, "--output", str(folder / "run")]
         shape = ["--steps", str(steps), "--global-batch", str(PIECES * MICRO_BATCH), "--micro-batch", str(MICRO_BATCH)]
         rate = ["--beta", "500", "--learning-rate", "1e-5", "--warmup-steps", "0", "--caption-dropout", "0"]
-        seconds = timed([python, *encode], checkout, folder)
-        return seconds + timed([python, *train, *shape, *rate], checkout, folder)
+        first = [] if apart else ["--source", str(source)]
+        return begun + timed([python, *train, *first, *shape, *rate], checkout, folder)
 
 
 def theirs(source: Path, steps: int) -> float:
@@ -120,7 +125,9 @@ def measure(config: BenchmarkConfig, source: Path, pairs: int) -> dict[str, dict
         }
         if config.against:
             other = Path(config.against).resolve()
-            ways["against"] = partial(ours, source, steps, other, str(other / ".venv/bin/python"))
+            ways["against"] = partial(ours, source, steps, other, str(other / ".venv/bin/python"), apart=True)
+        if config.apart:
+            ways["apart"] = partial(ours, source, steps, files.ROOT, sys.executable, apart=True)
         print(f"{pairs} pairs, {epochs} epochs, {steps} steps", flush=True)
         samples: dict[str, list[float]] = {side: [] for side in ways}
         for number in range(config.rounds):

@@ -182,8 +182,11 @@ def plan_rows(
     ]
 
 
-def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
+def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
     """Print what an encoding would take, from the source's labels and captions and the models' settings.
+
+    Returns:
+        What the source holds.
 
     Raises:
         UserError: if the settings do not fit, or the store was begun with others.
@@ -201,12 +204,14 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> None:
     vae = autoencoders.vae_config(folder)
     resolution = choose_resolution(config, folder)
     stored = Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip, config.store_dtype)
+    source = read_source(dataset, config.strict_labels, chosen.blocklist)
     rows = plan_rows(
         stored,
         asked,
-        read_source(dataset, config.strict_labels, chosen.blocklist),
+        source,
         count_networks(folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype), chosen.checker),
         copies=max(1, config.encoders),
         dtype=config.dtype,
     )
     print(dry_run.table(rows), flush=True)
+    return source

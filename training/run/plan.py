@@ -22,7 +22,7 @@ from infra.base.dry_run import DryRunConfig, Row
 from infra.base.errors import UserError
 from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import planned, store
+from pipelines.latents import encode_plan, planned, store
 from pipelines.latents.addresses import index_bytes
 from pipelines.latents.kinds import native_resolution
 from pipelines.latents.models_known import MODELS
@@ -31,6 +31,7 @@ from training.data.direct import is_addressable
 from training.data.staging import staged_bytes
 from training.method.draws import REWARD_DRAWS
 from training.method.policy import add_adapters, trained
+from training.run import encode_source
 from training.run.preflight import check_settings
 from training.settings.config import DataConfig, TrainConfig
 from training.settings.flags import check_flags
@@ -87,8 +88,12 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     """
     folder = planned.settings_folder(config.start)
     path = files.resolve(config.data.store)
-    is_there = config.data.store != DataConfig().store or files.exists(files.join(path, store.MANIFEST))
-    if is_there:
+    is_finished = files.exists(files.join(path, store.MANIFEST))
+    is_there = config.data.store != DataConfig().store or is_finished
+    if config.data.source is not None and not is_finished:
+        manifest = _of_source(config, folder, asked)
+        decided = manifest.counts.kept
+    elif is_there:
         manifest, decided = check_settings(config)
     else:
         manifest = _pick_a_pic(config, folder)
@@ -100,6 +105,16 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
     rows = plan_rows(config, asked, manifest, decided, network)
     print(dry_run.table(rows), flush=True)
+
+
+def _of_source(config: TrainConfig, folder: Path, asked: DryRunConfig) -> store.Manifest:
+    """Print what the encoding of --source would take, and describe the store that it gives."""
+    check_flags(config)
+    encoder = encode_source.encoding(config)
+    print(f"--source {encoder.source}: first it is encoded into --store {encoder.store}", flush=True)
+    rows = encode_plan.print_plan(encoder, asked)
+    print("then:", flush=True)
+    return planned.planned_store(folder, encoder.resolution or native_resolution(folder), None, rows.kept, rows.prompts)
 
 
 def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:

@@ -29,7 +29,7 @@ FREE = (
     *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
     *("sharding", "activation_checkpointing", "compile", "channels_last"),
     *("sample_prompts", "sample_every"),
-    *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference"),
+    *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference", "source"),
     *("stop_when", "stop_checks"),
 )
 
@@ -56,6 +56,10 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         return
     if files.exists(files.join(output, CONFIG)) or checkpoint.complete_steps(output):
         _refuse_other_settings(output, config)
+    if config.data.source is not None:
+        from training.run import encode_source
+
+        encode_source.encode(config)
     pinned = check_config(_as_begun(output, config))
     noted = _refuse_other_models(output, pinned)
     with writer_lock(output) as still_held:

@@ -22,6 +22,9 @@ class DataConfig:
 
     store: str = "runs/store"
     """Latent store to train on, from encode_latents.py."""
+    source: str | None = None
+    """Pairs to encode into --store first, with the model's encoder settings; a finished store is kept. By default
+    the store must be there."""
     labels: str = "human"
     """Label set of the store that says which image of a pair won; relabel.py makes others than human."""
     reference: str | None = None
@@ -78,7 +81,7 @@ class TrainConfig:
     """Settings of the trainer."""
 
     GROUPS: ClassVar = {
-        "basic": ("store", "model", "output", "steps", "learning_rate", "beta"),
+        "basic": ("store", "source", "model", "output", "steps", "learning_rate", "beta"),
         "data": ("labels", "global_batch", "micro_batch", "caption_dropout", "held_out_store", "cache", "seed"),
         "objective": (
             *(
