@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
 
 from infra.base.files import ROOT
@@ -52,6 +53,8 @@ CASES = {
     "fixed": given({"stages.train.workers": {"min": 2, "max": 2}}),
     "cpu": given({"variant": "cpu", "machines": dict.fromkeys(GIVEN["machines"], NO_GPUS)}),
 }
+
+each_case = pytest.mark.parametrize("chosen", list(CASES.values()), ids=list(CASES))
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:

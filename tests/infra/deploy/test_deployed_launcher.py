@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import re
 
-from support.deployed import given, objects
+from support.deployed import each_case, given, objects
 
 from infra.base.files import ROOT
 from infra.deploy import launcher, pods, render
 from infra.deploy.values import Values
 
 
+@each_case
 def test_the_launcher_file_is_valid_to_ray(chosen: Values) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config  # what `ray up` calls
 
@@ -43,6 +44,7 @@ def test_a_launched_machine_has_a_disk_for_its_scratch_and_the_image() -> None:
     assert sizes == {"head": 2 + 80, "worker": 400 + 80}  # GiB, whole ones: 1500 MiB are 1.46
 
 
+@each_case
 def test_every_image_is_this_versions(chosen: Values) -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version

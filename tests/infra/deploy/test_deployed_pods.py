@@ -9,7 +9,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from support.deployed import CASES, GIVEN, KUBERNETES, SHARED, clusters, given, objects, templates
+from support.deployed import CASES, GIVEN, KUBERNETES, SHARED, clusters, each_case, given, objects, templates
 
 from infra.deploy import launcher, manifests, pods, render, stages
 from infra.deploy.render import RenderConfig
@@ -18,6 +18,7 @@ from infra.deploy.values import Values
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", KUBERNETES)
+@each_case
 def test_pods_and_account_are_valid_to_kubernetes(chosen: Values, version: str) -> None:
     for name, template in templates(chosen).items():
         pod = {"apiVersion": "v1", "kind": "Pod", **template}
@@ -33,6 +34,7 @@ def test_the_schemas_notice_a_field_in_the_wrong_place() -> None:
         kubernetes_validate.validate(pod, KUBERNETES[-1], strict=True)
 
 
+@each_case
 def test_every_container_is_confined(chosen: Values) -> None:
     contexts = [pod["spec"]["containers"][0]["securityContext"] for pod in templates(chosen).values()]
     for cluster in clusters(chosen).values():
@@ -51,6 +53,7 @@ def test_every_container_is_confined(chosen: Values) -> None:
         assert all({"persistentVolumeClaim", "emptyDir"} & set(volume) for volume in spec.get("volumes", []))
 
 
+@each_case
 def test_only_the_autoscaler_has_a_token_of_kubernetes(chosen: Values) -> None:
     elastic = {f"{name} head" for name, spec in clusters(chosen).items() if spec.get("enableInTreeAutoscaling")}
     for name, template in templates(chosen).items():
@@ -58,11 +61,13 @@ def test_only_the_autoscaler_has_a_token_of_kubernetes(chosen: Values) -> None:
         assert template["spec"]["serviceAccountName"] == chosen.service_account
 
 
+@each_case
 def test_no_label_hides_the_head_from_its_service(chosen: Values) -> None:
     ours = {"app.kubernetes.io/part-of", "app.kubernetes.io/component"}  # KubeRay selects by name and created-by
     assert all(set(template["metadata"]["labels"]) == ours for template in templates(chosen).values())
 
 
+@each_case
 def test_every_cluster_asks_for_the_token(chosen: Values) -> None:
     for cluster in clusters(chosen).values():
         assert cluster["authOptions"] == {"mode": "token", "secretName": chosen.token_secret}
@@ -72,6 +77,7 @@ def test_every_cluster_asks_for_the_token(chosen: Values) -> None:
         assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
 
 
+@each_case
 def test_kuberay_knows_every_field(chosen: Values) -> None:
     """An API server drops what a resource's definition does not have, without a word; these are of KubeRay 1.6."""
     job = {"activeDeadlineSeconds", "backoffLimit", "entrypoint", "jobId", "rayClusterSpec", "shutdownAfterJobFinishes"}
@@ -101,6 +107,7 @@ def test_a_retried_job_is_the_same_job(stage: str) -> None:
     assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] in ("Never", "OnFailure")
 
 
+@each_case
 def test_a_pod_that_is_told_to_go_has_its_stop_seconds(chosen: Values) -> None:
     from ray._private import ray_constants
 
@@ -120,6 +127,7 @@ def test_the_bound_of_a_stage_counts_every_attempt() -> None:
     assert "train: at most 3 attempts of 48 h on 2 x h100, 288 machine-hours" in bounds
 
 
+@each_case
 def test_workers_are_bounded_and_only_elastic_groups_scale(chosen: Values) -> None:
     groups = {stage: getattr(chosen.stages, stage) for stage in stages.STAGES} | {"interactive": chosen.interactive}
     for name, cluster in clusters(chosen).items():
@@ -137,6 +145,7 @@ def test_workers_are_bounded_and_only_elastic_groups_scale(chosen: Values) -> No
             assert pod["restartPolicy"] == cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
+@each_case
 def test_every_pod_reaches_what_the_commands_write(chosen: Values) -> None:
     for name, template in templates(chosen).items():
         if name != "submitter":

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from support.deployed import CASES, given
+from support.deployed import CASES, each_case, given
 from support.parsed_commands import parsed
 
 from infra.base.files import ROOT
@@ -22,6 +22,7 @@ from pipelines.latents import encode_config
 
 
 @pytest.mark.parametrize("stage", stages.STAGES)
+@each_case
 def test_every_command_is_one_of_the_projects_with_flags_it_has(
     stage: str, chosen: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
