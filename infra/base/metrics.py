@@ -62,11 +62,21 @@ def encoded(rows: pa.Table) -> list[Sample]:
     """Count what became of encoded rows: by status, the quarantined by reason, and the images."""
     statuses = Counter(rows["status"].to_pylist())
     samples = [Sample("dpo_pairs", count, {"status": status}) for status, count in statuses.items()]
+    slots = sum(name.startswith("latents_") for name in rows.column_names)
+    return [*samples, *_quarantined(rows), Sample("dpo_images", statuses["kept"] * slots)]
+
+
+def encoded_images(rows: pa.Table) -> list[Sample]:
+    """Count the encoded images of groups, mirrored ones too, and the quarantined by reason."""
+    orientations = sum(name.startswith("latents") for name in rows.column_names)
+    kept = rows["status"].to_pylist().count("kept")
+    return [*_quarantined(rows), Sample("dpo_images", kept * orientations)]
+
+
+def _quarantined(rows: pa.Table) -> list[Sample]:
     reasons = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
     refused = Counter((stage, reason_class(reason)) for stage, reason in reasons if stage is not None)
-    samples += [Sample("dpo_quarantined", n, {"stage": stage, "reason": why}) for (stage, why), n in refused.items()]
-    slots = sum(name.startswith("latents_") for name in rows.column_names)
-    return [*samples, Sample("dpo_images", statuses["kept"] * slots)]
+    return [Sample("dpo_quarantined", n, {"stage": stage, "reason": why}) for (stage, why), n in refused.items()]
 
 
 def scored(rows: pa.Table) -> list[Sample]:

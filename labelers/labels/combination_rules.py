@@ -41,6 +41,8 @@ def combine(rule: Rule, scores: Floats, labels: Floats, weights: Sequence[float]
             return weighted_mean(scores, weights)
         case "pareto":
             return dominance(scores)
+        case "rank":
+            raise ValueError("rank_rule.py ranks, by groups")
 
 
 def votes(labels: Floats) -> Floats:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from infra.base import files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
-from labelers.labels import combination_rules, label_rules, label_set
+from labelers.labels import combination_rules, label_rules, label_set, rank_rule
 from labelers.labels.combine_config import CombineConfig
 from pipelines.latents import store
 
@@ -70,7 +70,9 @@ def check(config: CombineConfig) -> None:
         raise UserError(f"--sets {sets}: {twice[0]} is there twice, and would count double; name each set once")
     if config.output in config.sets:
         raise UserError(f"--output {config.output}: is one of --sets, and would be overwritten; give another name")
-    if len(config.sets) < (1 if config.flip else 2):
+    if config.rule == "rank" and len(config.sets) != 1:
+        raise UserError(f"--sets {sets}: --rule rank takes the ranks of one set; name one, for example human")
+    if len(config.sets) < (1 if config.flip or config.rule == "rank" else 2):
         raise UserError(f"--sets {sets}: a combination needs two sets; one alone can only be turned round, with --flip")
     weights = config.set_weights
     if config.rule != "weighted" and weights:
@@ -127,7 +129,7 @@ def check_scores(config: CombineConfig, gathered: Gathered) -> None:
     Raises:
         UserError: naming the set.
     """
-    if config.rule == "vote":
+    if config.rule in ("vote", "rank"):
         return
     for name, scores in zip(config.sets, gathered.scores, strict=True):
         lacking = int((~np.isfinite(scores)).any(0).sum())
@@ -145,7 +147,11 @@ def write(config: CombineConfig, destination: str, gathered: Gathered, settings:
 
     The temperature of soft labels belongs to the set before it is turned round: turned round, it disagrees with people.
     """
-    values = combination_rules.combine(config.rule, gathered.scores, gathered.labels, config.set_weights)
+    probabilities = None
+    if config.rule == "rank":
+        values, probabilities = ranked(destination, gathered)
+    else:
+        values = combination_rules.combine(config.rule, gathered.scores, gathered.labels, config.set_weights)
     human, _ = store.read_labels(destination, "human")
     people = label_set.human_labels(gathered.pair_ids, human)
     temperature = label_rules.fit_temperature(label_rules.margins(values[0], values[1]), people)
@@ -159,7 +165,21 @@ def write(config: CombineConfig, destination: str, gathered: Gathered, settings:
     )
     rules = label_set.Rules(config.label, config.min_margin, temperature, temperature_from="human labels")
     about = {"settings": settings, "config": asdict(config)}
-    label_set.write(destination, config.output, scores, rules, human, kept, about)
+    if probabilities is not None and config.flip:
+        probabilities = 1 - probabilities
+    label_set.write(destination, config.output, scores, rules, human, kept, about, probabilities)
+
+
+def ranked(destination: str, gathered: Gathered) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Rank the images of each group by a set's labels; see rank_rule.rank_labels.
+
+    Raises:
+        UserError: if the store has no groups.
+    """
+    shown = store.shown_images(destination)
+    rows = np.searchsorted(shown["pair_id"].to_numpy(), gathered.pair_ids)
+    images = np.stack([shown[f"image_{slot}_id"].to_numpy()[rows] for slot in (0, 1)], axis=1)
+    return rank_rule.rank_labels(shown["group_id"].to_numpy()[rows], images, gathered.labels[0])
 
 
 def settings_of(config: CombineConfig, gathered: Gathered, store_hash: str) -> dict[str, Any]:

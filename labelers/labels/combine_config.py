@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from labelers.labels.relabel_config import Kind
 
-Rule = Literal["vote", "mean-z", "pareto", "weighted"]
+Rule = Literal["vote", "mean-z", "pareto", "weighted", "rank"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class CombineConfig:
     rule: Rule = "vote"
     """How they are combined. vote: what most sets prefer. mean-z: the higher mean score, each set's scores divided by
     their standard deviation. weighted: the same with --set-weights. pareto: what no set scores lower and some set
-    scores higher; other pairs are ties."""
+    scores higher; other pairs are ties. rank: of one set and a store of groups, soft labels by how far apart a pair's
+    images rank in their group, as RankDPO weighs pairs; for dpo-train --objective soft."""
     output: str = "combined"
     """Name of the new label set; dpo-train --labels takes it."""
     set_weights: tuple[float, ...] = ()

@@ -128,6 +128,7 @@ def write(
     human: pa.Table,
     kept: pa.Table,
     provenance: Mapping[str, Any],
+    probabilities: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Label scored pairs, compare with the human labels, and write the label set; returns its manifest.
 
@@ -135,6 +136,7 @@ def write(
         human: the human label set.
         kept: the store's kept pairs, as store.kept_pairs has them.
         provenance: the manifest's entries on how the set came about: settings and config.
+        probabilities: [n] P(slot 0 preferred), where the rule gives them; else soft labels have the temperature's.
 
     Raises:
         UserError: for soft labels where no temperature fits.
@@ -146,7 +148,9 @@ def write(
     label_0 = label_rules.hard_labels(margin, rules.min_margin)
     agreement = label_rules.agreement(label_0, people, prompts)
     probability = pa.nulls(len(margin), pa.float32())
-    if rules.label == "soft":
+    if probabilities is not None:
+        probability = pa.array(probabilities.astype(np.float32))
+    elif rules.label == "soft":
         if temperature is None:
             raise UserError(
                 f"--label soft: no temperature of {name} fits the human labels (agreement {agreement.value:.3f} of "

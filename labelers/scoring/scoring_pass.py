@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from infra.base import files, metrics, tables
 from infra.base.errors import UserError
+from labelers.scoring.group_scores import ScoreGroupPairs, ScoreRawGroupPairs
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SpeedConfig
@@ -89,18 +90,24 @@ def _share(speed: SpeedConfig) -> shares.Share:
 
 
 def _steps(
-    wanted: npt.NDArray[np.int64], names: Sequence[str], weights: Mapping[str, str | None], speed: SpeedConfig
+    raw: PairSource,
+    wanted: npt.NDArray[np.int64],
+    names: Sequence[str],
+    weights: Mapping[str, str | None],
+    speed: SpeedConfig,
 ) -> list[Step]:
     """Let decoding run beside the scorers where these have GPUs; else one copy does both."""
     scorers = {"names": tuple(names), "weights": dict(weights)}
     share = _share(speed)
+    grouped = pairs.GROUP in raw.dataset.names
     if not share.gpus:
         together = scorers | {"wanted": wanted, "batch_size": speed.batch_size}
-        return [Step(function=ScoreRawPairs, arguments=together, actors=share.copies)]
+        function = ScoreRawGroupPairs if grouped else ScoreRawPairs
+        return [Step(function=function, arguments=together, actors=share.copies)]
     return [
         Step(function=DecodePairs, arguments={"wanted": wanted}, batch_size=speed.batch_size),
         Step(
-            function=ScorePairs,
+            function=ScoreGroupPairs if grouped else ScorePairs,
             arguments=scorers,
             batch_size=speed.batch_size,
             actors=share.copies,
@@ -122,7 +129,7 @@ def score_pairs(
         Job(
             source=raw.paths,
             columns=raw.columns,
-            steps=_steps(wanted, names, weights, speed),
+            steps=_steps(raw, wanted, names, weights, speed),
             output=files.join(work, SCORES),
             checkpoint=files.join(work, "scores_done"),
             id_column="pair_id",

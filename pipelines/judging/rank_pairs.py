@@ -20,7 +20,7 @@ from pipelines.drawing import image_sets
 from pipelines.judging.rank_config import Pairs, RankConfig
 from pipelines.judging.score_files import read_manifest, read_scores
 from pipelines.raw import raw_pairs
-from pipelines.raw.pairs import hash64
+from pipelines.raw.pairs import GROUP, hash64
 from pipelines.raw.source import CONFIG
 
 BATCH = 256  # images read at once
@@ -44,6 +44,7 @@ class Group:
     caption: str
     images: Sequence[Image]
     pairs: Sequence[tuple[int, int]]
+    group_id: str | None = None  # where every two images are a pair: each is then written, and later encoded, once
 
     @property
     def compared(self) -> set[int]:
@@ -90,12 +91,17 @@ def read_groups(folder: str, config: RankConfig) -> list[Group]:
         for start in range(0, len(images), config.group_size):
             part = images[start : start + config.group_size]
             if len(part) > 1:
-                groups.append(Group(caption, part, choose([image.score for image in part], config.pairs)))
+                compared = choose([image.score for image in part], config.pairs)
+                groups.append(Group(caption, part, compared, _group_id(part) if config.pairs == "all" else None))
     if not groups:
         raise UserError(
             f"--images {config.images}: no caption has two images, as a pair must; draw with --images-per-prompt 4"
         )
     return groups
+
+
+def _group_id(images: Sequence[Image]) -> str:
+    return f"{hash64(b'group', *(image.uid.encode() for image in images)) % (1 << 64):016x}"
 
 
 def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dict[str, Any]]:
@@ -115,7 +121,7 @@ def lay_out(group: Group, contents: Mapping[int, bytes], model: str) -> list[dic
         label_0 = 0.5 if scores[0] == scores[1] else float(scores[0] > scores[1])
         slots = [(image.uid, contents[image.image_id]) for image in shown]
         rows.append(raw_pairs.labelled_pair(hash64(b"ranked", *named), group.caption, slots, label_0, model))
-    return rows
+    return rows if group.group_id is None else [row | {GROUP: group.group_id} for row in rows]
 
 
 def read_contents(folder: str, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:

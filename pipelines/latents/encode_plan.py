@@ -24,6 +24,7 @@ from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_oth
 from pipelines.latents.encode_latents import choose_resolution
 from pipelines.latents.text_columns import Shapes, embedding_shapes
 from pipelines.raw import pairs
+from pipelines.raw.group_source import count_images
 from pipelines.raw.source import RawTable, open_source, parquet_files
 
 
@@ -36,6 +37,12 @@ class SourceRows:
     refused: int  # for label or caption
     prompts: int  # unique captions among the rest
     blocked: int = 0  # by the word list
+    images: int = 0  # of a source of groups, each encoded once; 0 of a source of pairs
+
+    @property
+    def encoded(self) -> int:
+        """Return how many images would be encoded."""
+        return self.images or 2 * self.kept
 
     @property
     def kept(self) -> int:
@@ -98,7 +105,14 @@ def read_source(dataset: RawTable, strict_labels: bool, blocklist: safety.Blockl
                 blocked += 1
             else:
                 unique.add(str(row["caption"]))
-    return SourceRows(rows=rows, ties=ties, refused=refused, prompts=len(unique), blocked=blocked)
+    return SourceRows(
+        rows=rows,
+        ties=ties,
+        refused=refused,
+        prompts=len(unique),
+        blocked=blocked,
+        images=count_images(dataset),
+    )
 
 
 def count_networks(
@@ -152,8 +166,9 @@ def plan_rows(
     if networks.checker_parameters:
         pair_work.append(("safety checker, 2 images", 2 * networks.checked_image))
     caption_work = list(networks.captions.items())
-    total = source.kept * sum(work for _, work in pair_work) + (source.prompts + 1) * sum(networks.captions.values())
-    latents = source.kept * stored.pair_bytes
+    work = sum(work for _, work in pair_work)
+    total = source.encoded / 2 * work + (source.prompts + 1) * sum(networks.captions.values())
+    latents = source.encoded * stored.pair_bytes // 2
     embeddings = (
         (source.prompts + 1) * stored.value_bytes * sum(math.prod(shape) for shape in networks.embeddings.values())
     )
@@ -170,6 +185,7 @@ def plan_rows(
         ("  refused for label or caption", f"{source.refused:,}"),
         *([("  refused by the word list", f"{source.blocked:,}")] if source.blocked else []),
         ("  pairs to encode", f"{source.kept:,} (fewer where images do not decode)"),
+        *([("  images, each once", f"{source.images:,}")] if source.images else []),
         ("captions, each once", f"{source.prompts:,}"),
         ("store", dry_run.gigabytes(latents + embeddings)),
         ("  latents", f"{dry_run.gigabytes(latents)}, {list(stored.latent_shape)} {stored.dtype}, {stored.posterior}"),

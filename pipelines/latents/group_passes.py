@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, tables
+from infra.base import files, metrics, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
@@ -81,6 +81,7 @@ def _encode_images(plan: Plan) -> None:
             rows=plan.images,
             partition_by="status",
             may_go_on=lambda: _refuse_spoilt_images(plan),
+            counts=metrics.encoded_images,
             read=group_source.read_images,
             written_as=store.WRITTEN_AS,
         )

@@ -230,6 +230,25 @@ def kept_pairs(store: str) -> pa.Table:
     return tables.read(paths, ["pair_id", "prompt_id"]).sort_by("pair_id")
 
 
+def images_of_pairs(store: str) -> npt.NDArray[np.int64]:
+    """Return the ids of the images that stand in a kept pair of a store of groups, ascending."""
+    shown = tables.read(files_of(store, read_manifest(store), KEPT), ["image_0_id", "image_1_id"])
+    return np.unique(np.concatenate([shown[name].to_numpy() for name in shown.column_names]))
+
+
+def shown_images(store: str) -> pa.Table:
+    """Read what a store of groups says of its kept pairs: pair_id, ascending, group_id, image_0_id and image_1_id.
+
+    Raises:
+        UserError: if the store has no groups.
+    """
+    manifest = read_manifest(store)
+    if not manifest.counts.images:
+        raise UserError(f"--store {store}: its pairs are of no groups, so its images have no ranks; encode rankings")
+    columns = ["pair_id", "group_id", "image_0_id", "image_1_id"]
+    return tables.read(files_of(store, manifest, KEPT), columns).sort_by("pair_id")
+
+
 def publish(store: str, manifest: Manifest) -> None:
     """Finish a store: flush what its manifest names, write that, then drop the work files."""
     for name in manifest.files:

@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from infra.base.errors import UserError
 from pipelines.raw import groups
-from pipelines.raw.source import RawTable, as_written
+from pipelines.raw.source import RawTable, as_written, column_names
 
 
 def read_images(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
     """Read the images of one file of groups, each once: columns of groups.IMAGE_SCHEMA; see read_pieces."""
     wanted = ["caption", groups.GROUP, *groups.UIDS, *groups.IMAGES, "model_0", "model_1"]
-    for table in groups.each_image(as_written(path, wanted)):
+    for table in groups.each_image(as_written(path, wanted, column_names(path))):
         yield table.select(list(names))
 
 
@@ -32,7 +32,7 @@ def count_images(raw: RawTable) -> int:
         lacking = [name for name in (groups.GROUP, *groups.UIDS) if name not in part.names]
         if lacking:
             raise UserError(f"{part.path}: no column {lacking[0]}; pairs with {groups.GROUP} name their images")
-        for piece in as_written(part.path, [groups.GROUP, *groups.UIDS]):
+        for piece in as_written(part.path, [groups.GROUP, *groups.UIDS], part.names):
             check.add(part.path, piece)
         check.end()
     return check.images

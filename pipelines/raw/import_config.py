@@ -10,7 +10,9 @@ class ImportConfig:
     """Flags of the importer."""
 
     table: str
-    """CSV with a header (commas, semicolons or tabs) or JSONL: the columns caption, image_0, image_1, label_0."""
+    """CSV with a header (commas, semicolons or tabs), JSONL, or a JSON list: the columns caption, image_0, image_1 and
+    label_0, or caption, image, and rank (1 is best) or rating (higher is better), with a group where captions do not
+    tell the groups apart. The published JSON of HPDv2, HPDv3 and ImageRewardDB is read as it is."""
     images: str
     """Folder that the image names count from, local or s3://."""
     output: str = "runs/imported"

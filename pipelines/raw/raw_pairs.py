@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
+from pipelines.raw.pairs import GROUP
 from pipelines.raw.source import CONFIG, REPLACEMENT, told_apart, whole_rows
 
 ROWS_PER_FILE = 1024
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         ("num_example_per_prompt", pa.int64()),
     ]
 )
+GROUP_SCHEMA = SCHEMA.append(pa.field(GROUP, pa.string()))
 
 
 def labelled_by(source: str) -> list[str]:
@@ -83,7 +85,8 @@ def write_pairs(
 
     New rows are written to OUTPUT/_new. CONFIG, the settings that made them, comes last there and says that they are
     whole; then they take the place of the old ones. Whenever this is killed, the encoder finds the old rows or the
-    new ones, each whole.
+    new ones, each whole. Rows with a group_id are of groups (groups.py): they stand together, and each image's bytes
+    are written once.
 
     Raises:
         UserError: if the folder holds other Parquet files, which the encoder would read too.
@@ -106,26 +109,44 @@ def _refuse_others(output: str) -> None:
 
 
 def _write_files(folder: str, rows: Iterable[dict[str, Any]], rows_per_file: int) -> int:
-    """Write rows as files of bounded size, and return the number of rows."""
+    """Write rows as files of bounded size, and return the number of rows; a group stays in one file."""
     held: list[dict[str, Any]] = []
     written = count = size = 0
 
     def flush() -> None:
         nonlocal written, size
-        files.write_table(files.join(folder, f"pairs-{written:04d}.parquet"), pa.Table.from_pylist(held, schema=SCHEMA))
+        schema = GROUP_SCHEMA if GROUP in held[0] else SCHEMA
+        files.write_table(files.join(folder, f"pairs-{written:04d}.parquet"), pa.Table.from_pylist(held, schema=schema))
         held.clear()
         written += 1
         size = 0
 
-    for row in rows:
+    for row in _each_image_once(rows):
+        is_full = len(held) >= rows_per_file or size >= BYTES_PER_FILE
+        if is_full and (GROUP not in row or row[GROUP] != held[-1][GROUP]):
+            flush()
         held.append(row)
         count += 1
-        size += len(row["jpg_0"]) + len(row["jpg_1"])
-        if len(held) == rows_per_file or size >= BYTES_PER_FILE:
-            flush()
+        size += len(row["jpg_0"] or b"") + len(row["jpg_1"] or b"")
     if held:
         flush()
     return count
+
+
+def _each_image_once(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leave an image's bytes in the first row of its group that shows it; rows without groups stay as they are."""
+    current: object = None
+    seen: set[str] = set()
+    for row in rows:
+        if GROUP not in row:
+            yield row
+            continue
+        if row[GROUP] != current:
+            current = row[GROUP]
+            seen = set()
+        known = {f"jpg_{slot}": None for slot in (0, 1) if row[f"image_{slot}_uid"] in seen}
+        seen |= {row[f"image_{slot}_uid"] for slot in (0, 1)}
+        yield row | known
 
 
 def _take_place(replacement: str, output: str) -> None:

@@ -169,36 +169,40 @@ def read_pieces(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
     Raises:
         UserError: naming the file that cannot be read, or its column with a value that is none of raw pairs'.
     """
-    if set(names) & set(groups.IMAGES) and is_grouped(path):
+    there = column_names(path)
+    if groups.GROUP in there and set(names) & set(groups.IMAGES):
         needed = dict.fromkeys([*names, groups.GROUP, *groups.UIDS, *groups.IMAGES])
-        yield from groups.filled(as_written(path, list(needed)), list(names))
+        yield from groups.filled(as_written(path, list(needed), there), list(names))
     else:
-        yield from as_written(path, names)
+        yield from as_written(path, names, there)
 
 
-def is_grouped(path: str) -> bool:
-    """Say whether a file of raw pairs has groups.
+def column_names(path: str) -> Sequence[str]:
+    """Name the columns of a file of raw pairs.
 
     Raises:
         UserError: naming the file, if it cannot be read.
     """
     try:
-        return groups.GROUP in tables.column_names(path)
+        return tables.column_names(path)
     except (pa.ArrowException, OSError) as error:
-        if "AWS Error" in str(error):
-            raise  # in words by object_storage, which asks S3 what is missing
-        raise tables.unreadable(path, error) from error
+        _refuse(path, error)
+        raise
 
 
-def as_written(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    """Read columns of one file as they stand there; those it lacks are null."""
+def as_written(path: str, names: Sequence[str], there: Sequence[str]) -> Iterator[pa.Table]:
+    """Read columns of one file as they stand there, of which it has some; the others are null."""
     try:
-        there = tables.column_names(path)
         for batch in tables.batches(path, [name for name in names if name in there]):
             yield columns.typed(batch, names, path)
     except (pa.ArrowException, OSError) as error:
-        if "AWS Error" in str(error):
-            raise  # in words by object_storage, which asks S3 what is missing
+        _refuse(path, error)
+        raise
+
+
+def _refuse(path: str, error: Exception) -> None:
+    """Refuse a file that cannot be read; S3's own error is for object_storage, which asks S3 what is missing."""
+    if "AWS Error" not in str(error):
         raise tables.unreadable(path, error) from error
 
 

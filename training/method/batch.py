@@ -12,6 +12,25 @@ import torch
 
 
 @dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images with their draws made, as a network is asked for their errors."""
+
+    latents: torch.Tensor  # [N, C, H, W] float32
+    noise: torch.Tensor  # [N, C, H, W] float32
+    timesteps: torch.Tensor  # [N] int64
+    conditioning: Mapping[str, torch.Tensor]  # the store's embedding columns, [N, ...] float32 each
+
+    def to(self, device: torch.device) -> Images:
+        """Return the same images with their tensors on a device."""
+        return Images(
+            latents=self.latents.to(device, non_blocking=True),
+            noise=self.noise.to(device, non_blocking=True),
+            timesteps=self.timesteps.to(device, non_blocking=True),
+            conditioning={name: value.to(device, non_blocking=True) for name, value in self.conditioning.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """A micro-batch; row 0 of latents are the winners, row 1 the losers."""
 
@@ -37,6 +56,15 @@ class Batch:
             conditioning={name: move(value) for name, value in self.conditioning.items()},
             preferred=move(self.preferred),
             reference_errors=None if self.reference_errors is None else move(self.reference_errors),
+        )
+
+    def images(self) -> Images:
+        """Return the pairs' images, winners first; both of a pair share noise, timestep and caption (Eq. 14)."""
+        return Images(
+            latents=self.latents.flatten(0, 1),
+            noise=self.noise.repeat(2, 1, 1, 1),
+            timesteps=self.timesteps.repeat(2),
+            conditioning={name: torch.cat([value, value]) for name, value in self.conditioning.items()},
         )
 
     def fingerprint(self, position: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from training.backbones.backbone import Backbone
 from training.layout import sharding
 from training.method import objectives, step_losses
-from training.method.batch import Batch
+from training.method.batch import Batch, Images
 from training.method.objective_config import ObjectiveConfig
 from training.method.step_losses import StepValues
 
@@ -150,14 +150,19 @@ def pair_residuals(backbone: Backbone, network: torch.nn.Module, batch: Batch, a
     Returns:
         [2B, C, H, W] float32, winners first.
     """
-    latents = batch.latents.flatten(0, 1)  # [2B, C, H, W], winners first
-    noise = batch.noise.repeat(2, 1, 1, 1)  # Eq. 14: both images of a pair share noise and timestep
-    timesteps = batch.timesteps.repeat(2)
-    conditioning = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
-    target = backbone.target(latents, noise, timesteps)
+    return image_residuals(backbone, network, batch.images(), autocast)
+
+
+def image_residuals(
+    backbone: Backbone, network: torch.nn.Module, images: Images, autocast: torch.dtype
+) -> torch.Tensor:
+    """Compute what a network's predictions of images miss their targets by, [N, C, H, W] float32; see pair_errors."""
+    latents = images.latents
+    timesteps = images.timesteps
+    target = backbone.target(latents, images.noise, timesteps)
     with torch.autocast(latents.device.type, dtype=autocast, enabled=autocast != torch.float32):
-        noisy = backbone.add_noise(latents, noise, timesteps)  # float32; at the level that autocast lets through
-        prediction = backbone.predict(network, noisy, timesteps, conditioning)
+        noisy = backbone.add_noise(latents, images.noise, timesteps)  # float32; at the level that autocast lets through
+        prediction = backbone.predict(network, noisy, timesteps, images.conditioning)
     return residual(prediction, target)
 
 
@@ -203,6 +208,11 @@ class NetworkReference:
     def errors(self, batch: Batch) -> torch.Tensor:
         """Return the errors [2, B] of winners and losers, in the same shapes as the policy's pass."""
         return pair_errors(self.backbone, self.network, batch, self.autocast)
+
+    @torch.no_grad()
+    def image_errors(self, images: Images) -> torch.Tensor:
+        """Return the errors [N] of images, each at its own draw."""
+        return mean_squares(image_residuals(self.backbone, self.network, images, self.autocast))
 
 
 @dataclass(frozen=True)

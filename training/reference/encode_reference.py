@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from pipelines.latents.store_check import reference_problems
 from training.reference import reference_errors
 from training.reference.reference_config import ReferenceConfig
 
+Visited = Literal["pair", "image"]  # in a store of groups each image is visited once for all its pairs
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -41,6 +42,7 @@ class Plan:
     model: models.Model
     settings: reference_errors.Settings
     finished: reference_errors.Manifest | None
+    visited: Visited = "pair"
 
     @property
     def work(self) -> str:
@@ -65,7 +67,8 @@ def main(config: ReferenceConfig) -> None:
         reference_errors.verify(plan.destination, config.name, manifest, contents=True)
         print(f"{folder}: already finished with {manifest.draws} draws, nothing to do", flush=True)
     else:
-        print(f"{folder}: {manifest.draws} draws of {manifest.pairs:,} pairs, {len(visits):,} visits new", flush=True)
+        what = f"{manifest.images:,} images" if manifest.images else f"{manifest.pairs:,} pairs"
+        print(f"{folder}: {manifest.draws} draws of {what}, {len(visits):,} visits new", flush=True)
 
 
 def verify(config: ReferenceConfig) -> Iterator[str]:
@@ -75,8 +78,7 @@ def verify(config: ReferenceConfig) -> Iterator[str]:
 
 def _pass(plan: Plan, folder: str) -> resumable.Pass[pa.Table]:
     config = plan.config
-    kept = store.kept_pairs(plan.destination)["pair_id"].to_numpy()
-    wanted = wanted_visits(kept, plan.finished_draws, config.draws)
+    wanted = wanted_visits(visited_ids(plan), plan.finished_draws, config.draws, plan.visited)
 
     def has_draws() -> bool:
         finished = _finished(plan.destination, config.name)
@@ -151,16 +153,30 @@ def make_plan(config: ReferenceConfig) -> Plan:
     )
     if before is not None:
         _refuse_others(config, asdict(before), settings)
-    return Plan(config=config, destination=path, model=model, settings=settings, finished=finished)
+    return Plan(
+        config=config,
+        destination=path,
+        model=model,
+        settings=settings,
+        finished=finished,
+        visited="image" if manifest.counts.images else "pair",
+    )
 
 
-def wanted_visits(pair_ids: npt.NDArray[np.int64], begin: int, end: int) -> pa.Table:
-    """List the visits to all pairs in draws begin to end - 1: visit (draw x pairs + place), pair_id, draw."""
-    pairs = len(pair_ids)
+def visited_ids(plan: Plan) -> npt.NDArray[np.int64]:
+    """Return the ids of what is visited, ascending: the kept pairs, or of a store of groups the images in these."""
+    if plan.visited == "pair":
+        return store.kept_pairs(plan.destination)["pair_id"].to_numpy()
+    return store.images_of_pairs(plan.destination)
+
+
+def wanted_visits(ids: npt.NDArray[np.int64], begin: int, end: int, visited: Visited = "pair") -> pa.Table:
+    """List the visits to all pairs or images in draws begin to end - 1: visit (draw x ids + place), id, draw."""
+    count = len(ids)
     columns = {
-        "visit": pa.array(np.arange(begin * pairs, end * pairs)),
-        "pair_id": pa.array(np.tile(pair_ids, end - begin)),
-        "draw": pa.array(np.repeat(np.arange(begin, end, dtype=np.int32), pairs)),
+        "visit": pa.array(np.arange(begin * count, end * count)),
+        f"{visited}_id": pa.array(np.tile(ids, end - begin)),
+        "draw": pa.array(np.repeat(np.arange(begin, end, dtype=np.int32), count)),
     }
     return pa.table(columns)
 
@@ -186,12 +202,12 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
         "precision": config.precision,
     }
     share = shares.share(choose.current().device_count(), config.copies, config.gpus_per_copy)
-    from training.reference.visit_pairs import VisitPairs
+    from training.reference.visit_pairs import VisitImages, VisitPairs
 
     step = Step(
-        function=VisitPairs,
+        function=VisitPairs if plan.visited == "pair" else VisitImages,
         arguments=arguments,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size if plan.visited == "pair" else 2 * config.batch_size,  # a pair has two images
         actors=share.copies,
         gpus=share.gpus,
     )
@@ -221,9 +237,9 @@ def publish(plan: Plan, visits: pa.Table) -> None:
     if before is not None:
         described |= {name: dict(about) for name, about in before.files.items()}
         hardware |= set(before.hardware)
-    pairs = visits.num_rows // (config.draws - plan.finished_draws)
+    visited = visits.num_rows // (config.draws - plan.finished_draws)
     for place, draw in enumerate(range(plan.finished_draws, config.draws)):
-        rows = visits.slice(place * pairs, pairs)
+        rows = visits.slice(place * visited, visited)
         file, about = reference_errors.write_draw(plan.destination, config.name, draw, rows)
         described[file] = about
     manifest = reference_errors.Manifest(
@@ -231,7 +247,8 @@ def publish(plan: Plan, visits: pa.Table) -> None:
         model=plan.model.name,
         revision=plan.model.revision,
         draws=config.draws,
-        pairs=pairs,
+        pairs=visited if plan.visited == "pair" else 0,
+        images=visited if plan.visited == "image" else 0,
         hardware=tuple(sorted(hardware)),
         config=asdict(config),
         files=described,

@@ -3,6 +3,8 @@
 reference/NAME/draw-0000.parquet   pair_id, draw, timestep, error_0, error_1 of every kept pair, in the order of its id
 reference/NAME/manifest.json       written last; without it nothing is there
 
+Of a store of groups, a file has image_id, draw, timestep and error of every image that stands in a kept pair.
+
 Slots are as stored, not winner and loser, so that relabelling leaves the errors as they are. Draw k is what training
 draws in its epoch k.
 """
@@ -23,6 +25,7 @@ from infra.base.errors import UserError
 from infra.base.versions import check_version
 from pipelines.latents import store
 from pipelines.latents.store_check import DRAW, reference_remedy
+from training.data.grouped import Groups
 from training.data.stored import StoredPairs
 
 if TYPE_CHECKING:
@@ -38,6 +41,9 @@ SCHEMA = pa.schema(
         ("error_0", pa.float32()),
         ("error_1", pa.float32()),
     ]
+)
+IMAGES_SCHEMA = pa.schema(  # of a store of groups: an error an image, which all its pairs share
+    [("image_id", pa.int64()), ("draw", pa.int32()), ("timestep", pa.int32()), ("error", pa.float32())]
 )
 SCHEMA_VERSION = 1
 PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
@@ -99,6 +105,7 @@ class Manifest:
     config: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]] = field(repr=False)  # bytes, sha256 and rows by name, one file per draw
     schema_version: int = SCHEMA_VERSION
+    images: int = 0  # of a store of groups, which has an error an image; else 0
 
 
 def _schedule_hash(backbone: Backbone, precision: str) -> str:
@@ -153,7 +160,8 @@ def write_draw(path: str, name: str, draw: int, table: pa.Table) -> tuple[str, d
     """Write the errors of one draw, and return the file's name and what the manifest tells of it."""
     file = f"draw-{draw:04d}.parquet"
     target = files.join(folder_of(path, name), file)
-    sha = files.write_table(target, table.select(SCHEMA.names).cast(SCHEMA))
+    schema = IMAGES_SCHEMA if "image_id" in table.column_names else SCHEMA
+    sha = files.write_table(target, table.select(schema.names).cast(schema))
     filesystem, inner = files.open_filesystem(target)
     size = filesystem.get_file_info(inner).size
     return file, {"bytes": size, "sha256": sha, "rows": table.num_rows}
@@ -183,16 +191,22 @@ def attach(pairs: StoredPairs, path: str, name: str | None) -> StoredPairs:
     if name is None:
         return pairs
     manifest = read_manifest(path, name)
+    if pairs.groups is not None:
+        errors = CachedImageErrors(folder_of(path, name), manifest, pairs.groups)
+        return replace(pairs, reference_errors=errors)
     return replace(pairs, reference_errors=CachedErrors(folder_of(path, name), manifest, pairs.pair_ids))
 
 
 class CachedErrors:
     """Errors read a draw at a time: training takes the draws in order, each for an epoch."""
 
-    def __init__(self, folder: str, manifest: Manifest, pair_ids: npt.NDArray[np.int64]) -> None:
+    key = "pair_id"
+    columns: tuple[str, ...] = ("error_0", "error_1")
+
+    def __init__(self, folder: str, manifest: Manifest, ids: npt.NDArray[np.int64]) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.pair_ids = pair_ids
+        self.ids = ids
         self.held: tuple[int, npt.NDArray[np.float32]] | None = None  # a draw and its errors: 8 bytes a pair
 
     def of(self, rows: npt.NDArray[np.int64], draw: int) -> npt.NDArray[np.float32]:
@@ -201,10 +215,14 @@ class CachedErrors:
         Raises:
             UserError: naming the draw's file, if it is missing, differs from the manifest's hash, or is of other pairs.
         """
+        return self.at(draw)[rows]
+
+    def at(self, draw: int) -> npt.NDArray[np.float32]:
+        """Return a draw's errors, [len(ids), columns]; see of."""
         if self.held is None or self.held[0] != draw:
             self.held = None  # so that no two draws are in memory
             self.held = (draw, self._read(draw))
-        return self.held[1][rows]
+        return self.held[1]
 
     def _read(self, draw: int) -> npt.NDArray[np.float32]:
         name = sorted(self.manifest.files)[draw]
@@ -213,17 +231,38 @@ class CachedErrors:
             raise UserError(f"{path}: missing, though its manifest names it")
         if files.sha256(path) != self.manifest.files[name]["sha256"]:
             raise UserError(f"{path}: its contents differ from its manifest")
-        errors = np.empty((len(self.pair_ids), 2), np.float32)
-        others = UserError(f"{path}: does not hold draw {draw} of each of the store's {len(errors)} pairs")
+        errors = np.empty((len(self.ids), len(self.columns)), np.float32)
+        what = self.key.removesuffix("_id")
+        others = UserError(f"{path}: does not hold draw {draw} of each of the store's {len(errors)} {what}s")
+        if self.key not in tables.column_names(path):
+            raise others
         begin = 0
-        for batch in tables.batches(path, ["pair_id", "draw", "error_0", "error_1"]):
+        for batch in tables.batches(path, [self.key, "draw", *self.columns]):
             here = slice(begin, begin + batch.num_rows)
             begin += batch.num_rows
-            same = np.array_equal(batch["pair_id"].to_numpy(), self.pair_ids[here])
+            same = np.array_equal(batch[self.key].to_numpy(), self.ids[here])
             if not same or (batch["draw"].to_numpy() != draw).any():
                 raise others
-            for slot in (0, 1):
-                errors[here, slot] = batch[f"error_{slot}"].to_numpy()
+            for place, name in enumerate(self.columns):
+                errors[here, place] = batch[name].to_numpy()
         if begin != len(errors):
             raise others
         return errors
+
+
+class CachedImageErrors(CachedErrors):
+    """Errors of the images of a store of groups: both slots of a pair take theirs from them."""
+
+    key = "image_id"
+    columns = ("error",)
+
+    def __init__(self, folder: str, manifest: Manifest, groups: Groups) -> None:
+        images, _ = groups.images_of_pairs()
+        super().__init__(folder, manifest, groups.image_ids[images])
+        self.shown = groups.shown
+        self.places = np.zeros(len(groups.image_ids), np.int64)  # of an image's error, by its row among all images
+        self.places[images] = np.arange(len(images))
+
+    def of(self, rows: npt.NDArray[np.int64], draw: int) -> npt.NDArray[np.float32]:
+        """Return the errors of slots 0 and 1 of some rows at a draw: [len(rows), 2]."""
+        return self.at(draw)[self.places[self.shown[rows]], 0]

@@ -1,6 +1,8 @@
-"""Step of encode_reference.py, knowing no engine: visits to pairs to the reference's errors there."""
+"""Steps of encode_reference.py, knowing no engine: visits to pairs, or to images of groups, to the errors there."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from infra.base import models
 from infra.base.errors import UserError
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import ScheduleConfig
-from training.data import loader
+from training.data import image_batches, loader
 from training.data.opened import open_store
 from training.method.forward import NetworkReference
 from training.reference import reference_errors
@@ -27,6 +29,9 @@ class VisitPairs:
         cache: folder for what a node keeps of the store.
         batch_size: pairs per forward pass.
     """
+
+    visited = "pair"
+    columns: tuple[str, ...] = ("error_0", "error_1")
 
     def __init__(
         self,
@@ -49,27 +54,31 @@ class VisitPairs:
         self.seed = seed
         self.caption_dropout = caption_dropout
         self.batch_size = batch_size
+        self.per_pass = batch_size
+        self.known_ids = self.data.pairs.pair_ids
 
     def __call__(self, visits: pa.Table) -> pa.Table:
-        """Add timestep, error_0, error_1 and hardware to visit, pair_id and draw.
+        """Add timestep, errors and hardware to visit, id and draw.
 
         Raises:
-            UserError: naming the pair whose errors are not finite.
+            UserError: naming the pair or image whose errors are not finite.
         """
         draws = visits["draw"].to_numpy()
-        ids = visits["pair_id"].to_numpy()
-        rows = np.searchsorted(self.data.pairs.pair_ids, ids)
+        ids = visits[f"{self.visited}_id"].to_numpy()
+        rows = np.searchsorted(self.known_ids, ids)
         timesteps = np.empty(len(rows), np.int32)
-        errors = np.empty((2, len(rows)), np.float32)
+        errors = np.empty((len(self.columns), len(rows)), np.float32)
         for draw in np.unique(draws):
             places = np.flatnonzero(draws == draw)
-            for start in range(0, len(places), self.batch_size):
-                part = places[start : start + self.batch_size]
+            for start in range(0, len(places), self.per_pass):
+                part = places[start : start + self.per_pass]
                 timesteps[part], errors[:, part] = self.visit(rows[part], int(draw))
         bad = np.flatnonzero(~np.isfinite(errors).all(0))
         if len(bad):
-            raise UserError(f"the reference's errors of pair {ids[bad[0]]}, draw {draws[bad[0]]}, are not finite")
-        columns = {"timestep": timesteps, "error_0": errors[0], "error_1": errors[1]}
+            raise UserError(
+                f"the reference's errors of {self.visited} {ids[bad[0]]}, draw {draws[bad[0]]}, are not finite"
+            )
+        columns = {"timestep": timesteps} | dict(zip(self.columns, errors, strict=True))
         for name, values in columns.items():
             visits = visits.append_column(name, pa.array(values))
         return visits.append_column("hardware", pa.array([self.hardware] * len(rows), pa.string()))
@@ -83,3 +92,38 @@ class VisitPairs:
         batch = loader.assemble(self.data, padded, self.seed, draw, self.backbone.timestep, self.caption_dropout)
         errors = self.reference.errors(batch.to(self.device)).cpu().numpy()
         return batch.timesteps.numpy()[: len(rows)], errors[:, : len(rows)]
+
+
+class VisitImages(VisitPairs):
+    """Compute the errors of a frozen reference on the images of a store of groups, each once for all its pairs.
+
+    A pass has twice batch_size images, as many as a pass over pairs, because an error's last bits depend on it.
+    """
+
+    visited = "image"
+    columns = ("error",)
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        groups = self.data.pairs.groups
+        assert groups is not None
+        self.per_pass = 2 * self.batch_size
+        self.known_ids = groups.image_ids
+        images, shown_by = groups.images_of_pairs()
+        self.shown_by = np.zeros(len(groups.image_ids), np.int64)
+        self.shown_by[images] = shown_by
+
+    def visit(self, rows: npt.NDArray[np.int64], draw: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Return timesteps [n] and errors [1, n] float32 of up to per_pass images of the store."""
+        padded = np.resize(rows, self.per_pass)
+        images = image_batches.assemble_images(
+            self.data.pairs,
+            padded,
+            self.shown_by[padded],
+            self.seed,
+            draw,
+            self.backbone.timestep,
+            self.caption_dropout,
+        )
+        errors = self.reference.image_errors(images.to(self.device)).cpu().numpy()
+        return images.timesteps.numpy()[: len(rows)], errors[None, : len(rows)]

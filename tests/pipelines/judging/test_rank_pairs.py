@@ -16,6 +16,7 @@ from infra.base.errors import UserError
 from pipelines.drawing.image_sets import read_images
 from pipelines.judging.rank_config import Pairs, RankConfig
 from pipelines.judging.rank_pairs import choose, main
+from pipelines.raw import source
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG
@@ -35,8 +36,13 @@ def drawn(folder: Path, reds: dict[str, Sequence[int]], **identity: Any) -> Rank
 
 
 def ranked(config: RankConfig) -> list[dict[str, Any]]:
+    """Rank, and read the rows with the bytes that groups have once."""
     main(config)
-    return pq.read_table(config.output).to_pylist()
+    paths = source.parquet_files(config.output, "train")
+    shown = [
+        row for path in paths for piece in source.read_pieces(path, ["jpg_0", "jpg_1"]) for row in piece.to_pylist()
+    ]
+    return [row | images for row, images in zip(pq.read_table(config.output).to_pylist(), shown, strict=True)]
 
 
 def reds(row: dict[str, Any]) -> tuple[int, int]:
@@ -78,6 +84,9 @@ def test_all_pairs_of_a_group_with_equal_scores_as_ties(tmp_path: Path) -> None:
         (10, 20, False),
     ]
     assert [row["best_image_uid"] for row in rows].count("tie") == 1
+    assert len({row["group_id"] for row in rows}) == 1
+    written = pq.read_table(config.output)
+    assert sum(6 // 2 - written[f"jpg_{slot}"].null_count for slot in (0, 1)) == 3  # 6 places, each image once
 
 
 def test_slot_0_is_the_better_one_about_half_of_the_time(tmp_path: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from support.group_material import compact, grouped_rows, write_rows
 from support.material import encode_plainly, write_pairs
 
 from infra.base import engines, files, tables
 from infra.base.errors import UserError
-from pipelines.latents import encode_latents, store, store_check
+from infra.world import oracle
+from labelers.labels import relabel
+from labelers.labels.relabel_config import RelabelConfig
+from pipelines.latents import encode_latents, encode_plan, safety, store, store_check
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import group_source, source
 from training.data.opened import open_store
@@ -121,3 +127,53 @@ def test_what_a_store_of_groups_lost_is_computed_again(group_store: Path, tmp_pa
 def test_the_same_command_again_does_nothing(group_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     encode_plainly(Path(store.read_manifest(str(group_store)).source), group_store)
     assert "already finished, nothing to do" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_each_image_once(tmp_path: Path) -> None:
+    raw = write_rows(tmp_path / "raw", compact(grouped_rows(2, 4)))
+    dataset = source.open_source(source.parquet_files(str(raw), "train"))
+    rows = encode_plan.read_source(dataset, strict_labels=False)
+    # 2 groups of 4 images are 12 pairs, whose 24 places show 8 images.
+    assert (rows.kept, rows.images, rows.encoded) == (12, 8, 8)
+
+
+def test_a_scorer_sees_each_image_of_a_batch_once(
+    group_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(group_store, copy, ignore=shutil.ignore_patterns(".lock"))
+    source_of = store.read_manifest(str(copy)).source
+    asked: list[int] = []
+    score = oracle.Oracle.score
+
+    def counted(self: oracle.Oracle, images: Sequence[Image.Image], captions: Sequence[str]) -> np.ndarray:
+        asked.append(len(images))
+        return score(self, images, captions)
+
+    monkeypatch.setattr(oracle.Oracle, "score", counted)
+    with engines.asking("local"):
+        relabel.main(RelabelConfig(store=str(copy), source=source_of, scorer=("oracle",)))
+    assert asked == [2 * 16, 12]  # the first pairs are a trial; then the 18 pairs of 12 images, one batch
+    labels, _ = store.read_labels(str(copy), "oracle")
+    assert labels.num_rows == 18
+    shown = store.shown_images(str(copy))
+    scores: dict[int, set[float]] = {}
+    for slot in (0, 1):
+        for image, score in zip(
+            shown[f"image_{slot}_id"].to_pylist(), labels[f"score_{slot}"].to_pylist(), strict=True
+        ):
+            scores.setdefault(image, set()).add(score)
+    assert len(scores) == 12
+    assert all(len(own) == 1 for own in scores.values())  # an image has one score, in whichever pair it stands
+
+
+def test_a_flagged_image_costs_its_own_pairs_alone() -> None:
+    class RedIsBad:
+        def scores(self, images: list[Image.Image]) -> np.ndarray:
+            return np.array([[1.0 if image.getpixel((0, 0))[0] > 200 else -1.0] for image in images])  # type: ignore[index]
+
+    pixels = [Image.new("RGB", (8, 8), colour).tobytes() for colour in ("red", "blue")]
+    decoded = pa.table({"status": ["kept"] * 2, "stage": ["", ""], "reason": ["", ""], "pixels": pixels})
+    checked = safety.CheckPairs(RedIsBad(), 8, ("pixels",))(decoded)  # type: ignore[arg-type]
+    assert checked["status"].to_pylist() == ["quarantined", "kept"]
+    assert checked["reason"][0].as_py() == "image: safety concept 0"

@@ -17,7 +17,8 @@ from PIL import Image
 from infra.base import cli, files
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw.import_config import ImportConfig
-from pipelines.raw.import_pairs import Comparison, main, ranking_ids
+from pipelines.raw.import_pairs import main, ranking_ids
+from pipelines.raw.layouts import Comparison
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG
 
@@ -88,13 +89,13 @@ def test_tables_as_people_export_them_are_the_same_pairs(folder: Path, table: st
 
 def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
     def labelled(*labels: float) -> dict[int, float]:
-        rows = [Comparison(n, "a", ("x", "y"), label) for n, label in enumerate(labels)]
+        rows = [Comparison(place="", caption="a", names=("x", "y"), label_0=label) for label in labels]
         return dict(zip(ranking_ids(rows), labels, strict=True))
 
     assert len(labelled(1.0, 0.0, 1.0)) == 3
     assert labelled(1.0, 0.0, 1.0) == labelled(0.0, 1.0, 1.0)
     assert list(labelled(1.0)) == list(labelled(0.0))  # a corrected label keeps its id
-    swapped = [Comparison(1, "a", ("x", "y"), 1.0), Comparison(2, "a", ("y", "x"), 1.0)]
+    swapped = [Comparison(place="", caption="a", names=names, label_0=1.0) for names in (("x", "y"), ("y", "x"))]
     assert len(set(ranking_ids(swapped))) == 2
 
 

@@ -1,0 +1,119 @@
+"""Rankings, ratings and the layouts of published datasets become comparisons, whose images are shared by groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from infra.base.errors import UserError
+from pipelines.raw import group_source, source
+from pipelines.raw.import_config import ImportConfig
+from pipelines.raw.import_pairs import main
+from pipelines.raw.layouts import comparisons_of
+
+Better = list[tuple[str, str, str]]  # caption, better image, worse image; of a tie in alphabetical order, with "="
+
+
+def read(*rows: Any) -> tuple[str, Better]:
+    """Return the layout's name, and who is better than whom."""
+    layout, compared = comparisons_of([(f"line {n}", row) for n, row in enumerate(rows, 2)], "--table t")
+    better = []
+    for one in compared:
+        if one.label_0 == 0.5:
+            better.append((one.caption, "=", " ".join(sorted(one.names))))
+        else:
+            best = 0 if one.label_0 == 1 else 1
+            better.append((one.caption, one.names[best], one.names[1 - best]))
+    return layout, better
+
+
+def test_ranks_of_a_caption_become_every_pair_of_it() -> None:
+    layout, better = read(
+        {"caption": "a", "image": "x", "rank": "2"},
+        {"caption": "b", "image": "p", "rank": "1"},
+        {"caption": "a", "image": "y", "rank": "1"},  # rank 1 is the best
+        {"caption": "b", "image": "q", "rank": "3"},
+        {"caption": "a", "image": "z", "rank": "2"},
+    )
+    assert layout == "images with ranks"
+    assert better == [("a", "y", "x"), ("a", "=", "x z"), ("a", "y", "z"), ("b", "p", "q")]
+
+
+def test_of_ratings_the_higher_wins_and_groups_part_a_caption() -> None:
+    rows = [
+        {"caption": "a", "image": name, "rating": rating, "group": group}
+        for name, rating, group in [("x", 4.5, 1), ("y", 4, 1), ("p", 1, 2), ("q", 7, 2)]
+    ]
+    assert read(*rows) == ("images with ratings", [("a", "x", "y"), ("a", "q", "p")])
+
+
+def test_published_layouts() -> None:
+    hpd2 = {"prompt": "a", "image_path": ["x.jpg", "y.jpg"], "human_preference": [0, 1]}
+    assert read(hpd2) == ("HPDv2, pairs", [("a", "y.jpg", "x.jpg")])
+    ranking = {"prompt": "a", "image_path": ["x", "y", "z"], "rank": [3, 1, 2], "raw_annotations": []}
+    assert read(ranking) == ("HPDv2, rankings", [("a", "y", "x"), ("a", "z", "x"), ("a", "y", "z")])
+    hpd3 = {"prompt": "a", "path1": "images/x.jpg", "path2": "images/y.jpg", "choice_dist": [7, 12], "confidence": 0.9}
+    assert read(hpd3) == ("HPDv3", [("a", "images/x.jpg", "images/y.jpg")])
+    rated = {"prompt": "a", "prompt_id": "1-2", "image_amount_in_total": 2, "overall_rating": 5}
+    images = [
+        rated | {"image_path": f"images/train/train_1/{name}.webp", "rank": rank} for name, rank in (("x", 2), ("y", 1))
+    ]
+    assert read(*images) == ("ImageRewardDB", [("a", "y.webp", "x.webp")])
+
+
+def test_the_slot_does_not_tell_the_label() -> None:
+    rows = [{"prompt": "a", "path1": f"{n}-better", "path2": f"{n}-worse"} for n in range(200)]
+    _, compared = comparisons_of([("line 1", row) for row in rows], "--table t")
+    # 200 fair draws: within 4 standard deviations, sqrt(200)/2 = 7.1 each.
+    assert abs(sum(one.label_0 for one in compared) - 100) < 29
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"caption": "a", "image": "x", "rank": "first"}], "line 2: rank is 'first', not a number"),
+        ([{"caption": "a", "image": "x", "rank": 1, "rating": 5}], "line 2: has both a rank and a rating"),
+        ([{"caption": "a", "image": "x", "rank": 1}], "no group has two images"),
+        (
+            [{"caption": "a", "image": "x", "rank": 1}, {"caption": "a", "image": "x", "rank": 2}],
+            "line 3: the image x stands twice in its group",
+        ),
+        (
+            [{"caption": c, "image": c, "rank": 1, "group": "g"} for c in "ab"],
+            "line 3: another caption than that of line 2",
+        ),
+        (
+            [{"prompt": "a", "image_path": ["x", "y"], "human_preference": [2, 0]}],
+            r"line 2: human_preference is \[2, 0\]; it has a 0 or 1",
+        ),
+        ([{"prompt": "a", "image_path": ["x"], "rank": [1, 2]}], "line 2: image_path and rank are not two lists"),
+    ],
+)
+def test_a_bad_row_is_told(rows: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(UserError, match=f"--table t: {told}"):
+        read(*rows)
+
+
+def test_an_imported_ranking_holds_each_image_once(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate("wxyz"):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / f"{name}.png")
+    rows = [{"prompt": "a", "image_path": [f"{name}.png" for name in "wxyz"], "rank": [1, 2, 3, 4]}]
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    main(ImportConfig(str(tmp_path / "test.json"), str(tmp_path / "photos"), str(tmp_path / "raw")))
+    table = pq.read_table(tmp_path / "raw")
+    assert table.num_rows == 6  # 4 * 3 / 2
+    assert sum(table[f"jpg_{slot}"].null_count for slot in (0, 1)) == 12 - 4
+    raw = source.open_source(source.parquet_files(str(tmp_path / "raw"), "train"))
+    assert group_source.count_images(raw) == 4
+    filled = [
+        row for piece in raw.pieces(["image_0_uid", "jpg_0", "image_1_uid", "jpg_1"]) for row in piece.to_pylist()
+    ]
+    for row in filled:
+        for slot in (0, 1):
+            assert row[f"jpg_{slot}"] == (tmp_path / "photos" / row[f"image_{slot}_uid"]).read_bytes()
