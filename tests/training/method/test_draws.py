@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.method.draws import draw
+from training.method.draws import draw, image_posterior
 
 SHAPE = (4, 8, 8)
 
@@ -23,7 +23,7 @@ def test_a_draw_is_a_function_of_its_key() -> None:
 
 def test_known_values_stay() -> None:
     # A change here changes every run's stream: reference errors computed ahead would no longer fit.
-    known = draw(seed=0, epoch=0, pair_id=1, shape=(1, 1, 2), timestep=thousand, caption_dropout=0.2)
+    known = draw(seed=0, epoch=0, key=1, shape=(1, 1, 2), timestep=thousand, caption_dropout=0.2)
     assert (known.timestep, known.drop_caption, known.flip) == KNOWN[:3]
     assert np.allclose(known.noise.ravel(), KNOWN[3], atol=1e-6)
 
@@ -52,3 +52,12 @@ def test_distributions() -> None:
     assert abs(np.mean(timesteps) - 499.5) < 19
     assert min(timesteps) >= 0
     assert max(timesteps) <= 999
+
+
+def test_an_images_posterior_noise_is_a_function_of_seed_epoch_and_image() -> None:
+    first = image_posterior(0, 1, 2, SHAPE)
+    assert first.shape == SHAPE
+    assert first.dtype == np.float32
+    assert np.array_equal(first, image_posterior(0, 1, 2, SHAPE))
+    for other in (image_posterior(1, 1, 2, SHAPE), image_posterior(0, 2, 2, SHAPE), image_posterior(0, 1, 3, SHAPE)):
+        assert not np.array_equal(first, other)
