@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardingConfig:
     """What trades memory for time, and time for a longer start; none of it changes a loss beyond rounding."""
 
@@ -14,6 +14,8 @@ class ShardingConfig:
     """ddp: each worker holds the whole network. fsdp: workers share weights, gradients and optimizer state."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: about a third more work, less memory."""
+    offload: Literal["none", "blocks"] = "none"
+    """blocks: keep the frozen blocks of --lora-rank in CPU memory, and copy each to the GPU shortly before its use."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps afterwards."""
     channels_last: bool = False

@@ -20,6 +20,7 @@ from infra.base import (
 )
 from infra.base.errors import UserError
 from training.backbones.backbone import Backbone
+from training.layout import base_precision
 from training.layout.sharding import is_sharded
 from training.method import forward
 from training.method.batch import Batch
@@ -33,17 +34,31 @@ ATTENTION = (
 )
 
 
-def make_policy(config: PolicyConfig, backbone: Backbone, seed: int) -> torch.nn.Module:
-    """Load the network to train, float32; with a rank, frozen and with adapters that are a function of the seed.
+def make_policy(
+    config: PolicyConfig,
+    backbone: Backbone,
+    seed: int,
+    device: torch.device | None = None,
+    offload: bool = False,
+) -> torch.nn.Module:
+    """Load the network to train onto a device, by default the CPU; float32, and with a rank frozen, beside adapters.
+
+    The adapters are a function of the seed. What is frozen has the base precision.
+
+    Args:
+        offload: keep the frozen blocks in CPU memory until they are used.
 
     Raises:
-        UserError: if the network has no such layers as are to be adapted.
+        UserError: if the network has no such layers as are to be adapted, or a package for the precision is missing.
     """
+    device = device or torch.device("cpu")
+    base_precision.check_package(config.base_precision)
     network = backbone.load_network()
-    if config.lora_rank:
-        add_adapters(network, config, seed)
-        backbone.freeze_idle(network)
-    return network
+    if not config.lora_rank:
+        return network.to(device)
+    add_adapters(network, config, seed)
+    backbone.freeze_idle(network)
+    return base_precision.lower(network, config.base_precision, device, offload)
 
 
 def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Module:

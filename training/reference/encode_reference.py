@@ -26,6 +26,7 @@ from pipelines.engine.jobs import Job, Step
 from pipelines.latents import store
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store_check import reference_problems
+from training.method.policy_config import check_base_precision
 from training.reference import reference_errors
 from training.reference.reference_config import ReferenceConfig
 
@@ -109,6 +110,7 @@ def _finished(path: str, name: str) -> reference_errors.Manifest | None:
 
 
 def _refuse_others(config: ReferenceConfig, noted: Mapping[str, Any], settings: reference_errors.Settings) -> None:
+    noted = {"base_precision": "float32", **noted}  # which earlier versions did not name
     begun.refuse_other_settings(f"--name {config.name}", noted, asdict(settings), "give another --name", exact=True)
 
 
@@ -123,6 +125,7 @@ def make_plan(config: ReferenceConfig) -> Plan:
     check_least(config, dict.fromkeys(("draws", "batch_size", "rows_per_file"), 1))
     if not 0 <= config.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {config.caption_dropout}: must be between 0 and 1")
+    check_base_precision(config.base_precision, config.precision)
     check_cache(config.cache)
     path = files.resolve(config.store)
     object_storage.check("--store", path)
@@ -131,6 +134,9 @@ def make_plan(config: ReferenceConfig) -> Plan:
     # These load the libraries of networks: what needs none is refused by now.
     from pipelines.latents import weight_files
     from training.backbones.backbone import check_fingerprints, open_backbone
+    from training.layout.base_precision import check_package
+
+    check_package(config.base_precision)
 
     model = models.Model(config.model, config.revision)
     weight_files.check_folder(model.folder(()), ())
@@ -149,6 +155,7 @@ def make_plan(config: ReferenceConfig) -> Plan:
         config.caption_dropout,
         config.batch_size,
         config.precision,
+        config.base_precision,
         before,
     )
     if before is not None:
@@ -200,6 +207,7 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
         "caption_dropout": config.caption_dropout,
         "batch_size": config.batch_size,
         "precision": config.precision,
+        "base_precision": config.base_precision,
     }
     share = shares.share(choose.current().device_count(), config.copies, config.gpus_per_copy)
     from training.reference.visit_pairs import VisitImages, VisitPairs

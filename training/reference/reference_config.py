@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from training.backbones.schedule_config import ScheduleConfig
+from training.method.policy_config import BasePrecision
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS as TRAIN_PRESETS
 
@@ -16,7 +17,15 @@ class ReferenceConfig:
 
     GROUPS: ClassVar = {
         "basic": ("store", "name", "model", "draws"),
-        "training": ("seed", "caption_dropout", "precision", "timesteps", "zero_terminal_snr", "revision"),
+        "training": (
+            "seed",
+            "caption_dropout",
+            "precision",
+            "base_precision",
+            "timesteps",
+            "zero_terminal_snr",
+            "revision",
+        ),
         "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file", "cache"),
     }
 
@@ -39,6 +48,8 @@ class ReferenceConfig:
     """Pairs that are computed at once; give the --micro-batch of the training, for errors equal to the last bit."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """The --precision of the training."""
+    base_precision: BasePrecision = "float32"
+    """The --base-precision of the training: number format of the reference's weights."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     copies: int = 0
@@ -59,6 +70,7 @@ def preset(training: TrainConfig) -> ReferenceConfig:
         caption_dropout=training.data.caption_dropout,
         batch_size=training.data.micro_batch,
         precision=training.precision,
+        base_precision=training.policy.base_precision,
         schedule=training.schedule,
         rows_per_file=4096,
     )

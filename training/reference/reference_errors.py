@@ -51,7 +51,7 @@ PROBES = 4096  # uniform numbers that the map to timesteps is told apart by
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides the errors; the last two, like the hardware, move only their last bits."""
+    """What decides the errors; batch size and precision, like the hardware, move only their last bits."""
 
     network: str  # the reference's fingerprint; those of the frozen parts are the store's
     store_hash: str
@@ -61,6 +61,7 @@ class Settings:
     schedule: str  # hash of noise schedule and map to timesteps
     batch_size: int  # pairs per forward pass
     precision: str
+    base_precision: str = "float32"  # of the reference's weights; those of earlier versions were float32
 
     @classmethod
     def of(
@@ -71,6 +72,7 @@ class Settings:
         caption_dropout: float,
         batch_size: int,
         precision: str,
+        base_precision: str,
         before: Settings | None = None,
     ) -> Settings:
         """Collect the settings of a reference on a store's pairs.
@@ -89,6 +91,7 @@ class Settings:
             schedule=_schedule_hash(reference, precision),
             batch_size=batch_size,
             precision=precision,
+            base_precision=base_precision,
         )
 
 

@@ -15,6 +15,7 @@ from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import ScheduleConfig
 from training.data import image_batches, loader
 from training.data.opened import open_store
+from training.layout.base_precision import lower
 from training.method.forward import NetworkReference
 from training.reference import reference_errors
 
@@ -28,6 +29,7 @@ class VisitPairs:
         path: of the store.
         cache: folder for what a node keeps of the store.
         batch_size: pairs per forward pass.
+        base_precision: of the reference's weights, as training/layout/base_precision.py has them.
     """
 
     visited = "pair"
@@ -43,13 +45,15 @@ class VisitPairs:
         caption_dropout: float,
         batch_size: int,
         precision: str,
+        base_precision: str = "float32",
     ) -> None:
         self.data = loader.as_stored(open_store(path, cache))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device = device
         self.hardware = reference_errors.hardware(device)
         self.backbone = open_backbone(model.folder(), schedule)
-        network = self.backbone.load_network().to(device).requires_grad_(False)
+        network = self.backbone.load_network().requires_grad_(False)
+        network = lower(network, base_precision, device)
         self.reference = NetworkReference(self.backbone, network, getattr(torch, precision))
         self.seed = seed
         self.caption_dropout = caption_dropout

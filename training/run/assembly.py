@@ -16,7 +16,7 @@ from training.checkpoints.checkpoint_writer import CheckpointWriter
 from training.checkpoints.mirror import Mirror, open_mirror
 from training.data.loader import Labelled, apply_labels
 from training.data.opened import open_store
-from training.layout import sharding
+from training.layout import base_precision, sharding
 from training.method import forward
 from training.method.optimizer_config import check_optimizer
 from training.method.optimizers import make_optimizer
@@ -91,7 +91,8 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
     mirror = open_mirror(config)
     output = mirror.local if mirror else Path(files.resolve(config.output))
     data = open_pairs(config)
-    policy = make_policy(config.policy, backbone, config.seed).to(rank.device)
+    offload = config.sharding.offload == "blocks"
+    policy = make_policy(config.policy, backbone, config.seed, rank.device, offload)
     sharding.prepare(config.sharding, policy, config.autocast, rank.device, rank.world_size)
     reference = make_reference(config, backbone, policy, rank)
     optimizer = make_optimizer(config.optimizer, trained(policy).values(), rank.device)
@@ -142,6 +143,9 @@ def make_reference(config: TrainConfig, backbone: Backbone, policy: torch.nn.Mod
     if config.policy.lora_rank and config.reference_model is None:
         return AdaptersOff(backbone, policy, config.autocast)
     backbone = open_backbone(config.reference.folder(), config.schedule)
-    network = backbone.load_network().to(rank.device).requires_grad_(False)
+    network = backbone.load_network().requires_grad_(False)
+    network = base_precision.lower(
+        network, config.policy.base_precision, rank.device, config.sharding.offload == "blocks"
+    )
     sharding.prepare(config.sharding, network, config.autocast, rank.device, rank.world_size)
     return forward.NetworkReference(backbone, network, config.autocast)

@@ -199,4 +199,6 @@ def _trained(policy: PolicyConfig) -> str:
         layers = ", ".join(policy.lora_targets) or "the attention projections"
         alpha = f"alpha {policy.lora_alpha or policy.lora_rank} (in the weights: load at scale 1)"
         what = f"LoRA of rank {policy.lora_rank}, {alpha}, on {layers}"
+        if policy.base_precision != "float32":
+            what += f"; beside the base's weights in {policy.base_precision}"
     return f"{what}; the average at decay {policy.ema_decay:g}" if policy.ema_decay else what

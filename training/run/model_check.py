@@ -11,6 +11,7 @@ from pipelines.drawing.prompts import read_prompts
 from pipelines.latents import identity, store, weight_files
 from pipelines.latents.kinds import kind_of, pipeline_class
 from training.backbones.backbone import check_fingerprints, open_backbone
+from training.layout import base_precision
 from training.method.policy import lora_targets
 from training.run import exports
 from training.run.reference_check import check_reference_errors
@@ -23,6 +24,7 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
     Raises:
         UserError: naming the flag that does not fit.
     """
+    base_precision.check_package(config.policy.base_precision)
     path = files.resolve(config.data.store)
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     weight_files.check_folder(config.start.folder(()), ())

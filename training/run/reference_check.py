@@ -35,6 +35,7 @@ WORDS = {
     "caption_dropout": "another --caption-dropout",
     "prediction_type": "another prediction type",
     "schedule": "another schedule of noise or timesteps",
+    "base_precision": "another --base-precision",
 }
 
 
@@ -102,6 +103,7 @@ def _settings(
         config.data.caption_dropout,
         config.data.micro_batch,
         config.precision,
+        config.policy.base_precision,
         before,
     )
 

@@ -27,7 +27,7 @@ from training.settings.config import TrainConfig
 # Settings that do not change what is computed, but for rounding, so a resumed run may have others.
 FREE = (
     *("workers", "min_workers", "cpus_per_worker", "max_failures", "max_preemptions", "resume_from"),
-    *("sharding", "activation_checkpointing", "compile", "channels_last"),
+    *("sharding", "activation_checkpointing", "offload", "compile", "channels_last"),
     *("sample_prompts", "sample_every"),
     *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference", "source"),
     *("stop_when", "stop_checks"),

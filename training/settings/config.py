@@ -98,7 +98,7 @@ class TrainConfig:
             ),
             *("weighting", "snr_gamma", "error"),
         ),
-        "LoRA and averaging": ("lora_rank", "lora_alpha", "lora_targets", "ema_decay"),
+        "LoRA and averaging": ("lora_rank", "lora_alpha", "lora_targets", "base_precision", "ema_decay"),
         "reference": ("reference", "reference_model", "reference_revision"),
         "optimizer": (
             "optimizer",
@@ -133,6 +133,7 @@ class TrainConfig:
             "precision",
             "sharding",
             "activation_checkpointing",
+            "offload",
             "compile",
             "channels_last",
         ),

@@ -10,6 +10,7 @@ from infra.base.errors import UserError, check_least
 from pipelines.latents.kinds import kind_of
 from training.method.objective_config import OF_LOGIT, OF_SIGMA, ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig, check_optimizer
+from training.method.policy_config import check_base_precision
 from training.settings.config import TrainConfig
 
 LEAST = {
@@ -191,6 +192,14 @@ def _check_policy(config: TrainConfig) -> None:
         raise UserError(f"--ema-decay {policy.ema_decay}: must be between 0 and 1")
     if not policy.lora_rank and (policy.lora_alpha is not None or policy.lora_targets):
         raise UserError("--lora-alpha and --lora-targets: of which --lora-rank? Without one no adapters are trained")
+    if policy.base_precision == "float32":
+        return
+    chosen = f"--base-precision {policy.base_precision}"
+    if not policy.lora_rank:
+        raise UserError(f"{chosen}: is for frozen weights, and without --lora-rank all are trained; give a rank")
+    check_base_precision(policy.base_precision, config.precision)
+    if config.sharding.sharding == "fsdp":
+        raise UserError(f"{chosen}: shards need weights of one number format; leave it out, or take --sharding ddp")
 
 
 def _check_sharding(config: TrainConfig) -> None:
@@ -198,6 +207,12 @@ def _check_sharding(config: TrainConfig) -> None:
     layout = config.sharding
     if layout.sharding == "fsdp" and config.optimizer.optimizer == "adamw8bit":
         raise UserError("--sharding fsdp: the state of --optimizer adamw8bit has no shards; take adamw or adafactor")
+    if layout.offload != "none":
+        if not config.policy.lora_rank:
+            raise UserError("--offload blocks: is for frozen weights, and without --lora-rank all are trained")
+        if layout.sharding == "fsdp" or layout.compile:
+            other = "--sharding fsdp" if layout.sharding == "fsdp" else "--compile"
+            raise UserError(f"--offload blocks: does not go with {other}, which lays out weights that stay; take one")
     if not layout.channels_last:
         return
     if layout.sharding == "fsdp":

@@ -19,17 +19,23 @@ from safetensors.torch import load_file, save_file
 from support.material import MODEL, notes
 from support.trained_models import train_until_killed
 
-from infra.base import files
+from infra.base import (
+    files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from pipelines.latents import store
 from training.checkpoints.run_folder import STEPS
 from training.method import forward
 from training.method.batch import Batch
+from training.method.policy_config import PolicyConfig
 from training.reference import encode_reference, reference_errors
 from training.reference.visit_pairs import VisitPairs
 from training.run import assembly, loop, preflight, reference_check
 from training.run.result import result_folder
 from training.settings.config import TrainConfig
+
+from diffusers import StableDiffusionPipeline  # isort: skip
 
 DRAWS = 3
 DECIDED = 20  # pairs that the label sets of these tests decide: two steps of 8 an epoch
@@ -60,6 +66,64 @@ def cached_store(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) 
     files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
     encode_reference.publish(plan, encode_reference.read_visits(plan, wanted))
     return path
+
+
+PACKED = {"precision": "bfloat16", "policy": PolicyConfig(lora_rank=2, base_precision="fp8")}
+
+
+@pytest.fixture(scope="module")
+def packed_errors(cached_store: Path, tmp_path_factory: pytest.TempPathFactory) -> encode_reference.ReferenceConfig:
+    """Add one draw of errors of a reference with fp8 weights to the store; return their settings."""
+    settings = encode_reference.ReferenceConfig(
+        store=str(cached_store), name="packed", draws=1, batch_size=4, precision="bfloat16", base_precision="fp8"
+    )
+    plan = encode_reference.make_plan(settings)
+    wanted = encode_reference.wanted_visits(store.kept_pairs(str(cached_store))["pair_id"].to_numpy(), 0, 1)
+    cache = str(tmp_path_factory.mktemp("cache"))
+    visit = VisitPairs(plan.model, settings.schedule, str(cached_store), cache, 0, 0.2, 4, "bfloat16", "fp8")
+    files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
+    encode_reference.publish(plan, encode_reference.read_visits(plan, wanted))
+    return settings
+
+
+def test_cached_errors_of_packed_weights_are_the_inline_ones(
+    inline: TrainConfig,
+    packed_errors: encode_reference.ReferenceConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "captions.txt").write_text("a big red star on a teal background\n")
+    drawn = replace(inline.validation, sample_prompts=str(tmp_path / "captions.txt"), sampling_steps=1)
+    inline = replace(inline, steps=2, validation=drawn, **PACKED)
+    cached = replace(inline, output=f"{inline.output}-cached", data=replace(inline.data, reference=packed_errors.name))
+    for run in (inline, cached):
+        loop.train(preflight.check_config(run), assembly.Rank())
+    assert "differ by 0.0e+00 logits in the mean, 0.0e+00 at the most" in capsys.readouterr().out
+    losses = [[row["loss"] for row in notes(run.output)] for run in (inline, cached)]
+    assert losses[0] == losses[1]
+    result = result_folder(Path(cached.output))
+    assert "beside the base's weights in fp8" in (result / "README.md").read_text()
+    adapters = load_file(result / "pytorch_lora_weights.safetensors")
+    assert {tensor.dtype for tensor in adapters.values()} == {torch.float32}
+    pipeline = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32)
+    pipeline.load_lora_weights(result)  # on the base in full precision
+    loaded = dict(pipeline.unet.named_parameters())
+    for name, tensor in adapters.items():
+        layer, end = name.removeprefix("unet.").rsplit(".lora_", 1)
+        assert torch.equal(loaded[f"{layer}.lora_{end.replace('.', '.default_0.', 1)}"], tensor)
+
+
+def test_errors_of_another_base_precision_are_refused_with_both_sides(
+    inline: TrainConfig, packed_errors: encode_reference.ReferenceConfig
+) -> None:
+    narrow = replace(inline, steps=2, precision="bfloat16", policy=PolicyConfig(lora_rank=2, base_precision="bfloat16"))
+    narrow = replace(narrow, data=replace(narrow.data, reference="packed"))
+    with pytest.raises(UserError, match=r"another --base-precision \(fp8, here bfloat16\); run encode_ref"):
+        preflight.check_config(narrow)
+    with pytest.raises(UserError, match="base_precision was 'fp8', now 'float32'"):
+        encode_reference.make_plan(replace(packed_errors, base_precision="float32"))
+    with pytest.raises(UserError, match="--base-precision fp8: its products are computed in bfloat16"):
+        encode_reference.make_plan(replace(packed_errors, precision="float32"))
 
 
 @pytest.fixture
@@ -156,7 +220,7 @@ def test_draws_are_counted_by_the_last_steps_epoch() -> None:
             {"steps": 7},
             "7 steps visit the 20 pairs 4 times, and it has 3 draws, enough for --steps 6; .* --draws 4",
         ),
-        ({"data.reference": "other"}, "--reference other: .* has the reference errors base;"),
+        ({"data.reference": "other"}, "--reference other: .* has the reference errors base"),
         ({"objective.objective": "sft"}, "--objective sft needs no reference"),
     ],
 )
