@@ -25,7 +25,7 @@ S3 = "s3://"
 HUB = "hf://"
 BLOCK = 1 << 22  # bytes read at once
 SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
-NO_SECRETS = "an s3:// path is bucket and folder alone; credentials and options come from the AWS environment"
+NO_SECRETS = "a URL is host and path alone, s3:// bucket and folder alone; keys and options come from the environment"
 PACKAGED = ("infra/world/", "infra/benchmarks/shapes/")  # data that is installed with the code
 INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from infra.base import files
 
 LOGGER = logging.getLogger("dpo")
-SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY")
+SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY")
 NO_SECRET_NAMES = re.compile(r"_(PATH|FILE)$")  # where a secret lies, not the secret
 SHORTEST_SECRET = 8  # characters; a shorter value is a switch, such as "1"
 

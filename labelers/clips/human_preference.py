@@ -29,20 +29,21 @@ from labelers.clips.towers import stacked
 ANTIALIAS = False
 
 
-def preprocess(image: Image.Image, size: int) -> torch.Tensor:
+def preprocess(image: Image.Image, size: int, antialias: bool = ANTIALIAS) -> torch.Tensor:
     """Prepare an image as HPSv2 does: the longest side to size, bicubic on the tensor, centred on a black square.
 
     Args:
         image: RGB, any size.
         size: side of the result, pixels.
+        antialias: whether the resizing antialiases.
 
     Returns:
         [3, size, size] float32, normalised by OpenAI CLIP's mean and standard deviation.
     """
-    return _prepare([image.convert("RGB")], size)[0]
+    return _prepare([image.convert("RGB")], size, antialias)[0]
 
 
-def _prepare(images: Sequence[Image.Image], size: int) -> torch.Tensor:
+def _prepare(images: Sequence[Image.Image], size: int, antialias: bool) -> torch.Tensor:
     """Prepare RGB images of one size at once; each comes out as it would alone, to the bit."""
     tensor = stacked(images).permute(0, 3, 1, 2).float().div_(255)
     height, width = tensor.shape[2:]
@@ -51,7 +52,7 @@ def _prepare(images: Sequence[Image.Image], size: int) -> torch.Tensor:
         # At least one pixel: of a very long image the authors' code would leave none.
         height = max(1, round(height * scale))
         width = max(1, round(width * scale))
-        tensor = transforms.resize(tensor, [height, width], InterpolationMode.BICUBIC, antialias=ANTIALIAS)
+        tensor = transforms.resize(tensor, [height, width], InterpolationMode.BICUBIC, antialias=antialias)
     left = (size - width) // 2
     top = (size - height) // 2
     tensor = transforms.pad(tensor, [left, top, size - width - left, size - height - top])
@@ -64,6 +65,7 @@ class HPSv2(Alignment):
     name = "hpsv2"
     checkpoint = "HPS_v2_compressed.pt"
     preprocessing = f"longest side, bicubic, {ANTIALIAS=}, black square"
+    antialias = ANTIALIAS
 
     def __init__(self, wanted: str = weights.WORLD) -> None:
         if wanted == weights.PUBLISHED:
@@ -75,8 +77,8 @@ class HPSv2(Alignment):
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Prepare RGB images as HPSv2 does, [B, 3, S, S] float32."""
         if len({image.size for image in images}) == 1:
-            return _prepare(images, self.files.image_size)
-        return torch.stack([preprocess(image, self.files.image_size) for image in images])
+            return _prepare(images, self.files.image_size, self.antialias)
+        return torch.stack([preprocess(image, self.files.image_size, self.antialias) for image in images])
 
 
 class HPSv21(HPSv2):
@@ -84,3 +86,11 @@ class HPSv21(HPSv2):
 
     name = "hpsv2.1"
     checkpoint = "HPS_v2.1_compressed.pt"
+
+
+class HPSv21Antialiased(HPSv21):
+    """The same on images resized with antialiasing, as its package does since torchvision 0.17."""
+
+    name = "hpsv2.1-antialiased"
+    preprocessing = "longest side, bicubic, ANTIALIAS=True, black square"
+    antialias = True

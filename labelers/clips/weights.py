@@ -36,6 +36,11 @@ HPS = ("xswu/HPSv2", "697403c78157020a1ae59d23f111aa58ced35b0a")
 CLIP_L = ("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41")
 
 
+def world_folder(scorer: str) -> Path:
+    """Return where a scorer's embedded-world weights lie, if it has any; ways of one model share its folder."""
+    return WORLD_FOLDER / scorer.removesuffix("-antialiased")
+
+
 def local_path(scorer: str, wanted: str) -> Path:
     """Return where a scorer's weights lie: its folder in the embedded world, or the path that --weights gives it.
 
@@ -43,7 +48,7 @@ def local_path(scorer: str, wanted: str) -> Path:
         UserError: if nothing is there.
     """
     if wanted == WORLD:
-        return WORLD_FOLDER / scorer
+        return world_folder(scorer)
     path = Path(files.resolve(wanted))
     if not path.exists():
         raise UserError(

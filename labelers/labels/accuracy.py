@@ -58,11 +58,14 @@ def main(config: AccuracyConfig) -> None:
         raise UserError(f"--scorers {' '.join(config.scorers)}: each scorer once")
     output = files.resolve(config.output)
     object_storage.check("--output", output)
-    weights = scorers.weights_of(config.scorers, config.weights)
-    for name in config.scorers:
-        scorers.check(name, weights[name])
-    judges = {name: scorers.load(name, weights[name]) for name in config.scorers}
+    weights = scorers.described(config.scorers, config.weights, config.endpoint, config.scorer_python)
+    for name in weights:
+        scorers.check(name, weights[name])  # before the source is read
+    judges = {name: scorers.load(name, weights[name]) for name in weights}
     sets = {"test": read_labelled(config.source, config.split)}
+    for name in weights:
+        if scorers.is_toy(name, weights[name]):
+            scorers.check(name, weights[name], captions_of(sets["test"].raw))
     if config.validation_source or config.validation_split:
         name = config.validation_source or config.source
         split = config.validation_split or config.split
@@ -101,7 +104,7 @@ def measure(
     margins: dict[str, dict[str, Judged]] = {}
     for part, chosen in sets.items():
         work = files.join(output, part)
-        scoring_pass.score_pairs(chosen.raw, chosen.ids, config.scorers, weights, work, config.speed)
+        scoring_pass.score_pairs(chosen.raw, chosen.ids, list(judges), weights, work, config.speed)
         scored = scoring_pass.read_scores(chosen.ids, work)
         margins[part] = {name: judged(chosen, scored, name) for name in judges}
     validation = margins.get("validation", {})
@@ -150,6 +153,14 @@ def read_labelled(name: str, split: str) -> Labelled:
     if not (human[rows] != 0.5).any():
         raise UserError(f"--source {name}: no pair in it has a caption and a label that is no tie")
     return Labelled(raw, raw.ids[rows], human[rows], np.array(prompts, np.int64)[rows])
+
+
+def captions_of(raw: scoring_pass.PairSource) -> list[str]:
+    """Read the captions of raw pairs, each once, without those that are none."""
+    unique: dict[str, None] = {}
+    for piece in raw.dataset.pieces(["caption"]):
+        unique |= dict.fromkeys(piece["caption"].to_pylist())
+    return [caption for caption in unique if pairs.check_caption(caption) is None]
 
 
 def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:

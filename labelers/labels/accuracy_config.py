@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from labelers.scoring.endpoint_config import ENDPOINT_FLAGS, EndpointConfig
 from labelers.scoring.speed_config import SpeedConfig
 
 
@@ -13,13 +14,15 @@ class AccuracyConfig:
     """Settings of the accuracy table."""
 
     GROUPS: ClassVar = {
-        "basic": ("source", "scorers", "weights", "output"),
+        "basic": ("source", "scorers", "weights", "scorer_python", "output"),
         "data": ("split", "validation_source", "validation_split", "json"),
         "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
+        "scorer behind an address": ENDPOINT_FLAGS,
     }
 
     scorers: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics")
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
+    address of a model that sees images, up to its /v1."""
     weights: tuple[str, ...] = ("world",)
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
     Several are read in order."""
@@ -37,6 +40,9 @@ class AccuracyConfig:
     json: str | None = None
     """File to write the table's figures to."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    scorer_python: tuple[str, ...] = ()
+    """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
 
 PRESETS = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from infra.base import begun, files, tables
 from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.labels.relabel_config import Kind
-from labelers.scoring.reasons import NOT_FINITE
+from labelers.scoring.reasons import COUNTED, NOT_FINITE
 from pipelines.latents import store
 from pipelines.raw.source import told_apart
 
 SCORING = ("scorer", "fingerprint", "store_hash", "source", "split")  # settings that decide the scores
 RAISED = "scorer raised"
+COST = "cost"
 NOT_TEXT = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -49,6 +50,7 @@ class Scores:
     refused: dict[int, str]  # pair_id: why it has no score; these pairs are not among pair_ids
     captions: int  # unique captions
     truncated_captions: int  # of them, those over the scorer's text limit
+    counted: Mapping[str, float] = field(default_factory=dict)  # sums over the pairs, by COUNTED's names, and the cost
 
 
 def scores_of(table: pa.Table, name: str) -> Scores:
@@ -76,6 +78,11 @@ def scores_of(table: pa.Table, name: str) -> Scores:
         refused=refused,
         captions=len(np.unique(prompts)),
         truncated_captions=len(np.unique(long)),
+        counted={
+            kind: int(table[f"{kind}:{name}"].to_numpy().sum())
+            for kind in COUNTED
+            if f"{kind}:{name}" in table.column_names
+        },
     )
 
 
@@ -93,6 +100,7 @@ def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None
                 refused=dict(zip(lost["pair_id"].to_pylist(), lost["reason"].to_pylist(), strict=True)),
                 captions=before["counts"]["captions"],
                 truncated_captions=before["counts"]["truncated_captions"],
+                counted={kind: before["counts"][kind] for kind in (*COUNTED, COST) if kind in before["counts"]},
             )
     return None
 
@@ -197,7 +205,7 @@ def human_labels(pair_ids: npt.NDArray[np.int64], human: pa.Table) -> npt.NDArra
     return np.where(ids[rows] == pair_ids, labels[rows], np.nan)
 
 
-def _counts(scores: Scores, label_0: npt.NDArray[np.float32]) -> dict[str, int]:
+def _counts(scores: Scores, label_0: npt.NDArray[np.float32]) -> dict[str, float]:
     return {
         "kept": len(label_0) + len(scores.refused),
         "labelled": len(label_0),
@@ -206,6 +214,7 @@ def _counts(scores: Scores, label_0: npt.NDArray[np.float32]) -> dict[str, int]:
         "not_finite": sum(reason == NOT_FINITE for reason in scores.refused.values()),
         "captions": scores.captions,
         "truncated_captions": scores.truncated_captions,
+        **scores.counted,
     }
 
 

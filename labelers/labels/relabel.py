@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from infra.base import files, models, object_storage
+from infra.base import files, models, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_set
@@ -42,7 +42,7 @@ class Plan:
     raw: scoring_pass.PairSource
     kept: npt.NDArray[np.int64]  # pair_ids, ascending
     judges: dict[str, Scorer]
-    weights: dict[str, str | None]  # by scorer, as given
+    weights: dict[str, str | None]  # by scorer, as given; of a judge behind an address, its description
     names: dict[str, str]  # label set by scorer
 
     def folder(self, scorer: str) -> str:
@@ -58,14 +58,15 @@ class Plan:
 def main(config: RelabelConfig) -> None:
     """Label the kept pairs of a latent store by scorers, each pair's images decoded once for all of them."""
     plan = make_plan(config)
-    finished = [name for name in config.scorer if is_finished(plan, name)]
-    unfinished = [name for name in config.scorer if name not in finished]
+    finished = [name for name in plan.names if is_finished(plan, name)]
+    unfinished = [name for name in plan.names if name not in finished]
     if unfinished:
         resumable.finish(labelling(plan, unfinished))
-    for name in config.scorer:
+    for name in plan.names:
         remark = ": already finished, nothing to do" if name in finished else ""
         manifest = store.read_labels_manifest(plan.destination, plan.names[name])
-        print(f"{plan.folder(name)}{remark}\n{label_set.summary(manifest)}", flush=True)
+        title = scorers.title(name, plan.weights[name])
+        print(f"{plan.folder(name)}, by {title}{remark}\n{label_set.summary(manifest)}", flush=True)
 
 
 def verify(config: RelabelConfig) -> Iterator[str]:
@@ -160,9 +161,19 @@ def write_label_set(plan: Plan, name: str, scores: label_set.Scores) -> None:
     human, _ = store.read_labels(plan.destination, "human")
     kept = store.kept_pairs(plan.destination)
     rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
-    about = {"settings": settings_of(plan, name), "config": asdict(config)}
+    title = scorers.title(name, plan.weights[name])
+    about = {"settings": settings_of(plan, name), "judge": title, "config": asdict(config)}
+    scores = replace(scores, counted=with_cost(scores.counted, config.endpoint.token_prices))
     save_config(plan.folder(name), config)
     label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, about)
+
+
+def with_cost(counted: Mapping[str, float], prices: tuple[float, float] | None) -> dict[str, float]:
+    """Add what the tokens cost, where there are tokens and prices of a million read and a million written."""
+    if prices is None or not counted:
+        return dict(counted)
+    spent = prices[0] * counted["prompt_tokens"] + prices[1] * counted["completion_tokens"]
+    return {**counted, label_set.COST: spent / 1e6}
 
 
 def make_plan(config: RelabelConfig) -> Plan:
@@ -172,21 +183,25 @@ def make_plan(config: RelabelConfig) -> Plan:
         UserError: naming the flag that does not fit.
     """
     check_least(config.speed, SPEEDS)
-    names = label_set_names(config)
+    label_set_names(config.scorer, config.names)
     if config.min_margin < 0 or (config.min_margin > 0 and len(config.scorer) > 1):
         raise UserError(
             f"--min-margin {config.min_margin}: a positive number in the units of one scorer; label with one --scorer"
         )
-    weights = scorers.weights_of(config.scorer, config.weights)
+    scorers.weights_of([name for name in config.scorer if "://" not in name], config.weights)
     destination = files.resolve(config.store)
     object_storage.check("--store", destination)
     manifest = store.read_manifest(destination)
     store.verify(destination, manifest)
-    judges = {name: scorers.load(name, weights[name]) for name in config.scorer}
+    weights = scorers.described(config.scorer, config.weights, config.endpoint, config.scorer_python)
+    names = label_set_names(list(weights), config.names)
+    judges = {name: scorers.load(name, weights[name]) for name in names}
     world = [name for name, judge in judges.items() if hasattr(judge, "check") and weights[name] in (None, "world")]
     _refuse_foreign_weights(world, dict(manifest.fingerprints), config.store, manifest.model)
-    for name in config.scorer:
-        scorers.check(name, weights[name])
+    toys = any(scorers.is_toy(name, weights[name]) for name in names)
+    captions = _captions(destination) if toys else []
+    for name in names:
+        scorers.check(name, weights[name], captions)
     raw = scoring_pass.open_pairs(config.source, config.split)
     kept = store.kept_pairs(destination)["pair_id"].to_numpy()
     _refuse_changed_images(config, raw, manifest)
@@ -206,6 +221,12 @@ def make_plan(config: RelabelConfig) -> Plan:
         weights=weights,
         names=names,
     )
+
+
+def _captions(destination: str) -> list[str]:
+    """Read a store's captions, but the empty one, which every store has."""
+    stored = tables.read_folder(files.join(destination, "prompts"), columns=["caption"])["caption"].to_pylist()
+    return [caption for caption in stored if caption]
 
 
 def _refuse_changed_images(config: RelabelConfig, raw: scoring_pass.PairSource, manifest: store.Manifest) -> None:
@@ -231,21 +252,22 @@ def _refuse_changed_images(config: RelabelConfig, raw: scoring_pass.PairSource, 
         )
 
 
-def label_set_names(config: RelabelConfig) -> dict[str, str]:
-    """Name each scorer's label set.
+def label_set_names(judges: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Name each scorer's label set; the scorers may still be addresses, whose own names are not known yet.
 
     Raises:
         UserError: for doubled, missing or unsuitable names.
     """
-    own = [name.rpartition(":")[2] for name in config.scorer]
-    names = list(config.names) or own
-    if len(names) != len(config.scorer) or not names:
-        raise UserError(f"--names: {len(names)} names for {len(config.scorer)} scorers")
-    if len(set(config.scorer)) != len(names) or len(set(names)) != len(names):
-        raise UserError(f"--scorer {' '.join(config.scorer)}: each scorer and each label set once")
+    own = [name if "://" in name else name.rpartition(":")[2] for name in judges]
+    names = list(given) or own
+    if len(names) != len(judges) or not names:
+        raise UserError(f"--names: {len(names)} names for {len(judges)} scorers")
+    if len(set(judges)) != len(names) or len(set(names)) != len(names):
+        raise UserError(f"--scorer {' '.join(judges)}: each scorer and each label set once")
     for name in names:
-        label_set.check_name("--names", name)
-    return dict(zip(config.scorer, names, strict=True))
+        if "://" not in name:
+            label_set.check_name("--names", name)
+    return dict(zip(judges, names, strict=True))
 
 
 def _refuse_foreign_weights(world: list[str], stored: dict[str, str], path: str, model: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from labelers.scoring.endpoint_config import ENDPOINT_FLAGS, EndpointConfig
 from labelers.scoring.speed_config import SpeedConfig
 
 Kind = Literal["hard", "soft"]
@@ -15,13 +16,15 @@ class RelabelConfig:
     """Settings of relabelling."""
 
     GROUPS: ClassVar = {
-        "basic": ("source", "store", "scorer", "weights"),
+        "basic": ("source", "store", "scorer", "weights", "scorer_python"),
         "labels": ("names", "label", "min_margin", "split"),
         "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
+        "scorer behind an address": ENDPOINT_FLAGS,
     }
 
     scorer: tuple[str, ...] = ("pickscore",)
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
+    address of a model that sees images, up to its /v1."""
     weights: tuple[str, ...] = ("world",)
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
     Several are read in order."""
@@ -39,6 +42,9 @@ class RelabelConfig:
     min_margin: float = 0.0
     """Smallest difference of scores that is no tie, in the units of the scorer; needs a single scorer."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    scorer_python: tuple[str, ...] = ()
+    """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
 
 PRESETS = {

@@ -18,7 +18,7 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from labelers.scoring import scorers
-from labelers.scoring.reasons import NOT_FINITE
+from labelers.scoring.reasons import COUNTED, NOT_FINITE
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, open_image
 
@@ -112,6 +112,7 @@ class ScorePairs:
         Returns:
             pair_id, prompt_id and for each scorer score_0, score_1 (float32, null where there is none), reason (null
             where there is a score) and truncated (whether the caption is over the scorer's limit), named COLUMN:SCORER.
+            A scorer with judge_pairs adds COUNTED's columns (int64).
 
         Raises:
             UserError: if a scorer fails on every pair of a batch.
@@ -124,7 +125,11 @@ class ScorePairs:
             "prompt_id": pa.array([pairs.prompt_id(caption) for caption in every], pa.int64()),
         }
         for name, scorer in self.scorers.items():
-            scores, failures = judge(scorer, decoded.images, captions)
+            counted: Mapping[str, npt.NDArray[np.int64]] = {}
+            if hasattr(scorer, "judge_pairs"):
+                scores, failures, counted = scorer.judge_pairs(*decoded.images, captions)
+            else:
+                scores, failures = judge(scorer, decoded.images, captions)
             if len(failures) >= broken and all(failures):
                 raise UserError(f"scorer {name}: {failures[0]}, on every one of {len(failures)} pairs")
             spread = np.full((2, len(every)), np.nan, np.float32)
@@ -135,6 +140,10 @@ class ScorePairs:
                 columns[f"score_{slot}:{name}"] = pa.array(spread[slot], pa.float32(), from_pandas=True)
             columns[f"reason:{name}"] = pa.array(reasons, pa.string())
             columns[f"truncated:{name}"] = pa.array([self._truncated(name, caption) for caption in every], pa.bool_())
+            for kind in COUNTED if counted else ():
+                numbers = np.zeros(len(every), np.int64)
+                numbers[good] = counted[kind]
+                columns[f"{kind}:{name}"] = pa.array(numbers)
         return pa.table(columns)
 
     def _truncated(self, name: str, caption: str) -> bool:

@@ -1,3 +1,5 @@
-"""Why a pair has no score, in words that more than one file knows; apart from what scores, which loads torch."""
+"""Why a pair has no score and what else is counted of it, by names that several files know; it loads no torch."""
 
 NOT_FINITE = "score is not finite"
+# Columns that a scorer may add for each pair, summed up in its label set.
+COUNTED = ("prompt_tokens", "completion_tokens", "order_disagreements")

@@ -16,6 +16,8 @@ from PIL import Image
 from infra.base.errors import UserError
 from labelers.clips import weights as scorer_weights
 from labelers.clips.weights import PUBLISHED, WORLD
+from labelers.scoring import apart, endpoint
+from labelers.scoring.endpoint_config import EndpointConfig
 
 
 class Scorer(Protocol):
@@ -23,6 +25,7 @@ class Scorer(Protocol):
 
     A scorer that limits its text also has `truncated(captions)`, which counts the captions over the limit. One with
     weights takes `world`, `published` or a local path as its only argument, and has `check()`, which refuses bad ones.
+    One that judges pairs as pairs, or says itself why a pair has no score, has `judge_pairs` (endpoint.py).
     """
 
     @property
@@ -47,6 +50,7 @@ SCORERS = {
     "fidelity": "infra.world.fidelity:Fidelity",
     "hpsv2": "labelers.clips.human_preference:HPSv2",
     "hpsv2.1": "labelers.clips.human_preference:HPSv21",
+    "hpsv2.1-antialiased": "labelers.clips.human_preference:HPSv21Antialiased",
     "implicit": "labelers.scoring.implicit:Implicit",
     "oracle": "infra.world.oracle:Oracle",
     "pickscore": "labelers.clips.pickscore:PickScore",
@@ -85,11 +89,20 @@ def load(name: str, weights: str | None = None) -> Scorer:
 
     Args:
         name: one of SCORERS, or module:function of any function from (images, captions) to [B] scores.
-        weights: world (the default), published, or a local path.
+        weights: world (the default), published, or a local path; of a judge behind an address, its description.
 
     Raises:
         UserError: if there is no such scorer, or nothing where its weights should be.
     """
+    if endpoint.is_address(name):
+        raise UserError(f"scorer {name}: this command takes no address; relabel.py, accuracy.py and score.py do")
+    if weights is not None and weights.startswith("{"):
+        return apart.ApartScorer(weights) if '"python":' in weights else endpoint.EndpointScorer(weights)
+    if name in apart.NAMES:
+        raise UserError(
+            f"scorer {name}: runs in an environment of its own; make one and give it as --scorer-python "
+            f"{name}=VENV/bin/python to relabel.py, accuracy.py, score.py or evaluate_model.py (docs/scorers.md)"
+        )
     named = _import_named(name)
     if not hasattr(named, "score"):
         scorer: Scorer = FunctionScorer(named, name)
@@ -100,6 +113,16 @@ def load(name: str, weights: str | None = None) -> Scorer:
     if weights not in (None, WORLD, PUBLISHED):
         raise UserError(f"--weights {name}={weights}: {name} has no weights; leave this flag out")
     return scorer
+
+
+def is_toy(name: str, weights: str | None) -> bool:
+    """Say whether a scorer has the embedded world's tiny weights, and so only the name of the published one."""
+    return weights in (None, WORLD) and name in SCORERS and scorer_weights.world_folder(name).is_dir()
+
+
+def title(name: str, weights: str | None) -> str:
+    """Name a scorer for people: one with the embedded world's weights never goes under a published one's name."""
+    return f"{name} (embedded world)" if is_toy(name, weights) else name
 
 
 def check(name: str, weights: str | None = None, captions: Sequence[str] = ()) -> None:
@@ -117,6 +140,21 @@ def check(name: str, weights: str | None = None, captions: Sequence[str] = ()) -
         scorer.check()
     if hasattr(scorer, "check_captions"):
         scorer.check_captions(captions)
+    if is_toy(name, weights):
+        _refuse_foreign(name, captions)
+
+
+def _refuse_foreign(name: str, captions: Sequence[str]) -> None:
+    """Refuse captions of another world, which the oracle knows, to a scorer that has learned the embedded one alone."""
+    oracle: Any = load("oracle")
+    for caption in captions:
+        try:
+            oracle.check_captions([caption])
+        except UserError:
+            raise UserError(
+                f"scorer {name}: its default weights know only the embedded world's images, and {caption[:80]!r} is no "
+                f"caption of it; give --weights published, or {name}=PATH"
+            ) from None
 
 
 def weights_of(names: Sequence[str], flags: Sequence[str]) -> dict[str, str | None]:
@@ -133,6 +171,56 @@ def weights_of(names: Sequence[str], flags: Sequence[str]) -> dict[str, str | No
     if len(sets) > 1 or not set(sets) <= {WORLD, PUBLISHED}:
         raise UserError(f"--weights {' '.join(sets)}: give {WORLD}, {PUBLISHED} or NAME=PATH")
     return {name: single.get(name, sets[0] if sets else None) for name in names}
+
+
+def described(
+    names: Sequence[str], flags: Sequence[str], config: EndpointConfig, pythons: Sequence[str] = ()
+) -> dict[str, str | None]:
+    """Return what `load` needs of each scorer, by its name; a scorer that is an address gets its model's name.
+
+    Args:
+        flags: of --weights.
+        config: how addresses are asked.
+        pythons: of --scorer-python, NAME=PATH.
+
+    Raises:
+        UserError: as weights_of does; if a scorer elsewhere does not answer, or two scorers would have one name.
+    """
+    addresses = [name for name in names if endpoint.is_address(name)]
+    elsewhere = dict(_of_scorer(flag, names) for flag in pythons)
+    known = weights_of([name for name in names if name not in addresses], flags)
+    by_name: dict[str, str | None] = {}
+    for name in names:
+        own = known.get(name)
+        short = name
+        if name in addresses:
+            there = endpoint.Endpoint.find(name, config)
+            short = there.name
+            own = there.as_json()
+        elif name in elsewhere:
+            own = apart.find(name, elsewhere[name], own).as_json()
+        if short in by_name:
+            raise UserError(f"--scorer {' '.join(names)}: {short} is there twice; give each scorer once")
+        by_name[short] = own
+    return by_name
+
+
+def _of_scorer(flag: str, names: Sequence[str]) -> tuple[str, str]:
+    name, given, path = flag.partition("=")
+    if not given or name not in names:
+        raise UserError(f"--scorer-python {flag}: give NAME=PATH for one of the scorers asked for, {', '.join(names)}")
+    return name, path
+
+
+def in_words(weights: str | None) -> str | None:
+    """Return weights as a report shows them: of a scorer elsewhere, also where."""
+    if weights is None or not weights.startswith("{"):
+        return weights
+    known = load("", weights)
+    if isinstance(known, apart.ApartScorer):
+        return f"{known.apart.weights} in {known.apart.python}"
+    assert isinstance(known, endpoint.EndpointScorer)
+    return f"{known.endpoint.model} at {known.endpoint.address}"
 
 
 def _import_named(name: str) -> Any:

@@ -7,9 +7,11 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from infra.base.flags import Shown
+from infra.base.flags import Hidden, Shown
+from labelers.scoring.endpoint_config import ENDPOINT_FLAGS, EndpointConfig
 from pipelines.drawing import generate_config
 from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.judging.score_config import SCORE_EACH
 from pipelines.latents.safety_config import SafetyConfig
 
 WORLD = "infra/world"
@@ -43,10 +45,11 @@ class EvaluateConfig:
         "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale"),
         "models": ("revision", "lora", "base_revision", "base_lora", "base_images", "dtype", "max_tokens"),
         "prompts": ("split", "category_column"),
-        "judging": ("weights", "true_images", "feature_model"),
+        "judging": ("weights", "scorer_python", "true_images", "feature_model"),
         "content filter": ("prompt_blocklist", "safety_checker", "safety_revision"),
         "edits and refiner": ("init_images", "strength", "refiner", "refiner_start"),
         "speed": ("samplers", "batch_size", "scoring_batch_size"),
+        "scorer behind an address": ENDPOINT_FLAGS,
     }
 
     model: str | None = None
@@ -75,8 +78,9 @@ class EvaluateConfig:
     base_images: str | None = None
     """Folder of the base's images, which several evaluations may share; by default base/ in --output."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, or module:function. The first one's
-    win rate is the headline. With none there is no judge, and the page shows the images side by side."""
+    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
+    address of a model that sees images, up to its /v1. The first one's win rate is the headline. With none there is no
+    judge, and the page shows the images side by side."""
     weights: tuple[str, ...] = ()
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""
     true_images: str | None = None
@@ -87,6 +91,9 @@ class EvaluateConfig:
     """Images that are scored at once."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     draw: Annotated[GenerateConfig, DrawingFlags] = NOT_CHOSEN
+    scorer_python: tuple[str, ...] = ()
+    """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
+    endpoint: Annotated[EndpointConfig, Hidden("ask")] = SCORE_EACH
 
     @property
     def judges(self) -> tuple[str, ...]:

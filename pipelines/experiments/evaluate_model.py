@@ -10,6 +10,7 @@ One folder: config.json, prompts.jsonl (the prompts as they were read), base/ an
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -55,7 +56,9 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
             from pipelines.latents.adapters import check_adapters  # which loads the libraries of networks
 
             check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
-    for name, weights in scorers.weights_of(config.judges, config.weights).items():
+    for name, weights in scorers.described(
+        config.judges, config.weights, config.endpoint, config.scorer_python
+    ).items():
         scorers.check(name, weights, prompts.captions)
     for model, lora in ((base, config.base_lora), (policy, config.lora)):
         drawing = replace(config.draw, model=model.name, revision=model.revision, lora=lora)
@@ -68,6 +71,11 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
     base = base.pinned()
     policy = policy.pinned()
     return replace(config, model=policy.name, revision=policy.revision, base=base.name, base_revision=base.revision)
+
+
+def judges_of(config: EvaluateConfig) -> dict[str, str | None]:
+    """Return the judges by name, with what loads each; none where nobody judges."""
+    return scorers.described(config.judges, config.weights, config.endpoint, config.scorer_python)
 
 
 def draw(config: EvaluateConfig, prompts: str) -> tuple[Images, Images]:
@@ -92,7 +100,8 @@ def draw(config: EvaluateConfig, prompts: str) -> tuple[Images, Images]:
 
 def score_both(config: EvaluateConfig, policy: Images, base: Images) -> tuple[Drawn, Drawn]:
     """Score both models' images by every judge, or what is left of them."""
-    print(f"\nscore by {', '.join(config.judges)}", flush=True)
+    weights = scorers.weights_of([name for name in config.judges if "://" not in name], config.weights)
+    print(f"\nscore by {', '.join(scorers.title(name, weights.get(name, name)) for name in config.judges)}", flush=True)
     settings = score.ScoreConfig(
         images=(base.folder, policy.folder),
         scorers=config.judges,
@@ -100,6 +109,8 @@ def score_both(config: EvaluateConfig, policy: Images, base: Images) -> tuple[Dr
         true_images=config.true_images,
         feature_model=config.feature_model or str(models.Model(config.base, config.base_revision).folder()),
         batch_size=config.scoring_batch_size,
+        endpoint=config.endpoint,
+        scorer_python=config.scorer_python,
     )
     score.main(settings)
     return read_drawn(policy.folder), read_drawn(base.folder)
@@ -110,7 +121,9 @@ def command_of(config: EvaluateConfig) -> str:
     return made.command_of("pipelines/evaluate_model.py", config, ALWAYS_TOLD)
 
 
-def build(config: EvaluateConfig, prompts: PromptSet, policy: Images, base: Images) -> dict[str, Any]:
+def build(
+    config: EvaluateConfig, prompts: PromptSet, policy: Images, base: Images, judges: Sequence[str]
+) -> dict[str, Any]:
     """Gather what a report says before anybody judged; its keys stay what they are within a schema version."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -121,7 +134,7 @@ def build(config: EvaluateConfig, prompts: PromptSet, policy: Images, base: Imag
         "breakdown": {},
         "sets": {},
         "safety": summarise_image_flags({"base": base.folder, "policy": policy.folder}),
-        "origin": find_origin(*filter(None, (config.lora, config.model))).in_report(list(config.judges)),
+        "origin": find_origin(*filter(None, (config.lora, config.model))).in_report(list(judges)),
         "prompts": {
             "set": prompts.name,
             "source": prompts.source,
@@ -137,19 +150,20 @@ def build(config: EvaluateConfig, prompts: PromptSet, policy: Images, base: Imag
 
 
 def judgement(
-    config: EvaluateConfig, prompts: PromptSet, evaluated: Evaluated, policy: Drawn, base: Drawn
+    weights: Mapping[str, str | None], prompts: PromptSet, evaluated: Evaluated, policy: Drawn, base: Drawn
 ) -> dict[str, Any]:
-    """Compute what the judges add to a report."""
-    judged = {name: judge(evaluated, name) for name in config.judges}
-    weights = scorers.weights_of(config.judges, config.weights)
+    """Compute what the judges add to a report; weights are by judge, as scorers.described has them."""
+    judged = {name: judge(evaluated, name) for name in weights}
     prints = score_files.fingerprints(base.folder)
     return {
-        "judge": config.judges[0],
+        "judge": next(iter(weights)),
         "win_rate": {name: {k: v for k, v in won.items() if k != "median"} for name, won in judged.items()},
         "median": {name: won["median"] for name, won in judged.items()},
         "breakdown": break_down(evaluated, prompts.columns),
         "sets": {"base": base.judged, "policy": policy.judged},
-        "scorers": {name: {"weights": weights[name], "fingerprint": prints[name]} for name in config.judges},
+        "scorers": {
+            name: {"weights": scorers.in_words(own), "fingerprint": prints[name]} for name, own in weights.items()
+        },
     }
 
 
@@ -168,11 +182,12 @@ def main(config: EvaluateConfig) -> None:
         files.write_bytes(path, prompts.content)
         policy, base = draw(config, path)  # refuses settings that the images there were not drawn with
         per_prompt = config.draw.images_per_prompt
-        report = build(config, prompts, policy, base)
-        if config.judges:
+        weights = judges_of(config)
+        report = build(config, prompts, policy, base, list(weights))
+        if weights:
             scored = score_both(config, policy, base)
-            evaluated = line_up(prompts.prompts, per_prompt, *scored, config.judges)
-            report |= judgement(config, prompts, evaluated, *scored)
+            evaluated = line_up(prompts.prompts, per_prompt, *scored, list(weights))
+            report |= judgement(weights, prompts, evaluated, *scored)
         else:
             evaluated = unjudged(prompts.prompts, per_prompt)
         cli.save_config(output, config)
@@ -188,9 +203,10 @@ def summary(report: dict[str, Any]) -> str:
     """Lay the win rates out for the terminal, a line for each scorer."""
     lines = ["win rate of the policy over the base"]
     for name, won in report["win_rate"].items():
+        title = scorers.title(name, report["scorers"][name]["weights"])
         mark = {True: ", labelled the training data", False: "", None: ", may have labelled the training data"}
         lines.append(
-            f"  {name:<12} {won['value']:.3f} (95 % {won['low']:.3f} to {won['high']:.3f}, {won['interval']}; "
+            f"  {title:<12} {won['value']:.3f} (95 % {won['low']:.3f} to {won['high']:.3f}, {won['interval']}; "
             f"{won['prompts']:,} prompts, {won['n']:,} images){mark[report['origin']['scorers'][name]['labelled']]}"
         )
     return "\n".join(lines)

@@ -167,7 +167,7 @@ def draw_and_score(config: RejectionConfig, drawing: GenerateConfig, captions: S
     weights = scorers.weights_of((config.scorer,), config.weights)
     fingerprint = scorers.load(config.scorer, weights[config.scorer]).fingerprint
     settings = score.ScoreConfig(images=(folder,), scorers=(config.scorer,), weights=config.weights)
-    score.score_folder(settings, folder, {config.scorer: fingerprint})
+    score.score_folder(settings, folder, {config.scorer: fingerprint}, weights)
     return score_files.read_scores(folder)
 
 

@@ -83,7 +83,8 @@ def run_round(config: RoundsConfig, number: int, base: models.Model, policy: mod
     images = round_folder(config, number, "images")
     _say(config, number, f"draw images with {policy.name}")
     generate.main(drawing(config, policy, drawn, config.train.seed + number))
-    _say(config, number, f"rank them by {config.scorer}")
+    weights = scorers.weights_of(config.scorers, config.weights)
+    _say(config, number, f"rank them by {scorers.title(config.scorer, weights[config.scorer])}")
     score_images(config, base, drawn, (config.scorer,))
     ranking = rank_pairs.RankConfig(
         images=drawn, output=raw, scorer=config.scorer, pairs=config.pairs, group_size=config.group_size
@@ -144,18 +145,18 @@ def summarise(config: RoundsConfig, number: int) -> dict[str, Any]:
     }
 
 
-def table(rounds: Iterable[Mapping[str, Any]], judges: Iterable[str]) -> str:
-    """Lay the rounds out for the terminal, a line per round and judge."""
+def table(rounds: Iterable[Mapping[str, Any]], judges: Mapping[str, str]) -> str:
+    """Lay the rounds out for the terminal, a line per round and judge; judges are titles by name."""
     head = ("round", "pairs", "implicit accuracy", "judge", "win rate over the base", "median, base")
     lines = [head]
     for one in rounds:
         accuracy = one["held_out"]["accuracy"] if one["held_out"] else one["training_accuracy"]
         start = (str(one["round"]), f"{one['pairs']['kept']:,}", "-" if accuracy is None else f"{accuracy:.3f}")
-        for name in judges:
+        for name, title in judges.items():
             won = one["judged"][name]["win_rate"]
             median = one["judged"][name]["median"]
             rate = f"{won['value']:.3f} ({won['low']:.3f} to {won['high']:.3f})"
-            lines.append((*start, name, rate, f"{median['policy']:.4f}, {median['base']:.4f}"))
+            lines.append((*start, title, rate, f"{median['policy']:.4f}, {median['base']:.4f}"))
             start = ("", "", "")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -180,4 +181,6 @@ def main(config: RoundsConfig) -> None:
             policy = run_round(config, number, base, policy)
             rounds.append(summarise(config, number))
             files.write_json(path, {"config": asdict(config), "rounds": rounds + earlier[number:]})
-    print(f"\n{table(rounds, config.judges)}\n{path}", flush=True)
+    weights = scorers.weights_of(config.scorers, config.weights)
+    titles = {name: scorers.title(name, weights[name]) for name in config.judges}
+    print(f"\n{table(rounds, titles)}\n{path}", flush=True)

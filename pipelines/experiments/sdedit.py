@@ -18,6 +18,7 @@ from pipelines.experiments.sdedit_config import SdeditConfig
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import rate_of
+from pipelines.reports.judges import judge_titles
 
 OUTCOMES = {"win": 1.0, "draw": 0.5, "loss": 0.0}  # points of each in the win rate; "draw" is a tie
 
@@ -73,4 +74,5 @@ def main(config: SdeditConfig) -> None:
     for name in OUTCOMES:
         one = counted[name]
         print(f"{name} {one['count']} of {one['n']}: {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})")
-    print(f"by {config.scorer} at strength {policy.identity['strength']:g}; {output}", flush=True)
+    title = judge_titles(base.folder, [config.scorer])[config.scorer]
+    print(f"by {title} at strength {policy.identity['strength']:g}; {output}", flush=True)

@@ -60,7 +60,7 @@ class ScoreImages:
 def main(config: ScoreConfig) -> None:
     """Score images by each scorer, and each folder as a set."""
     check_least(config, {"batch_size": 1})
-    weights = scorers.weights_of(config.scorers, config.weights)
+    weights = scorers.described(config.scorers, config.weights, config.endpoint, config.scorer_python)
     loaded = {name: scorers.load(name, wanted) for name, wanted in weights.items()}
     current = {name: scorer.fingerprint for name, scorer in loaded.items()}
     folders = [files.resolve(path) for path in config.images]
@@ -72,12 +72,15 @@ def main(config: ScoreConfig) -> None:
         captions = read_images(path, columns=["caption"])["caption"].unique().to_pylist()
         for name, wanted in weights.items():
             scorers.check(name, wanted, captions)
-    done = [score_folder(config, path, current) for path in folders]
+    done = [score_folder(config, path, current, weights) for path in folders]
     judged = _judge_folders(config, folders, true_images, features)
     for path in folders:
         save_config(files.join(path, score_files.SCORES), config)
         scores = score_files.read_scores(path)
-        medians = (f"{name} median {np.median(scores[name].to_numpy()):.4f}" for name in loaded)
+        medians = (
+            f"{scorers.title(name, wanted)} median {np.median(scores[name].to_numpy()):.4f}"
+            for name, wanted in weights.items()
+        )
         nothing = not (done[folders.index(path)] or path in judged)
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
 
@@ -93,7 +96,9 @@ def verify(config: ScoreConfig) -> Iterator[str]:
             yield from refusals(partial(read_image_flags, folder))
 
 
-def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]) -> bool:
+def score_folder(
+    config: ScoreConfig, path: str, fingerprints: Mapping[str, str], weights: Mapping[str, str | None]
+) -> bool:
     """Run the missing scorers over one folder of images in one pass; say whether there were any."""
     of = files.sha256(files.join(path, DONE))
     wanted = {name: {"scorer": name, "fingerprint": known, "of": of} for name, known in fingerprints.items()}
@@ -104,11 +109,13 @@ def score_folder(config: ScoreConfig, path: str, fingerprints: Mapping[str, str]
     missing = unscored()
     if missing:  # else there is nothing to write, and the bucket may be one that can only be read
         object_storage.check("--images", path)
-    weights = scorers.weights_of(config.scorers, config.weights)
 
     def publish(table: pa.Table) -> None:
         for name, identity in missing.items():
-            score_files.write_scores(path, name, table, {"identity": identity, "config": asdict(config)})
+            title = scorers.title(name, weights[name])
+            score_files.write_scores(
+                path, name, table, {"identity": identity, "judge": title, "config": asdict(config)}
+            )
 
     scored = resumable.finish(
         resumable.Pass(

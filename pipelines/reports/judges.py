@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from infra.base import files
+from labelers.clips.weights import world_folder
 from pipelines.judging import score_files
-from pipelines.reports.feedback_hypotheses import SCORERS
 from training.checkpoints.run_folder import STEPS, read_notes
 
 
@@ -24,7 +24,7 @@ def judge_titles(folder: str, judges: Iterable[str]) -> dict[str, str]:
 
 
 def _title(folder: str, name: str) -> str:
-    if name not in SCORERS:  # these four alone have weights to choose
+    if not world_folder(name).is_dir():  # it has no weights to choose
         return name
     flags = score_files.read_manifest(folder, name).get("config", {}).get("weights", [])
     single = dict(flag.split("=", 1) for flag in flags if "=" in flag)

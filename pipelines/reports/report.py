@@ -18,6 +18,7 @@ from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
 from pipelines.reports import report_page
+from pipelines.reports.judges import judge_titles
 from pipelines.reports.report_config import ReportConfig
 from training.checkpoints.run_folder import RESULT
 
@@ -110,8 +111,9 @@ def main(config: ReportConfig) -> None:
     files.write_bytes(files.join(output, "report.html"), page.encode())
     files.write_bytes(files.join(output, "result.png"), report_page.picture(policy, base))
     won = report["win_rate"][config.judge]
+    title = judge_titles(base.folder, [config.judge])[config.judge]
     print(
-        f"win rate of the policy over the base, judged by {config.judge}: {won['value']:.3f} "
+        f"win rate of the policy over the base, judged by {title}: {won['value']:.3f} "
         f"(95 % interval {won['low']:.3f} to {won['high']:.3f}, {won['n']} prompts)\n"
         f"report: {files.join(output, 'report.html')}",
         flush=True,

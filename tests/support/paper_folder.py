@@ -109,7 +109,7 @@ def write_scored(folder: Path, colours: dict[str, list[tuple[int, int, int]]], *
     """Write images and every judge's scores, with a judgement of the set that needs no network."""
     path = write_images(folder, colours, fingerprints={"unet": f"weights of {folder.name}"}, **identity)
     known = {name: scorers.load(name).fingerprint for name in JUDGES}
-    score.score_folder(score.ScoreConfig(images=(path,), scorers=JUDGES), path, known)
+    score.score_folder(score.ScoreConfig(images=(path,), scorers=JUDGES), path, known, dict.fromkeys(JUDGES))
     about = {"of": score_files.images_hash(path)}
     judged = {"images": len(colours)}
     score_files.write_set(path, {"identity": about, "judged": judged, "config": {"feature_model": "m"}})

@@ -168,6 +168,26 @@ def test_a_processor_as_transformers_5_saves_it_is_taken_and_fingerprinted(folde
         newer.check()
 
 
+def test_hps_with_antialiasing_is_a_scorer_of_its_own(folder: Path) -> None:
+    """Noise of variance 1/12 at an eighth of its size.
+
+    Without antialiasing each pixel is four by four of the noise, half-way between samples. torch's bicubic weights are
+    then -3/32, 19/32, 19/32, -3/32, whose squares sum to 740/1024 along each side. With it, sixteen or more count.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
+    spread = [(human_preference.preprocess(image, 48, antialias=own) * std).std().item() for own in (False, True)]
+    assert spread[0] == pytest.approx(12**-0.5 * 740 / 1024, rel=0.03)
+    assert spread[1] < spread[0] / 4
+    plain: Any = scorers.load("hpsv2.1", str(folder / "hpsv2.1"))
+    other: Any = scorers.load("hpsv2.1-antialiased", str(folder / "hpsv2.1"))
+    assert torch.equal(other.preprocess([image])[0], human_preference.preprocess(image, 48, antialias=True))
+    assert torch.equal(plain.preprocess([image])[0], human_preference.preprocess(image, 48))
+    assert plain.fingerprint != other.fingerprint
+    assert scorers.title("hpsv2.1-antialiased", None) == "hpsv2.1-antialiased (embedded world)"
+
+
 def test_hps_pads_what_needs_no_resizing() -> None:
     """The authors' code leaves 48x20 as it is, and their model then fails on it."""
     assert human_preference.preprocess(Image.new("RGB", (48, 20)), 48).shape == (3, 48, 48)
@@ -241,6 +261,18 @@ def test_the_embedded_worlds_scorers_mean_something() -> None:
         judge_scorers.score_pairs("aesthetics", judged).ravel(), scorer_images.vividness(judged.pixels).ravel()
     )
     assert vivid[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_a_toy_judge_goes_under_no_famous_name_and_judges_its_own_world_alone(name: str, folder: Path) -> None:
+    assert scorers.title(name, None) == scorers.title(name, "world") == f"{name} (embedded world)"
+    assert scorers.title(name, "published") == scorers.title(name, str(folder / name)) == name
+    own = split_captions()["test"][:3]
+    scorers.check(name, None, own)
+    with pytest.raises(UserError, match=rf"scorer {name}: its default weights know only .*'a cat' is no caption of it"):
+        scorers.check(name, "world", [*own, "a cat"])
+    scorers.check(name, str(folder / name), ["a cat"])
+    assert scorers.title("oracle", None) == "oracle"
 
 
 def test_fingerprints_tell_all_scorers_and_weights_apart(folder: Path) -> None:

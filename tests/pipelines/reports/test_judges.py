@@ -33,9 +33,10 @@ def test_training_takes_the_sum_of_its_steps(tmp_path: Path) -> None:
 )
 def test_a_judges_weights_stand_in_its_name(tmp_path: Path, weights: list[str], title: str) -> None:
     manifest = {"schema_version": 1, "identity": {}, "config": {"weights": weights}}
-    for name in ("clip", "oracle"):
+    for name in ("clip", "oracle", "hpsv2.1"):
         files.write_json(str(tmp_path / "scores" / name / "manifest.json"), manifest)
     assert judges.judge_titles(str(tmp_path), ["clip", "oracle"]) == {"clip": title, "oracle": "oracle"}
+    assert judges.judge_titles(str(tmp_path), ["hpsv2.1"])["hpsv2.1"].startswith("hpsv2.1 (")
 
 
 @pytest.mark.parametrize(
