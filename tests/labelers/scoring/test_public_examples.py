@@ -2,8 +2,9 @@
 
 ImageReward's example (THUDM/ImageReward, example.py and its README) and HPSv2's demo image (tgxs002/HPSv2, issue 27):
 
-    IMAGEREWARD_PYTHON=/envs/imagereward/bin/python IMAGEREWARD_WEIGHTS=published IMAGEREWARD_IMAGES=/data/imagereward \\
-    HPSV2_WEIGHTS=published HPSV2_IMAGE=/data/demo_image.jpg .venv/bin/python -m pytest -rs THIS_FILE
+    export IMAGEREWARD_PYTHON=/envs/imagereward/bin/python IMAGEREWARD_WEIGHTS=published IMAGEREWARD_IMAGES=/data/images
+    export HPSV2_WEIGHTS=published HPSV2_IMAGE=/data/demo_image.jpg
+    .venv/bin/python -m pytest -rs THIS_FILE
 """
 
 from __future__ import annotations
