@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from infra.base import files, records
+from infra.base import disk_errors, files, records
 from infra.base.errors import UserError
 from infra.base.files import join, write_json
 from infra.base.flags import Flag, plain
@@ -86,7 +86,7 @@ def read_settings(path: str) -> dict[str, Any]:
     try:
         text = files.read_bytes(files.resolve(path)).decode()
     except (OSError, UnicodeDecodeError) as error:
-        reason = files.reason(error) if isinstance(error, OSError) else "it is no text"
+        reason = disk_errors.reason(error) if isinstance(error, OSError) else "it is no text"
         raise UserError(f"--config {path}: cannot be read ({reason})") from error
     try:
         settings = json.loads(text)  # YAML would take JSON's 1e-05 for a string

@@ -6,10 +6,10 @@ Local relative paths count from the repository root.
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from infra.base import disk_errors, s3_filesystem
 from infra.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 S3 = "s3://"
 HUB = "hf://"
+WORK = ".work"  # in a folder of this software: progress and intermediate files of an unfinished job
+IN_WORK = re.compile(rf"/{re.escape(WORK)}(-\w+)?(/|$)")
 BLOCK = 1 << 22  # bytes read at once
-SILENCE = 15.0  # seconds that S3 may send nothing in the middle of a request, before it is asked again
 NO_SECRETS = "a URL is host and path alone, s3:// bucket and folder alone; keys and options come from the environment"
 PACKAGED = ("infra/world/", "infra/benchmarks/shapes/")  # data that is installed with the code
 INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
@@ -67,89 +69,10 @@ def carries_secrets(text: str) -> bool:
     return bool(is_url) and ("?" in rest or "@" in first or (before.endswith("s3") and ":" in first))
 
 
-def endpoint() -> str | None:
-    """Return the S3 server that the environment or the AWS settings file names; None for AWS itself."""
-    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
-        return None
-    in_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return in_environment or _configured()[0]
-
-
-def region() -> str | None:
-    """Return the region that the environment or the AWS settings file names, which pyarrow itself does not read."""
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _configured()[1]
-
-
-def _configured() -> tuple[str | None, str | None]:
-    path = Path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
-    if not path.is_file():
-        return None, None
-    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
-    return _read_aws_settings(str(path), path.stat().st_mtime_ns, profile)
-
-
-@functools.cache
-def _read_aws_settings(_path: str, _written: int, _profile: str | None) -> tuple[str | None, str | None]:
-    """Read endpoint and region of the chosen profile, as botocore merges its files; the arguments key the cache."""
-    import botocore.session
-    from botocore.exceptions import BotoCoreError
-
-    session = botocore.session.Session()
-    try:
-        chosen = session.get_scoped_config()
-        services = session.full_config.get("services", {}).get(chosen.get("services"), {})
-    except BotoCoreError:  # no such profile, or no such file as a profile names: object_storage.check says which
-        return None, None
-    return services.get("s3", {}).get("endpoint_url") or chosen.get("endpoint_url"), chosen.get("region")
-
-
-class _S3FileSystem(pafs.S3FileSystem):
-    """S3 with our timeouts and attempts in every process: pyarrow's own forgets its attempts on the way to another."""
-
-    server: str | None
-    place: str | None  # the region
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _open_s3, (self.server, self.place)
-
-
-@functools.cache  # a client keeps its connections
-def _s3(
-    server: str | None, place: str | None, attempts: int, silence: float, _credentials: int | None
-) -> pafs.S3FileSystem:
-    # Attempts wait longer and longer, with jitter, up to 20 s: ten outlive a minute of refusals, and where nothing is
-    # sent at all they end within five minutes.
-    filesystem = _S3FileSystem(
-        endpoint_override=server,
-        region=place,
-        connect_timeout=min(5.0, silence),
-        request_timeout=silence,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(attempts),
-    )
-    filesystem.server = server
-    filesystem.place = place
-    return filesystem
-
-
-def _open_s3(server: str | None, place: str | None) -> pafs.S3FileSystem:
-    # S3-compatible servers know fewer checksum headers than AWS does.
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    return _s3(server, place, int(os.environ.get("AWS_MAX_ATTEMPTS", "10")), SILENCE, credentials_written())
-
-
-def credentials_written() -> int | None:
-    """Return when the file of credentials was written, in ns: a client reads it once, and another file needs another.
-
-    Credentials of the environment, of a role or of a process it renews by itself.
-    """
-    path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a resolved path and the path within it."""
     if path.startswith(S3):
-        return _open_s3(endpoint(), region()), path.removeprefix(S3)
+        return s3_filesystem.open_s3(s3_filesystem.endpoint(), s3_filesystem.region()), path.removeprefix(S3)
     if path.startswith(HUB):
         import fsspec  # huggingface_hub registers hf:// there; its token stays in the environment of each process
 
@@ -162,7 +85,7 @@ def _type(path: str) -> pafs.FileType:
     try:
         return filesystem.get_file_info(inner).type
     except OSError as error:
-        raise UserError(f"{path}: cannot be reached ({reason(error)})") from error
+        raise UserError(f"{path}: cannot be reached ({disk_errors.reason(error)})") from error
 
 
 def join(path: str, *parts: str) -> str:
@@ -179,40 +102,6 @@ def inside(folder: str, name: str) -> str:
     if {"", ".", ".."} & set(name.split("/")):
         raise UserError(f"{folder}: names the file {name!r}, which may lie outside; nothing is read or written there")
     return join(folder, name)
-
-
-def reason(error: OSError) -> str:
-    """Say in one line why a file could not be read or written."""
-    if "AWS Error" in str(error):
-        from infra.base import (
-            object_storage,  # boto3: not on the way of those who have nothing on S3
-        )
-
-        return object_storage.explain(error)
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-REMEDIES = {  # of what lies in a disk's way rather than in this code's, by errno
-    errno.ENOTDIR: "a file lies where a folder should; move it away, or give another path",
-    errno.EEXIST: "something else lies there already; move it away, or give another path",
-    errno.EISDIR: "a folder lies where a file should; move it away, or give another path",
-    errno.ENAMETOOLONG: "give a shorter name: most disks take 255 bytes a name",
-    errno.ELOOP: "its links lead in a circle; correct them",
-    errno.EROFS: "the disk is read-only; give a folder on another",
-    errno.EACCES: "you lack the right; ask its owner, or give another path",
-    errno.EPERM: "you lack the right; ask its owner, or give another path",
-    errno.ENOSPC: "make room there, or free inodes; then give the same command again",
-    errno.EDQUOT: "your quota is used up; make room, then give the same command again",
-}
-
-
-def disk_refusal(error: OSError) -> UserError | None:
-    """Put a disk's refusal into one sentence with its remedy; None where the cause may be this code's."""
-    remedy = REMEDIES.get(error.errno or 0)
-    if remedy is None:
-        return None
-    place = f"{error.filename}: {error.strerror}" if error.filename else reason(error)
-    return UserError(f"{place}; {remedy}")
 
 
 def exists(path: str) -> bool:
@@ -251,7 +140,7 @@ def _below(folder: str) -> list[pafs.FileInfo]:
     try:
         entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be reached ({reason(error)})") from error
+        raise UserError(f"{folder}: cannot be reached ({disk_errors.reason(error)})") from error
     return [entry for entry in entries if entry.type == pafs.FileType.File]
 
 
@@ -405,14 +294,44 @@ def write_json(path: str, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
-def remove(path: str) -> None:
-    """Delete a file, or a folder with everything in it; nothing happens where it is absent."""
+def owner_of(work: str) -> str:
+    """Return the folder of this software in which a work folder, or what is below it, lies."""
+    begin = IN_WORK.search(work)
+    return work[: begin.start()] if begin else work.rpartition("/")[0]
+
+
+def remove(path: str, below: str | None = None) -> None:
+    """Delete a file, or a folder with everything in it; of a link, the link alone. What is absent is passed over.
+
+    Args:
+        below: the folder that is this software's, in which the path lies: no link on the way from it is followed. By
+            default it is the path's own folder.
+
+    Raises:
+        UserError: naming a link on the way, behind which may lie what is somebody else's.
+    """
     filesystem, inner = open_filesystem(writable(path))
+    if not is_remote(path):
+        _refuse_links(path, below)
+        if os.path.islink(path):
+            os.unlink(path)
+            return
     match _type(path):
         case pafs.FileType.Directory:
             filesystem.delete_dir(inner)
         case pafs.FileType.File:
             filesystem.delete_file(inner)
+
+
+def _refuse_links(path: str, below: str | None) -> None:
+    place = Path(path).parent
+    while below is not None and place != Path(below) and place.is_relative_to(below):
+        if place.is_symlink():
+            raise UserError(
+                f"{place}: a link, and nothing is deleted through one; put the folder itself in its place, or delete "
+                "the link"
+            )
+        place = place.parent
 
 
 def sha256(path: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.base import files, node_cache, weight_names
+from infra.base import disk_errors, files, node_cache, weight_names
 from infra.base.errors import UserError
 
 INDEX = "model_index.json"  # diffusers' name for what a pipeline is made of
@@ -143,7 +143,7 @@ def _copied(source: str, stamps: list[Any], place_of: Callable[[str], str], wher
             for name, place in places.items():
                 files.copy(place, str(folder / name))
         except OSError as error:
-            raise UserError(f"{where}: could not be copied to this node ({files.reason(error)})") from error
+            raise UserError(f"{where}: could not be copied to this node ({disk_errors.reason(error)})") from error
 
     content = hashlib.sha256(repr((source, stamps)).encode()).hexdigest()
     size = sum(size for _, size, _ in stamps)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from infra.base import files, tables
+from infra.base import disk_errors, files, tables
 from infra.base.errors import UserError
 
 Named = Mapping[str, Mapping[str, Any]]  # bytes and sha256 of each file, by its path within the folder
@@ -37,7 +37,7 @@ def problems(folder: str, named: Named, remedy: str, contents: bool = False) -> 
         try:
             wrong = _difference(path, sizes.get(name), expected, contents)
         except OSError as error:
-            wrong = f"cannot be read ({files.reason(error)}); ask its owner for the right to"
+            wrong = f"cannot be read ({disk_errors.reason(error)}); ask its owner for the right to"
         if wrong:
             yield f"{path}: {wrong}; {remedy}"
 

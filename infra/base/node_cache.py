@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import os
 import shutil
+import socket
 import stat
 import sys
 import tempfile
@@ -41,19 +44,36 @@ def staged_once(
             if wrong is None:
                 return folder
             print(f"{folder}: {wrong}, so {source} is copied again", file=sys.stderr, flush=True)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        folder.unlink(missing_ok=True)
+        files.remove(str(folder))
+        unfinished = f"{name}.{socket.gethostname()}"
+        for left in base.glob(f"{glob.escape(unfinished)}.*.partial"):  # by killed processes of this node
+            files.remove(str(left))
         free = shutil.disk_usage(base).free
         if free < needed:
             raise UserError(
                 f"{base}: {needed:,} bytes are needed for {source}, {free:,} are free; "
                 f"set {setting} to a folder on a larger disk"
             )
-        folder.mkdir(mode=0o700)
-        fill(folder)
-        copy_index.write(folder)
+        partial = base / f"{unfinished}.{os.getpid()}.partial"
+        partial.mkdir(mode=0o700)
+        fill(partial)
+        copy_index.write(partial)
+        _take_place(partial, folder)
     return folder
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    """Give a whole copy its name. On a disk of several nodes another one's may be there by now: a lock may be a node's.
+
+    Nobody writes into a folder of that name: another node has mapped it, and would read what is written as zeros.
+    """
+    try:
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or copy_index.damage(folder) is not None:
+            raise
+        files.remove(str(partial))
+    files.flush(str(folder.parent))
 
 
 def linked_once(contents: Mapping[str, Path | bytes], setting: str = "TMPDIR") -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 
 from botocore import exceptions
 
-from infra.base import files, object_storage
+from infra.base import files, object_storage, s3_filesystem
 from infra.base.errors import UserError
 
 NAME = ".lock"
@@ -165,7 +165,7 @@ class ObjectLock:
         raise UserError(f"{self.folder}/{NAME}: S3 refused {CONFLICTS} writes in a row, each for another under way")
 
     def _s3(self) -> Any:
-        written = files.credentials_written()
+        written = s3_filesystem.credentials_written()
         if self._client is None or self._client[0] != written:
             self._client = (written, object_storage.open_client(silence=LOOK))  # a renewal has a minute, at most
         return self._client[1]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions
 
-from infra.base import files
+from infra.base import files, s3_filesystem
 from infra.base.errors import UserError
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
@@ -53,7 +53,7 @@ def check(flag: str, path: str) -> None:
         client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         there = client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
         # A server of one's own may call its one region anything; AWS sends pyarrow away from all but the bucket's.
-        if there and there != client.meta.region_name and files.endpoint() is None:
+        if there and there != client.meta.region_name and s3_filesystem.endpoint() is None:
             raise UserError(f"{flag} {path}: {_elsewhere(client.meta.region_name, there)}")
         _try_key(client, bucket, "/".join(part for part in (prefix, f".check-{uuid.uuid4().hex}") if part))
     except (exceptions.BotoCoreError, exceptions.ClientError, ValueError) as error:
@@ -70,7 +70,7 @@ def open_client(silence: float = 20.0) -> Any:
     import boto3  # not on the way of those who have nothing on S3
     from botocore.config import Config
 
-    server = files.endpoint()
+    server = s3_filesystem.endpoint()
     region = files.open_filesystem(files.S3)[0].region
     style = {"addressing_style": "path"} if server else None  # few servers of one's own have a name per bucket
     settings = Config(connect_timeout=5, read_timeout=silence, s3=style)
@@ -109,7 +109,7 @@ def reason(error: Exception, bucket: str) -> str:
 
 
 def _server() -> str:
-    server = urlsplit(files.endpoint() or "https://s3.amazonaws.com")
+    server = urlsplit(s3_filesystem.endpoint() or "https://s3.amazonaws.com")
     return f"{server.hostname}:{server.port}" if server.port else str(server.hostname)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.base import files
+from infra.base import disk_errors, files
 from infra.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ SUFFIX = ".parquet"
 BYTES_AT_ONCE = 32 << 20  # of decoded columns
 BUFFER = 4 << 20  # bytes of a column that are read ahead
 MOST_ROWS = 65_536
+
+
+class UnreadableError(UserError):
+    """A file is no whole Parquet file; the message names it."""
 
 
 def open_dataset(paths: Sequence[str]) -> pads.Dataset:
@@ -46,9 +51,32 @@ def read(paths: Sequence[str], columns: Sequence[str] | None = None, rows: pc.Ex
 
     Raises:
         ValueError: if there are no files.
-        pa.ArrowInvalid, OSError: if one cannot be read as Parquet.
+        UnreadableError: naming the file that cannot be read as Parquet.
+        OSError: if one is absent or out of reach.
     """
-    return open_dataset(paths).to_table(columns=None if columns is None else list(columns), filter=rows)
+    with _parsing(paths):
+        return open_dataset(paths).to_table(columns=None if columns is None else list(columns), filter=rows)
+
+
+@contextlib.contextmanager
+def _parsing(paths: Sequence[str]) -> Iterator[None]:
+    """Name the file where one of some cannot be read as Parquet inside the block."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if _is_out_of_reach(error):
+            raise
+        broken = paths[0] if len(paths) == 1 else next(filter(_is_broken, paths), paths[0])
+        raise unreadable(broken, error) from error
+
+
+def _is_broken(path: str) -> bool:
+    try:
+        for _ in batches(path, None):
+            pass
+    except (UnreadableError, OSError):
+        return True
+    return False
 
 
 def read_folder(folder: str, columns: Sequence[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
@@ -63,9 +91,19 @@ def read_folder(folder: str, columns: Sequence[str] | None = None, rows: pc.Expr
     return read(paths, columns, rows)
 
 
-def parse(content: bytes) -> pa.Table:
-    """Read a whole Parquet file that is in memory already, for example because its bytes were hashed."""
-    return pq.read_table(pa.BufferReader(content), partitioning=None)
+def parse(path: str, content: bytes) -> pa.Table:
+    """Read a whole Parquet file that is in memory already, for example because its bytes were hashed.
+
+    Pages are compared with their checksums, where they have some.
+
+    Args:
+        path: where it lies, for messages.
+
+    Raises:
+        UnreadableError: if it cannot be read as Parquet.
+    """
+    with _parsing([path]):
+        return pq.read_table(pa.BufferReader(content), partitioning=None, page_checksum_verification=True)
 
 
 def batches(path: str, columns: Sequence[str] | None, size: int | None = None) -> Iterator[pa.RecordBatch]:
@@ -74,10 +112,14 @@ def batches(path: str, columns: Sequence[str] | None, size: int | None = None) -
     Args:
         columns: the columns to read; None: all.
         size: rows at a time; None: as many as BYTES_AT_ONCE hold, by what the footer says.
+
+    Raises:
+        UnreadableError: if it cannot be read as Parquet.
+        OSError: if it is absent or out of reach.
     """
     filesystem, inner = files.open_filesystem(path)
     # Without pre_buffer and with a buffer, pages are read as they are needed; else a row group is held whole.
-    with pq.ParquetFile(inner, filesystem=filesystem, pre_buffer=False, buffer_size=BUFFER) as file:
+    with _parsing([path]), pq.ParquetFile(inner, filesystem=filesystem, pre_buffer=False, buffer_size=BUFFER) as file:
         chosen = None if columns is None else list(columns)
         yield from file.iter_batches(size or rows_at_once(file.metadata, chosen), columns=chosen)
 
@@ -111,20 +153,27 @@ def list_tables(folder: str) -> list[str]:
     ]
 
 
+def _is_out_of_reach(error: Exception) -> bool:
+    return isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error))
+
+
 def unreadable(path: str, error: Exception) -> UserError:
     """Say in one sentence why a file was not read: it is out of reach, or it is no whole Parquet file."""
-    if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
-        return UserError(f"{path}: cannot be read ({files.reason(error)})")
-    return UserError(f"{path}: not readable as Parquet ({error}); replace it by a whole file")
+    if isinstance(error, OSError) and _is_out_of_reach(error):
+        return UserError(f"{path}: cannot be read ({disk_errors.reason(error)})")
+    why = next(iter(str(error).splitlines()), type(error).__name__)
+    return UnreadableError(f"{path}: not readable as Parquet ({why}); replace it by a whole file")
 
 
 def column_names(path: str) -> list[str]:
     """Name the columns of one file; only its footer is read."""
     filesystem, inner = files.open_filesystem(path)
-    return pq.read_schema(inner, filesystem=filesystem).names
+    with _parsing([path]):
+        return pq.read_schema(inner, filesystem=filesystem).names
 
 
 def count_rows(path: str) -> int:
     """Count the rows of one file; only its footer is read."""
     filesystem, inner = files.open_filesystem(path)
-    return pq.read_metadata(inner, filesystem=filesystem).num_rows
+    with _parsing([path]):
+        return pq.read_metadata(inner, filesystem=filesystem).num_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from infra.base import files, object_storage
+from infra.base import disk_errors, object_storage
 from infra.base.errors import UserError
 
 WRONG = 1  # the exit code where something is wrong
@@ -42,5 +42,5 @@ def refusal(error: Exception) -> str | None:
     """Return the one sentence about what S3, a disk or this code refused; None where this code may be wrong."""
     refused = object_storage.refusal_in(error)
     if refused is None and isinstance(error, OSError):
-        refused = files.disk_refusal(error)
+        refused = disk_errors.disk_refusal(error)
     return None if refused is None else str(refused)

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.faults import netsplit
@@ -106,7 +104,7 @@ class Encoding:
             half = bool(files.list_files(self._work("pairs_done"), progress.PENDING))
             try:
                 written = self._finished_rows() >= strike.blocks * BLOCK
-            except (OSError, pa.ArrowInvalid):  # a mark is being written
+            except (OSError, tables.UnreadableError):  # a mark is being written
                 return False
             # The captions of the second pass show that no look met a half-written block, and none will come.
             due = written and (half or not strike.half_written or files.exists(self._work("captions.parquet")))

@@ -140,8 +140,15 @@ USUAL: Mapping[str, Outcome] = {
 }
 DOUBLED: dict[str, Outcome] = {"copied beside": "refused"}  # where a copy would count twice
 NOTED: dict[str, Outcome] = dict.fromkeys(("gone", "torn", "zeroed", "older copy", "renamed"), "repaired")
+JUDGED: dict[str, Outcome] = NOTED | {"gone": "right", "renamed": "right"}  # a run may have judged nothing
+# Notes say by themselves whose they are.
+RUN_ID: dict[str, Outcome] = {
+    **dict.fromkeys(("gone", "torn", "zeroed", "renamed", "unreadable"), "right"),
+    "older copy": "repaired",
+}
 # A copy without its index is an unfinished one, which is made again like any other.
 COPIED: dict[str, Outcome] = NOTED | {"swapped": "repaired", "a link": "repaired"}
+SHOWN: dict[str, Outcome] = {**NOTED, "swapped": "repaired", "unreadable": "repaired"}  # to people alone
 NONE_WITHOUT: dict[str, Outcome] = {"gone": "right", "renamed": "right"}  # where a marker makes a thing one
 INDEXED: dict[str, Outcome] = COPIED | NONE_WITHOUT | {"a link": "right", "older copy": "right"}
 
@@ -161,12 +168,16 @@ class Row:
 
 
 KEPT = "pairs/status=kept/part-0.parquet"
+KEPT_IMAGES = "images/status=kept/part-0.parquet"  # of a store of groups
 PROMPTS = "prompts/part-0.parquet"
 STEP = "checkpoints/step-0000004"
 ROWS = (
     Row(kind="store", file="manifest.json", partner=KEPT),
     Row(kind="store", file=KEPT, partner=PROMPTS, unusual=DOUBLED),
     Row(kind="store", file=PROMPTS, partner=KEPT, unusual=DOUBLED),
+    Row(kind="store", file=KEPT_IMAGES, partner=KEPT, unusual=DOUBLED),
+    Row(kind="store", file="index/pairs.arrow", partner="index/captions.arrow"),
+    Row(kind="store", file="index/pair_parts.arrow", partner="index/caption_parts.arrow"),
     Row(kind="label set", file="labels/red/manifest.json", partner="manifest.json"),
     Row(
         kind="label set",
@@ -184,11 +195,14 @@ ROWS = (
     Row(kind="cached errors", file="reference/base/draw-0000.parquet", partner=KEPT, unusual=DOUBLED),
     Row(kind="images", file="manifest.json", partner="images/part-0.parquet"),
     Row(kind="images", file="images/part-0.parquet", partner="manifest.json", unusual=DOUBLED),
+    Row(kind="gallery", file="gallery/00001-0.png", partner="gallery/00002-0.png", unusual=SHOWN),
     Row(kind="scores", file="scores/red/manifest.json", partner="set.json"),
     Row(kind="scores", file="scores/red/scores.parquet", partner="images/part-0.parquet"),
     Row(kind="scores", file="set.json", partner="manifest.json"),
     Row(kind="run", file="config.json", partner="result/facts.json"),
+    Row(kind="run", file="run.json", partner="config.json", unusual=RUN_ID),
     Row(kind="run", file="metrics.jsonl", partner="config.json", unusual=NOTED),
+    Row(kind="run", file="assessments.jsonl", partner="config.json", unusual=JUDGED),
     Row(kind="run", file=f"{STEP}/complete.json", partner="config.json", unusual=NONE_WITHOUT),
     Row(kind="run", file=f"{STEP}/network.safetensors", partner=f"{STEP}/optimizer.safetensors"),
     Row(kind="run", file="result/facts.json", partner="config.json", unusual=NONE_WITHOUT),
@@ -200,7 +214,9 @@ ROWS = (
         partner="copy/numbers.npy",
         unusual=INDEXED,
     ),
-    Row(kind="sweep", file="sweep.json", partner="seconds.json", unusual={"older copy": "right"}),
+    Row(kind="image flags", file="flags.json", partner="filter.json"),
+    Row(kind="image flags", file="filter.json", partner="flags.json", unusual=NONE_WITHOUT),
+    Row(kind="sweep", file="sweep.json", partner="seconds.json"),
     Row(kind="arena", file="arena.json", partner="votes.jsonl"),
     Row(kind="arena", file="votes.jsonl", partner="arena.json"),
 )

@@ -20,13 +20,13 @@ from infra.base.node_cache import staged_once
 from infra.base.verifying import refusals
 from pipelines.arena_app import arena
 from pipelines.arena_app.arena_votes import VOTES, VoteLog, read_votes
-from pipelines.drawing import image_sets
-from pipelines.experiments import sweep
-from pipelines.judging import score_files
+from pipelines.drawing import gallery, image_sets
+from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.experiments import sweep_done
+from pipelines.judging import image_flags, score_files
 from pipelines.latents import store, store_check
-from pipelines.paper.paper_run import read_part
 from training.checkpoints import checkpoint, run_check
-from training.checkpoints.run_folder import RESULT
+from training.checkpoints.run_folder import RESULT, settle_run_id
 from training.reference import reference_errors
 from training.run import train_dpo
 from training.run.journal import Journal
@@ -80,6 +80,18 @@ def use_images(folder: Path) -> str:
     return _digest(image_sets.read_manifest(str(folder))["identity"], _rows(image_sets.read_images(str(folder))))
 
 
+def gallery_of(folder: Path) -> tuple[str, pa.Table, GenerateConfig]:
+    """Describe the gallery of a folder of images: where it is, what it shows, and by which settings."""
+    drawn = image_sets.read_images(str(folder), columns=["image_id", "caption", "image_index", "image_seed"])
+    return str(folder), drawn, GenerateConfig(output=str(folder))
+
+
+def use_gallery(folder: Path) -> str:
+    """Give the command of a finished gallery again, and look at its images."""
+    gallery.write_gallery(*gallery_of(folder))
+    return _digest([(folder / gallery.FOLDER / f"0000{number}-0.png").read_bytes() for number in (1, 2)])
+
+
 def use_scores(folder: Path) -> str:
     """Read scores as the report does."""
     return _digest(_rows(score_files.read_scores(str(folder))), score_files.read_set(str(folder)))
@@ -94,6 +106,7 @@ def use_run(folder: Path) -> str:
     settings = cli.begun_with(files.join(output, CONFIG), TrainConfig())
     now = cli.as_saved(replace(TrainConfig(), seed=SEED))
     begun.refuse_other_settings(output, settings, now, "give another --output", train_dpo.FREE)
+    settle_run_id(output)
     step = checkpoint.next_start(output)
     assert step is not None
     state = checkpoint.check(files.join(output, checkpoint.name_of(step)))
@@ -118,8 +131,13 @@ def use_cache(folder: Path) -> str:
 
 def use_sweep(folder: Path) -> str:
     """Read a sweep as the paper's report does."""
-    trials = read_part(str(folder / sweep.DONE), ("schema_version",))["trials"]
-    return _digest([(trial["name"], trial["seed"]) for trial in trials])
+    trials = sweep_done.read_done(str(folder / sweep_done.DONE))["trials"]
+    return _digest([(trial["name"], trial["seed"], trial["best_step"]) for trial in trials])
+
+
+def use_flags(folder: Path) -> str:
+    """Read which images are flagged, as whatever shows them does."""
+    return _digest(image_flags.flag_reasons(str(folder)))
 
 
 def use_arena(folder: Path) -> str:
@@ -154,9 +172,11 @@ KINDS: Mapping[str, Kind] = {
         use_errors, lambda folder: store_check.reference_problems(reference_errors.folder_of(str(folder), "base"))
     ),
     "images": Kind(use_images, _problems_of_images),
+    "gallery": Kind(use_gallery, lambda _: iter(())),  # whatever differs is made again
     "scores": Kind(use_scores, _problems_of_scores),
     "run": Kind(use_run, lambda folder: run_check.problems(str(folder))),
     "cache": Kind(use_cache, lambda folder: run_check.cache_problems(str(folder))),
-    "sweep": Kind(use_sweep, lambda folder: refusals(lambda: read_part(str(folder / sweep.DONE), ("schema_version",)))),
+    "sweep": Kind(use_sweep, lambda folder: refusals(lambda: sweep_done.read_done(str(folder / sweep_done.DONE)))),
+    "image flags": Kind(use_flags, lambda folder: refusals(lambda: image_flags.flag_reasons(str(folder)))),
     "arena": Kind(use_arena, _problems_of_arena),
 }

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from infra.base import files
+from infra.base import disk_errors, files
 from infra.base.errors import UserError
 from labelers.clips import weights as scorer_weights
 from labelers.clips.weights import PUBLISHED, WORLD
@@ -58,7 +58,7 @@ class Process:
             )
         except OSError as error:
             raise UserError(
-                f"--scorer-python {name}={python}: cannot be started ({files.reason(error)}); give the bin/python of a "
+                f"--scorer-python {name}={python}: cannot be started ({disk_errors.reason(error)}); give the bin/python of a "
                 "virtual environment, at the same path on every node"
             ) from error
         atexit.register(self.end)

@@ -21,11 +21,12 @@ from pipelines.arena_app import arena_results
 from pipelines.arena_app.arena_config import ArenaConfig
 from pipelines.arena_app.arena_pairs import Contents, Sets, choose, read_sets
 from pipelines.arena_app.arena_server import Arena, ArenaServer, is_loopback
-from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog, read_votes
+from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Kept, VoteLog, read_votes
 from pipelines.latents import store
 
 ARENA = "arena.json"
-COUNT = "votes"  # in it: how many were kept when an arena last began or ended
+KEPT = "kept"  # in it: the votes that are kept, by number, bytes and hash
+COUNT = "votes"  # in those of earlier versions: how many were kept when an arena last began or ended
 REMEDY = "restore it from a copy, or give another --output"
 
 
@@ -56,11 +57,14 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
         refuse_lost_votes(output)
         Path(output, VOTES).touch()  # before what says that it is there
         about = {"identity": identity, "config": asdict(config)}
-        files.write_json(files.join(output, ARENA), about | {COUNT: len(read_votes(files.join(output, VOTES))[0])})
+
+        def note(kept: Kept) -> None:
+            files.write_json(files.join(output, ARENA), about | {KEPT: asdict(kept)})
+
         chosen = choose(sets.pairs, config.seed, config.pairs)
         with (
             contextlib.closing(Contents(sets, chosen, output)) as contents,
-            contextlib.closing(VoteLog(files.join(output, VOTES))) as log,
+            contextlib.closing(VoteLog(files.join(output, VOTES), note)) as log,
             ArenaServer(Arena(chosen, contents, log, config.seed), config.host, config.port) as server,
         ):
             print(f"{len(chosen)} of {len(sets.pairs)} pairs to judge, {log.count()} votes so far", flush=True)
@@ -73,11 +77,8 @@ def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
                     flush=True,
                 )
             print(f"open {server.url} (end with Ctrl-C)", flush=True)
-            try:
-                with contextlib.suppress(KeyboardInterrupt):
-                    server.serve_forever()
-            finally:
-                files.write_json(files.join(output, ARENA), about | {COUNT: log.count()})
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
             print(f"\n{output}: {log.count()} votes kept; the same command with --export FOLDER uses them", flush=True)
 
 
@@ -123,13 +124,30 @@ def refuse_lost_votes(output: str) -> None:
             "another --output"
         )
     if not lost:
-        counted = records.read_record(files.join(output, ARENA), remedy=REMEDY).get(COUNT, 0)
-        left = len(read_votes(files.join(output, VOTES))[0])
-        if left < counted:
-            raise UserError(
-                f"{files.join(output, VOTES)}: holds {left} votes, but {counted} were kept when the arena last ended; "
-                f"restore it from a copy, or if you took some out, lower {COUNT} in {ARENA}"
-            )
+        _refuse_other_votes(output)
+
+
+def _refuse_other_votes(output: str) -> None:
+    """Refuse votes that are fewer than were kept, or others: an older copy, or another arena's."""
+    record = records.read_record(files.join(output, ARENA), remedy=REMEDY)
+    try:
+        kept = Kept(**record[KEPT]) if KEPT in record else None
+    except TypeError as error:
+        place = files.join(output, ARENA)
+        raise UserError(f"{place}: {KEPT} is not what this code writes there; {REMEDY}") from error
+    counted = kept.count if kept else record.get(COUNT, 0)
+    path = files.join(output, VOTES)
+    left = len(read_votes(path)[0])
+    if left < counted:
+        raise UserError(
+            f"{path}: holds {left} votes, but {counted} were kept; restore it from a copy, or if you took some out, "
+            f"delete {KEPT if kept else COUNT} in {ARENA}"
+        )
+    if kept and not kept.is_in(path):
+        raise UserError(
+            f"{path}: does not begin with the {counted} votes that were kept; restore it from a copy, or if you "
+            f"changed some, delete {KEPT} in {ARENA}"
+        )
 
 
 def main(config: ArenaConfig) -> None:

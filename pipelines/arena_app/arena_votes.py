@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import hashlib
 import json
 import os
 import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
@@ -123,12 +124,35 @@ def _write(file: FileIO, content: bytes) -> None:
     os.fsync(file.fileno())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """The votes that a file of votes has kept: it may grow, and never holds less or others again."""
+
+    count: int  # one per rater and pair
+    bytes: int  # of the complete lines
+    sha256: str  # of these bytes, in hex
+
+    def is_in(self, path: str) -> bool:
+        """Say whether a file of votes begins with these."""
+        content = Path(path).read_bytes()[: self.bytes]
+        return len(content) == self.bytes and hashlib.sha256(content).hexdigest() == self.sha256
+
+
 class VoteLog:
     """The file of votes while a server writes it. The folder's lock keeps a second server out."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, note: Callable[[Kept], None] = lambda _: None) -> None:
+        """Open the file.
+
+        Args:
+            note: called with what is kept, at once and with each vote before its rater hears that it is kept.
+        """
         self._path = path
+        self._note = note
         self._votes, complete = read_votes(path)
+        content = Path(path).read_bytes()[:complete] if Path(path).exists() else b""
+        self._digest = hashlib.sha256(content)
+        self._bytes = complete
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
         incomplete = os.fstat(self._file.fileno()).st_size - complete
         if incomplete:
@@ -136,6 +160,11 @@ class VoteLog:
         self._file.truncate(complete)  # else the next vote would continue an incomplete line
         files.flush(str(Path(path).parent))
         self._lock = threading.Lock()
+        note(self.kept())
+
+    def kept(self) -> Kept:
+        """Describe what is kept."""
+        return Kept(count=len(self._votes), bytes=self._bytes, sha256=self._digest.hexdigest())
 
     def add(self, rater: str, image_id: int, left: int, answers: Mapping[str, str]) -> None:
         """Append a vote, and return once it is on the disk.
@@ -154,10 +183,14 @@ class VoteLog:
                 _write(self._file, line)
                 if not self._is_there():
                     self._write_anew([*self._votes.values(), vote])
+                    line = b""
             except OSError:
                 self._file.truncate(size)
                 raise
             self._votes[rater, image_id] = vote
+            self._digest.update(line)
+            self._bytes += len(line)
+            self._note(self.kept())
 
     def _is_there(self) -> bool:
         """Say whether the file that is appended to is the one at its path."""
@@ -171,8 +204,9 @@ class VoteLog:
             file = open(self._path, "xb", buffering=0)  # noqa: SIM115  (closed by close)
         except FileExistsError:
             raise OSError(errno.ESTALE, f"somebody replaced {self._path}") from None
+        content = b"".join(_line(vote) for vote in votes)
         try:
-            _write(file, b"".join(_line(vote) for vote in votes))
+            _write(file, content)
             files.flush(str(Path(self._path).parent))
         except OSError:
             os.unlink(self._path)
@@ -183,6 +217,8 @@ class VoteLog:
         )
         self._file.close()
         self._file = file
+        self._digest = hashlib.sha256(content)
+        self._bytes = len(content)
 
     def given(self, rater: str) -> dict[int, Mapping[str, str]]:
         """Return a rater's answers by image_id."""

@@ -145,8 +145,9 @@ def problems(folder: str) -> Iterator[str]:
     for path in paths:
         try:
             count += tables.count_rows(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            yield f"{tables.unreadable(path, error)}, or {REMEDY}"
+        except (tables.UnreadableError, OSError) as error:
+            refusal = error if isinstance(error, UserError) else tables.unreadable(path, error)
+            yield f"{refusal}, or {REMEDY}"
             return
     if count != manifest["images"]:
         yield (

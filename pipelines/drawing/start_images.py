@@ -105,6 +105,8 @@ def _parquet_rows(path: str) -> Iterator[Row]:
                 image = row["image"]
                 content = image.get("bytes") if isinstance(image, dict) else image
                 yield f"{path}: row {number}", row["caption"], row.get("image_index"), content
+    except tables.UnreadableError as error:
+        raise UserError(f"--init-images {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--init-images {path}: not readable as Parquet ({error}); write the file again") from error
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
@@ -53,9 +52,9 @@ def committed(checkpoint: str) -> list[str]:
 def clear_unfinished(job: Job) -> None:
     """Delete what a killed run left half written: the files of blocks that do not count as written, then their marks.
 
-    S3 renames a mark by a copy and a deletion, and Ray may write a block again whose first writer was lost: a block
-    with both marks counts if its rows are those of its mark. A file that no mark names is of a worker that outlived its
-    job; a mark without a file says nothing. Killed between two deletions, the next run does the rest.
+    A block counts if its rows are those of its mark, which a kill, a worker that outlived its job, or other hands may
+    have changed; stderr says how many do not. A file that no mark names is of such a worker; a mark without a file says
+    nothing. Killed between two deletions, the next run does the rest.
 
     Raises:
         UserError: if there are rows and no record of progress at all, which is not known to be ours to delete.
@@ -65,6 +64,8 @@ def clear_unfinished(job: Job) -> None:
     written: dict[str, list[str]] = {}  # by block, whose files, one or more a folder, are numbered behind a dash
     for path in files.list_files(job.output, ".parquet"):
         written.setdefault(_name(path).rpartition("-")[0], []).append(path)
+    own = files.owner_of(job.checkpoint)
+    changed: list[str] = []  # marks of finished blocks whose rows other hands touched
     begun = {_name(path).removesuffix(PENDING) for path in pending}
     repaired = marks.pop(REPAIRED, None)
     if written and not (pending or marks or repaired):
@@ -73,17 +74,22 @@ def clear_unfinished(job: Job) -> None:
         )
     for block, mark in list(marks.items()):
         rows = written.get(block, [])
-        if not rows or (block in begun and not np.array_equal(_ids(rows, job.id_column), _ids([mark], job.id_column))):
-            files.remove(marks.pop(block))
+        if not rows or not np.array_equal(_ids(rows, job.id_column), _ids([mark], job.id_column)):
+            files.remove(marks.pop(block), own)
+            if block not in begun:
+                changed.append(mark)
+    if changed:
+        shown = f"{changed[0]} and {len(changed) - 1} more" if len(changed) > 1 else changed[0]
+        print(f"{job.output}: rows that {shown} names were lost or changed and are computed again", file=sys.stderr)
     kept = _ids([repaired] if repaired else [], job.id_column)
     for path in [path for block, paths in written.items() if block not in marks for path in paths]:
         if not len(kept) or not _all_in(_ids([path], job.id_column), kept):
-            files.remove(path)
+            files.remove(path, own)
     for path in pending:
-        files.remove(path)
+        files.remove(path, own)
     for block, mark in _marks(job).items():
         if block in begun and block not in marks:  # renamed meanwhile, by a worker that lives still
-            files.remove(mark)
+            files.remove(mark, own)
 
 
 def _name(path: str) -> str:
@@ -100,7 +106,7 @@ def _ids(paths: Sequence[str], id_column: str) -> npt.NDArray[np.int64]:
     for path in paths:
         try:
             rows = tables.read([path], [id_column])
-        except pa.ArrowInvalid:
+        except tables.UnreadableError:
             return parts[0]
         parts.append(rows[id_column].to_numpy())
     return np.sort(np.concatenate(parts))
@@ -183,10 +189,12 @@ def watch(
                 safe = safe_rows()
                 if safe != seen:
                     job.may_go_on()
+            except tables.UnreadableError:  # a file is still being written
+                continue
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 os._exit(2)  # the main thread waits inside Ray and would not notice an exception here
-            except (OSError, pa.ArrowInvalid):  # disk or bucket did not answer, or a file is still being written
+            except OSError:  # disk or bucket did not answer
                 continue
             idle = time.monotonic() - since
             if safe != seen:

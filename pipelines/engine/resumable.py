@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from infra.base import files
+from infra.base import files, tables
+from infra.base.errors import UserError
 
 Result = TypeVar("Result")
+MARKS = "_done/"  # ends the names of folders in it: the marks of blocks that are written
 NOTED = "config.json"  # in the work folder: the settings that the pass was begun with
 
 
@@ -55,25 +57,36 @@ def finish(wanted: Pass[Result]) -> Result | None:
     with wanted.lock() as still_held:
         if wanted.is_finished():  # by another process, just before this one took the lock
             return None
-        _settle_settings(wanted)
-        wanted.run()
+        is_new = _settle_settings(wanted)
+        try:
+            wanted.run()
+        except UserError:
+            if is_new and not _has_rows(wanted.work):  # the corrected command shall not meet these settings
+                files.remove(files.join(wanted.work, NOTED), files.owner_of(wanted.work))
+            raise
         result = wanted.count()
         still_held()
         wanted.publish(result)
-        files.remove(wanted.work)
+        files.remove(wanted.work, files.owner_of(wanted.work))
     return result
 
 
-def _settle_settings(wanted: Pass[Result]) -> None:
-    """Compare the settings with those noted by an earlier run, and note the present ones."""
+def _has_rows(work: str) -> bool:
+    """Say whether a pass has written rows; each job of a pass has a folder of marks, NAME_done."""
+    return any(MARKS in path for path in files.list_files(work, tables.SUFFIX))
+
+
+def _settle_settings(wanted: Pass[Result]) -> bool:
+    """Compare the settings with those noted by an earlier run, and note the present ones; say whether none were."""
     path = files.join(wanted.work, NOTED)
     noted = files.read_json(path) if files.exists(path) else None
     if noted is not None and wanted.refuse_others is not None:
         wanted.refuse_others(noted)
     wanted.prepare()
     if wanted.refuse_others is None and noted != _as_noted(wanted.settings):
-        files.remove(wanted.work)
+        files.remove(wanted.work, files.owner_of(wanted.work))
     files.write_json(path, wanted.settings)
+    return noted is None
 
 
 def _as_noted(settings: Mapping[str, Any]) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from infra.base import engines, files, object_storage, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
-from infra.base.result_files import read_facts
+from infra.base.result_files import FACTS, read_facts
 from infra.base.verifying import refusals
 from labelers.scoring import scorers
 from pipelines.drawing import generate, generate_config
@@ -31,6 +31,7 @@ from pipelines.drawing.prompts import read_prompts
 from pipelines.engine import ray_cluster, shares
 from pipelines.engine.jobs import SMALL_CPUS
 from pipelines.experiments.sweep_config import SweepConfig
+from pipelines.experiments.sweep_done import DONE, TRAINED, read_done
 from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
 from pipelines.judging import score
 from pipelines.judging.comparison import compare, read_drawn
@@ -42,8 +43,6 @@ from training.run.alone import train_alone
 from training.run.preflight import check_config
 
 SCHEMA_VERSION = 1
-DONE = "sweep.json"
-AGAIN = "give the sweep's command again, which writes it anew"
 LOST_SECONDS = "the sweep then knows no seconds of parts that are finished"
 Seconds = dict[str, float | None]  # by part of a trial
 
@@ -106,7 +105,7 @@ def verify(config: SweepConfig) -> Iterator[str]:
     """Yield a sentence for each thing that is wrong with the trials' runs, images and scores."""
     done = files.join(files.resolve(config.output), DONE)
     if files.exists(done):
-        yield from refusals(partial(records.read_record, done, ("trials", "judges"), AGAIN))
+        yield from refusals(partial(read_done, done))
     for trial in make_trials(read_sweep(config.file), config.output):
         noted = files.resolve(trial.seconds)
         if files.exists(noted):
@@ -171,10 +170,12 @@ def gather(sweep: Sweep, trials: list[Trial], seconds: list[Seconds]) -> dict[st
         stores[config.data.store] += 1
         if config.data.reference:
             errors.setdefault(config.data.store, Counter())[config.data.reference] += 1
-        best = read_facts(files.join(files.resolve(config.output), RESULT))["best_step"]
+        result = files.join(files.resolve(config.output), RESULT)
+        best = read_facts(result)["best_step"]
         rows.append(
             {"name": trial.name, "seed": trial.seed, **trial.commands, "train": config.output,
-             "images": trial.draw.output, "best_step": best, "seconds": took}
+             "images": trial.draw.output, "best_step": best, "seconds": took,
+             TRAINED: files.sha256(files.join(result, FACTS))}
         )  # fmt: skip
     return {
         "schema_version": SCHEMA_VERSION,

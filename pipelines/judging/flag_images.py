@@ -1,6 +1,7 @@
 """Flag images: `python pipelines/flag_images.py --images runs/a runs/b --safety-checker published`, on Ray Data.
 
-Beside each folder's images it writes flags.json. Reports and the arena show the flagged images blurred, and say so.
+Beside each folder's images it writes flags.json and filter.json. Reports and the arena show the flagged images blurred,
+and say so.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, object_storage, records, tables
+from infra.base import files, object_storage, tables
 from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import image_files, image_ids, read_images, read_manifest
 from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging.flag_config import FlagConfig
-from pipelines.judging.image_flags import AGAIN, FLAGS, flags_identity, read_image_flags
+from pipelines.judging.image_flags import are_flagged, flags_identity, read_image_flags, write_image_flags
 from pipelines.latents import store
 from pipelines.latents.safety import Filter, concept_reason, make_filter
 from pipelines.raw.decode import open_image
@@ -65,10 +66,9 @@ def main(config: FlagConfig) -> None:
 def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
     """Flag a folder's images in one resumable pass; say whether that was still to do."""
     identity = flags_identity(path, chosen.identity)
-    target = files.join(path, FLAGS)
 
     def flagged_so() -> bool:
-        return files.exists(target) and records.read_record(target, ("identity",), AGAIN)["identity"] == identity
+        return are_flagged(path, identity)
 
     if not flagged_so():  # else there is nothing to write, and the bucket may be one that can only be read
         object_storage.check("--images", path)
@@ -77,7 +77,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
         flagged = table.filter(pc.is_valid(table["reason"]))
         reasons = dict(zip(map(str, flagged["image_id"].to_pylist()), flagged["reason"].to_pylist(), strict=True))
         about = {"identity": identity, "config": asdict(config), "images": table.num_rows, "flagged": reasons}
-        files.write_json(target, about)
+        write_image_flags(path, about)
 
     checked = resumable.finish(
         resumable.Pass(

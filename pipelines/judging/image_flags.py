@@ -1,6 +1,7 @@
 """Read which images of a folder a safety filter flagged, and blur these where they are shown.
 
-flag_images.py writes FOLDER/flags.json. Reports and arena read it.
+flag_images.py writes FOLDER/flags.json, and then FOLDER/filter.json, which has its hash. Reports and arena read them.
+Where one is lost or altered they refuse, as images that were flagged would be shown unblurred.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pipelines.drawing.image_sets import DONE
 from pipelines.raw.decode import open_image
 
 FLAGS = "flags.json"
+FILTER = "filter.json"
 AGAIN = "delete it and run flag_images.py again"
 CELLS = 8  # along the longer side of a blurred image; no finer detail can be recovered
 
@@ -41,19 +43,54 @@ def flags_identity(folder: str, chosen: Mapping[str, str]) -> dict[str, Any]:
     return {"of": files.sha256(files.join(folder, DONE)), "filter": dict(chosen)}
 
 
+def write_image_flags(folder: str, about: Mapping[str, Any]) -> None:
+    """Write the image flags of a folder, and then that they are there."""
+    path = files.join(folder, FLAGS)
+    files.write_json(path, about)
+    files.write_json(files.join(folder, FILTER), {"identity": about["identity"], "sha256": files.sha256(path)})
+
+
+def are_flagged(folder: str, identity: Mapping[str, Any]) -> bool:
+    """Say whether a filter has checked a folder so, and its image flags are as they were written.
+
+    Raises:
+        UserError: if one of the two files is torn.
+    """
+    path = files.join(folder, FLAGS)
+    if not files.exists(path) or records.read_record(path, ("identity",), AGAIN)["identity"] != identity:
+        return False
+    noted = _read_filter(folder)
+    return noted is None or noted["sha256"] == files.sha256(path)
+
+
+def _read_filter(folder: str) -> dict[str, Any] | None:
+    """Read which filter has checked a folder; None where none has, or flags were written before this was noted."""
+    path = files.join(folder, FILTER)
+    return records.read_record(path, ("identity", "sha256"), AGAIN) if files.exists(path) else None
+
+
 def read_image_flags(folder: str) -> ImageFlags | None:
     """Read the image flags of a folder; None where no filter has checked it.
 
     Raises:
-        UserError: if they are torn, or of earlier images of this folder, so that the present ones were not checked.
+        UserError: if they are lost, altered or torn, or of earlier images of this folder, so that the present ones were
+            not checked.
     """
     path = files.join(folder, FLAGS)
+    noted = _read_filter(folder)
     if not files.exists(path):
-        return None
+        if noted is None:
+            return None
+        raise UserError(
+            f"{path}: missing, though {FILTER} beside it says that a safety filter has checked these images; run "
+            f"flag_images.py again, or to show all of them as they are, delete {FILTER}"
+        )
     written = records.read_record(path, ("identity", "images", "flagged"), AGAIN)
     chosen = written["identity"].get("filter", {})
     if written["identity"] != flags_identity(folder, chosen):
         raise UserError(f"{path}: of other images than those in {folder}; {AGAIN}")
+    if noted is not None and noted["sha256"] != files.sha256(path):
+        raise UserError(f"{path}: altered since the filter wrote it; {AGAIN}")
     reasons = {int(image_id): reason for image_id, reason in written["flagged"].items()}
     return ImageFlags(chosen, written["images"], reasons)
 

@@ -51,7 +51,7 @@ def identity_of(path: str, name: str) -> dict[str, Any] | None:
 def write_scores(path: str, name: str, table: pa.Table, about: Mapping[str, Any]) -> None:
     """Publish one scorer's scores: the manifest goes first and comes last."""
     folder = files.join(path, SCORES, name)
-    files.remove(files.join(folder, DONE))
+    files.remove(files.join(folder, DONE), path)
     scores = table.select([*KEYS, name]).rename_columns([*KEYS, "score"])
     sha = files.write_table(files.join(folder, SCORES_FILE), scores)
     manifest = {"schema_version": SCHEMA_VERSION, **about, "rows": table.num_rows, "sha256": sha}
@@ -110,7 +110,7 @@ def _read_one(path: str, name: str) -> pa.Table:
     content = files.read_bytes(place)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{place}: its contents differ from its manifest; {again}")
-    return tables.parse(content)
+    return tables.parse(place, content)
 
 
 def fingerprints(path: str) -> dict[str, str]:

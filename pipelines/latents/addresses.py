@@ -74,7 +74,7 @@ def checksum(values: Sequence[bytes | memoryview]) -> int:
 def describe_file(path: str) -> tuple[dict[str, Any], Located | None]:
     """Measure one Parquet file of a store (store.describe), and locate its rows; it is read once."""
     content = files.read_bytes(path)
-    table = tables.parse(content)
+    table = tables.parse(path, content)
     return store.describe(content, table), locate(content, table)
 
 

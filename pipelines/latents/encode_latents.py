@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.base import files, models, named_files, object_storage
+from infra.base import files, logs, models, named_files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
@@ -45,8 +46,7 @@ def main(config: EncodeConfig) -> None:
     plan = make_plan(config, destination)
     from pipelines.latents import look  # which loads torch
 
-    first = look.first_pairs(plan)
-    print(look.say(plan, look.look_at(plan, first)), flush=True)
+    print(look.say(plan, look.look_at(plan)), flush=True)
     started = time.perf_counter()
     encoded = resumable.finish(_pass(plan))
     seconds = time.perf_counter() - started
@@ -58,10 +58,21 @@ def main(config: EncodeConfig) -> None:
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
     if repaired:
         print(f"{destination}: {repaired}", flush=True)
-    sheet = look.write_sheet(plan, first)
+    _say_sheet(plan)
+    print(look.result(plan, manifest), flush=True)
+
+
+def _say_sheet(plan: Plan) -> None:
+    """Write the contact sheet and say where it lies; the store is finished without it, too."""
+    from pipelines.latents import look
+
+    try:
+        sheet = look.write_sheet(plan)
+    except (UserError, OSError) as error:  # the source is gone by now, or the disk is full
+        logs.LOGGER.warning(f"{files.join(plan.destination, look.SHEET)}: not written ({error}); the store is whole")
+        return
     if sheet is not None:
         print(f"look at {sheet}", flush=True)
-    print(look.result(plan, manifest), flush=True)
 
 
 def verify(config: EncodeConfig) -> Iterator[str]:
@@ -95,7 +106,8 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         store.publish(plan.destination, encoded[0])
 
     def refuse_others(noted: Mapping[str, Any]) -> None:
-        refuse_other_settings(plan.destination, noted, plan.config, plan.filter, plan.fingerprints)
+        spelled = _with_source_as_begun(plan.config, noted, plan.source_files)
+        refuse_other_settings(plan.destination, noted, spelled, plan.filter, plan.fingerprints)
 
     return resumable.Pass(
         work=plan.work(),
@@ -121,23 +133,44 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
     """Say whether a finished store was reopened, to have its lost rows computed again; else it needs nothing."""
     finished = store.read_manifest(destination)
     before = {**finished.config, **finished.safety}
-    refuse_other_settings(destination, before, config, make_filter(config.safety))
-    lost = repair.damaged(destination, finished) if config.repair else []
-    if lost:
+    spelled = _with_source_as_begun(config, before, finished.source_files)
+    refuse_other_settings(destination, before, spelled, make_filter(config.safety))
+    wrong = repair.damaged(destination, finished) if config.repair else {}
+    if wrong:
         plan = make_plan(config, destination)  # what it would refuse is refused while the store is whole
         with_fingerprints = before | {"fingerprints": dict(finished.fingerprints)}
-        refuse_other_settings(destination, with_fingerprints, config, plan.filter, plan.fingerprints)
+        refuse_other_settings(destination, with_fingerprints, spelled, plan.filter, plan.fingerprints)
         _refuse_changed_source(config, destination, finished.source_files, plan.source_files)
         named_files.refuse(named_files.unknown(destination, finished.files))
         named_files.refuse(named_files.unknown(files.join(destination, repair.HUMAN), store.LABELS_FILES))
         with store.writer_lock(destination):
-            rows = repair.reopen(destination, finished, lost)
-        print(f"{destination}: {', '.join(lost)} lost; {rows:,} rows are computed again", flush=True)
+            rows = repair.reopen(destination, finished, wrong)
+        print(f"{destination}: {repair.describe(wrong)}; {rows:,} rows are computed again", flush=True)
         return True
     _refuse_finished_from_another(config, destination, finished)
     store.verify(destination, finished)
     print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
     return False
+
+
+def _with_source_as_begun(config: EncodeConfig, before: Mapping[str, Any], noted: contents.Noted) -> EncodeConfig:
+    """Name the source as a store did when it was begun, where it is the same: at the same place, or of equal content.
+
+    Args:
+        before: the settings that the store was begun with.
+        noted: what the files of its source held.
+    """
+    was = before.get("source")
+    if was is None or was == config.source:
+        return config
+    is_same = source.told_apart(was) == source.told_apart(config.source)
+    if not is_same and noted:
+        try:
+            now = contents.contents_of(config.source, source.parquet_files(config.source, config.split))
+        except (UserError, OSError):  # there is none, and the settings say from where it was
+            return config
+        is_same = contents.digest(noted) == contents.digest(now)
+    return replace(config, source=was) if is_same else config
 
 
 def make_plan(config: EncodeConfig, destination: str) -> Plan:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,34 +46,38 @@ class Look:
     cut: int  # captions that no text encoder sees whole
 
 
-def first_pairs(plan: Plan) -> pa.Table:
-    """Read the first pairs of the source.
+def first_pairs(plan: Plan) -> Iterator[pa.Table]:
+    """Yield the first pairs of the source, a few at a time: their images are not all in memory at once.
 
     Raises:
         UserError: if it has no row.
     """
-    pieces = []
     rows = 0
     for piece in plan.dataset.pieces(source.columns_to_read(plan.dataset)):
-        pieces.append(piece.slice(0, LOOKED_AT - rows))
-        rows += pieces[-1].num_rows
+        yield piece.slice(0, LOOKED_AT - rows)
+        rows += piece.num_rows
         if rows >= LOOKED_AT:
             break
     if not rows:
         raise UserError(f"--source {plan.config.source}: no rows in it; give comparisons to encode")
-    return pa.concat_tables(pieces)
 
 
-def look_at(plan: Plan, raw: pa.Table) -> Look:
-    """Measure pairs by the headers of their images and by the model's tokenizers."""
-    images = [known for slot in (0, 1) for known in map(_size_and_alpha, raw[f"jpg_{slot}"].to_pylist()) if known]
+def look_at(plan: Plan) -> Look:
+    """Measure the first pairs by the headers of their images and by the model's tokenizers."""
+    images: list[tuple[tuple[int, int], bool]] = []
+    captions: dict[str, None] = {}
+    rows = 0
+    for piece in first_pairs(plan):
+        rows += piece.num_rows
+        for slot in (0, 1):
+            images += [known for known in map(_size_and_alpha, piece[f"jpg_{slot}"].to_pylist()) if known]
+        captions |= dict.fromkeys(text for text in piece["caption"].unique().to_pylist() if isinstance(text, str))
     sizes = [size for size, _ in images]
     squares = plan.config.fit == "pad"
     lost = [0.0 if squares else 1 - min(size) / max(size) for size in sizes]
     side = max if squares else min
-    captions = [caption for caption in raw["caption"].unique().to_pylist() if isinstance(caption, str)]
     return Look(
-        pairs=raw.num_rows,
+        pairs=rows,
         images=len(images),
         cropped=sum(share > 0 for share in lost),
         most_cropped=max(lost, default=0.0),
@@ -79,7 +85,7 @@ def look_at(plan: Plan, raw: pa.Table) -> Look:
         enlarged=sum(side(size) < plan.resolution for size in sizes),
         with_alpha=sum(alpha for _, alpha in images),
         captions=len(captions),
-        cut=count_cut(plan, captions) if captions else 0,
+        cut=count_cut(plan, list(captions)) if captions else 0,
     )
 
 
@@ -114,27 +120,23 @@ def say(plan: Plan, look: Look) -> str:
     )
 
 
-def write_sheet(plan: Plan, raw: pa.Table) -> str | None:
+def write_sheet(plan: Plan) -> str | None:
     """Write the contact sheet: the first stored pairs as the model sees them, the winner marked.
 
-    Args:
-        raw: the first pairs of the source.
-
     Returns:
-        Its path; None where none of these pairs was stored.
+        Its path; None where none of the source's first pairs was stored.
     """
     kept = files.list_files(files.join(plan.destination, "pairs/status=kept"), tables.SUFFIX)
     stored = tables.read(kept, ["pair_id"])["pair_id"].to_numpy()
-    ids = pairs.pair_ids(raw)
-    rows = raw.filter(pa.array(np.isin(ids, stored))).slice(0, SHOWN)
-    if not rows.num_rows:
-        return None
     check = CheckAndDecode(plan.resolution, plan.config.strict_labels, fit=plan.config.fit)
-    decoded = check(rows)
-    shown = []
-    for caption, row in zip(rows["caption"].to_pylist(), decoded.to_pylist(), strict=True):
-        images = [_embedded(row[f"pixels_{slot}"], plan.resolution) for slot in (0, 1)]
-        shown.append({"caption": caption, "images": images, "winner": 0 if row["label_0"] == 1 else 1})
+    shown: list[dict[str, Any]] = []
+    for piece in first_pairs(plan):
+        rows = piece.filter(pa.array(np.isin(pairs.pair_ids(piece), stored))).slice(0, SHOWN - len(shown))
+        shown += _shown(plan, check, rows)
+        if len(shown) >= SHOWN:
+            break
+    if not shown:
+        return None
     page = template("contact_sheet.html.jinja", TEMPLATES).render(
         pairs=shown,
         plan=plan,
@@ -144,6 +146,15 @@ def write_sheet(plan: Plan, raw: pa.Table) -> str | None:
     path = files.join(plan.destination, SHEET)
     files.write_bytes(path, page.encode())
     return path
+
+
+def _shown(plan: Plan, check: CheckAndDecode, rows: pa.Table) -> list[dict[str, Any]]:
+    """Describe pairs for the sheet: caption, both images as the model sees them, and the winner's slot."""
+    shown = []
+    for caption, row in zip(rows["caption"].to_pylist(), check(rows).to_pylist(), strict=True):
+        images = [_embedded(row[f"pixels_{slot}"], plan.resolution) for slot in (0, 1)]
+        shown.append({"caption": caption, "images": images, "winner": 0 if row["label_0"] == 1 else 1})
+    return shown
 
 
 def _embedded(pixels: bytes, resolution: int) -> str:

@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 
-from infra.base import files, tables
+from infra.base import disk_errors, files, tables
 from infra.base.errors import UserError
 from pipelines.engine import progress
 from pipelines.latents import store
 
 BEFORE = "before.json"  # among the work files: the manifest that the store had
 HUMAN = "labels/human"
+LOST = "lost"
+DAMAGED = "damaged"
 PASSES = {"pairs": "pair_id", "prompts": "prompt_id"}  # folder: what names a row there; pairs_done, prompts_done
 GROUP_PASSES = {store.IMAGES: "image_id", "prompts": "prompt_id"}  # of a store of groups, which writes pairs/ anew
 
 
-def damaged(path: str, manifest: store.Manifest) -> list[str]:
-    """Name a store's files that are missing or not as its manifest says; a label set as its folder.
+def damaged(path: str, manifest: store.Manifest) -> dict[str, str]:
+    """Name a store's files that are missing or not as its manifest says, with which of the two: LOST or DAMAGED.
+
+    A label set is named as its folder.
 
     Raises:
         UserError: naming a file that is there and may not be read: that is no damage, and nothing is to be deleted.
     """
-    lost = []
+    wrong = {}
     for name, about in manifest.files.items():
         file = files.join(path, name)
-        if not files.is_file(file) or _sha256(file) != about["sha256"]:
-            lost.append(name)
+        if not files.is_file(file):
+            wrong[name] = LOST
+        elif _sha256(file) != about["sha256"]:
+            wrong[name] = DAMAGED
     try:
         store.read_labels(path, "human")
     except UserError as error:
         if isinstance(error.__cause__, OSError):  # out of reach
             raise
-        lost.append(HUMAN)
+        wrong[HUMAN] = DAMAGED if files.is_file(files.join(path, HUMAN, store.MANIFEST)) else LOST
     except OSError as error:
-        raise UserError(f"{files.join(path, HUMAN)}: cannot be read ({files.reason(error)})") from error
-    return lost
+        raise UserError(f"{files.join(path, HUMAN)}: cannot be read ({disk_errors.reason(error)})") from error
+    return wrong
+
+
+def describe(wrong: Mapping[str, str]) -> str:
+    """Say which files are lost and which are damaged."""
+    parts = []
+    for kind in (LOST, DAMAGED):
+        names = [name for name, state in wrong.items() if state == kind]
+        if names:
+            parts.append(f"{', '.join(names)} {kind}")
+    return "; ".join(parts)
 
 
 def _sha256(path: str) -> str:
     try:
         return files.sha256(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
+        raise UserError(f"{path}: cannot be read ({disk_errors.reason(error)})") from error
 
 
-def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
+def reopen(path: str, manifest: store.Manifest, lost: Collection[str]) -> int:
     """Make a finished store an unfinished one that lacks what it lost, and return how many pairs,
     images and captions that is.
 
@@ -66,7 +82,7 @@ def reopen(path: str, manifest: store.Manifest, lost: Sequence[str]) -> int:
         {**manifest.config, **manifest.safety, "fingerprints": dict(manifest.fingerprints)},
     )
     for name in lost:
-        files.remove(files.join(path, name))
+        files.remove(files.join(path, name), path)
     files.remove(files.join(path, store.MANIFEST))
     return sum(int(manifest.files[name]["rows"]) for name in lost if name.split("/")[0] in passes)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.base import files
+from infra.base import disk_errors, files
 from infra.base.errors import UserError
 from pipelines.latents.safety_config import SafetyConfig
 
@@ -74,7 +74,7 @@ def read_blocklist(path: str) -> Blocklist:
         content = files.read_bytes(place)
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        what = files.reason(error) if isinstance(error, OSError) else "not UTF-8 text"
+        what = disk_errors.reason(error) if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"--prompt-blocklist {path}: {what}") from error
     lines: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.splitlines(), 1):

@@ -39,7 +39,7 @@ SCHEMA_VERSION = 1
 LABELS_VERSION = 1  # of label sets, which have manifests of their own
 MANIFEST = "manifest.json"
 SOURCE = "source.json"  # among the work files: what the source's files held when the encoding began
-WORK = ".work"  # checkpoints and intermediate files of an unfinished store
+WORK = files.WORK  # checkpoints and intermediate files of an unfinished store
 KEPT = "pairs/status=kept"
 IMAGES = "images"  # of a store of groups
 KEPT_IMAGES = "images/status=kept"
@@ -96,6 +96,7 @@ WRITTEN_AS: Mapping[str, Any] = {
     "compression": dict.fromkeys(TEXTS, "snappy"),
     "use_dictionary": list(TEXTS),
     "data_page_size": 1 << 30,
+    "write_page_checksum": True,
 }
 PAGE_BYTES = 1 << 29  # of one column in a file, at most
 PAGE_ROWS = 16_384  # in a file, at most: the writer itself begins a new page after 20,000

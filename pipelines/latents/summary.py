@@ -15,7 +15,7 @@ from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
 from pipelines.latents import addresses, group_index, safety, store
-from pipelines.raw import pairs, raw_pairs
+from pipelines.raw import pairs, raw_pairs, source
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
@@ -104,15 +104,22 @@ def summarise(plan: Plan) -> store.Manifest:
         prompts=len(wanted),
         images=sum(tables.count_rows(path) for path in _files(plan, store.KEPT_IMAGES)),
     )
-    if stored.num_rows != counts.rows_in or len(stored["pair_id"].unique()) != counts.rows_in:
-        raise UserError(
-            f"{plan.destination}: {stored.num_rows} rows stored for {counts.rows_in} in the source; "
-            "the source changed while it was encoded: give another --store"
-        )
+    _check_pairs(plan, stored["pair_id"].to_numpy())
     _check_captions(plan, wanted)
     manifest = _manifest(plan, counts, reasons, {path: about for path, (about, _) in read.items()}, _index(plan, read))
     _write_human_labels(plan, kept, manifest.content_hash)
     return manifest
+
+
+def _check_pairs(plan: Plan, stored: npt.NDArray[np.int64]) -> None:
+    """Refuse rows that are not those of the source, each once."""
+    wanted = source.all_pair_ids(plan.dataset)
+    if not np.array_equal(np.sort(stored), np.sort(wanted)):
+        foreign = int((~np.isin(stored, wanted)).sum())
+        raise UserError(
+            f"{plan.destination}: {len(stored)} rows stored for {len(wanted)} in the source, {foreign} of them foreign"
+            "; files there or the source changed meanwhile: give the same command again, or another --store"
+        )
 
 
 def _index(plan: Plan, read: Mapping[str, tuple[Any, addresses.Located | None]]) -> dict[str, dict[str, Any]]:

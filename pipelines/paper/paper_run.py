@@ -15,6 +15,7 @@ from infra.base import files, records, tables
 from infra.base.errors import UserError
 from infra.local import paper
 from pipelines.drawing.prompts import read_prompts
+from pipelines.experiments.sweep_done import read_done
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
@@ -120,6 +121,7 @@ def read_run(folder: str) -> PaperRun:
     """
     root = files.resolve(folder)
     sweep = read_part(files.join(root, "sweep", "sweep.json"), ("schema_version",))
+    read_done(files.join(root, "sweep", "sweep.json"), AGAIN)
     if sweep.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{root}/sweep/sweep.json: schema version {sweep.get('schema_version')}, not {SCHEMA_VERSION}; {AGAIN}"

@@ -16,7 +16,7 @@ import pytest
 from support.credentials import EXPIRED, give
 from support.faulty_s3 import Fault, faulty
 
-from infra.base import cli, files, object_storage
+from infra.base import cli, disk_errors, files, object_storage, s3_filesystem
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import is_finished
@@ -68,7 +68,7 @@ def test_whatever_is_asked_it_is_the_same_sentence(server: Server, bucket: str) 
     for ask in (files.read_bytes, lambda at: files.write_bytes(at, b"other"), files.sha256):  # HEAD; POST; HEAD
         with pytest.raises(OSError, match="AWS Error") as refused:
             ask(path)
-        assert files.reason(refused.value) == EXPIRED
+        assert disk_errors.reason(refused.value) == EXPIRED
     for look in (files.exists, files.list_files):
         with pytest.raises(UserError) as told:
             look(path)
@@ -76,7 +76,7 @@ def test_whatever_is_asked_it_is_the_same_sentence(server: Server, bucket: str) 
     filesystem, inner = files.open_filesystem(path)
     with pytest.raises(OSError, match="HeadBucket") as refused:
         filesystem.create_dir(f"{inner}/below")
-    assert files.reason(refused.value) == EXPIRED
+    assert disk_errors.reason(refused.value) == EXPIRED
     server.key = "testing"
     assert files.read_bytes(path) == b"here"
 
@@ -158,19 +158,19 @@ def test_a_roles_credentials_are_renewed_by_themselves(
         thread = threading.Thread(target=given.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{given.server_address[1]}/role")
-        files._s3.cache_clear()  # where there is no file, the client of other tests has found other credentials
+        s3_filesystem._s3.cache_clear()  # where there is no file, the client of other tests has found other credentials
         files.write_bytes(f"{bucket}/asked", b"here")
         before = server.key
         assert files.read_bytes(f"{bucket}/asked") == b"here"
         assert server.key.startswith(f"{before}+")
         given.shutdown()
         thread.join()
-    files._s3.cache_clear()
+    s3_filesystem._s3.cache_clear()
 
 
 def test_another_process_has_our_client(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     filesystem, _ = files.open_filesystem(bucket)
-    monkeypatch.setattr(files, "SILENCE", 3.5)
+    monkeypatch.setattr(s3_filesystem, "SILENCE", 3.5)
     monkeypatch.delenv("AWS_REQUEST_CHECKSUM_CALCULATION")
     brought = pickle.loads(pickle.dumps(filesystem))
     assert brought is files.open_filesystem(bucket)[0]  # with attempts, time-outs and credentials of that process

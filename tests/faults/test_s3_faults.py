@@ -11,7 +11,7 @@ import pytest
 from support.faulty_s3 import Fault, faulty
 from support.trained_models import train_until_killed
 
-from infra.base import files
+from infra.base import disk_errors, files, s3_filesystem
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import Mirror
@@ -142,7 +142,7 @@ def test_a_fault_that_passes_is_outlived(bucket: str, fault: str, monkeypatch: p
         return fault if len([one for one in asked if one == (method, path)]) == 1 and method == "GET" else None
 
     files.write_bytes(f"{bucket}/silent", content)
-    monkeypatch.setattr(files, "SILENCE", 1.0)
+    monkeypatch.setattr(s3_filesystem, "SILENCE", 1.0)
     with faulty(os.environ["AWS_ENDPOINT_URL"], once) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         assert files.read_bytes(f"{bucket}/silent") == content
@@ -159,14 +159,14 @@ def test_a_server_that_says_nothing_is_one_sentence_in_the_end(
         asked.append(method)
         return fault
 
-    monkeypatch.setattr(files, "SILENCE", 1.0)
+    monkeypatch.setattr(s3_filesystem, "SILENCE", 1.0)
     with faulty(os.environ["AWS_ENDPOINT_URL"], always) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
         with pytest.raises(OSError, match="AWS Error") as failed:
             files.write_bytes(f"{bucket}/silent-2", b"content")
         message = f"S3 at {url.removeprefix('http://')} did not answer, or not to the end, however often it was asked"
-        assert files.reason(failed.value) == message
+        assert disk_errors.reason(failed.value) == message
     assert asked == ["POST", "POST"]
     monkeypatch.undo()
     assert not files.exists(f"{bucket}/silent-2")

@@ -19,7 +19,7 @@ import ray
 from ray import cloudpickle
 from support.material import rendered_pairs, write_pairs
 
-from infra.base import cli, engines, files, models
+from infra.base import cli, engines, files, models, s3_filesystem
 from infra.base.errors import UserError
 from labelers.clips import weights
 from labelers.clips.safety_checker import CheckerName
@@ -85,12 +85,12 @@ def place(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    files._s3.cache_clear()  # a client keeps the credentials that it found
+    s3_filesystem._s3.cache_clear()  # a client keeps the credentials that it found
     place = f"{bucket}/{tmp_path.name}"
     for path in write_pairs(tmp_path / "raw", rendered_pairs(16)).iterdir():
         files.copy(str(path), f"{place}/raw/{path.name}")
     yield place
-    files._s3.cache_clear()
+    s3_filesystem._s3.cache_clear()
 
 
 def left(place: str) -> dict[str, bytes]:

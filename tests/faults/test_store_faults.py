@@ -159,7 +159,8 @@ def test_repair_computes_the_lost_rows_and_no_others(
     spared = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet") if path not in lost}
     main(EncodeConfig(source=str(raw_pairs), store=str(copied_store), repair=True))
     told = capsys.readouterr().out
-    assert f"lost; {rows} rows are computed again" in told
+    gone, altered = [path.relative_to(copied_store) for path in lost]
+    assert f"{gone} lost; {altered} damaged; {rows} rows are computed again" in told
     assert "repaired: the same contents as before" in told
     now = {path: path.stat().st_mtime_ns for path in copied_store.rglob("*.parquet")}
     labels = copied_store / "labels"
@@ -178,7 +179,7 @@ def test_a_file_that_may_not_be_read_is_not_repaired(
     labels = pa.table({name: [0] for name in store.LABELS_SCHEMA.names})
     store.write_labels(str(tmp_path), "human", labels, {"scorer": "human"})
     manifest = Mock(files={"prompts/a.parquet": {"sha256": sha}})
-    assert repair.damaged(str(tmp_path), manifest) == []
+    assert repair.damaged(str(tmp_path), manifest) == {}
     open_as_usual = files.open_filesystem
 
     def denied(path: str) -> tuple[Any, str]:
@@ -194,12 +195,12 @@ def test_a_file_that_may_not_be_read_is_not_repaired(
 
 def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(copied_store: Path) -> None:
     manifest = store.read_manifest(str(copied_store))
-    assert repair.damaged(str(copied_store), manifest) == []
+    assert repair.damaged(str(copied_store), manifest) == {}
     prompts = next((copied_store / "prompts").glob("*.parquet"))
     truncate(prompts)
     flip(copied_store / "labels" / "human" / "part-0.parquet")
     lost = repair.damaged(str(copied_store), manifest)
-    assert lost == [f"prompts/{prompts.name}", "labels/human"]
+    assert lost == {f"prompts/{prompts.name}": "damaged", "labels/human": "damaged"}
     assert repair.reopen(str(copied_store), manifest, lost) == manifest.counts.prompts + 1
     assert not prompts.exists()
     with pytest.raises(UserError, match="unfinished"):

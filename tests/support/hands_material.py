@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,13 @@ from infra.base.result_files import FACTS
 from infra.faults import hands, hands_uses
 from labelers.labels import label_set
 from pipelines.arena_app import arena
-from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog
-from pipelines.drawing import image_sets
-from pipelines.experiments import sweep
-from pipelines.judging import score_files
-from pipelines.latents import store
+from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Kept, VoteLog
+from pipelines.drawing import gallery, image_sets
+from pipelines.experiments import sweep_done
+from pipelines.judging import image_flags, score_files
+from pipelines.latents import addresses, store
 from training.checkpoints import checkpoint
+from training.checkpoints.run_folder import ASSESSMENTS, ID, IDENTITY, RESULT, STEPS
 from training.reference import reference_errors
 from training.settings.config import TrainConfig
 
@@ -31,7 +34,7 @@ PAIRS = 4
 
 def _described(folder: Path, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, object]]:
     for name, table in tables.items():
-        files.write_table(str(folder / name), table)
+        files.write_table(str(folder / name), table, store.WRITTEN_AS | {"use_dictionary": ["caption"]})
     return {
         name: named_files.describe(str(folder), [name])[name] | {"rows": table.num_rows}
         for name, table in tables.items()
@@ -42,9 +45,16 @@ def write_store(folder: Path, version: int) -> None:
     """Write a store with its human label set, a scorer's, and cached errors."""
     ids = np.arange(PAIRS)
     latents = np.full((PAIRS, 4), version, np.float16)
-    kept = {"pair_id": ids, "prompt_id": ids, "latents_0": store.value_lists(latents), "latents_1": ids}
-    prompts = {"prompt_id": [*ids, 99], "caption": [*(f"{version} {number}" for number in ids), ""]}
-    described = _described(folder, {hands.KEPT: pa.table(kept), hands.PROMPTS: pa.table(prompts)})
+    halves = store.value_lists(latents)
+    kept = {"pair_id": ids, "prompt_id": ids, "latents_0": halves, "latents_1": halves}
+    images = {"image_id": ids, "latents": halves}
+    captions = [*(f"{version} {number}" for number in ids), ""]
+    embedding = store.value_lists(np.full((PAIRS + 1, 2), version, np.float16))
+    prompts = {"prompt_id": [*ids, 99], "caption": captions, "embedding": embedding}
+    columns = {hands.KEPT: kept, hands.PROMPTS: prompts, hands.KEPT_IMAGES: images}
+    described = _described(folder, {name: pa.table(one) for name, one in columns.items()})
+    placed = {name: addresses.describe_file(str(folder / name))[1] for name in (hands.KEPT, hands.PROMPTS)}
+    described |= addresses.write(str(folder), placed)
     counts = store.Counts(rows_in=4, ties=0, invalid=0, quarantined=0, kept=4, contradicting=0, prompts=4)
     manifest = store.Manifest(
         source="raw", model="m", fingerprints={}, resolution=64, latent_shape=(4, 1, 1), scaling_factor=1.0,
@@ -95,11 +105,27 @@ def write_images(folder: Path, version: int) -> None:
     score_files.write_set(str(folder), {"identity": {"of": of}, "config": {"feature_model": "m"}, "judged": {"n": 2}})
 
 
+def write_gallery(folder: Path, version: int) -> None:
+    """Write two images, and the page and files that show them."""
+    write_images(folder, version)
+    gallery.write_gallery(*hands_uses.gallery_of(folder))
+
+
+def write_flags(folder: Path, version: int) -> None:
+    """Write two images of which a filter flagged one."""
+    write_images(folder, version)
+    identity = image_flags.flags_identity(str(folder), {"prompt_blocklist": "h"})
+    about = {"identity": identity, "images": 2, "flagged": {str(version): "prompt: word list, line 1"}}
+    image_flags.write_image_flags(str(folder), about)
+
+
 def write_run(folder: Path, version: int) -> None:
     """Write a finished run of four steps: two checkpoints, notes, and a LoRA file as the result."""
     save_config(str(folder), TrainConfig(seed=version, output="run"))
-    notes = "".join(f'{{"step": {step}, "loss": {version}}}\n' for step in range(1, 5 - 2 * (version - 1)))
-    (folder / "metrics.jsonl").write_text(notes)
+    files.write_json(str(folder / IDENTITY), {ID: f"run-{version}"})
+    for name, steps in ((STEPS, (1, 2, 3, 4)), (ASSESSMENTS, (0, 2, 4))):
+        notes = [{ID: f"run-{version}", "step": step, "loss": version} for step in steps]
+        (folder / name).write_text("".join(json.dumps(note) + "\n" for note in notes))
     for step in (2, 4):
         state = checkpoint.State(
             step=step, seed=version, global_batch=TrainConfig().data.global_batch, store_hash="s", labels_hash="l"
@@ -125,20 +151,24 @@ def write_cache(folder: Path, version: int) -> None:
 
 
 def write_sweep(folder: Path, version: int) -> None:
-    """Write what a sweep says of its trials, and the seconds of one."""
-    about = {"schema_version": 1, "trials": [{"name": "a", "seed": 0, "best_step": version}], "judges": ["red"]}
-    files.write_json(str(folder / sweep.DONE), about)
+    """Write a sweep of one trial, and the seconds of its parts."""
+    facts = folder / "a" / "seed-0" / "train" / RESULT / FACTS
+    files.write_json(str(facts), {"config": {}, "best_step": version})
+    trial = {"name": "a", "seed": 0, "best_step": version, sweep_done.TRAINED: files.sha256(str(facts))}
+    files.write_json(str(folder / sweep_done.DONE), {"schema_version": 1, "trials": [trial], "judges": ["red"]})
     files.write_json(str(folder / "seconds.json"), {"train": 1.0})
 
 
 def write_arena(folder: Path, version: int) -> None:
-    """Write an arena that ended with two votes; the older one with one."""
+    """Write an arena that was killed after two votes; the older one has as many, of other raters."""
     folder.mkdir()
-    with contextlib.closing(VoteLog(str(folder / VOTES))) as log:
-        for rater in ("ann", "bob")[: 3 - version]:
+
+    def note(kept: Kept) -> None:
+        files.write_json(str(folder / arena.ARENA), {"identity": {"seed": version}, arena.KEPT: asdict(kept)})
+
+    with contextlib.closing(VoteLog(str(folder / VOTES), note)) as log:
+        for rater in ("ann", "bob" if version == 1 else "eve"):
             log.add(rater, 1, 0, dict.fromkeys(QUESTIONS, "left"))
-        about = {"identity": {"seed": version}, arena.COUNT: log.count()}
-    files.write_json(str(folder / arena.ARENA), about)
 
 
 MAKERS: Mapping[str, Callable[[Path, int], None]] = {
@@ -146,9 +176,11 @@ MAKERS: Mapping[str, Callable[[Path, int], None]] = {
     "label set": write_store,
     "cached errors": write_store,
     "images": write_images,
+    "gallery": write_gallery,
     "scores": write_images,
     "run": write_run,
     "cache": write_cache,
     "sweep": write_sweep,
+    "image flags": write_flags,
     "arena": write_arena,
 }

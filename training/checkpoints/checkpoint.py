@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,11 +179,12 @@ def sweep(output: Path, keep: int, best: int | None) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Delete a checkpoint's folder; where it is a link, the link alone."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
+    """Delete a checkpoint's folder; where it is a link, the link alone.
+
+    Raises:
+        UserError: if the folder of all checkpoints is a link, behind which may lie another run's.
+    """
+    files.remove(str(folder), below=str(folder.parent.parent))
 
 
 def ask_to_rewind(output: str, step: int) -> None:
@@ -231,4 +231,4 @@ def rewind(output: str, step: int) -> None:
     """
     for later in reversed(complete_steps(output)):
         if later > step:
-            files.remove(files.join(output, name_of(later), COMPLETE))
+            files.remove(files.join(output, name_of(later), COMPLETE), output)

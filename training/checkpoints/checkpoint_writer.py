@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from infra.base import files
+from infra.base import disk_errors
 from infra.base.errors import UserError
 
 
@@ -55,7 +55,7 @@ class CheckpointWriter:
         try:
             pending.result()
         except (OSError, SafetensorError) as error:
-            why = files.reason(error) if isinstance(error, OSError) else error
+            why = disk_errors.reason(error) if isinstance(error, OSError) else error
             raise UserError(
                 f"{self.output}: a checkpoint could not be written ({why}); the last complete one stands"
             ) from error

@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from infra.base import disk_lock, files, object_storage
+from infra.base import disk_errors, disk_lock, files, object_storage
 from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
 from infra.base.result_files import FACTS
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import ASSESSMENTS, PAGE, RESULT, SAMPLES, STEPS, remove_result
+from training.checkpoints.run_folder import ASSESSMENTS, IDENTITY, PAGE, RESULT, SAMPLES, STEPS, remove_result
 from training.settings.config import TrainConfig
 
 NOTES = (STEPS, ASSESSMENTS, SAMPLES, PAGE, "tensorboard")
@@ -54,7 +54,7 @@ class Mirror:
             object_storage.abort_uploads(self.place)
             for name in (*NOTES, RESULT):
                 files.remove(str(self.local / name))
-            for name in (STEPS, ASSESSMENTS):  # a line a step; pictures and TensorBoard's files stay where they are
+            for name in (IDENTITY, STEPS, ASSESSMENTS):  # a line a step; pictures and curves stay where they are
                 if files.is_file(files.join(self.place, name)):
                     files.copy(files.join(self.place, name), str(self.local / name))
             return checkpoint.next_start(self.place)
@@ -172,7 +172,7 @@ class Mirror:
         names = {path.removeprefix(f"{folder}/").split("/")[0] for path in files.list_files(folder)}
         for name in sorted(filter(checkpoint.NAME.fullmatch, names)):
             if checkpoint.step_of(Path(name)) not in spared:
-                files.remove(files.join(folder, name, checkpoint.COMPLETE))
+                files.remove(files.join(folder, name, checkpoint.COMPLETE))  # on S3, which has no links
                 files.remove(files.join(folder, name))
 
     @contextlib.contextmanager
@@ -181,4 +181,4 @@ class Mirror:
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self.place}: {files.reason(error)}") from error
+            raise UserError(f"{self.place}: {disk_errors.reason(error)}") from error

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from infra.base import copy_index, files, records, result_files
+from infra.base import copy_index, disk_errors, files, records, result_files
 from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
 from infra.base.verifying import refusals
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import ASSESSMENTS, RESULT, STEPS, parse_note
+from training.checkpoints.run_folder import ASSESSMENTS, RESULT, STEPS, parse_note, run_id
 
 CONFIG = "config.json"
 LEFT_OUT = "nothing is to be done: a run goes on without them, and curves lack them"
@@ -58,11 +58,12 @@ def _note_problems(path: str) -> Iterator[str]:
     try:
         lines = files.read_bytes(path).split(b"\n")[:-1] if files.is_file(path) else []
     except OSError as error:
-        yield f"{path}: cannot be read ({files.reason(error)}); ask its owner for the right to"
+        yield f"{path}: cannot be read ({disk_errors.reason(error)}); ask its owner for the right to"
         return
-    torn = sum(parse_note(line) is None for line in lines)
+    own = run_id(path.rpartition("/")[0])
+    torn = sum(parse_note(line, own) is None for line in lines)
     if torn:
-        yield f"{path}: {torn} of its lines cannot be read; {LEFT_OUT}"
+        yield f"{path}: {torn} of its lines cannot be read, or are of another run; {LEFT_OUT}"
 
 
 def cache_problems(cache: str | None) -> Iterator[str]:
@@ -78,6 +79,6 @@ def copy_problems(folder: Path) -> Iterator[str]:
     try:
         wrong = copy_index.damage(folder)
     except OSError as error:
-        wrong = files.reason(error)
+        wrong = disk_errors.reason(error)
     if wrong is not None:
         yield f"{folder}: {wrong}; nothing is to be done: whoever needs it copies it again"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from infra.base import files
+from infra.base import disk_errors, files, s3_filesystem
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from pipelines.latents import addresses, group_index, store
@@ -190,7 +190,7 @@ class AddressedRows:
         except FileNotFoundError:
             raise UserError(f"{file}: missing, though its manifest names it; {REPAIR}") from None
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({files.reason(error)})") from error
+            raise UserError(f"{file}: cannot be read ({disk_errors.reason(error)})") from error
         if addresses.checksum([target for _, target in spans]) != self.checksum[row]:
             raise UserError(f"{file}: row {self.row[row]} holds other bytes than were stored; {REPAIR}")
 
@@ -223,7 +223,7 @@ class _Remote:
 
     def fetch(self, file: str, spans: list[Span]) -> None:
         """Fill memory from places in an object, by one request each."""
-        handle = self.open(file, files.credentials_written())
+        handle = self.open(file, s3_filesystem.credentials_written())
         for offset, target in spans:
             content = handle.read_at(max(target.nbytes, LEAST), offset)[: target.nbytes]
             target[: len(content)] = content

@@ -35,7 +35,7 @@ def stage(path: str, cache: str | None = None) -> StoredPairs:
     def fill(folder: Path) -> None:
         size = staged_bytes(manifest)
         print(
-            f"{path}: has no index, as stores of earlier versions, so its {size:,} bytes are copied to {folder}",
+            f"{path}: has no index, as stores of earlier versions, so its {size:,} bytes are copied to {folder.parent}",
             file=sys.stderr,
             flush=True,
         )

@@ -19,6 +19,7 @@ from infra.base.errors import UserError
 from pipelines.latents import components, weight_files
 from training.run import original_names
 
+PARTIAL = ".partial"  # ends the name of a file that is not whole, or not yet named by the facts
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -120,13 +121,23 @@ def lines(file: str, pipeline: str, lora: bool) -> dict[str, str]:
 
 def write(folder: Path, base: Path, name: str, lora: bool) -> Path:
     """Write the file beside a result's card, absent or complete, and return it."""
-    path = folder / f"{name}.safetensors"
-    partial = folder / f"{name}.partial"
+    return take_name(write_partial(folder, base, name, lora))
+
+
+def write_partial(folder: Path, base: Path, name: str, lora: bool) -> Path:
+    """Write the file under the name of an unfinished one, and return it."""
+    partial = folder / f"{name}{PARTIAL}"
     if lora:
         write_kohya(folder, base, partial)
     else:
         write_checkpoint(folder, partial)
     files.flush(str(partial))
+    return partial
+
+
+def take_name(partial: Path) -> Path:
+    """Give a whole file its own name, and return it."""
+    path = partial.with_name(f"{partial.name.removesuffix(PARTIAL)}.safetensors")
     partial.replace(path)
-    files.flush(str(folder))
+    files.flush(str(path.parent))
     return path

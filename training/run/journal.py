@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoints.run_folder import ASSESSMENTS, SAMPLES, STEPS, VALIDATION, parse_note, read_notes
+from training.checkpoints.run_folder import ASSESSMENTS, ID, SAMPLES, STEPS, VALIDATION, parse_note, read_notes, run_id
 from training.run import watchdog
 from training.run.progress import Progress
 
@@ -24,11 +24,11 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _cut_after(path: Path, step: int) -> int:
+def _cut_after(path: Path, step: int, own: str | None) -> int:
     """Cut a file of notes after the last one up to a step, and return that one's step; 0 where there is none.
 
     It is read from its end: a long run resumes as fast as a short one. What a kill or a power cut left there, a line
-    cut short or NULs, goes, and stderr says how much.
+    cut short or NULs, goes, and so do notes of another run; stderr says how much.
     """
     if not path.exists() or not path.stat().st_size:
         return 0
@@ -39,7 +39,7 @@ def _cut_after(path: Path, step: int) -> int:
             unreadable = len(text) - end
             while end and not last:
                 start = text.rfind(b"\n", 0, end - 1) + 1
-                row = parse_note(text[start:end])
+                row = parse_note(text[start:end], own)
                 if row is not None and row["step"] <= step:
                     last = row["step"]
                     break
@@ -47,7 +47,11 @@ def _cut_after(path: Path, step: int) -> int:
                 end = start
         file.truncate(end)
     if unreadable:
-        print(f"{path}: {unreadable} bytes at its end are no whole line and are cut", file=sys.stderr, flush=True)
+        print(
+            f"{path}: {unreadable} bytes at its end are no whole line of this run and are cut",
+            file=sys.stderr,
+            flush=True,
+        )
     return last
 
 
@@ -59,14 +63,16 @@ class Journal:
         self.output = output
         self.enabled = enabled
         self.board: SummaryWriter | None = None
+        self.own: str | None = None  # the run's id
 
     def rewind(self, step: int) -> None:
         """Forget what was noted after a step: a resumed run notes it again."""
         if not self.enabled:
             return
         self.output.mkdir(parents=True, exist_ok=True)
-        noted = _cut_after(self.output / STEPS, step)
-        _cut_after(self.output / ASSESSMENTS, step)
+        self.own = run_id(str(self.output))
+        noted = _cut_after(self.output / STEPS, step, self.own)
+        _cut_after(self.output / ASSESSMENTS, step, self.own)
         if noted < step:
             sentence = f"the notes of steps {noted + 1} to {step} are lost; training goes on without them"
             print(f"{self.output / STEPS}: {sentence}", file=sys.stderr, flush=True)
@@ -82,7 +88,7 @@ class Journal:
         if not self.enabled:
             return
         with (self.output / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row if self.own is None else {ID: self.own, **row}) + "\n")
         assert self.board is not None
         for key, value in row.items():
             if key != "step" and isinstance(value, (int, float)):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from infra.base import files
+from infra.base import disk_errors, files
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
 from training.checkpoints.run_folder import remove_result
@@ -45,7 +45,7 @@ def resume(trainer: Trainer) -> int:
         _load(trainer, folder, state.step)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be read ({files.reason(error)}); delete it to resume from the one before"
+            f"{folder}: cannot be read ({disk_errors.reason(error)}); delete it to resume from the one before"
         ) from error
     return state.step
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from infra.base import files, termination
+from infra.base import files, logs, termination
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
-from training.checkpoints.run_folder import ASSESSMENTS, SAMPLE
+from training.checkpoints.run_folder import ASSESSMENTS, PAGE, SAMPLE
 from training.data.loader import Share, begin_step, prefetch, read_ahead, steps_ahead
 from training.layout import sharding
 from training.method import forward
@@ -112,7 +112,18 @@ def look(trainer: Trainer, step: int) -> None:
     if due:
         assess(trainer, step)
     if trainer.rank.rank == 0 and (sampled or due) and step < trainer.config.steps:  # finish does so at the end
+        show(trainer)
+
+
+def show(trainer: Trainer) -> None:
+    """Let the run be seen as it stands; where that fails, the run says so and goes on: its page is no part of it."""
+    try:
         trainer.rank.on_more_to_see(trainer.config, trainer.output, len(trainer.data.rows))
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "no reason given")
+        place = trainer.output / PAGE
+        logs.LOGGER.warning(f"{place}: could not be written ({type(error).__name__}: {why}); training goes on")
+        logs.LOGGER.debug("the page's traceback", exc_info=error)
 
 
 def is_sampled(trainer: Trainer, step: int) -> bool:
@@ -260,7 +271,7 @@ def finish(trainer: Trainer, steps: int) -> None:
             facts["stopped"] = f"stopped after step {steps:,}: {stopped}; the result is the checkpoint of step {best:,}"
             say(facts["stopped"])
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
-        trainer.rank.on_more_to_see(trainer.config, trainer.output, len(trainer.data.rows))
+        show(trainer)
     trainer.journal.close()
     if trainer.mirror and trainer.rank.rank == 0:
         trainer.mirror.finish(trainer.config.keep_checkpoints, best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -154,3 +155,18 @@ def write_adapters(folder: Path, backbone: Backbone, policy: Any) -> None:
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     name = backbone.network_folder
     pipeline.save_lora_weights(folder, **{f"{name}_lora_layers": tensors, f"{name}_lora_adapter_metadata": settings})
+    sort_metadata(folder / models.ADAPTERS)
+
+
+def sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file: its order changes from process to process, and with it the file's hash.
+
+    The layout is that of safetensors: 8 bytes of the header's length, the header as JSON padded with spaces, the data.
+    """
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from infra.base import files, termination
+from infra.base import disk_errors, files, termination
 from infra.base.errors import UserError
 
 STOP = "stop.json"
@@ -49,7 +49,7 @@ def _leave_note(path: str) -> None:
     try:
         files.write_json(path, {"reason": "SIGTERM"})
     except OSError as error:
-        message = f"{path}: SIGTERM could not be passed on to the workers ({files.reason(error)}); send it again"
+        message = f"{path}: SIGTERM could not be passed on to the workers ({disk_errors.reason(error)}); send it again"
         print(message, file=sys.stderr, flush=True)
 
 

@@ -20,7 +20,17 @@ from pipelines.engine import choose
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.store import read_manifest, writer_lock
 from training.checkpoints import checkpoint, run_check
-from training.checkpoints.run_folder import PAGE, RESULT, is_finished
+from training.checkpoints.run_folder import (
+    ASSESSMENTS,
+    IDENTITY,
+    PAGE,
+    RESULT,
+    STEPS,
+    is_finished,
+    read_notes,
+    settle_run_id,
+)
+from training.run import watchdog
 from training.run.preflight import check_config
 from training.settings.config import TrainConfig
 
@@ -50,11 +60,13 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
         _refuse_fewer_steps(output, config.steps)
+        _finish_export(output)
         named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
         _export_finished(output, config)
         print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
         return
-    if files.exists(files.join(output, CONFIG)) or checkpoint.complete_steps(output):
+    is_new = not files.exists(files.join(output, CONFIG)) and not _has_steps(output)
+    if not is_new:
         _refuse_other_settings(output, config)
     if config.data.source is not None:
         from training.run import encode_source
@@ -66,12 +78,15 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         if config.resume_from is None:
             checkpoint.forget_request(output)  # of a command that was refused
         else:
+            _refuse_met_stop(output, config, config.resume_from)
             checkpoint.ask_to_rewind(output, config.resume_from)
-        cli.save_config(output, config)
-        files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
-        files.write_json(files.join(output, IDENTITIES), noted)
-        files.write_json(files.join(output, STORES), _store_hashes(config))
-        (launch or _chosen_launch(config))(pinned, output)
+        _note_settings(output, config, pinned, noted)
+        try:
+            (launch or _chosen_launch(config))(pinned, output)
+        except UserError:
+            if is_new and not _has_steps(output):
+                _forget_settings(output)
+            raise
         still_held()
         if checkpoint.is_asked_to_rewind(output) or not is_finished(output, config.steps):
             raise UserError(f"{output}: the training ended before step {config.steps}; run the same command again")
@@ -81,11 +96,44 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
 
 
+def _note_settings(output: str, config: TrainConfig, pinned: TrainConfig, identities: Mapping[str, Any]) -> None:
+    """Note what a resumed command must share with this one."""
+    cli.save_config(output, config)
+    settle_run_id(output)
+    files.write_json(files.join(output, REVISIONS), {name: getattr(pinned, name) for name in MODEL_REVISIONS})
+    files.write_json(files.join(output, IDENTITIES), identities)
+    files.write_json(files.join(output, STORES), _store_hashes(config))
+
+
+def _forget_settings(output: str) -> None:
+    """Forget what was noted of a run that was refused before its first step: the corrected command begins anew."""
+    for name in (REVISIONS, IDENTITIES, STORES, IDENTITY, CONFIG):
+        files.remove(files.join(output, name))
+
+
+def _has_steps(output: str) -> bool:
+    """Say whether a run has taken a step, by its notes or a checkpoint."""
+    return files.is_file(files.join(output, STEPS)) or bool(checkpoint.complete_steps(output))
+
+
 def _refuse_fewer_steps(output: str, steps: int) -> None:
     """Refuse to call a run finished that took more steps than it is asked for."""
     taken = int(result_files.read_facts(files.join(output, RESULT)).get("train", {}).get("steps", 0))
     if steps < taken:
         raise UserError(f"--steps {steps}: this run has already taken {taken}; give another --output")
+
+
+def _refuse_met_stop(output: str, config: TrainConfig, step: int) -> None:
+    """Refuse to go on from a checkpoint at which --stop-when ends the run: the result would go, and nothing come."""
+    if config.stop_when is None:
+        return
+    judged = [row for row in read_notes(output, ASSESSMENTS) if row["step"] <= step]
+    reason = watchdog.reason_to_stop(judged, config.stop_when, config.stop_checks)
+    if reason is not None:
+        raise UserError(
+            f"--resume-from {step}: --stop-when ends the run there, as {reason}; give an earlier step, or another "
+            "--stop-when, or leave that out"
+        )
 
 
 def verify(config: TrainConfig) -> Iterator[str]:
@@ -111,12 +159,26 @@ def _export_finished(output: str, config: TrainConfig) -> None:
     from training.run import exports  # which loads torch
 
     exports.check(base, lora)
-    path = exports.write(folder, base, name, lora)
+    partial = exports.write_partial(folder, base, name, lora)
     facts = result_files.read_facts(str(folder))
     if "files" in facts:  # not in those of earlier versions
-        facts["files"] |= named_files.describe(str(folder), [path.name])
+        facts["files"] |= {f"{name}.safetensors": named_files.describe(str(folder), [partial.name])[partial.name]}
         files.write_json(str(folder / result_files.FACTS), facts)
-    print(f"{path}: the result in one file", flush=True)
+    print(f"{exports.take_name(partial)}: the result in one file", flush=True)
+
+
+def _finish_export(output: str) -> None:
+    """Give the single file its name where a kill came after the facts had named it: it is whole, or is none of them."""
+    name = output.rsplit("/", 1)[-1]
+    folder = Path(output) / RESULT
+    partial = folder / f"{name}.partial"
+    if files.is_remote(output) or not partial.is_file() or (folder / f"{name}.safetensors").exists():
+        return
+    named = result_files.named(str(folder)).get(f"{name}.safetensors")
+    if named is not None and files.sha256(str(partial)) == named["sha256"]:
+        from training.run import exports  # which loads torch
+
+        print(f"{exports.take_name(partial)}: the result in one file", flush=True)
 
 
 def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:

@@ -14,7 +14,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from infra.base import files, metrics, object_storage, termination
+from infra.base import disk_errors, files, metrics, object_storage, termination
 from infra.base.errors import UserError, comes_again
 from pipelines.engine import ray_cluster
 from training.checkpoints import checkpoint
@@ -122,7 +122,7 @@ def _read_refusal(path: str) -> str | None:
     try:
         return files.read_json(path)["sentence"] if files.exists(path) else None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
+        raise UserError(f"{path}: cannot be read ({disk_errors.reason(error)})") from error
 
 
 def _check_room(config: TrainConfig, use_gpu: bool) -> None:
@@ -195,7 +195,7 @@ def _leave(path: str, error: UserError) -> None:
     try:
         files.write_json(path, {"sentence": str(error)})
     except OSError as failure:
-        print(f"{path}: could not be written ({files.reason(failure)})", file=sys.stderr, flush=True)
+        print(f"{path}: could not be written ({disk_errors.reason(failure)})", file=sys.stderr, flush=True)
 
 
 def _report(run: str | None, note: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infra.base import copy_index, files
@@ -90,6 +92,40 @@ def test_a_copy_whose_filling_was_killed_is_made_anew(copying: Copying) -> None:
     stray.parent.mkdir(parents=True)
     stray.touch()
     assert not (copying() / stray.name).exists()
+
+
+def test_what_a_killed_process_of_this_node_left_goes_and_that_of_another_stays(copying: Copying) -> None:
+    copying.cache.mkdir(mode=0o700)
+    for host in (socket.gethostname(), "elsewhere"):
+        (copying.cache / f"name.{host}.1.partial").mkdir()
+    copying()
+    assert sorted(path.name for path in copying.cache.iterdir()) == ["name", "name.elsewhere.1.partial", "name.lock"]
+
+
+def test_nodes_whose_locks_are_their_own_never_write_into_each_others_copy(tmp_path: Path) -> None:
+    mapped: list[np.ndarray] = []
+
+    def node(host: str, meanwhile: Callable[[], None]) -> Path:
+        """Fill the cache as a node that sees no other's lock, while something else happens in the middle."""
+
+        def fill(folder: Path) -> None:
+            array = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=(8,))
+            meanwhile()
+            array[:] = 1
+            array.flush()
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("socket.gethostname", lambda: host)
+            patched.setattr("fcntl.flock", lambda *_: None)
+            return staged_once(str(tmp_path), "store", 1, "a store", fill)
+
+    def other() -> None:
+        mapped.append(np.load(node("two", lambda: None) / "latents.npy", mmap_mode="r"))
+
+    folder = node("one", other)
+    assert mapped[0].tolist() == [1.0] * 8  # neither zeros nor half a copy
+    assert np.load(folder / "latents.npy").tolist() == [1.0] * 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "store.lock"]
 
 
 def test_an_untouched_copy_is_not_read_and_one_of_before_a_boot_is(

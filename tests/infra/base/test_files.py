@@ -15,7 +15,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.base import files
+from infra.base import disk_errors, files
 from infra.base.errors import UserError
 
 
@@ -169,7 +169,7 @@ def test_what_lies_in_the_way_is_one_sentence_with_its_remedy(
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match=r"\[[Ee]rrno \d+\]") as raised:
         write(str(tmp_path / name), b"")
-    told = files.disk_refusal(raised.value)
+    told = disk_errors.disk_refusal(raised.value)
     assert told is not None
     assert str(tmp_path) in str(told)
     assert "\n" not in str(told)
@@ -178,6 +178,41 @@ def test_what_lies_in_the_way_is_one_sentence_with_its_remedy(
 
 
 def test_an_error_that_may_be_this_codes_own_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Invalid argument") as raised:
+        (tmp_path / "file").open("wb").seek(-1)
+    assert disk_errors.disk_refusal(raised.value) is None
+
+
+def test_what_somebody_deleted_meanwhile_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised:
-        (tmp_path / "absent").read_bytes()
-    assert files.disk_refusal(raised.value) is None
+        (tmp_path / "part.partial").replace(tmp_path / "part")
+    told = str(disk_errors.disk_refusal(raised.value))
+    assert told.startswith(f"{tmp_path}/part.partial: No such file or directory; it is gone, as when somebody moves")
+
+
+def test_nothing_is_deleted_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "step"
+    other.mkdir(parents=True)
+    (other / "weights").touch()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "checkpoints").symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match=rf"{own}/checkpoints: a link, and nothing is deleted through one; put the"):
+        files.remove(f"{own}/checkpoints/step", below=str(own))
+    files.remove(f"{own}/checkpoints")  # the link alone
+    (own / "nowhere").symlink_to(tmp_path / "absent")
+    files.remove(f"{own}/nowhere")
+    assert list(own.iterdir()) == []
+    (tmp_path / "alias").symlink_to(own)  # above the folder links are the user's own, and followed
+    (own / "folder").mkdir()
+    (own / "folder" / "inner").symlink_to(other)
+    files.remove(f"{tmp_path}/alias/folder", below=f"{tmp_path}/alias")
+    assert list(own.iterdir()) == []
+    assert (other / "weights").is_file()
+
+
+def test_a_work_folder_belongs_to_the_folder_that_it_lies_in() -> None:
+    assert files.owner_of("/s/labels/.work/red/scores_done") == "/s/labels"
+    assert files.owner_of("/images/.work-flags") == "/images"
+    assert files.owner_of("s3://b/store/.work") == "s3://b/store"
+    assert files.owner_of("/other/done") == "/other"

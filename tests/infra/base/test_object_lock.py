@@ -12,7 +12,7 @@ import pytest
 from support.faulty_s3 import Fault, faulty
 from support.locks import Clock, taken, taker
 
-from infra.base import files, object_lock, object_storage
+from infra.base import files, object_lock, object_storage, s3_filesystem
 from infra.base.errors import UserError
 from infra.base.object_lock import EXPIRY, LOOK, MARGIN, ObjectLock
 from pipelines.latents import store
@@ -246,7 +246,7 @@ def test_the_holder_renews_it_until_it_is_given_back_or_lost(
         for error in replaced if threading.current_thread() is not threading.main_thread() else ():
             raise error
 
-    monkeypatch.setattr(files, "credentials_written", written)
+    monkeypatch.setattr(s3_filesystem, "credentials_written", written)
     keeper = threading.Thread(target=first.keep)
     before = noted(folder)["writes"]
     keeper.start()

@@ -14,7 +14,7 @@ import pytest
 from botocore import exceptions
 from moto import settings
 
-from infra.base import files, object_storage
+from infra.base import files, object_storage, s3_filesystem
 from infra.base.errors import UserError
 from labelers.labels import relabel
 from pipelines.drawing import generate
@@ -63,7 +63,9 @@ def test_a_server_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPa
 def test_a_bucket_in_another_region(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client(bucket)[0].create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     object_storage.check("--output", "s3://far/run")  # a server of one's own takes any region
-    monkeypatch.setattr(files, "endpoint", lambda: None)  # as where the server is AWS; boto3 still finds this one
+    monkeypatch.setattr(
+        s3_filesystem, "endpoint", lambda: None
+    )  # as where the server is AWS; boto3 still finds this one
     assert told("s3://far/run") == "the bucket is in region eu-west-1, not us-east-1; set AWS_DEFAULT_REGION"
 
 
@@ -72,7 +74,7 @@ def test_endpoint_and_region_of_the_settings_file_are_the_data_path_s_too(
     bucket: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """boto3 reads ~/.aws/config by itself; pyarrow, which moves the data, does not."""
-    server = files.endpoint()
+    server = s3_filesystem.endpoint()
     assert server
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
@@ -86,12 +88,12 @@ def test_endpoint_and_region_of_the_settings_file_are_the_data_path_s_too(
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.setenv("AWS_ENDPOINT_URL_IAM", server)
     filesystem, _ = files.open_filesystem(bucket)
-    assert (filesystem.region, files.endpoint()) == ("eu-central-1", server)
+    assert (filesystem.region, s3_filesystem.endpoint()) == ("eu-central-1", server)
     files.write_bytes(f"{bucket}/by-settings", b"x")
     assert files.read_bytes(f"{bucket}/by-settings") == b"x"
     assert copy.copy(filesystem).region == "eu-central-1"  # rebuilt as on its way to another process
     monkeypatch.setenv("AWS_PROFILE", "another")
-    assert (files.endpoint(), files.region()) == (None, None)
+    assert (s3_filesystem.endpoint(), s3_filesystem.region()) == (None, None)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,19 @@ def test_a_second_run_writes_nothing_and_a_larger_gallery_writes_all(
     assert gallery.write_gallery(str(tmp_path), wanted, config) == str(tmp_path / "gallery.html")
     assert written == []
     gallery.write_gallery(str(tmp_path), wanted, replace(config, gallery=6))
-    assert len(written) == 7
+    assert len(written) == 5  # four images more, and the page
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))])
+@pytest.mark.parametrize("name", ["gallery/00002-1.png", "gallery.html"])
+def test_what_is_gone_or_zeroed_is_written_again(tmp_path: Path, damage: Callable[[Path], None], name: str) -> None:
+    write(tmp_path, 4)
+    whole = (tmp_path / "gallery" / "00002-1.png").read_bytes()
+    damage(tmp_path / name)
+    wanted = image_sets.wanted_images(CAPTIONS, 2, seed=0)
+    page = gallery.write_gallery(str(tmp_path), wanted, GenerateConfig(output=str(tmp_path), gallery=4))
+    assert (tmp_path / "gallery" / "00002-1.png").read_bytes() == whole
+    assert Path(str(page)).read_text().rstrip().endswith("</html>")
 
 
 @pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")

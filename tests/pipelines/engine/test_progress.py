@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.trained_models import Killed
 
-from infra.base import files
+from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.engine import on_ray, progress
 from pipelines.engine.jobs import Job
@@ -89,7 +89,7 @@ def test_a_job_that_may_not_go_on_ends_with_the_sentence(
     assert "error: too many bad rows" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [OSError("no answer"), pa.ArrowInvalid("a file half written")])
+@pytest.mark.parametrize("error", [OSError("no answer"), tables.UnreadableError("a file half written")])
 def test_what_cannot_be_read_yet_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -143,6 +143,7 @@ STATES: dict[
     "killed between copy and deletion, as S3 renames": ("pending", "committed", "rows", True),
     "written again by Ray when it was whole, and killed in the middle": ("pending", "committed", "cut", False),
     "a mark whose rows are gone": ("", "committed", "", False),
+    "a mark whose rows were cut": ("", "committed", "cut", False),
     "finished": ("", "committed", "rows", True),
 }
 
@@ -182,10 +183,10 @@ def test_whatever_a_kill_left_the_rows_that_count_are_the_rows_that_are_there(
         """Begin the job, which is killed after so many deletions or where it would read; say if it came so far."""
         told = itertools.count()
 
-        def kill(path: str) -> None:
+        def kill(path: str, below: str) -> None:
             if next(told) == deletions:
                 raise Killed
-            remove(path)
+            remove(path, below)
 
         def read(*_: object, **__: object) -> None:
             raise EOFError
@@ -267,10 +268,10 @@ def test_a_mark_that_a_living_worker_renames_meanwhile_does_not_count(
     leave(str(tmp_path), "run_1_000001", [1, 2, 3], "pending", "", "rows")
     remove, done = files.remove, tmp_path / "done"
 
-    def rename(path: str) -> None:
+    def rename(path: str, below: str) -> None:
         if path.endswith(progress.PENDING):
             (done / "run_1_000001.pending.parquet").rename(done / "run_1_000001.parquet")
-        remove(path)
+        remove(path, below)
 
     monkeypatch.setattr(progress.files, "remove", rename)
     job = Job(

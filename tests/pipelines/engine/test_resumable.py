@@ -159,3 +159,15 @@ def test_wrong_counts_are_neither_published_nor_cleaned_up(counting: Counting) -
         finish(replace(counting.described(seed=0), count=count))
     assert counting.events == ["lock", "row 0", "row 1", "row 2"]
     assert (counting.work / "2.row").exists()
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_settings_of_a_pass_that_was_refused_before_its_first_row_are_forgotten(counting: Counting, rows: int) -> None:
+    def run() -> None:
+        for row in range(rows):
+            files.write_bytes(str(counting.work / "pairs_done" / f"{row}.parquet"), b"")
+        raise UserError("bad input")
+
+    with pytest.raises(UserError, match="bad input"):
+        finish(replace(counting.described(seed=0), run=run))
+    assert (counting.work / "config.json").exists() == (rows > 0)

@@ -32,7 +32,7 @@ from pipelines.experiments.evaluate_model import command_of
 from pipelines.judging import flag_images
 from pipelines.judging.comparison import read_drawn
 from pipelines.judging.flag_config import FlagConfig
-from pipelines.judging.image_flags import FLAGS, blurred, flag_reasons, read_image_flags
+from pipelines.judging.image_flags import FILTER, FLAGS, blurred, flag_reasons, read_image_flags
 from pipelines.latents.safety_config import SafetyConfig
 from pipelines.reports import feedback_page, report
 
@@ -95,6 +95,24 @@ def test_flags_of_other_images_are_refused_where_images_are_shown(folders: tuple
     files.write_json(f"{folders[0]}/manifest.json", manifest | {"images": 4})
     with pytest.raises(UserError, match=r"flags\.json: of other images than those in .*; delete it and run"):
         read_image_flags(folders[0])
+
+
+def test_lost_or_altered_flags_are_refused_where_images_are_shown(shown: tuple[str, str]) -> None:
+    base, policy = shown
+    path = Path(policy) / FLAGS
+    whole = path.read_text()
+    path.unlink()  # a reader would take the folder for one that no filter has checked, and blur nothing
+    with pytest.raises(UserError, match=rf"{path}: missing, though filter\.json beside it says that a safety filter"):
+        read_sets(shown)
+    path.write_text(json.dumps(json.loads(whole) | {"flagged": {}}))
+    with pytest.raises(UserError, match=rf"{path}: altered since the filter wrote it; delete it and run flag_images"):
+        read_image_flags(policy)
+    path.write_text(whole)
+    (Path(policy) / FILTER).unlink()  # as beside the flags of earlier versions
+    assert flag_reasons(policy)
+    (Path(base) / FILTER).write_text("{")
+    with pytest.raises(UserError, match=r"filter\.json: no whole JSON"):
+        read_image_flags(base)
 
 
 def test_a_blurred_image_has_no_detail_left() -> None:
@@ -187,7 +205,8 @@ def test_the_report_blurs_and_counts(shown: tuple[str, str], tmp_path: Path) -> 
     dog = next(part for part in np.split(strip, 3, axis=1) if part[64, 64] == RED[0])
     assert np.abs(np.diff(dog, axis=1)).max() <= 8  # no comb: its teeth were half as bright
     for folder in shown:
-        (Path(folder) / FLAGS).unlink()
+        for name in (FLAGS, FILTER):
+            (Path(folder) / name).unlink()
     report.main(config)
     html = (tmp_path / "report/report.html").read_text()
     assert "Blurred" not in html
@@ -195,7 +214,8 @@ def test_the_report_blurs_and_counts(shown: tuple[str, str], tmp_path: Path) -> 
 
 
 def test_folders_that_were_not_filtered_alike_are_refused(shown: tuple[str, str]) -> None:
-    (Path(shown[0]) / FLAGS).unlink()
+    for name in (FLAGS, FILTER):
+        (Path(shown[0]) / name).unlink()
     with pytest.raises(UserError, match=r"/policy and .*/base were not seen by the same safety filter"):
         report.compare(read_drawn(shown[1]), read_drawn(shown[0]))
     with pytest.raises(UserError, match="were not seen by the same safety filter"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -126,3 +127,16 @@ def test_an_unfinished_store_goes_on_only_with_its_own_settings(tmp_path: Path, 
     (work / "config.json").write_text(json.dumps(asdict(EncodeConfig(source=str(raw_pairs), posterior="mean"))))
     told = refusal("--source", str(raw_pairs), "--store", str(tmp_path / "s"))
     assert "posterior was 'mean', now 'sample'" in told
+
+
+def test_a_source_that_was_moved_or_is_spelled_otherwise_is_the_same(
+    encoded_store: Path, raw_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(raw_pairs, tmp_path / "moved")
+    config = EncodeConfig(store=str(encoded_store))
+    for place in (f"{raw_pairs}/", str(moved)):
+        main(replace(config, source=place))
+        assert "already finished" in capsys.readouterr().out
+    next(moved.glob("*.parquet")).unlink()
+    with pytest.raises(UserError, match=rf"source was '{raw_pairs}', now '{moved}'"):
+        main(replace(config, source=str(moved)))

@@ -111,8 +111,9 @@ def test_a_staged_copy_of_zeros_or_without_a_file_is_staged_again(
     told, copying = capsys.readouterr().err.splitlines()
     assert told == f"{file.parent}: {name} holds other bytes than were copied, so {random_store} is copied again"
     # 5 pairs of 2 x 4 values, and 17 captions of 2, two bytes each
+    cache = file.parent.parent
     assert copying == (
-        f"{random_store}: has no index, as stores of earlier versions, so its 148 bytes are copied to {file.parent}"
+        f"{random_store}: has no index, as stores of earlier versions, so its 148 bytes are copied to {cache}"
     )
     file.unlink()
     stage(str(random_store), str(tmp_path / "cache"))

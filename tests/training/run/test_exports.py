@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -200,3 +201,22 @@ def test_a_file_that_a_kill_cut_is_not_taken_for_the_whole(tmp_path: Path, monke
     train_dpo._export_finished(config.output, config)
     assert len(load_file(made / "run.safetensors")) > 100
     assert not list(made.glob("*.partial"))
+
+
+def test_an_export_that_was_killed_when_the_facts_named_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = finished_run(tmp_path / "run")
+    config = TrainConfig(output=str(tmp_path / "run"), export="single-file")
+    with monkeypatch.context() as patched:
+        patched.setattr(exports, "take_name", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_dpo._export_finished(config.output, config)
+    assert (made / "run.partial").is_file()
+    train_dpo._finish_export(config.output)
+    assert not any("run.safetensors" in sentence for sentence in result_files.problems(str(made)))
+    assert not list(made.glob("*.partial"))
+    (made / "run.safetensors").rename(made / "run.partial")
+    (made / "run.partial").write_bytes(b"half")  # of another export, which no facts name so
+    train_dpo._finish_export(config.output)
+    assert (made / "run.partial").exists()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from training.checkpoints.run_folder import STEPS, read_notes
+from training.checkpoints.run_folder import ASSESSMENTS, STEPS, read_notes, run_id, settle_run_id
 from training.run.journal import Journal
 
 LINES = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 8)]
@@ -44,7 +45,7 @@ def test_what_is_cut_is_said_and_so_are_lost_notes(tmp_path: Path, capsys: pytes
     journal.rewind(6)
     journal.close()
     assert capsys.readouterr().err.splitlines() == [
-        f"{path}: 100 bytes at its end are no whole line and are cut",
+        f"{path}: 100 bytes at its end are no whole line of this run and are cut",
         f"{path}: the notes of steps 4 to 6 are lost; training goes on without them",
     ]
     assert path.read_text() == "".join(LINES[:3])
@@ -56,7 +57,37 @@ def test_unreadable_notes_in_the_middle_are_left_out_and_said(
 ) -> None:
     (tmp_path / STEPS).write_text(LINES[0] + "\0" * 9 + LINES[1] + '{"step": 3, \n' + LINES[3])
     assert [row["step"] for row in read_notes(str(tmp_path), STEPS)] == [1, 2, 4]
-    assert "1 of its lines cannot be read and are left out" in capsys.readouterr().err
+    assert "1 of its lines cannot be read, or are of another run, and are left out" in capsys.readouterr().err
+
+
+@pytest.mark.chaos
+def test_notes_of_another_run_are_left_out_and_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (tmp_path / name for name in ("one", "other"))
+    for folder in (one, other):
+        folder.mkdir()
+        settle_run_id(str(folder))
+        journal = Journal(folder, enabled=True, steps=8)
+        journal.rewind(0)
+        journal.assessment(2, {"validation_median": 0.5})
+        journal.close()
+    assert run_id(str(one)) != run_id(str(other))
+    shutil.copy(other / ASSESSMENTS, one / ASSESSMENTS)
+    assert read_notes(str(one), ASSESSMENTS) == []
+    assert "1 of its lines cannot be read, or are of another run" in capsys.readouterr().err
+    journal = Journal(one, enabled=True, steps=8)
+    journal.rewind(2)
+    journal.close()
+    assert (one / ASSESSMENTS).read_text() == ""
+    assert f"{one / ASSESSMENTS}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [None, "{", "[]"])
+def test_a_run_that_lost_its_id_has_that_of_its_notes(tmp_path: Path, left: str | None) -> None:
+    (tmp_path / STEPS).write_text('{"run": "c0ffee", "step": 1}\n')
+    if left:
+        (tmp_path / "run.json").write_text(left)
+    settle_run_id(str(tmp_path))
+    assert run_id(str(tmp_path)) == "c0ffee"
 
 
 @pytest.mark.chaos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ from support.material import MODEL, notes
 from support.trained_models import moved_model, train_until_killed
 
 from infra.base import (
+    logs,
     models,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
@@ -304,3 +306,16 @@ def test_sample_prompts_are_drawn_without_a_judge_and_change_no_loss(config: Tra
     assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
     assert seen
     assert len(set(seen)) == 1
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_training(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lone = replace(config, steps=2, data=replace(config.data, held_out_store=None))
+    with logs.at_level(verbose=False, quiet=False):
+        loop.train(lone, assembly.Rank(on_more_to_see=broken))
+    assert "index.html: could not be written (OSError: [Errno 28] No space left" in capsys.readouterr().err
+    assert is_finished(config.output, 2)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from support.material import MODEL
 from support.single_files import original_tensors, write_single
 from support.tiny_pipelines import KINDS
@@ -150,3 +151,17 @@ def predict(unet: Any) -> torch.Tensor:
     captions = torch.randn(1, 16, unet.config["cross_attention_dim"], generator=generator)
     with torch.no_grad():
         return unet(latents, 10, captions).sample
+
+
+def test_equal_weights_with_metadata_in_another_order_are_equal_files(tmp_path: Path) -> None:
+    data = save({"weight": torch.arange(4.0)}, {"b": "2"})
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].decode()
+    for number, order in enumerate(('"a":"1","b":"2"', '"b":"2","a":"1"')):
+        text = header.replace('"b":"2"', order).strip().encode()
+        (tmp_path / f"{number}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+        result.sort_metadata(tmp_path / f"{number}.safetensors")
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()
+    with safe_open(str(tmp_path / "0.safetensors"), "pt") as opened:
+        assert opened.metadata() == {"a": "1", "b": "2"}
+        assert opened.get_tensor("weight").tolist() == [0.0, 1.0, 2.0, 3.0]

@@ -210,6 +210,19 @@ def test_a_run_goes_on_only_with_the_models_that_it_began_with(config: TrainConf
         main(begun, killed)
 
 
+def test_settings_of_a_run_that_was_refused_before_its_first_step_are_forgotten(config: TrainConfig) -> None:
+    def refused(_: TrainConfig, __: str) -> None:
+        raise UserError("no Ray cluster answers there")
+
+    other = replace(config, seed=1)
+    for mistaken in (config, config):
+        with pytest.raises(UserError, match="no Ray cluster"):
+            main(mistaken, refused)
+    with pytest.raises(UserError, match="no Ray cluster"):  # not "begun with other settings (seed was 0, now 1)"
+        main(other, refused)
+    assert [path.name for path in Path(config.output).iterdir()] == [".lock"]
+
+
 def everything(output: str) -> dict[str, int]:
     """Return the size of each file of a run that a refusal must not change."""
     found = files.stamps(output)

@@ -18,6 +18,7 @@ from training.method.forward import MeasuredBatch
 from training.run import assembly, loop, watchdog
 from training.run.result import result_folder
 from training.run.step_record import StepRecord
+from training.run.train_dpo import _refuse_met_stop
 from training.settings import flags
 from training.settings.config import TrainConfig
 
@@ -122,3 +123,12 @@ def test_rules_that_nothing_meets_are_refused() -> None:
     lone = replace(TrainConfig(), stop_when=0.1, objective=replace(TrainConfig().objective, objective="sft"))
     with pytest.raises(UserError, match=r"--stop-when 0\.1: compares with a reference, and --objective sft has none"):
         flags.check_flags(lone)
+
+
+def test_going_on_from_where_the_rule_ends_the_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "assessments.jsonl").write_text('{"step": 2, "winner_change": 0.09}\n')
+    config = replace(TrainConfig(), stop_when=0.05, stop_checks=1)
+    _refuse_met_stop(str(tmp_path), config, 1)  # before the check at which it is met
+    _refuse_met_stop(str(tmp_path), replace(config, stop_when=0.1), 2)
+    with pytest.raises(UserError, match=r"--resume-from 2: --stop-when ends the run there, as the winners' error"):
+        _refuse_met_stop(str(tmp_path), config, 2)
