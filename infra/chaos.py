@@ -1,7 +1,8 @@
-"""Kill an encoding at random moments, over and over, and check that nothing is lost or doubled.
+"""Kill an encoding at random moments, or touch files of running jobs, and check that nothing is lost or doubled.
 
 Example:
     nice python infra/chaos.py --rounds 20 --seed 0
+    nice python infra/chaos.py --rounds 100 --victims hands
 """
 
 from __future__ import annotations
