@@ -28,7 +28,6 @@ from training.data.opened import open_store
 from training.run import assembly, loop, preflight
 from training.settings.config import DataConfig, TrainConfig
 
-SHAPE = (4, 8, 8)
 EMBEDDINGS = {"text_encoder": (16, 64)}  # of the embedded model
 
 
@@ -40,6 +39,10 @@ class BenchmarkConfig:
     """Pairs of each store, ascending."""
     rows_per_file: int = 1024
     """Pairs of a file, as preset sd15 has it."""
+    shape: tuple[int, int, int] = (4, 8, 8)
+    """Channels, height and width of a latent: 4 64 64 is SD1.5's."""
+    batch: int = 16
+    """Pairs of the step."""
     rounds: int = 3
     copied: bool = False
     """Whether to measure the copy of a store without an index, too."""
@@ -49,10 +52,10 @@ class BenchmarkConfig:
     """File for the figures."""
 
 
-def first_step(store: Path) -> float:
+def first_step(store: Path, batch: int) -> float:
     """Take the first step of a run and return the seconds that it took from the check of the settings on."""
     with tempfile.TemporaryDirectory() as name:
-        data = DataConfig(store=str(store), cache=f"{name}/cache", global_batch=16, micro_batch=16)
+        data = DataConfig(store=str(store), cache=f"{name}/cache", global_batch=batch, micro_batch=batch)
         config = replace(TrainConfig(data=data), steps=1, output=f"{name}/run")
         started = time.perf_counter()
         preflight.check_settings(config)
@@ -80,13 +83,15 @@ def main(config: BenchmarkConfig) -> None:
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         stores = {size: Path(name) / str(size) for size in config.pairs}
         for size, path in stores.items():
-            write_store(path, size, SHAPE, EMBEDDINGS, rows_per_file=config.rows_per_file)
-        first_step(stores[config.pairs[0]])  # imports
-        ways = {f"{size:,}": partial(first_step, path) for size, path in stores.items()}
+            write_store(path, size, config.shape, EMBEDDINGS, rows_per_file=config.rows_per_file)
+        first_step(stores[config.pairs[0]], config.batch)  # imports
+        ways = {f"{size:,}": partial(first_step, path, config.batch) for size, path in stores.items()}
         if config.copied:
             old = Path(name) / "old"
-            write_store(old, config.pairs[-1], SHAPE, EMBEDDINGS, indexed=False, rows_per_file=config.rows_per_file)
-            ways["copied"] = partial(first_step, old)
+            write_store(
+                old, config.pairs[-1], config.shape, EMBEDDINGS, indexed=False, rows_per_file=config.rows_per_file
+            )
+            ways["copied"] = partial(first_step, old, config.batch)
         samples = in_turns(ways, config.rounds, "s")
         largest = config.pairs[-1]
         bytes_held = held(stores[largest], largest)
@@ -102,12 +107,15 @@ def report(config: BenchmarkConfig, samples: dict[str, list[float]], bytes_held:
         "exponent": exponent(config.pairs, of_sizes),
         "seconds": medians,
         "samples": samples,
+        "copied": medians["copied"] / of_sizes[-1] if config.copied else None,
         "bytes_a_pair": bytes_held,
         "config": asdict(config),
     }
     print(
         f"ratio {figures['ratio']:.2f}: the first step on {config.pairs[-1]:,} pairs over that on {config.pairs[0]:,}"
     )
+    if config.copied:
+        print(f"copied {figures['copied']:.1f}: the first step after a copy over that without one")
     print(f"exponent {figures['exponent']:.3f} of the pairs")
     print(f"{bytes_held['mapped']:.1f} bytes a pair shared by a node's ranks, {bytes_held['alone']:.1f} of each alone")
     if config.json:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from infra.base import models
+from infra.base import cpu, models
 from pipelines.drawing import image_sets, negative, sampling, start_images
 from pipelines.latents import kinds
 from pipelines.raw.decode import decode_image
@@ -29,6 +29,8 @@ class DrawImages:
         negative_model: models.Model | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            cpu.keep_freed_memory()
         kind = getattr(torch, dtype)
         folder = model.folder()
         adapters = models.adapters_folder("--lora", lora) if lora else None

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from infra.base import models
+from infra.base import cpu, models
 from pipelines.latents import autoencoders, safety, store
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.raw import pairs
@@ -111,6 +111,8 @@ class LatentEncoder:
         store_dtype: StoreDtype = "float16",
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cpu":
+            cpu.keep_freed_memory()
         self.dtype = getattr(torch, dtype)
         models.quiet()
         folder = model.folder((autoencoders.VAE,))

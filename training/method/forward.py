@@ -6,8 +6,11 @@ of the errors is arithmetic, and stands in training/method/step_losses.py and ob
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -73,9 +76,10 @@ class PairLosses:
             values: of the step, from first_pass; None where this micro-batch is all that this rank has of it.
         """
         objective = self.objective
+        begun = self.begin_reference(batch) if objective.needs_reference else None
         residuals = pair_residuals(self.backbone, self.policy, batch, self.autocast)
         policy_errors = mean_squares(residuals).unflatten(0, (2, -1))
-        reference_errors = self.reference_errors(batch) if objective.needs_reference else None
+        reference_errors = None if begun is None else begun()
         held = policy_errors.detach()
         if values is None:
             values = self.step_values([batch], [held], [] if reference_errors is None else [reference_errors])
@@ -114,6 +118,16 @@ class PairLosses:
         reference_errors = [batch.reference_errors for batch in seen if batch.reference_errors is not None]
         return seen, self.step_values(seen, policy_errors, reference_errors)
 
+    def begin_reference(self, batch: Batch) -> Callable[[], torch.Tensor]:
+        """Begin the reference's errors; what is returned waits for them.
+
+        On a CPU with a core to spare they are computed beside the policy's pass, by the same operations.
+        """
+        alone = self.device.type == "cpu" and self.world_size == 1
+        if alone and isinstance(self.reference, NetworkReference) and _has_a_spare_core():
+            return self.reference.beside.submit(self.reference_errors, batch).result
+        return functools.partial(self.reference_errors, batch)
+
     def reference_errors(self, batch: Batch) -> torch.Tensor:
         """Return the reference's errors [2, B] float32: the batch's own where it has them, else computed now."""
         return self.reference.errors(batch) if batch.reference_errors is None else batch.reference_errors
@@ -130,6 +144,15 @@ class PairLosses:
             for of_batches in (policy_errors, reference_errors)
         ]
         return step_losses.step_values(self.objective, weighted[0], weighted[1], self.world_size)
+
+
+def _has_a_spare_core() -> bool:
+    return len(os.sched_getaffinity(0)) >= 2 * torch.get_num_threads()
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """Make a thread whose operations take as many threads as this one's: their last bits depend on it."""
+    return ThreadPoolExecutor(1, "reference", torch.set_num_threads, (torch.get_num_threads(),))
 
 
 def pair_errors(backbone: Backbone, network: torch.nn.Module, batch: Batch, autocast: torch.dtype) -> torch.Tensor:
@@ -203,6 +226,7 @@ class NetworkReference:
     backbone: Backbone
     network: torch.nn.Module
     autocast: torch.dtype
+    beside: ThreadPoolExecutor = field(default_factory=_one_thread, repr=False, compare=False)
 
     @torch.no_grad()
     def errors(self, batch: Batch) -> torch.Tensor:

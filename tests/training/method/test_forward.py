@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
 import torch
+from support.batches import random_batch
 from support.material import MODEL
 
-from training.backbones.backbone import StableDiffusion
+from training.backbones.backbone import Backbone, StableDiffusion
 from training.method import forward, objectives, step_losses
 from training.method.batch import Batch
 from training.method.objective_config import ObjectiveConfig
@@ -93,3 +95,35 @@ def test_the_baseline_is_the_mean_over_micro_batches_and_ranks(monkeypatch: pyte
 def test_a_reward_that_is_not_finite_does_not_spoil_the_others() -> None:
     spoilt = torch.tensor([[2.0, float("nan")], [4.0, float("inf")]])
     assert objectives.kto_baseline([spoilt], 1).item() == 1.5
+
+
+@pytest.mark.parametrize(("cores", "beside"), [({0, 1}, True), ({0}, False)])
+def test_a_spare_core_computes_the_references_errors_beside_the_policys_to_the_last_bit(
+    cores: set[int], beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = forward.NetworkReference(BACKBONE, BACKBONE.load_network().requires_grad_(False), torch.float32)
+    losses = forward.PairLosses(
+        objective=ObjectiveConfig(beta=500.0),
+        backbone=BACKBONE,
+        policy=BACKBONE.load_network(),
+        reference=reference,
+        autocast=torch.float32,
+        device=torch.device("cpu"),
+        world_size=1,
+    )
+    pair = random_batch()
+    in_line = reference.errors(pair)
+    compute = forward.pair_errors
+    where: list[str] = []
+
+    def noted(backbone: Backbone, network: torch.nn.Module, batch: Batch, autocast: torch.dtype) -> torch.Tensor:
+        where.append(threading.current_thread().name)
+        return compute(backbone, network, batch, autocast)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: cores)  # torch has one thread here
+    monkeypatch.setattr(forward, "pair_errors", noted)
+    measured = losses.of(pair, None)
+    assert [name.startswith("reference") for name in where] == [beside]
+    assert measured.reference_errors is not None
+    assert torch.equal(measured.reference_errors, in_line)
+    assert not measured.reference_errors.requires_grad

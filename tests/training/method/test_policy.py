@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from support.batches import random_batch
 from support.material import MODEL, notes
 from support.trained_models import Killed, lora_result, moved_model, train_until_killed
 from torch.nn.parallel import DistributedDataParallel
@@ -27,7 +28,6 @@ from training.backbones.backbone import StableDiffusion
 from training.backbones.base import DiffusersNetwork
 from training.checkpoints import checkpoint
 from training.method import forward
-from training.method.batch import Batch
 from training.method.policy import (
     AdaptersOff,
     Average,
@@ -47,19 +47,6 @@ from training.settings.flags import check_flags
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusionPipeline  # isort: skip
 
 LORA = PolicyConfig(lora_rank=4)
-
-
-def random_batch() -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    draw = [torch.randn(shape, generator=generator) for shape in ((2, 3, 4, 8, 8), (3, 4, 8, 8), (3, 16, 64))]
-    return Batch(
-        pair_ids=torch.arange(3).numpy(),
-        latents=draw[0],
-        noise=draw[1],
-        timesteps=torch.tensor([10, 400, 900]),
-        conditioning={"text_encoder": draw[2]},
-        preferred=torch.ones(3),
-    )
 
 
 def test_adapters_start_as_nothing_and_are_all_that_is_trained() -> None:
