@@ -58,8 +58,8 @@ class Process:
             )
         except OSError as error:
             raise UserError(
-                f"--scorer-python {name}={python}: cannot be started ({disk_errors.reason(error)}); give the bin/python of a "
-                "virtual environment, at the same path on every node"
+                f"--scorer-python {name}={python}: cannot be started ({disk_errors.reason(error)}); give the "
+                "bin/python of a virtual environment, at the same path on every node"
             ) from error
         atexit.register(self.end)
 
