@@ -148,8 +148,11 @@ def _converted(path: Path, base: Path, index: dict[str, Any], where: str) -> Pat
 
     headers = single_files.read_headers(path)
     parts = single_files.parts_in(headers, index, where)
+    predicts = single_files.read_prediction(path)
     scheduler = base / "scheduler" / "scheduler_config.json"
-    single_files.check_prediction(headers, files.read_json(str(scheduler)) if scheduler.is_file() else {}, where)
+    single_files.check_prediction(
+        headers, files.read_json(str(scheduler)) if scheduler.is_file() else {}, where, predicts
+    )
     settings = [(part, (base / part / "config.json").read_bytes()) for part in parts]
     status = path.stat()
     identity = (str(path), status.st_size, status.st_mtime_ns, settings, diffusers.__version__)

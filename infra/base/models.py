@@ -59,8 +59,16 @@ def local_folder(
     needed = [name.parent.name for name in settings.glob("*/config.json")] if "*" in weights_of else weights_of
     needed = [part for part in needed if part not in parts]
     whole = _base_folder(base_name, base is None, revision if base else None, needed, flag, where)
-    _say_once(f"{where}: gives {', '.join(parts)}; all else comes from {base_name}")
+    _say_once(f"{where}: gives {', '.join(parts)}; all else comes from {base_name}{_guessed(settings, base, parts)}")
     return composed.compose(path, parts, whole, where)
+
+
+def _guessed(settings: Path, base: str | None, parts: Sequence[str]) -> str:
+    """Say what a base that nobody named predicts: a UNet's own files do not tell."""
+    predicts = component_config(settings, "scheduler").get("prediction_type")
+    if base or "scheduler" in parts or "unet" not in parts or not predicts:
+        return ""
+    return f", which predicts {predicts}; where the unet predicts otherwise, name its base as BASE+"
 
 
 def _base_folder(
@@ -95,6 +103,15 @@ def _with_default_names(folder: Path) -> Path:
         contents |= {f"{name}/{file}": target for file, target in inside.items()}
         _say_once(f"{folder / name}: has no weights but those of the variant {kind}, which are taken")
     return node_cache.linked_once(contents)
+
+
+def with_default_weights(part: Path) -> Path:
+    """Return a part's folder, or one of links to its files where its weights exist only as a variant (fp16)."""
+    kind = weight_names.only_variant(part, os.listdir(part)) if part.is_dir() else None
+    if kind is None:
+        return part
+    _say_once(f"{part}: has no weights but those of the variant {kind}, which are taken")
+    return node_cache.linked_once(weight_names.default_contents(part, kind))
 
 
 @functools.cache

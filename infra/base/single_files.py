@@ -38,6 +38,7 @@ COMPUTED = ("position_ids", "logit_scale", "text_projection", "text_projection.w
 # diffusers' names of the kinds that this project trains. A file of SD2 does not say whether it predicts noise or
 # velocity, so its base has to be named.
 KNOWN_TYPES = ("v1", "xl_base", "sd3", "sd35_medium", "sd35_large", "flux-dev", "flux-schnell")
+SPEC = "modelspec.prediction_type"
 SHOWN = 3
 
 
@@ -93,12 +94,13 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
     """
     network = "unet" if "unet" in index else "transformer"
     t5 = next((part for part, value in index.items() if isinstance(value, list) and value[1] == "T5EncoderModel"), "")
+    bare = any(name.startswith(BARE) for name in headers)  # a network alone, without its prefix
     parts: dict[str, list[str]] = {}
     homeless = []
     for name in headers:
         if name.startswith(T5):
             part = t5
-        elif name.startswith((NETWORK, *BARE)) or _is_bare_network(headers):
+        elif name.startswith(NETWORK) or (bare and not name.startswith(BESIDE)):
             part = network
         else:
             part = next((part for part, prefixes in PREFIXES.items() if name.startswith(prefixes)), "")
@@ -111,25 +113,33 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
     return {part: parts[part] for part in index if part in parts}
 
 
-def _is_bare_network(headers: Mapping[str, Tensor]) -> bool:
-    """Say whether a file holds a network alone, without its prefix."""
-    return any(name.startswith(BARE) for name in headers)
+def read_prediction(path: Path) -> str:
+    """Return what a file predicts by its metadata, as modelspec has it: "epsilon", "v", or "" for nothing."""
+    with safe_open(path, framework="pt") as opened:
+        return (opened.metadata() or {}).get(SPEC, "")
 
 
-def check_prediction(headers: Mapping[str, Tensor], scheduler: Mapping[str, Any], where: str) -> None:
+def check_prediction(
+    headers: Mapping[str, Tensor], scheduler: Mapping[str, Any], where: str, predicts: str = ""
+) -> None:
     """Refuse a file that says it predicts something else than the base's scheduler says.
 
+    Args:
+        predicts: what the file's metadata says (read_prediction).
+
     Raises:
-        UserError: naming the tensor that says so.
+        UserError: naming the tensor or the metadata that says so.
     """
+    marks = {"v_pred": "v_pred" in headers, f"{SPEC} {predicts}": predicts in ("v", "v_prediction")}
+    velocity = next((mark for mark, holds in marks.items() if holds), None)
     edm = [name for name in headers if name.startswith("edm_")]
     if edm:
         raise UserError(
             f"{where}: holds {edm[0]}, so it was trained with EDM's noise levels, which are not trained here"
         )
-    if "v_pred" in headers and scheduler.get("prediction_type") != "v_prediction":
+    if velocity and scheduler.get("prediction_type") != "v_prediction":
         raise UserError(
-            f"{where}: holds v_pred, so it predicts velocity, and the scheduler of its base says "
+            f"{where}: holds {velocity}, so it predicts velocity, and the scheduler of its base says "
             f"{scheduler.get('prediction_type', 'epsilon')}; name a base with prediction_type v_prediction as BASE+FILE"
         )
     if "ztsnr" in headers and not scheduler.get("rescale_betas_zero_snr"):
@@ -207,6 +217,8 @@ def _dtype(stored: set[str], where: str) -> Any:
 
 def _refuse_unplaced(opened: Any, given: Mapping[str, Tensor], where: str) -> None:
     """Refuse a part of which diffusers' loader left a tensor out, or filled a place with nothing."""
+    if hasattr(opened, "tie_weights"):
+        opened.tie_weights()  # T5's embedding has two names, and a file may have one of them
     state = opened.state_dict()
     empty = sorted(name for name, tensor in state.items() if tensor.is_meta)
     if empty:

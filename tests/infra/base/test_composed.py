@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.material import MODEL
 from support.single_files import original_tensors, write_single
 
@@ -112,10 +112,27 @@ def test_a_file_that_its_base_does_not_fit_is_refused(
         models.local_folder(f"{MODEL}+{file}", flag="--base")
 
 
-def test_a_file_that_says_what_its_base_says_is_taken(tiny_pipeline: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_file_that_says_what_its_base_says_is_taken(
+    bare: bool, tiny_pipeline: Callable[[str], Path], tmp_path: Path
+) -> None:
     folder = tiny_pipeline("sd-v")
-    file = write_single(tmp_path / "model.safetensors", original_tensors(folder) | tensor_of_ones("v_pred"))
+    tensors = original_tensors(folder)
+    if bare:  # a network alone
+        network = single_files.NETWORK
+        tensors = {name.removeprefix(network): one for name, one in tensors.items() if name.startswith(network)}
+    file = write_single(tmp_path / "model.safetensors", tensors | tensor_of_ones("v_pred"))
     assert identity.of_whole_model(models.local_folder(f"{folder}+{file}")) == identity.of_whole_model(folder)
+
+
+def test_metadata_tell_what_a_file_predicts(tmp_path: Path) -> None:
+    """sd-scripts writes modelspec.prediction_type, and no tensor v_pred."""
+    path = tmp_path / "v.safetensors"
+    save_file(original_tensors(MODEL), path, metadata={"modelspec.prediction_type": "v"})
+    with pytest.raises(UserError, match=r"holds modelspec\.prediction_type v, so it predicts velocity, and the sched"):
+        models.local_folder(f"{MODEL}+{path}")
+    save_file(original_tensors(MODEL), path, metadata={"modelspec.prediction_type": "epsilon"})
+    assert identity.of_whole_model(models.local_folder(f"{MODEL}+{path}")) == identity.of_whole_model(MODEL)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +221,9 @@ def test_files_of_other_formats_are_refused(name: str, told: str, tmp_path: Path
         models.local_folder(str(tmp_path / name))
 
 
-def test_a_network_on_the_hub_is_pinned_with_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_on_the_hub_is_pinned_with_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The authors' own weights are a UNet alone; every node has to take it and its base at the same commits."""
     places = {"owner/dpo": tmp_path / "dpo" / "snapshots" / "abc", SD15: tmp_path / "sd15" / "snapshots" / "def"}
     shutil.copytree(MODEL, places[SD15])
@@ -213,6 +232,8 @@ def test_a_network_on_the_hub_is_pinned_with_its_base(tmp_path: Path, monkeypatc
     config.write_text(json.dumps(json.loads(config.read_text()) | {"cross_attention_dim": 768}))
     fetched = Mock(side_effect=lambda model, **_: str(places[model]))
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    models.local_folder("owner/dpo")
+    assert f"all else comes from {SD15}, which predicts epsilon; where the unet" in capsys.readouterr().err
     pinned = models.Model("owner/dpo").pinned()
     assert pinned == models.Model(f"{SD15}+owner/dpo@abc", "def")
     folder = pinned.folder()
