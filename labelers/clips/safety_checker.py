@@ -113,27 +113,20 @@ class SafetyChecker:
             UserError: naming the file.
         """
         config = self.files.config()
-        if not self._weights.is_file():
-            raise UserError(
-                f"{self.files.model}: no model.safetensors, and pickled weights are not loaded; give safetensors"
-            )
+        held = self.files.weight_files()
         self.files.check_processor()
         try:
             with torch.device("meta"):
                 wanted = StableDiffusionSafetyChecker(config).state_dict()
         except ValueError as error:
             raise UserError(f"{self.files.model / 'config.json'}: no checker can be made of it ({error})") from error
-        shapes = {_plain(name): shape for name, shape in weights.shapes(self._weights).items()}
+        shapes = {_plain(name): shape for path in held for name, shape in weights.shapes(path).items()}
         tensors = {_plain(name): value for name, value in wanted.items()}
         weights.require_shapes(shapes, tensors, self.files.model, "a safety checker")
         try:
             _ = self.files.preprocess
         except Exception as error:  # transformers raises many types, some of them its own
             raise UserError(f"{self.files.processor}: its processor cannot be read ({type(error).__name__})") from error
-
-    @property
-    def _weights(self) -> Path:
-        return self.files.model / "model.safetensors"
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -144,7 +137,8 @@ class SafetyChecker:
     def network(self) -> StableDiffusionSafetyChecker:
         """Load the network, on the GPU where there is one, float32."""
         network = StableDiffusionSafetyChecker(self.files.config())
-        state = {_plain(name): value for name, value in weights.read_state(self._weights).items()}
+        held = self.files.weight_files()
+        state = {_plain(name): value for path in held for name, value in weights.read_state(path).items()}
         network.load_state_dict({name: state[_plain(name)] for name in network.state_dict()})
         return network.eval().requires_grad_(False).to(device())
 

@@ -14,6 +14,8 @@ from PIL import Image
 from infra.base import (
     models,
     torchvision_guard,  # noqa: F401  (before transformers' image parts)
+    weight_names,
+    weight_shards,
 )
 
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer  # isort: skip
@@ -39,11 +41,22 @@ class TransformersFiles:
     def paths(self) -> list[Path]:
         """Return configuration, weights and the processor's files."""
         processor = [self.processor / name for name in PROCESSOR_FILES if (self.processor / name).is_file()]
-        return [self.model / "config.json", *self._weights(), *processor]
+        return [self.model / "config.json", *self.weight_files(), *processor]
 
-    def _weights(self) -> list[Path]:
-        whole = self.model / "model.safetensors"
-        return [whole] if whole.is_file() else sorted(self.model.glob("model-*-of-*.safetensors"))
+    @functools.cached_property
+    def _opened(self) -> Path:
+        """Return the folder to open: the model's, or one of links where its weights exist only as a variant."""
+        return models.with_default_weights(self.model)
+
+    def weight_files(self) -> list[Path]:
+        """List the files of weights that are opened: a whole one, or the parts that an index names.
+
+        Raises:
+            UserError: if there are none, or not all that the index names.
+        """
+        if not models.opened_weights(self._opened):
+            raise UserError(f"{self.model}: no model.safetensors, and pickled weights are not loaded; convert them")
+        return weight_shards.opened_files(self._opened, weight_names.STEMS[1])
 
     def config(self) -> CLIPConfig:
         """Read the model's configuration.
@@ -69,8 +82,7 @@ class TransformersFiles:
             UserError: if something is missing, is a pickle, or does not fit.
         """
         config = self.config()
-        if not self._weights():
-            raise UserError(f"{self.model}: no model.safetensors, and pickled weights are not loaded; convert them")
+        held = self.weight_files()
         self.check_processor()
         if not any((self.processor / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(f"{self.processor}: neither tokenizer.json nor vocab.json; put the tokenizer's files there")
@@ -79,7 +91,7 @@ class TransformersFiles:
                 wanted = CLIPModel(config).state_dict()
         except ValueError as error:
             raise UserError(f"{self.model / 'config.json'}: a CLIP cannot be built from it ({error})") from error
-        shapes = {name: shape for path in self._weights() for name, shape in weights.shapes(path).items()}
+        shapes = {name: shape for path in held for name, shape in weights.shapes(path).items()}
         weights.require_shapes(shapes, wanted, self.model, "the CLIPModel in its config.json")
         try:
             for part in (CLIPImageProcessorPil, CLIPTokenizer):
@@ -117,7 +129,7 @@ class TransformersFiles:
     @functools.cached_property
     def logit_scale(self) -> float:
         """Return exp(logit_scale) of the weights."""
-        holder = next(path for path in self._weights() if "logit_scale" in weights.shapes(path))
+        holder = next(path for path in self.weight_files() if "logit_scale" in weights.shapes(path))
         return weights.read_scale(holder)
 
     @functools.cached_property
@@ -140,7 +152,7 @@ class TransformersFiles:
     def load(self) -> Tower:
         """Load model and tokenizer."""
         models.quiet()
-        model = CLIPModel.from_pretrained(self.model, use_safetensors=True, dtype=torch.float32)
+        model = CLIPModel.from_pretrained(self._opened, use_safetensors=True, dtype=torch.float32)
         model = model.eval().requires_grad_(False).to(device())
         layers = model.vision_model.encoder.layers
         layers[-1] = class_token(layers[-1])

@@ -16,12 +16,12 @@ import accelerate
 import torch
 
 from infra.base import (
-    files,
     models,
     named_files,
     result_files,
     torchvision_guard,  # noqa: F401  (before diffusers)
     weight_names,
+    weight_shards,
 )
 from infra.base.errors import UserError
 from pipelines.latents import components, schedules
@@ -31,7 +31,6 @@ from diffusers import ModelMixin  # isort: skip
 from diffusers.models.modeling_utils import no_init_weights  # isort: skip
 
 SHOWN = 3  # names in a refusal
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 HINTS = (
     ("base_layer", "a LoRA was fused and not unloaded before it was saved: call unload_lora_weights() first"),
     ("lora_", "it holds a LoRA's layers, which have to be fused and unloaded, or saved apart"),
@@ -215,27 +214,6 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _files(folder: Path, part: str) -> list[Path]:
-    """List the files that the libraries open: one whole file, or the parts that an index names.
-
-    Raises:
-        UserError: if parts have no index, or the index names a file or tensor that is not there.
-    """
-    listed = models.default_weights(folder, part)
-    whole = [path for path in listed if not SHARD.search(path.name)]
+    """List the files of a part that its library opens."""
     stem = weight_names.STEMS[components.parts_of(folder)[part][0] == "transformers"]
-    index = folder / part / f"{stem}.safetensors.index.json"
-    prefers_whole = stem == weight_names.STEMS[1]
-    if whole and (prefers_whole or not index.is_file()):
-        return [path for path in whole if path.name.startswith(f"{stem}.")] or whole
-    if not index.is_file():
-        raise UserError(f"{folder / part}: its weights are in parts, and {index.name}, which names them, is not there")
-    places = files.read_json(str(index)).get("weight_map", {})
-    shards = [folder / part / name for name in sorted(set(places.values()))]
-    for shard in shards:
-        if not shard.is_file():
-            raise UserError(f"{index}: names {shard.name}, which is not there; copy the whole folder again")
-    held = {shard.name: models.shapes(shard) for shard in shards}
-    lost = [name for name, shard in places.items() if name not in held[shard]]
-    if lost:
-        raise UserError(f"{index}: names tensors that are not in {places[lost[0]]} ({_some(lost)}); copy it again")
-    return shards
+    return weight_shards.opened_files(folder / part, stem)

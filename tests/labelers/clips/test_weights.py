@@ -92,6 +92,43 @@ def test_pickled_transformers_weights_are_not_looked_at(folder: Path, name: str)
     assert "no model.safetensors, and pickled weights are not loaded" in refusal(name, folder / name)
 
 
+def score(path: Path) -> float:
+    return float(scorers.load("pickscore", str(path)).score([Image.new("RGB", (9, 9), "red")], ["a star"])[0])
+
+
+def test_weights_that_exist_only_as_a_variant_are_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder))
+    before = score(folder / "pickscore"), scorers.load("pickscore", str(folder / "pickscore")).fingerprint
+    path = folder / "pickscore" / "model.safetensors"
+    path.rename(path.with_name("model.fp16.safetensors"))
+    scorers.check("pickscore", str(folder / "pickscore"))
+    assert "has no weights but those of the variant fp16, which are taken" in capsys.readouterr().err
+    assert (score(folder / "pickscore"), scorers.load("pickscore", str(folder / "pickscore")).fingerprint) == before
+
+
+def test_weights_in_parts_are_compared_with_their_index(folder: Path) -> None:
+    place = folder / "pickscore"
+    before = score(place)
+    state = load_file(place / "model.safetensors")
+    (place / "model.safetensors").unlink()
+    names = sorted(state)
+    parts = {f"model-0000{number}-of-00002.safetensors": names[number - 1 :: 2] for number in (1, 2)}
+    for file, inside in parts.items():
+        save_file({name: state[name] for name in inside}, place / file, metadata={"format": "pt"})
+    assert "are in parts, and model.safetensors.index.json, which names them, is not there" in refusal(
+        "pickscore", place
+    )
+    index = place / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: file for file, inside in parts.items() for name in inside}}))
+    assert score(place) == before
+    (place / "model-00002-of-00002.safetensors").unlink()
+    assert refusal("pickscore", place).startswith(
+        f"{index}: names model-00002-of-00002.safetensors, which is not there"
+    )
+
+
 @pytest.mark.parametrize("name", sorted({"aesthetics", "clip", "hpsv2", "hpsv2.1", "pickscore"}))
 def test_absent_weights(name: str, tmp_path: Path) -> None:
     assert (
