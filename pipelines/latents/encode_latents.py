@@ -6,6 +6,7 @@ command again finishes what is missing, and does nothing to a finished store. `-
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from pipelines.latents.encode_config import (
 )
 from pipelines.latents.safety import make_filter
 from pipelines.latents.summary import summarise, table
-from pipelines.raw import contents, group_source, source
+from pipelines.raw import contents, group_source, repeats, source
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
@@ -47,6 +48,8 @@ def main(config: EncodeConfig) -> None:
     from pipelines.latents import look  # which loads torch
 
     print(look.say(plan, look.look_at(plan)), flush=True)
+    for sentence in plan.repeats.sentences:
+        print(f"--source {config.source}: {sentence}", file=sys.stderr, flush=True)
     started = time.perf_counter()
     encoded = resumable.finish(_pass(plan))
     seconds = time.perf_counter() - started
@@ -186,7 +189,8 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     noted = files.join(destination, store.WORK, store.SOURCE)
     if files.exists(noted):
         _refuse_changed_source(config, destination, files.read_json(noted), source_files)
-    source.all_pair_ids(dataset)
+    seen = repeats.Seen()
+    source.all_pair_ids(dataset, seen)
     images = group_source.count_images(dataset)
     # These load the libraries of networks: what needs none is refused by now.
     from pipelines.latents import autoencoders, text_columns, weight_files
@@ -221,6 +225,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
         ),
         source_files=source_files,
         images=images,
+        repeats=seen.count(),
     )
 
 

@@ -20,7 +20,7 @@ from pipelines.latents import autoencoders, captions, encoders, kinds, store, te
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
-from pipelines.raw import contents, pairs, source
+from pipelines.raw import contents, pairs, repeats, source
 
 CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
 TOKENIZED = 8192  # captions whose tokens are counted at once: a million took 8.5 GB
@@ -43,6 +43,7 @@ class Plan:
     filter: Filter
     written_before: int  # rows that earlier runs finished
     source_files: contents.Noted  # what the source's files hold
+    repeats: repeats.Repeats  # rows that repeat others
     images: int = 0  # of a source of groups, each once; 0 of a source of pairs
 
     @property

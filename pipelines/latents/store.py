@@ -61,6 +61,10 @@ class Counts:
     contradicting: int  # rows whose label_1 contradicts label_0, wherever they went
     prompts: int  # unique captions among the kept
     images: int = 0  # that are stored, each once; 0 of a store of pairs
+    # Rows of the source, wherever they went (pipelines/raw/repeats.py); older stores did not count them.
+    repeated: int | None = None  # the caption and images of an earlier row, in either order
+    disagreeing: int | None = None  # of these, another winner than the earlier row's
+    same_images: int | None = None  # one image in both slots
 
 
 @dataclass(frozen=True)

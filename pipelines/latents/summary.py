@@ -103,6 +103,9 @@ def summarise(plan: Plan) -> store.Manifest:
         contradicting=int(pc.sum(stored["contradicts"]).as_py() or 0),
         prompts=len(wanted),
         images=sum(tables.count_rows(path) for path in _files(plan, store.KEPT_IMAGES)),
+        repeated=plan.repeats.repeated,
+        disagreeing=plan.repeats.disagreeing,
+        same_images=plan.repeats.same_images,
     )
     _check_pairs(plan, stored["pair_id"].to_numpy())
     _check_captions(plan, wanted)
@@ -210,7 +213,7 @@ def table(manifest: store.Manifest, seconds: float | None = None, written_before
     if not manifest.counts.images:
         del counts["images"]
     size = sum(int(about["bytes"]) for about in manifest.files.values())
-    lines = [(name.replace("_", " "), f"{value:,}") for name, value in counts.items()]
+    lines = [(name.replace("_", " "), f"{value:,}") for name, value in counts.items() if value is not None]
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.reasons.items()]
     if seconds is not None:
         share = 1 - written_before / (manifest.counts.images or manifest.counts.rows_in)

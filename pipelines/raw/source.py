@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.raw import columns, groups, pairs, splits
+from pipelines.raw import columns, groups, pairs, repeats, splits
 
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 FOOTERS_AT_ONCE = 16
+COMPARISONS = (".csv", ".tsv", ".jsonl", ".ndjson")  # ends of tables that import_pairs.py reads
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 CONFIG = "_config.json"  # of rows that this software made; whoever reads the folder as Parquet passes over it
 REPLACEMENT = "_new"  # a folder of rows that take the place of those beside it; readers of Parquet pass over it, too
 
@@ -45,15 +47,32 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     if not files.exists(path):
         raise UserError(f"{flag} {source}: {path} does not exist")
     if files.is_file(path):
-        raise UserError(
-            f"{flag} {source}: is no {tables.SUFFIX} file; make raw pairs of a table of comparisons with "
-            "import_pairs.py --table, and give their folder"
-        )
+        raise UserError(f"{flag} {source}: is no {tables.SUFFIX} file; {_how_to_import(path, os.path.dirname(path))}")
     _refuse_dead_links(path, flag, source)
     paths = tables.list_tables(whole_rows(path))
     if not paths:
-        raise UserError(f"{flag} {source}: {path} holds no .parquet file")
+        raise UserError(f"{flag} {source}: {path} holds no .parquet file{_what_it_holds(path)}")
     return splits.of_folder(path, paths, split, f"{flag} {source}")
+
+
+def _how_to_import(table: str, images: str) -> str:
+    """Say which command makes raw pairs of a table of comparisons and images."""
+    named = table if table.lower().endswith(COMPARISONS) else "TABLE.csv"
+    return (
+        f"make raw pairs with python pipelines/import_pairs.py --table {named} --images {images} --output runs/raw, "
+        "and give that folder"
+    )
+
+
+def _what_it_holds(folder: str) -> str:
+    """Say how a folder of comparisons or images becomes raw pairs; nothing of a folder of neither."""
+    names = files.list_files(folder, "")
+    table = next((name for name in names if name.lower().endswith(COMPARISONS)), None)
+    image = next((name for name in names if name.lower().endswith(IMAGES)), None)
+    if not table and not image:
+        return ""
+    found = " and ".join(name.removeprefix(folder).lstrip("/") for name in (table, image) if name)
+    return f", but {found}; {_how_to_import(table or '', folder)}"
 
 
 def _refuse_dead_links(folder: str, flag: str, source: str) -> None:
@@ -270,8 +289,11 @@ def columns_to_read(raw: RawTable) -> list[str]:
     return list(raw.names)
 
 
-def all_pair_ids(raw: RawTable) -> npt.NDArray[np.int64]:
+def all_pair_ids(raw: RawTable, seen: repeats.Seen | None = None) -> npt.NDArray[np.int64]:
     """Compute every row's pair_id, reading the identifying columns alone, and images only where a row may have no id.
+
+    Args:
+        seen: is shown each row, to count those that repeat others.
 
     Raises:
         UserError: if two rows have the same id, naming one of them.
@@ -280,7 +302,11 @@ def all_pair_ids(raw: RawTable) -> npt.NDArray[np.int64]:
     parts = [np.empty(0, np.int64)]
     for part in raw.parts:
         needed = dict.fromkeys([*names, *(pairs.IDENTITY_OF_CONTENT if part.may_lack_ids else ())])
-        parts += [pairs.pair_ids(piece) for piece in read_pieces(part.path, list(needed))]
+        needed |= dict.fromkeys(name for name in repeats.COLUMNS if seen is not None and name in raw.names)
+        for piece in read_pieces(part.path, list(needed)):
+            parts.append(pairs.pair_ids(piece))
+            if seen is not None:
+                seen.add(piece)
     ids = np.concatenate(parts)
     if len(np.unique(ids)) != len(ids):
         twice = Counter(ids.tolist()).most_common(1)[0]

@@ -125,12 +125,24 @@ def test_folders_and_files(where: str, tmp_path: Path, request: pytest.FixtureRe
     table = files.join(folder, "pairs.csv")
     files.write_bytes(table, b"caption,image_0,image_1,label_0\n")
     with pytest.raises(
-        UserError, match=r"pairs\.csv: is no \.parquet file; make raw pairs .* import_pairs\.py --table"
+        UserError,
+        match=r"pairs\.csv: is no \.parquet file; make raw pairs .* import_pairs\.py --table .*/pairs\.csv --images ",
     ):
         source.parquet_files(table, "train")
     files.write_bytes(files.join(folder, "empty", "note.txt"), b"x")
     with pytest.raises(UserError, match=r"empty holds no \.parquet file"):
         source.parquet_files(files.join(folder, "empty"), "train")
+    files.write_bytes(files.join(folder, "photos", "a", "1.PNG"), b"x")
+    with pytest.raises(
+        UserError,
+        match=r"photos holds no \.parquet file, but a/1\.PNG; make raw .* --table TABLE\.csv --images .*photos ",
+    ):
+        source.parquet_files(files.join(folder, "photos"), "train")
+    files.write_bytes(files.join(folder, "photos", "all.csv"), b"x")
+    with pytest.raises(
+        UserError, match=r"but all\.csv and a/1\.PNG; make raw pairs .* --table .*photos/all\.csv --images"
+    ):
+        source.parquet_files(files.join(folder, "photos"), "train")
     files.write_bytes(files.join(folder, "broken.parquet"), b"no Parquet")
     with pytest.raises(UserError, match=r"broken\.parquet: not readable as Parquet"):
         source.open_source([files.join(folder, "broken.parquet")])
