@@ -63,6 +63,8 @@ cluster-down: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
+# bitsandbytes lies apart, for its own tests: where it is on the path, diffusers and peft import it in every command.
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target .venv/apart --upgrade bitsandbytes
 	touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -58,11 +59,20 @@ def test_adafactor_keeps_a_row_and_a_column_of_a_matrix_and_no_first_moment() ->
     }
 
 
-INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
-EIGHT_BIT = pytest.param("adamw8bit", marks=pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed"))
+APART = Path(sys.prefix, "apart")  # where the Makefile puts bitsandbytes for these tests alone
+INSTALLED = APART.is_dir() or importlib.util.find_spec("bitsandbytes") is not None
+needs_bitsandbytes = pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed")
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", EIGHT_BIT])
+@pytest.fixture
+def beside_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test import bitsandbytes from where it lies apart."""
+    if APART.is_dir():
+        monkeypatch.setattr(sys, "path", [*sys.path, str(APART)])
+
+
+@pytest.mark.usefixtures("beside_bitsandbytes")
+@pytest.mark.parametrize("name", ["adamw", "adafactor", pytest.param("adamw8bit", marks=needs_bitsandbytes)])
 def test_a_state_comes_back_with_its_types_and_goes_on_as_if_uninterrupted(name: str, tmp_path: Path) -> None:
     config = replace(ADAFACTOR, optimizer=cast(Any, name))
     straight, resumed = network(), network()
@@ -124,7 +134,8 @@ def test_8_bit_adamw_is_refused_where_it_cannot_run(config: TrainConfig, monkeyp
     check_optimizer(wanted, CPU)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed")
+@needs_bitsandbytes
+@pytest.mark.usefixtures("beside_bitsandbytes")
 def test_8_bit_adamw_keeps_a_byte_a_moment_on_a_cpu_and_follows_adamw() -> None:
     """Each of the two moments of a weight of 64x80 is 5,120 bytes; after 3 steps of 1e-3 the two stay close."""
     plain, small = network(), network()
