@@ -20,13 +20,15 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from pipelines.latents import components
+from pipelines.latents import adapter_scales, components
 
 import diffusers  # isort: skip
 import transformers  # isort: skip
 from diffusers.models.modeling_utils import no_init_weights  # isort: skip
 
 LYCORIS = re.compile(r"\.(lokr_|hada_|oft_|diag_oft|ia3|on_input)")
+# diffusers names a text encoder's layers so for kohya's names, and recognises these only where out_proj is among them.
+OLD_TEXT = re.compile(r"\.to_(q|k|v|out)_lora\.(up|down)\.")
 DORA = ("dora_scale",)  # diffusers leaves these out, and draws something else then
 SHOWN = 3  # names in a refusal
 
@@ -58,7 +60,11 @@ def read_tensors(flag: str, adapters: Path) -> dict[str, torch.Tensor]:
         )
     if not any("lora" in name for name in names):
         raise UserError(f"{flag} {path}: holds no tensors of a LoRA ({', '.join(list(names)[:SHOWN])})")
-    return load_file(path)
+    tensors = load_file(path)
+    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise UserError(f"{flag} {path}: its tensor {broken} is not finite; train or convert these adapters again")
+    return tensors
 
 
 def _networks(pipeline: Any) -> dict[str, torch.nn.Module]:
@@ -83,11 +89,20 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
     if not _lora_parts(pipeline):
         raise UserError(f"{where}: a {type(pipeline).__name__} takes no adapters")
     tensors = read_tensors(flag, adapters)
-    converted = _converted(pipeline, tensors, where)
+    scaled = adapter_scales.in_weights(tensors, where)
+    noted = adapter_scales.metadata_of(adapters / models.ADAPTERS)
+    if len(scaled) == len(tensors) and adapter_scales.NOTED not in noted:
+        adapter_scales.refuse_unread(tensors, noted, where)
+    converted = _converted(pipeline, scaled, where)
     parts = _lora_parts(pipeline)
     network = next(part for part in parts if part in ("unet", "transformer"))
-    given: Any = str(adapters)
+    given: Any = str(adapters)  # its metadata may have a scale
+    if scaled.keys() != tensors.keys() or converted.keys() != tensors.keys():
+        given = converted
     if not any(name.startswith(f"{part}.") for name in converted for part in parts):
+        scale = adapter_scales.of_network(noted, where)
+        ups = [name for name in converted if adapter_scales.UP.search(name)]
+        converted |= {name: scale * converted[name] for name in ups}
         converted = {f"{network}.{name}": tensor for name, tensor in converted.items()}
         given = converted
     named = {} if isinstance(given, dict) else {"weight_name": models.ADAPTERS, "local_files_only": True}
@@ -107,14 +122,21 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
 
 
 def _converted(pipeline: Any, tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """Return the tensors in diffusers' names; kohya's alphas are not among them."""
+    """Return the tensors in diffusers' names."""
     try:
         told = type(pipeline).lora_state_dict(dict(tensors), unet_config=_unet_config(pipeline))
     except Exception as error:  # its converters raise what an unknown name makes them raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{where}: diffusers cannot convert its names ({reason})") from error
     state = told[0] if isinstance(told, tuple) else told
-    return {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
+    return {_text_name(name): tensor for name, tensor in state.items()}
+
+
+def _text_name(name: str) -> str:
+    """Name a tensor of a text encoder's attention as peft does; other names stay."""
+    if not name.startswith("text_encoder"):
+        return name
+    return OLD_TEXT.sub(lambda old: f".{old[1]}_proj.lora_{'B' if old[2] == 'up' else 'A'}.", name)
 
 
 def _unet_config(pipeline: Any) -> Any:

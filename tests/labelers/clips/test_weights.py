@@ -122,7 +122,7 @@ def test_weights_in_parts_are_compared_with_their_index(folder: Path) -> None:
     )
     index = place / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {name: file for file, inside in parts.items() for name in inside}}))
-    assert score(place) == before
+    assert score(place) == pytest.approx(before, rel=1e-5)  # tensors lie elsewhere in other files
     (place / "model-00002-of-00002.safetensors").unlink()
     assert refusal("pickscore", place).startswith(
         f"{index}: names model-00002-of-00002.safetensors, which is not there"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -96,6 +97,105 @@ def test_a_lora_file_is_taken_by_any_name(
         models.adapters_folder("--lora", str(tmp_path / "none.safetensors"))
     with pytest.raises(UserError, match=r"so it is no LoRA result; give that, or a LoRA's \.safetensors$"):
         models.adapters_folder("--lora", str(lora))
+
+
+def kohya_lora(base: Path, folder: Path, part: str, ends: tuple[str, ...], front: str) -> dict[str, torch.Tensor]:
+    """Write adapters in kohya's names, of other ranks and alphas from layer to layer; return what each adds.
+
+    Layer i of them has rank 1 + i % 2 and alpha 3 + i, and every third has no alpha, which means its rank.
+    """
+    network = components.class_of(base, part).from_pretrained(base / part)
+    layers = [(name, layer) for name, layer in network.named_modules() if name.endswith(ends)]
+    generator = torch.Generator().manual_seed(0)
+    tensors: Tensors = {}
+    added: dict[str, torch.Tensor] = {}
+    for number, (name, layer) in enumerate(layers):
+        rank = 1 + number % 2
+        down = torch.randn(rank, layer.in_features, generator=generator)
+        up = torch.randn(layer.out_features, rank, generator=generator)
+        key = f"{front}{name.replace('.', '_')}"
+        tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+        if number % 3:
+            tensors[f"{key}.alpha"] = torch.tensor(3.0 + number)
+        added[name] = up @ down * ((3 + number) / rank if number % 3 else 1)
+    path = folder / models.ADAPTERS
+    folder.mkdir(exist_ok=True)
+    before = load_file(path) if path.exists() else {}
+    save_file(before | tensors, path)
+    return added
+
+
+def added_by(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return what the loaded adapters add to the weight of each layer."""
+    modules: dict[str, Any] = dict(network.named_modules())
+    adapted = {name: module for name, module in modules.items() if getattr(module, "lora_A", None)}
+    return {name: module.get_delta_weight(next(iter(module.lora_A))) for name, module in adapted.items()}
+
+
+def test_each_layer_keeps_its_own_scale_in_network_and_text_encoder(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    """As LoCon files have them; diffusers 0.42.1 gives all layers the scale of one."""
+    base = tiny_pipeline("sd-v")
+    lora = tmp_path / "lora"
+    wanted = {"unet": kohya_lora(base, lora, "unet", ("to_q", "to_v"), "lora_unet_")}
+    ends = ("q_proj", "k_proj", "fc1")
+    wanted["text_encoder"] = kohya_lora(base, lora, "text_encoder", ends, "lora_te_text_model_")
+    check_adapters("--lora", lora, base)
+    pipeline = load_pipeline(base, torch.float32, "cpu", lora=lora)
+    for part, layers in wanted.items():
+        found = added_by(getattr(pipeline, part))
+        assert found.keys() == layers.keys()
+        assert all(torch.allclose(found[name], layers[name], rtol=1e-5) for name in layers)
+
+
+def test_scales_beside_diffusers_names_count(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    base = tiny_pipeline("sd-v")
+    lora = write_lora(base, tmp_path)
+    plain = added_by(load_pipeline(base, torch.float32, "cpu", lora=lora).unet)
+    path = lora / models.ADAPTERS
+    alphas = {
+        name.replace(".lora_A.weight", ".alpha"): torch.tensor(6.0) for name in load_file(path) if "lora_A" in name
+    }
+    save_file(load_file(path) | alphas, path)
+    scaled = added_by(load_pipeline(base, torch.float32, "cpu", lora=lora).unet)
+    assert all(torch.allclose(scaled[name], 3 * plain[name], rtol=1e-5) for name in plain)  # alpha 6 over rank 2
+    save_file(load_file(path) | {"unet.elsewhere.alpha": torch.ones(())}, path)
+    with pytest.raises(UserError, match=r"unet\.elsewhere\.alpha is the scale of no layer"):
+        check_adapters("--lora", lora, base)
+
+
+def test_the_scale_in_a_network_s_own_file_counts(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    """save_lora_adapter notes alpha and rank in the file's metadata, and no part in its names."""
+    base = tiny_pipeline("sd-v")
+    network = components.class_of(base, "unet").from_pretrained(base / "unet")
+    network.add_adapter(LoraConfig(r=2, lora_alpha=6, target_modules=["to_q"], init_lora_weights=False))
+    network.save_lora_adapter(tmp_path, weight_name=models.ADAPTERS)
+    found = added_by(load_pipeline(base, torch.float32, "cpu", lora=tmp_path).unet)
+    wanted = added_by(network)
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(found[name], wanted[name], rtol=1e-5) for name in wanted)
+
+
+def test_a_scale_in_other_metadata_alone_is_refused_unless_it_is_1(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    base = tiny_pipeline("sd-v")
+    lora = write_lora(base, tmp_path)
+    path = lora / models.ADAPTERS
+    tensors = load_file(path)
+    save_file(tensors, path, metadata={"ss_network_alpha": "2.0"})  # the rank
+    check_adapters("--lora", lora, base)
+    save_file(tensors, path, metadata={"network_alpha": "8"})
+    with pytest.raises(UserError, match=r"its metadata says network_alpha 8 at rank 2, and its tensors have no alpha"):
+        check_adapters("--lora", lora, base)
+
+
+@pytest.mark.chaos
+def test_adapters_that_are_not_finite_are_refused(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path)
+    path = lora / models.ADAPTERS
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] * float("nan")}, path)
+    with pytest.raises(UserError, match=rf"its tensor {name} is not finite"):
+        check_adapters("--lora", lora, tiny_pipeline("sd-v"))
 
 
 @pytest.mark.chaos

@@ -25,7 +25,8 @@ Change = Callable[[pa.Table], pa.Table]
 def pairs_table(count: int = 6) -> pa.Table:
     """Make raw pairs in the columns that are read."""
     table = pa.Table.from_pylist(rendered_pairs(count), schema=SCHEMA)
-    return table.select([*pairs.REQUIRED_COLUMNS, *pairs.OPTIONAL_COLUMNS])
+    read = (*pairs.REQUIRED_COLUMNS, *pairs.OPTIONAL_COLUMNS)
+    return table.select([name for name in read if name in table.column_names])
 
 
 def put(table: pa.Table, name: str, column: Any) -> pa.Table:

@@ -126,7 +126,7 @@ def test_folders_and_files(where: str, tmp_path: Path, request: pytest.FixtureRe
     files.write_bytes(table, b"caption,image_0,image_1,label_0\n")
     with pytest.raises(
         UserError,
-        match=r"pairs\.csv: is no \.parquet file; make raw pairs .* import_pairs\.py --table .*/pairs\.csv --images ",
+        match=r"pairs\.csv: is no \.parquet file; make raw pairs .*import_pairs\.py --table .*/pairs\.csv --images ",
     ):
         source.parquet_files(table, "train")
     files.write_bytes(files.join(folder, "empty", "note.txt"), b"x")
