@@ -50,12 +50,12 @@ def refuse_unread(tensors: Mapping[str, torch.Tensor], noted: Mapping[str, str],
     Raises:
         UserError: naming it; diffusers would take the rank for it.
     """
-    told = next((name for name in ALPHA_NOTED if name in noted), None)
-    ranks = {tensor.shape[1] for name, tensor in tensors.items() if UP.search(name)}
-    if told is None or ranks <= {_number(noted[told])}:
+    name = next((name for name in ALPHA_NOTED if name in noted), None)
+    ranks = {tensor.shape[1] for layer, tensor in tensors.items() if UP.search(layer)}
+    if name is None or ranks <= {_number(noted[name])}:
         return
     raise UserError(
-        f"{where}: its metadata says {told} {noted[told]} at rank {', '.join(map(str, sorted(ranks)))}, and its "
+        f"{where}: its metadata says {name} {noted[name]} at rank {', '.join(map(str, sorted(ranks)))}, and its "
         "tensors have no alpha; convert it to a file with an alpha for each layer, or with the scale in its weights"
     )
 

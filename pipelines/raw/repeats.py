@@ -12,7 +12,10 @@ from pipelines.raw import pairs
 
 COLUMNS = ("caption", "label_0", pairs.GROUP)  # read beside those that name a pair
 TOLD_BY = (("image_0_uid", "image_1_uid"), ("jpg_0", "jpg_1"))  # what tells images apart, the first that a row has
-UNDECIDED, ONE_IMAGE, UNKNOWN = 2, 3, 4  # beside 0 and 1 for the image that won, in the order of their identities
+# Beside 0 and 1 for the image that won, of the two in the order of their identities:
+UNDECIDED = 2
+ONE_IMAGE = 3
+UNKNOWN = 4
 
 Places = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # of earlier rows, and of those that repeat them
 
@@ -54,8 +57,8 @@ class Seen:
         winners = np.concatenate([np.empty(0, np.uint8), *self.winners])
         again = _later(keys, winners != UNKNOWN)
         before, after = _later(keys, winners < UNDECIDED)
-        other = winners[before] != winners[after]
-        against = before[other], after[other]
+        others = winners[before] != winners[after]
+        against = (before[others], after[others])
         same = np.flatnonzero(winners == ONE_IMAGE)
         return Repeats(
             repeated=len(again[0]),
@@ -68,7 +71,8 @@ class Seen:
 def _identities(row: dict[str, object]) -> tuple[bytes, bytes] | None:
     """Tell a row's two images: by their uids, or by their bytes where it has none and they were read."""
     for names in TOLD_BY:
-        one, other = (_bytes(row.get(name)) for name in names)
+        one = _bytes(row.get(names[0]))
+        other = _bytes(row.get(names[1]))
         if one and other:
             return one, other
     return None

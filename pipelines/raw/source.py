@@ -71,8 +71,8 @@ def _what_it_holds(folder: str) -> str:
     image = next((name for name in names if name.lower().endswith(IMAGES)), None)
     if not table and not image:
         return ""
-    found = " and ".join(name.removeprefix(folder).lstrip("/") for name in (table, image) if name)
-    return f", but {found}; {_how_to_import(table or '', folder)}"
+    shown = " and ".join(name.removeprefix(folder).lstrip("/") for name in (table, image) if name)
+    return f", but {shown}; {_how_to_import(table or '', folder)}"
 
 
 def _refuse_dead_links(folder: str, flag: str, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,12 @@ def test_of_a_source_with_ids_no_image_is_read_for_it(tmp_path: Path, monkeypatc
     pq.write_table(table_of(ROWS, as_uids=True), tmp_path / "a.parquet")
     asked: list[list[str]] = []
     read = source.read_pieces
-    monkeypatch.setattr(source, "read_pieces", lambda path, names: asked.append(names) or read(path, names))
+
+    def noting(path: str, names: list[str]) -> Iterator[pa.Table]:
+        asked.append(names)
+        return read(path, names)
+
+    monkeypatch.setattr(source, "read_pieces", noting)
     seen = repeats.Seen()
     raw = source.open_source([str(tmp_path / "a.parquet")])
     ids = source.all_pair_ids(raw, seen)
