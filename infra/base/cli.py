@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import pkgutil
 import re
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, ending, engines, files, flags, logs, verifying
+from infra.base import config_files, dry_run, ending, engines, files, flags, garbage, logs, verifying
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
@@ -24,9 +23,6 @@ __all__ = ["DryRunConfig", "as_saved", "begun_with", "parse", "run", "save_confi
 Config = TypeVar("Config")
 GENERAL = "general"  # the group of the flags that every command has
 PLANNED = "cost estimate"
-# Objects between two searches for cycles, and so on up the generations. Python's own numbers make it search among all
-# that torch and diffusers define, again and again while these are imported: a sixth of the imports' time.
-COLLECTED = (50_000, 20, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +83,7 @@ def run(
     """
     given = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
-        gc.set_threshold(*COLLECTED)
+        garbage.search_seldom()
     try:
         special = {name for name, there in (("plan", plan), ("verify", verify)) if there is not None}
         parsed = _parse(config_class, presets or {}, given, special, about or "", lines or {}, runs_jobs)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.base import files, termination
+from infra.base import files, garbage, termination
 from pipelines.engine import failures, progress
 from pipelines.engine.jobs import Job, Step
 
@@ -71,6 +71,7 @@ def run(job: Job) -> None:
         UserError: a step's own; if a disk is full, or the same work would fail again.
         SystemExit: after the block under way, if this process was sent SIGTERM.
     """
+    garbage.search_as_usual()
     progress.clear_unfinished(job)
     done = progress.done_ids(job)
     count = progress.Count(job, len(done))

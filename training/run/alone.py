@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from infra.base import files, object_storage, termination
+from infra.base import files, garbage, object_storage, termination
 from infra.base.errors import comes_again
 from training.checkpoints.run_folder import RAY, REFUSAL
 from training.run import run_page, stopping
@@ -46,6 +46,7 @@ def train_alone(config: TrainConfig, _output: str) -> None:
     Raises:
         Stopped: after a checkpoint, if this process was sent SIGTERM.
     """
+    garbage.search_as_usual()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     train(config, Rank(device=device, on_more_to_see=run_page.write))
