@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.base import files
-from pipelines.latents import addresses, store
+from pipelines.latents import addresses, store, text_columns
 from pipelines.raw import pairs
 from training.data.loader import Labelled
 from training.data.stored import Arrays, StoredPairs, split_slots
@@ -57,6 +57,13 @@ def normal(generator: np.random.Generator, *size: int) -> npt.NDArray[np.float16
     return generator.standard_normal(size, dtype=np.float32).astype(np.float16)
 
 
+def column(generator: np.random.Generator, name: str, rows: int, embeddings: Embeddings) -> npt.NDArray[np.float16]:
+    """Make one column of captions: random numbers, and of a column of lengths the whole length."""
+    if name == text_columns.LENGTH:
+        return np.full((rows, 1), embeddings["text_encoder"][0], np.float16)
+    return normal(generator, rows, *embeddings[name])
+
+
 def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> Labelled:
     """Make pairs with random latents and embeddings in memory, slot 0 preferred in every second."""
     generator = np.random.default_rng(0)
@@ -66,7 +73,7 @@ def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> 
         pair_ids=np.arange(count, dtype=np.int64),
         prompt_rows=generator.integers(0, PROMPTS, count, np.uint32),
         latents=split_slots(store.latent_columns(flip=False), latents),
-        prompts=Arrays({name: normal(generator, PROMPTS + 1, *size) for name, size in embeddings.items()}),
+        prompts=Arrays({name: column(generator, name, PROMPTS + 1, embeddings) for name in embeddings}),
         empty_prompt=PROMPTS,
     )
     return Labelled(

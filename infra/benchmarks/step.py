@@ -47,7 +47,7 @@ STORED = 8  # batches of pairs in the store
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
-    model: Literal["sd15", "sdxl"] = "sd15"
+    model: Literal["sd15", "sdxl", "zimage", "flux2-klein", "qwen-image"] = "sd15"
     scale: Literal["small", "full"] = "small"
     """The true shapes need a GPU; the small ones share out the work as those do."""
     micro_batch: int = 4
@@ -80,10 +80,9 @@ class Bench:
         sharding.prepare(layout, self.policy, self.autocast, device, 1)
         self.optimizer = make_optimizer(OptimizerConfig(), trained(self.policy).values(), device)
         self.pairs = config.micro_batch
-        side = self.frozen.vae.config["sample_size"]
-        length = self.frozen.texts[0].config.max_position_embeddings
+        side = self.frozen.side
         self.images = torch.randint(0, 256, (2, self.pairs, 3, side, side), dtype=torch.uint8)
-        self.tokens = torch.randint(0, 500, (self.pairs, length))
+        self.tokens = torch.randint(0, 500, (self.pairs, self.frozen.tokens))
         with torch.no_grad():
             shape = self.frozen.encode_images(self._pixels()[:1]).shape[1:]
             embeddings = self.frozen.encode_captions(self.tokens[:1].to(device))

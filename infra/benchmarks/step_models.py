@@ -1,7 +1,7 @@
-"""Models of the step benchmark: random weights in the shapes of SD1.5 and SDXL, or in small ones of their proportions.
+"""Models of the step benchmark: random weights in published shapes, or in small ones of their proportions.
 
 Random weights cost what trained ones do. shapes/ holds the settings of both: facts of the published models, and small
-ones whose VAE, text encoders and UNet share the work as theirs do (tests/infra/benchmarks/test_benchmark_step.py).
+ones whose VAE, text encoders and network share the work as theirs do (tests/infra/benchmarks/test_benchmark_step.py).
 """
 
 from __future__ import annotations
@@ -12,29 +12,50 @@ from typing import Any
 
 import torch
 
-from infra.base import counting, models
+from infra.base import counting
+from pipelines.latents import autoencoders, components, kinds, text_columns
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 
 SHAPES = Path(__file__).parent / "shapes"
+SIDES = {"qwen-image": 1024, "qwen-image-small": 128}  # of images, where the VAE's settings name none
+TOKENS = {"full": 512, "small": 16}  # of a caption, where a language model reads it
 
 
-@dataclass(frozen=True)
+# The layers of the language model whose states become the text, by the pipeline's class.
+LANGUAGE: dict[str, tuple[int, ...]] = {
+    "QwenImagePipeline": (-1,),
+    "ZImagePipeline": (-2,),
+    "Flux2KleinPipeline": text_columns.KLEIN_LAYERS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Frozen:
     """The VAE and the text encoders, which the public scripts run at every step."""
 
     vae: Any
     texts: tuple[Any, ...]
+    pipeline: str  # the class, which decides what a caption becomes
+    side: int  # of the images
+    tokens: int  # of the captions
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Encode [B, 3, R, R] into scaled latents [B, C, H, W] float32."""
-        posterior = self.vae.encode(images.to(self.vae.dtype)).latent_dist
-        return posterior.sample().float() * self.vae.config["scaling_factor"]
+        mean, deviation = autoencoders.posterior(self.vae, images.to(self.vae.dtype))
+        return (mean + deviation * torch.randn_like(mean)).float() * self.vae.config.get("scaling_factor", 1.0)
 
     @torch.no_grad()
     def encode_captions(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Encode [B, L] tokens into the network's conditioning."""
+        if self.pipeline in LANGUAGE:
+            hidden = self.texts[0](input_ids=tokens, output_hidden_states=True).hidden_states
+            rows = torch.cat([hidden[layer] for layer in LANGUAGE[self.pipeline]], dim=-1).float()
+            if self.pipeline == "Flux2KleinPipeline":
+                return {"text_encoder": rows}
+            length = torch.full((len(rows), 1), float(rows.shape[1]), device=rows.device)
+            return {"text_encoder": rows, text_columns.LENGTH: length}
         if len(self.texts) == 1:
             return {"text_encoder": self.texts[0](tokens).last_hidden_state.float()}
         first = self.texts[0](tokens, output_hidden_states=True)
@@ -71,7 +92,8 @@ class Work:
 
 def folder_of(model: str, scale: str) -> Path:
     """Name the folder of a model's settings."""
-    return SHAPES / (model if scale == "full" else f"{model}-small")
+    name = "z-image" if model == "zimage" else model  # the preset's name
+    return SHAPES / (name if scale == "full" else f"{name}-small")
 
 
 def text_names(folder: Path) -> list[str]:
@@ -81,12 +103,26 @@ def text_names(folder: Path) -> list[str]:
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[torch.nn.Module, Frozen]:
     """Make the network, float32, and the frozen components in dtype, all with random weights on a device."""
+    pipeline = kinds.pipeline_class(folder)
     with device:
-        network = counting.make(folder, "unet")
+        network = counting.make(folder, kinds.kind_of(folder).network)
         frozen = [counting.make(folder, name) for name in ("vae", *text_names(folder))]
     if dtype != torch.float32:
         frozen = [one.to(dtype) for one in frozen]
-    return network, Frozen(frozen[0], tuple(frozen[1:]))
+    made = Frozen(
+        vae=frozen[0],
+        texts=tuple(frozen[1:]),
+        pipeline=pipeline,
+        side=SIDES.get(folder.name) or int(components.settings(folder, "vae")["sample_size"]),
+        tokens=_tokens(folder, pipeline),
+    )
+    return network, made
+
+
+def _tokens(folder: Path, pipeline: str) -> int:
+    if pipeline in LANGUAGE:
+        return TOKENS["small" if folder.name.endswith("-small") else "full"]
+    return int(components.settings(folder, "text_encoder")["max_position_embeddings"])
 
 
 def count(folder: Path) -> Work:
@@ -94,15 +130,13 @@ def count(folder: Path) -> Work:
     backbone = open_backbone(folder, EVERY)
     with counting.META, torch.no_grad():
         network, frozen = load(folder, counting.META, torch.float32)
-        vae = models.component_config(folder, "vae")
-        side = vae["sample_size"] // 2 ** (len(vae["block_out_channels"]) - 1)
-        noisy = torch.empty(1, vae["latent_channels"], side, side)
+        noisy = torch.empty(1, *autoencoders.latent_shape(autoencoders.vae_config(folder), frozen.side))
         timesteps = torch.empty(1, dtype=torch.int64)
-        tokens = torch.zeros(1, models.component_config(folder, "text_encoder")["max_position_embeddings"]).long()
-        images = torch.empty(1, 3, vae["sample_size"], vae["sample_size"])
+        tokens = torch.zeros(1, frozen.tokens).long()
+        images = torch.empty(1, 3, frozen.side, frozen.side)
         conditioning = frozen.encode_captions(tokens)
         return Work(
             forward=counting.flops(lambda: backbone.predict(network, noisy, timesteps, conditioning)),
-            image=counting.flops(lambda: frozen.vae.encode(images)),
+            image=counting.flops(lambda: autoencoders.posterior(frozen.vae, images)),
             caption=counting.flops(lambda: frozen.encode_captions(tokens)),
         )

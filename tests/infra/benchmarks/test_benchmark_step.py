@@ -37,6 +37,15 @@ def test_the_small_models_share_out_the_work_as_the_true_ones(model: str) -> Non
     assert small.caption / small.forward == pytest.approx(full.caption / full.forward, abs=0.005)
 
 
+@pytest.mark.parametrize("model", ["zimage", "flux2-klein", "qwen-image"])
+@pytest.mark.slow
+def test_the_small_models_of_today_share_out_the_work_nearly_as_the_true_ones(model: str) -> None:
+    full = count(model, "full")
+    small = count(model, "small")
+    assert small.image / small.forward == pytest.approx(full.image / full.forward, rel=0.15)
+    assert small.caption / small.forward == pytest.approx(full.caption / full.forward, abs=0.015)
+
+
 @pytest.mark.slow
 def test_the_counted_ratios_at_the_true_sizes() -> None:
     def ratio(model: str, recomputed: bool) -> float:
@@ -47,6 +56,8 @@ def test_the_counted_ratios_at_the_true_sizes() -> None:
     # 1.574 without the text encoders, which are 0.111 TFLOP
     assert ratio("sdxl", False) == pytest.approx(1.574 + 0.111 / (6 * 6.761), abs=1e-3)
     assert ratio("sdxl", True) == pytest.approx(1.43, abs=0.005)
+    adapters = count("flux2-klein", "full").per_pair(recomputed=False, lora=True)
+    assert adapters["inline"] / adapters["cached"] == pytest.approx(1.60, abs=0.005)
 
 
 def test_work_per_pair_by_hand() -> None:
@@ -73,10 +84,15 @@ def test_figures_by_hand() -> None:
     assert "utilisation" not in step.figures(speeds, work, False, None)["modes"]["cached"]
 
 
-@pytest.mark.parametrize(("model", "modes"), [("sd15", (*step.MODES, "limit")), ("sdxl", ("inline",))])
+@pytest.mark.parametrize(
+    ("model", "modes"),
+    [("sd15", (*step.MODES, "limit")), ("sdxl", ("inline",)), ("zimage", ("inline",)), ("qwen-image", ("inline",))],
+)
 @pytest.mark.slow
-def test_every_mode_takes_a_step_and_moves_the_policy(model: Literal["sd15", "sdxl"], modes: tuple[str, ...]) -> None:
-    lora = model == "sdxl"
+def test_every_mode_takes_a_step_and_moves_the_policy(
+    model: Literal["sd15", "sdxl", "zimage", "qwen-image"], modes: tuple[str, ...]
+) -> None:
+    lora = model != "sd15"
     config = step.BenchmarkConfig(model=model, micro_batch=1, checkpointing=lora, lora_rank=4 if lora else 0)
     bench = step.Bench(config, torch.device("cpu"))
     held = bench.errors.clone()
