@@ -55,7 +55,7 @@ def module(path: Path) -> str:
 def example(path: Path) -> list[str]:
     """Return the example of a command's docstring, as words."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    found = re.search(r"\nExample:\n    (.+)\Z", text)
+    found = re.search(r"\nExample:\n    (.+)(?:\n    .+)*\Z", text)
     assert found, "its docstring ends with no example"
     return shlex.split(found[1])
 
@@ -74,8 +74,8 @@ def test_the_example_of_the_help_is_a_command_that_parses(
     assert isinstance(yaml.safe_load(capsys.readouterr().out), dict)
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=name)
-def test_every_flag_has_a_text_and_long_lists_have_groups(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def settings_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> type:
+    """Return the class of a command's settings."""
     seen: list[type] = []
 
     def keep(_: Any, config_class: type, *__: Any, **___: Any) -> None:
@@ -83,17 +83,23 @@ def test_every_flag_has_a_text_and_long_lists_have_groups(path: Path, monkeypatc
 
     monkeypatch.setattr(cli, "run", keep)
     importlib.import_module(module(path)).command()
-    every = read_flags(seen[0])
+    return seen[0]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name)
+def test_every_flag_has_a_text_and_long_lists_have_groups(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(path, monkeypatch)
+    every = read_flags(settings)
     flags = [flag for flag in every if flag.shown]
     assert [flag.dashed for flag in flags if not flag.text.endswith(".")] == []
     assert len({flag.name for flag in flags}) == len(flags)
     assert {flag.name for flag in flags} & {"config", "print_config", "verbose", "quiet"} == set()
-    named = [flag for group in getattr(seen[0], "GROUPS", {}).values() for flag in group]
+    named = [flag for group in getattr(settings, "GROUPS", {}).values() for flag in group]
     assert sorted(set(named) - {flag.name for flag in every}) == []
     if len(flags) > 12:
         assert [flag.dashed for flag in flags if flag.group == "other"] == []
-        assert getattr(seen[0], "GROUPS", None), "no group of basic flags"
-        assert next(iter(seen[0].GROUPS)) == "basic"  # type: ignore[attr-defined]
+        assert getattr(settings, "GROUPS", None), "no group of basic flags"
+        assert next(iter(settings.GROUPS)) == "basic"  # type: ignore[attr-defined]
 
 
 def test_console_scripts_are_commands() -> None:
@@ -117,3 +123,22 @@ def test_the_guard_comes_before_what_it_guards(path: Path) -> None:
     guarded = [index for index, module in enumerate(modules) if module.split(".")[0] in GUARDED]
     if guarded:
         assert GUARD in modules[: guarded[0]]
+
+
+NO_PATHS = {  # texts that name no place on a disk, by command or for all
+    *("split", "revision", "base_revision", "reference_revision", "safety_revision", "validation_split"),
+    *("accelerator_type", "category_column", "preset", "lora_targets", "address", "host"),
+    *("scorer", "scorers", "judge", "judges", "validation_scorer"),
+    *("labels", "sets", "names", "name", "reference", "fleet", "price", "assume"),
+    *("endpoint_model", "request_options"),
+    "beta",  # a number or auto
+    "folder",  # smoke refuses a relative one
+}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name)
+def test_each_text_flag_is_a_path_or_known_to_be_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [flag for flag in read_flags(settings_of(path, monkeypatch)) if flag.shown and "str" in str(flag.kind)]
+    unknown = {flag.name for flag in texts if flag.place is None and "Literal" not in str(flag.kind)} - NO_PATHS
+    sets = {"output"} if path.name == "combine.py" else set()  # its output is the name of a label set
+    assert unknown == sets

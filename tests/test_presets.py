@@ -134,6 +134,7 @@ def test_presets_for_one_small_gpu_train_adapters_in_small_batches(name: str, mi
 
 def test_a_runs_settings_are_read_back_from_its_folder(tmp_path: Path) -> None:
     # The flag objective lies in a part of that name, as do optimizer and sharding.
-    begun = replace(presets.PRESETS["sdxl"], output=str(tmp_path), seed=3)
+    sdxl = presets.PRESETS["sdxl"]
+    begun = replace(sdxl, output=str(tmp_path), seed=3, data=replace(sdxl.data, store="/store"))
     cli.save_config(str(tmp_path), begun)
     assert cli.parse(TrainConfig, {}, ["--config", str(tmp_path / "config.json")]) == begun

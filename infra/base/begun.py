@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from infra.base import files
 from infra.base.errors import UserError
 
 SHOWN = 100  # characters of a value in a message
@@ -26,7 +27,15 @@ def differences(
     new = _by_own_name(now)
     names = [*new, *(name for name in old if name not in new and exact)]
     both = {name: (old.get(name), new.get(name)) for name in names if name not in ignored}
-    return {name: values for name, values in both.items() if values[0] != values[1]}
+    return {name: values for name, values in both.items() if not _same(*values)}
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Say whether two values are equal; a path that a run of before has from the repository's root is its full one."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return all(map(_same, before, now))
+    from_root = isinstance(before, str) and isinstance(now, str) and now == str(files.ROOT / before)
+    return before == now or from_root
 
 
 def refuse_other_settings(

@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, ending, engines, files, flags, garbage, logs, verifying
+from infra.base import config_files, dry_run, ending, engines, files, flags, garbage, logs, places, verifying
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from infra.base.flags import Flag
+from infra.base.places import PathText
 
 __all__ = ["DryRunConfig", "as_saved", "begun_with", "parse", "run", "save_config"]
 
@@ -34,7 +36,7 @@ class General:
     `make cluster` names a cluster or several copies are asked for, else local."""
     preset: str | None = None
     """Start from the settings of a published model; --config and the other flags change them."""
-    config: str | None = None
+    config: PathText | None = None
     """File of settings, JSON or YAML: the config.json of an earlier run, or names and values. Flags win over it."""
     print_config: bool = False
     """Print all settings as YAML and stop."""
@@ -86,8 +88,9 @@ def run(
         garbage.search_seldom()
     try:
         special = {name for name, there in (("plan", plan), ("verify", verify)) if there is not None}
-        parsed = _parse(config_class, presets or {}, given, special, about or "", lines or {}, runs_jobs)
-        _carry_out(main, plan, verify, parsed)
+        with files.counting_from(None if places.in_job() else Path.cwd()):
+            parsed = _parse(config_class, presets or {}, given, special, about or "", lines or {}, runs_jobs)
+            _carry_out(main, plan, verify, parsed)
     except (UserError, OSError) as error:
         refusal = verifying.refusal(error)
         if refusal is None:
@@ -159,12 +162,33 @@ def _parse(
     texts = {PLANNED: "What the job would take and cost, without a cluster and without reading weights."}
     values = flags.parse(every, arguments, about.strip(), texts)
 
+    _count_from_here(every, values, {flag.path: flag.default for flag in flags.read_flags(config_class)})
+
     def of(part: str) -> dict[tuple[str, ...], Any]:
         return {path[1:]: value for path, value in values.items() if path[0] == part}
 
     common = {path[0]: value for path, value in of("general").items()}
     asked = {path[0]: value for path, value in of("planned").items()}
     return Parsed(flags.build(config_class, of("settings")), General(**common), DryRunConfig(**asked))
+
+
+def _count_from_here(every: list[Flag], values: dict[tuple[str, ...], Any], usual: Mapping[Any, Any]) -> None:
+    """Make the paths among a command line's values absolute.
+
+    Args:
+        usual: values of the settings where none is given, by path.
+
+    Raises:
+        UserError: for a relative path that was given to a cluster job.
+    """
+    for flag in every:
+        value = values[flag.path]
+        if flag.place is None or value is None:
+            continue
+        if not places.in_job():
+            values[flag.path] = places.absolute(value, flag.place)
+        elif value != usual.get(flag.path[1:]):  # a default counts from the repository's root there
+            places.refuse_relative(flag.dashed, value, flag.place)
 
 
 def _starting_flags(config_class: type, presets: Mapping[str, Any], arguments: list[str]) -> list[Flag]:

@@ -23,7 +23,7 @@ NETWORKS = ("unet", "transformer")
 
 def split(model: str) -> tuple[str | None, str]:
     """Return the base, if a name has one, and what is added to it; a path that exists is no such name."""
-    if SIGN not in model or os.path.exists(files.resolve(model)):
+    if SIGN not in model or files.local(model).exists():
         return None, model
     if model.startswith(files.S3) and files.exists(model):
         return None, model

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from infra.base import files
 from infra.base.accelerators import ACCELERATORS, Accelerator, Name
 from infra.base.errors import UserError
+from infra.base.places import PathText
 
 ASSUMED_UTILISATION = 0.4
 
@@ -26,7 +27,7 @@ class DryRunConfig:
     """Price of one GPU for an hour, in any currency; without it no cost is printed."""
     utilisation: float | None = None
     """Share of the GPU's peak speed that the job reaches, above 0 and at most 1; by default 0.4."""
-    measured: str | None = None
+    measured: PathText | None = None
     """JSON file that infra/benchmarks/step.py wrote on such a GPU; its utilisation is then taken."""
 
     @property

@@ -1,10 +1,11 @@
 """Files on a local disk, in S3, or (read only) on the Hub, by one kind of path.
 
-Local relative paths count from the repository root.
+A command line's relative paths count from the folder that the user stands in; see places.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -32,15 +33,38 @@ PACKAGED = ("infra/world/", "infra/benchmarks/shapes/")  # data that is installe
 INSTALLED = {"site-packages", "dist-packages"}  # where a copy of this code stands that is no repository
 
 
+class _Base:
+    """The folder that relative paths count from in this process."""
+
+    folder: Path | None = None  # the repository's root
+
+
+@contextlib.contextmanager
+def counting_from(folder: Path | None) -> Iterator[None]:
+    """Let relative paths count from a folder within the block; None is the repository's root."""
+    before = _Base.folder
+    _Base.folder = folder
+    try:
+        yield
+    finally:
+        _Base.folder = before
+
+
+def local(text: str) -> Path:
+    """Return where a text would lie if it were a path: it may also be a name, so an installed copy refuses none."""
+    return (ROOT if text.startswith(PACKAGED) else _Base.folder or ROOT) / text
+
+
 def is_remote(path: str) -> bool:
     """Say whether a path is not on a local disk."""
     return path.startswith((S3, HUB))
 
 
 def resolve(path: str | Path) -> str:
-    """Make a path absolute, counting from the repository root; s3:// and hf:// stay as they are.
+    """Make a path absolute; s3:// and hf:// stay as they are.
 
-    The working directory is never used: under `ray job submit` it is wherever Ray was started.
+    A relative one counts from the folder that counting_from names, else from the repository's root. The working
+    directory itself is never asked: in a Ray job it is wherever Ray was started.
 
     Raises:
         UserError: for a relative path when the code itself runs from Ray's per-job upload, which is deleted
@@ -54,6 +78,8 @@ def resolve(path: str | Path) -> str:
         raise UserError(f"{text}: names no bucket; write s3://bucket/folder")
     if is_remote(text) or os.path.isabs(text):
         return text.rstrip("/") or "/"
+    if _Base.folder is not None and not text.startswith(PACKAGED):
+        return str(_Base.folder / text)
     if "/runtime_resources/" in str(ROOT):
         raise UserError(f"{text}: with --working-dir every path must be absolute or s3://, else it ends with the job")
     if INSTALLED & set(ROOT.parts) and not text.startswith(PACKAGED):

@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_ori
 import docstring_parser
 import tyro
 
+from infra.base import places
+from infra.base.places import Place
+
 Settings = TypeVar("Settings")
 FLAT = (tyro.conf.OmitArgPrefixes,)
 BASIC = "basic"  # the first group of flags in --help
@@ -56,6 +59,7 @@ class Flag:
     text: str
     group: str
     shown: bool
+    place: Place | None = None  # where its text is a path
 
     @property
     def name(self) -> str:
@@ -87,7 +91,7 @@ def _walk(
     kinds = get_type_hints(part, include_extras=True)
     texts = field_texts(part)
     for field in dataclasses.fields(part):
-        kind = kinds[field.name]
+        kind, place = places.split_mark(kinds[field.name])
         value = _default(field) if default is None else getattr(default, field.name)
         path = (*above, field.name)
         if dataclasses.is_dataclass(plain(kind)):
@@ -101,6 +105,7 @@ def _walk(
                 text=texts.get(field.name, ""),
                 group=group_of.get(field.name) or (above[-1].replace("_", " ") if above else ""),
                 shown=all(choice.shows(field.name) for choice in choices),
+                place=place,
             )
 
 

@@ -30,16 +30,16 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
     Raises:
         UserError: if there is neither such a folder or file nor such a model.
     """
-    is_a_path = model.startswith(files.S3) or os.path.exists(files.resolve(model))
+    is_a_path = model.startswith(files.S3) or files.local(model).exists()
     name, commit = (model, "") if is_a_path else _at_commit(model)
     end = os.path.splitext(name)[1]
     if end in OTHER_FILES:
         raise UserError(f"{flag} {model}: is {OTHER_FILES[end]}")
     if model.startswith(files.S3):
         return file_from_s3(model, flag) if end == SINGLE else folder_from_s3(model, flag)
-    if "://" in files.resolve(model):
+    if "://" in model:
         raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
-    path = Path(files.resolve(model))
+    path = files.local(model)
     if path.exists():
         if (path / ADAPTERS).is_file() and not (path / INDEX).is_file():
             raise UserError(f"{flag} {model}: {path} holds adapters (LoRA), not a model; name the base they belong to")

@@ -47,7 +47,8 @@ def recorded(file: Path) -> psutil.Process | None:
 def runs() -> Path | None:
     """Return the folder of the note; None where this copy of the code has none, as under ray's --working-dir."""
     try:
-        return Path(files.resolve("runs"))
+        with files.counting_from(None):
+            return Path(files.resolve("runs"))
     except UserError:
         return None
 

@@ -22,6 +22,7 @@ import torch
 
 from infra.base import cli, files
 from infra.base.cpu import keep_freed_memory
+from infra.base.places import PathText
 from infra.benchmarks.random_store import write_store
 from infra.planning.measured import STORED_SHAPES
 from training.data.loader import Labelled, Share, apply_labels, step_batches
@@ -48,7 +49,7 @@ class BenchmarkConfig:
     """Pairs/s of the step to compare with; by default the aim on an H200, 77 for sd15 and 9 for sdxl."""
     folder: str | None = None
     """Where to put the store: a disk for the cold pass; by default the temporary folder."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

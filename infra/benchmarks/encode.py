@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.base import cli, files, models, tables
+from infra.base.places import PathText
 from infra.benchmarks.measure import alternate, in_processes
 from infra.local import cluster
 from pipelines.engine.jobs import Job, Step
@@ -38,7 +39,7 @@ class BenchmarkConfig:
     pairs: int = 4096
     """Pairs per round."""
     rounds: int = 3
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

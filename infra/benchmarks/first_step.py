@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from infra.base import cli, files
+from infra.base.places import PathText
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import write_store
 from pipelines.latents import addresses
@@ -48,7 +49,7 @@ class BenchmarkConfig:
     """Whether to measure the copy of a store without an index, too."""
     folder: str | None = None
     """Where to put the stores; by default the temporary folder."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

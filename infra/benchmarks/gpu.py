@@ -21,6 +21,7 @@ import torch
 from infra.base import accelerators, cli, files
 from infra.base.cpu import keep_freed_memory
 from infra.base.errors import UserError
+from infra.base.places import PathText
 from infra.benchmarks import step, step_models
 from training.layout.sharding import check_compiler
 from training.layout.sharding_config import ShardingConfig
@@ -43,7 +44,7 @@ class BenchmarkConfig:
     """Time for everything."""
     rehearse: bool = False
     """Run small shapes on the CPU, to see that all works."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures, written after each case."""
 
 

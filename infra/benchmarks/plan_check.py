@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from infra.base import cli, files
 from infra.base.errors import UserError
+from infra.base.places import PathText
 from infra.benchmarks.measure import median
 from infra.planning import fleet
 from infra.planning.fleet import Fleet, Training
@@ -31,7 +32,7 @@ class BenchmarkConfig:
     """Run folders that nothing interrupted."""
     calibration: int = 10
     """First steps that the prediction is made from; the very first is left out."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

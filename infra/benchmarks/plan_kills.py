@@ -26,6 +26,7 @@ import torch
 
 from infra.base import cli, files, models
 from infra.base.errors import UserError
+from infra.base.places import PathText
 from infra.benchmarks.measure import median
 from infra.benchmarks.random_store import write_store
 from infra.planning import fleet
@@ -53,7 +54,7 @@ class BenchmarkConfig:
     runs: int = 4
     seed: int = 0
     """Of the gaps, as --seed of infra/plan.py."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

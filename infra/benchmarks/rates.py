@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from infra.base import cli, files
+from infra.base.places import PathText
 from infra.benchmarks.measure import in_turns, median
 from pipelines.latents.encoders import CheckAndDecode
 from training.checkpoints import checkpoint
@@ -42,7 +43,7 @@ class BenchmarkConfig:
     folder: str | None = None
     """Where the checkpoint is written: on the disk that is meant; by default the temporary folder."""
     rounds: int = 5
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from infra.base import cli, files, tables
+from infra.base.places import PathText
 from infra.benchmarks import authors_loop
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import in_processes, in_turns, median
@@ -52,7 +53,7 @@ class BenchmarkConfig:
     """Pairs per round; one by one, an eighth of them."""
     batch_size: int = 64
     rounds: int = 3
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from infra.base import cli, files
+from infra.base.places import PathText
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import write_store
 from training.checkpoints import checkpoint
@@ -31,7 +32,7 @@ class BenchmarkConfig:
     steps: tuple[int, ...] = (10, 10_000, 1_000_000)
     """Steps to resume from."""
     rounds: int = 3
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

@@ -21,6 +21,7 @@ import torch
 
 from infra.base import cli, files
 from infra.base.cpu import keep_freed_memory
+from infra.base.places import PathText
 from infra.benchmarks.data import AIM
 from infra.benchmarks.random_store import write_store
 from infra.benchmarks.slow_s3 import serving
@@ -50,7 +51,7 @@ class BenchmarkConfig:
     """Milliseconds by which each answer is late."""
     folder: str | None = None
     """Where to put the store; by default the temporary folder."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from infra.base import cli, files
 from infra.base.errors import UserError, check_least
+from infra.base.places import PathText
 from infra.benchmarks.measure import median
 
 OURS = "ours"
@@ -48,13 +49,13 @@ PLANNING = ("pipelines/encode_latents.py", "training/train_dpo.py")  # those wit
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
-    against: str
+    against: PathText
     """Folder of the other checkout, which has its environment in .venv."""
     rounds: int = 3
     """How often each side is asked the same; the table has the medians."""
     all_commands: bool = False
     """Ask every command for its help, not only those that the finished work needs."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

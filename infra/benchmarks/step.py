@@ -23,6 +23,7 @@ import torch
 
 from infra.base import accelerators, cli, files
 from infra.base.cpu import keep_freed_memory
+from infra.base.places import PathText
 from infra.benchmarks import step_models
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
@@ -61,7 +62,7 @@ class BenchmarkConfig:
     steps: int = 2
     """Steps per turn."""
     rounds: int = 5
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

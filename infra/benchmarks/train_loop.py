@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from infra.base import cli
+from infra.base.places import PathText
 from infra.benchmarks.measure import alternate
 from training.method import forward, objectives
 from training.run import assembly, keeping, loop
@@ -25,12 +26,12 @@ from training.settings.config import DataConfig, TrainConfig
 class BenchmarkConfig:
     """Flags of the benchmark."""
 
-    store: str = "runs/store"
+    store: PathText = "runs/store"
     """Latent store to train on."""
     steps: int = 10
     """Steps per round."""
     rounds: int = 9
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.base import cli, files
+from infra.base.places import PathText
 from infra.benchmarks.encode import repeated_pairs
 from infra.benchmarks.measure import median
 
@@ -44,12 +45,12 @@ class BenchmarkConfig:
     """How often the pairs are taken: 1 is 458 decided pairs."""
     epochs: tuple[int, ...] = (1, 3, 5)
     rounds: int = 3
-    against: str | None = None
+    against: PathText | None = None
     """Another checkout with a .venv of its own, whose path is measured in the same turns: encode_latents.py, then
     train_dpo.py."""
     apart: bool = False
     """Also measure encode_latents.py and train_dpo.py as two commands."""
-    json: str | None = None
+    json: PathText | None = None
     """File for the figures."""
 
 

@@ -7,12 +7,12 @@ values.yaml, the values that made them. Nothing is applied.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
 from infra.base import cli, files
 from infra.base.errors import UserError
+from infra.base.places import PathText
 from infra.deploy import launcher, manifests, scratch, values
 from infra.deploy.pods import Object
 from infra.deploy.stages import STAGES
@@ -23,9 +23,9 @@ from infra.deploy.values import Stage, Stages, Values
 class RenderConfig:
     """Flags of rendering."""
 
-    values: str = "infra/deploy/values.yaml"
+    values: PathText = "infra/deploy/values.yaml"
     """YAML file with what the deployment decides."""
-    output: str = "runs/deploy"
+    output: PathText = "runs/deploy"
     """Folder to write."""
 
 
@@ -35,7 +35,7 @@ def pinned(package: str) -> str:
     Raises:
         UserError: if it is not there.
     """
-    path = Path(files.resolve("constraints.txt"))
+    path = files.ROOT / "constraints.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     for line in lines:
         name, _, version = line.partition("==")

@@ -199,7 +199,7 @@ class ClusterConfig:
 
 def main(config: ClusterConfig) -> None:
     """Start (up) or end (down) the cluster that bare `ray job submit` commands find on this machine."""
-    runs = Path(files.resolve("runs"))
+    runs = files.ROOT / "runs"
     process = recorded(runs / PID_FILE)
     if config.action == "down":
         if process is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathText
 from infra.local.steps import Step, run_steps
 
 WORLD = "infra/world"
@@ -27,7 +28,7 @@ TEST_CAPTIONS = f"{WORLD}/prompts/test.txt"
 class DemoConfig:
     """Flags of the demo."""
 
-    output: str = "runs/demo"
+    output: PathText = "runs/demo"
     """Folder for all results; the same folder again goes on from what is there."""
 
 

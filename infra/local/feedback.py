@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathText
 from infra.local import demo
 from infra.local.steps import Step, run_steps
 
@@ -20,9 +21,9 @@ JUDGES = (*SCORERS, "oracle", "fidelity")
 class FeedbackConfig:
     """Flags of the experiment."""
 
-    demo: str = "runs/demo"
+    demo: PathText = "runs/demo"
     """Folder of the demo, whose pairs, stores, policy and base images it uses, or makes where they are missing."""
-    output: str = "runs/feedback"
+    output: PathText = "runs/feedback"
     """Folder for all other results; the same folder again goes on from what is there."""
 
 

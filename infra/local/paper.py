@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 
 from infra.base import files
+from infra.base.places import PathText
 from infra.local import demo
 from infra.local.demo import MODEL, WORLD
 from infra.local.steps import Step, run_folder, run_steps
@@ -41,7 +42,7 @@ REJECTED = "60"  # captions of rejection sampling
 class PaperConfig:
     """Flags of the experiments."""
 
-    output: str = "runs/paper"
+    output: PathText = "runs/paper"
     """Folder for all results; the same folder again goes on from what is there."""
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar, get_args
 
 from infra.base.accelerators import ACCELERATORS, Name
 from infra.base.errors import UserError, check_least
+from infra.base.places import PathOrName, PathText
 from infra.planning.pool import Pool
 from pipelines.latents import encode_config
 from training.settings.presets import PRESETS as TRAINING
@@ -32,7 +33,7 @@ class PlanConfig:
 
     preset: str = "sd15"
     """Preset of train_dpo.py whose settings the run has."""
-    model: str = f"{SHAPES}/sd15"
+    model: PathOrName = f"{SHAPES}/sd15"
     """Diffusers folder or Hub name of the model; only its settings are read."""
     pairs: float = 851_293
     """Kept pairs, for example 1e9; by default those of Pick-a-Pic."""
@@ -56,7 +57,7 @@ class PlanConfig:
     """Minutes from a failure until another node takes the place."""
     min_nodes: int | None = None
     """Fewest nodes that training goes on with after a failure; by default it waits for all of them."""
-    measured: tuple[str, ...] = ()
+    measured: tuple[PathText, ...] = ()
     """Figures of your own machines, BENCHMARK=FILE; infra/benchmarks/BENCHMARK.py --json writes the file."""
     assume: tuple[str, ...] = ()
     """Another value of an assumption, NAME=VALUE; the plan's last table lists the names."""
@@ -64,7 +65,7 @@ class PlanConfig:
     """How often the failures are simulated; the plan shows the means."""
     seed: int = 0
     """Seed of the simulated failures."""
-    json: str | None = None
+    json: PathText | None = None
     """File to write all figures to."""
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from infra.base import cli, files
 from infra.base.errors import UserError
+from infra.base.places import PathText
 from infra.world.rater import Rater, bad_rows, rated_pair
 from labelers.scoring import scorers
 from pipelines.drawing.image_sets import read_images, read_manifest
@@ -28,9 +29,9 @@ ROWS_PER_FILE = 256
 class LabelConfig:
     """Flags of the labelling."""
 
-    images: str
+    images: PathText
     """Folder that generate.py wrote, with at least two images per caption."""
-    output: str
+    output: PathText
     """Folder for the raw pairs."""
     temperature: float = Rater.temperature
     """Temperature of the Bradley-Terry labels, in units of the oracle's score (0..1)."""

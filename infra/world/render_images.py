@@ -9,6 +9,7 @@ from PIL import Image
 
 from infra.base import cli, files
 from infra.base.errors import UserError
+from infra.base.places import PathText
 from infra.world.shapes import parse_caption, render
 from pipelines.drawing.image_sets import wanted_images, with_images, write_images
 from pipelines.drawing.prompts import read_prompts
@@ -18,9 +19,9 @@ from pipelines.drawing.prompts import read_prompts
 class RenderConfig:
     """Flags of the renderer."""
 
-    prompts: str
+    prompts: PathText
     """Captions, one a line."""
-    output: str
+    output: PathText
     """Folder to write."""
     images_per_prompt: int = 2
     seed: int = 0

@@ -25,6 +25,7 @@ from infra.base import (
     files,
     torchvision_guard,  # noqa: F401  (before open_clip and transformers)
 )
+from infra.base.places import PathText
 
 import open_clip  # isort: skip
 from transformers import CLIPTokenizer
@@ -43,7 +44,7 @@ SCALE = float(np.log(1 / 0.07))  # logit_scale before training, as CLIP's
 class ScorersConfig:
     """Flags of the training of the embedded world's scorers."""
 
-    output: str = "infra/world/scorers"
+    output: PathText = "infra/world/scorers"
     """Folder to write one folder per scorer into."""
     seed: int = 0
     contrastive_steps: int = 700

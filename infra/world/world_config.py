@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.base import files
+from infra.base.places import PathText
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
     """Flags of the training of the embedded world's model."""
 
-    output: str = "infra/world/model"
+    output: PathText = "infra/world/model"
     """Folder to write the pipeline into."""
     seed: int = 0
     vae_steps: int = 7000

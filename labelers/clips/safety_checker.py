@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +59,7 @@ class CheckerName:
         Raises:
             UserError: if there is no such folder or Hub name, or no checker in it.
         """
-        folder = Path(files.resolve(self.name))
+        folder = files.local(self.name)
         if not folder.is_dir():
             if "://" in self.name or os.path.isabs(self.name) or self.name.count("/") != 1:
                 raise UserError(f"{FLAG} {self.name}: is neither a local folder nor a Hub name; give one of them")

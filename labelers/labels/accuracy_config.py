@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from infra.base.places import PathOrName, PathText
 from labelers.scoring.endpoint_config import ENDPOINT_FLAGS, EndpointConfig
 from labelers.scoring.speed_config import SpeedConfig
 
@@ -23,24 +24,24 @@ class AccuracyConfig:
     scorers: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics")
     """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
     address of a model that sees images, up to its /v1."""
-    weights: tuple[str, ...] = ("world",)
+    weights: tuple[PathOrName, ...] = ("world",)
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.
     Several are read in order."""
-    source: str = "infra/world/pairs"
+    source: PathOrName = "infra/world/pairs"
     """Pairs with human labels: a Parquet file or folder, local or s3://, or the name of a Hugging Face dataset."""
     split: str = "train"
     """Split of a named dataset, or of a folder whose files' names tell several."""
-    validation_source: str | None = None
+    validation_source: PathOrName | None = None
     """Other pairs, on which PickScore's threshold for ties is tuned; by default each half of the prompts serves the
     other."""
     validation_split: str | None = None
     """Split of --validation-source; without that flag, another split of --source."""
-    output: str = "runs/accuracy"
+    output: PathText = "runs/accuracy"
     """Folder for the scores. Give the same folder again to go on from there."""
-    json: str | None = None
+    json: PathText | None = None
     """File to write the table's figures to."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
-    scorer_python: tuple[str, ...] = ()
+    scorer_python: tuple[PathText, ...] = ()
     """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 

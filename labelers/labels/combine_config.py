@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from infra.base.places import PathText
 from labelers.labels.relabel_config import Kind
 
 Rule = Literal["vote", "mean-z", "pareto", "weighted", "rank"]
@@ -19,7 +20,7 @@ class CombineConfig:
         "labels": ("set_weights", "flip", "label", "min_margin"),
     }
 
-    store: str = "runs/store"
+    store: PathText = "runs/store"
     """Latent store whose label sets are combined."""
     sets: tuple[str, ...] = ("pickscore", "hpsv2", "clip")
     """Label sets to combine, from relabel.py; human is the people's, which has labels and no scores."""

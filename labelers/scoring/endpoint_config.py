@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from infra.base.places import PathText
+
 Ask = Literal["pairwise", "pointwise"]
 ENDPOINT_FLAGS = (
     "ask",
@@ -39,10 +41,10 @@ class EndpointConfig:
     each image."""
     endpoint_model: str | None = None
     """Name of the model at the address; by default the only one that the server lists."""
-    rubric: str | None = None
+    rubric: PathText | None = None
     """Text file with what to ask, in place of the built-in question. {caption} in it stands for the caption; the answer
     must end in {"winner": 1}, 2 or "tie", or in {"score": NUMBER}."""
-    answers: str = "runs/answers"
+    answers: PathText = "runs/answers"
     """Folder that keeps every answer, local or s3://, so that nothing is asked twice."""
     image_side: int = 1024
     """Pixels of an image's longer side, at most; larger images are reduced before they are sent."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from infra.base.errors import UserError, check_least
+from infra.base.places import PathOrName, PathText
 from pipelines.latents.models_known import MODELS
 
 STRENGTH = 0.6  # Wallace et al.'s for edits
@@ -24,22 +25,22 @@ class GenerateConfig:
         "speed": ("samplers", "batch_size"),
     }
 
-    model: str = "infra/world/model"
+    model: PathOrName = "infra/world/model"
     """Model to draw with: a diffusers folder, a Hub name, a single .safetensors file, or BASE+FILE."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
-    lora: str | None = None
+    lora: PathOrName | None = None
     """Result folder of a LoRA training, or a LoRA file; its adapters are added to --model, which must be the model
     that they were trained on."""
-    negative_model: str | None = None
+    negative_model: PathOrName | None = None
     """Model of what not to draw, whose prediction without the caption guidance leads away from: one trained on labels
     that combine.py --flip made. A diffusers folder or Hub name of Stable Diffusion 1, 2, XL or 3."""
-    prompts: str = "infra/world/prompts/test.txt"
+    prompts: PathOrName = "infra/world/prompts/test.txt"
     """Captions to draw: a text file with one on each line, or a .tsv, .csv, .jsonl or .parquet file with a column
     prompt or caption."""
     limit: int | None = None
     """Number of captions to take, from the first; by default all."""
-    output: str = "runs/images"
+    output: PathText = "runs/images"
     """Folder to write the images to, local or s3://."""
     images_per_prompt: int = 1
     """Images of each caption."""
@@ -56,12 +57,12 @@ class GenerateConfig:
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
     """Number of tokens that captions are cut or padded to for the T5 or the language model (not for Stable Diffusion
     1, 2 and XL); give the one that the store was encoded with. 0 leaves T5 out, which only SD3 allows."""
-    init_images: str | None = None
+    init_images: PathText | None = None
     """Start images to edit: a folder that generate.py or render_images.py wrote, or a table with the columns caption
     and image."""
     strength: float | None = None
     """Share of the denoising steps that an edit takes, above 0 and at most 1; by default 0.6. More changes more."""
-    refiner: str | None = None
+    refiner: PathOrName | None = None
     """Refiner of SDXL, a diffusers folder or Hub name, which takes over the last steps."""
     refiner_start: float | None = None
     """Share of the noise levels that the model takes before the refiner, between 0 and 1; by default 0.8."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathOrName, PathText
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutConfig:
     """Flags of the layouts."""
 
-    prompts: str = "infra/world/prompts/test.txt"
+    prompts: PathOrName = "infra/world/prompts/test.txt"
     """Captions, in any file that generate.py reads."""
     limit: int | None = None
     """Number of captions to take, from the first; by default all."""
-    output: str = "runs/layouts"
+    output: PathText = "runs/layouts"
     """Folder to write, local or s3://."""
     images_per_prompt: int = 1
     """Layouts per caption."""

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from infra.base.flags import Hidden, Shown
+from infra.base.places import PathOrName, PathText
 from labelers.scoring.endpoint_config import ENDPOINT_FLAGS, EndpointConfig
 from pipelines.drawing import generate_config
 from pipelines.drawing.generate_config import GenerateConfig
@@ -52,19 +53,19 @@ class EvaluateConfig:
         "scorer behind an address": ENDPOINT_FLAGS,
     }
 
-    model: str | None = None
+    model: PathOrName | None = None
     """Model to judge, a diffusers folder or Hub name; by default the base with the adapters of --lora."""
     revision: str | None = None
     """Revision of that model on the Hub."""
-    lora: str | None = None
+    lora: PathOrName | None = None
     """Result folder of a LoRA training, or a LoRA file; its adapters are added to --model."""
-    base: str = f"{WORLD}/model"
+    base: PathOrName = f"{WORLD}/model"
     """Model to compare with, a diffusers folder or Hub name."""
     base_revision: str | None = None
     """Revision of the base on the Hub."""
-    base_lora: str | None = None
+    base_lora: PathOrName | None = None
     """Result folder of a LoRA training, or a LoRA file; its adapters are added to --base."""
-    prompts: str = f"{WORLD}/prompts/test.txt"
+    prompts: PathOrName = f"{WORLD}/prompts/test.txt"
     """Prompts to draw: a text, CSV, TSV, JSONL or Parquet file, the name of a Hugging Face dataset, or a known set.
     Known sets are pick-a-pic=PATH, parti=PATH and hpsv2=FOLDER."""
     split: str | None = None
@@ -73,25 +74,25 @@ class EvaluateConfig:
     """Columns by which the results are broken down; by default Category, Challenge and style where they exist."""
     limit: int | None = None
     """Number of prompts to take, from the first; by default all."""
-    output: str = "runs/evaluation"
+    output: PathText = "runs/evaluation"
     """Folder to write, local or s3://. Give the same folder again to go on from there."""
-    base_images: str | None = None
+    base_images: PathText | None = None
     """Folder of the base's images, which several evaluations may share; by default base/ in --output."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
     """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
     address of a model that sees images, up to its /v1. The first one's win rate is the headline. With none there is no
     judge, and the page shows the images side by side."""
-    weights: tuple[str, ...] = ()
+    weights: tuple[PathOrName, ...] = ()
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""
-    true_images: str | None = None
+    true_images: PathText | None = None
     """Folder of true images, for the distance KID; without it there is none."""
-    feature_model: str | None = None
+    feature_model: PathOrName | None = None
     """Model whose VAE gives the features for KID and diversity; by default the base."""
     scoring_batch_size: int = 64
     """Images that are scored at once."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     draw: Annotated[GenerateConfig, DrawingFlags] = NOT_CHOSEN
-    scorer_python: tuple[str, ...] = ()
+    scorer_python: tuple[PathText, ...] = ()
     """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
     endpoint: Annotated[EndpointConfig, Hidden("ask")] = SCORE_EACH
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from infra.base.flags import Shown
+from infra.base.places import PathOrName, PathText
 from pipelines.drawing import generate_config
 from pipelines.drawing.generate_config import GenerateConfig
 
@@ -39,17 +40,17 @@ class RejectionConfig:
         "speed": ("samplers", "batch_size"),
     }
 
-    base: str = "infra/world/model"
+    base: PathOrName = "infra/world/model"
     """Base model, which draws until it wins; a diffusers folder or Hub name."""
     base_revision: str | None = None
     """Revision of the base on the Hub."""
     scorer: str = "oracle"
     """Scorer that says which image is better: a name from labelers/scoring/scorers.py, or module:function."""
-    weights: tuple[str, ...] = ()
+    weights: tuple[PathOrName, ...] = ()
     """Weights of the scorer: world (of the embedded world), published (from the Hub), or NAME=PATH."""
     cap: int = 100
     """Images after which the base gives up on a caption."""
-    output: str = "runs/rejection"
+    output: PathText = "runs/rejection"
     """Folder to write, local or s3://. Give the same folder again to go on from there."""
     draw: Annotated[GenerateConfig, DrawingFlags] = field(default_factory=lambda: GenerateConfig(output="", gallery=0))
 

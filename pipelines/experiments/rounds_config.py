@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 from infra.base.flags import Hidden, Shown
+from infra.base.places import PathOrName
 from pipelines.drawing import generate_config
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.judging.rank_config import Pairs
@@ -93,12 +94,12 @@ class RoundsConfig:
     """Scorer that ranks the images: a name from labelers/scoring/scorers.py, or module:function."""
     judges: tuple[str, ...] = ("oracle", "fidelity")
     """Scorers that compare the model after each round with the base."""
-    weights: tuple[str, ...] = ()
+    weights: tuple[PathOrName, ...] = ()
     """Weights of scorer and judges: world (of the embedded world), published (from the Hub), or NAME=PATH for one of
     them."""
     reference: Literal["original", "last"] = "original"
     """Model that each round's training is held to: original is the base, last the model that the round began with."""
-    test_prompts: str = f"{WORLD}/prompts/test.txt"
+    test_prompts: PathOrName = f"{WORLD}/prompts/test.txt"
     """Captions on which the models are judged; none of them may be trained on."""
     test_limit: int | None = None
     """Number of these captions to take, from the first; by default all."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathText
+
 
 @dataclass(frozen=True, kw_only=True)
 class SdeditConfig:
     """Flags of the judge."""
 
-    base: str
+    base: PathText
     """Scored folder of the base's edits."""
-    policy: str
+    policy: PathText
     """Scored folder of the policy's edits."""
     scorer: str = "oracle"
     """Scorer whose scores decide."""
     tie_margin: float = 0.0
     """Greatest difference of scores that is still a tie, in the scorer's units."""
-    output: str = "runs/sdedit.json"
+    output: PathText = "runs/sdedit.json"
     """File to write, local or s3://."""

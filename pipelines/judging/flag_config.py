@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from infra.base.places import PathText
 from pipelines.latents.safety_config import SafetyConfig
 
 
@@ -11,7 +12,7 @@ from pipelines.latents.safety_config import SafetyConfig
 class FlagConfig:
     """Flags of the command."""
 
-    images: tuple[str, ...]
+    images: tuple[PathText, ...]
     """Folders that generate.py wrote."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     batch_size: int = 64

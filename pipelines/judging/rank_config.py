@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from infra.base.places import PathText
+
 Pairs = Literal["best-worst", "all"]
 
 
@@ -12,9 +14,9 @@ Pairs = Literal["best-worst", "all"]
 class RankConfig:
     """Flags of the ranking."""
 
-    images: str
+    images: PathText
     """Folder that generate.py wrote and score.py scored, with at least two images per caption."""
-    output: str = "runs/ranked"
+    output: PathText = "runs/ranked"
     """Folder for the raw pairs, local or s3://."""
     scorer: str = "oracle"
     """Scorer whose scores rank the images."""

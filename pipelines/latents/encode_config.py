@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from infra.base import begun
 from infra.base.errors import UserError, check_least
+from infra.base.places import PathOrName, PathText
 from pipelines.latents.models_known import MODELS
 from pipelines.latents.safety_config import HASHED, SafetyConfig
 
@@ -52,16 +53,16 @@ class EncodeConfig:
         "repair": ("repair",),
     }
 
-    source: str = f"{WORLD}/pairs"
+    source: PathOrName = f"{WORLD}/pairs"
     """Pairs to encode: a Parquet file or folder (local, s3:// or hf://), or the name of a Hugging Face dataset."""
     split: str = "train"
     """Split of a named dataset, or of a folder whose files' names tell several."""
-    model: str = f"{WORLD}/model"
+    model: PathOrName = f"{WORLD}/model"
     """Model to encode for: a diffusers folder, a Hub name, a single .safetensors file, or BASE+FILE. Its VAE and text
     encoders are used."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
-    store: str = "runs/store"
+    store: PathText = "runs/store"
     """Folder to write the latent store to, local or s3://."""
     resolution: int | None = None
     """Width and height of the images in pixels; by default what the model was made for."""

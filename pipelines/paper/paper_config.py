@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathText
+
 
 @dataclass(frozen=True)
 class PaperReportConfig:
     """Flags of the report."""
 
-    run: str = "runs/paper"
+    run: PathText = "runs/paper"
     """Folder of make paper; report.json and report.html go there."""

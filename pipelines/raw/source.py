@@ -100,7 +100,7 @@ def whole_rows(folder: str) -> str:
 
 def told_apart(source: str) -> str:
     """Return a source as it is told apart from others: a dataset's name, or where its path leads."""
-    if DATASET_NAME.fullmatch(source) and not (files.ROOT / source).exists():
+    if DATASET_NAME.fullmatch(source) and not files.local(source).exists():
         return source
     return files.resolve(source).rstrip("/")
 
@@ -108,8 +108,6 @@ def told_apart(source: str) -> str:
 def _named_dataset(given: str, split: str, flag: str) -> list[str]:
     """List a named dataset's Parquet files, where the Hub (or datasets' cache of it) has them: nothing is copied."""
     name, _, config = given.partition(":")
-    if os.path.exists(name):  # datasets would take it, but no path counts from the working directory
-        raise UserError(f"{flag} {name}: {files.ROOT / name} does not exist; paths count from the repository's root")
     import datasets
 
     try:
@@ -118,7 +116,7 @@ def _named_dataset(given: str, split: str, flag: str) -> list[str]:
         if isinstance(error, ValueError) and "onfig" in str(error):
             raise UserError(_which_configuration(name, config, flag)) from error
         reason = type(error).__name__ + ("; HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "")
-        path = files.ROOT / name
+        path = files.local(name)
         raise UserError(f"{flag} {name}: {path} does not exist, and datasets cannot load it ({reason})") from error
     data_files = builder.config.data_files or {}
     if split not in data_files:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathText
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackReportConfig:
     """Flags of the matrix."""
 
-    base: str
+    base: PathText
     """Scored images of the base model."""
-    policies: tuple[str, ...]
+    policies: tuple[PathText, ...]
     """Scored images of the trained models, same prompts and seeds; a row each, in this order."""
-    store: str
+    store: PathText
     """Latent store with the label sets they were trained on."""
     judges: tuple[str, ...] = ("pickscore", "hpsv2", "clip", "aesthetics", "oracle", "fidelity")
     """Scorers, a column each; all folders must be scored by all of them."""
-    output: str = "runs/feedback"
+    output: PathText = "runs/feedback"
     """Folder for report.json and report.html, local or s3://."""

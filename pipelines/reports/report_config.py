@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.base.places import PathText
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """Flags of the report."""
 
-    base: str
+    base: PathText
     """Scored images of the base model."""
-    policy: str
+    policy: PathText
     """Scored images of the trained model, same prompts and seeds."""
-    train: str
+    train: PathText
     """Run folder of the trained model."""
-    store: str
+    store: PathText
     """Latent store it was trained on."""
-    output: str = "runs/report"
+    output: PathText = "runs/report"
     """Folder for report.json and report.html, local or s3://."""
     judge: str = "oracle"
     """Scorer of the headline."""
-    control: str | None = None
+    control: PathText | None = None
     """Scored images of a control, for example of an SFT model."""
-    control_train: str | None = None
+    control_train: PathText | None = None
     """Run folder of the control."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from infra.base.places import PathOrName, PathText
 from training.backbones.schedule_config import ScheduleConfig
 from training.method.policy_config import BasePrecision
 from training.settings.config import TrainConfig
@@ -29,11 +30,11 @@ class ReferenceConfig:
         "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file", "cache"),
     }
 
-    store: str = "runs/store"
+    store: PathText = "runs/store"
     """Latent store; the errors are written to its folder reference/NAME."""
     name: str = "base"
     """Name of the errors, which train_dpo.py --reference takes."""
-    model: str = "infra/world/model"
+    model: PathOrName = "infra/world/model"
     """Reference model, a diffusers folder or Hub name: the --reference-model of the training, or else its --model."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
@@ -56,7 +57,7 @@ class ReferenceConfig:
     """Number of copies of the reference model; 0 takes one for each GPU, or one where there is none."""
     gpus_per_copy: float | None = None
     """GPUs that each copy holds; by default 1 where the cluster has GPUs, else 0."""
-    cache: str | None = None
+    cache: PathText | None = None
     """Folder on each node for the index of a store on S3; by default in the temporary folder."""
     rows_per_file: int = 1024
     """Visits per file. When a run is killed, each copy loses at most so many."""

@@ -87,7 +87,7 @@ def fill(
     lora = config.policy.lora_rank
     how = "".join([", dtype=torch.float32", *(f", {part}=None" for part in left_out)])
     named, _ = composed.split(config.model)
-    local = (files.ROOT / (named or config.model)).is_dir()
+    local = files.local(named or config.model).is_dir()
     pipeline = files.read_json(str(base / "model_index.json"))["_class_name"]
     whole = f'pipeline = DiffusionPipeline.from_pretrained("."{how})'
     scale = guidance(pipeline, config.validation.guidance_scale, 1)
@@ -152,7 +152,7 @@ def _open_base(config: TrainConfig, pipeline: str, how: str) -> str:
 
 def _place(model: str) -> str:
     """Return a local path from the root of the disk; a Hub name or s3:// stays."""
-    return str(files.ROOT / model) if (files.ROOT / model).exists() else model
+    return str(files.local(model)) if files.local(model).exists() else model
 
 
 def _exported(config: TrainConfig, pipeline: str) -> str:
@@ -168,7 +168,7 @@ def _hub_name(base: Path) -> str | None:
     """Return the Hub name that a local folder says it came from; None where it says none."""
     name = files.read_json(str(base / "model_index.json")).get("_name_or_path")
     is_name = isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/"))
-    return name if is_name and not (files.ROOT / name).exists() else None
+    return name if is_name and not files.local(name).exists() else None
 
 
 def _licence(base: Path) -> str | None:

@@ -89,7 +89,7 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     folder = planned.settings_folder(config.start)
     path = files.resolve(config.data.store)
     is_finished = files.exists(files.join(path, store.MANIFEST))
-    is_there = config.data.store != DataConfig().store or is_finished
+    is_there = path != files.resolve(DataConfig().store) or is_finished
     if config.data.source is not None and not is_finished:
         manifest = _of_source(config, folder, asked)
         decided = manifest.counts.kept

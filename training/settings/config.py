@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from infra.base.models import Model
+from infra.base.places import PathOrName, PathText
 from training.backbones.schedule_config import ScheduleConfig
 from training.layout.sharding_config import ShardingConfig
 from training.method.objective_config import ObjectiveConfig
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class DataConfig:
     """What is trained on, in which portions."""
 
-    store: str = "runs/store"
+    store: PathText = "runs/store"
     """Latent store to train on, from encode_latents.py."""
     source: str | None = None
     """Pairs to encode into --store first, with the model's encoder settings; a finished store is kept. By default
@@ -30,9 +31,9 @@ class DataConfig:
     reference: str | None = None
     """Name of the reference errors in the store, from encode_reference.py; without it the reference model runs
     beside the policy."""
-    held_out_store: str | None = None
+    held_out_store: PathText | None = None
     """Latent store of other pairs, on which the implicit accuracy is measured while training."""
-    cache: str | None = None
+    cache: PathText | None = None
     """Folder on each node for what it keeps of a store on S3, its index, and of a run folder on S3; by default in the
     temporary folder."""
     global_batch: int = 32
@@ -47,17 +48,17 @@ class DataConfig:
 class ValidationConfig:
     """The paper's Sec. 5.1: images from held-out captions, judged while training; the best checkpoint is the result."""
 
-    validation_prompts: str | None = None
+    validation_prompts: PathText | None = None
     """Captions to draw at each checkpoint, one on each line of a text file; the checkpoint with the best images is
     the result. By default the last checkpoint is."""
-    sample_prompts: str | None = None
+    sample_prompts: PathText | None = None
     """Captions to draw while training, to look at and not to judge: the first 16 of a file; training captions are
     allowed. The images are on the page index.html of the run folder."""
     sample_every: int | None = None
     """Steps between these images; by default they are drawn at each checkpoint."""
     validation_scorer: str = "oracle"
     """Scorer that judges these images: a name from labelers/scoring/scorers.py, or module:function."""
-    validation_weights: str = "world"
+    validation_weights: PathOrName = "world"
     """Weights of that scorer: world (of the embedded world), published (from the Hub), or a local path."""
     validation_images: int = 1
     """Images of each caption."""
@@ -140,17 +141,17 @@ class TrainConfig:
         "model": ("revision",),
     }
 
-    model: str = "infra/world/model"
+    model: PathOrName = "infra/world/model"
     """Model to train: a diffusers folder, a Hub name, a single .safetensors file, or BASE+FILE. It is also the
     reference, unless you name another."""
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
-    reference_model: str | None = None
+    reference_model: PathOrName | None = None
     """Model that the policy is held to, if it is another one: of the same shape, with the same VAE and text
     encoders."""
     reference_revision: str | None = None
     """Revision of the reference model on the Hub."""
-    output: str = "runs/dpo"
+    output: PathText = "runs/dpo"
     """Run folder, local or s3://. Give the same folder again to go on from its last checkpoint."""
     export: Literal["folder", "single-file"] = "folder"
     """Form of the result: a folder that diffusers opens, or beside it also a single file for ComfyUI, A1111 and Forge

@@ -71,7 +71,7 @@ def test_captions_of_training_selection_and_test_are_apart() -> None:
 @pytest.mark.slow
 def test_the_models_that_are_looked_at_are_the_sweeps() -> None:
     outputs = {one.output for one in trials().values() if one is not None}  # type: ignore[attr-defined]
-    assert str(Path(paper.result(RUN, 0)).parent) in outputs
+    assert str(ROOT / Path(paper.result(RUN, 0)).parent) in outputs
 
 
 def test_steps_keep_the_seconds_of_the_time_they_were_done_and_interrupted_ones_none(

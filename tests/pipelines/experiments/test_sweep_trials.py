@@ -50,7 +50,7 @@ def test_a_missing_file_is_refused() -> None:
 
 
 def test_every_trial_for_every_seed_after_the_base() -> None:
-    trials = make_trials(sweep(), "runs/s")
+    trials = make_trials(sweep(), "/runs/s")
     names = [(BASE, 3), ("low", 3), ("high", 3), ("low", 4), ("high", 4)]
     assert [(one.name, one.seed) for one in trials] == names
     assert trials[0].train is None
@@ -59,43 +59,43 @@ def test_every_trial_for_every_seed_after_the_base() -> None:
     assert high.train is not None
     assert (high.train.objective.beta, high.train.seed, high.train.steps) == (5000.0, 4, 8)
     assert high.train.data.reference == "seed-4"
-    assert high.train.output == "runs/s/high/seed-4/train"
-    assert high.draw.model == "runs/s/high/seed-4/train/result"
+    assert high.train.output == "/runs/s/high/seed-4/train"
+    assert high.draw.model == "/runs/s/high/seed-4/train/result"
     assert {one.draw.limit for one in trials} == {5}
     assert {one.draw.seed for one in trials} == {trials[0].draw.seed}  # the same start noise for all
-    assert high.score.images == ("runs/s/high/seed-4/images",)
+    assert high.score.images == ("/runs/s/high/seed-4/images",)
 
 
 def test_a_trials_own_flag_counts_over_the_common_one() -> None:
-    trials = make_trials(sweep(train=["--beta", "7"], trials={"own": ["--beta", "50"], "common": []}), "runs/s")
+    trials = make_trials(sweep(train=["--beta", "7"], trials={"own": ["--beta", "50"], "common": []}), "/runs/s")
     assert [one.train.objective.beta for one in trials[1:3] if one.train] == [50.0, 7.0]
 
 
 def test_the_commands_are_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for trial in make_trials(sweep(), "runs/s")[1:]:
+    for trial in make_trials(sweep(), "/runs/s")[1:]:
         assert parsed(shlex.split(trial.commands["command"]), monkeypatch) == trial.train
         assert parsed(shlex.split(trial.commands["draw"]), monkeypatch) == trial.draw
 
 
 def test_adapters_are_drawn_with_over_their_base() -> None:
-    trial = make_trials(sweep(trials={"lora": ["--lora-rank", "4"]}), "runs/s")[1]
-    assert (trial.draw.model, trial.draw.lora) == ("infra/world/model", "runs/s/lora/seed-3/train/result")
+    trial = make_trials(sweep(trials={"lora": ["--lora-rank", "4"]}), "/runs/s")[1]
+    assert (trial.draw.model, trial.draw.lora) == ("infra/world/model", "/runs/s/lora/seed-3/train/result")
 
 
 def test_flags_that_the_trainer_does_not_have_name_the_trial(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^trial typo: flags not understood: --steps 8 --betta 1 "):
-        make_trials(sweep(trials={"typo": ["--betta", "1"]}), "runs/s")
+        make_trials(sweep(trials={"typo": ["--betta", "1"]}), "/runs/s")
     assert "betta" in capsys.readouterr().err
 
 
 def test_trials_from_several_models_have_no_one_base() -> None:
     both = {"here": [], "there": ["--model", "elsewhere"]}
     with pytest.raises(UserError, match=r"^trials start from 2 models \(elsewhere, infra/world/model\)"):
-        make_trials(sweep(trials=both), "runs/s")
+        make_trials(sweep(trials=both), "/runs/s")
 
 
 def test_a_preset_gives_a_trial_its_defaults() -> None:
-    trial = make_trials(sweep(train=["--preset", "sd15"], trials={"paper": []}), "runs/s")[1]
+    trial = make_trials(sweep(train=["--preset", "sd15"], trials={"paper": []}), "/runs/s")[1]
     assert trial.train is not None
     assert trial.train.data.global_batch == 2048
-    assert trial.train.model == make_trials(sweep(train=["--preset", "sd15"]), "runs/s")[0].draw.model
+    assert trial.train.model == make_trials(sweep(train=["--preset", "sd15"]), "/runs/s")[0].draw.model

@@ -100,13 +100,15 @@ def test_an_unreachable_name_says_what_was_looked_for(monkeypatch: pytest.Monkey
         source.parquet_files("my-pairs", "train")
 
 
-def test_paths_count_from_the_root_and_win_over_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_count_from_where_one_stands_or_the_root_and_win_over_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_pairs(tmp_path / "here" / "raw", rendered_pairs(2))
-    monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(UserError, match="paths count from the repository's root"):
-        source.parquet_files("raw", "train")
+    found = [f"{tmp_path}/here/raw/pairs-00000.parquet"]
+    with files.counting_from(tmp_path / "here"):
+        assert source.parquet_files("raw", "train") == found
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    assert source.parquet_files("here/raw", "train") == [f"{tmp_path}/here/raw/pairs-00000.parquet"]
+    assert source.parquet_files("here/raw", "train") == found
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
