@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import pkgutil
 import re
-import runpy
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from support.material import rendered_pairs
 
 from infra.base.files import ROOT
 
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 PAGE = ROOT / "docs" / "your-pairs.md"
 # What stands on the page, and what takes its place here: the page's models are published ones.
 SMALL = {
@@ -29,7 +31,7 @@ DRAWING = "--sampling-steps 2"
 def commands() -> list[str]:
     """Return the page's commands."""
     blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
+    return [line for block in blocks for line in block.splitlines() if line.startswith("dpo-")]
 
 
 def write_own_pairs(folder: Path) -> None:
@@ -56,21 +58,21 @@ def write_own_pairs(folder: Path) -> None:
 def test_the_page_runs_as_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "mine"
     write_own_pairs(folder)
+    monkeypatch.chdir(folder)
     scripts = []
-    for command in commands():
-        words = command.replace("/data/mine", str(folder))
+    for words in commands():
         for there, here in SMALL.items():
             words = words.replace(there, here)
-        _, script, *flags = shlex.split(words)
-        if script.endswith("evaluate_model.py"):
+        script, *flags = shlex.split(words)
+        if script == "dpo-evaluate":
             flags = [flag.replace("--model", "--base") for flag in flags]
-        if script.endswith(("generate.py", "evaluate_model.py")):
+        if script in ("dpo-generate", "dpo-evaluate"):
             flags += shlex.split(DRAWING)
         monkeypatch.setattr(sys, "argv", [script, *flags])
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-        scripts.append(Path(script).stem)
-    assert scripts == ["import_pairs", "encode_latents", "train_dpo", "generate", "evaluate_model"]
-    named = re.findall(r"`/data/mine/([\w/.-]+)`", PAGE.read_text())
+        pkgutil.resolve_name(SCRIPTS[script])()
+        scripts.append(script)
+    assert scripts == ["dpo-import", "dpo-encode", "dpo-train", "dpo-generate", "dpo-evaluate"]
+    named = re.findall(r"`((?:store|run|images|compared)/[\w/.-]+)`", PAGE.read_text())
     assert {"store/contact-sheet.html", "run/index.html", "images/gallery.html", "compared/report.html"} <= set(named)
     for name in named:
         assert (folder / name).exists(), name

@@ -14,6 +14,7 @@ from infra.base import cpu, files
 from training.backbones.backbone import Backbone, open_backbone
 from training.checkpoints.checkpoint_writer import CheckpointWriter
 from training.checkpoints.mirror import Mirror, open_mirror
+from training.data import hold_out
 from training.data.loader import Labelled, apply_labels
 from training.data.opened import open_store
 from training.layout import base_precision, sharding
@@ -129,10 +130,11 @@ def _drawers(
 
 
 def open_pairs(config: TrainConfig) -> Labelled:
-    """Open the pairs that are trained on: the store, its cached reference errors, its labels."""
+    """Open the pairs that are trained on: the store, its cached reference errors, its labels, none held out."""
     path = files.resolve(config.data.store)
     pairs = attach(open_store(path, config.data.cache), path, config.data.reference)
-    return apply_labels(pairs, path, config.data.labels, soft=config.objective.objective == "soft")
+    data = apply_labels(pairs, path, config.data.labels, soft=config.objective.objective == "soft")
+    return hold_out.split(data, config.data.hold_out)[0] if config.data.hold_out else data
 
 
 def make_reference(config: TrainConfig, backbone: Backbone, policy: torch.nn.Module, rank: Rank) -> forward.Reference:

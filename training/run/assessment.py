@@ -11,6 +11,7 @@ from PIL import Image
 
 from infra.base import files
 from training.checkpoints.run_folder import ASSESSMENTS, SAMPLE, STEPS, VALIDATION
+from training.data import hold_out
 from training.data.loader import apply_labels
 from training.data.opened import open_store
 from training.method import forward, objectives
@@ -79,16 +80,18 @@ def _gathered(grid: list[Placed], rank: Rank) -> Image.Image:
 
 
 def held_out(config: TrainConfig, rank: Rank, repeats: int, limit: int | None) -> reward.HeldOut | None:
-    """Open this rank's share of the held-out pairs; None where no held-out store is named.
+    """Open this rank's share of the held-out pairs, by people's labels; None where no pairs are held out.
 
     Args:
         repeats: how often each pair is seen, each time at another draw.
         limit: take only the first so many pairs; None takes all.
     """
-    if config.data.held_out_store is None:
+    if config.data.held_out_store is None and not config.data.hold_out:
         return None
-    path = files.resolve(config.data.held_out_store)
+    path = files.resolve(config.data.held_out_store or config.data.store)
     data = apply_labels(open_store(path, config.data.cache), path, "human")
+    if config.data.hold_out:
+        data = hold_out.split(data, config.data.hold_out)[1]
     pairs = min(limit or len(data.rows), len(data.rows))
     return reward.HeldOut(
         data=data,

@@ -32,7 +32,7 @@ from training.data.staging import staged_bytes
 from training.method.draws import REWARD_DRAWS
 from training.method.policy import add_adapters, trained
 from training.run import encode_source
-from training.run.preflight import check_settings
+from training.run.preflight import check_settings, fit_batch
 from training.settings.config import DataConfig, TrainConfig
 from training.settings.flags import check_flags
 
@@ -88,6 +88,7 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     """
     folder = planned.settings_folder(config.start)
     path = files.resolve(config.data.store)
+    config = fit_batch(config)
     is_finished = files.exists(files.join(path, store.MANIFEST))
     is_there = path != files.resolve(DataConfig().store) or is_finished
     if config.data.source is not None and not is_finished:
@@ -265,6 +266,14 @@ def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
     return [*parts, ("reference, float32", weights)] if laid_out.reference and laid_out.held else parts
 
 
+def _held_out_pairs(config: TrainConfig) -> int:
+    """Return how many pairs are held out; of --hold-out about so many, as captions have unlike numbers of pairs."""
+    data = config.data
+    if data.held_out_store:
+        return store.read_manifest(files.resolve(data.held_out_store)).counts.kept
+    return round(data.hold_out * store.read_manifest(files.resolve(data.store)).counts.kept) if data.hold_out else 0
+
+
 def validation_work(config: TrainConfig, forward: float) -> float:
     """Return the FLOPs of all assessments: held-out pairs, and validation images drawn, in forward passes of one image.
 
@@ -274,8 +283,8 @@ def validation_work(config: TrainConfig, forward: float) -> float:
     validation = config.validation
     times = 1 + math.ceil(config.steps / config.checkpoint_every)
     passes = 0.0
-    if config.data.held_out_store:
-        kept = store.read_manifest(files.resolve(config.data.held_out_store)).counts.kept
+    kept = _held_out_pairs(config)
+    if kept:
         watched = min(kept, validation.held_out_pairs) * validation.held_out_draws
         passes += 2 * watched * (times + 1)  # policy each time, reference once
         passes += 4 * kept * REWARD_DRAWS  # both, for the final figure

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -13,6 +16,7 @@ from pipelines.drawing.prompts import read_prompts
 from pipelines.latents import store
 from pipelines.raw import pairs
 from training.checkpoints import checkpoint
+from training.data import hold_out
 from training.run import health
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
@@ -37,17 +41,14 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     path = files.resolve(data.store)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
-    labels, _ = store.find_labels(path, data.labels)
-    soft = config.objective.objective == "soft"
-    table = tables.read([labels], ["label_0", "probability_0"] if soft else ["label_0"])
-    decided = int(_decided(table).sum())
+    decided = decided_pairs(path, *store.find_labels(path, data.labels), data.hold_out)
     if decided < data.global_batch:
         raise UserError(
-            f"--store {data.store}: {decided} labelled pairs, fewer than one --global-batch of {data.global_batch}"
-            f"{fitting_batch(config, decided)}"
+            f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
+            f"{data.global_batch}"
         )
-    if soft:
-        _check_probabilities(config, table)
+    if config.objective.objective == "soft":
+        _check_probabilities(config, path)
     if data.held_out_store:
         _check_held_out(files.resolve(data.held_out_store), manifest)
     _check_captions_apart(config, path)
@@ -58,14 +59,40 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     return manifest, decided
 
 
-def fitting_batch(config: TrainConfig, decided: int) -> str:
-    """Return the end of a sentence that names the largest batch of so many pairs; nothing where there is none."""
+@functools.lru_cache(maxsize=4)
+def decided_pairs(path: str, labels: str, _labels_hash: str, share: float) -> int:
+    """Count the pairs of a store that a label set decides and that are not held out.
+
+    Args:
+        labels: the label set's file. Its hash is part of the key of this function's cache.
+        share: of the captions that are held out.
+    """
+    table = tables.read([labels], ["pair_id", "label_0"] if share else ["label_0"])
+    decided = _decided(table)
+    if share:
+        decided &= ~np.isin(table["pair_id"].to_numpy(), hold_out.of_store(path, share))
+    return int(decided.sum())
+
+
+def fit_batch(config: TrainConfig) -> TrainConfig:
+    """Let a global and micro-batch that are too large for the set follow it, and say so."""
+    check_flags(config)
+    data = config.data
+    path = files.resolve(data.store)
+    if not files.exists(files.join(path, store.MANIFEST)) or data.labels not in store.label_sets(path):
+        return config  # a finished run needs neither; who needs them refuses
+    decided = decided_pairs(path, *store.find_labels(path, data.labels), data.hold_out)
     per_worker = decided // config.workers
-    if not per_worker:
-        return ""
-    micro_batch = min(config.data.micro_batch, per_worker)
+    if decided >= data.global_batch or not per_worker:
+        return config
+    micro_batch = min(data.micro_batch, per_worker)
     global_batch = per_worker // micro_batch * micro_batch * config.workers
-    return f"; give --global-batch {global_batch} --micro-batch {micro_batch}"
+    print(
+        f"--global-batch {data.global_batch}: the set has {decided} pairs to train on, so a step takes {global_batch} "
+        f"of them, {micro_batch} at once",
+        flush=True,
+    )
+    return replace(config, data=replace(data, global_batch=global_batch, micro_batch=micro_batch))
 
 
 def check_config(config: TrainConfig) -> TrainConfig:
@@ -76,10 +103,10 @@ def check_config(config: TrainConfig) -> TrainConfig:
     """
     manifest, decided = check_settings(config)
     seen = health.visits(config, config.steps, decided)
-    if seen > health.MANY_VISITS and config.data.held_out_store is None:
+    if seen > health.MANY_VISITS and config.data.held_out_store is None and not config.data.hold_out:
         logs.LOGGER.warning(
             f"--steps {config.steps}: each of the {decided:,} pairs is seen {seen:.0f} times and none is held out, so "
-            "nothing will show whether the policy learns them by heart; give --held-out-store, or fewer steps"
+            "nothing will show whether the policy learns them by heart; give --hold-out 0.1, or fewer steps"
         )
     from training.run.model_check import check_models  # slow to import; what needs no model is refused by now
 
@@ -92,8 +119,9 @@ def _decided(labels: pa.Table) -> npt.NDArray[np.bool_]:
     return (label == 0.0) | (label == 1.0)
 
 
-def _check_probabilities(config: TrainConfig, labels: pa.Table) -> None:
+def _check_probabilities(config: TrainConfig, path: str) -> None:
     """Refuse soft labels where a pair that the label set decides has no probability."""
+    labels = tables.read([store.find_labels(path, config.data.labels)[0]], ["label_0", "probability_0"])
     decided = _decided(labels)
     probability = labels["probability_0"].to_numpy()[decided]
     lacking = int((~((probability >= 0) & (probability <= 1))).sum())

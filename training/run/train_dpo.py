@@ -31,7 +31,7 @@ from training.checkpoints.run_folder import (
     settle_run_id,
 )
 from training.run import watchdog
-from training.run.preflight import check_config
+from training.run.preflight import check_config, fit_batch
 from training.settings.config import TrainConfig
 
 # Settings that do not change what is computed, but for rounding, so a resumed run may have others.
@@ -57,6 +57,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     """
     output = files.resolve(config.output)
     object_storage.check("--output", output)
+    config = fit_batch(config)
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, config)
         _refuse_fewer_steps(output, config.steps)
@@ -72,6 +73,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         from training.run import encode_source
 
         encode_source.encode(config)
+        config = fit_batch(config)
     pinned = check_config(_as_begun(output, config))
     noted = _refuse_other_models(output, pinned)
     with writer_lock(output) as still_held:

@@ -23,7 +23,7 @@ class DataConfig:
 
     store: PathText = "runs/store"
     """Latent store to train on, from encode_latents.py."""
-    source: str | None = None
+    source: PathOrName | None = None
     """Pairs to encode into --store first, with the model's encoder settings; a finished store is kept. By default
     the store must be there."""
     labels: str = "human"
@@ -33,6 +33,9 @@ class DataConfig:
     beside the policy."""
     held_out_store: PathText | None = None
     """Latent store of other pairs, on which the implicit accuracy is measured while training."""
+    hold_out: float = 0.0
+    """Share of the store's captions, from 0 to below 1, whose pairs are held out: they are not trained on, and the
+    implicit accuracy is measured on them. Which captions depends on nothing but the captions."""
     cache: PathText | None = None
     """Folder on each node for what it keeps of a store on S3, its index, and of a run folder on S3; by default in the
     temporary folder."""
@@ -83,7 +86,10 @@ class TrainConfig:
 
     GROUPS: ClassVar = {
         "basic": ("store", "source", "model", "output", "steps", "learning_rate", "beta"),
-        "data": ("labels", "global_batch", "micro_batch", "caption_dropout", "held_out_store", "cache", "seed"),
+        "data": (
+            *("labels", "hold_out", "held_out_store", "global_batch", "micro_batch"),
+            *("caption_dropout", "cache", "seed"),
+        ),
         "objective": (
             *(
                 "objective",

@@ -43,6 +43,7 @@ def check_flags(config: TrainConfig) -> None:
     _check_optimizer(config.optimizer)
     if not 0 <= config.data.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {config.data.caption_dropout}: must be between 0 and 1")
+    _check_hold_out(config)
     if config.reference_revision is not None and config.reference_model is None:
         raise UserError(f"--reference-revision {config.reference_revision}: of which --reference-model?")
     if config.validation.sample_every is not None and config.validation.sample_prompts is None:
@@ -52,6 +53,16 @@ def check_flags(config: TrainConfig) -> None:
     _check_stop(config)
     _check_policy(config)
     _check_sharding(config)
+
+
+def _check_hold_out(config: TrainConfig) -> None:
+    data = config.data
+    if not 0 <= data.hold_out < 1:
+        raise UserError(f"--hold-out {data.hold_out:g}: must be from 0 to below 1, a share of the captions")
+    if data.hold_out and data.held_out_store:
+        raise UserError(
+            f"--hold-out {data.hold_out:g}: --held-out-store names the held-out pairs already; leave one of the two out"
+        )
 
 
 def _check_stop(config: TrainConfig) -> None:
@@ -83,7 +94,7 @@ def check_batch(config: TrainConfig) -> None:
         if data.global_batch % (config.workers * data.micro_batch):
             raise UserError(
                 f"--global-batch {data.global_batch}: not a multiple of {config.workers} workers "
-                f"x --micro-batch {data.micro_batch}{_next_multiple(config)}"
+                f"x --micro-batch {data.micro_batch}; give {_batches_that_do(config)}"
             )
         return
     if not 1 <= least <= config.workers:
@@ -98,10 +109,16 @@ def check_batch(config: TrainConfig) -> None:
         )
 
 
-def _next_multiple(config: TrainConfig) -> str:
-    """Return the end of a sentence that names a global batch which the workers can share out evenly."""
-    at_once = config.workers * config.data.micro_batch
-    return f"; give --global-batch {math.ceil(config.data.global_batch / at_once) * at_once}"
+def _batches_that_do(config: TrainConfig) -> str:
+    """Name the next global batch that the workers can share out evenly, and a micro-batch for this one if any does."""
+    data = config.data
+    at_once = config.workers * data.micro_batch
+    larger = f"--global-batch {math.ceil(data.global_batch / at_once) * at_once}"
+    share, uneven = divmod(data.global_batch, config.workers)
+    if uneven:
+        return larger
+    fitting = max(size for size in range(1, min(share, data.micro_batch) + 1) if share % size == 0)
+    return f"{larger} or --micro-batch {fitting}"
 
 
 def check_objective(config: ObjectiveConfig) -> None:
