@@ -55,6 +55,7 @@ def main(config: CombineConfig) -> None:
     print(f"{folder}{remark}\n{label_set.summary(store.read_labels_manifest(destination, config.output))}", flush=True)
     if "human" in config.sets:
         print("  human is among the sets, so people are compared with themselves in part", flush=True)
+    print(label_set.result(destination, config.output), flush=True)
 
 
 def check(config: CombineConfig) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import begun, files, tables
+from infra.base import begun, files, next_step, tables
 from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.labels.relabel_config import Kind
 from labelers.scoring.reasons import COUNTED, NOT_FINITE
 from pipelines.latents import store
+from pipelines.latents.models_known import model_flags
 from pipelines.raw.source import told_apart
 
 SCORING = ("scorer", "fingerprint", "store_hash", "source", "split")  # settings that decide the scores
@@ -225,6 +226,15 @@ def _kind(reason: str) -> str:
 
 def _refused_file(destination: str, name: str) -> str:
     return files.join(destination, "labels", name, "quarantined", "part-0.parquet")
+
+
+def result(destination: str, name: str) -> str:
+    """Say in one line what a label set of a store holds, its size, and the command that trains on it."""
+    counts = store.read_labels_manifest(destination, name)["counts"]
+    model = model_flags(store.read_manifest(destination).config["model"])
+    then = next_step.command("training/train_dpo.py", *model, "--store", destination, "--labels", name)
+    folder = files.join(destination, "labels", name)
+    return next_step.last_line(folder, f"winners of {counts['labelled'] - counts['ties']:,} pairs", then)
 
 
 def summary(manifest: Mapping[str, Any]) -> str:

@@ -67,6 +67,7 @@ def main(config: RelabelConfig) -> None:
         manifest = store.read_labels_manifest(plan.destination, plan.names[name])
         title = scorers.title(name, plan.weights[name])
         print(f"{plan.folder(name)}, by {title}{remark}\n{label_set.summary(manifest)}", flush=True)
+    print(label_set.result(plan.destination, [*plan.names.values()][-1]), flush=True)
 
 
 def verify(config: RelabelConfig) -> Iterator[str]:

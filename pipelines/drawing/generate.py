@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra.base import begun, files, models, object_storage, records
+from infra.base import begun, files, models, next_step, object_storage, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.verifying import refusals
@@ -114,6 +114,9 @@ def main(config: GenerateConfig) -> None:
 
     page = gallery.write_gallery(output, wanted, config)
     print(f"{output}: {said}{f'; look at {page}' if page else ''}", flush=True)
+    judges = () if config.model == GenerateConfig().model else ("--scorers", "pickscore", "--weights", "published")
+    then = next_step.command("pipelines/score.py", "--images", output, *judges)
+    print(next_step.last_line(output, f"{wanted.num_rows:,} images", then), flush=True)
 
 
 def verify(config: GenerateConfig) -> Iterator[str]:

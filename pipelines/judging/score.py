@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.base import files, models, object_storage, tables
+from infra.base import files, models, next_step, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.verifying import refusals
@@ -83,6 +83,11 @@ def main(config: ScoreConfig) -> None:
         )
         nothing = not (done[folders.index(path)] or path in judged)
         print(f"{path}: " + ("already scored, nothing to do: " if nothing else "") + ", ".join(medians), flush=True)
+    scores = files.join(folders[-1], score_files.SCORES)
+    two = [folders[0], folders[-1]] if len(folders) > 1 else ["BASE", folders[-1]]
+    flags = ("--base", two[0], "--policy", two[1], "--train", "RUN", "--store", "STORE", "--judge", config.scorers[0])
+    then = next_step.command("pipelines/report.py", *flags)
+    print(next_step.last_line(scores, f"scores by {', '.join(loaded)}", then), flush=True)
 
 
 def verify(config: ScoreConfig) -> Iterator[str]:

@@ -25,7 +25,7 @@ from pipelines.latents.encode_config import (
     store_identity,
 )
 from pipelines.latents.safety import make_filter
-from pipelines.latents.summary import summarise, table
+from pipelines.latents.summary import result, summarise, table
 from pipelines.raw import contents, group_source, repeats, source
 
 if TYPE_CHECKING:
@@ -55,14 +55,17 @@ def main(config: EncodeConfig) -> None:
     seconds = time.perf_counter() - started
     if encoded is None:
         finished = store.read_manifest(destination)
-        print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
+        print(
+            f"{destination}: already finished, nothing to do\n{table(finished)}\n{result(destination, finished)}",
+            flush=True,
+        )
         return
     manifest, repaired = encoded
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
     if repaired:
         print(f"{destination}: {repaired}", flush=True)
     _say_sheet(plan)
-    print(look.result(plan, manifest), flush=True)
+    print(result(destination, manifest), flush=True)
 
 
 def _say_sheet(plan: Plan) -> None:
@@ -152,7 +155,10 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
         return True
     _refuse_finished_from_another(config, destination, finished)
     store.verify(destination, finished)
-    print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
+    print(
+        f"{destination}: already finished, nothing to do\n{table(finished)}\n{result(destination, finished)}",
+        flush=True,
+    )
     return False
 
 

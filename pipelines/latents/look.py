@@ -16,11 +16,9 @@ from infra.base import config_files, files, logs, tables
 from infra.base.errors import UserError
 from infra.pages.made import command_of, describe
 from infra.pages.page import data_uri, template
-from pipelines.latents import store
 from pipelines.latents.encode_config import WORLD
 from pipelines.latents.encode_passes import Plan, count_cut
 from pipelines.latents.encoders import CheckAndDecode
-from pipelines.latents.models_known import MODELS
 from pipelines.raw import pairs, source
 from pipelines.raw.decode import FORMATS
 
@@ -162,12 +160,3 @@ def _embedded(pixels: bytes, resolution: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return data_uri(buffer.getvalue(), SIDE)
-
-
-def result(plan: Plan, manifest: store.Manifest) -> str:
-    """Say in one line what the store holds, its size, and the command that trains on it."""
-    size = sum(int(about["bytes"]) for about in manifest.files.values())
-    preset = next((name for name, model in MODELS.items() if model.hub_name == plan.config.model), None)
-    model = f"--preset {preset}" if preset else f"--model {plan.config.model}"
-    trains = f"python training/train_dpo.py {model} --store {plan.config.store}"
-    return f"{plan.destination}: {manifest.counts.kept:,} pairs, {size:,} bytes; next: {trains}"

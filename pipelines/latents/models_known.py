@@ -226,3 +226,9 @@ MODELS = {
         ),
     )
 }
+
+
+def model_flags(model: str) -> tuple[str, str]:
+    """Return the flag and value that name a model on a command line: its preset where it has one."""
+    preset = next((name for name, known in MODELS.items() if known.hub_name == model), None)
+    return ("--preset", preset) if preset else ("--model", model)

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, tables
+from infra.base import files, next_step, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
 from pipelines.latents import addresses, group_index, safety, store
+from pipelines.latents.models_known import model_flags
 from pipelines.raw import pairs, raw_pairs, source
 
 if TYPE_CHECKING:
@@ -205,6 +206,12 @@ def _manifest(
         }
         | index,
     )
+
+
+def result(destination: str, manifest: store.Manifest) -> str:
+    """Say in one line what a store holds, its size, and the command that trains on it."""
+    then = ("training/train_dpo.py", *model_flags(manifest.config["model"]), "--store", destination)
+    return next_step.last_line(destination, f"{manifest.counts.kept:,} pairs", next_step.command(*then))
 
 
 def table(manifest: store.Manifest, seconds: float | None = None, written_before: int = 0) -> str:

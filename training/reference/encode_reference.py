@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import begun, files, models, object_storage, tables
+from infra.base import begun, files, models, next_step, object_storage, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
@@ -25,6 +25,7 @@ from pipelines.engine import choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import store
 from pipelines.latents.kinds import kind_of
+from pipelines.latents.models_known import model_flags
 from pipelines.latents.store_check import reference_problems
 from training.method.policy_config import check_base_precision
 from training.reference import reference_errors
@@ -64,12 +65,15 @@ def main(config: ReferenceConfig) -> None:
     if plan.finished_draws < config.draws:
         visits = resumable.finish(_pass(plan, folder))
     manifest = reference_errors.read_manifest(plan.destination, config.name)
+    what = f"{manifest.images:,} images" if manifest.images else f"{manifest.pairs:,} pairs"
     if visits is None:
         reference_errors.verify(plan.destination, config.name, manifest, contents=True)
         print(f"{folder}: already finished with {manifest.draws} draws, nothing to do", flush=True)
     else:
-        what = f"{manifest.images:,} images" if manifest.images else f"{manifest.pairs:,} pairs"
         print(f"{folder}: {manifest.draws} draws of {what}, {len(visits):,} visits new", flush=True)
+    flags = (*model_flags(config.model), "--store", plan.destination, "--reference", config.name)
+    then = next_step.command("training/train_dpo.py", *flags)
+    print(next_step.last_line(folder, f"errors of {what}", then), flush=True)
 
 
 def verify(config: ReferenceConfig) -> Iterator[str]:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.base import begun, cli, files, named_files, object_storage, records, result_files
+from infra.base import begun, cli, files, named_files, next_step, object_storage, records, result_files
 from infra.base.config_files import CONFIG
 from infra.base.errors import UserError
 from infra.base.models import Model
 from infra.base.result_files import FACTS
 from pipelines.engine import choose
 from pipelines.latents.kinds import kind_of
+from pipelines.latents.models_known import model_flags
 from pipelines.latents.store import read_manifest, writer_lock
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import (
@@ -64,7 +65,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         _finish_export(output)
         named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
         _export_finished(output, config)
-        print(f"{output}: already finished, its result is {files.join(output, RESULT)}", flush=True)
+        print(f"{output}: already finished, nothing to do\n{_result(output, config)}", flush=True)
         return
     is_new = not files.exists(files.join(output, CONFIG)) and not _has_steps(output)
     if not is_new:
@@ -95,7 +96,20 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     page = files.join(output, PAGE)
     if files.exists(page):
         print(f"look at {page}", flush=True)
-    print(f"{output}: finished, its result is {files.join(output, RESULT)}", flush=True)
+    print(_result(output, config), flush=True)
+
+
+def _result(output: str, config: TrainConfig) -> str:
+    """Say in one line where the result is, its size, and the command that draws with it."""
+    folder = files.join(output, RESULT)
+    flag, model = model_flags(config.model)
+    if config.policy.lora_rank:
+        named = [flag, model, "--lora", folder]
+    else:
+        named = [*(("--preset", model) if flag == "--preset" else ()), "--model", folder]
+    prompts = () if config.model == TrainConfig().model else ("--prompts", "FILE")
+    then = next_step.command("pipelines/generate.py", *named, *prompts)
+    return next_step.last_line(folder, "the result", then)
 
 
 def _note_settings(output: str, config: TrainConfig, pinned: TrainConfig, identities: Mapping[str, Any]) -> None:

@@ -181,7 +181,8 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     train_dpo.main(remote)
     assert files.read_json(files.join(remote.output, "config.json"))["steps"] == 6
     train_dpo.main(elsewhere(remote, tmp_path))
-    assert f"{remote.output}: already finished, its result is {remote.output}/result" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{remote.output}: already finished, nothing to do\n{remote.output}/result: the result, " in said
     with pytest.raises(UserError, match="seed was 0, now 1"):
         train_dpo.main(replace(remote, seed=1))
     with pytest.raises(UserError, match=r"--resume-from 3: .* has complete checkpoints of steps \[4, 6\]"):

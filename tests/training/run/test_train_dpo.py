@@ -45,7 +45,8 @@ def test_one_process_trains_as_one_worker_of_ray_to_the_last_bit(
     output = str(tmp_path / "alone")
     cli.run(main, TrainConfig, PRESETS, [*training_flags, "--workers", "1", "--output", output], runs_jobs=True)
     told = capsys.readouterr().out
-    assert told.endswith(f"{output}: finished, its result is {output}/result\n")
+    assert told.splitlines()[-1].startswith(f"{output}/result: the result, ")
+    assert told.endswith(f" bytes; next: python pipelines/generate.py --model {output}/result\n")
     for name in ("step", "loss", "stream", "gradient_norm", "learning_rate"):
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(one_worker)]
     weights = f"{RESULT}/unet/diffusion_pytorch_model.safetensors"
