@@ -83,8 +83,13 @@ def read_settings(path: str) -> dict[str, Any]:
     """
     if files.carries_secrets(path):
         raise UserError(f"--config: {files.NO_SECRETS}")
+    place = files.resolve(path)
+    if not files.is_file(place) and files.exists(place):
+        inside = files.join(path, CONFIG)
+        hint = f"give {inside}" if files.is_file(files.join(place, CONFIG)) else f"and it holds no {CONFIG}"
+        raise UserError(f"--config {path}: is a folder, not a file of settings; {hint}")
     try:
-        text = files.read_bytes(files.resolve(path)).decode()
+        text = files.read_bytes(place).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = disk_errors.reason(error) if isinstance(error, OSError) else "it is no text"
         raise UserError(f"--config {path}: cannot be read ({reason})") from error

@@ -93,7 +93,7 @@ def gather(destination: str, names: Sequence[str]) -> Gathered:
         UserError: if a set is missing or altered, or the sets have no pair in common.
     """
     kept = store.kept_pairs(destination)["pair_id"].to_numpy()
-    tables = {name: store.read_labels(destination, name) for name in names}
+    tables = {name: store.read_labels(destination, name, "--sets") for name in names}
     ids = {name: table["pair_id"].to_numpy() for name, (table, _) in tables.items()}
     common = reduce(np.intersect1d, ids.values(), kept)
     if not len(common):

@@ -329,8 +329,8 @@ def label_sets(store: str) -> list[str]:
     return sorted({path.split("/")[-2] for path in files.list_files(files.join(store, "labels"), MANIFEST)})
 
 
-def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
-    """Read what a label set says of itself.
+def read_labels_manifest(store: str, name: str, flag: str = "--labels") -> dict[str, Any]:
+    """Read what a label set says of itself; flag: that named it, for a refusal's sentence.
 
     Raises:
         UserError: if the store has no such label set, or it is torn, renamed, of another schema version or store.
@@ -338,7 +338,7 @@ def read_labels_manifest(store: str, name: str) -> dict[str, Any]:
     path = files.join(store, "labels", name, MANIFEST)
     if not files.exists(path):
         known = ", ".join(label_sets(store)) or "none"
-        raise UserError(f"--labels {name}: {store} has the label sets {known}; give one of them, or run relabel.py")
+        raise UserError(f"{flag} {name}: {store} has the label sets {known}; give one of them, or run relabel.py")
     again = labels_remedy(store, name)
     manifest = records.read_record(path, ("sha256",), again)
     check_version(path, manifest, LABELS_VERSION, again, unnamed=1)
@@ -369,24 +369,24 @@ def _refuse_labels_of_another_store(store: str, path: str, labels: Mapping[str, 
         raise UserError(f"{path}: labels of another store, of contents {named}, while {store} holds {own}; {again}")
 
 
-def read_labels(store: str, name: str) -> tuple[pa.Table, str]:
+def read_labels(store: str, name: str, flag: str = "--labels") -> tuple[pa.Table, str]:
     """Read a label set and its hash.
 
     Raises:
         UserError: as find_labels does.
     """
-    path, sha = find_labels(store, name)
+    path, sha = find_labels(store, name, flag)
     return tables.read([path]), sha
 
 
-def find_labels(store: str, name: str) -> tuple[str, str]:
+def find_labels(store: str, name: str, flag: str = "--labels") -> tuple[str, str]:
     """Return the file of a label set, checked, and its hash.
 
     Raises:
         UserError: as read_labels_manifest does, or if a file is missing or differs from its manifest, or a Parquet file
             that is no label set's lies beside it.
     """
-    manifest = read_labels_manifest(store, name)
+    manifest = read_labels_manifest(store, name, flag)
     named_files.refuse(labels_problems(store, name, manifest))
     path = files.join(store, "labels", name, LABELS_FILES[0])
     sha = manifest["sha256"]

@@ -113,7 +113,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         validator=validator,
         sampler=sampler,
         held_out=held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs),
-        journal=Journal(output, enabled=rank.rank == 0, steps=config.steps),
+        journal=_journal(config, output, rank, backbone, manifest),
         writer=CheckpointWriter(files.resolve(config.output), rank.world_size),
     )
 
@@ -127,6 +127,15 @@ def _drawers(
     from training.run.validation import make_drawers
 
     return make_drawers(config.validation, backbone, policy, manifest, rank.rank, rank.world_size, config.autocast)
+
+
+def _journal(config: TrainConfig, output: Path, rank: Rank, backbone: Backbone, manifest: Manifest) -> Journal:
+    most = None
+    if rank.rank == 0 and rank.device.type == "cuda":
+        from training.run.utilisation import most_pairs_per_second  # imports what plans a run
+
+        most = most_pairs_per_second(config, backbone, manifest, rank.device, rank.world_size)
+    return Journal(output, enabled=rank.rank == 0, steps=config.steps, most_pairs_per_second=most)
 
 
 def open_pairs(config: TrainConfig) -> Labelled:

@@ -58,8 +58,14 @@ def _cut_after(path: Path, step: int, own: str | None) -> int:
 class Journal:
     """Writes a run's notes on rank 0; on other ranks it does nothing."""
 
-    def __init__(self, output: Path, enabled: bool, steps: int) -> None:
+    def __init__(self, output: Path, enabled: bool, steps: int, most_pairs_per_second: float | None = None) -> None:
+        """Note a run of so many steps.
+
+        Args:
+            most_pairs_per_second: the accelerators' peak, where it is known; each step then notes its share of it.
+        """
         self.progress = Progress(steps)
+        self.most_pairs_per_second = most_pairs_per_second
         self.output = output
         self.enabled = enabled
         self.board: SummaryWriter | None = None
@@ -79,6 +85,7 @@ class Journal:
         self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
         if step:
             say(f"resumed after step {step:,}")
+        say(f"curves: tensorboard --logdir {self.output}")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Read the notes of a kind."""
@@ -96,6 +103,10 @@ class Journal:
 
     def step(self, row: dict[str, Any]) -> None:
         """Note one step."""
+        share = ""
+        if self.most_pairs_per_second:
+            row = row | {"model_flop_utilisation": row["pairs_per_second"] / self.most_pairs_per_second}
+            share = f"  {row['model_flop_utilisation']:.0%} of the peak FLOPs"
         self._note(STEPS, row)
         place = self.progress.describe(row["step"])
         if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
@@ -104,7 +115,7 @@ class Journal:
             say(
                 f"{place}  loss {row['loss']:.4f}  {accuracy}"
                 f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
-                f"{watched and '  '}{watched}"
+                f"{share}{watched and '  '}{watched}"
             )
 
     def assessment(self, step: int, values: dict[str, float]) -> None:

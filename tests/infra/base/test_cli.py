@@ -198,6 +198,17 @@ def test_a_runs_settings_are_read_back_and_printed(tmp_path: Path, capsys: pytes
     assert read("--config", str(tmp_path / "again.yaml")) == begun
 
 
+@pytest.mark.parametrize(
+    ("holds", "hint"), [("config.json", "give {}/config.json"), ("other", "and it holds no config.json")]
+)
+def test_a_folder_as_settings_is_refused_with_the_file_in_it(holds: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / holds).write_text("{}")
+    with pytest.raises(UserError) as refused:
+        read("--config", str(tmp_path))
+    told = f"--config {tmp_path}: is a folder, not a file of settings; {hint.format(tmp_path)}"
+    assert str(refused.value) == told
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize(
     ("text", "refusal"),

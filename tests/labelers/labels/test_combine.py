@@ -70,7 +70,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_set(tmp_path, "one", [[2.0, 2, 1, 1, 2], [1.0, 1, 2, 2, 2]], [1, 1, 0, 0, 0.5])
     write_set(tmp_path, "two", [[9.0, 3, 3, 8, 3], [3.0, 9, 9, 3, 3]], [1, 0, 0, 1, 0.5])
     monkeypatch.setattr(store, "kept_pairs", lambda _: KEPT)
-    monkeypatch.setattr(store, "read_manifest", lambda _: type("Manifest", (), {"content_hash": "h"}))
+    monkeypatch.setattr(
+        store, "read_manifest", lambda _: type("Manifest", (), {"content_hash": "h", "config": {"model": "m"}})
+    )
     return tmp_path
 
 
@@ -131,7 +133,7 @@ def test_a_pair_without_a_label_in_one_set_is_left_out_with_its_reason(folder: P
     [
         ({"sets": ("one", "one")}, "--sets one one: one is there twice"),
         ({"sets": ("one",)}, "--sets one: a combination needs two sets"),
-        ({"sets": ("one", "three")}, "--labels three: .* has the label sets human, one, two"),
+        ({"sets": ("one", "three")}, "--sets three: .* has the label sets human, one, two"),
         (
             {"sets": ("one", "human"), "rule": "mean-z"},
             "--sets human: has no scores for 5 of 5 pairs, and --rule mean-z",

@@ -102,3 +102,18 @@ def test_notes_that_are_not_there_or_empty_are_no_error(tmp_path: Path) -> None:
     journal.rewind(3)
     journal.close()
     assert journal.rows(STEPS) == []
+
+
+def test_where_the_peak_is_known_a_step_notes_its_share_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(tmp_path, enabled=True, steps=8, most_pairs_per_second=50.0)
+    journal.rewind(0)
+    step = {"step": 1, "loss": 0.5, "accuracy": 0.5, "gradient_norm": 1.0, "pairs_per_second": 20.0}
+    errors = dict.fromkeys(("winner_error", "loser_error", "reference_winner_error", "reference_loser_error"))
+    journal.step(step | errors)
+    journal.close()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"curves: tensorboard --logdir {tmp_path}"
+    assert said[1].endswith("20.0 pairs/s  40% of the peak FLOPs")  # 20 of 50
+    assert read_notes(str(tmp_path), STEPS)[0]["model_flop_utilisation"] == 0.4
