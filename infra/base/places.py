@@ -38,7 +38,10 @@ def split_mark(kind: Any) -> tuple[Any, Place | None]:
     if get_origin(kind) is Annotated:
         inner, *marks = get_args(kind)
         place = next((mark for mark in marks if isinstance(mark, Place)), None)
-        return (inner, place) if place else (kind, None)
+        if place:
+            return inner, place
+        bare, place = split_mark(inner)
+        return (Annotated[(bare, *marks)], place) if place else (kind, None)  # type: ignore[return-value]
     found = [split_mark(inner) for inner in get_args(kind)]
     place = next((mark for _, mark in found if mark), None)
     if place is None:

@@ -280,7 +280,7 @@ def test_another_seed_in_the_same_folder_is_refused(config: TrainConfig) -> None
     ("changes", "told"),
     [
         ({"global_batch": 8, "micro_batch": 3}, "--global-batch 8: not a multiple"),
-        ({"global_batch": 400}, "351 labelled pairs, fewer than"),
+        ({"global_batch": 400}, "351 labelled pairs to train on, fewer than"),
         ({"labels": "taste"}, "--labels taste"),
         ({"store": "/nowhere"}, "no latent store"),
     ],
