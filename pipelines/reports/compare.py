@@ -61,9 +61,11 @@ def read_runs(config: CompareConfig) -> list[Run]:
         raise UserError(f"{twice[0]}: is named twice; name each run once")
     if config.reports and len(config.reports) != len(config.runs):
         raise UserError(f"--reports: {len(config.reports)} folders for {len(config.runs)} runs; give one for each run")
-    reports = [_read_report(path) for path in config.reports] or [None] * len(config.runs)
+    reports: list[Mapping[str, Any] | None] = [_read_report(path) for path in config.reports]
     names = names_of(config.runs)
-    return [_read_run(path, *both) for path, *both in zip(config.runs, names, reports, strict=True)]
+    reports = reports or [None] * len(config.runs)
+    named = zip(config.runs, names, reports, strict=True)
+    return [_read_run(path, name, report) for path, name, report in named]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

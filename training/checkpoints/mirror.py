@@ -17,10 +17,19 @@ from infra.base.errors import UserError
 from infra.base.node_cache import cache_folder
 from infra.base.result_files import FACTS
 from training.checkpoints import checkpoint
-from training.checkpoints.run_folder import ASSESSMENTS, IDENTITY, PAGE, RESULT, SAMPLES, STEPS, remove_result
+from training.checkpoints.run_folder import (
+    ASSESSMENTS,
+    IDENTITY,
+    PAGE,
+    RESULT,
+    SAMPLES,
+    STEPS,
+    TRACKERS,
+    remove_result,
+)
 from training.settings.config import TrainConfig
 
-NOTES = (STEPS, ASSESSMENTS, SAMPLES, PAGE, "tensorboard")
+NOTES = (STEPS, ASSESSMENTS, SAMPLES, PAGE, TRACKERS, "tensorboard")
 
 
 def open_mirror(config: TrainConfig) -> Mirror | None:
@@ -54,7 +63,7 @@ class Mirror:
             object_storage.abort_uploads(self.place)
             for name in (*NOTES, RESULT):
                 files.remove(str(self.local / name))
-            for name in (IDENTITY, STEPS, ASSESSMENTS):  # a line a step; pictures and curves stay where they are
+            for name in (IDENTITY, STEPS, ASSESSMENTS, TRACKERS):  # small; pictures and curves stay where they are
                 if files.is_file(files.join(self.place, name)):
                     files.copy(files.join(self.place, name), str(self.local / name))
             return checkpoint.next_start(self.place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from training.method.optimizer_config import check_optimizer
 from training.method.optimizers import make_optimizer
 from training.method.policy import AdaptersOff, Average, make_policy, trained
 from training.reference.reference_errors import attach
-from training.run import reward
+from training.run import reward, trackers
 from training.run.assessment import held_out
 from training.run.journal import Journal
 from training.settings.config import TrainConfig
@@ -135,7 +136,8 @@ def _journal(config: TrainConfig, output: Path, rank: Rank, backbone: Backbone, 
         from training.run.utilisation import most_pairs_per_second  # imports what plans a run
 
         most = most_pairs_per_second(config, backbone, manifest, rank.device, rank.world_size)
-    return Journal(output, enabled=rank.rank == 0, steps=config.steps, most_pairs_per_second=most)
+    report = partial(trackers.start, config)
+    return Journal(output, enabled=rank.rank == 0, steps=config.steps, most_pairs_per_second=most, report=report)
 
 
 def open_pairs(config: TrainConfig) -> Labelled:

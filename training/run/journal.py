@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import sys
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from training.checkpoints.run_folder import ASSESSMENTS, ID, SAMPLES, STEPS, VALIDATION, parse_note, read_notes, run_id
 from training.run import watchdog
 from training.run.progress import Progress
+from training.run.trackers import Feeder
 
 
 def say(line: str) -> None:
@@ -58,12 +59,22 @@ def _cut_after(path: Path, step: int, own: str | None) -> int:
 class Journal:
     """Writes a run's notes on rank 0; on other ranks it does nothing."""
 
-    def __init__(self, output: Path, enabled: bool, steps: int, most_pairs_per_second: float | None = None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        enabled: bool,
+        steps: int,
+        most_pairs_per_second: float | None = None,
+        report: Callable[[Path], Sequence[Feeder]] = lambda _: (),
+    ) -> None:
         """Note a run of so many steps.
 
         Args:
             most_pairs_per_second: the accelerators' peak, where it is known; each step then notes its share of it.
+            report: begins to feed experiment trackers from the notes of a folder.
         """
+        self.report = report
+        self.feeders: Sequence[Feeder] = ()
         self.progress = Progress(steps)
         self.most_pairs_per_second = most_pairs_per_second
         self.output = output
@@ -86,6 +97,7 @@ class Journal:
         if step:
             say(f"resumed after step {step:,}")
         say(f"curves: tensorboard --logdir {self.output}")
+        self.feeders = self.report(self.output)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Read the notes of a kind."""
@@ -96,6 +108,8 @@ class Journal:
             return
         with (self.output / name).open("a") as file:
             file.write(json.dumps(row if self.own is None else {ID: self.own, **row}) + "\n")
+        for feeder in self.feeders:
+            feeder.more.set()
         assert self.board is not None
         for key, value in row.items():
             if key != "step" and isinstance(value, (int, float)):
@@ -159,7 +173,9 @@ class Journal:
         return any(row["step"] == step for row in self.rows(ASSESSMENTS))
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds."""
+        """Write out what TensorBoard still holds, and wait for other trackers."""
+        for feeder in self.feeders:
+            feeder.close()
         if self.board is not None:
             self.board.close()
 

@@ -17,7 +17,7 @@ from pipelines.latents import store
 from pipelines.raw import pairs
 from training.checkpoints import checkpoint
 from training.data import hold_out
-from training.run import health
+from training.run import health, trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
@@ -33,6 +33,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     """
     data = config.data
     check_flags(config)
+    trackers.check(config.tracking.report_to)
     check_cache(data.cache)
     done = checkpoint.complete_steps(files.resolve(config.output))
     taken = max(done, default=0) if config.resume_from is None else config.resume_from

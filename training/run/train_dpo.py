@@ -41,7 +41,7 @@ FREE = (
     *("sharding", "activation_checkpointing", "offload", "compile", "channels_last"),
     *("sample_prompts", "sample_every"),
     *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference", "source"),
-    *("stop_when", "stop_checks"),
+    *("stop_when", "stop_checks", "report_to"),
 )
 
 REVISIONS = "revisions.json"

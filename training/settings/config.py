@@ -12,6 +12,7 @@ from training.layout.sharding_config import ShardingConfig
 from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
 from training.method.policy_config import PolicyConfig
+from training.settings.tracking_config import TrackingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +132,7 @@ class TrainConfig:
         ),
         "checkpoints": ("checkpoint_every", "keep_checkpoints", "resume_from", "stop_when", "stop_checks"),
         "result": ("export",),
+        "curves": ("report_to",),
         "workers and speed": (
             "workers",
             "min_workers",
@@ -196,6 +198,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def autocast(self) -> torch.dtype:
