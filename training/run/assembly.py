@@ -114,7 +114,7 @@ def build(config: TrainConfig, rank: Rank) -> Trainer:
         validator=validator,
         sampler=sampler,
         held_out=held_out(config, rank, config.validation.held_out_draws, config.validation.held_out_pairs),
-        journal=_journal(config, output, rank, backbone, manifest),
+        journal=_journal(config, output, rank, backbone, data.pairs.manifest),
         writer=CheckpointWriter(files.resolve(config.output), rank.world_size),
     )
 

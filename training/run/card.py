@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from training.method.policy_config import PolicyConfig
 from training.run import exports
 from training.settings.config import TrainConfig
 
+LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft")
 SAMPLES = "samples.png"  # the last grid of images that the run drew, beside the card
 
 _CARD = """---
@@ -39,6 +42,7 @@ from diffusers import DiffusionPipeline
 image = pipeline(prompt="a photo of a cat", num_inference_steps={drawing_steps}, {guidance}).images[0]
 ```
 
+torchvision must be of the release that belongs to torch, else diffusers fails at its import: install both together.
 One `dtype` for all parts is needed: the trained weights are float32, and the base may hold others in half precision.
 Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
 {exported}
@@ -54,6 +58,7 @@ Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
 | latent store, content hash | {store_hash} |
 | label set, hash | {labels_hash} |
 | held-out implicit accuracy | {accuracy} |
+| made with | {versions} |
 
 {terms} Preferences carry their raters' tastes and biases into the model.
 
@@ -123,8 +128,15 @@ def fill(
         store_hash=facts["store_hash"],
         labels_hash=facts["labels_hash"],
         accuracy=f"{accuracy['accuracy']:.3f} of {accuracy['n']}" if accuracy else "not measured",
+        versions=_versions(),
         settings=json.dumps(facts["config"], indent=2),
     )
+
+
+def _versions() -> str:
+    """Name the libraries that the result was made with; torch and torchvision belong together."""
+    installed = {name: version(name) for name in LIBRARIES if find_spec(name)}
+    return ", ".join(f"{name} {release}" for name, release in installed.items())
 
 
 def _open_base(config: TrainConfig, pipeline: str, how: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_the_card_names_the_base_s_hub_name_licence_and_samples(tmp_path: Path) 
     header = card.fill(config, tmp_path, facts, pairs=1, samples=True)
     assert "base_model: owner/base\nbase_model_relation: finetune\nlicense: openrail\n" in header
     assert "](samples.png)" in header
+    assert f"| made with | torch {version('torch')}, torchvision " in header
     (tmp_path / "model_index.json").write_text('{"_class_name": "X"}')
     (tmp_path / "README.md").write_text("no header\n")
     plain = card.fill(config, tmp_path, facts, pairs=1)
