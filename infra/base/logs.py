@@ -18,6 +18,7 @@ from infra.base import files
 LOGGER = logging.getLogger("dpo")
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY")
 NO_SECRET_NAMES = re.compile(r"_(PATH|FILE)$")  # where a secret lies, not the secret
+LIBRARIES = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")  # they read these when they are imported, in workers too
 SHORTEST_SECRET = 8  # characters; a shorter value is a switch, such as "1"
 
 
@@ -64,6 +65,8 @@ class LastLine(io.TextIOBase):
 def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
     """Log within the block: from details on if verbose, errors alone if quiet, else from warnings on.
 
+    Unless verbose, libraries of networks tell their errors alone: of what they warn, our own checks refuse what counts.
+
     If quiet, the last line printed is all that reaches stdout, and only when the block ends without an error.
     """
     handler = logging.StreamHandler(sys.stderr)
@@ -71,6 +74,9 @@ def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
     before = LOGGER.level
     LOGGER.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
     LOGGER.addHandler(handler)
+    told = {name: os.environ.get(name) for name in LIBRARIES}
+    for name in LIBRARIES if not verbose else ():
+        os.environ.setdefault(name, "error")
     try:
         if not quiet:
             yield
@@ -80,5 +86,8 @@ def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
             yield
         print(kept.last, flush=True)
     finally:
+        for name, value in told.items():
+            if value is None:
+                os.environ.pop(name, None)
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(before)

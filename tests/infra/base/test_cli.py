@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -355,3 +356,19 @@ def test_settings_of_another_command_are_not_overwritten(tmp_path: Path) -> None
         path.write_text(content)
         cli.save_config(str(tmp_path), Run())
         assert json.loads(path.read_text()) == cli.as_saved(Run())
+
+
+@pytest.mark.parametrize(("flags", "level"), [([], "error"), (["--verbose"], None)])
+def test_libraries_tell_their_errors_alone_unless_verbose(
+    flags: list[str], level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DIFFUSERS_VERBOSITY", raising=False)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")  # the user's own wish stays
+    seen: list[str | None] = []
+
+    def look(_: Config) -> None:
+        seen.extend([os.environ.get("DIFFUSERS_VERBOSITY"), os.environ["TRANSFORMERS_VERBOSITY"]])
+
+    cli.run(look, Config, arguments=flags)
+    assert seen == [level, "info"]
+    assert "DIFFUSERS_VERBOSITY" not in os.environ

@@ -40,6 +40,19 @@ def test_counts_and_manifest(encoded_store: Path) -> None:
     assert {name: value for name, value in asdict(again).items() if name in manifest.config} == manifest.config
 
 
+def test_quiet_on_a_finished_store_prints_what_it_holds_and_what_comes_next(
+    encoded_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config", str(encoded_store / "config.json"), "--store", str(encoded_store), "--quiet"]
+    cli.run("pipelines.latents.encode_latents:main", EncodeConfig, arguments=flags)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{encoded_store}: 351 pairs, ")
+    assert said.endswith(
+        f" bytes; next: python training/train_dpo.py --model infra/world/model --store {encoded_store}\n"
+    )
+    assert said.count("\n") == 1
+
+
 def test_latents_are_the_vaes(encoded_store: Path, raw_pairs: Path) -> None:
     raw = pq.read_table(raw_pairs)
     ids = encoders.pairs.pair_ids(raw)
