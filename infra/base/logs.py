@@ -74,7 +74,7 @@ def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
     before = LOGGER.level
     LOGGER.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
     LOGGER.addHandler(handler)
-    told = {name: os.environ.get(name) for name in LIBRARIES}
+    in_environment = {name: os.environ.get(name) for name in LIBRARIES}
     for name in LIBRARIES if not verbose else ():
         os.environ.setdefault(name, "error")
     try:
@@ -86,7 +86,7 @@ def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
             yield
         print(kept.last, flush=True)
     finally:
-        for name, value in told.items():
+        for name, value in in_environment.items():
             if value is None:
                 os.environ.pop(name, None)
         LOGGER.removeHandler(handler)

@@ -42,13 +42,13 @@ def split_mark(kind: Any) -> tuple[Any, Place | None]:
             return inner, place
         bare, place = split_mark(inner)
         return (Annotated[(bare, *marks)], place) if place else (kind, None)  # type: ignore[return-value]
-    found = [split_mark(inner) for inner in get_args(kind)]
-    place = next((mark for _, mark in found if mark), None)
+    inner_marks = [split_mark(inner) for inner in get_args(kind)]
+    place = next((mark for _, mark in inner_marks if mark), None)
     if place is None:
         return kind, None
     if get_origin(kind) is tuple:
-        return tuple[tuple(inner for inner, _ in found)], place  # type: ignore[misc]
-    return found[0][0] | None, place
+        return tuple[tuple(inner for inner, _ in inner_marks)], place  # type: ignore[misc]
+    return inner_marks[0][0] | None, place
 
 
 def absolute(value: Any, place: Place) -> Any:

@@ -40,12 +40,12 @@ def main(config: CompareConfig) -> None:
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     runs = read_runs(config)
-    found = figures(runs)
+    compared = figures(runs)
     save_config(output, config)
-    content = json.dumps(found, indent=2, allow_nan=False) + "\n"
+    content = json.dumps(compared, indent=2, allow_nan=False) + "\n"
     files.write_bytes(files.join(output, FIGURES), content.encode())
-    files.write_bytes(files.join(output, PAGE), compare_page.render(config, found, runs).encode())
-    print(f"{found['verdict']}\nlook at {files.join(output, PAGE)}", flush=True)
+    files.write_bytes(files.join(output, PAGE), compare_page.render(config, compared, runs).encode())
+    print(f"{compared['verdict']}\nlook at {files.join(output, PAGE)}", flush=True)
 
 
 def read_runs(config: CompareConfig) -> list[Run]:
@@ -169,9 +169,9 @@ def sentence(rows: Sequence[Mapping[str, Any]], kind: str | None, best: int, is_
             "--reports, or train with --hold-out"
         )
     row = rows[best]
-    found = row["accuracy"] if kind == "accuracy" else row["win_rate"][kind]
+    share = row["accuracy"] if kind == "accuracy" else row["win_rate"][kind]
     what = "accuracy on held-out pairs" if kind == "accuracy" else f"win rate over its base, judged by {kind}"
-    figure = f"{found['value']:.1%} {what} (95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f} %)"
+    figure = f"{share['value']:.1%} {what} (95 % interval {100 * share['low']:.1f} to {100 * share['high']:.1f} %)"
     if is_shown:
         return f"{row['name']} is ahead: {figure}, above every other run's interval"
     return f"No difference shown: {row['name']} has the highest figure, {figure}, but intervals overlap"

@@ -33,17 +33,20 @@ CURVES = {  # title: the notes' name, what it is, the level that a dashed line m
 }
 
 
-def render(config: CompareConfig, found: Mapping[str, Any], runs: Sequence[Run]) -> str:
+def render(config: CompareConfig, compared: Mapping[str, Any], runs: Sequence[Run]) -> str:
     """Render the page.
 
     Args:
-        found: what comparison.json holds.
+        compared: what comparison.json holds.
     """
+    rows = compared["runs"]
     words = ["python", "pipelines/compare.py", *config.runs]
     words += ["--reports", *config.reports] if config.reports else []
     return template("compare.html.jinja", TEMPLATES).render(
-        found=found,
-        judges=[name for name in found["runs"][0]["win_rate"] if all(name in run["win_rate"] for run in found["runs"])],
+        compared=compared,
+        judges=[
+            name for name in compared["runs"][0]["win_rate"] if all(name in run["win_rate"] for run in compared["runs"])
+        ],
         colours={run.name: COLOURS[place % len(COLOURS)] for place, run in enumerate(runs)},
         charts=_charts(runs),
         settings=config_files.as_yaml(config),

@@ -53,9 +53,9 @@ class Mlflow:
         title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self.client.get_experiment_by_name(title)
         number = experiment.experiment_id if experiment else self.client.create_experiment(title)
-        found = self.client.search_runs([number], f"tags.dpo_run = '{key}'")  # the server chooses a run's own id
-        if found:
-            self.run = found[0].info.run_id
+        earlier = self.client.search_runs([number], f"tags.dpo_run = '{key}'")  # the server chooses a run's own id
+        if earlier:
+            self.run = earlier[0].info.run_id
             self.client.update_run(self.run, status="RUNNING")
             return
         self.run = self.client.create_run(number, run_name=name).info.run_id
