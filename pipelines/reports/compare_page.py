@@ -44,9 +44,7 @@ def render(config: CompareConfig, compared: Mapping[str, Any], runs: Sequence[Ru
     words += ["--reports", *config.reports] if config.reports else []
     return template("compare.html.jinja", TEMPLATES).render(
         compared=compared,
-        judges=[
-            name for name in compared["runs"][0]["win_rate"] if all(name in run["win_rate"] for run in compared["runs"])
-        ],
+        judges=[name for name in rows[0]["win_rate"] if all(name in row["win_rate"] for row in rows)],
         colours={run.name: COLOURS[place % len(COLOURS)] for place, run in enumerate(runs)},
         charts=_charts(runs),
         settings=config_files.as_yaml(config),
