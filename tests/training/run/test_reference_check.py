@@ -68,7 +68,7 @@ def cached_store(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-PACKED = {"precision": "bfloat16", "policy": PolicyConfig(lora_rank=2, base_precision="fp8")}
+PACKED = PolicyConfig(lora_rank=2, base_precision="fp8")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_cached_errors_of_packed_weights_are_the_inline_ones(
 ) -> None:
     (tmp_path / "captions.txt").write_text("a big red star on a teal background\n")
     drawn = replace(inline.validation, sample_prompts=str(tmp_path / "captions.txt"), sampling_steps=1)
-    inline = replace(inline, steps=2, validation=drawn, **PACKED)
+    inline = replace(inline, steps=2, validation=drawn, precision="bfloat16", policy=PACKED)
     cached = replace(inline, output=f"{inline.output}-cached", data=replace(inline.data, reference=packed_errors.name))
     for run in (inline, cached):
         loop.train(preflight.check_config(run), assembly.Rank())
