@@ -19,7 +19,7 @@ from infra.base.errors import UserError
 from infra.world import oracle
 from labelers.labels import relabel
 from labelers.labels.relabel_config import RelabelConfig
-from pipelines.latents import encode_latents, encode_plan, safety, store, store_check
+from pipelines.latents import encode_latents, encode_plan, image_encoder, safety, store, store_check
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import group_source, source
 from training.data.opened import open_store
@@ -135,6 +135,32 @@ def test_a_dry_run_counts_each_image_once(tmp_path: Path) -> None:
     rows = encode_plan.read_source(dataset, strict_labels=False)
     # 2 groups of 4 images are 12 pairs, whose 24 places show 8 images.
     assert (rows.kept, rows.images, rows.encoded) == (12, 8, 8)
+
+
+def test_an_encoding_that_was_stopped_goes_on_where_it_was(
+    group_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_of = store.read_manifest(str(group_store)).source
+    config = EncodeConfig(source=source_of, store=str(tmp_path / "store"), rows_per_file=1)  # two images a file
+    seen: list[int] = []
+    encode = image_encoder.ImageEncoder.__call__
+
+    def counted(self: image_encoder.ImageEncoder, decoded: pa.Table) -> pa.Table:
+        seen.extend(decoded["image_id"].to_pylist())
+        if len(seen) == 8:
+            raise UserError("stopped")
+        return encode(self, decoded)
+
+    monkeypatch.setattr(image_encoder.ImageEncoder, "__call__", counted)
+    with engines.asking("local"):
+        with pytest.raises(UserError, match="stopped"):
+            encode_latents.main(config)
+        encode_latents.main(config)
+    # Of 12 images 6 were written; the 7th and 8th were lost with their file, and are made again.
+    assert len(seen) == 8 + 6
+    assert (
+        store.read_manifest(str(tmp_path / "store")).content_hash == store.read_manifest(str(group_store)).content_hash
+    )
 
 
 def test_a_scorer_sees_each_image_of_a_batch_once(
