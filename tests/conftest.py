@@ -247,8 +247,14 @@ def one_worker(training_flags: list[str], drive: Submit, tmp_path_factory: pytes
 
 
 @pytest.fixture
-def config(encoded_store: Path, held_out_store: Path, tmp_path: Path) -> TrainConfig:
-    """Return settings of a run of six steps of eight pairs."""
+def config(encoded_store: Path, held_out_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """Return settings of a run of six steps of eight pairs, whose last look at held-out pairs repeats twice.
+
+    Ten repeats took half of such a run's time.
+    """
+    from training.run import loop  # which loads torch: most tests need none of it
+
+    monkeypatch.setattr(loop, "REWARD_DRAWS", 2)
     data = DataConfig(
         store=str(encoded_store),
         held_out_store=str(held_out_store),

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.full_disk import fill
-from support.material import Submit, rendered_pairs, wait_for, write_pairs
+from support.material import rendered_pairs, wait_for, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
 from infra.base import files
@@ -235,14 +235,16 @@ def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
 # 8, 10. A full disk, and a spoilt source
 
 
+@pytest.mark.parametrize("engine", ["this process", pytest.param("ray", marks=pytest.mark.long)])
 def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_command_finishes(
-    drive: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rendered_pairs(40)
     for row in rows[:10]:  # one of them a tie, whose images are not looked at
         row["jpg_0"] = b"no image"
     source = write_pairs(tmp_path / "raw", rows)
     flags = ["--source", str(source), "--rows-per-file", "4", "--store", str(tmp_path / "s")]
+    flags += ["--max-bad-fraction", "0.25"]
     config = EncodeConfig(source=str(source), store=str(tmp_path / "s"), max_bad_fraction=0.25, rows_per_file=4)
     full = f"{tmp_path}/s/pairs: could not be written (No space left on device); make room, then the same command "
     with monkeypatch.context() as patched:
@@ -258,7 +260,10 @@ def test_a_full_disk_and_bad_rows_are_one_sentence_each_and_with_room_the_same_c
         main(replace(config, max_bad_fraction=0.2))
     assert not (tmp_path / "s" / store.MANIFEST).exists()
 
-    drive(SCRIPT, *flags, "--max-bad-fraction", "0.25")  # what this process wrote before counts on Ray
+    if engine == "ray":
+        request.getfixturevalue("drive")(SCRIPT, *flags)  # what this process wrote before counts on Ray
+    else:
+        main(config)
     assert store.read_manifest(str(tmp_path / "s")).counts.quarantined == 9
     main(EncodeConfig(source=str(source), store=str(tmp_path / "undisturbed"), max_bad_fraction=0.25))
     assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")

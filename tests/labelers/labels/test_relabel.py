@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -244,10 +245,12 @@ def test_on_a_cluster_a_broken_scorer_fails_with_its_sentence(
     assert store.label_sets(str(copied_store)) == ["human"]
 
 
-def test_sigkill_of_the_driver_loses_and_doubles_nothing(
+@pytest.mark.parametrize("engine", ["this process", pytest.param("ray", marks=pytest.mark.long)])
+def test_sigkill_of_the_command_loses_and_doubles_nothing(
+    engine: str,
     config: relabel.RelabelConfig,
     copied_store: Path,
-    ray_environment: dict[str, str],
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -255,9 +258,10 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
     shutil.copytree(copied_store, clean)
     work = copied_store / "labels" / store.WORK / "oracle+fidelity"
     flags = ["--source", config.source, "--scorer", "oracle", "fidelity", "--batch-size", "4", "--rows-per-file", "8"]
-    # Outside a job, against the running cluster: the driver is this process's own child.
+    # Outside a job: the command is this process's own child, and joins the running cluster if there is one.
+    surroundings = request.getfixturevalue("ray_environment") if engine == "ray" else dict(os.environ)
     command = [sys.executable, SCRIPT, *flags, "--store", str(copied_store)]
-    quiet: dict[str, Any] = {"cwd": ROOT, "env": ray_environment, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"cwd": ROOT, "env": surroundings, "stderr": subprocess.DEVNULL}
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, **quiet)
 
     def safe() -> tuple[str, ...]:
@@ -284,7 +288,7 @@ def test_sigkill_of_the_driver_loses_and_doubles_nothing(
         publish(*given)
 
     monkeypatch.setattr(label_set, "write", look)
-    relabel.main(replace(both, store=str(copied_store)))  # what Ray began, this process finishes
+    relabel.main(replace(both, store=str(copied_store)))  # either engine began, this process finishes
     assert kept.items() <= left[0].items()
     assert len(left[0]) > len(kept)
     assert "agrees with people on" in capsys.readouterr().out

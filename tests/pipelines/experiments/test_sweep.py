@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.material import Submit, notes
+from support.material import MODEL, Submit, notes
 
 from infra.base import cli
 from infra.base.errors import UserError
@@ -36,7 +37,8 @@ def file(encoded_store: Path, tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_trial_is_what_train_dpo_does_by_hand(
+@pytest.mark.long  # a cluster for the trials; what they run is tested below without one
+def test_a_trial_on_a_cluster_is_what_train_dpo_does_by_hand(
     file: str, one_worker: Path, training_flags: list[str], drive: Submit, tmp_path: Path
 ) -> None:
     output = tmp_path / "swept"
@@ -104,6 +106,12 @@ def test_a_trial_that_fails_leaves_the_others_and_is_named(
     took = found["trials"][0]["seconds"]
     assert took.pop("train") is None  # cut short once: what its last attempt took is not what it takes
     assert all(took[part] > 0 for part in ("draw", "score"))
+    for trial in found["trials"]:
+        script, *flags = trial["command"].split()[1:]
+        assert script == "training/train_dpo.py"
+        by_hand = replace(cli.parse(TrainConfig, PRESETS, flags), output=str(tmp_path / trial["name"]))
+        train(by_hand, str(MODEL))
+        assert [row["loss"] for row in notes(by_hand.output)] == [row["loss"] for row in notes(trial["train"])]
 
     told = json.loads(Path(file).read_text())
     told["train"][5] = "4"

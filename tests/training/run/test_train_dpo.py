@@ -129,6 +129,7 @@ def test_sigkill_of_a_worker_changes_no_loss(
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
 
 
+@pytest.mark.long  # tests/faults/test_train_faults.py has a lost worker and a lost driver
 def test_elastic_workers_outlive_a_sigkill_and_a_stopped_driver_leaves_a_checkpoint(
     two_workers: Path, training_flags: list[str], drive: Submit, ray_environment: dict[str, str], tmp_path: Path
 ) -> None:
