@@ -108,7 +108,11 @@ def measure(
         scored = scoring_pass.read_scores(chosen.ids, work)
         margins[part] = {name: judged(chosen, scored, name) for name in judges}
     validation = margins.get("validation", {})
-    return [row(name, judges[name], margins["test"][name], validation.get(name)) for name in judges]
+    return [
+        {"title": scorers.title(name, weights[name])}
+        | row(name, judges[name], margins["test"][name], validation.get(name))
+        for name in judges
+    ]
 
 
 def _not_noted(before: Mapping[str, Any]) -> tuple[str, ...]:
@@ -220,7 +224,7 @@ def _crossed(test: Judged, halves: npt.NDArray[np.bool_]) -> list[tuple[npt.NDAr
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay out the accuracies, for the terminal."""
     lines = [
-        f"{'scorer':<24}  {'ties excluded':<24}  {'pairs':>7}  {'with ties predicted':<24}  {'pairs':>7}  threshold"
+        f"{'scorer':<28}  {'ties excluded':<24}  {'pairs':>7}  {'with ties predicted':<24}  {'pairs':>7}  threshold"
     ]
     for one in rows:
         spans = [
@@ -229,7 +233,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         thresholds = " / ".join(f"{value:.1f}" for value in one["thresholds"])
         lines.append(
-            f"{one['scorer']:<24}  {spans[0]:<24}  {one['pairs']:>7,}  {spans[1]:<24}  "
+            f"{one.get('title', one['scorer']):<28}  {spans[0]:<24}  {one['pairs']:>7,}  {spans[1]:<24}  "
             f"{one['pairs'] + one['human_ties']:>7,}  {thresholds}"
         )
     tuned = rows[0]["tuned_on"]

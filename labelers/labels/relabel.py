@@ -162,8 +162,8 @@ def write_label_set(plan: Plan, name: str, scores: label_set.Scores) -> None:
     human, _ = store.read_labels(plan.destination, "human")
     kept = store.kept_pairs(plan.destination)
     rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
-    title = scorers.title(name, plan.weights[name])
-    about = {"settings": settings_of(plan, name), "judge": title, "config": asdict(config)}
+    judged_by = scorers.about(name, plan.weights[name])
+    about = {"settings": settings_of(plan, name), **judged_by, "config": asdict(config)}
     scores = replace(scores, counted=with_cost(scores.counted, config.endpoint.token_prices))
     save_config(plan.folder(name), config)
     label_set.write(plan.destination, plan.names[name], scores, rules, human, kept, about)

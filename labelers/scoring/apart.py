@@ -153,6 +153,11 @@ class ApartScorer:
         self.apart = Apart(**json.loads(described))
         self.fingerprint = self.apart.fingerprint
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Say where and by which versions it judges, for manifests."""
+        return {"python": self.apart.python, "weights": self.apart.weights, "versions": self.apart.versions}
+
     def check(self) -> None:
         """Do nothing: it was loaded when it was described."""
 

@@ -8,6 +8,7 @@ model gives each image a score.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -123,6 +124,20 @@ class EndpointScorer:
         decisive = (config.ask, config.image_side, config.answer_tokens, config.request_options)
         endpoint = self.endpoint
         return weights.fingerprint([], "endpoint", VERSION, endpoint.address, endpoint.model, endpoint.rubric, decisive)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Say who judged and by which question, for manifests."""
+        config = self.config
+        return {
+            "address": self.endpoint.address,
+            "model": self.endpoint.model,
+            "rubric_sha256": hashlib.sha256(self.endpoint.rubric.encode()).hexdigest(),
+            "ask": config.ask,
+            "image_side": config.image_side,
+            "answer_tokens": config.answer_tokens,
+            "request_options": config.request_options,
+        }
 
     def check(self) -> None:
         """Refuse to begin without the key that the command was started with.

@@ -125,6 +125,12 @@ def title(name: str, weights: str | None) -> str:
     return f"{name} (embedded world)" if is_toy(name, weights) else name
 
 
+def about(name: str, weights: str | None) -> dict[str, Any]:
+    """Return what manifests say of a judge: its title, and of one elsewhere, where it is and what it was asked."""
+    provenance = getattr(load(name, weights), "provenance", None)
+    return {"judge": title(name, weights)} | ({"provenance": provenance} if provenance else {})
+
+
 def check(name: str, weights: str | None = None, captions: Sequence[str] = ()) -> None:
     """Refuse a scorer that cannot work, from names, headers and shapes alone; published weights are fetched.
 

@@ -128,7 +128,7 @@ def main(config: RejectionConfig) -> None:
         about = {"schema_version": SCHEMA_VERSION, "config": asdict(config)}
         save_config(output, config)
         files.write_json(files.join(output, RESULT), about | {"result": asdict(result), "draws": draws})
-    print(f"\n{table(result)}\n{files.join(output, RESULT)}", flush=True)
+    print(f"\nby {scorers.title(config.scorer, weights)}\n{table(result)}\n{files.join(output, RESULT)}", flush=True)
 
 
 def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict[str, int]:

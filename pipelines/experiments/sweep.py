@@ -36,6 +36,7 @@ from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_s
 from pipelines.judging import score
 from pipelines.judging.comparison import compare, read_drawn
 from pipelines.latents import store
+from pipelines.reports.judges import judge_titles
 from training.checkpoints import run_check
 from training.checkpoints.run_folder import RESULT
 from training.run import train_dpo
@@ -191,13 +192,14 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
     """Lay out each trial's win rate over the base by each judge: mean over the seeds, and range."""
     base = read_drawn(trials[0].draw.output)
     width = max(map(len, sweep.trials))
-    lines = [f"{'trial':<{width}}" + "".join(f"{judge:>24}" for judge in sweep.scorers)]
+    titles = judge_titles(trials[0].draw.output, sweep.scorers)
+    lines = [f"{'trial':<{width}}" + "".join(f"{titles[judge]:>28}" for judge in sweep.scorers)]
     for name in sweep.trials:
         compared = [compare(read_drawn(trial.draw.output), base) for trial in trials if trial.name == name]
         cells = []
         for judge in sweep.scorers:
             rates = np.array([one[judge]["win_rate"]["value"] for one in compared])
             cells.append(f"{rates.mean():.3f} ({rates.min():.3f} to {rates.max():.3f})")
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>24}" for cell in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>28}" for cell in cells))
     seeds = len(sweep.seeds)
     return "\n".join([*lines, f"win rate over the base; mean of {seeds} seed{'s' * (seeds > 1)} (least to most)"])

@@ -23,6 +23,7 @@ from pipelines.latents import store
 from pipelines.raw.raw_pairs import RATER
 from pipelines.reports import feedback_hypotheses, feedback_page
 from pipelines.reports.feedback_config import FeedbackReportConfig
+from pipelines.reports.judges import judge_titles
 from pipelines.reports.report import read_facts
 from training.checkpoints.run_folder import RESULT
 
@@ -157,14 +158,18 @@ def main(config: FeedbackReportConfig) -> None:
     save_config(output, config)
     files.write_bytes(files.join(output, "report.json"), content.encode())
     files.write_bytes(files.join(output, "report.html"), page.encode())
-    print(f"{summary(report)}\nreport: {files.join(output, 'report.html')}", flush=True)
+    print(
+        f"{summary(report, judge_titles(base.folder, report['judges']))}\nreport: {files.join(output, 'report.html')}",
+        flush=True,
+    )
 
 
-def summary(report: Mapping[str, Any]) -> str:
-    """Lay out the matrix and the answers, for the terminal."""
+def summary(report: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Lay out the matrix and the answers, for the terminal; titles are the judges' names with their weights."""
     lines = [f"{'labels':<12}" + "".join(f"{judge:>14}" for judge in report["judges"])]
     for row, cells in report["matrix"].items():
         shown = (f"{100 * cell['value']:.1f}{'*' if cell['labelled'] else ' '}" for cell in cells.values())
         lines.append(f"{row:<12}" + "".join(f"{one:>14}" for one in shown))
     lines.append("win rate over the base in percent; * where the judge labelled the training data")
+    lines.append(f"judges: {', '.join(titles.values())}")
     return "\n".join([*lines, *(f"{one['claim']} {one['sentence']}" for one in report["hypotheses"].values())])

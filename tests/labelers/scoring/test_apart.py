@@ -136,6 +136,7 @@ def test_a_store_is_labelled_by_it(python: str, raw_pairs: Path, copied_store: P
     )
     table, _ = store.read_labels(str(copied_store), "red")
     assert table.num_rows == store.read_labels(str(copied_store), "oracle")[0].num_rows
+    assert store.read_labels_manifest(str(copied_store), "red")["provenance"]["python"] == python
     assert 0 <= table["score_0"].to_numpy().min() < table["score_0"].to_numpy().max() <= 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -380,7 +381,11 @@ def test_a_killed_job_goes_on_and_asks_nothing_twice(
     assert counts["completion_tokens"] == 2 * 7 * pairs
     assert counts["cost"] == pytest.approx((2.0 * 200 * pairs + 10.0 * 14 * pairs) / 1e6)
     assert counts["order_disagreements"] == 0
-    assert manifest["settings"]["scorer"] == "Red-VL"
+    assert (manifest["settings"]["scorer"], manifest["judge"]) == ("Red-VL", "Red-VL")
+    rubric = hashlib.sha256(endpoint_answers.RUBRICS["pairwise"].encode()).hexdigest()
+    assert (
+        manifest["provenance"].items() >= {"model": "tiny/Red-VL", "rubric_sha256": rubric, "ask": "pairwise"}.items()
+    )
     said = capsys.readouterr().out
     assert "prompt tokens" in said
     asked = len(server.asked)
