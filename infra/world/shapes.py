@@ -75,9 +75,8 @@ def corrupt(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, **{name: str(rng.choice(values))})
 
 
-@lru_cache(maxsize=2048)  # 32 MiB; a long job meets tens of thousands of masks
 def shape_mask(shape: str, radius: int, x: int, y: int) -> npt.NDArray[np.float32]:
-    """Draw one shape's coverage.
+    """Return one shape's coverage.
 
     Args:
         shape: one of SHAPES.
@@ -85,10 +84,31 @@ def shape_mask(shape: str, radius: int, x: int, y: int) -> npt.NDArray[np.float3
         x, y: centre, pixels from the upper left.
 
     Returns:
-        [64, 64] float32 in 0..1: how much of each pixel the shape covers.
+        [64, 64] float32 in 0..1: how much of each pixel the shape covers. It may be a view of a larger mask.
     """
+    if _is_a_shifted_mask(shape, radius, x, y):
+        top = RESOLUTION - y
+        left = RESOLUTION - x
+        whole = _drawn(shape, radius, RESOLUTION, RESOLUTION, 2 * RESOLUTION)
+        return whole[top : top + RESOLUTION, left : left + RESOLUTION]
+    return _drawn(shape, radius, x, y, RESOLUTION)
+
+
+def _is_a_shifted_mask(shape: str, radius: int, x: int, y: int) -> bool:
+    """Tell whether the mask at this place is, to the last bit, the one at any other place, shifted.
+
+    Pillow cuts coordinates off towards zero. So a shape that passes the upper or left edge is drawn otherwise. And
+    0.55 of a multiple of 5 is whole but for its last bit, which depends on what it is added to.
+    """
+    inside = radius <= min(x, y) and max(x, y) < RESOLUTION
+    return inside and not (shape == "ring" and radius % 5 == 0)
+
+
+@lru_cache(maxsize=2048)  # 32 MiB and more where shapes pass an edge; a long job meets tens of thousands of those
+def _drawn(shape: str, radius: int, x: int, y: int, side: int) -> npt.NDArray[np.float32]:
+    """Draw a shape's coverage, [side, side] float32 in 0..1."""
     scale = SUPERSAMPLING
-    size = RESOLUTION * scale
+    size = side * scale
     canvas = Image.new("L", (size, size))
     draw = ImageDraw.Draw(canvas)
     cx = (x + 0.5) * scale

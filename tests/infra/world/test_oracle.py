@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from infra.base.files import ROOT
+from infra.world import shapes
 from infra.world.oracle import WEIGHTS, Oracle
 from infra.world.shapes import (
     COLOURS,
@@ -51,7 +53,15 @@ def test_the_committed_prompts_are_the_splits(split: str) -> None:
 
 
 def test_the_memory_of_drawn_masks_is_bounded() -> None:
-    assert shape_mask.cache_parameters()["maxsize"] == 2048
+    assert shapes._drawn.cache_parameters()["maxsize"] == 2048
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shifted_mask_is_the_one_that_is_drawn_there(shape: str) -> None:
+    for radius, place in itertools.product((6, 12, 14, 20, 23, 25, 27), range(27, 64, 3)):
+        for x, y in ((place, 30), (30, place)):
+            drawn = shapes._drawn.__wrapped__(shape, radius, x, y, shapes.RESOLUTION)
+            assert np.array_equal(shape_mask(shape, radius, x, y), drawn)
 
 
 def test_true_renders_score_high() -> None:
