@@ -119,7 +119,9 @@ def _open(path: str) -> int:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             with contextlib.suppress(OSError):
                 return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: no lock can be taken there (it is a link); delete {path}") from error
+        why = error.strerror
         raise UserError(
             f"{path}: no lock can be taken there ({why}); give a folder that you may write to, or ask its owner"
         ) from error

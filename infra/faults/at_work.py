@@ -146,6 +146,10 @@ def undo(note: Note, hand: Hand) -> None:
             _put_back(path, note, hand.aside / "file")
         case "unreadable":
             path.chmod(0o644)
+        case "a link":
+            if path.is_symlink():
+                path.unlink()
+                shutil.copy(hand.aside / "file", path)
         case "swapped":
             _put_back(path, note, hand.aside / "file")
             _put_back(folder / note.partner, None, hand.aside / "partner")

@@ -92,6 +92,20 @@ def clear_unfinished(job: Job) -> None:
             files.remove(mark, own)
 
 
+def forget_blocks(checkpoint: str, id_column: str, wanted: npt.NDArray[np.int64]) -> None:
+    """Forget the blocks that hold other rows than those wanted, or rows that an earlier block holds, too.
+
+    Their files go when the job begins again, which then computes these rows.
+    """
+    seen = np.empty(0, np.int64)
+    for mark in committed(checkpoint):
+        ids = _ids([mark], id_column)
+        if _name(mark) == f"{REPAIRED}.parquet" or not (np.isin(ids, seen).any() or not np.isin(ids, wanted).all()):
+            seen = np.concatenate([seen, ids])
+        else:
+            files.remove(mark, files.owner_of(checkpoint))
+
+
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
 

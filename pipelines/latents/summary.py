@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from infra.base import files, next_step, tables
 from infra.base.errors import UserError
-from pipelines.engine import choose
+from pipelines.engine import choose, progress
 from pipelines.latents import addresses, group_index, safety, store
 from pipelines.latents.models_known import model_flags
 from pipelines.raw import pairs, raw_pairs, source
@@ -116,9 +116,10 @@ def summarise(plan: Plan) -> store.Manifest:
 
 
 def _check_pairs(plan: Plan, stored: npt.NDArray[np.int64]) -> None:
-    """Refuse rows that are not those of the source, each once."""
+    """Refuse rows that are not those of the source, each once, and forget their blocks: the same command mends that."""
     wanted = source.all_pair_ids(plan.dataset)
     if not np.array_equal(np.sort(stored), np.sort(wanted)):
+        progress.forget_blocks(plan.work("pairs_done"), "pair_id", wanted)
         foreign = int((~np.isin(stored, wanted)).sum())
         raise UserError(
             f"{plan.destination}: {len(stored)} rows stored for {len(wanted)} in the source, {foreign} of them foreign"

@@ -321,3 +321,11 @@ def test_ids_are_looked_up_among_those_that_are_done() -> None:
     done = np.array([2, 5, 9])
     assert progress.are_among(np.array([9, 1, 2, 10, 5]), done).tolist() == [True, False, True, False, True]
     assert progress.are_among(np.array([3, 1]), np.empty(0, np.int64)).tolist() == [False, False]
+
+
+def test_blocks_of_foreign_or_doubled_rows_are_forgotten(tmp_path: Path) -> None:
+    for name, ids in {"a": [1, 2], "b": [2, 3], "c": [3, 9], "d": [4], "kept": [5]}.items():
+        files.write_table(f"{tmp_path}/done/{name}.parquet", pa.table({"id": ids}))
+    progress.forget_blocks(f"{tmp_path}/done", "id", np.array([1, 2, 3, 4, 5]))
+    # b has 2 a second time, c has 9, which no source has; 3 is then to be computed again
+    assert [Path(path).stem for path in progress.committed(f"{tmp_path}/done")] == ["a", "d", "kept"]
