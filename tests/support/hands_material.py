@@ -34,7 +34,7 @@ PAIRS = 4
 
 def _described(folder: Path, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, object]]:
     for name, table in tables.items():
-        files.write_table(str(folder / name), table, store.WRITTEN_AS | {"use_dictionary": ["caption"]})
+        files.write_table(str(folder / name), table, {**store.WRITTEN_AS, "use_dictionary": ["caption"]})
     return {
         name: named_files.describe(str(folder), [name])[name] | {"rows": table.num_rows}
         for name, table in tables.items()
