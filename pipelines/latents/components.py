@@ -265,6 +265,14 @@ def _check_network(folder: Path, name: str, flag: str) -> None:
                 f"{flag} {file}: {setting} is {network[setting]!r}, as in {what}; this trainer takes a {name} "
                 f"whose {setting} is {wanted!r}"
             )
+    scale = vae.get("scaling_factor", 1.0)
+    if not isinstance(scale, int | float) or scale <= 0:
+        raise UserError(f"{flag} {folder}/vae/config.json: scaling_factor is {scale!r}, which must be above 0")
+    if part == "unet" and vae.get("shift_factor"):
+        raise UserError(
+            f"{flag} {folder}/vae/config.json: shift_factor is {vae['shift_factor']}, and a {name} shifts no latents; "
+            "give a VAE of this kind"
+        )
     if vae.get("latents_mean") is not None and "AutoencoderKL" in KNOWN[name]["vae"]:
         raise UserError(
             f"{flag} {folder}/vae/config.json: latents_mean is set, and a {name} does not normalise each channel apart"

@@ -161,6 +161,13 @@ def test_parts_of_weights_are_compared_with_their_index(copied: Pipelines) -> No
         ),
         ("sdxl", "scheduler/scheduler_config.json", {"timestep_type": "continuous"}, "timestep_type is continuous"),
         ("sd-v", "unet/config.json", {"time_cond_proj_dim": 8}, "time_cond_proj_dim is 8, so this UNet2DCondition"),
+        ("sd-v", "vae/config.json", {"scaling_factor": None}, "scaling_factor is None, which must be above 0"),
+        (
+            "sdxl",
+            "vae/config.json",
+            {"shift_factor": 0.1},
+            "shift_factor is 0.1, and a StableDiffusionXLPipeline shifts",
+        ),
         ("sd-v", "unet/config.json", {"in_channels": 9}, "in_channels is 9, and the VAE's latents give 4"),
         (
             "sd-v",
