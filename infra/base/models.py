@@ -194,7 +194,10 @@ def component_config(folder: Path, name: str) -> dict[str, Any]:
     for file in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
         path = folder / name / file
         if path.is_file():
-            return files.read_json(str(path))
+            settings = files.read_json(str(path))
+            if not isinstance(settings, dict):
+                raise UserError(f"{path}: is no JSON object; restore it from a copy")
+            return settings
     return {}
 
 

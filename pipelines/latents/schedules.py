@@ -59,6 +59,11 @@ def diffusion_scheduler(folder: Path, zero_terminal_snr: bool = False, flag: str
     prediction = settings.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise UserError(f"{folder}/scheduler: its prediction_type is {prediction}, not epsilon or v_prediction")
+    if len(own.alphas_cumprod) != settings["num_train_timesteps"]:
+        raise UserError(
+            f"{where}: trained_betas has {len(own.alphas_cumprod)} numbers, and num_train_timesteps is "
+            f"{settings['num_train_timesteps']}"
+        )
     remade = DDPMScheduler.from_config(settings)
     ours, theirs = remade.alphas_cumprod, own.alphas_cumprod
     # With a terminal SNR of zero, some classes put a tiny number in place of the last 0.

@@ -14,6 +14,7 @@ from typing import Any
 
 import accelerate
 import torch
+from safetensors import safe_open
 
 from infra.base import (
     models,
@@ -31,6 +32,8 @@ from diffusers import ModelMixin  # isort: skip
 from diffusers.models.modeling_utils import no_init_weights  # isort: skip
 
 SHOWN = 3  # names in a refusal
+QUANTISED = ("I8", "U8", "F8_E4M3", "F8_E5M2")  # as safetensors names types
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt")
 HINTS = (
     ("base_layer", "a LoRA was fused and not unloaded before it was saved: call unload_lora_weights() first"),
     ("lora_", "it holds a LoRA's layers, which have to be fused and unloaded, or saved apart"),
@@ -76,7 +79,33 @@ def check_weights(folder: Path, parts: Collection[str], flag: str = "--model") -
     named = components.parts_of(folder)
     for part in parts:
         if part in named and named[part][0] in components.LIBRARIES and (folder / part).is_dir():
-            _refuse(open_headers(folder, part), folder, part, flag)
+            opened = open_headers(folder, part)
+            _refuse(opened, folder, part, flag)
+            _refuse_quantised(opened, flag)
+            _refuse_without_words(folder, part, flag)
+
+
+def _refuse_quantised(opened: Opened, flag: str) -> None:
+    """Refuse weights in 8 bits whose settings do not say how they were made: cast, they would be something else."""
+    for path in sorted({path for path, _ in opened.tensors.values()}):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                kind = file.get_slice(name).get_dtype()
+                if kind in QUANTISED:
+                    raise UserError(
+                        f"{flag} {path}: {name} is stored as {kind}; give the weights in float16, bfloat16 or float32"
+                    )
+
+
+def _refuse_without_words(folder: Path, part: str, flag: str) -> None:
+    """Refuse a text encoder whose tokenizer has no vocabulary: transformers 5 opens an empty one."""
+    tokenizer = folder / part.replace("text_encoder", "tokenizer")
+    if not part.startswith("text_encoder") or not tokenizer.is_dir():
+        return
+    if not any((tokenizer / name).is_file() for name in VOCABULARIES):
+        raise UserError(
+            f"{flag} {tokenizer}: has none of {', '.join(VOCABULARIES)}, so no words; copy the tokenizer's files again"
+        )
 
 
 def opened_parts(folder: Path) -> list[str]:

@@ -122,6 +122,34 @@ def test_names_that_the_libraries_convert_are_taken(
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_in_8_bits_are_refused(dtype: torch.dtype, copied: Pipelines) -> None:
+    folder = copied("sd-v")
+    rewrite(folder, "unet", lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    with pytest.raises(UserError, match=r"is stored as (I8|F8_E4M3); give the weights in float16, bfloat16 or float32"):
+        check_folder(folder, ("unet",))
+
+
+@pytest.mark.chaos
+def test_a_tokenizer_without_a_vocabulary_is_refused(copied: Pipelines) -> None:
+    """transformers 5.23 opens one without a word."""
+    folder = copied("sd-v")
+    for path in (folder / "tokenizer").iterdir():
+        if path.name != "tokenizer_config.json":
+            path.unlink()
+    with pytest.raises(UserError, match=r"/tokenizer: has none of tokenizer\.json, vocab\.json, .* so no words"):
+        check_folder(folder, ("text_encoder",))
+
+
+@pytest.mark.chaos
+def test_settings_that_are_no_object_are_refused(copied: Pipelines) -> None:
+    folder = copied("sd-v")
+    (folder / "unet" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"unet/config\.json: is no JSON object"):
+        check_folder(folder, ("unet",))
+
+
+@pytest.mark.chaos
 def test_parts_of_weights_are_compared_with_their_index(copied: Pipelines) -> None:
     folder = copied("sd-v")
     network = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
@@ -161,6 +189,7 @@ def test_parts_of_weights_are_compared_with_their_index(copied: Pipelines) -> No
         ),
         ("sdxl", "scheduler/scheduler_config.json", {"timestep_type": "continuous"}, "timestep_type is continuous"),
         ("sd-v", "unet/config.json", {"time_cond_proj_dim": 8}, "time_cond_proj_dim is 8, so this UNet2DCondition"),
+        ("sd-v", "scheduler/scheduler_config.json", {"trained_betas": [0.001] * 10}, "trained_betas has 10 numbers"),
         ("sd-v", "vae/config.json", {"scaling_factor": None}, "scaling_factor is None, which must be above 0"),
         (
             "sdxl",
