@@ -30,7 +30,10 @@ def opened_files(part: Path, stem: str) -> list[Path]:
         return [path for path in whole if path.name.startswith(f"{stem}.")] or whole
     if not index.is_file():
         raise UserError(f"{part}: its weights are in parts, and {index.name}, which names them, is not there")
-    places = files.read_json(str(index)).get("weight_map", {})
+    named = files.read_json(str(index))
+    if prefers_whole and "metadata" not in named:
+        raise UserError(f'{index}: has no metadata, which transformers asks for; write "metadata": {{}} into it')
+    places = named.get("weight_map", {})
     shards = [part / name for name in sorted(set(places.values()))]
     for shard in shards:
         if not shard.is_file():

@@ -121,7 +121,10 @@ def test_weights_in_parts_are_compared_with_their_index(folder: Path) -> None:
         "pickscore", place
     )
     index = place / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {name: file for file, inside in parts.items() for name in inside}}))
+    places = {"weight_map": {name: file for file, inside in parts.items() for name in inside}}
+    index.write_text(json.dumps(places))
+    assert refusal("pickscore", place).startswith(f"{index}: has no metadata, which transformers asks for")
+    index.write_text(json.dumps(places | {"metadata": {}}))
     assert score(place) == pytest.approx(before, rel=1e-5)  # tensors lie elsewhere in other files
     (place / "model-00002-of-00002.safetensors").unlink()
     assert refusal("pickscore", place).startswith(

@@ -190,7 +190,7 @@ def test_parts_of_weights_are_compared_with_their_index(copied: Pipelines) -> No
         ("sdxl", "scheduler/scheduler_config.json", {"timestep_type": "continuous"}, "timestep_type is continuous"),
         ("sd-v", "unet/config.json", {"time_cond_proj_dim": 8}, "time_cond_proj_dim is 8, so this UNet2DCondition"),
         ("sd-v", "scheduler/scheduler_config.json", {"trained_betas": [0.001] * 10}, "trained_betas has 10 numbers"),
-        ("sd-v", "vae/config.json", {"scaling_factor": None}, "scaling_factor is None, which must be above 0"),
+        ("sd-v", "vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0, which must be above 0"),
         (
             "sdxl",
             "vae/config.json",
