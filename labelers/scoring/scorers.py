@@ -117,7 +117,9 @@ def load(name: str, weights: str | None = None) -> Scorer:
 
 def is_toy(name: str, weights: str | None) -> bool:
     """Say whether a scorer has the embedded world's tiny weights, and so only the name of the published one."""
-    return weights in (None, WORLD) and name in SCORERS and scorer_weights.world_folder(name).is_dir()
+    if weights not in (None, WORLD) or name not in SCORERS or not scorer_weights.world_folder(name).is_dir():
+        return False
+    return hasattr(_import_named(name), "check")
 
 
 def title(name: str, weights: str | None) -> str:
