@@ -203,6 +203,17 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return functools.cache(make)
 
 
+@pytest.fixture(scope="session")
+def bucketed(tiny_pipeline: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the store of 24 pairs of four shapes, in buckets, of a tiny SD2's kind."""
+    from support.bucketed import encode_bucketed
+
+    def make(folder: Path) -> None:
+        encode_bucketed(tiny_pipeline("sd-v"), folder)
+
+    return shared_folder(tmp_path_factory, "bucketed", make) / "store"
+
+
 @pytest.fixture
 def copied_store(encoded_store: Path, tmp_path: Path) -> Path:
     """Return a copy of encoded_store that a test may change."""

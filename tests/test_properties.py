@@ -18,10 +18,14 @@ import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from infra.base import files
+from infra.base import (
+    files,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from labelers.labels import label_rules
-from pipelines.latents import store
+from pipelines.latents import buckets, store
+from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw import pairs
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
@@ -29,7 +33,9 @@ from training.data.loader import Share
 from training.method import objectives
 from training.method.draws import Draw, draw
 from training.method.objective_config import ObjectiveConfig
-from training.method.order import batch_rows, permute
+from training.method.order import Streams, batch_rows, permute, step_rows, steps_an_epoch
+
+from diffusers.training_utils import generate_aspect_ratio_buckets  # isort: skip
 
 settings.register_profile(
     "repeatable",
@@ -88,13 +94,97 @@ def test_any_world_size_resumed_at_any_step_sees_the_same_batches(
         assert not set(rows.tolist()) & set(seen)  # an epoch shows a pair once
         seen += rows.tolist()
     # Nothing but the step is known to a resumed run, and its ranks' shares are the batch in order.
-    shares = [[p for piece in Share(size, micro, rank, world).pieces for p in piece] for rank in range(world)]
+    shares = [[p for piece in Share(size, micro, rank, world).pieces() for p in piece] for rank in range(world)]
     assert [place for share in shares for place in share] == list(range(size))
-    assert len({len(Share(size, micro, rank, world).pieces) for rank in range(world)}) == 1
+    assert len({len(Share(size, micro, rank, world).pieces()) for rank in range(world)}) == 1
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert all(len(piece) <= micro for rank in range(world) for piece in Share(size, micro, rank, world).pieces)
+    assert all(len(piece) <= micro for rank in range(world) for piece in Share(size, micro, rank, world).pieces())
     again = batch_rows(first + 2, pairs_, size, seed)[1]
     assert np.concatenate([again[share] for share in shares if share]).tolist() == rows.tolist()
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=2, max_size=5),
+    seed=SEEDS,
+    first=st.integers(0, 30),
+    world=st.integers(1, 6),
+    share=st.integers(2, 6),
+    micro=st.integers(2, 8),
+)
+def test_micro_batches_of_buckets_have_one_shape_and_any_world_size_sees_the_same_order(
+    counts: list[int], seed: int, first: int, world: int, share: int, micro: int
+) -> None:
+    size = world * share
+    bucket_of = np.repeat(np.arange(len(counts), dtype=np.uint8), counts)
+    np.random.default_rng(0).shuffle(bucket_of)  # a store's rows have any order
+    streams = Streams.of(bucket_of)
+    assume(len(streams.counts) > 1)
+    an_epoch = steps_an_epoch(streams.counts, size, micro)
+    assume(an_epoch)
+    whole: dict[int, list[int]] = {}
+    for step in range(first + 3):
+        epoch, rows = step_rows(step, streams, size, micro, seed)
+        assert epoch == step // an_epoch
+        seen = whole.setdefault(epoch, [])
+        assert not set(rows.tolist()) & set(seen)  # an epoch shows a pair once
+        seen += rows.tolist()
+        for start in range(0, len(seen) - len(seen) % micro, micro):
+            assert len(set(bucket_of[seen[start : start + micro]])) == 1
+    for ranks in (1, world, 2 * world):  # the last has pairs enough: share is 2 or more
+        pieces = [Share(size, micro, rank, ranks).pieces(bucket_of[rows]) for rank in range(ranks)]
+        assert [place for of_rank in pieces for piece in of_rank for place in piece] == list(range(size))
+        assert len({len(of_rank) for of_rank in pieces}) == 1 or ranks > size // 2
+        for piece in (piece for of_rank in pieces for piece in of_rank):
+            assert len(piece) <= micro
+            assert len(set(bucket_of[rows[piece.start : piece.stop]])) <= 1
+    again = step_rows(first + 2, streams, size, micro, seed)[1]  # nothing but the step is known to a resumed run
+    assert np.array_equal(again, rows)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=4),
+    seed=SEEDS,
+    world=st.integers(1, 4),
+    passes=st.integers(1, 3),
+    micro=st.integers(1, 6),
+)
+def test_full_micro_batches_where_the_world_size_divides(
+    sizes: list[int], seed: int, world: int, passes: int, micro: int
+) -> None:
+    size = world * passes * micro
+    bucket_of = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+    streams = Streams.of(bucket_of)
+    assume(steps_an_epoch(streams.counts, size, micro))
+    _, rows = step_rows(0, streams, size, micro, seed)
+    for rank in range(world):
+        pieces = Share(size, micro, rank, world).pieces(bucket_of[rows])
+        assert [len(piece) for piece in pieces] == [micro] * passes
+
+
+@given(count=st.integers(1, 300), part=st.floats(0, 1), seed=SEEDS, step=st.integers(0, 60), micro=st.integers(1, 40))
+def test_one_bucket_has_the_order_of_a_store_without(count: int, part: float, seed: int, step: int, micro: int) -> None:
+    size = max(1, round(part * count))
+    streams = Streams.of(np.full(count, 3, np.uint8))
+    epoch, rows = step_rows(step, streams, size, micro, seed)
+    expected_epoch, expected = batch_rows(step, count, size, seed)
+    assert epoch == expected_epoch
+    assert np.array_equal(rows, expected)
+    assert Share(size, micro).pieces(np.full(size, 3)) == Share(size, micro).pieces()
+
+
+@given(
+    height=st.integers(64, 3000),
+    ratio=st.floats(0.51, 1.99),
+    made=st.sampled_from([(512, 64), (768, 64), (1024, 16), (1024, 32), (1328, 16)]),
+)
+def test_an_image_within_2_to_1_fits_its_bucket(height: int, ratio: float, made: tuple[int, int]) -> None:
+    width = round(height * ratio)
+    resolution, step = made
+    ladder = generate_aspect_ratio_buckets(resolution, step)
+    assert ladder[0] == (resolution, resolution)
+    chosen = buckets.nearest((height, width), ladder)
+    assert buckets.lost_share((height, width), chosen) < EncodeConfig().bucket_tolerance
+    assert buckets.nearest((width, height), ladder) == (chosen[1], chosen[0])  # mirrored
 
 
 # draws

@@ -53,7 +53,10 @@ class Counted:
         self.resolution = encode_latents.choose_resolution(replace(self.encode, model=model), self.folder)
         self.latent_shape = autoencoders.latent_shape(vae, self.resolution)
         self.stored = encode_plan.Stored(
-            self.latent_shape, self.encode.posterior, self.encode.flip, self.encode.store_dtype
+            latent_shape=self.latent_shape,
+            posterior=self.encode.posterior,
+            flip=self.encode.flip,
+            dtype=self.encode.store_dtype,
         )
         tokens = kinds.text_tokens(self.folder, self.encode.max_tokens)
         dtype = getattr(torch, self.encode.dtype)

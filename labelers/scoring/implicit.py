@@ -9,9 +9,10 @@ caption is the key of the draws, so both slots of a pair share their timesteps a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from infra.base.errors import UserError
 from infra.base.result_files import FACTS
 from pipelines.latents import autoencoders, encoders, identity, kinds, weight_files
 from pipelines.latents.adapters import check_adapters
+from pipelines.latents.buckets import Shape, nearest
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import pairs
-from pipelines.raw.decode import images_at_once, square_pixels
+from pipelines.raw.decode import images_at_once, shaped_pixels
 from training.backbones.backbone import Backbone, check_fingerprints, open_backbone
 from training.backbones.schedule_config import ScheduleConfig
 from training.method import forward, objectives
@@ -50,6 +52,7 @@ class Folders:
     schedule: ScheduleConfig
     max_tokens: int | None  # of T5
     resolution: int  # pixels
+    buckets: tuple[Shape, ...] = ()  # of the store that the policy was trained on, heights and widths in pixels
     lora: Path | None = None
 
     @classmethod
@@ -90,6 +93,7 @@ class Folders:
             schedule=schedule,
             max_tokens=result.get("max_tokens"),
             resolution=result.get("resolution") or kinds.native_resolution(reference),
+            buckets=tuple((int(height), int(width)) for height, width in result.get("buckets", ())),
             lora=lora,
         )
         weight_files.check_weights(reference, folders.frozen, "--weights implicit=")
@@ -142,7 +146,6 @@ class Models:
     networks: tuple[torch.nn.Module, torch.nn.Module]  # policy, reference
     images: encoders.LatentEncoder
     text: CaptionEncoder
-    shape: tuple[int, int, int]  # C, H, W of a latent
     device: torch.device
     batch: int  # images in one forward pass
 
@@ -162,7 +165,6 @@ class Models:
             # The posterior's mean, not a sample: a score must not depend on chance.
             images=encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
             text=CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
-            shape=autoencoders.latent_shape(autoencoders.vae_config(folders.reference), folders.resolution),
             device=device,
             batch=batch,
         )
@@ -201,6 +203,8 @@ class Implicit:
         settings = (folders.schedule, folders.max_tokens, folders.resolution)
         if settings != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
             decisive.append("/".join(map(str, settings)))
+        if folders.buckets:
+            decisive.append(str(folders.buckets))
         return hashlib.sha256("/".join(decisive).encode()).hexdigest()
 
     @cached_property
@@ -213,21 +217,39 @@ class Implicit:
         return self.loaded.text.truncated(captions)
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the mean implicit reward over the draws, [B] float32, in logits of trained_beta."""
+        """Return the mean implicit reward over the draws, [B] float32, in logits of trained_beta.
+
+        Each image has the shape that the policy was trained on: a square, or its nearest bucket.
+        """
         loaded = self.loaded
-        pixels = np.stack([square_pixels(image, loaded.images.resolution) for image in images])
-        latents = loaded.images.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
         unique = list(dict.fromkeys(captions))
         row = {caption: index for index, caption in enumerate(unique)}
         place = np.array([row[caption] for caption in captions])
         text = loaded.text.encode(unique)
         rewards = np.zeros(len(images), np.float64)
-        for start in range(0, len(images), loaded.batch):
-            part = slice(start, start + loaded.batch)
-            clean = torch.from_numpy(latents[part]).view(-1, *loaded.shape)
-            seen = {name: torch.from_numpy(rows[place[part]].astype(np.float32)) for name, rows in text.items()}
-            rewards[part] = self._mean_rewards(clean, seen, captions[part])
+        shapes = [self.shape_of(image) for image in images]
+        for shape in dict.fromkeys(shapes):
+            places = [index for index, other in enumerate(shapes) if other == shape]
+            latents = self._latents([images[index] for index in places], shape)
+            for start in range(0, len(places), loaded.batch):
+                part = places[start : start + loaded.batch]
+                clean = latents[start : start + loaded.batch]
+                seen = {name: torch.from_numpy(rows[place[part]].astype(np.float32)) for name, rows in text.items()}
+                rewards[part] = self._mean_rewards(clean, seen, [captions[index] for index in part])
         return rewards.astype(np.float32)
+
+    def shape_of(self, image: Image.Image) -> Shape:
+        """Return the height and width in pixels that an image is scored at."""
+        side = self.folders.resolution
+        known = self.folders.buckets
+        return nearest((image.height, image.width), known) if known else (side, side)
+
+    def _latents(self, images: Sequence[Image.Image], shape: Shape) -> torch.Tensor:
+        """Encode images at one shape, [B, C, H, W] float32."""
+        encoder = self.loaded.images
+        pixels = np.stack([shaped_pixels(image, *shape) for image in images])
+        latents = encoder.encode(pixels, np.zeros(len(pixels), np.int64), 0).astype(np.float32)
+        return torch.from_numpy(latents).view(-1, *autoencoders.shaped_latents(encoder.vae.config, shape))
 
     def _mean_rewards(
         self, clean: torch.Tensor, text: Mapping[str, torch.Tensor], captions: Sequence[str]
@@ -235,9 +257,12 @@ class Implicit:
         loaded = self.loaded
         total = np.zeros(len(captions), np.float64)
         conditioning = {name: values.to(loaded.device) for name, values in text.items()}
+        shape = (clean.shape[1], clean.shape[2], clean.shape[3])
+        square = autoencoders.latent_shape(loaded.images.vae.config, self.folders.resolution)
+        timestep = partial(loaded.backbone.timestep, area=math.prod(shape) / math.prod(square))
         for index in range(REWARD_DRAWS):
             keys = [pairs.prompt_id(caption) for caption in captions]
-            visits = [draw(REWARD_SEED, index, key, loaded.shape, loaded.backbone.timestep) for key in keys]
+            visits = [draw(REWARD_SEED, index, key, shape, timestep) for key in keys]
             noise = torch.from_numpy(np.stack([visit.noise for visit in visits]))
             timesteps = torch.tensor([visit.timestep for visit in visits])
             moved = [tensor.to(loaded.device) for tensor in (clean, noise, timesteps)]

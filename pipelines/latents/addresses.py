@@ -1,6 +1,7 @@
 """Where each row of a finished store lies, so that training reads rows where they are and copies nothing.
 
-index/pairs.arrow          pair_id ascending, part, row, caption, checksum: 24 bytes a pair
+index/pairs.arrow          pair_id ascending, part, row, caption, checksum: 24 bytes a pair; with --buckets also bucket,
+                           one byte more: its place among the manifest's
 index/captions.arrow       prompt_id ascending, part, row, checksum
 index/pair_parts.arrow     of each part its file, and of each latent column the byte at which row 0 begins
 index/caption_parts.arrow  the same of captions and embedding columns
@@ -54,13 +55,15 @@ class Located:
     captions: npt.NDArray[np.int64] | None  # prompt_id of each pair; None of captions themselves
     checksums: npt.NDArray[np.uint32]
     parts: Sequence[Part]
+    sides: npt.NDArray[np.int32] | None = None  # [n, 2] height and width of each pair's bucket, in pixels
 
 
 def index_bytes(manifest: store.Manifest) -> int:
     """Return the bytes of a store's index but for its parts, which are few: what a node keeps of a store on S3."""
     if manifest.counts.images:
         return sum(int(about["bytes"]) for name, about in manifest.files.items() if name.startswith(f"{FOLDER}/"))
-    return ROW_BYTES[PAIRS] * manifest.counts.kept + ROW_BYTES[CAPTIONS] * (manifest.counts.prompts + 1)
+    pair = ROW_BYTES[PAIRS] + bool(manifest.buckets)
+    return pair * manifest.counts.kept + ROW_BYTES[CAPTIONS] * (manifest.counts.prompts + 1)
 
 
 def checksum(values: Sequence[bytes | memoryview]) -> int:
@@ -109,12 +112,20 @@ def locate(content: bytes, table: pa.Table) -> Located | None:
         captions=table["prompt_id"].to_numpy() if key == "pair_id" else None,
         checksums=np.array([checksum(row) for row in rows], np.uint32),
         parts=parts,
+        sides=_sides(table),
     )
 
 
 def _width(kind: pa.FixedSizeListType) -> int:
     """Return the bytes of a row of a column."""
     return kind.list_size * kind.value_type.bit_width // 8
+
+
+def _sides(table: pa.Table) -> npt.NDArray[np.int32] | None:
+    """Return the sides of each pair's bucket [n, 2]; None where the store has no buckets."""
+    if store.SIDES[0] not in table.column_names:
+        return None
+    return np.stack([table[name].to_numpy() for name in store.SIDES], axis=1)
 
 
 def _values(group: pq.RowGroupMetaData, widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
@@ -129,11 +140,14 @@ def _values(group: pq.RowGroupMetaData, widths: Mapping[str, int]) -> dict[str, 
     return places
 
 
-def write(folder: str, located: Mapping[str, Located | None]) -> dict[str, dict[str, Any]]:
+def write(
+    folder: str, located: Mapping[str, Located | None], buckets: Sequence[tuple[int, int]] = ()
+) -> dict[str, dict[str, Any]]:
     """Write a store's index and return what its manifest tells of each file; nothing where a row has no known place.
 
     Args:
         located: the rows of every file of kept pairs and captions, by the file's name in the store.
+        buckets: the store's, heights and widths in pixels.
     """
     whole = {name: one for name, one in sorted(located.items()) if one is not None}
     if len(whole) < len(located):
@@ -145,6 +159,9 @@ def write(folder: str, located: Mapping[str, Located | None]) -> dict[str, dict[
     order = np.argsort(np.concatenate([one.ids for one in sides[0].values()]))
     rows = np.searchsorted(captions["prompt_id"].to_numpy(), prompts[order]).astype(np.uint32)
     pairs = pairs.append_column("caption", pa.array(rows))
+    if buckets:
+        shapes = np.concatenate([one.sides for one in sides[0].values() if one.sides is not None])
+        pairs = pairs.append_column("bucket", pa.array(store.bucket_places(shapes, buckets)[order]))
     written = {PAIRS: pairs, PAIR_PARTS: pair_parts, CAPTIONS: captions, CAPTION_PARTS: caption_parts}
     return {name: write_arrow(files.join(folder, name), table) for name, table in written.items()}
 

@@ -55,11 +55,16 @@ def latent_channels(config: Mapping[str, Any]) -> int:
 
 
 def latent_shape(config: Mapping[str, Any], resolution: int) -> tuple[int, int, int]:
-    """Return (C, H, W) of one stored latent of an image of this resolution, by the VAE's settings."""
+    """Return (C, H, W) of one stored latent of a square image of this resolution, by the VAE's settings."""
+    return shaped_latents(config, (resolution, resolution))
+
+
+def shaped_latents(config: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int, int, int]:
+    """Return (C, H, W) of one stored latent of an image of this height and width in pixels, by the VAE's settings."""
     halved = len(config[VIDEO]) if VIDEO in config else len(config["block_out_channels"]) - 1
     square = square_side(config)
-    side = resolution // 2**halved // square
-    return latent_channels(config) * square**2, side, side
+    step = 2**halved * square
+    return latent_channels(config) * square**2, shape[0] // step, shape[1] // step
 
 
 def square_side(config: Mapping[str, Any]) -> int:

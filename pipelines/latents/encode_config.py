@@ -30,6 +30,8 @@ class EncodeConfig:
         "what is stored": (
             "resolution",
             "fit",
+            "buckets",
+            "bucket_tolerance",
             "posterior",
             "flip",
             "seed",
@@ -65,9 +67,16 @@ class EncodeConfig:
     store: PathText = "runs/store"
     """Folder to write the latent store to, local or s3://."""
     resolution: int | None = None
-    """Width and height of the images in pixels; by default what the model was made for."""
+    """Width and height of the images in pixels, with --buckets those of the square among them; by default what the
+    model was made for."""
     fit: Literal["crop", "pad"] = "crop"
-    """How an image that is no square becomes one: crop cuts out its centre, pad fills it up with white."""
+    """How an image gets the shape that is stored: crop cuts out its centre, pad fills it up with white."""
+    buckets: bool = False
+    """Store each pair in the one of several shapes, from 1:2 to 2:1, that is nearest to slot 0's image, instead of in
+    squares. All have about as many pixels as the square."""
+    bucket_tolerance: float = 0.15
+    """Greatest share of an image, from 0 to 1, that its pair's bucket may cut off (with --fit pad: leave white). A pair
+    with an image that would lose more is quarantined."""
     posterior: Posterior = "sample"
     """What is kept of the distribution that the VAE gives for an image: one sample, its mean, or moments. Moments
     are mean and standard deviation, take twice the space, and let training draw a new sample at each visit."""
@@ -101,8 +110,8 @@ class EncodeConfig:
     cpus_per_decode_task: float | None = None
     """Cores that each decoding task holds; by default 1 where the cluster has GPUs, else a share of a core."""
     batch_size: int = 32
-    """Pairs that the VAE encodes at once. It changes the last bits of the result, so a store must be finished with
-    the same number."""
+    """Pairs that the VAE encodes at once, with --buckets at most so many of one shape. It changes the last bits of the
+    result, so a store must be finished with the same number."""
     rows_per_file: int = 256
     """Pairs per file. When a run is killed, each copy of the VAE loses at most so many."""
     max_bad_fraction: float = 0.1
@@ -135,12 +144,22 @@ def check_numbers(config: EncodeConfig) -> None:
     """
     if not 0 <= config.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction {config.max_bad_fraction:g}: must be from 0 to 1")
+    _check_tolerance(config)
     none = dict.fromkeys(("encoders", "min_encoders", "decode_tasks", "gpus_per_encoder"), 0)
     check_least(config, none | dict.fromkeys(("resolution", "batch_size", "rows_per_file"), 1))
     if config.encoders and config.min_encoders > config.encoders:
         raise UserError(f"--min-encoders {config.min_encoders}: more than --encoders {config.encoders}")
     if config.cpus_per_decode_task is not None and not config.cpus_per_decode_task > 0:
         raise UserError(f"--cpus-per-decode-task {config.cpus_per_decode_task:g}: must be above 0")
+
+
+def _check_tolerance(config: EncodeConfig) -> None:
+    """Refuse a tolerance that no image can keep, or that nothing asks for."""
+    given = f"--bucket-tolerance {config.bucket_tolerance:g}"
+    if not 0 <= config.bucket_tolerance < 1:
+        raise UserError(f"{given}: must be from 0 to below 1")
+    if not config.buckets and config.bucket_tolerance != EncodeConfig().bucket_tolerance:
+        raise UserError(f"{given}: has no meaning without --buckets")
 
 
 def store_identity(config: EncodeConfig, chosen: Filter) -> dict[str, Any]:
@@ -168,5 +187,11 @@ def refuse_other_settings(
         UserError: naming each setting that differs, as it was and as it is now.
     """
     now = store_identity(config, chosen) | ({"fingerprints": fingerprints} if fingerprints else {})
-    before = {"fit": "crop", "store_dtype": "float16"} | dict(before)  # what stores of before had
+    earlier = {
+        "fit": "crop",
+        "store_dtype": "float16",
+        "buckets": False,
+        "bucket_tolerance": EncodeConfig().bucket_tolerance,
+    }
+    before = earlier | dict(before)  # what stores of before had
     begun.refuse_other_settings(destination, before, now, "give another --store", FREE)

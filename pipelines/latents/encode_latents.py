@@ -17,7 +17,7 @@ from infra.base import files, logs, models, named_files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import kinds, repair, store, store_check
+from pipelines.latents import buckets, kinds, repair, store, store_check
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -198,6 +198,10 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     seen = repeats.Seen()
     source.all_pair_ids(dataset, seen)
     images = group_source.count_images(dataset)
+    if images and config.buckets:
+        raise UserError(
+            f"--buckets: {config.source} is of groups, whose images have one shape in all their pairs; leave it out"
+        )
     # These load the libraries of networks: what needs none is refused by now.
     from pipelines.latents import autoencoders, text_columns, weight_files
     from pipelines.latents.encode_passes import Plan
@@ -222,6 +226,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
         sources=sources,
         dataset=dataset,
         resolution=resolution,
+        buckets=buckets.ladder(folder, resolution) if config.buckets else (),
         vae=vae,
         embeddings=embeddings,
         fingerprints=fingerprints,

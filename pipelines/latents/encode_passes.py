@@ -37,6 +37,7 @@ class Plan:
     sources: list[str]
     dataset: source.RawTable
     resolution: int
+    buckets: Sequence[tuple[int, int]]  # heights and widths in pixels; none without --buckets
     vae: Mapping[str, Any]
     embeddings: text_columns.Shapes
     fingerprints: Mapping[str, str]
@@ -53,8 +54,9 @@ class Plan:
 
     @property
     def latent_bytes(self) -> int:
-        """Return the bytes of one latent as it is stored."""
-        return self.value_bytes * math.prod(self.latent_shape) * (2 if self.config.posterior == "moments" else 1)
+        """Return the bytes of one latent column in a row, as it is stored."""
+        shapes = [autoencoders.shaped_latents(self.vae, shape) for shape in self.buckets] or [self.latent_shape]
+        return self.value_bytes * max(map(math.prod, shapes)) * (2 if self.config.posterior == "moments" else 1)
 
     @property
     def value_bytes(self) -> int:
@@ -76,6 +78,8 @@ def encode_pairs(plan: Plan) -> None:
         "strict_labels": config.strict_labels,
         "blocklist": plan.filter.blocklist,
         "fit": config.fit,
+        "shapes": plan.buckets,
+        "tolerance": config.bucket_tolerance,
     }
     encode = {
         "model": plan.model,
@@ -87,6 +91,7 @@ def encode_pairs(plan: Plan) -> None:
         "dtype": config.dtype,
         "checker": plan.filter.checker,
         "store_dtype": config.store_dtype,
+        "shapes": plan.buckets,
     }
     choose.current().run(
         Job(

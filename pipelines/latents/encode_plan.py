@@ -19,7 +19,7 @@ import torch
 from infra.base import counting, dry_run, files, models
 from infra.base.dry_run import DryRunConfig, Row
 from labelers.clips.safety_checker import CheckerName, count_checker
-from pipelines.latents import autoencoders, kinds, planned, safety, store, weight_files
+from pipelines.latents import autoencoders, buckets, kinds, planned, safety, store, weight_files
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_other_settings
 from pipelines.latents.encode_latents import choose_resolution
 from pipelines.latents.text_columns import Shapes, embedding_shapes
@@ -50,7 +50,7 @@ class SourceRows:
         return self.rows - self.ties - self.refused - self.blocked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """What the store is to hold of an image."""
 
@@ -58,6 +58,8 @@ class Stored:
     posterior: str
     flip: bool
     dtype: StoreDtype = "float16"
+    buckets: int = 0  # shapes that a pair may have; 0 without --buckets
+    largest: int = 0  # values of a latent of the largest of them
 
     @property
     def value_bytes(self) -> int:
@@ -72,7 +74,8 @@ class Stored:
     @property
     def pair_bytes(self) -> int:
         """Return the bytes of a pair's latents."""
-        return self.value_bytes * self.images * math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
+        values = self.largest or math.prod(self.latent_shape)
+        return self.value_bytes * self.images * values * (2 if self.posterior == "moments" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +192,7 @@ def plan_rows(
         ("captions, each once", f"{source.prompts:,}"),
         ("store", dry_run.gigabytes(latents + embeddings)),
         ("  latents", f"{dry_run.gigabytes(latents)}, {list(stored.latent_shape)} {stored.dtype}, {stored.posterior}"),
+        *([("  buckets", f"{stored.buckets}, in rows as long as the largest needs")] if stored.buckets else []),
         ("  embeddings", dry_run.gigabytes(embeddings)),
         *dry_run.memory_rows(memory, asked.card),
         *dry_run.flop_rows("pair", pair_work),
@@ -219,7 +223,15 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
     tokens = kinds.text_tokens(folder, config.max_tokens)
     vae = autoencoders.vae_config(folder)
     resolution = choose_resolution(config, folder)
-    stored = Stored(autoencoders.latent_shape(vae, resolution), config.posterior, config.flip, config.store_dtype)
+    shapes = buckets.ladder(folder, resolution) if config.buckets else ()
+    stored = Stored(
+        latent_shape=autoencoders.latent_shape(vae, resolution),
+        posterior=config.posterior,
+        flip=config.flip,
+        dtype=config.store_dtype,
+        buckets=len(shapes),
+        largest=max((math.prod(autoencoders.shaped_latents(vae, shape)) for shape in shapes), default=0),
+    )
     source = read_source(dataset, config.strict_labels, chosen.blocklist)
     rows = plan_rows(
         stored,

@@ -7,25 +7,33 @@ pipelines/engine runs them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from infra.base import cpu, models
-from pipelines.latents import autoencoders, safety, store
+from pipelines.latents import autoencoders, buckets, safety, store
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.raw import pairs
-from pipelines.raw.decode import BadImage, Fit, decode_image
+from pipelines.raw.decode import BadImage, Fit, images_at_once, open_image, shaped_pixels
 
 if TYPE_CHECKING:
     from labelers.clips.safety_checker import CheckerName
 
 
 class CheckAndDecode:
-    """Turn raw rows into rows with a status, and the kept ones' images into pixels."""
+    """Turn raw rows into rows with a status, and the kept ones' images into pixels.
+
+    Args:
+        resolution: side of the square in pixels.
+        shapes: the buckets that a pair may go to; without any, all images become squares.
+        tolerance: greatest share of an image that its bucket may cut off.
+    """
 
     def __init__(
         self,
@@ -33,9 +41,13 @@ class CheckAndDecode:
         strict_labels: bool,
         blocklist: safety.Blocklist | None = None,
         fit: Fit = "crop",
+        shapes: Sequence[buckets.Shape] = (),
+        tolerance: float = 0.0,
     ) -> None:
         self.resolution = resolution
         self.fit = fit
+        self.shapes = shapes
+        self.tolerance = tolerance
         self.strict_labels = strict_labels
         self.blocklist = blocklist
 
@@ -43,7 +55,8 @@ class CheckAndDecode:
         """Add pair_id, status, stage and reason to each row.
 
         Returns:
-            The row's ids, label, uids and models, and pixels_0, pixels_1: [R*R*3] uint8 as bytes, null unless kept.
+            The row's ids, label, uids and models, and of the kept height, width and pixels_0, pixels_1: [H*W*3] uint8
+            as bytes.
         """
         ids = pairs.pair_ids(raw)
         rows = []
@@ -68,19 +81,29 @@ class CheckAndDecode:
         if unwanted:
             return {"status": "quarantined", "stage": safety.STAGE, "reason": unwanted}
         try:
-            pixels = {
-                f"pixels_{slot}": decode_image(row[f"jpg_{slot}"], self.resolution, self.fit).tobytes()
-                for slot in (0, 1)
-            }
+            images = [open_image(row[f"jpg_{slot}"]) for slot in (0, 1)]
         except BadImage as error:
             return {"status": "quarantined", "stage": "image", "reason": str(error)}
-        return known | pixels | {"status": "kept"}
+        height = self.resolution
+        width = self.resolution
+        if self.shapes:
+            sizes = [(image.height, image.width) for image in images]
+            height, width = buckets.nearest(sizes[0], self.shapes)
+            misfit = buckets.misfit(sizes, (height, width), self.tolerance)
+            if misfit:
+                return {"status": "quarantined", "stage": buckets.STAGE, "reason": misfit}
+        pixels = {
+            f"pixels_{slot}": shaped_pixels(image, height, width, self.fit).tobytes()
+            for slot, image in enumerate(images)
+        }
+        return known | pixels | {"height": height, "width": width, "status": "kept"}
 
 
 _DECODED = pa.schema(
     [("pair_id", pa.int64()), ("prompt_id", pa.int64()), ("label_0", pa.float32())]
     + [(name, pa.string()) for name in store.TEXT_COLUMNS]
     + [("contradicts", pa.bool_()), ("status", pa.string())]
+    + [(name, pa.int32()) for name in store.SIDES]
     + [("pixels_0", pa.large_binary()), ("pixels_1", pa.large_binary())]
 )
 
@@ -109,6 +132,7 @@ class LatentEncoder:
         dtype: Dtype,
         checker: CheckerName | None = None,
         store_dtype: StoreDtype = "float16",
+        shapes: Sequence[buckets.Shape] = (),
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu":
@@ -118,22 +142,24 @@ class LatentEncoder:
         folder = model.folder((autoencoders.VAE,))
         self.vae = autoencoders.load_vae(folder, self.dtype).to(self.device)
         self.shift, self.scale = autoencoders.normalisation(folder).tensors()
+        self.shapes = [autoencoders.shaped_latents(self.vae.config, shape) for shape in shapes]
         self.latent_shape = autoencoders.latent_shape(self.vae.config, resolution)
-        self.resolution = resolution
         self.posterior = posterior
         self.flip = flip
         self.seed = seed
-        self.batch_size = batch_size
         self.store_dtype = store_dtype
+        # A pass has one shape, and of a rare one a batch has few: passes are small, so that little is padding.
+        self.batch_size = images_at_once(resolution, batch_size) if shapes else batch_size
         self.check: safety.CheckPairs | None = None
         if checker:
             from labelers.clips.safety_checker import SafetyChecker  # takes a second to import
 
-            self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution)
+            self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Replace pixels by latents [C*H*W] (moments: [2*C*H*W], mean then standard deviation).
 
+        With buckets zeros follow, up to the number of values of the largest.
         A pair whose latents are not finite is quarantined, in float16 with a hint: SDXL's own VAE overflows there.
         """
         if self.check:
@@ -145,19 +171,25 @@ class LatentEncoder:
         return self._assemble(decoded, kept, latents, finite)
 
     def _encode_rows(self, rows: pa.Table, ids: npt.NDArray[np.int64]) -> dict[str, store.Values]:
-        shape = (-1, self.resolution, self.resolution, 3)
-        out: dict[str, store.Values] = {}
-        for slot in (0, 1):
-            content = b"".join(rows[f"pixels_{slot}"].to_pylist())
-            pixels = np.frombuffer(content, np.uint8).reshape(shape)
-            out[f"latents_{slot}"] = self.encode(pixels, ids, slot)
-            if self.flip:
-                out[f"latents_{slot}_flipped"] = self.encode(pixels[:, :, ::-1], ids, slot)
+        """Encode both slots of kept pairs, those of one shape together: [rows, latent_size] by column."""
+        out: dict[str, store.Values] = {
+            name: np.zeros((len(ids), self.latent_size), self.store_dtype) for name in store.latent_columns(self.flip)
+        }
+        sides = np.stack([rows[name].to_numpy() for name in store.SIDES], axis=1)
+        for height, width in np.unique(sides, axis=0):
+            places = np.flatnonzero((sides == (height, width)).all(1))
+            for slot in (0, 1):
+                content = b"".join(rows[f"pixels_{slot}"].take(pa.array(places)).to_pylist())
+                pixels = np.frombuffer(content, np.uint8).reshape(-1, height, width, 3)
+                orientations = {"": pixels} | ({"_flipped": pixels[:, :, ::-1]} if self.flip else {})
+                for suffix, seen in orientations.items():
+                    latents = self.encode(seen, ids[places], slot)
+                    out[f"latents_{slot}{suffix}"][places, : latents.shape[1]] = latents
         return out
 
     @torch.inference_mode()
     def encode(self, pixels: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], slot: int) -> store.Values:
-        """Encode [B, R, R, 3] uint8 into [B, C*H*W] of the store's dtype.
+        """Encode images of one shape [B, H, W, 3] uint8 into [B, C*h*w] of the store's dtype.
 
         Every forward pass has the same batch size, the last one padded: a convolution's last bits depend on it, and a
         resumed store must equal an uninterrupted one.
@@ -190,8 +222,9 @@ class LatentEncoder:
 
     @property
     def latent_size(self) -> int:
-        """Return the number of values stored per image."""
-        return math.prod(self.latent_shape) * (2 if self.posterior == "moments" else 1)
+        """Return the number of values that a row has per image."""
+        largest = max(map(math.prod, self.shapes or [self.latent_shape]))
+        return largest * (2 if self.posterior == "moments" else 1)
 
     def _assemble(
         self,
@@ -203,6 +236,7 @@ class LatentEncoder:
         good = kept.copy()
         good[kept] = finite
         columns = {name: decoded[name] for name in decoded.column_names if not name.startswith("pixels_")}
+        columns |= {name: pc.if_else(pa.array(good), columns[name], None) for name in store.SIDES}
         for name, values in latents.items():
             full = np.zeros((len(kept), self.latent_size), self.store_dtype)
             full[good] = values[finite]
@@ -212,7 +246,7 @@ class LatentEncoder:
         reason = f"latents are not finite{hint}"
         for name, value in (("status", "quarantined"), ("stage", "latent"), ("reason", reason)):
             columns[name] = pa.array(np.where(lost, value, np.array(decoded[name].to_pylist(), object)), pa.string())
-        schema = store.pairs_schema(self.latent_size, self.flip, self.store_dtype)
+        schema = store.pairs_schema(self.latent_size, self.flip, self.store_dtype, bucketed=bool(self.shapes))
         return pa.table([columns[name] for name in schema.names], schema=schema)
 
 

@@ -19,7 +19,7 @@ from pipelines.raw.decode import BadImage, Fit, decode_image
 _DECODED = pa.schema(
     [(name, pa.int64()) for name in ("image_id", "group_id", "prompt_id")]
     + [(name, pa.string()) for name in ("image_uid", "model", "stage", "reason", "status")]
-    + [("pixels", pa.large_binary())]
+    + [*((name, pa.int32()) for name in store.SIDES), ("pixels", pa.large_binary())]
 )
 
 
@@ -51,7 +51,8 @@ class CheckAndDecodeImages:
             pixels = decode_image(row["jpg"], self.resolution, self.fit).tobytes()
         except BadImage as error:
             return {"status": "quarantined", "stage": "image", "reason": str(error)}
-        return {"prompt_id": pairs.prompt_id(caption), "pixels": pixels, "status": "kept"}
+        sides = dict.fromkeys(store.SIDES, self.resolution)
+        return {"prompt_id": pairs.prompt_id(caption), "pixels": pixels, **sides, "status": "kept"}
 
 
 class ImageEncoder:
@@ -81,7 +82,7 @@ class ImageEncoder:
         self.hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if dtype == "float16" else ""
         self.check = None
         if checker:
-            self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), resolution, ("pixels",))
+            self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), ("pixels",))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Replace pixels by latents [C*H*W]; an image whose latents are not finite is quarantined."""

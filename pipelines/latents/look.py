@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import ExifTags, Image
 
 from infra.base import config_files, files, logs, tables
 from infra.base.errors import UserError
 from infra.pages.made import command_of, describe
 from infra.pages.page import data_uri, template
+from pipelines.latents import buckets
 from pipelines.latents.encode_config import WORLD
 from pipelines.latents.encode_passes import Plan, count_cut
 from pipelines.latents.encoders import CheckAndDecode
@@ -25,6 +26,7 @@ from pipelines.raw.decode import FORMATS
 LOOKED_AT = 200  # pairs, the first of the source
 SHOWN = 50  # pairs on the contact sheet
 SIDE = 256  # pixels of an image there, at most
+TURNED = (5, 6, 7, 8)  # EXIF orientations of images that lie on their side
 SHEET = "contact-sheet.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,6 +42,7 @@ class Look:
     padded: int
     enlarged: int
     with_alpha: int
+    misfits: int  # pairs with an image that their bucket would cut too much of
     captions: int
     cut: int  # captions that no text encoder sees whole
 
@@ -62,38 +65,58 @@ def first_pairs(plan: Plan) -> Iterator[pa.Table]:
 
 def look_at(plan: Plan) -> Look:
     """Measure the first pairs by the headers of their images and by the model's tokenizers."""
-    images: list[tuple[tuple[int, int], bool]] = []
+    pads = plan.config.fit == "pad"
+    known: list[tuple[buckets.Shape, buckets.Shape]] = []  # of each image: its height and width, and what it gets
     captions: dict[str, None] = {}
     rows = 0
+    with_alpha = 0
+    misfits = 0
     for piece in first_pairs(plan):
         rows += piece.num_rows
-        for slot in (0, 1):
-            images += [known for known in map(_size_and_alpha, piece[f"jpg_{slot}"].to_pylist()) if known]
         captions |= dict.fromkeys(text for text in piece["caption"].unique().to_pylist() if isinstance(text, str))
-    sizes = [size for size, _ in images]
-    squares = plan.config.fit == "pad"
-    lost = [0.0 if squares else 1 - min(size) / max(size) for size in sizes]
-    side = max if squares else min
+        for both in zip(*(map(_size_and_alpha, piece[f"jpg_{slot}"].to_pylist()) for slot in (0, 1)), strict=True):
+            images = [one for one in both if one is not None]
+            sizes = [size for size, _ in images]
+            shape = _shape(plan, sizes)
+            misfits += bool(plan.buckets and buckets.misfit(sizes, shape, plan.config.bucket_tolerance))
+            known += [(size, shape) for size in sizes]
+            with_alpha += sum(alpha for _, alpha in images)
+    lost = [buckets.lost_share(size, shape) for size, shape in known]
     return Look(
         pairs=rows,
-        images=len(images),
-        cropped=sum(share > 0 for share in lost),
-        most_cropped=max(lost, default=0.0),
-        padded=sum(squares and size[0] != size[1] for size in sizes),
-        enlarged=sum(side(size) < plan.resolution for size in sizes),
-        with_alpha=sum(alpha for _, alpha in images),
+        images=len(known),
+        cropped=0 if pads else sum(share > 0 for share in lost),
+        most_cropped=0.0 if pads else max(lost, default=0.0),
+        padded=sum(share > 0 for share in lost) if pads else 0,
+        enlarged=sum(_is_enlarged(size, shape, pads) for size, shape in known),
+        with_alpha=with_alpha,
+        misfits=misfits,
         captions=len(captions),
         cut=count_cut(plan, list(captions)) if captions else 0,
     )
 
 
-def _size_and_alpha(content: object) -> tuple[tuple[int, int], bool] | None:
-    """Read an image's size and whether it has transparency from its header; None where it is no image."""
+def _shape(plan: Plan, sizes: Sequence[buckets.Shape]) -> buckets.Shape:
+    """Return the height and width that a pair's images get, by those that they have, slot 0 first."""
+    square = (plan.resolution, plan.resolution)
+    return buckets.nearest(sizes[0], plan.buckets) if plan.buckets and sizes else square
+
+
+def _is_enlarged(size: buckets.Shape, shape: buckets.Shape, pads: bool) -> bool:
+    """Say whether an image of some height and width has fewer pixels than what is made of it."""
+    scales = [wanted / given for wanted, given in zip(shape, size, strict=True)]
+    return (min if pads else max)(scales) > 1
+
+
+def _size_and_alpha(content: object) -> tuple[buckets.Shape, bool] | None:
+    """Read an image's upright height and width and whether it has transparency from its header; None if it has none."""
     if not isinstance(content, bytes):
         return None
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.size, image.has_transparency_data
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
+            return (width, height) if turned else (height, width), image.has_transparency_data
     except Exception:  # Pillow raises many kinds; the encoder quarantines such a row and says why
         return None
 
@@ -112,10 +135,12 @@ def say(plan: Plan, look: Look) -> str:
         most = f", by up to {look.most_cropped:.0%}" if look.cropped else ""
         parts.insert(0, f"{look.cropped:,} of {look.images:,} images cropped{most}")
     parts.append(f"{look.cut:,} of {look.captions:,} captions cut to what the text encoders take")
-    return (
-        f"model {plan.config.model}, {plan.resolution} x {plan.resolution} pixels\n"
-        f"of the first {look.pairs:,} pairs: {'; '.join(parts)}"
-    )
+    if plan.buckets:
+        parts.insert(1, f"{look.misfits:,} pairs refused, of which a bucket would cut off too much")
+    shapes = f"{plan.resolution} x {plan.resolution} pixels"
+    if plan.buckets:
+        shapes = f"{len(plan.buckets)} shapes of about {shapes}"
+    return f"model {plan.config.model}, {shapes}\nof the first {look.pairs:,} pairs: {'; '.join(parts)}"
 
 
 def write_sheet(plan: Plan) -> str | None:
@@ -126,11 +151,17 @@ def write_sheet(plan: Plan) -> str | None:
     """
     kept = files.list_files(files.join(plan.destination, "pairs/status=kept"), tables.SUFFIX)
     stored = tables.read(kept, ["pair_id"])["pair_id"].to_numpy()
-    check = CheckAndDecode(plan.resolution, plan.config.strict_labels, fit=plan.config.fit)
+    check = CheckAndDecode(
+        plan.resolution,
+        plan.config.strict_labels,
+        fit=plan.config.fit,
+        shapes=plan.buckets,
+        tolerance=plan.config.bucket_tolerance,
+    )
     shown: list[dict[str, Any]] = []
     for piece in first_pairs(plan):
         rows = piece.filter(pa.array(np.isin(pairs.pair_ids(piece), stored))).slice(0, SHOWN - len(shown))
-        shown += _shown(plan, check, rows)
+        shown += _shown(check, rows)
         if len(shown) >= SHOWN:
             break
     if not shown:
@@ -146,17 +177,17 @@ def write_sheet(plan: Plan) -> str | None:
     return path
 
 
-def _shown(plan: Plan, check: CheckAndDecode, rows: pa.Table) -> list[dict[str, Any]]:
+def _shown(check: CheckAndDecode, rows: pa.Table) -> list[dict[str, Any]]:
     """Describe pairs for the sheet: caption, both images as the model sees them, and the winner's slot."""
     shown = []
     for caption, row in zip(rows["caption"].to_pylist(), check(rows).to_pylist(), strict=True):
-        images = [_embedded(row[f"pixels_{slot}"], plan.resolution) for slot in (0, 1)]
+        images = [_embedded(row[f"pixels_{slot}"], row["height"], row["width"]) for slot in (0, 1)]
         shown.append({"caption": caption, "images": images, "winner": 0 if row["label_0"] == 1 else 1})
     return shown
 
 
-def _embedded(pixels: bytes, resolution: int) -> str:
-    image = Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(resolution, resolution, 3))
+def _embedded(pixels: bytes, height: int, width: int) -> str:
+    image = Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(height, width, 3))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return data_uri(buffer.getvalue(), SIDE)

@@ -141,22 +141,20 @@ class CheckPairs:
         columns: with the images' pixels, two of a pair.
     """
 
-    def __init__(
-        self, checker: SafetyChecker, resolution: int, columns: Sequence[str] = ("pixels_0", "pixels_1")
-    ) -> None:
+    def __init__(self, checker: SafetyChecker, columns: Sequence[str] = ("pixels_0", "pixels_1")) -> None:
         self.checker = checker
-        self.resolution = resolution
         self.columns = columns
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Change status, stage and reason of flagged pairs, as CheckAndDecode gives them."""
         columns = {name: decoded[name].to_pylist() for name in ("status", "stage", "reason")}
         kept = [row for row, status in enumerate(columns["status"]) if status == "kept"]
-        shape = (self.resolution, self.resolution, 3)
+        rows = decoded.take(pa.array(kept, pa.int64()))
+        sides = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
         scores = []
         for name in self.columns:
-            contents = decoded[name].take(pa.array(kept, pa.int64())).to_pylist()
-            images = [Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape)) for content in contents]
+            contents = zip(rows[name].to_pylist(), sides, strict=True)
+            images = [Image.fromarray(np.frombuffer(content, np.uint8).reshape(*side, 3)) for content, side in contents]
             scores.append(self.checker.scores(images))
         for row, both in zip(kept, np.maximum.reduce(scores), strict=True):
             if both.max() > 0:

@@ -2,7 +2,8 @@
 
 store/
   manifest.json                       written last; a store without it is unfinished
-  pairs/status=kept/*.parquet         pair_id, prompt_id, latents_0, latents_1, label_0, uids, models
+  pairs/status=kept/*.parquet         pair_id, prompt_id, latents_0, latents_1, label_0, uids, models;
+                                      with --buckets also height and width, see buckets.py
   pairs/status=tie/*.parquet          the same columns, latents null
   pairs/status=quarantined/*.parquet  pair_id, stage, reason; what was known of the row, the rest null
   prompts/*.parquet                   prompt_id, caption, one column per output of a text encoder; "" is a row
@@ -20,9 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +48,7 @@ KEPT_IMAGES = "images/status=kept"
 LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
 REPAIR = "give the encoder's command again with --repair, or restore it from a copy"
 Values = npt.NDArray[np.float16 | np.float32]  # latents and embeddings, in the store's dtype
+SIDES = ("height", "width")  # columns of a pair's bucket, in pixels
 TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
@@ -91,6 +94,25 @@ class Manifest:
     safety: Mapping[str, str] = field(default_factory=dict)  # the filter's hashes by flag; older stores name none
     # What the source's files held, as pipelines/raw/contents.py notes it; older stores note nothing.
     source_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    buckets: tuple[tuple[int, int], ...] = ()  # heights and widths in pixels, of --buckets; () where all are squares
+
+    def shape_of(self, bucket: int | None) -> tuple[int, int, int]:
+        """Return (C, H, W) of the latents of a bucket, by its place among the buckets; None: of a square."""
+        if bucket is None:
+            return self.latent_shape
+        channels, square, _ = self.latent_shape
+        sides = [side * square // self.resolution for side in self.buckets[bucket]]
+        return channels, sides[0], sides[1]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Return (C, H, W) of every shape that latents have here."""
+        return tuple(self.shape_of(bucket) for bucket in range(len(self.buckets))) or (self.latent_shape,)
+
+    @property
+    def row_values(self) -> int:
+        """Return the number of values that a latent column has in each row: those of the largest shape."""
+        return max(map(math.prod, self.shapes)) * (2 if self.posterior == "moments" else 1)
 
 
 # How pairs/ and prompts/ are written: the values of a row group's column then lie in one page, as they are in memory,
@@ -111,12 +133,20 @@ def latent_columns(flip: bool) -> tuple[str, ...]:
     return ("latents_0", "latents_1") + (("latents_0_flipped", "latents_1_flipped") if flip else ())
 
 
-def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16") -> pa.Schema:
-    """Return the schema of pairs/, whatever the status; latent_size is the number of values of one latent."""
+def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16", bucketed: bool = False) -> pa.Schema:
+    """Return the schema of pairs/, whatever the status.
+
+    Args:
+        latent_size: number of values of a latent column in each row. With buckets it is the largest bucket's: a smaller
+            latent's values come first, and zeros follow.
+        bucketed: whether pairs have shapes of their own, which height and width tell in pixels.
+    """
     values = pa.from_numpy_dtype(np.dtype(dtype))
     latents = [(name, pa.list_(values, latent_size)) for name in latent_columns(flip)]
     texts = [(name, pa.string()) for name in TEXT_COLUMNS]
     head = [("pair_id", pa.int64()), ("prompt_id", pa.int64())]
+    if bucketed:
+        head += [(name, pa.int32()) for name in SIDES]
     return pa.schema(
         [*head, *latents, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())]
     )
@@ -141,6 +171,17 @@ def grouped_pairs_schema() -> pa.Schema:
     ids = [(name, pa.int64()) for name in ("pair_id", "prompt_id", "group_id", "image_0_id", "image_1_id")]
     texts = [(name, pa.string()) for name in TEXT_COLUMNS]
     return pa.schema([*ids, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())])
+
+
+def bucket_places(sides: npt.NDArray[np.int32], buckets: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
+    """Return the place of each pair's bucket among a store's.
+
+    Args:
+        sides: [n, 2] height and width of each pair's bucket, in pixels.
+    """
+    same = (sides[:, None, :] == np.array(buckets)[None, :, :]).all(-1)
+    assert same.any(1).all()
+    return same.argmax(1).astype(np.uint8)
 
 
 LABELS_SCHEMA = pa.schema(
@@ -216,6 +257,7 @@ def read_manifest(store: str) -> Manifest:
     try:
         value["counts"] = Counts(**value["counts"])
         value["latent_shape"] = tuple(value["latent_shape"])
+        value["buckets"] = tuple(tuple(sides) for sides in value.get("buckets", ()))
         value["embeddings"] = {name: tuple(shape) for name, shape in value["embeddings"].items()}
         return Manifest(**value)
     except (KeyError, TypeError, AttributeError) as error:

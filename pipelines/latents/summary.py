@@ -133,7 +133,7 @@ def _index(plan: Plan, read: Mapping[str, tuple[Any, addresses.Located | None]])
     files.remove(files.join(plan.destination, addresses.FOLDER))  # of a run that was killed, or from before a repair
     trained_on = {n: one for n, one in names.items() if n.startswith(TRAINED_ON)}
     if not plan.images:
-        return addresses.write(plan.destination, trained_on)
+        return addresses.write(plan.destination, trained_on, plan.buckets)
     rows = {n: one for n, one in trained_on.items() if not n.startswith(f"{store.KEPT}/")}
     pairs_of_images = _rows_of(plan, store.KEPT, ["pair_id", "prompt_id", "group_id", "image_0_id", "image_1_id"])
     assert pairs_of_images is not None
@@ -190,6 +190,7 @@ def _manifest(
         fingerprints=plan.fingerprints,
         resolution=plan.resolution,
         latent_shape=plan.latent_shape,
+        buckets=tuple(plan.buckets),
         scaling_factor=normalisation.scale,
         shift_factor=normalisation.shift,
         posterior=plan.config.posterior,

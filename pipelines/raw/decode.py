@@ -1,4 +1,7 @@
-"""Image bytes to pixels, as the paper's code does: RGB, shorter side to the resolution (bilinear), centre crop."""
+"""Image bytes to pixels, as the paper's code does: RGB, shorter side to the resolution (bilinear), centre crop.
+
+With buckets (pipelines/latents/buckets.py) an image gets the shape of its pair's bucket instead of a square.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,20 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> npt
 
     resize = Resize(resolution, interpolation=InterpolationMode.BILINEAR)
     return np.asarray(Compose([resize, CenterCrop(resolution)])(image), dtype=np.uint8)
+
+
+def shaped_pixels(image: Image.Image, height: int, width: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
+    """Give an RGB image a shape, as square_pixels does for squares: crop cuts at the centre, pad fills up with white.
+
+    Returns:
+        [height, width, 3] uint8 RGB.
+    """
+    if height == width:
+        return square_pixels(image, height, fit)
+    size = (width, height)
+    bilinear = Image.Resampling.BILINEAR
+    shaped = ImageOps.pad(image, size, bilinear, color="white") if fit == "pad" else ImageOps.fit(image, size, bilinear)
+    return np.asarray(shaped, dtype=np.uint8)
 
 
 def decode_image(content: object, resolution: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:

@@ -47,8 +47,12 @@ class Backbone(Protocol):
         """Return what decides noise and target, to compare two models' by."""
         ...
 
-    def timestep(self, uniform: float) -> int:
-        """Map a uniform number in [0, 1) to a timestep, so that timesteps are drawn as training draws them."""
+    def timestep(self, uniform: float, area: float = 1.0) -> int:
+        """Map a uniform number in [0, 1) to a timestep, so that timesteps are drawn as training draws them.
+
+        Args:
+            area: of the latent by that of the square's: more positions may shift the noise levels further.
+        """
         ...
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

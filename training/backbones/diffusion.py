@@ -42,8 +42,8 @@ class StableDiffusion(DiffusersNetwork):
         """Return what decides noise and target, to compare two models' by."""
         return self.prediction_type, self.alpha.tolist()
 
-    def timestep(self, uniform: float) -> int:
-        """Draw timesteps uniformly (Eq. 14)."""
+    def timestep(self, uniform: float, area: float = 1.0) -> int:  # noqa: ARG002
+        """Draw timesteps uniformly (Eq. 14), whatever the latent's area."""
         return self.drawn[int(uniform * len(self.drawn))]
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

@@ -28,30 +28,34 @@ from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu  # iso
 GUIDANCE = 3.5  # what FLUX.1-dev is told as its distilled guidance scale, here and where its images are drawn
 
 
-def shifted_sigmas(folder: Path) -> torch.Tensor:
+def shifted_sigmas(folder: Path, area: float = 1.0) -> torch.Tensor:
     """Return the scheduler's own noise levels, [timesteps] float32, ascending to 1.
 
     A dynamic shift depends on the number of image tokens. It is taken at the resolution that the model was made for,
     whatever the store's: a network knows s itself, the shift only says how often each s is trained.
+
+    Args:
+        area: of an image by that of the square, in a store with buckets; it has as many times the square's tokens.
     """
     scheduler = flow_scheduler(folder)
     sigmas = scheduler.sigmas
     settings = scheduler.config
     if settings["use_dynamic_shifting"]:
-        sigmas = scheduler.time_shift(dynamic_shift(folder, settings), 1.0, sigmas)
+        sigmas = scheduler.time_shift(dynamic_shift(folder, settings, area), 1.0, sigmas)
         if settings.get("shift_terminal"):
             sigmas = scheduler.stretch_shift_to_terminal(sigmas)
     return sigmas.flip(0).contiguous()
 
 
-def dynamic_shift(folder: Path, settings: Mapping[str, Any]) -> float:
+def dynamic_shift(folder: Path, settings: Mapping[str, Any], area: float = 1.0) -> float:
     """Return mu of a shift by the number of image tokens, as a model's own pipeline takes it.
 
     Args:
         settings: the scheduler's.
+        area: as in shifted_sigmas.
     """
     kind = kind_of(folder)
-    tokens = (native_resolution(folder) // pixels_per_latent(folder) // kind.patch) ** 2
+    tokens = round((native_resolution(folder) // pixels_per_latent(folder) // kind.patch) ** 2 * area)
     if kind.shift_steps:
         return compute_empirical_mu(tokens, kind.shift_steps)
     least = settings["base_image_seq_len"]
@@ -71,21 +75,31 @@ class RectifiedFlow(DiffusersNetwork):
             raise UserError(f"--zero-terminal-snr: {folder} is a flow model, whose last timestep is pure noise already")
         self.sigmas = shifted_sigmas(folder)
         self.timesteps = len(self.sigmas)
+        self.places: dict[float, list[int]] = {1.0: list(range(self.timesteps))}  # by area, see _placed
         self.check_timesteps()
 
     def schedule(self) -> tuple[Any, ...]:
         """Return what decides noise and target, to compare two models' by."""
         return self.prediction_type, self.sigmas.tolist()
 
-    def timestep(self, uniform: float) -> int:
+    def timestep(self, uniform: float, area: float = 1.0) -> int:
         """Draw timesteps logit-normally, mean 0 and deviation 1 (Esser et al. 2024, Sec. 3.1); a given list uniformly.
 
         The uniform number becomes a normal one by the inverse of its distribution; its sigmoid is the share of the
-        schedule, and the schedule's own shift comes after.
+        schedule, and the schedule's own shift comes after: where it is dynamic, that of the latent's area.
         """
         if self.chosen:
             return self.chosen[int(uniform * len(self.chosen))]
-        return int(expit(ndtri(uniform)) * self.timesteps)
+        if area not in self.places:
+            self.places[area] = self._placed(area)
+        return self.places[area][int(expit(ndtri(uniform)) * self.timesteps)]
+
+    def _placed(self, area: float) -> list[int]:
+        """Return for each noise level of a latent of some area, ascending, the timestep of the nearest level."""
+        levels = shifted_sigmas(self.folder, area)
+        above = torch.searchsorted(self.sigmas, levels).clamp(1, self.timesteps - 1)
+        nearer_below = levels - self.sigmas[above - 1] < self.sigmas[above] - levels
+        return (above - nearer_below.long()).tolist()
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Compute x_s = (1 - s) x_0 + s noise at the s that the network is told; all [B, C, H, W] float32."""

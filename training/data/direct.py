@@ -27,7 +27,7 @@ from pipelines.latents import addresses, group_index, store
 from pipelines.latents.store import Values
 from pipelines.raw import pairs
 from training.data import grouped
-from training.data.stored import Read, StoredPairs, latent_shape
+from training.data.stored import Read, StoredPairs, latent_shape, row_shape
 
 CONNECTIONS = 24  # requests to S3 at once; pyarrow keeps 25 connections
 HANDLES = 4096  # files on S3 whose size is known; the first request to another one asks for that, too
@@ -56,7 +56,7 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
     by_pair = _mapped(index / Path(addresses.PAIRS).name)
     by_caption = _mapped(index / Path(addresses.CAPTIONS).name)
     groups = _open_groups(path, index, by_pair, manifest) if manifest.counts.images else None
-    columns = dict.fromkeys(store.latent_columns(manifest.flip), latent_shape(manifest))
+    columns = dict.fromkeys(store.latent_columns(manifest.flip), row_shape(manifest))
     prompt_ids = by_caption["prompt_id"].to_numpy()
     empty = int(np.searchsorted(prompt_ids, pairs.prompt_id("")))
     if not (empty < len(prompt_ids) and prompt_ids[empty] == pairs.prompt_id("")):
@@ -73,6 +73,7 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
         ),
         empty_prompt=empty,
         groups=groups,
+        buckets=by_pair["bucket"].to_numpy() if manifest.buckets else None,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +19,13 @@ import torch
 from infra.base import tables
 from infra.base.errors import UserError
 from pipelines.latents import store
-from training.data.stored import StoredPairs
+from training.data.stored import StoredPairs, area, latent_shape
 from training.method.batch import Batch
 from training.method.draws import Draw, draw
-from training.method.order import batch_rows
+from training.method.order import Streams, batch_rows, step_rows
 
 Item = TypeVar("Item")
+TimestepMap = Callable[..., int]  # of a uniform number, and with buckets `area`; see Backbone.timestep
 UNDECIDED = 2  # beside 0 and 1 for the winner's slot
 PAIRS_AHEAD = 64  # that are asked of S3 before they are needed: at 77 pairs/s the answers may take 0.8 s
 
@@ -36,6 +39,15 @@ class Labelled:
     winners: npt.NDArray[np.uint8]  # [m] 0 or 1
     preferred: npt.NDArray[np.float32] | None  # [m] P(the winner is preferred); None: 1, as but for soft labels
     labels_hash: str
+
+    @functools.cached_property
+    def streams(self) -> Streams | None:
+        """Return the rows by bucket; None where the store has one shape."""
+        return None if self.pairs.buckets is None else Streams.of(self.pairs.buckets[self.rows])
+
+    def buckets(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """Return the buckets of positions in self.rows; None where the store has one shape."""
+        return None if self.pairs.buckets is None else self.pairs.buckets[self.rows[rows]]
 
 
 def apply_labels(pairs: StoredPairs, path: str, name: str, soft: bool = False) -> Labelled:
@@ -64,7 +76,13 @@ def apply_labels(pairs: StoredPairs, path: str, name: str, soft: bool = False) -
     if len(rows) < count:
         winners = winners[rows]
         preferred = None if preferred is None else preferred[rows]
-    return Labelled(pairs=pairs, rows=rows, winners=winners, preferred=preferred, labels_hash=labels_hash)
+    return Labelled(
+        pairs=pairs,
+        rows=rows,
+        winners=winners,
+        preferred=preferred,
+        labels_hash=labels_hash,
+    )
 
 
 def _places(
@@ -81,9 +99,10 @@ def _places(
 def as_stored(pairs: StoredPairs) -> Labelled:
     """Take every pair without labels: slot 0 stands where winners do."""
     count = len(pairs.pair_ids)
+    rows = np.arange(count, dtype=np.uint32)
     return Labelled(
         pairs=pairs,
-        rows=np.arange(count, dtype=np.uint32),
+        rows=rows,
         winners=np.zeros(count, np.uint8),
         preferred=None,
         labels_hash="",
@@ -95,7 +114,7 @@ def assemble(
     rows: npt.NDArray[np.int64],
     seed: int,
     epoch: int,
-    timestep: Callable[[float], int],
+    timestep: TimestepMap,
     dropout: float,
 ) -> Batch:
     """Gather rows of a label set and make their draws; see begin."""
@@ -107,14 +126,14 @@ def begin(
     rows: npt.NDArray[np.int64],
     seed: int,
     epoch: int,
-    timestep: Callable[[float], int],
+    timestep: TimestepMap,
     dropout: float,
 ) -> Callable[[], Batch]:
     """Make the draws of some rows and begin to read these; what is returned waits for them.
 
     Args:
-        rows: [B] positions in data.rows.
-        timestep: the backbone's map from a uniform number to a timestep.
+        rows: [B] positions in data.rows, of one bucket.
+        timestep: the backbone's map from a uniform number to a timestep, see Backbone.timestep.
         dropout: probability that a caption gives way to the empty one.
     """
     pairs = data.pairs
@@ -123,12 +142,15 @@ def begin(
     manifest = pairs.manifest
     moments = manifest.posterior == "moments"
     ids = pairs.pair_ids[chosen]
+    bucket = None if pairs.buckets is None else int(pairs.buckets[chosen[0]])
+    shape = manifest.shape_of(bucket)
+    drawn_by = timestep if bucket is None else functools.partial(timestep, area=area(manifest, bucket))
     draws = [
-        draw(seed, epoch, int(key), manifest.latent_shape, timestep, dropout, moments and pairs.groups is None)
+        draw(seed, epoch, int(key), shape, drawn_by, dropout, moments and pairs.groups is None)
         for key in pairs.draw_keys[chosen]
     ]
     if moments and pairs.groups is not None:
-        draws = pairs.groups.with_posteriors(draws, chosen, seed, epoch, manifest.latent_shape)
+        draws = pairs.groups.with_posteriors(draws, chosen, seed, epoch, shape)
     dropped = np.array([drawn.drop_caption for drawn in draws])
     wanted = np.where(dropped, pairs.empty_prompt, pairs.prompt_rows[chosen])
     captions, places = np.unique(wanted, return_inverse=True)  # each is read once
@@ -139,7 +161,7 @@ def begin(
         return Batch(
             pair_ids=ids,
             # torch widens float16 (exactly) fifteen times as fast as numpy
-            latents=torch.from_numpy(_pair_latents(manifest, latents(), winners, draws)).float(),
+            latents=torch.from_numpy(_pair_latents(manifest, bucket, latents(), winners, draws)).float(),
             noise=torch.from_numpy(np.stack([drawn.noise for drawn in draws])),
             timesteps=torch.tensor([drawn.timestep for drawn in draws]),
             conditioning={name: torch.from_numpy(values[places]).float() for name, values in prompts().items()},
@@ -151,10 +173,15 @@ def begin(
 
 
 def _pair_latents(
-    manifest: store.Manifest, columns: Mapping[str, store.Values], winners: npt.NDArray[np.uint8], draws: Sequence[Draw]
+    manifest: store.Manifest,
+    bucket: int | None,
+    columns: Mapping[str, store.Values],
+    winners: npt.NDArray[np.uint8],
+    draws: Sequence[Draw],
 ) -> store.Values:
     """Return pairs' latents [2, B, C, H, W], winners first: as stored, or float32 where they are sampled here."""
-    slots = list(columns.values())
+    shape = latent_shape(manifest, bucket)
+    slots = [rows.reshape(len(rows), -1)[:, : math.prod(shape)].reshape(-1, *shape) for rows in columns.values()]
     pairs: list[store.Values] = []
     for place, (winner, drawn) in enumerate(zip(winners.tolist(), draws, strict=True)):
         mirrored = 2 if manifest.flip and drawn.flip else 0
@@ -181,7 +208,8 @@ class Share:
     """Which part of every global batch a rank takes, and in which pieces.
 
     Every rank has equally many pieces, each of micro_batch pairs where the world size divides the global batch, of at
-    most so many where it does not: ranks that compute together need equally many passes.
+    most so many where it does not, or where a rank's part meets several buckets: ranks that compute together need
+    equally many passes.
     """
 
     global_batch: int
@@ -189,13 +217,34 @@ class Share:
     rank: int = 0
     world_size: int = 1
 
-    @property
-    def pieces(self) -> list[range]:
-        """Return the positions in the global batch of each of this rank's micro-batches."""
-        parts = _cut(self.global_batch, self.world_size)
+    def pieces(self, buckets: npt.NDArray[np.uint8] | None = None) -> list[range]:
+        """Return the positions in the global batch of each of this rank's micro-batches, each of one bucket.
+
+        Args:
+            buckets: of the global batch's pairs [G]; None where all have one shape.
+        """
+        parts = [_runs(part, buckets) for part in _cut(self.global_batch, self.world_size)]
+        needed = [[max(1, -(-len(run) // self.micro_batch)) for run in runs] for runs in parts]
+        passes = max(map(sum, needed))
         mine = parts[self.rank]
-        longest = len(parts[0])
-        return [mine[piece.start : piece.stop] for piece in _cut(len(mine), -(-longest // self.micro_batch))]
+        cuts = needed[self.rank]
+        while sum(cuts) < passes:  # as many as the rank that has most: the longest pieces are cut once more
+            lengths = [len(run) / count for run, count in zip(mine, cuts, strict=True)]
+            cuts[lengths.index(max(lengths))] += 1
+        return [
+            run[piece.start : piece.stop]
+            for run, count in zip(mine, cuts, strict=True)
+            for piece in _cut(len(run), count)
+        ]
+
+
+def _runs(part: range, buckets: npt.NDArray[np.uint8] | None) -> list[range]:
+    """Cut consecutive positions where the bucket changes."""
+    if buckets is None:
+        return [part]
+    changes = np.flatnonzero(np.diff(buckets[part.start : part.stop])) + part.start + 1
+    edges = [part.start, *changes.tolist(), part.stop]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _cut(length: int, parts: int) -> list[range]:
@@ -206,24 +255,38 @@ def _cut(length: int, parts: int) -> list[range]:
 
 
 def step_batches(
-    data: Labelled, step: int, share: Share, seed: int, timestep: Callable[[float], int], dropout: float
+    data: Labelled, step: int, share: Share, seed: int, timestep: TimestepMap, dropout: float
 ) -> list[Batch]:
     """Assemble one rank's micro-batches of one step: a pure function of its arguments."""
     return begin_step(data, step, share, seed, timestep, dropout)()
 
 
 def begin_step(
-    data: Labelled, step: int, share: Share, seed: int, timestep: Callable[[float], int], dropout: float
+    data: Labelled, step: int, share: Share, seed: int, timestep: TimestepMap, dropout: float
 ) -> Callable[[], list[Batch]]:
     """Begin to read one rank's micro-batches of one step; what is returned waits for them."""
-    epoch, rows = batch_rows(step, len(data.rows), share.global_batch, seed)
-    begun = [begin(data, rows[p.start : p.stop], seed, epoch, timestep, dropout) for p in share.pieces]
+    epoch, rows = _rows_of_step(data, step, share, seed)
+    pieces = share.pieces(data.buckets(rows))
+    begun = [begin(data, rows[p.start : p.stop], seed, epoch, timestep, dropout) for p in pieces]
     return lambda: [finish() for finish in begun]
+
+
+def pieces_of_step(data: Labelled, step: int, share: Share, seed: int) -> list[range]:
+    """Return the positions in the global batch of each of a rank's micro-batches of a step."""
+    _, rows = _rows_of_step(data, step, share, seed)
+    return share.pieces(data.buckets(rows))
+
+
+def _rows_of_step(data: Labelled, step: int, share: Share, seed: int) -> tuple[int, npt.NDArray[np.int64]]:
+    """Return the epoch of a step and the rows of its global batch [G], in order."""
+    if data.streams is None:
+        return batch_rows(step, len(data.rows), share.global_batch, seed)
+    return step_rows(step, data.streams, share.global_batch, share.micro_batch, seed)
 
 
 def steps_ahead(data: Labelled, share: Share) -> int:
     """Say how many steps to begin before the one that is waited for: none where rows lie on a disk."""
-    pairs = sum(len(piece) for piece in share.pieces)
+    pairs = share.global_batch // share.world_size
     return -(-PAIRS_AHEAD // max(1, pairs)) if data.pairs.latents.far else 0
 
 

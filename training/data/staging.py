@@ -16,7 +16,7 @@ from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
 from pipelines.latents import store
 from pipelines.raw import pairs
-from training.data.stored import Arrays, StoredPairs, latent_shape, split_slots
+from training.data.stored import Arrays, StoredPairs, row_shape, split_slots
 
 LAYOUT = 3  # of the copies; another one must not take those of an older version for its own
 
@@ -53,13 +53,14 @@ def stage(path: str, cache: str | None = None) -> StoredPairs:
         latents=split_slots(store.latent_columns(manifest.flip), latents),
         prompts=Arrays({name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings}),
         empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
+        buckets=np.load(folder / "buckets.npy") if manifest.buckets else None,
     )
 
 
 def staged_bytes(manifest: store.Manifest) -> int:
     """Count the bytes of a store's arrays: latents of kept pairs and embeddings of captions."""
-    images = len(store.latent_columns(manifest.flip)) * (2 if manifest.posterior == "moments" else 1)
-    pair = images * math.prod(manifest.latent_shape)
+    images = len(store.latent_columns(manifest.flip))
+    pair = images * manifest.row_values
     prompt = sum(math.prod(shape) for shape in manifest.embeddings.values())
     return np.dtype(manifest.dtype).itemsize * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
 
@@ -109,13 +110,18 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     prompt_ids = np.load(folder / "prompt_ids.npy")
     prompt_rows = np.empty(len(ids), np.uint32)
     columns = list(store.latent_columns(manifest.flip))
-    shape = (len(columns), *latent_shape(manifest))
+    shape = (len(columns), *row_shape(manifest))
     latents = np.lib.format.open_memmap(
         folder / "latents.npy", mode="w+", dtype=manifest.dtype, shape=(len(ids), *shape)
     )
     start = 0
-    for table in _tables(path, manifest, store.KEPT, ["prompt_id", *columns]):
+    sides = list(store.SIDES) if manifest.buckets else []
+    buckets = np.empty(len(ids), np.uint8)
+    for table in _tables(path, manifest, store.KEPT, ["prompt_id", *columns, *sides]):
         rows = rank[start : start + table.num_rows]
+        if sides:
+            of_rows = np.stack([table[name].to_numpy() for name in sides], axis=1)
+            buckets[rows] = store.bucket_places(of_rows, manifest.buckets)
         stacked = np.stack([store.value_rows(table[name]) for name in columns], axis=1)
         latents[rows] = stacked.reshape(-1, *shape)
         prompt_rows[rows] = _prompt_rows(path, prompt_ids, table["prompt_id"].to_numpy())
@@ -123,3 +129,5 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     latents.flush()
     np.save(folder / "pair_ids.npy", np.sort(ids))
     np.save(folder / "prompt_rows.npy", prompt_rows)
+    if sides:
+        np.save(folder / "buckets.npy", buckets)

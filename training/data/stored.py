@@ -50,10 +50,11 @@ class StoredPairs:
     manifest: store.Manifest
     pair_ids: npt.NDArray[np.int64]  # [n], ascending, memory-mapped
     prompt_rows: npt.NDArray[np.unsignedinteger]  # [n], row of each pair's caption in prompts
-    latents: Rows  # of the store's latent columns, each [C or 2C, H, W]
+    latents: Rows  # of the store's latent columns, each [C or 2C, H, W], with buckets [values of the largest]
     prompts: Rows  # of its embedding columns
     empty_prompt: int  # row of the empty caption in prompts
     reference_errors: Errors | None = None  # where they are cached
+    buckets: npt.NDArray[np.uint8] | None = None  # [n], each pair's place in manifest.buckets; None: all are squares
     groups: Groups | None = None  # of a store of groups
 
     @property
@@ -78,10 +79,26 @@ class Arrays:
         return {name: values[rows] for name, values in self.columns.items()}
 
 
-def latent_shape(manifest: store.Manifest) -> tuple[int, int, int]:
-    """Return the shape of one latent as it is stored: (C, H, W), or (2C, H, W) of mean and standard deviation."""
-    channels, height, width = manifest.latent_shape
+def latent_shape(manifest: store.Manifest, bucket: int | None = None) -> tuple[int, int, int]:
+    """Return the shape of one latent as it is stored: (C, H, W), or (2C, H, W) of mean and standard deviation.
+
+    Args:
+        bucket: its place in manifest.buckets; None for squares.
+    """
+    channels, height, width = manifest.shape_of(bucket)
     return channels * (2 if manifest.posterior == "moments" else 1), height, width
+
+
+def area(manifest: store.Manifest, bucket: int) -> float:
+    """Return the area of a bucket's latents by that of the square's."""
+    _, height, width = manifest.shape_of(bucket)
+    _, square, _ = manifest.latent_shape
+    return height * width / square**2
+
+
+def row_shape(manifest: store.Manifest) -> tuple[int, ...]:
+    """Return the shape of a latent column's rows: that of a latent, or with buckets the values of the largest."""
+    return (manifest.row_values,) if manifest.buckets else latent_shape(manifest)
 
 
 def split_slots(columns: Sequence[str], latents: store.Values) -> Arrays:

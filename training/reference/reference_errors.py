@@ -26,7 +26,7 @@ from infra.base.versions import check_version
 from pipelines.latents import store
 from pipelines.latents.store_check import DRAW, reference_remedy
 from training.data.grouped import Groups
-from training.data.stored import StoredPairs
+from training.data.stored import StoredPairs, area
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class Settings:
             seed=seed,
             caption_dropout=caption_dropout,
             prediction_type=reference.prediction_type,
-            schedule=_schedule_hash(reference, precision),
+            schedule=_schedule_hash(reference, precision, manifest),
             batch_size=batch_size,
             precision=precision,
             base_precision=base_precision,
@@ -111,9 +111,12 @@ class Manifest:
     images: int = 0  # of a store of groups, which has an error an image; else 0
 
 
-def _schedule_hash(backbone: Backbone, precision: str) -> str:
+def _schedule_hash(backbone: Backbone, precision: str, manifest: store.Manifest) -> str:
     timesteps = [backbone.timestep(probe / PROBES) for probe in range(PROBES)]
     decisive: tuple[Any, ...] = (backbone.schedule(), backbone.timesteps, timesteps)
+    areas = {area(manifest, bucket) for bucket in range(len(manifest.buckets))} - {1.0}
+    if areas:
+        decisive += ([backbone.timestep(probe / PROBES, one) for one in sorted(areas) for probe in range(PROBES)],)
     if backbone.rounds_time and precision != "float32":
         decisive += ("noise at the rounded level",)  # errors of 0.1.0 are those of other noise
     return hashlib.sha256(repr(decisive).encode()).hexdigest()

@@ -73,10 +73,10 @@ class VisitPairs:
         timesteps = np.empty(len(rows), np.int32)
         errors = np.empty((len(self.columns), len(rows)), np.float32)
         for draw in np.unique(draws):
-            places = np.flatnonzero(draws == draw)
-            for start in range(0, len(places), self.per_pass):
-                part = places[start : start + self.per_pass]
-                timesteps[part], errors[:, part] = self.visit(rows[part], int(draw))
+            for places in self._by_bucket(rows, np.flatnonzero(draws == draw)):
+                for start in range(0, len(places), self.per_pass):
+                    part = places[start : start + self.per_pass]
+                    timesteps[part], errors[:, part] = self.visit(rows[part], int(draw))
         bad = np.flatnonzero(~np.isfinite(errors).all(0))
         if len(bad):
             raise UserError(
@@ -87,8 +87,13 @@ class VisitPairs:
             visits = visits.append_column(name, pa.array(values))
         return visits.append_column("hardware", pa.array([self.hardware] * len(rows), pa.string()))
 
+    def _by_bucket(self, rows: npt.NDArray[np.int64], places: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
+        """Cut places of rows into those of each bucket: a pass has one shape."""
+        buckets = self.data.buckets(rows[places])
+        return [places] if buckets is None else [places[buckets == one] for one in np.unique(buckets)]
+
     def visit(self, rows: npt.NDArray[np.int64], draw: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Return timesteps [n] and errors [2, n] float32 of up to batch_size rows of the store, slot 0 first.
+        """Return timesteps [n] and errors [2, n] float32 of up to batch_size rows of one shape, slot 0 first.
 
         Every pass has the full batch's shape, because an error's last bits depend on it; on its company they do not.
         """

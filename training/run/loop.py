@@ -22,7 +22,7 @@ from infra.base import files, logs, termination
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint, sharded_checkpoint
 from training.checkpoints.run_folder import ASSESSMENTS, PAGE, SAMPLE
-from training.data.loader import Share, begin_step, prefetch, read_ahead, steps_ahead
+from training.data.loader import Share, begin_step, pieces_of_step, prefetch, read_ahead, steps_ahead
 from training.layout import sharding
 from training.method import forward
 from training.method.batch import Batch
@@ -201,7 +201,8 @@ def take_step(trainer: Trainer, wrapped: torch.nn.Module, batches: list[Batch], 
     if trainer.average:
         trainer.average.update()
     record = StepRecord(step + 1, rate, trainer.backbone.timesteps, trainer.rank.device)
-    for positions, batch, part in zip(rank_share(trainer).pieces, batches, measured, strict=True):
+    pieces = pieces_of_step(trainer.data, step, rank_share(trainer), config.seed)
+    for positions, batch, part in zip(pieces, batches, measured, strict=True):
         record.add(part, batch.fingerprint(positions.start))
     record.reduce(trainer.rank.world_size, norm)
     return record

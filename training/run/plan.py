@@ -30,6 +30,7 @@ from training.backbones.backbone import Backbone, open_backbone
 from training.data.direct import is_addressable
 from training.data.staging import staged_bytes
 from training.method.draws import REWARD_DRAWS
+from training.method.order import steps_an_epoch, usable
 from training.method.policy import add_adapters, trained
 from training.run import encode_source
 from training.run.preflight import check_settings, fit_batch
@@ -93,18 +94,18 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     is_there = path != files.resolve(DataConfig().store) or is_finished
     if config.data.source is not None and not is_finished:
         manifest = _of_source(config, folder, asked)
-        decided = manifest.counts.kept
+        counts: tuple[int, ...] = (manifest.counts.kept,)
     elif is_there:
-        manifest, decided = check_settings(config)
+        manifest, counts = check_settings(config)
     else:
         manifest = _pick_a_pic(config, folder)
-        decided = manifest.counts.kept
+        counts = (manifest.counts.kept,)
     validation = config.validation
     # A dry run fetches no published weights.
     if validation.validation_prompts and validation.validation_weights != scorers.PUBLISHED:
         scorers.check(validation.validation_scorer, validation.validation_weights)
     network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
-    rows = plan_rows(config, asked, manifest, decided, network)
+    rows = plan_rows(config, asked, manifest, counts, network)
     print(dry_run.table(rows), flush=True)
 
 
@@ -174,33 +175,34 @@ def adafactor_state(shape: Sequence[int]) -> int:
 def forward_pass(
     backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, images: int
 ) -> Callable[[], torch.Tensor]:
-    """Return a forward pass of a network on so many images of a store's shapes, on the meta device."""
+    """Return a forward pass of a network on so many images of a store's largest shape, on the meta device."""
     with counting.META:
-        noisy = torch.empty(images, *manifest.latent_shape)
+        noisy = torch.empty(images, *max(manifest.shapes, key=math.prod))
         timesteps = torch.empty(images, dtype=torch.int64)
         conditioning = {name: torch.empty(images, *shape) for name, shape in manifest.embeddings.items()}
     return lambda: backbone.predict(network, noisy, timesteps, conditioning)
 
 
 def plan_rows(
-    config: TrainConfig, asked: DryRunConfig, manifest: store.Manifest, decided: int, network: Network
+    config: TrainConfig, asked: DryRunConfig, manifest: store.Manifest, counts: Sequence[int], network: Network
 ) -> list[Row]:
     """Lay out the plan.
 
     Args:
-        decided: pairs that the label set decides.
+        counts: pairs that the label set decides, in each bucket.
     """
     data = config.data
     laid_out = layout(config)
     pair = pair_work(laid_out, network.forward)
     judged = validation_work(config, network.forward)
     training = config.steps * data.global_batch * sum(work for _, work in pair)
-    per_epoch = decided // data.global_batch
+    per_epoch = steps_an_epoch(counts, data.global_batch, data.micro_batch)
     mode = "batched" if laid_out.reference else "cached"
     label = f"activations of {2 * data.micro_batch} images, {config.precision} (estimate)"
     held = [*memory(laid_out, network), (label, float(network.activations))]
     return [
-        ("pairs", f"{decided:,} of --labels {data.labels}"),
+        ("pairs", f"{sum(counts):,} of --labels {data.labels}"),
+        *([("  buckets", bucket_row(counts, data.micro_batch))] if manifest.buckets else []),
         ("steps", f"{config.steps:,} of {data.global_batch:,} pairs, {config.workers} x {data.micro_batch} at once"),
         ("epochs", f"{config.steps / per_epoch:,.3g} of {per_epoch:,} steps"),
         *store_rows(manifest),
@@ -212,6 +214,12 @@ def plan_rows(
         ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),
         *dry_run.cost_rows(asked, training + judged, config.workers, mode, config.precision),
     ]
+
+
+def bucket_row(counts: Sequence[int], micro_batch: int) -> str:
+    """Say how many buckets pairs are in, and how many an epoch leaves out where whole micro-batches end."""
+    left_out = sum(counts) - usable(counts, micro_batch)
+    return f"{len(counts)}; each epoch leaves out {left_out:,} pairs that fill no micro-batch of one shape"
 
 
 def store_rows(manifest: store.Manifest) -> list[Row]:

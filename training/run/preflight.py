@@ -17,16 +17,17 @@ from pipelines.latents import store
 from pipelines.raw import pairs
 from training.checkpoints import checkpoint
 from training.data import hold_out
+from training.method.order import steps_an_epoch, usable
 from training.run import health, trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
 
-def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
+def check_settings(config: TrainConfig) -> tuple[store.Manifest, tuple[int, ...]]:
     """Check the flags against each other, earlier checkpoints and the store's tables; no weights are looked at.
 
     Returns:
-        The store's manifest, and how many of its pairs the label set decides.
+        The store's manifest, and how many of its pairs the label set decides in each bucket.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -42,12 +43,17 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     path = files.resolve(data.store)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
-    decided = decided_pairs(path, *store.find_labels(path, data.labels), data.hold_out)
+    labels = store.find_labels(path, data.labels)
+    decided = decided_pairs(path, *labels, data.hold_out)
     if decided < data.global_batch:
         raise UserError(
             f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
             f"{data.global_batch}"
         )
+    counts: tuple[int, ...] = (decided,)
+    if manifest.buckets:
+        counts = _bucket_counts(path, manifest, labels[0], data.hold_out)
+        _check_buckets(config, counts)
     if config.objective.objective == "soft":
         _check_probabilities(config, path)
     if data.held_out_store:
@@ -56,8 +62,45 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, int]:
     if data.reference is not None:
         from training.run.reference_check import check_draws  # which loads torch
 
-        check_draws(config, decided)
-    return manifest, decided
+        check_draws(config, counts)
+    return manifest, counts
+
+
+def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: float) -> tuple[int, ...]:
+    """Count the pairs of decided_pairs by bucket; buckets without any are left out."""
+    table = tables.read([labels], ["pair_id", "label_0"])
+    decided = table["pair_id"].to_numpy()[_decided(table)]
+    if share:
+        decided = np.setdiff1d(decided, hold_out.of_store(path, share))
+    kept = tables.read(store.files_of(path, manifest, store.KEPT), ["pair_id", *store.SIDES])
+    rows = kept.filter(pa.array(np.isin(kept["pair_id"].to_numpy(), decided)))
+    _, counts = np.unique(np.stack([rows[name].to_numpy() for name in store.SIDES], axis=1), axis=0, return_counts=True)
+    return tuple(counts.tolist())
+
+
+def _check_buckets(config: TrainConfig, counts: tuple[int, ...]) -> None:
+    """Refuse batches that buckets cannot fill, and say how many pairs are in buckets too small for a micro-batch."""
+    data = config.data
+    size = data.global_batch
+    worlds = range(config.min_workers or config.workers, config.workers + 1)
+    uneven = [world for world in worlds if world < size < 2 * world]
+    if uneven and len(counts) > 1:
+        raise UserError(
+            f"--global-batch {size}: of {uneven[0]} workers some would have one pair, and others two of different "
+            f"shapes, which take two passes; give --global-batch {2 * config.workers}"
+        )
+    if steps_an_epoch(counts, size, data.micro_batch) == 0:
+        raise UserError(
+            f"--store {data.store}: its {len(counts)} buckets fill micro-batches of {data.micro_batch} with "
+            f"{usable(counts, data.micro_batch)} pairs, fewer than one --global-batch of {size}; give a smaller "
+            "--micro-batch or --global-batch"
+        )
+    left_out = [count for count in counts if count < data.micro_batch]
+    if left_out and len(counts) > 1:
+        logs.LOGGER.warning(
+            f"--micro-batch {data.micro_batch}: {sum(left_out)} pairs of {len(left_out)} buckets fill no micro-batch, "
+            "and are never trained on; a smaller one takes them in"
+        )
 
 
 @functools.lru_cache(maxsize=4)
@@ -102,7 +145,8 @@ def check_config(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: naming the flag that does not fit.
     """
-    manifest, decided = check_settings(config)
+    manifest, counts = check_settings(config)
+    decided = sum(counts)
     seen = health.visits(config, config.steps, decided)
     if seen > health.MANY_VISITS and config.data.held_out_store is None and not config.data.hold_out:
         logs.LOGGER.warning(
@@ -136,11 +180,22 @@ def _check_probabilities(config: TrainConfig, path: str) -> None:
 def _check_held_out(path: str, manifest: store.Manifest) -> None:
     """Refuse held-out pairs that were encoded otherwise than those that are trained on."""
     apart = store.read_manifest(path)
+    if apart.buckets != manifest.buckets:
+        raise UserError(
+            f"--held-out-store {path}: its pairs have {_shapes(apart)}, and those of --store {_shapes(manifest)}; "
+            "encode both with the same --resolution and --buckets"
+        )
     if apart.latent_shape != manifest.latent_shape:
         raise UserError(f"--held-out-store {path}: its latents are {apart.latent_shape}, here {manifest.latent_shape}")
     if apart.embeddings != manifest.embeddings:
         raise UserError(f"--held-out-store {path}: its captions were encoded with another --max-tokens")
     store.verify(path, apart)
+
+
+def _shapes(manifest: store.Manifest) -> str:
+    """Name the shapes of a store's images, width x height."""
+    sides = manifest.buckets or ((manifest.resolution, manifest.resolution),)
+    return "the shape" + ("s " if len(sides) > 1 else " ") + ", ".join(f"{width}x{height}" for height, width in sides)
 
 
 def _check_captions_apart(config: TrainConfig, path: str) -> None:

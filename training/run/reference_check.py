@@ -5,7 +5,7 @@ Their settings are compared before anything loads; their values with a live refe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from pipelines.latents import store
 from training.backbones.backbone import open_backbone
 from training.method import forward, objectives
 from training.method.batch import Batch
+from training.method.order import steps_an_epoch
 from training.reference import reference_errors
 from training.run import reward
 from training.run.journal import say
@@ -39,11 +40,11 @@ WORDS = {
 }
 
 
-def check_draws(config: TrainConfig, decided: int) -> None:
+def check_draws(config: TrainConfig, decided: Sequence[int]) -> None:
     """Refuse cached errors that are absent, altered, not needed, or of too few draws.
 
     Args:
-        decided: pairs that the label set decides.
+        decided: pairs that the label set decides, in each bucket.
 
     Raises:
         UserError: in one sentence.
@@ -57,11 +58,11 @@ def check_draws(config: TrainConfig, decided: int) -> None:
     path = files.resolve(data.store)
     manifest = reference_errors.read_manifest(path, name)
     reference_errors.verify(path, name, manifest)
-    steps_a_draw = decided // data.global_batch
-    needed = draws_needed(config.steps, decided, data.global_batch)
+    steps_a_draw = steps_an_epoch(decided, data.global_batch, data.micro_batch)
+    needed = draws_needed(config.steps, steps_a_draw)
     if needed > manifest.draws:
         raise UserError(
-            f"--reference {name}: {config.steps} steps visit the {decided} pairs {needed} times, and it has "
+            f"--reference {name}: {config.steps} steps visit the {sum(decided)} pairs {needed} times, and it has "
             f"{manifest.draws} draws, enough for --steps {manifest.draws * steps_a_draw}; run encode_reference.py with "
             f"--draws {needed}"
         )
@@ -88,9 +89,9 @@ def check_reference_errors(config: TrainConfig) -> None:
         )
 
 
-def draws_needed(steps: int, pairs: int, global_batch: int) -> int:
+def draws_needed(steps: int, steps_a_draw: int) -> int:
     """Count the epochs that steps take part in: the number of the last step's epoch, counted from 0, plus one."""
-    return (steps - 1) // (pairs // global_batch) + 1
+    return (steps - 1) // steps_a_draw + 1
 
 
 def _settings(

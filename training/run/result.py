@@ -65,6 +65,7 @@ def write_result(
         "labels_hash": data.labels_hash,
         "reference": config.reference.name if config.objective.needs_reference else "none",
         "resolution": manifest.resolution,
+        "buckets": manifest.buckets,
         "prediction_type": backbone.prediction_type,
         "max_tokens": tokens,  # to sample and score with
         "config": asdict(config),

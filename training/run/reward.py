@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from training.backbones.backbone import Backbone
-from training.data.loader import Labelled, assemble
+from training.data.loader import Labelled, TimestepMap, assemble
 from training.method.batch import Batch
 from training.method.draws import REWARD_SEED
 
@@ -29,10 +29,16 @@ class HeldOut:
     rank: int
     world_size: int
 
-    def batches(self, timestep: Callable[[float], int]) -> Iterator[tuple[int, npt.NDArray[np.int64], Batch]]:
-        """Yield this rank's batches, each with the repeat and the pairs' positions; no caption is dropped."""
+    def batches(self, timestep: TimestepMap) -> Iterator[tuple[int, npt.NDArray[np.int64], Batch]]:
+        """Yield this rank's batches of one shape, with repeat and positions of the pairs; no caption is dropped."""
         mine = np.arange(self.pairs)[self.rank :: self.world_size]
-        parts = [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+        buckets = self.data.buckets(mine)
+        shaped = [mine] if buckets is None else [mine[buckets == one] for one in np.unique(buckets)]
+        parts = [
+            places[start : start + self.batch_size]
+            for places in shaped
+            for start in range(0, len(places), self.batch_size)
+        ]
         for repeat in range(self.repeats):
             for positions in parts:
                 yield repeat, positions, assemble(self.data, positions, REWARD_SEED, repeat, timestep, dropout=0.0)

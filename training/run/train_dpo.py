@@ -6,7 +6,7 @@ checkpoint, exactly; a finished run is left as it is. `--dry-run` prints what a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from infra.base.result_files import FACTS
 from pipelines.engine import choose
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.models_known import model_flags
-from pipelines.latents.store import read_manifest, writer_lock
+from pipelines.latents.store import MANIFEST, read_manifest, writer_lock
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import (
     ASSESSMENTS,
@@ -69,7 +69,8 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
         return
     is_new = not files.exists(files.join(output, CONFIG)) and not _has_steps(output)
     if not is_new:
-        _refuse_other_settings(output, config)
+        # The order of pairs of several shapes goes by whole micro-batches.
+        _refuse_other_settings(output, config, set(FREE) - {"micro_batch"} if _has_buckets(config) else FREE)
     if config.data.source is not None:
         from training.run import encode_source
 
@@ -130,6 +131,12 @@ def _forget_settings(output: str) -> None:
 def _has_steps(output: str) -> bool:
     """Say whether a run has taken a step, by its notes or a checkpoint."""
     return files.is_file(files.join(output, STEPS)) or bool(checkpoint.complete_steps(output))
+
+
+def _has_buckets(config: TrainConfig) -> bool:
+    """Say whether a run's store is there and has buckets."""
+    path = files.resolve(config.data.store)
+    return files.exists(files.join(path, MANIFEST)) and bool(read_manifest(path).buckets)
 
 
 def _refuse_fewer_steps(output: str, steps: int) -> None:
@@ -287,7 +294,7 @@ def _is_same_store(output: str, name: str, was: str, now: str) -> bool:
     return content is not None and read_manifest(place).content_hash == content
 
 
-def _refuse_other_settings(output: str | Path, config: TrainConfig) -> None:
+def _refuse_other_settings(output: str | Path, config: TrainConfig, free: Collection[str] = FREE) -> None:
     before = cli.begun_with(files.join(str(output), CONFIG), TrainConfig())
     now = cli.as_saved(_spelled_as_begun(str(output), before, config))
-    begun.refuse_other_settings(str(output), before, now, "give another --output", FREE)
+    begun.refuse_other_settings(str(output), before, now, "give another --output", free)

@@ -35,7 +35,7 @@ def test_the_same_seed_tries_the_same_rows() -> None:
 
 def test_a_finding_is_told_with_a_row_that_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fragile = Mock(side_effect=IndexError("no such tile"))  # what a decoder must not let through
-    monkeypatch.setattr(encoders, "decode_image", fragile)
+    monkeypatch.setattr(encoders, "open_image", fragile)
     with pytest.raises(AssertionError, match="no such tile") as found:
         fuzz.try_rows(fuzz.FuzzConfig(rows=50))
     row = pa.ipc.open_stream(bytes.fromhex(str(found.value).splitlines()[-1])).read_all()

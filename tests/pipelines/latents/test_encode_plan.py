@@ -42,7 +42,7 @@ def test_bytes_and_work_by_hand() -> None:
     networks = Networks(
         vae_parameters=10, image=3e12, activations=7, captions={"text_encoder": 1e12}, embeddings={"text": (2, 5)}
     )
-    stored = Stored((4, 8, 8), "moments", flip=True)
+    stored = Stored(latent_shape=(4, 8, 8), posterior="moments", flip=True)
     assert stored.pair_bytes == 2 * 4 * 256 * 2
     source = SourceRows(rows=10, ties=2, refused=1, prompts=3)
     rows = encode_plan.plan_rows(stored, DryRunConfig(), source, networks, copies=2, dtype="bfloat16")

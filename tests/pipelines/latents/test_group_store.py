@@ -200,6 +200,8 @@ def test_a_flagged_image_costs_its_own_pairs_alone() -> None:
 
     pixels = [Image.new("RGB", (8, 8), colour).tobytes() for colour in ("red", "blue")]
     decoded = pa.table({"status": ["kept"] * 2, "stage": ["", ""], "reason": ["", ""], "pixels": pixels})
-    checked = safety.CheckPairs(RedIsBad(), 8, ("pixels",))(decoded)  # type: ignore[arg-type]
+    for name in store.SIDES:
+        decoded = decoded.append_column(name, pa.array([8, 8], pa.int32()))
+    checked = safety.CheckPairs(RedIsBad(), ("pixels",))(decoded)  # type: ignore[arg-type]
     assert checked["status"].to_pylist() == ["quarantined", "kept"]
     assert checked["reason"][0].as_py() == "image: safety concept 0"

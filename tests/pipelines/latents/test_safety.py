@@ -192,7 +192,7 @@ def test_the_dry_run_counts_the_filter(words: str, checker: Path, tmp_path: Path
         checker_parameters=5,
         checked_image=1e12,
     )
-    stored = encode_plan.Stored((4, 8, 8), "sample", flip=False)
+    stored = encode_plan.Stored(latent_shape=(4, 8, 8), posterior="sample", flip=False)
     told = encode_plan.plan_rows(stored, DryRunConfig(), rows, networks, 1, "bfloat16")
     found = {name.strip(): value for name, value in told}
     assert found["refused by the word list"] == "1"

@@ -207,8 +207,8 @@ def test_flipped_labels_take_the_same_errors(
 
 
 def test_draws_are_counted_by_the_last_steps_epoch() -> None:
-    assert reference_check.draws_needed(2000, 851_293, 2048) == 5  # 415 steps an epoch: 4.8 epochs
-    assert [reference_check.draws_needed(steps, 20, 8) for steps in (1, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
+    assert reference_check.draws_needed(2000, 851_293 // 2048) == 5  # 415 steps an epoch: 4.8 epochs
+    assert [reference_check.draws_needed(steps, 20 // 8) for steps in (1, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
