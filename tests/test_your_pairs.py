@@ -26,6 +26,13 @@ SMALL = {
     "--steps 40 --checkpoint-every 20": "--steps 2 --checkpoint-every 1",
 }
 DRAWING = "--sampling-steps 2"
+MOST_LINES = {
+    "dpo-import": 3,
+    "dpo-encode": 26,
+    "dpo-train": 14,
+    "dpo-generate": 8,
+    "dpo-evaluate": 16,
+}  # of a terminal
 
 
 def commands() -> list[str]:
@@ -55,7 +62,9 @@ def write_own_pairs(folder: Path) -> None:
     (folder / "prompts.txt").write_text("a big red circle on a teal background\n")
 
 
-def test_the_page_runs_as_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_runs_as_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "mine"
     write_own_pairs(folder)
     monkeypatch.chdir(folder)
@@ -71,6 +80,11 @@ def test_the_page_runs_as_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sys, "argv", [script, *flags])
         pkgutil.resolve_name(SCRIPTS[script])()
         scripts.append(script)
+        said = capfd.readouterr()
+        assert [line for line in said.err.splitlines() if not line.startswith("warning: ")] == []
+        printed = said.out.splitlines()
+        assert len(printed) <= MOST_LINES[script], said.out
+        assert "; next: dpo-" in printed[-1] or script == "dpo-evaluate"
     assert scripts == ["dpo-import", "dpo-encode", "dpo-train", "dpo-generate", "dpo-evaluate"]
     named = re.findall(r"`((?:store|run|images|compared)/[\w/.-]+)`", PAGE.read_text())
     assert {"store/contact-sheet.html", "run/index.html", "images/gallery.html", "compared/report.html"} <= set(named)

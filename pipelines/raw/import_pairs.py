@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from infra.base import files
+from infra.base import files, next_step
 from infra.base.errors import UserError
 from pipelines.raw import raw_pairs
 from pipelines.raw.import_config import ImportConfig
@@ -92,8 +92,5 @@ def main(config: ImportConfig) -> None:
     count = raw_pairs.write_pairs(output, imported_pairs(comparisons, images), asdict(config))
     grouped = {one.group for one in comparisons if one.group is not None}
     groups = f" of {len(grouped):,} groups" if grouped else ""
-    print(
-        f"{output}: {count} raw pairs{groups}, read as {layout}; "
-        f"next: python pipelines/encode_latents.py --source {output}",
-        flush=True,
-    )
+    then = next_step.command("pipelines/encode_latents.py", "--source", output)
+    print(next_step.last_line(output, f"{count} raw pairs{groups}, read as {layout}", then), flush=True)
