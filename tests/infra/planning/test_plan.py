@@ -138,7 +138,10 @@ def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
     [
         (("--global-batch", "8", "--micro-batch", "3"), "--global-batch 8: not a multiple of 1 workers"),
         (("--global-batch", "8", "--micro-batch", "4", "--workers", "3"), "not a multiple of 3 workers"),
-        (("--global-batch", "64"), "40 labelled pairs, fewer than one --global-batch of 64"),
+        (
+            ("--global-batch", "64", "--micro-batch", "1", "--workers", "64"),
+            "40 labelled pairs to train on, fewer than",
+        ),
         (("--labels", "taste"), "--labels taste"),
         (("--keep-checkpoints", "0"), "--keep-checkpoints 0"),
         (("--store", "/nowhere"), "/nowhere: no latent store here"),
@@ -158,7 +161,7 @@ def test_the_run_s_refusals_are_the_plan_s(
 def test_a_preset_is_planned_before_there_are_a_store_and_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan.files, "resolve", lambda path: str(tmp_path / path))
+    monkeypatch.chdir(tmp_path)
     cli.run(main, TrainConfig, PRESETS, ["--preset", "flux2-klein", "--dry-run"], plan=plan.print_plan)
     told = capsys.readouterr()
     rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in told.out.splitlines())

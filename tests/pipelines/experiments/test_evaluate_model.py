@@ -27,7 +27,6 @@ from support.trained_models import lora_result
 
 from infra.base import cli, files
 from infra.base.errors import UserError
-from labelers.scoring.endpoint_config import EndpointConfig
 from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments.evaluate_config import NOT_CHOSEN, PRESETS, PUBLISHED, EvaluateConfig
@@ -138,7 +137,7 @@ def test_the_command_has_every_setting(config: EvaluateConfig) -> None:
     changed = replace(
         config, weights=("red=world",), limit=3, category_column=("Category",), feature_model=str(MODEL),
         draw=replace(config.draw, seed=3, max_tokens=None, guidance_scale=2.5, images_per_prompt=2),
-        endpoint=EndpointConfig(answers="/answers"),
+        endpoint=replace(config.endpoint, answers="/answers"),
     )  # fmt: skip
     told, _ = made(changed)
     start, script, *flags = shlex.split(told["command"])
@@ -149,7 +148,7 @@ def test_the_command_has_every_setting(config: EvaluateConfig) -> None:
 
 
 def test_a_presets_command_needs_no_preset() -> None:
-    own = EndpointConfig(answers="/answers")
+    own = replace(PRESETS["sdxl"].endpoint, answers="/answers")
     preset = replace(
         PRESETS["sdxl"], model="someone/tuned", prompts="p.txt", revision="abc", output="/out", endpoint=own
     )
