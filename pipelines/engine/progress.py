@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +18,7 @@ from infra.base.errors import UserError
 from pipelines.engine.jobs import Job
 
 PENDING = ".pending.parquet"  # ends the mark of a block that is being written; renamed, the block counts as written
+COMPARED_AT_ONCE = 16  # blocks
 REPAIRED = "kept"  # the mark of all rows that a repair found whole, whatever their files are called
 
 
@@ -72,9 +74,15 @@ def clear_unfinished(job: Job) -> None:
         raise UserError(
             f"{job.output}: holds rows of which {job.checkpoint} has no record; delete them, or write to another folder"
         )
-    for block, mark in list(marks.items()):
+
+    def is_as_marked(block: str) -> bool:
         rows = written.get(block, [])
-        if not rows or not np.array_equal(_ids(rows, job.id_column), _ids([mark], job.id_column)):
+        return bool(rows) and np.array_equal(_ids(rows, job.id_column), _ids([marks[block]], job.id_column))
+
+    with ThreadPoolExecutor(COMPARED_AT_ONCE) as pool:  # on S3 each file is a round trip
+        as_marked = dict(zip(marks, pool.map(is_as_marked, marks), strict=True))
+    for block, mark in list(marks.items()):
+        if not as_marked[block]:
             files.remove(marks.pop(block), own)
             if block not in begun:
                 changed.append(mark)
