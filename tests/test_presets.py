@@ -14,7 +14,7 @@ from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.experiments import evaluate_config, rejection_config, rounds_config
 from pipelines.latents import encode_config
 from pipelines.latents.encode_config import EncodeConfig
-from pipelines.latents.kinds import KINDS
+from pipelines.latents.kinds_known import KINDS
 from pipelines.latents.models_known import MODELS
 from training.backbones.schedule_config import ScheduleConfig
 from training.method.objective_config import ObjectiveConfig

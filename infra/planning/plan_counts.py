@@ -77,7 +77,7 @@ class Counted:
     @cached_property
     def decoded_image(self) -> float:
         """Count the FLOPs of the VAE's decoder for one image."""
-        vae: Any = counting.empty(self.folder, kinds.VAE)
+        vae: Any = counting.empty(self.folder, autoencoders.VAE)
         latent = torch.empty(1, *self.latent_shape, device=counting.META)
         with torch.no_grad():
             return counting.flops(lambda: autoencoders.decode(vae, latent))

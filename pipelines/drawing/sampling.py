@@ -29,6 +29,7 @@ from pipelines.drawing.image_identity import SAFETY_CHECKER
 from pipelines.latents import kinds
 from pipelines.latents.adapters import load_adapters
 from pipelines.latents.components import absent_optional
+from pipelines.latents.kinds_known import KINDS
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -75,7 +76,7 @@ def load_pipeline(
     """
     models.quiet()
     index = files.read_json(str(folder / "model_index.json"))
-    if max_tokens is not None or index["_class_name"] in kinds.KINDS:
+    if max_tokens is not None or index["_class_name"] in KINDS:
         sized = kinds.kind_of(folder).sized
         if not kinds.text_tokens(folder, max_tokens) and sized:  # diffusers needs the None even without such a folder
             components |= {sized: None, kinds.tokenizer_of(sized): None}

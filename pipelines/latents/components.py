@@ -1,4 +1,4 @@
-"""What a diffusers folder is made of: the known classes of each pipeline's parts, and the settings that they need.
+"""What a diffusers folder is made of: its parts, compared with their kind's entry, and the settings that they need.
 
 Nothing here reads a weight. Settings are read as the libraries read them: by the class that opens them, its defaults
 filled in. `pipelines/latents/weight_files.py` compares the weights.
@@ -14,106 +14,10 @@ from typing import Any
 
 from infra.base import files, models
 from infra.base.errors import UserError
+from pipelines.latents.kinds_known import KINDS, QWEN_TOKENIZERS, VAE
 
 INDEX = models.INDEX
 LIBRARIES = ("diffusers", "transformers")  # whose classes open parts
-VAE_CLASSES = ("AutoencoderKL",)
-CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-QWEN_3 = ("Qwen3Model", "Qwen3ForCausalLM")
-# Schedulers whose noise levels DDPMScheduler makes too, from the same settings (training/backbones/diffusion.py).
-DIFFUSION_SCHEDULERS = tuple(
-    f"{name}Scheduler"
-    for name in (
-        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete"),
-        *("EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
-        *("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver", "LCM", "TCD"),
-    )
-)
-FLOW_MATCH_SCHEDULERS = tuple(f"FlowMatch{name}Scheduler" for name in ("EulerDiscrete", "HeunDiscrete", "LCM"))
-# These sample a flow with use_flow_sigmas, and call its shift flow_shift.
-SOLVERS_OF_FLOWS = tuple(
-    f"{name}Scheduler"
-    for name in ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
-)
-FLOW_SCHEDULERS = (*FLOW_MATCH_SCHEDULERS, *SOLVERS_OF_FLOWS)
-
-# The classes of each pipeline's parts. A tokenizer or text encoder whose place is empty is not looked at here.
-KNOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "StableDiffusionPipeline": {
-        "scheduler": DIFFUSION_SCHEDULERS,
-        "vae": VAE_CLASSES,
-        "unet": ("UNet2DConditionModel",),
-        "text_encoder": ("CLIPTextModel",),
-        "tokenizer": CLIP_TOKENIZERS,
-    },
-    "StableDiffusionXLPipeline": {
-        "scheduler": DIFFUSION_SCHEDULERS,
-        "vae": VAE_CLASSES,
-        "unet": ("UNet2DConditionModel",),
-        "text_encoder": ("CLIPTextModel",),
-        "text_encoder_2": ("CLIPTextModelWithProjection",),
-        "tokenizer": CLIP_TOKENIZERS,
-        "tokenizer_2": CLIP_TOKENIZERS,
-    },
-    "StableDiffusion3Pipeline": {
-        "scheduler": FLOW_SCHEDULERS,
-        "vae": VAE_CLASSES,
-        "transformer": ("SD3Transformer2DModel",),
-        "text_encoder": ("CLIPTextModelWithProjection",),
-        "text_encoder_2": ("CLIPTextModelWithProjection",),
-        "text_encoder_3": ("T5EncoderModel",),
-        "tokenizer": CLIP_TOKENIZERS,
-        "tokenizer_2": CLIP_TOKENIZERS,
-        "tokenizer_3": T5_TOKENIZERS,
-    },
-    "FluxPipeline": {
-        "scheduler": FLOW_SCHEDULERS,
-        "vae": VAE_CLASSES,
-        "transformer": ("FluxTransformer2DModel",),
-        "text_encoder": ("CLIPTextModel",),
-        "text_encoder_2": ("T5EncoderModel",),
-        "tokenizer": CLIP_TOKENIZERS,
-        "tokenizer_2": T5_TOKENIZERS,
-    },
-    "QwenImagePipeline": {
-        "scheduler": FLOW_SCHEDULERS,
-        "vae": ("AutoencoderKLQwenImage",),
-        "transformer": ("QwenImageTransformer2DModel",),
-        "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
-        "tokenizer": QWEN_TOKENIZERS,
-    },
-    "ZImagePipeline": {
-        "scheduler": FLOW_SCHEDULERS,
-        "vae": VAE_CLASSES,
-        "transformer": ("ZImageTransformer2DModel",),
-        "text_encoder": QWEN_3,
-        "tokenizer": QWEN_TOKENIZERS,
-    },
-    "Flux2KleinPipeline": {
-        "scheduler": FLOW_SCHEDULERS,
-        "vae": ("AutoencoderKLFlux2",),
-        "transformer": ("Flux2Transformer2DModel",),
-        "text_encoder": QWEN_3,
-        "tokenizer": QWEN_TOKENIZERS,
-    },
-}
-# How many channels of a VAE's latent the network is given as one token's; where it is not said, 1.
-PACKED = {"FluxPipeline": 4, "QwenImagePipeline": 4, "Flux2KleinPipeline": 4}
-# Settings of networks that only other variants of a family have: what they must be here, and what they are for.
-VARIANT_SETTINGS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
-    "QwenImagePipeline": (
-        ("guidance_embeds", False, "a model that is told its guidance"),
-        ("zero_cond_t", False, "an edit model"),
-        ("use_additional_t_cond", False, "a layered model"),
-        ("use_layer3d_rope", False, "a layered model"),
-    ),
-    "ZImagePipeline": (("siglip_feat_dim", None, "the Omni model, which sees images beside the words"),),
-    "Flux2KleinPipeline": (("guidance_embeds", False, "FLUX.2 [dev], which is told its guidance"),),
-}
-
-OPTIONAL = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}  # beyond those that diffusers calls so
 
 
 def library(name: str) -> Any:
@@ -143,7 +47,7 @@ def read_index(folder: Path, flag: str = "--model") -> dict[str, Any]:
             f"{flag} {path}: its pipeline is code of its own ({', '.join(map(str, name))}), which is not run; name a "
             "class of diffusers as _class_name"
         )
-    if not isinstance(name, str) or not (name in KNOWN or hasattr(library("diffusers"), name)):
+    if not isinstance(name, str) or not (name in KINDS or hasattr(library("diffusers"), name)):
         raise UserError(f"{flag} {path}: its _class_name is {name!r}, which diffusers does not have")
     return index
 
@@ -195,7 +99,10 @@ def defaults(kind: type) -> dict[str, Any]:
 def absent_optional(folder: Path) -> list[str]:
     """Name the parts that the index names, that lie in no folder, and that the pipeline can do without."""
     name = read_index(folder)["_class_name"]
-    optional = {*getattr(library("diffusers"), name)._optional_components, *OPTIONAL.get(name, ())}
+    optional = {
+        *getattr(library("diffusers"), name)._optional_components,
+        *(KINDS[name].optional if name in KINDS else ()),
+    }
     return [part for part in parts_of(folder) if part in optional and not (folder / part).is_dir()]
 
 
@@ -208,7 +115,7 @@ def check_settings(folder: Path, flag: str = "--model") -> None:
         UserError: in one sentence that names class and file.
     """
     name = read_index(folder, flag)["_class_name"]
-    known = KNOWN.get(name, {})
+    known = KINDS[name].parts if name in KINDS else {}
     optional = absent_optional(folder)
     for part, (_, kind) in parts_of(folder).items():
         if part in optional or part not in known:
@@ -220,7 +127,7 @@ def check_settings(folder: Path, flag: str = "--model") -> None:
         if not (folder / part).is_dir():
             raise UserError(f"{flag} {folder}: its {INDEX} names a {part}, and there is no folder {part}")
         _check_part(folder, part, known[part], flag)
-    if name in KNOWN:
+    if name in KINDS:
         _check_network(folder, name, flag)
         _check_tokenizers(folder, name, flag)
 
@@ -245,13 +152,14 @@ def _check_part(folder: Path, part: str, known: tuple[str, ...], flag: str) -> N
 
 def _check_network(folder: Path, name: str, flag: str) -> None:
     """Refuse a network that asks for inputs that this pipeline does not feed, or that training does not."""
-    part = "unet" if "unet" in KNOWN[name] else "transformer"
+    kind = KINDS[name]
+    part = kind.network
     if part not in parts_of(folder):
         raise UserError(f"{flag} {folder / INDEX}: names no {part}")
     network = settings(folder, part)
     vae = settings(folder, "vae")
     file = folder / part / "config.json"
-    channels = vae["z_dim" if "z_dim" in vae else "latent_channels"] * PACKED.get(name, 1)
+    channels = vae["z_dim" if "z_dim" in vae else "latent_channels"] * kind.packed
     if network["in_channels"] != channels:
         raise UserError(
             f"{flag} {file}: in_channels is {network['in_channels']}, and the VAE's latents give {channels}; networks "
@@ -259,7 +167,7 @@ def _check_network(folder: Path, name: str, flag: str) -> None:
         )
     if part == "unet":
         _check_unet(network, name, f"{flag} {file}", folder)
-    for setting, wanted, what in VARIANT_SETTINGS.get(name, ()):
+    for setting, wanted, what in kind.variants:
         if network[setting] != wanted:
             raise UserError(
                 f"{flag} {file}: {setting} is {network[setting]!r}, as in {what}; this trainer takes a {name} "
@@ -273,7 +181,7 @@ def _check_network(folder: Path, name: str, flag: str) -> None:
             f"{flag} {folder}/vae/config.json: shift_factor is {vae['shift_factor']}, and a {name} shifts no latents; "
             "give a VAE of this kind"
         )
-    if vae.get("latents_mean") is not None and "AutoencoderKL" in KNOWN[name]["vae"]:
+    if vae.get("latents_mean") is not None and "AutoencoderKL" in kind.parts[VAE]:
         raise UserError(
             f"{flag} {folder}/vae/config.json: latents_mean is set, and a {name} does not normalise each channel apart"
         )
@@ -319,7 +227,7 @@ def open_tokenizer(folder: Path, part: str, flag: str = "--model") -> Any:
 def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
     """Refuse tokenizers whose tokens, or whose number of them, their text encoders do not have."""
     parts = parts_of(folder)
-    for part in [part for part in KNOWN[name] if part.startswith("tokenizer") and part in parts]:
+    for part in [part for part in KINDS[name].parts if part.startswith("tokenizer") and part in parts]:
         if not (folder / part).is_dir():
             continue
         encoder = part.replace("tokenizer", "text_encoder")
@@ -331,7 +239,7 @@ def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
                 f"{flag} {folder / part}: has {len(tokenizer)} tokens, and {encoder} has embeddings for "
                 f"{words}; give the tokenizer that belongs to it"
             )
-        if KNOWN[name][part] == QWEN_TOKENIZERS:
+        if KINDS[name].parts[part] == QWEN_TOKENIZERS:
             _check_template(tokenizer, name, f"{flag} {folder / part}")
             continue  # its length is chosen, and far below what the language model takes
         if "max_position_embeddings" in takes and tokenizer.model_max_length > takes["max_position_embeddings"]:

@@ -131,7 +131,7 @@ def count_networks(
     Args:
         tokens: of a caption, from kinds.text_tokens.
     """
-    vae: Any = counting.empty(folder, kinds.VAE)
+    vae: Any = counting.empty(folder, autoencoders.VAE)
     kind = kinds.kind_of(folder)
     works: dict[str, float] = {}
     one = torch.empty(1, 3, resolution, resolution, device=counting.META)

@@ -1,83 +1,22 @@
-"""The kinds of pipelines: which parts a store depends on, which part is trained, and how long captions are."""
+"""The kind of a diffusers folder, by its pipeline's class: how long its captions are, and the size of its images."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from infra.base import models
 from infra.base.errors import UserError
 from pipelines.latents import components
+from pipelines.latents.kinds_known import KINDS, VAE, Kind
 
-VAE = "vae"
 REFINED = "StableDiffusionXLPipeline"  # SDXL
 REFINER = "StableDiffusionXLImg2ImgPipeline"  # its second model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What is known of a pipeline by its class."""
-
-    network: str  # the part that is trained
-    text_encoders: tuple[str, ...]  # in the pipeline's own order
-    sized: str | None = None  # which of them gives captions a length that can be chosen: a T5 or a language model
-    sized_optional: bool = False  # its place may be filled with zeros
-    tokens: int = 0  # diffusers' own length
-    patch: int = 1  # side of the patches that the network cuts the VAE's latents into
-    shift_steps: int = 0  # sampling steps that the shift of the noise levels is taken at, where it depends on them
-    resolution: int = 0  # side of the images in pixels, where no part's settings tell
-
-    def frozen(self, with_sized: bool = True) -> tuple[str, ...]:
-        """Name the parts whose outputs a store holds."""
-        return (VAE, *(name for name in self.text_encoders if with_sized or name != self.sized))
-
-    def frozen_in(self, store: Collection[str]) -> tuple[str, ...]:
-        """Name the parts that a store must hold the outputs of, by those that it names; only SD3's T5 may lack."""
-        return self.frozen(with_sized=self.sized in store or not self.sized_optional)
-
-
-KINDS = {
-    "StableDiffusionPipeline": Kind(network="unet", text_encoders=("text_encoder",)),
-    "StableDiffusionXLPipeline": Kind(network="unet", text_encoders=("text_encoder", "text_encoder_2")),
-    "StableDiffusion3Pipeline": Kind(
-        network="transformer",
-        text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
-        sized="text_encoder_3",
-        sized_optional=True,
-        tokens=256,
-        patch=2,
-    ),
-    "FluxPipeline": Kind(
-        network="transformer",
-        text_encoders=("text_encoder", "text_encoder_2"),
-        sized="text_encoder_2",
-        tokens=512,
-        patch=2,
-    ),
-    "QwenImagePipeline": Kind(
-        network="transformer", text_encoders=("text_encoder",), sized="text_encoder", tokens=512, patch=2
-    ),
-    "ZImagePipeline": Kind(
-        network="transformer",
-        text_encoders=("text_encoder",),
-        sized="text_encoder",
-        tokens=512,
-        patch=2,
-        resolution=1024,
-    ),
-    "Flux2KleinPipeline": Kind(
-        network="transformer",
-        text_encoders=("text_encoder",),
-        sized="text_encoder",
-        tokens=512,
-        patch=2,
-        shift_steps=50,  # diffusers' own number
-    ),
-}
 # Words in the names of pipelines of known families that take more than a caption, and what they take.
 VARIANTS = {
     "Edit": "an image to edit",
@@ -161,7 +100,7 @@ def empty_pipeline(folder: Path) -> Any:
     name = pipeline_class(folder)
     opened_by = getattr(components.library("diffusers"), name)
     parameters = inspect.signature(opened_by.__init__).parameters
-    given: dict[str, Any] = {part: None for part in parameters if part in components.KNOWN[name]}
+    given: dict[str, Any] = {part: None for part in parameters if part in KINDS[name].parts}
     given |= {part: None for part in ("safety_checker", "feature_extractor") if part in parameters}
     for part in (KINDS[name].network, VAE):
         given[part] = _part_of_settings(components.settings(folder, part))

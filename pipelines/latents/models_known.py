@@ -21,7 +21,7 @@ class KnownModel:
     name: str  # of the presets
     title: str
     hub_name: str
-    pipeline: str  # the diffusers class, a key of kinds.KINDS
+    pipeline: str  # the diffusers class, a key of kinds_known.KINDS
     resolution: int  # side of its images in pixels
 
     sampling_steps: int

@@ -17,6 +17,7 @@ from infra.base import (
 )
 from infra.base.errors import UserError
 from pipelines.latents import components
+from pipelines.latents.kinds_known import FLOW_MATCH_SCHEDULERS, FLOW_SCHEDULERS, KINDS
 
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler  # isort: skip
 
@@ -30,10 +31,10 @@ def check_schedule(folder: Path, flag: str = "--model") -> None:
     Raises:
         UserError: as diffusion_scheduler and flow_scheduler do.
     """
-    known = components.KNOWN.get(components.read_index(folder, flag)["_class_name"])
+    known = KINDS.get(components.read_index(folder, flag)["_class_name"])
     if known is None:
         return
-    if known["scheduler"] == components.FLOW_SCHEDULERS:
+    if known.parts["scheduler"] == FLOW_SCHEDULERS:
         flow_scheduler(folder, flag)
     else:
         diffusion_scheduler(folder, flag=flag)
@@ -81,7 +82,7 @@ def flow_scheduler(folder: Path, flag: str = "--model") -> FlowMatchEulerDiscret
     own, where = _open(folder, flag)
     settings = _settings(own)
     kind = type(own).__name__
-    if kind in components.FLOW_MATCH_SCHEDULERS:
+    if kind in FLOW_MATCH_SCHEDULERS:
         if settings.get("invert_sigmas"):
             raise UserError(f"{where}: invert_sigmas is set, so this {kind} runs from images to noise")
         return FlowMatchEulerDiscreteScheduler.from_config(settings)

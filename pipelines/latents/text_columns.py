@@ -8,17 +8,31 @@ are read whole, padding included: their networks attend to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines.latents import components, kinds
+from pipelines.latents.kinds_known import KINDS
 
 Shapes = Mapping[str, tuple[int, ...]]  # of each column, per caption
 Outputs = dict[str, torch.Tensor]
 LENGTH = "text_encoder_length"  # column: of a caption's rows, how many are its tokens
 KLEIN_LAYERS = (9, 18, 27)  # of Qwen3, whose hidden states FLUX.2-klein joins; its pipeline's default
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind's captions become columns."""
+
+    shapes: Callable[[Path, int], Shapes]  # of a folder and a number of tokens, see embedding_shapes
+    encode: Callable[[Any, list[str], Shapes, str], Outputs]  # by the pipeline's own encode_prompt, see encode
+    whole: Callable[[Any, Any, Sequence[str]], tuple[list[str], int]] = lambda _, __, captions: ([*captions], 0)
+    """Return, of a pipeline, a tokenizer and captions, the texts that are tokenized, and how many tokens of each are
+    not counted against the limit."""
 
 
 def embedding_shapes(folder: Path, tokens: int) -> Shapes:
@@ -27,37 +41,51 @@ def embedding_shapes(folder: Path, tokens: int) -> Shapes:
     Args:
         tokens: of a T5 or a language model, from kinds.text_tokens.
     """
+    return LAYOUTS[kinds.kind_of(folder).text].shapes(folder, tokens)
 
-    def setting(part: str, name: str) -> int:
-        return int(components.settings(folder, part)[name])
 
-    def clip(part: str, tokenizer: str = "tokenizer") -> tuple[int, int]:
-        length = components.open_tokenizer(folder, tokenizer).model_max_length
-        return int(length), setting(part, "hidden_size")
+def _setting(folder: Path, part: str, name: str) -> int:
+    return int(components.settings(folder, part)[name])
 
-    match kinds.pipeline_class(folder):
-        case "StableDiffusionXLPipeline":
-            return {
-                "text_encoder": clip("text_encoder"),
-                "text_encoder_2": clip("text_encoder_2", "tokenizer_2"),
-                "text_encoder_2_pooled": (setting("text_encoder_2", "projection_dim"),),
-            }
-        case "StableDiffusion3Pipeline":
-            shapes: dict[str, tuple[int, ...]] = {}
-            for part in ("text_encoder", "text_encoder_2"):
-                shapes |= {part: clip(part), f"{part}_pooled": (setting(part, "projection_dim"),)}
-            return shapes | ({"text_encoder_3": (tokens, setting("text_encoder_3", "d_model"))} if tokens else {})
-        case "FluxPipeline":
-            return {
-                "text_encoder_pooled": (setting("text_encoder", "hidden_size"),),
-                "text_encoder_2": (tokens, setting("text_encoder_2", "d_model")),
-            }
-        case "QwenImagePipeline" | "ZImagePipeline":
-            return {"text_encoder": (tokens, _width(folder)), LENGTH: (1,)}
-        case "Flux2KleinPipeline":
-            return {"text_encoder": (tokens, len(KLEIN_LAYERS) * _width(folder))}
-        case _:
-            return {"text_encoder": clip("text_encoder")}
+
+def _clip(folder: Path, part: str) -> tuple[int, int]:
+    """Return number and width of a CLIP's hidden states."""
+    length = components.open_tokenizer(folder, kinds.tokenizer_of(part)).model_max_length
+    return int(length), _setting(folder, part, "hidden_size")
+
+
+def _clip_shapes(folder: Path, _: int) -> Shapes:
+    return {"text_encoder": _clip(folder, "text_encoder")}
+
+
+def _two_clips_shapes(folder: Path, _: int) -> Shapes:
+    return {
+        "text_encoder": _clip(folder, "text_encoder"),
+        "text_encoder_2": _clip(folder, "text_encoder_2"),
+        "text_encoder_2_pooled": (_setting(folder, "text_encoder_2", "projection_dim"),),
+    }
+
+
+def _clips_and_t5_shapes(folder: Path, tokens: int) -> Shapes:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in ("text_encoder", "text_encoder_2"):
+        shapes |= {part: _clip(folder, part), f"{part}_pooled": (_setting(folder, part, "projection_dim"),)}
+    return shapes | ({"text_encoder_3": (tokens, _setting(folder, "text_encoder_3", "d_model"))} if tokens else {})
+
+
+def _pooled_and_t5_shapes(folder: Path, tokens: int) -> Shapes:
+    return {
+        "text_encoder_pooled": (_setting(folder, "text_encoder", "hidden_size"),),
+        "text_encoder_2": (tokens, _setting(folder, "text_encoder_2", "d_model")),
+    }
+
+
+def _own_rows_shapes(folder: Path, tokens: int) -> Shapes:
+    return {"text_encoder": (tokens, _width(folder)), LENGTH: (1,)}
+
+
+def _klein_shapes(folder: Path, tokens: int) -> Shapes:
+    return {"text_encoder": (tokens, len(KLEIN_LAYERS) * _width(folder))}
 
 
 def _width(folder: Path) -> int:
@@ -132,15 +160,32 @@ def _flux_2_klein(pipeline: Any, captions: list[str], shapes: Shapes, device: st
     return {"text_encoder": hidden}
 
 
-_ENCODE: Mapping[str, Callable[[Any, list[str], Shapes, str], Outputs]] = {
-    "StableDiffusionPipeline": _stable_diffusion,
-    "StableDiffusionXLPipeline": _stable_diffusion_xl,
-    "StableDiffusion3Pipeline": _stable_diffusion_3,
-    "FluxPipeline": _flux,
-    "QwenImagePipeline": _qwen_image,
-    "ZImagePipeline": _z_image,
-    "Flux2KleinPipeline": _flux_2_klein,
+def _qwen_image_whole(pipeline: Any, _: Any, captions: Sequence[str]) -> tuple[list[str], int]:
+    """Put captions into the pipeline's template, whose first tokens are dropped."""
+    return [pipeline.prompt_template_encode.format(one) for one in captions], pipeline.prompt_template_encode_start_idx
+
+
+def _chat_whole(_: Any, tokenizer: Any, captions: Sequence[str], thinks: bool) -> tuple[list[str], int]:
+    """Put captions into the tokenizer's chat template, all of which counts."""
+    turns = [[{"role": "user", "content": one}] for one in captions]
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinks}
+    return [tokenizer.apply_chat_template(turn, **options) for turn in turns], 0
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "clip": Layout(_clip_shapes, _stable_diffusion),
+    "two-clips": Layout(_two_clips_shapes, _stable_diffusion_xl),
+    "clips-and-t5": Layout(_clips_and_t5_shapes, _stable_diffusion_3),
+    "pooled-and-t5": Layout(_pooled_and_t5_shapes, _flux),
+    "qwen-image": Layout(_own_rows_shapes, _qwen_image, _qwen_image_whole),
+    "z-image": Layout(_own_rows_shapes, _z_image, partial(_chat_whole, thinks=True)),
+    "flux2-klein": Layout(_klein_shapes, _flux_2_klein, partial(_chat_whole, thinks=False)),
 }
+
+
+def _layout(pipeline: Any) -> Layout:
+    """Return the layout of a pipeline's class."""
+    return LAYOUTS[KINDS[type(pipeline).__name__].text]
 
 
 def encode(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
@@ -149,29 +194,13 @@ def encode(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> O
     Args:
         shapes: of the columns, from embedding_shapes.
     """
-    return _ENCODE[type(pipeline).__name__](pipeline, captions, shapes, device)
+    return _layout(pipeline).encode(pipeline, captions, shapes, device)
 
 
 def token_counts(pipeline: Any, part: str, captions: Sequence[str]) -> list[int]:
     """Count the tokens of whole captions for a text encoder, its template's that count against the limit included."""
     tokenizer = getattr(pipeline, kinds.tokenizer_of(part))
-    dropped = 0
-    texts = [*captions]
-    match type(pipeline).__name__:
-        case "QwenImagePipeline":
-            texts = [pipeline.prompt_template_encode.format(one) for one in captions]
-            dropped = pipeline.prompt_template_encode_start_idx
-        case "ZImagePipeline" | "Flux2KleinPipeline":
-            thinks = type(pipeline).__name__ == "ZImagePipeline"
-            texts = [
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": one}],
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    enable_thinking=thinks,
-                )
-                for one in captions
-            ]
+    texts, dropped = _layout(pipeline).whole(pipeline, tokenizer, captions)
     return [len(ids) - dropped for ids in tokenizer(texts, verbose=False).input_ids]
 
 
@@ -183,7 +212,7 @@ def count_cut(pipeline: Any, parts: Sequence[str], tokens: int, captions: Sequen
         parts: the text encoders that are used.
         tokens: of a T5 or a language model, from kinds.text_tokens.
     """
-    sized = kinds.KINDS[type(pipeline).__name__].sized
+    sized = KINDS[type(pipeline).__name__].sized
     cut = [True] * len(captions)
     for part in parts:
         limit = tokens if part == sized else getattr(pipeline, kinds.tokenizer_of(part)).model_max_length

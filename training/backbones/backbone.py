@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +11,7 @@ import torch
 
 from infra.base.errors import UserError
 from pipelines.latents import identity, kinds
-from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
-from training.backbones.flow import Flux, StableDiffusion3
-from training.backbones.flux2 import Flux2Klein
-from training.backbones.qwen_image import QwenImage
 from training.backbones.schedule_config import ScheduleConfig
-from training.backbones.z_image import ZImage
 
 
 class Backbone(Protocol):
@@ -82,24 +78,15 @@ class Backbone(Protocol):
         ...
 
 
-BACKBONES: dict[str, Callable[[Path, ScheduleConfig], Backbone]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "StableDiffusion3Pipeline": StableDiffusion3,
-    "FluxPipeline": Flux,
-    "QwenImagePipeline": QwenImage,
-    "ZImagePipeline": ZImage,
-    "Flux2KleinPipeline": Flux2Klein,
-}
-
-
 def open_backbone(folder: Path, config: ScheduleConfig) -> Backbone:
     """Open a diffusers folder as the kind of model that its pipeline class says it is; no weights are read.
 
     Raises:
         UserError: if that class cannot be trained, or its schedule lacks a timestep of config.
     """
-    return BACKBONES[kinds.pipeline_class(folder)](folder, config)
+    module, _, name = kinds.kind_of(folder).backbone.partition(":")
+    made_by: Callable[[Path, ScheduleConfig], Backbone] = getattr(importlib.import_module(module), name)
+    return made_by(folder, config)
 
 
 def check_fingerprints(stored: Mapping[str, str], folder: Path, path: str) -> None:

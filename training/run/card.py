@@ -13,7 +13,7 @@ import yaml
 
 from infra.base import composed, files, model_sources
 from pipelines.drawing.guidance import guidance
-from pipelines.latents.kinds import KINDS
+from pipelines.latents.kinds_known import KINDS
 from training.method.objective_config import ObjectiveConfig
 from training.method.policy_config import PolicyConfig
 from training.run import exports

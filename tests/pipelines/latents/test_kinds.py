@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from support.material import MODEL
 
 from infra.base.errors import UserError
-from pipelines.latents import kinds
+from pipelines.latents import kinds, text_columns
+from pipelines.latents.kinds_known import KINDS, Kind
 
 Pipelines = Callable[[str], Path]
 
@@ -21,7 +23,7 @@ def test_t5_is_frozen_where_it_is_used(tiny_pipeline: Pipelines) -> None:
     assert kind.frozen_in(clips) == kind.frozen(with_sized=False) == clips
     assert kind.frozen_in([*clips, "text_encoder_3"]) == (*clips, "text_encoder_3")
     # FLUX can't do without: a store that names no T5 is told so.
-    assert kinds.KINDS["FluxPipeline"].frozen_in(["vae"]) == ("vae", "text_encoder", "text_encoder_2")
+    assert KINDS["FluxPipeline"].frozen_in(["vae"]) == ("vae", "text_encoder", "text_encoder_2")
     assert kinds.kind_of(MODEL).frozen() == ("vae", "text_encoder")
 
 
@@ -49,3 +51,14 @@ def test_other_pipelines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
     with pytest.raises(UserError, match="a PixArtAlphaPipeline; this trainer knows StableDiffusionPipeline, "):
         kinds.kind_of(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_an_entry_names_a_backbone_and_a_layout_that_are_there(kind: Kind) -> None:
+    module, _, name = kind.backbone.partition(":")
+    backbone = getattr(importlib.import_module(module), name)
+    assert backbone.network_folder == kind.network
+    assert backbone.network_class.__name__ in kind.parts[kind.network]
+    assert kind.text in text_columns.LAYOUTS
+    assert {*kind.frozen(), kind.network, "scheduler"} <= kind.parts.keys()
+    assert kind.sized is None or kind.tokens > 0

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.base.errors import UserError
-from pipelines.latents import components, kinds, schedules, weight_files
+from pipelines.latents import components, kinds, kinds_known, schedules, weight_files
 from pipelines.latents.weight_files import check_folder, opened_parts
 
 Tensors = dict[str, torch.Tensor]
@@ -274,7 +274,7 @@ def test_solvers_keep_a_flows_shift(name: str, copied: Pipelines) -> None:
         check_folder(folder, ())
 
 
-@pytest.mark.parametrize("name", components.DIFFUSION_SCHEDULERS)
+@pytest.mark.parametrize("name", kinds_known.DIFFUSION_SCHEDULERS)
 def test_each_scheduler_is_opened_with_its_own_defaults(name: str, copied: Pipelines) -> None:
     folder = copied("sdxl")
     own = getattr(diffusers, name)()

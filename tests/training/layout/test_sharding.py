@@ -24,7 +24,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from training.backbones.backbone import StableDiffusion
+from training.backbones.diffusion import StableDiffusion
 from training.checkpoints import checkpoint
 from training.layout import sharding
 from training.method.objective_config import ObjectiveConfig

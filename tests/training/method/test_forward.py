@@ -11,7 +11,8 @@ import torch
 from support.batches import random_batch
 from support.material import MODEL
 
-from training.backbones.backbone import Backbone, StableDiffusion
+from training.backbones.backbone import Backbone
+from training.backbones.diffusion import StableDiffusion
 from training.method import forward, objectives, step_losses
 from training.method.batch import Batch
 from training.method.objective_config import ObjectiveConfig

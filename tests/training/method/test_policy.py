@@ -24,8 +24,8 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from training.backbones.backbone import StableDiffusion
 from training.backbones.base import DiffusersNetwork
+from training.backbones.diffusion import StableDiffusion
 from training.checkpoints import checkpoint
 from training.method import forward
 from training.method.policy import (

@@ -21,7 +21,7 @@ from infra.base import (
 )
 from infra.base.errors import UserError
 from labelers.scoring.implicit import trained_against
-from training.backbones.backbone import StableDiffusion
+from training.backbones.diffusion import StableDiffusion
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import is_finished
 from training.method import objectives
