@@ -61,8 +61,7 @@ def _sha256(path: str) -> str:
 
 
 def reopen(path: str, manifest: store.Manifest, lost: Collection[str]) -> int:
-    """Make a finished store an unfinished one that lacks what it lost, and return how many pairs,
-    images and captions that is.
+    """Make a finished store an unfinished one that lacks what it lost, and return the number of these rows.
 
     The record of progress is written first and the manifest goes last: killed between, the same command begins anew.
     """
