@@ -38,7 +38,7 @@ def test_a_source_is_encoded_once_as_the_encoder_does_and_then_trained_on(
         again = replace(run, output=f"{run.output}-2", data=replace(run.data, global_batch=4))
         train_dpo.main(again)
     assert ": 14 pairs, " in told  # two of the sixteen are ties
-    assert f"{run.output}: finished" in told
+    assert f"{run.output}/result: the result, " in told
     assert read_manifest(run.data.store).content_hash == read_manifest(str(tmp_path / "other")).content_hash
     assert f"{run.data.store}: already finished, nothing to do" in capsys.readouterr().out
 
@@ -65,7 +65,7 @@ def test_a_dry_run_counts_the_encoding_and_then_the_training(
 
 
 def test_the_encoder_has_the_settings_of_the_models_preset() -> None:
-    flags = ["--preset", "sdxl-lora", "--source", "pairs", "--store", "mine"]
+    flags = ["--preset", "sdxl-lora", "--source", "pairs", "--store", "/mine"]
     config = cli.parse(TrainConfig, PRESETS, flags)
-    wanted = replace(encode_config.PRESETS["sdxl"], source="pairs", store="mine")
+    wanted = replace(encode_config.PRESETS["sdxl"], source="pairs", store="/mine")
     assert encoding(config) == wanted
