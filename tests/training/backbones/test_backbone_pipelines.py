@@ -123,7 +123,7 @@ def test_from_pairs_to_images(kind: str, tiny_pipeline: Pipelines, encode: Pipel
     assert np.isfinite(scores).all()
     assert scores[0] != scores[1]
     assert scorer.folders.schedule == config.schedule
-    assert scorer.loaded.images.resolution == resolution_of(kind)  # the store's, which for FLUX is not the model's own
+    assert scorer.folders.resolution == resolution_of(kind)  # the store's, which for FLUX is not the model's own
 
 
 @pytest.mark.parametrize("kind", KINDS)
