@@ -153,7 +153,8 @@ def _judged(plan: Plan, refused: dict[int, tuple[str, str]]) -> Iterator[dict[st
     group: object = None
     first_caption: object = None
     for part in plan.dataset.parts:
-        for piece in source.read_pieces(part.path, [name for name in PAIRS_READ if name in plan.dataset.names]):
+        read = (*PAIRS_READ, *(groups.IMAGES if part.may_lack_ids else ()))  # a pair without ids is told by its images
+        for piece in source.read_pieces(part.path, [name for name in read if name in plan.dataset.names]):
             for pair_id, row in zip(pairs.pair_ids(piece), pairs.as_rows(piece), strict=True):
                 if row[groups.GROUP] != group or group is None:
                     group = row[groups.GROUP]

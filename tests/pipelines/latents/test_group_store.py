@@ -205,3 +205,15 @@ def test_a_flagged_image_costs_its_own_pairs_alone() -> None:
     checked = safety.CheckPairs(RedIsBad(), ("pixels",))(decoded)  # type: ignore[arg-type]
     assert checked["status"].to_pylist() == ["quarantined", "kept"]
     assert checked["reason"][0].as_py() == "image: safety concept 0"
+
+
+def test_a_row_without_ids_is_quarantined_and_told_by_its_images(tmp_path: Path) -> None:
+    rows = grouped_rows(2, 3)
+    rows[-1] |= dict.fromkeys(("ranking_id", "image_0_uid", "image_1_uid"))
+    raw = write_rows(tmp_path / "raw", rows)
+    with engines.asking("local"):
+        encode_latents.main(EncodeConfig(source=str(raw), store=str(tmp_path / "store"), max_bad_fraction=1.0))
+    manifest = store.read_manifest(str(tmp_path / "store"))
+    # Two groups of three images are 2 * 3 pairs; the last pair's images stand in other pairs of its group, too.
+    assert (manifest.counts.kept, manifest.counts.quarantined, manifest.counts.images) == (5, 1, 6)
+    assert manifest.reasons == {"group: image_0_uid is null": 1}
