@@ -43,6 +43,11 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, tuple[int, ...]
     path = files.resolve(data.store)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
+    if data.hold_out and manifest.counts.prompts < 2:
+        raise UserError(
+            f"--hold-out {data.hold_out:g}: captions are held out, and --store {data.store} has one alone; leave it "
+            "out, or give --held-out-store"
+        )
     labels = store.find_labels(path, data.labels)
     decided = decided_pairs(path, *labels, data.hold_out)
     if decided < data.global_batch:

@@ -86,6 +86,18 @@ def test_a_share_that_is_none_is_refused(data: DataConfig, told: str) -> None:
     assert str(refused.value) == told
 
 
+def test_a_store_of_one_caption_has_none_to_hold_out(
+    encoded_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = store.read_manifest(str(encoded_store))
+    one = replace(manifest, counts=replace(manifest.counts, prompts=1))
+    assert hold_out.count(0.1, 1) == 0  # so that accuracy would be the mean of nothing, which is not a number
+    monkeypatch.setattr(store, "read_manifest", lambda _: one)
+    config = TrainConfig(data=DataConfig(store=str(encoded_store), hold_out=0.1), output=str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"--hold-out 0\.1: captions are held out, and --store .* has one alone"):
+        preflight.check_settings(config)
+
+
 def test_batches_follow_a_small_set_and_say_so(encoded_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = store.read_manifest(str(encoded_store)).counts.kept
     assert kept == 351
