@@ -4,20 +4,60 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipelines.latents import encode_config, encode_latents
+from infra.base import files
+from infra.base.errors import UserError
+from infra.base.node_cache import check_cache
+from pipelines.drawing.prompts import read_prompts
+from pipelines.latents import encode_config, encode_latents, store, weight_files
 from pipelines.latents.encode_config import EncodeConfig
+from pipelines.latents.kinds import kind_of
+from training.run import trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
 
 def encode(config: TrainConfig) -> None:
-    """Encode the source into the store, once the flags alone are found good; a finished store is left as it is.
+    """Encode the source into the store, once all else is found good; a finished store is left as it is.
 
     Raises:
-        UserError: if the flags make no run, or as encode_latents.main does.
+        UserError: as check and encode_latents.main do, or if the network's weights do not do.
+    """
+    check(config)
+    folder = config.start.folder()
+    weight_files.check_weights(folder, (kind_of(folder).network,))
+    encode_latents.main(encoding(config))
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse what no store that is only now encoded would make good.
+
+    Raises:
+        UserError: naming the flag.
     """
     check_flags(config)
-    encode_latents.main(encoding(config))
+    trackers.check(config.tracking.report_to)
+    check_cache(config.data.cache)
+    data = config.data
+    if data.held_out_store:
+        store.read_manifest(files.resolve(data.held_out_store))
+    for prompts in (config.validation.validation_prompts, config.validation.sample_prompts):
+        if prompts:
+            read_prompts(files.resolve(prompts))
+    if files.exists(files.join(files.resolve(data.store), store.MANIFEST)):
+        return
+    fresh = f"--source {data.source} is encoded into a new store, which"
+    if data.labels != "human":
+        raise UserError(
+            f"--labels {data.labels}: {fresh} has the label set human alone; leave --labels out, or run "
+            "encode_latents.py, then relabel.py"
+        )
+    if data.reference is not None:
+        raise UserError(f"--reference {data.reference}: {fresh} has no reference errors; leave --reference out")
+    if config.objective.objective == "soft":
+        raise UserError(
+            f"--objective soft: {fresh} has people's labels, without probabilities; run encode_latents.py, then "
+            "relabel.py --label soft"
+        )
 
 
 def encoding(config: TrainConfig) -> EncodeConfig:

@@ -94,12 +94,12 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     is_there = path != files.resolve(DataConfig().store) or is_finished
     if config.data.source is not None and not is_finished:
         manifest = _of_source(config, folder, asked)
-        counts: tuple[int, ...] = (manifest.counts.kept,)
+        counts: tuple[int, ...] = (_trained_on(config, manifest),)
     elif is_there:
         manifest, counts = check_settings(config)
     else:
         manifest = _pick_a_pic(config, folder)
-        counts = (manifest.counts.kept,)
+        counts = (_trained_on(config, manifest),)
     validation = config.validation
     # A dry run fetches no published weights.
     if validation.validation_prompts and validation.validation_weights != scorers.PUBLISHED:
@@ -111,7 +111,7 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
 
 def _of_source(config: TrainConfig, folder: Path, asked: DryRunConfig) -> store.Manifest:
     """Print what the encoding of --source would take, and describe the store that it gives."""
-    check_flags(config)
+    encode_source.check(config)
     encoder = encode_source.encoding(config)
     print(f"--source {encoder.source}: first it is encoded into --store {encoder.store}", flush=True)
     rows = encode_plan.print_plan(encoder, asked)
@@ -194,7 +194,7 @@ def plan_rows(
     data = config.data
     laid_out = layout(config)
     pair = pair_work(laid_out, network.forward)
-    judged = validation_work(config, network.forward)
+    judged = validation_work(config, held_out_pairs(config, manifest), network.forward)
     training = config.steps * data.global_batch * sum(work for _, work in pair)
     per_epoch = steps_an_epoch(counts, data.global_batch, data.micro_batch)
     mode = "batched" if laid_out.reference else "cached"
@@ -274,15 +274,24 @@ def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
     return [*parts, ("reference, float32", weights)] if laid_out.reference and laid_out.held else parts
 
 
-def _held_out_pairs(config: TrainConfig) -> int:
-    """Return how many pairs are held out; of --hold-out about so many, as captions have unlike numbers of pairs."""
+def held_out_pairs(config: TrainConfig, manifest: store.Manifest) -> int:
+    """Return how many pairs are held out; of --hold-out about so many, as captions have unlike numbers of pairs.
+
+    Args:
+        manifest: of the store that is trained on, which may be planned only.
+    """
     data = config.data
     if data.held_out_store:
         return store.read_manifest(files.resolve(data.held_out_store)).counts.kept
-    return round(data.hold_out * store.read_manifest(files.resolve(data.store)).counts.kept) if data.hold_out else 0
+    return round(data.hold_out * manifest.counts.kept)
 
 
-def validation_work(config: TrainConfig, forward: float) -> float:
+def _trained_on(config: TrainConfig, manifest: store.Manifest) -> int:
+    """Return about how many pairs of a planned store are trained on."""
+    return manifest.counts.kept - round(config.data.hold_out * manifest.counts.kept)
+
+
+def validation_work(config: TrainConfig, kept: int, forward: float) -> float:
     """Return the FLOPs of all assessments: held-out pairs, and validation images drawn, in forward passes of one image.
 
     An image takes a pass each sampling step, and two with guidance. FLUX's guidance is an input of its one pass; there
@@ -291,7 +300,6 @@ def validation_work(config: TrainConfig, forward: float) -> float:
     validation = config.validation
     times = 1 + math.ceil(config.steps / config.checkpoint_every)
     passes = 0.0
-    kept = _held_out_pairs(config)
     if kept:
         watched = min(kept, validation.held_out_pairs) * validation.held_out_draws
         passes += 2 * watched * (times + 1)  # policy each time, reference once

@@ -128,9 +128,9 @@ def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
     few, every = 2 * 8 * 2, 2 * 40 * 10  # images at the draws of 8 pairs, and of all 40
     held_out = (4 + 1) * few + 2 * every  # the policy four times and the reference once; both of them in the end
     drawn = 4 * 3 * 5 * 2  # two passes a step, for guidance
-    assert plan.validation_work(config, 3.0) == 3.0 * (held_out + drawn)
+    assert plan.validation_work(config, 40, 3.0) == 3.0 * (held_out + drawn)
     unguided = replace(config, validation=replace(config.validation, guidance_scale=1.0))
-    assert plan.validation_work(unguided, 3.0) == 3.0 * (held_out + drawn / 2)
+    assert plan.validation_work(unguided, 40, 3.0) == 3.0 * (held_out + drawn / 2)
 
 
 @pytest.mark.parametrize(

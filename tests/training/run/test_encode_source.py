@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.material import encode_plainly, rendered_pairs, write_pairs
@@ -50,10 +51,32 @@ def test_flags_that_make_no_run_are_refused_before_anything_is_encoded(config: T
     assert not Path(run.data.store).exists()
 
 
+@pytest.mark.parametrize(
+    ("data", "objective", "told"),
+    [
+        ({"labels": "hpsv2"}, "dpo", "--labels hpsv2: .* has the label set human alone"),
+        ({"reference": "base"}, "dpo", "--reference base: .* has no reference errors"),
+        ({}, "soft", "--objective soft: .* has people's labels, without probabilities"),
+        ({"held_out_store": "/nowhere"}, "dpo", "/nowhere: no latent store here"),
+    ],
+)
+def test_what_a_new_store_cannot_have_is_refused_before_it_is_encoded(
+    config: TrainConfig, tmp_path: Path, data: dict[str, Any], objective: Any, told: str
+) -> None:
+    run = run_of_source(config, tmp_path)
+    run = replace(run, data=replace(run.data, **data), objective=replace(run.objective, objective=objective))
+    with pytest.raises(UserError, match=told):
+        train_dpo.main(run)
+    with pytest.raises(UserError, match=told):
+        plan.print_plan(run, DryRunConfig(dry_run=True))
+    assert not Path(run.data.store).exists()
+
+
 def test_a_dry_run_counts_the_encoding_and_then_the_training(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of_source(config, tmp_path)
+    run = replace(run, data=replace(run.data, hold_out=0.25))
     plan.print_plan(run, DryRunConfig(dry_run=True))
     told = capsys.readouterr().out
     assert told.startswith(f"--source {run.data.source}: first it is encoded into --store {run.data.store}\n")
@@ -61,6 +84,7 @@ def test_a_dry_run_counts_the_encoding_and_then_the_training(
     assert "pairs to encode  " in encoder
     assert "14 (fewer where images do not decode)" in encoder
     assert "steps  " in trainer
+    assert "10 of --labels human" in trainer  # 14, less 3.5, which is rounded to the even 4
     assert not Path(run.data.store).exists()
 
 
