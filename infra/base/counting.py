@@ -105,7 +105,8 @@ class Live(TorchDispatchMode):
 class Autocast(TorchFunctionMode):
     """What torch.autocast does on a GPU, for the meta device: products in `dtype`, norms in float32.
 
-    Attention goes to the flash kernel, as on a GPU: none keeps the matrix of weights.
+    Attention goes to the flash kernel, as on a GPU: none keeps the matrix of weights. The narrow copy of a trained
+    weight stays until autocast ends, as torch keeps it; that of a frozen one is made for each product.
     """
 
     narrow = (F.linear, F.conv2d, F.conv3d, torch.matmul, torch.bmm)
@@ -114,6 +115,12 @@ class Autocast(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
+        self._copies: dict[int, torch.Tensor] = {}  # by the weight's id
+
+    def __exit__(self, *failure: Any) -> None:
+        """Let the copies go."""
+        self._copies.clear()
+        super().__exit__(*failure)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Cast the arguments of an operation and run it."""
@@ -126,9 +133,14 @@ class Autocast(TorchFunctionMode):
             args, kwargs = tree_map(lambda x: self._cast(x, dtype), (args, kwargs))
         return func(*args, **kwargs)
 
-    @staticmethod
-    def _cast(value: Any, dtype: torch.dtype) -> Any:
-        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    def _cast(self, value: Any, dtype: torch.dtype) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(dtype)
+        if id(value) not in self._copies:
+            self._copies[id(value)] = value.to(dtype)
+        return self._copies[id(value)]
 
 
 def peak_bytes(
@@ -137,7 +149,8 @@ def peak_bytes(
     """Count the bytes alive at the peak of a network's pass: of the activations, not the weights.
 
     With gradients enabled it is the peak of forward and backward. It leaves out the weights' gradients, which are freed
-    one by one as they are made. With a narrow dtype it includes autocast's copies of the weights.
+    one by one as they are made. With a narrow dtype it includes autocast's copies of the weights; autocast ends before
+    the backward pass, as in a step.
 
     Args:
         work: runs a forward pass of the network on the meta device.
@@ -146,13 +159,14 @@ def peak_bytes(
     """
     train = torch.is_grad_enabled()
     for parameter in network.parameters():
-        if train:
+        if train and parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_free_gradient)
     if checkpointing:
         recompute = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), Autocast(dtype)))
         network.enable_gradient_checkpointing(lambda module, *given: recompute(module.__call__, *given))  # type: ignore[operator]
-    with Live() as live, Autocast(dtype):
-        out = work()
+    with Live() as live:
+        with Autocast(dtype):
+            out = work()
         if train:
             out.sum().backward()
     return live.peak

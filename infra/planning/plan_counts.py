@@ -67,7 +67,7 @@ class Counted:
     def network(self) -> training_plan.Network:
         """Count the network that training updates."""
         backbone = open_backbone(self.folder, self.training.schedule)
-        return training_plan.count_network(backbone, self.folder, self.training, self.manifest)
+        return training_plan.count_network(backbone, self.folder, self.training, self.manifest, further=False)
 
     @cached_property
     def caption_bytes(self) -> int:

@@ -29,6 +29,8 @@ from pipelines.latents.models_known import MODELS
 from training.backbones.backbone import Backbone, open_backbone
 from training.data.direct import is_addressable
 from training.data.staging import staged_bytes
+from training.layout import base_precision
+from training.method import forward
 from training.method.draws import REWARD_DRAWS
 from training.method.order import steps_an_epoch, usable
 from training.method.policy import add_adapters, trained
@@ -38,6 +40,7 @@ from training.settings.config import DataConfig, TrainConfig
 from training.settings.flags import check_flags
 
 FLOAT32 = 4  # bytes
+CARDS = (24, 48, 80, 141)  # GB of memory of the usual cards: L4, L40S, H100, H200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Network:
     factors: int  # numbers that Adafactor keeps of the trained ones
     forward: float  # FLOPs of one image's forward pass
     activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
+    more_pairs: float = 0.0  # bytes that each further pair of a micro-batch adds to them
+    frozen: int = 0  # bytes of frozen weights, as the base precision holds them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,7 @@ class Layout:
     held: bool = True  # the reference is a network of its own
     adapters: bool = False  # adapters alone are trained
     average: bool = False  # a moving average of the trained weights is kept
+    base: str = "float32"  # number format of the frozen weights, or of all where all are trained
     optimizer: str = "adamw"
     recomputed: bool = False  # the backward pass computes the policy's activations again
     first_pass: bool = False  # the policy sees the step's pairs once before: their losses depend on one another
@@ -73,6 +79,7 @@ def layout(config: TrainConfig) -> Layout:
         reference=config.objective.needs_reference and config.data.reference is None,
         held=config.data.reference is None and not (adapters and config.reference_model is None),
         adapters=adapters,
+        base=config.policy.base_precision,
         average=config.policy.ema_decay is not None,
         optimizer=config.optimizer.optimizer,
         recomputed=config.sharding.activation_checkpointing,
@@ -128,38 +135,64 @@ def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:
     return planned.planned_store(folder, side, None, planned.PAIRS, planned.CAPTIONS)
 
 
-def count_network(backbone: Backbone, folder: Path, config: TrainConfig, manifest: store.Manifest) -> Network:
+def count_network(
+    backbone: Backbone, folder: Path, config: TrainConfig, manifest: store.Manifest, further: bool = True
+) -> Network:
     """Count a network on the meta device, on inputs of the store's shapes.
+
+    Args:
+        further: also count what further pairs at once would take, which is as much work again.
 
     Raises:
         UserError: if the network does not take them.
     """
     network = counting.empty(folder, backbone.network_folder)
-    images = 2 * config.data.micro_batch
+    parameters = counting.parameters(network)
+    pairs = config.data.micro_batch
     try:
         with torch.no_grad():
-            forward = counting.flops(forward_pass(backbone, network, manifest, 1))
-        pass_ = forward_pass(backbone, network, manifest, images)
-        activations = counting.peak_bytes(network, pass_, config.autocast, layout(config).recomputed)
+            work = counting.flops(forward_pass(backbone, network, manifest, 1))
+        lay_out(network, backbone, config)
+        recomputed = layout(config).recomputed
+        peaks = [
+            counting.peak_bytes(network, errors_pass(backbone, network, manifest, some), config.autocast, recomputed)
+            for some in ((pairs, 2 * pairs) if further else (pairs,))
+        ]
     except (RuntimeError, ValueError, KeyError) as error:
         shapes = {"latents": manifest.latent_shape, **manifest.embeddings}
         raise UserError(
             f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
             f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())})"
         ) from error
-    parameters = counting.parameters(network)
-    if config.policy.lora_rank:
-        with counting.META:
-            add_adapters(network, config.policy, config.seed)
-    backbone.freeze_idle(network)
     trained_shapes = [weight.shape for weight in trained(network).values()]
     return Network(
         parameters=parameters,
         trained=sum(map(math.prod, trained_shapes)),
         factors=sum(map(adafactor_state, trained_shapes)),
-        forward=forward,
-        activations=activations,
+        forward=work,
+        activations=peaks[0],
+        more_pairs=(peaks[1] - peaks[0]) / pairs if further else 0.0,
+        frozen=frozen_bytes(network, config.sharding.offload == "blocks"),
     )
+
+
+def lay_out(network: torch.nn.Module, backbone: Backbone, config: TrainConfig) -> None:
+    """Give a network on the meta device its adapters, and its frozen weights their precision, as make_policy does."""
+    if config.policy.lora_rank:
+        with counting.META:
+            add_adapters(network, config.policy, config.seed)
+    backbone.freeze_idle(network)
+    if config.policy.lora_rank:
+        base_precision.lower(network, config.policy.base_precision, counting.META)
+
+
+def frozen_bytes(network: torch.nn.Module, offload: bool) -> int:
+    """Count the bytes of frozen weights on a device; of offloaded blocks those of the two that are there at once."""
+    total = sum(weight.nbytes for weight in network.parameters() if not weight.requires_grad)
+    if not offload:
+        return total
+    blocks = base_precision.block_bytes(network)
+    return total - sum(blocks) + sum(sorted(blocks)[-2:])
 
 
 def adafactor_state(shape: Sequence[int]) -> int:
@@ -181,6 +214,28 @@ def forward_pass(
         timesteps = torch.empty(images, dtype=torch.int64)
         conditioning = {name: torch.empty(images, *shape) for name, shape in manifest.embeddings.items()}
     return lambda: backbone.predict(network, noisy, timesteps, conditioning)
+
+
+def errors_pass(
+    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, pairs: int
+) -> Callable[[], torch.Tensor]:
+    """Return what makes a micro-batch of so many pairs on the meta device, and then the policy's errors on it."""
+    batch: dict[str, torch.Tensor] = {}  # lies there until the step ends
+
+    def errors() -> torch.Tensor:
+        with counting.META:
+            batch["latents"] = torch.empty(2 * pairs, *manifest.latent_shape)
+            batch["noise"] = torch.empty(pairs, *manifest.latent_shape)
+            batch.update({name: torch.empty(pairs, *shape) for name, shape in manifest.embeddings.items()})
+            timesteps = torch.zeros(2 * pairs, dtype=torch.int64)
+            conditioning = {name: torch.cat([batch[name], batch[name]]) for name in manifest.embeddings}
+        latents = batch["latents"]
+        noise = batch["noise"].repeat(2, 1, 1, 1)
+        target = backbone.target(latents, noise, timesteps)
+        noisy = latents + noise  # as large as the backbone's own mixture, which asks autocast for its dtype
+        return forward.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
+
+    return errors
 
 
 def plan_rows(
@@ -209,6 +264,7 @@ def plan_rows(
         ("parameters", f"{network.parameters:,}"),
         ("  trained", f"{network.trained:,}"),
         *dry_run.memory_rows(held, asked.card),
+        ("pairs at once that fit", fitting_row(fitting(sum(size for _, size in held), data.micro_batch, network))),
         *dry_run.flop_rows("pair", pair),
         ("TFLOP of training", f"{training / 1e12:,.4g}"),
         ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),
@@ -220,6 +276,21 @@ def bucket_row(counts: Sequence[int], micro_batch: int) -> str:
     """Say how many buckets pairs are in, and how many an epoch leaves out where whole micro-batches end."""
     left_out = sum(counts) - usable(counts, micro_batch)
     return f"{len(counts)}; each epoch leaves out {left_out:,} pairs that fill no micro-batch of one shape"
+
+
+def fitting(held: float, pairs: int, network: Network) -> list[int]:
+    """Count the pairs at once that fit on a card, for each of CARDS.
+
+    Args:
+        held: bytes that a micro-batch of `pairs` takes in all.
+    """
+    fixed = held - pairs * network.more_pairs
+    return [max(0, math.floor((card * 1e9 - fixed) / network.more_pairs)) for card in CARDS]
+
+
+def fitting_row(pairs: Sequence[int]) -> str:
+    """Write how many pairs at once fit on each of CARDS."""
+    return ", ".join(f"{count:,} in {card} GB" for card, count in zip(CARDS, pairs, strict=True))
 
 
 def store_rows(manifest: store.Manifest) -> list[Row]:
@@ -258,20 +329,20 @@ def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
 
 def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
     """Return the bytes of weights and their like on each accelerator, by part."""
-    weights = FLOAT32 * network.parameters / laid_out.shards
+    weights = (network.frozen if laid_out.adapters else FLOAT32 * network.parameters) / laid_out.shards
     trained_weights = FLOAT32 * network.trained / laid_out.shards
     moments = {
         "adamw": ("optimizer state, two float32 a weight", 2 * trained_weights),
         "adamw8bit": ("optimizer state, two bytes a weight", trained_weights / 2),
         "adafactor": ("optimizer state, two float32 vectors a matrix, on each", FLOAT32 * network.factors),
     }
-    parts = [("weights, float32", weights)]
+    parts = [(f"weights, {laid_out.base}", weights)]
     if laid_out.adapters:
         parts.append(("adapters, float32", trained_weights))
     parts += [("gradients, float32", trained_weights), moments[laid_out.optimizer]]
     if laid_out.average:
         parts.append(("average of the trained weights, float32", trained_weights))
-    return [*parts, ("reference, float32", weights)] if laid_out.reference and laid_out.held else parts
+    return [*parts, (f"reference, {laid_out.base}", weights)] if laid_out.reference and laid_out.held else parts
 
 
 def held_out_pairs(config: TrainConfig, manifest: store.Manifest) -> int:

@@ -46,7 +46,17 @@ def test_autocast_adds_a_narrow_copy_of_each_weight_that_is_trained() -> None:
     output = 2 * 4 * 2
     weights = (16 + 4) * 2  # bfloat16
     peaks = [counting.peak_bytes(*chain(n), torch.bfloat16) for n in (8, 12)]
-    assert peaks[1] - peaks[0] == 4 * (output + weights - 4 * 2)  # a bias is not needed backwards, so not kept
+    assert peaks[1] - peaks[0] == 4 * (output + weights)  # of a bias too: torch keeps the copies until autocast ends
+
+
+def test_of_a_frozen_weight_only_the_copy_that_the_backward_pass_needs_is_kept() -> None:
+    peaks = []
+    for layers in (8, 12):
+        network, work = chain(layers)
+        network.requires_grad_(False)
+        network[0].bias.requires_grad_(True)  # type: ignore[index, union-attr]
+        peaks.append(counting.peak_bytes(network, work, torch.bfloat16))
+    assert peaks[1] - peaks[0] == 4 * 16 * 2  # neither biases nor outputs: no weight asks for its gradient
 
 
 def test_attention_keeps_no_matrix_of_weights() -> None:

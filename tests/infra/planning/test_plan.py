@@ -84,7 +84,9 @@ def test_pair_work_and_memory_by_hand() -> None:
     assert [work for _, work in plan.pair_work(lora, 3.0)] == [6.0, 6.0, 6.0]
     assert [
         size
-        for _, size in plan.memory(lora, plan.Network(parameters=10, trained=2, factors=2, forward=3.0, activations=0))
+        for _, size in plan.memory(
+            lora, plan.Network(parameters=10, trained=2, factors=2, forward=3.0, activations=0, frozen=40)
+        )
     ] == [40, 8, 8, 16, 8]
     cached = plan.layout(
         TrainConfig(data=DataConfig(reference="base"), optimizer=OptimizerConfig(optimizer="adamw8bit"))
