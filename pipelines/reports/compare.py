@@ -14,7 +14,7 @@ from infra.base.result_files import FACTS
 from pipelines.judging.win_rate import wilson
 from pipelines.reports import compare_page
 from pipelines.reports.compare_config import CompareConfig
-from training.checkpoints.run_folder import ASSESSMENTS, RESULT, STEPS, read_notes
+from training.checkpoints.run_folder import ASSESSMENTS, RESULT, STEPS, STORES, read_notes
 from training.settings.config import TrainConfig
 
 SCHEMA_VERSION = 1
@@ -33,6 +33,7 @@ class Run:
     assessments: list[dict[str, Any]]
     facts: Mapping[str, Any] | None  # None of a run that goes on
     report: Mapping[str, Any] | None
+    held_out: str  # which pairs its accuracy on held-out pairs is of
 
 
 def main(config: CompareConfig) -> None:
@@ -91,7 +92,17 @@ def _read_run(path: str, name: str, report: Mapping[str, Any] | None) -> Run:
         assessments=read_notes(folder, ASSESSMENTS),
         facts=files.read_json(result) if files.is_file(result) else None,
         report=report,
+        held_out=_held_out(folder, begun.by_full_name(settings)),
     )
+
+
+def _held_out(folder: str, settings: Mapping[str, Any]) -> str:
+    """Say which pairs a run holds out: by their store's content where the run noted it, else by its path."""
+    share = settings["data.hold_out"]
+    name = "store" if share else "held_out_store"
+    noted = files.join(folder, STORES)
+    hashes = files.read_json(noted) if files.is_file(noted) else {}
+    return f"{share:g} of {hashes.get(name) or settings[f'data.{name}']}"
 
 
 def _read_report(path: str) -> Mapping[str, Any]:
@@ -126,6 +137,7 @@ def _row(run: Run) -> dict[str, Any]:
         "loss": run.steps[-1]["loss"] if run.steps else None,
         "validation": max(scores, default=None),
         "accuracy": _interval(reward["accuracy"], reward["n"]) if reward else None,
+        "held_out": run.held_out,
         "win_rate": dict(run.report["win_rate"]) if run.report else {},
     }
 
@@ -144,14 +156,14 @@ def leader(rows: Sequence[Mapping[str, Any]]) -> tuple[str | None, int, bool]:
     """Find the run that is ahead.
 
     Returns:
-        By what: the first judge of all runs, else "accuracy" on held-out pairs, or None where neither is known of all;
-        the run's place; and whether its interval lies above that of each other run.
+        By what: the first judge of all runs, else "accuracy" on held-out pairs, which are the same in all runs, or None
+        where neither is known of all; the run's place; and whether its interval lies above that of each other run.
     """
     shared = judges(rows)
     if shared:
         kind = shared[0]
         known = [row["win_rate"][kind] for row in rows]
-    elif all(row["accuracy"] for row in rows):
+    elif all(row["accuracy"] for row in rows) and _same_pairs(rows):
         kind = "accuracy"
         known = [row["accuracy"] for row in rows]
     else:
@@ -161,8 +173,17 @@ def leader(rows: Sequence[Mapping[str, Any]]) -> tuple[str | None, int, bool]:
     return kind, best, apart
 
 
+def _same_pairs(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row["held_out"] for row in rows}) == 1
+
+
 def sentence(rows: Sequence[Mapping[str, Any]], kind: str | None, best: int, is_shown: bool) -> str:
     """Say first whether a difference is shown, then by which figure."""
+    if kind is None and all(row["accuracy"] for row in rows):
+        return (
+            f"No difference shown: these {len(rows)} runs hold out other pairs each, so accuracies do not compare; "
+            "give --reports, or train with the same --hold-out of one store"
+        )
     if kind is None:
         return (
             f"No difference shown: these {len(rows)} runs share no judge's win rates and no held-out accuracy; give "

@@ -22,6 +22,7 @@ VALIDATION = "step"  # begins the name of a grid of validation images
 SAMPLE = "sample"  # begins the name of a grid of --sample-prompts
 PAGE = "index.html"
 TRACKERS = "trackers.json"  # ids of the run at experiment trackers, and what was sent
+STORES = "stores.json"  # content hashes of the stores that a run began with
 RESULT = "result"
 REFUSAL = "refusal.json"  # of a worker, for the driver; while a run goes on
 RAY = "ray"  # Ray Train's own; while a run goes on

@@ -27,6 +27,7 @@ from training.checkpoints.run_folder import (
     PAGE,
     RESULT,
     STEPS,
+    STORES,
     is_finished,
     read_notes,
     settle_run_id,
@@ -47,7 +48,6 @@ FREE = (
 REVISIONS = "revisions.json"
 MODEL_REVISIONS = ("model", "revision", "reference_model", "reference_revision")
 IDENTITIES = "identities.json"  # of the models that a run began with
-STORES = "stores.json"  # content hashes of the stores that a run began with
 
 
 def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None = None) -> None:

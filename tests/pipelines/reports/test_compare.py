@@ -15,7 +15,7 @@ from infra.base.errors import UserError
 from pipelines.reports import compare
 from pipelines.reports.compare_config import CompareConfig
 from training.method.objective_config import ObjectiveConfig
-from training.settings.config import TrainConfig
+from training.settings.config import DataConfig, TrainConfig
 
 
 def write_run(folder: Path, beta: float, accuracy: float | None = None, count: int = 400) -> str:
@@ -64,6 +64,20 @@ def test_overlapping_intervals_show_no_difference_and_apart_ones_do(tmp_path: Pa
     assert told["differing"] == {"objective.beta": [500.0, 2000.0, 5000.0]}
     assert [row["validation"] for row in told["runs"]] == [0.2] * 3
     assert [row["loss"] for row in told["runs"]] == [pytest.approx(0.67)] * 3
+
+
+def test_accuracies_on_other_held_out_pairs_are_no_verdict(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, 500, accuracy) for name, accuracy in (("a", 0.55), ("b", 0.75))]
+    for run, content in zip(runs, ("one", "other"), strict=True):
+        config = replace(TrainConfig(output=run), data=DataConfig(hold_out=0.1, store=f"{run}/store"))
+        Path(run, "config.json").write_text(json.dumps(asdict(config)))
+        Path(run, "stores.json").write_text(json.dumps({"store": content}))
+    told, _ = made(runs, tmp_path / "out")
+    assert told["verdict"].startswith("No difference shown: these 2 runs hold out other pairs each")
+    assert not told["is_shown"]
+    Path(runs[1], "stores.json").write_text(json.dumps({"store": "one"}))  # the same pairs at another place
+    told, _ = made(runs, tmp_path / "out")
+    assert told["verdict"].startswith("b is ahead: 75.0% accuracy on held-out pairs")
 
 
 def test_win_rates_come_before_accuracy_and_only_judges_of_all_count(tmp_path: Path) -> None:
