@@ -179,8 +179,23 @@ def ranked(destination: str, gathered: Gathered) -> tuple[npt.NDArray[np.float64
     """
     shown = store.shown_images(destination)
     rows = np.searchsorted(shown["pair_id"].to_numpy(), gathered.pair_ids)
-    images = np.stack([shown[f"image_{slot}_id"].to_numpy()[rows] for slot in (0, 1)], axis=1)
-    return rank_rule.rank_labels(shown["group_id"].to_numpy()[rows], images, gathered.labels[0])
+    groups = shown["group_id"].to_numpy()[rows]
+    images = _images(shown)[rows]
+    ties = store.shown_images(destination, store.TIES)
+    # People's ties are comparisons of the group too, as far as their images were encoded.
+    compared = np.isin(_images(ties), images).all(1)
+    tied = _images(ties)[compared]
+    tied_labels = rank_rule.labels_of_ties(images, gathered.scores[0].T, tied)
+    values, probabilities = rank_rule.rank_labels(
+        np.concatenate([groups, ties["group_id"].to_numpy()[compared]]),
+        np.concatenate([images, tied]),
+        np.concatenate([gathered.labels[0], tied_labels]),
+    )
+    return values[:, : len(rows)], probabilities[: len(rows)]
+
+
+def _images(shown: pa.Table) -> npt.NDArray[np.int64]:
+    return np.stack([shown[f"image_{slot}_id"].to_numpy() for slot in (0, 1)], axis=1)
 
 
 def settings_of(config: CombineConfig, gathered: Gathered, store_hash: str) -> dict[str, Any]:

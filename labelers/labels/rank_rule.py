@@ -49,6 +49,23 @@ def rank_labels(groups: Ints, images: Ints, labels: Floats) -> tuple[Floats, Flo
     return values, 0.5 + np.sign(values[0] - values[1]) * share / 2
 
 
+def labels_of_ties(images: Ints, scores: Floats, tied: Ints) -> Floats:
+    """Say what a label set has for pairs that people tied, which no label set holds.
+
+    Args:
+        images: [n, 2] ids of the images of the set's own pairs, by slot.
+        scores: [n, 2] the set's scores of them; NaN where it has labels alone.
+        tied: [m, 2] ids of the images of the tied pairs; each of them is among images.
+
+    Returns:
+        label_0 of the tied pairs, [m], by the images' mean scores; 0.5 where there are none.
+    """
+    ids, places = np.unique(images, return_inverse=True)
+    mean = np.bincount(places.ravel(), scores.ravel()) / np.bincount(places.ravel())
+    gap = np.diff(mean[np.searchsorted(ids, tied)], axis=1)[:, 0]
+    return 0.5 - np.sign(np.nan_to_num(gap)) / 2
+
+
 def ranks(groups: Ints, phi: Floats) -> Ints:
     """Rank images within their groups, [m]: 1 is the highest phi, and equal ones share a rank."""
     order = np.lexsort((-phi, groups))

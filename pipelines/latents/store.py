@@ -43,6 +43,7 @@ MANIFEST = "manifest.json"
 SOURCE = "source.json"  # among the work files: what the source's files held when the encoding began
 WORK = files.WORK  # checkpoints and intermediate files of an unfinished store
 KEPT = "pairs/status=kept"
+TIES = "pairs/status=tie"
 IMAGES = "images"  # of a store of groups
 KEPT_IMAGES = "images/status=kept"
 LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
@@ -283,8 +284,12 @@ def images_of_pairs(store: str) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([shown[name].to_numpy() for name in shown.column_names]))
 
 
-def shown_images(store: str) -> pa.Table:
-    """Read what a store of groups says of its kept pairs: pair_id, ascending, group_id, image_0_id and image_1_id.
+def shown_images(store: str, part: str = KEPT) -> pa.Table:
+    """Read what a store of groups says of its pairs: pair_id, ascending, group_id, image_0_id and image_1_id.
+
+    Args:
+        store: its folder.
+        part: KEPT, or TIES for the pairs that people tied.
 
     Raises:
         UserError: if the store has no groups.
@@ -293,7 +298,10 @@ def shown_images(store: str) -> pa.Table:
     if not manifest.counts.images:
         raise UserError(f"--store {store}: its pairs are of no groups, so its images have no ranks; encode rankings")
     columns = ["pair_id", "group_id", "image_0_id", "image_1_id"]
-    return tables.read(files_of(store, manifest, KEPT), columns).sort_by("pair_id")
+    paths = files_of(store, manifest, part)
+    if not paths:  # a store may have no ties
+        return grouped_pairs_schema().empty_table().select(columns)
+    return tables.read(paths, columns).sort_by("pair_id")
 
 
 def publish(store: str, manifest: Manifest) -> None:

@@ -91,7 +91,7 @@ def summarise(plan: Plan) -> store.Manifest:
     columns = ["pair_id", "label_0", "stage", "reason", "contradicts"]
     stored = tables.read(paths, columns)
     kept = _rows_of(plan, "pairs/status=kept", columns)
-    ties = _rows_of(plan, "pairs/status=tie", columns)
+    ties = _rows_of(plan, store.TIES, columns)
     refused = _rows_of(plan, "pairs/status=quarantined", columns)
     assert kept is not None
     reasons = count_reasons(refused) if refused is not None else {}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.group_material import grouped_rows, write_rows
+from support.material import encode_plainly
 
 from infra.base.errors import UserError
 from labelers.labels import combine, rank_rule
@@ -54,6 +56,33 @@ def test_the_slope_of_soft_labels_is_that_of_a_weighted_loss_at_the_start() -> N
 
     slopes = [(loss(step, p) - loss(-step, p)) / (2 * step) for p in probability]
     assert slopes == pytest.approx((-share / 2).tolist(), abs=1e-9)
+
+
+def test_scores_compare_the_images_that_people_tied() -> None:
+    """Image 5 has 0.3 in both of its pairs, 6 has 0.2 and 7 has 0.3."""
+    images = np.array([[5, 6], [7, 5]])
+    scores = np.array([[0.3, 0.2], [0.3, 0.3]])
+    assert rank_rule.labels_of_ties(images, scores, np.array([[6, 7], [7, 6], [7, 5]])).tolist() == [0.0, 1.0, 0.5]
+    assert rank_rule.labels_of_ties(images, np.full((2, 2), np.nan), np.array([[6, 7]])).tolist() == [0.5]
+
+
+def test_ties_of_people_count_among_an_image_s_comparisons(tmp_path: Path) -> None:
+    """Ranks 1, 1, 2, 3: a tie is half a win, so the best two have phi (1/2 + 1 + 1) / 3 = 5/6, not 1.
+
+    The third image beats the last of three others: 1/3. The last has 0.
+    """
+    rows = grouped_rows(1, 4)
+    for row in rows:
+        if {row["image_0_uid"], row["image_1_uid"]} == {"0-0", "0-1"}:
+            row.update(label_0=0.5, label_1=0.5)
+    source = write_rows(tmp_path / "raw", rows)
+    encode_plainly(source, tmp_path / "store")
+    destination = str(tmp_path / "store")
+    combine.main(CombineConfig(store=destination, sets=("human",), rule="rank", output="ranked"))
+    ranked, _ = store.read_labels(destination, "ranked")
+    values = np.stack([ranked[f"score_{slot}"].to_numpy() for slot in (0, 1)])
+    assert sorted(values.max(0)) == pytest.approx([1 / 3, 5 / 6, 5 / 6, 5 / 6, 5 / 6])
+    assert sorted(values.min(0)) == pytest.approx([0, 0, 0, 1 / 3, 1 / 3])
 
 
 def test_a_label_set_of_ranks(group_store: Path, encoded_store: Path, tmp_path: Path) -> None:
