@@ -174,7 +174,7 @@ def test_batches_that_buckets_cannot_fill_are_refused(
 
 
 def plan_network() -> plan.Network:
-    return plan.Network(parameters=10, trained=10, factors=10, forward=1.0, activations=1)
+    return plan.Network(parameters=10, trained=10, factors=10, forward=1.0, activations=1, more_pairs=1)
 
 
 def test_held_out_pairs_and_the_implicit_score_have_shapes_too(
