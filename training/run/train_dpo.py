@@ -60,7 +60,7 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     object_storage.check("--output", output)
     config = fit_batch(config)
     if config.resume_from is None and is_finished(output, config.steps):
-        _refuse_other_settings(output, config)
+        _refuse_other_settings(output, _with_the_batch_begun_with(output, config))
         _refuse_fewer_steps(output, config.steps)
         _finish_export(output)
         named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
@@ -131,6 +131,13 @@ def _forget_settings(output: str) -> None:
 def _has_steps(output: str) -> bool:
     """Say whether a run has taken a step, by its notes or a checkpoint."""
     return files.is_file(files.join(output, STEPS)) or bool(checkpoint.complete_steps(output))
+
+
+def _with_the_batch_begun_with(output: str, config: TrainConfig) -> TrainConfig:
+    """Take the global batch that once followed a small set, where the store is gone and can't say so again."""
+    before = cli.begun_with(files.join(output, CONFIG), TrainConfig())["data"]["global_batch"]
+    is_there = files.exists(files.join(files.resolve(config.data.store), MANIFEST))
+    return config if is_there else replace(config, data=replace(config.data, global_batch=before))
 
 
 def _has_buckets(config: TrainConfig) -> bool:

@@ -44,6 +44,22 @@ def test_a_source_is_encoded_once_as_the_encoder_does_and_then_trained_on(
     assert f"{run.data.store}: already finished, nothing to do" in capsys.readouterr().out
 
 
+def test_a_finished_run_whose_batch_followed_its_set_needs_the_set_no_more(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of_source(config, tmp_path)
+    run = replace(run, data=replace(run.data, global_batch=32, micro_batch=4))
+    with engines.asking("local"):
+        train_dpo.main(run)
+        assert "the set has 14 pairs to train on, so a step takes 12 of them, 4 at once" in capsys.readouterr().out
+        Path(run.data.store).rename(tmp_path / "elsewhere")
+        train_dpo.main(run)
+        assert f"{run.output}: already finished, nothing to do" in capsys.readouterr().out
+        other = replace(run, data=replace(run.data, labels="other"))
+        with pytest.raises(UserError, match="labels was 'human', now 'other'"):
+            train_dpo.main(other)
+
+
 def test_flags_that_make_no_run_are_refused_before_anything_is_encoded(config: TrainConfig, tmp_path: Path) -> None:
     run = run_of_source(config, tmp_path)
     with pytest.raises(UserError, match="--caption-dropout 2: must be between 0 and 1"):
