@@ -71,9 +71,9 @@ def find_origin(model: str, *beneath: str) -> Origin:
                     unknown.append(NO_FACTS)
                 break
             config = facts["config"]
-            names, doubt = _labellers(facts)
+            names, doubts = _labellers(facts)
             labelled += names
-            unknown += [doubt] if doubt else []
+            unknown += doubts
             validation = config.get("validation", {})
             if validation.get("validation_prompts"):
                 chosen.append(validation["validation_scorer"])
@@ -100,25 +100,45 @@ def _facts(model: str) -> tuple[dict[str, Any] | None, str | None]:
     return None, None if there or is_hub_name else f"{model}{GONE}"
 
 
-def _labellers(facts: dict[str, Any]) -> tuple[list[str], str | None]:
+def _labellers(facts: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the scorers that labelled a run's training data, and why there may be others."""
     data = facts["config"].get("data", {})
     if not (data.get("store") and data.get("labels")):
-        return [], "its facts name no store and label set"
+        return [], ["its facts name no store and label set"]
     folder = data["store"]
-    name = data["labels"]
     try:
         folder = files.resolve(folder)
-        if name not in store.label_sets(folder):
-            return [], f"the label set {name} is no longer in {folder}"
-        labels = store.read_labels_manifest(folder, name)
-        if labels["sha256"] != facts["labels_hash"]:
-            return [], f"the label set {name} in {folder} is not the one that was trained on"
-        if name != HUMAN:
-            return [labels["settings"]["scorer"]], None
-        return (labels["labelled_by"], None) if "labelled_by" in labels else _raters(labels["source"])
+        return labellers_of(folder, data["labels"], facts["labels_hash"], "trained on")
     except (UserError, OSError) as error:  # a server that is out of reach must not stop an evaluation
-        return [], f"the labels in {folder} can't be looked up ({error})"
+        return [], [f"the labels in {folder} can't be looked up ({error})"]
+
+
+def labellers_of(folder: str, name: str, sha256: str, used: str) -> tuple[list[str], list[str]]:
+    """Return the scorers that gave a label set, and why there may be others; combined sets are followed to theirs.
+
+    Args:
+        folder: of the store.
+        name: of the label set.
+        sha256: that the set had when it was used.
+        used: what for, as the sentence about another set says it.
+
+    Raises:
+        UserError: if a manifest can't be read.
+        OSError: if the store is out of reach.
+    """
+    if name not in store.label_sets(folder):
+        return [], [f"the label set {name} is no longer in {folder}"]
+    labels = store.read_labels_manifest(folder, name)
+    if labels["sha256"] != sha256:
+        return [], [f"the label set {name} in {folder} is not the one that was {used}"]
+    if name == HUMAN:
+        names, doubt = (labels["labelled_by"], None) if "labelled_by" in labels else _raters(labels["source"])
+        return names, [doubt] if doubt else []
+    settings = labels["settings"]
+    if "sets" not in settings:
+        return [settings["scorer"]], []
+    followed = [labellers_of(folder, one, sha, f"combined as {name}") for one, sha in settings["sets"].items()]
+    return [one for names, _ in followed for one in names], [doubt for _, doubts in followed for doubt in doubts]
 
 
 def _raters(source: str) -> tuple[list[str], str | None]:

@@ -44,6 +44,27 @@ def test_a_label_set_names_its_scorer(tmp_path: Path) -> None:
     assert found.chose("clip") is False  # there was no validation
 
 
+def test_a_combined_label_set_names_the_scorers_of_its_sets(tmp_path: Path) -> None:
+    """A set of ranks, made of a vote of two scorers' sets: both scorers labelled, a third one did not."""
+    latent = str(tmp_path / "store")
+    model = trained(tmp_path, "ranked", None)
+    for name, scorer in (("by-clip", "clip"), ("p", "pickscore"), ("vote", None)):
+        write_label_set(latent, name, scorer)
+    for name, sets in (("vote", ("by-clip", "p")), ("ranked", ("vote",))):
+        manifest = tmp_path / "store" / "labels" / name / "manifest.json"
+        hashes = {one: store.read_labels_manifest(latent, one)["sha256"] for one in sets}
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"settings": {"sets": hashes}}))
+    found = find_origin(model)
+    assert (found.labelled_by, found.unknown) == (("clip", "pickscore"), ())
+    assert found.labelled("aesthetics") is False
+    for path in (tmp_path / "store" / "labels" / "p").iterdir():
+        path.unlink()
+    found = find_origin(model)
+    assert found.labelled_by == ("clip",)
+    assert found.unknown == (f"the label set p is no longer in {latent}",)
+    assert found.labelled("aesthetics") is None
+
+
 def test_the_scorer_that_picked_a_checkpoint_is_told(tmp_path: Path) -> None:
     found = find_origin(trained(tmp_path, "p", "aesthetics", validation="validation.txt"))
     assert (found.chose("clip"), found.chose("pickscore")) == (True, False)
