@@ -16,7 +16,7 @@ from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.judging.comparison import Drawn, compare, read_drawn
 from pipelines.judging.image_flags import summarise_image_flags
-from pipelines.judging.origin import HUMAN
+from pipelines.judging.origin import HUMAN, labellers_of
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
 from pipelines.latents import store
@@ -38,11 +38,13 @@ class Row:
     drawn: Drawn
     facts: Mapping[str, Any]
     labels: Mapping[str, Any]  # the manifest of the label set it was trained on
+    labelled_by: tuple[str, ...] = ()  # the scorers of the sets that a combined one is made of
 
     @property
     def scorer(self) -> str | None:
-        """Return the scorer that gave the labels, None for people's."""
-        return self.labels["settings"]["scorer"] if "settings" in self.labels else None
+        """Return the scorer that gave the labels, None for people's, and for a set that combine.py made of others."""
+        scorer: str | None = self.labels.get("settings", {}).get("scorer")
+        return scorer
 
 
 def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[str, Row]:
@@ -70,8 +72,22 @@ def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[st
         labels = store.read_labels_manifest(files.resolve(config.store), name)
         if labels["sha256"] != facts["labels_hash"]:
             raise UserError(f"--store: the label set {name} changed after {run} was trained on it; train again")
-        rows[name] = Row(drawn, facts, labels)
+        rows[name] = Row(drawn, facts, labels, _combined_from(config.store, name, labels))
     return rows
+
+
+def _combined_from(folder: str, name: str, labels: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the scorers whose sets a combined set is made of, none for other sets.
+
+    Raises:
+        UserError: if one of these sets is gone or changed, so that a judge's part in the labels is unknown.
+    """
+    if "sets" not in labels.get("settings", {}):
+        return ()
+    scorers, doubts = labellers_of(files.resolve(folder), name, labels["sha256"], "trained on")
+    if doubts:
+        raise UserError(f"--store: {doubts[0]}, so who labelled {name} is unknown; make that set again")
+    return tuple(scorers)
 
 
 def check_judges(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) -> None:
@@ -93,7 +109,7 @@ def check_judges(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Dr
 
 def labelled(name: str, row: Row, judge: str) -> bool:
     """Say whether a judge also labelled a row's training data."""
-    return judge == (RATER if name == HUMAN else row.scorer)
+    return judge in row.labelled_by or judge == (RATER if name == HUMAN else row.scorer)
 
 
 def build(config: FeedbackReportConfig, rows: Mapping[str, Row], base: Drawn) -> dict[str, Any]:

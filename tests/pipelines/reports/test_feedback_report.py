@@ -16,6 +16,7 @@ from support.pages import EVIL, Page
 from infra.base import files
 from infra.base.errors import UserError
 from labelers.scoring import scorers
+from pipelines.latents import store
 from pipelines.reports import feedback_report
 
 JUDGES = ("pickscore", "aesthetics", "oracle")  # here the means of red, green and red
@@ -94,6 +95,25 @@ def test_the_judge_that_labelled_is_marked(config: feedback_report.FeedbackRepor
     assert marked == {("human", "oracle"), ("pickscore", "pickscore"), ("aesthetics", "aesthetics")}
     assert len(re.findall(r'<td class="own', html)) == 3
     assert "aesthetics judged by pickscore: 25.0 %, interval 4.6 to 69.9 %, 4 prompts" in html
+
+
+def test_each_judge_whose_labels_were_combined_is_marked(
+    config: feedback_report.FeedbackReportConfig, tmp_path: Path
+) -> None:
+    labels = write_label_set(config.store, "vote")
+    manifest = Path(config.store, "labels", "vote", "manifest.json")
+    hashes = {name: store.read_labels_manifest(config.store, name)["sha256"] for name in ("pickscore", "aesthetics")}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"settings": {"sets": hashes}}))
+    run = write_run(tmp_path / "runs" / "vote", labels="vote", labels_hash=labels)
+    policy = write_images(tmp_path / "vote", images(*ROWS["pickscore"]), model=f"{run}/result")
+    score_folders(policy, names=JUDGES)
+    combined = replace(config, policies=(policy,))
+    told, _ = made(combined)
+    marks = {judge: cell["labelled"] for judge, cell in told["matrix"]["vote"].items()}
+    assert marks == {"pickscore": True, "aesthetics": True, "oracle": False}
+    Path(config.store, "labels", "aesthetics", "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"label set aesthetics is no longer in .*, so who labelled vote is unknown"):
+        feedback_report.main(combined)
 
 
 def test_json_has_what_a_larger_report_takes(config: feedback_report.FeedbackReportConfig) -> None:
