@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from infra.base import logs
 from infra.base.errors import UserError
 from pipelines.raw.pairs import check_caption, check_label, hash64
 
@@ -259,6 +260,12 @@ def _all_pairs(images: Sequence[RankedImage], table: str) -> list[Comparison]:
             compared.append(_hidden(other.place, one.caption, (one.name, other.name), label, group))
     if not compared:
         raise UserError(f"{table}: no group has two images; images with one caption, or one group, are compared")
+    alone = [own[0] for own in groups.values() if len(own) == 1]
+    if alone:
+        logs.LOGGER.warning(
+            f"{alone[0].place}: {alone[0].name} is the only image of its caption or group, so nothing is compared with "
+            f"it; left out so: {len(alone)} of {len(images)} images. Look for captions that differ by a letter or space"
+        )
     return compared
 
 

@@ -52,6 +52,13 @@ def test_of_ratings_the_higher_wins_and_groups_part_a_caption() -> None:
     assert read(*rows) == ("images with ratings", [("a", "x", "y"), ("a", "q", "p")])
 
 
+def test_an_image_that_nothing_is_compared_with_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"caption": caption, "image": name, "rank": 1} for caption, name in [("a", "x"), ("a", "y"), ("b", "z")]]
+    assert read(*rows)[1] == [("a", "=", "x y")]
+    assert "line 4: z is the only image of its caption or group" in caplog.text
+    assert "left out so: 1 of 3 images" in caplog.text
+
+
 def test_published_layouts() -> None:
     hpd2 = {"prompt": "a", "image_path": ["x.jpg", "y.jpg"], "human_preference": [0, 1]}
     assert read(hpd2) == ("HPDv2, pairs", [("a", "y.jpg", "x.jpg")])
