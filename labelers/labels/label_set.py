@@ -230,9 +230,13 @@ def _refused_file(destination: str, name: str) -> str:
 
 def result(destination: str, name: str) -> str:
     """Say in one line what a label set of a store holds, its size, and the command that trains on it."""
-    counts = store.read_labels_manifest(destination, name)["counts"]
+    manifest = store.read_labels_manifest(destination, name)
+    counts = manifest["counts"]
     model = model_flags(store.read_manifest(destination).config["model"])
-    then = next_step.command("training/train_dpo.py", *model, "--store", destination, "--labels", name)
+    settings = manifest["settings"]
+    is_soft = settings.get("label") == "soft" or settings.get("rule") == "rank"
+    soft = ("--objective", "soft") if is_soft else ()  # no other objective reads the probabilities
+    then = next_step.command("training/train_dpo.py", *model, "--store", destination, "--labels", name, *soft)
     folder = files.join(destination, "labels", name)
     return next_step.last_line(folder, f"winners of {counts['labelled'] - counts['ties']:,} pairs", then)
 

@@ -193,6 +193,9 @@ def sentence(rows: Sequence[Mapping[str, Any]], kind: str | None, best: int, is_
     share = row["accuracy"] if kind == "accuracy" else row["win_rate"][kind]
     what = "accuracy on held-out pairs" if kind == "accuracy" else f"win rate over its base, judged by {kind}"
     figure = f"{share['value']:.1%} {what} (95 % interval {100 * share['low']:.1f} to {100 * share['high']:.1f} %)"
+    values = {(one["accuracy"] if kind == "accuracy" else one["win_rate"][kind])["value"] for one in rows}
+    if len(values) == 1:
+        return f"No difference shown: every run has {figure}"
     if is_shown:
         return f"{row['name']} is ahead: {figure}, above every other run's interval"
     return f"No difference shown: {row['name']} has the highest figure, {figure}, but intervals overlap"

@@ -85,10 +85,13 @@ def test_ties_of_people_count_among_an_image_s_comparisons(tmp_path: Path) -> No
     assert sorted(values.min(0)) == pytest.approx([0, 0, 0, 1 / 3, 1 / 3])
 
 
-def test_a_label_set_of_ranks(group_store: Path, encoded_store: Path, tmp_path: Path) -> None:
+def test_a_label_set_of_ranks(
+    group_store: Path, encoded_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "store"
     shutil.copytree(group_store, copy, ignore=shutil.ignore_patterns(".lock"))
     combine.main(CombineConfig(store=str(copy), sets=("human",), rule="rank", output="ranked"))
+    assert capsys.readouterr().out.endswith("--labels ranked --objective soft\n")  # else no rank would count
     ranked, _ = store.read_labels(str(copy), "ranked")
     human, _ = store.read_labels(str(copy), "human")
     assert ranked["label_0"].equals(human["label_0"])  # the groups are whole rankings

@@ -66,6 +66,14 @@ def test_overlapping_intervals_show_no_difference_and_apart_ones_do(tmp_path: Pa
     assert [row["loss"] for row in told["runs"]] == [pytest.approx(0.67)] * 3
 
 
+def test_of_equal_runs_none_has_the_highest_figure(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, 500, 0.60) for name in ("live", "cached")]
+    told, _ = made(runs, tmp_path / "out")
+    assert told["verdict"] == (
+        "No difference shown: every run has 60.0% accuracy on held-out pairs (95 % interval 55.1 to 64.7 %)"
+    )
+
+
 def test_accuracies_on_other_held_out_pairs_are_no_verdict(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, 500, accuracy) for name, accuracy in (("a", 0.55), ("b", 0.75))]
     for run, content in zip(runs, ("one", "other"), strict=True):
