@@ -51,7 +51,13 @@ def counting_from(folder: Path | None) -> Iterator[None]:
 
 
 def local(text: str) -> Path:
-    """Return where a text would lie if it were a path: it may also be a name, so an installed copy refuses none."""
+    """Return where a text would lie if it were a path: it may also be a name, so an installed copy refuses none.
+
+    Raises:
+        UserError: for a URL with credentials or options, which is not repeated.
+    """
+    if carries_secrets(text):
+        raise UserError(NO_SECRETS)
     return (ROOT if text.startswith(PACKAGED) else _Base.folder or ROOT) / text
 
 

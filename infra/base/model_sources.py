@@ -30,6 +30,8 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
     Raises:
         UserError: if there is neither such a folder or file nor such a model.
     """
+    if files.carries_secrets(model):
+        raise UserError(files.NO_SECRETS)  # which does not repeat it
     is_a_path = model.startswith(files.S3) or files.local(model).exists()
     name, commit = (model, "") if is_a_path else _at_commit(model)
     end = os.path.splitext(name)[1]

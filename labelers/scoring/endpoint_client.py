@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -240,7 +239,7 @@ class Client:
         Raises:
             UserError: if they are more than anybody would watch.
         """
-        seconds = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        seconds = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
         if seconds is not None and seconds > PATIENCE:
             raise UserError(
                 f"scorer {self.address}: the server asks to wait {seconds:.0f} seconds ({response.status_code}); run "
@@ -249,8 +248,13 @@ class Client:
         return seconds
 
 
-def retry_after(header: str | None, now: datetime) -> float | None:
-    """Read a Retry-After header, seconds or a date, as seconds; None where there is none that can be read."""
+def retry_after(header: str | None, answered: str | None) -> float | None:
+    """Read a Retry-After header as seconds; None where there is none that can be read.
+
+    Args:
+        header: seconds, or a date.
+        answered: the answer's Date header, by the same clock as that date; this machine's may be wrong.
+    """
     if not header:
         return None
     try:
@@ -258,6 +262,7 @@ def retry_after(header: str | None, now: datetime) -> float | None:
     except ValueError:
         pass
     try:
+        now = parsedate_to_datetime(answered or "")
         return max(0.0, (parsedate_to_datetime(header) - now).total_seconds())
     except (ValueError, TypeError):
         return None

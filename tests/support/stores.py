@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.base import cli, files
@@ -45,12 +46,12 @@ def overwrite_latents(path: Path, row: int, value: float) -> None:
     place = pa.ipc.open_file(str(path / addresses.PAIRS)).read_all().slice(row, 1).to_pylist()[0]
     part = pa.ipc.open_file(str(path / addresses.PAIR_PARTS)).read_all().slice(place["part"], 1).to_pylist()[0]
     size = math.prod(manifest["latent_shape"])
-    changed = np.full(size, value, np.float16).tobytes()
-    content = bytearray((path / part["file"]).read_bytes())
+    table = pq.read_table(path / part["file"], partitioning=None)
     for name in store.latent_columns(manifest["flip"]):
-        begin = part[name] + place["row"] * len(changed)
-        content[begin : begin + len(changed)] = changed
-    (path / part["file"]).write_bytes(content)
+        rows = store.value_rows(table[name]).copy()
+        rows[place["row"]] = np.full(size, value, rows.dtype)
+        table = table.set_column(table.schema.names.index(name), table.schema.field(name), store.value_lists(rows))
+    files.write_table(str(path / part["file"]), table, store.WRITTEN_AS)
     located = {
         name: addresses.describe_file(str(path / name))[1]
         for name in manifest["files"]

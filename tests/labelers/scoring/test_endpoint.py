@@ -8,7 +8,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -329,11 +328,12 @@ def test_a_pace_spreads_requests_and_holds_all_of_them() -> None:
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    now = "Thu, 01 Jan 2026 12:00:00 GMT"
     assert retry_after("1.5", now) == 1.5
     assert retry_after("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30.0
     assert retry_after("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0.0
     assert retry_after("soon", now) is retry_after(None, now) is None
+    assert retry_after("Thu, 01 Jan 2026 12:00:30 GMT", None) is None  # nothing says how far that is
 
 
 @pytest.fixture

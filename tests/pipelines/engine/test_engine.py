@@ -130,6 +130,7 @@ def test_flags_say_what_each_step_takes(
     plan: Any = SimpleNamespace(
         config=EncodeConfig(**flags),
         resolution=64,
+        buckets=(),
         model=None,
         sources=[],
         dataset=SimpleNamespace(schema=SimpleNamespace(names=["caption"]), count_rows=lambda: 0),

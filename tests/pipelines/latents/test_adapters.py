@@ -6,17 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from infra.base import models
+from infra.base import (
+    models,
+    torchvision_guard,  # noqa: F401  (before diffusers)
+)
 from infra.base.errors import UserError
 from pipelines.drawing.sampling import load_pipeline
 from pipelines.latents import components
 from pipelines.latents.adapters import check_adapters
+
+import diffusers  # isort: skip
+from peft import LoraConfig, get_peft_model_state_dict  # isort: skip
 
 Tensors = dict[str, torch.Tensor]
 Pipelines = Callable[[str], Path]
@@ -144,7 +148,7 @@ def test_each_layer_keeps_its_own_scale_in_network_and_text_encoder(tiny_pipelin
     for part, layers in wanted.items():
         found = added_by(getattr(pipeline, part))
         assert found.keys() == layers.keys()
-        assert all(torch.allclose(found[name], layers[name], rtol=1e-5) for name in layers)
+        assert all(torch.allclose(found[name], layers[name], rtol=1e-4, atol=1e-6) for name in layers)
 
 
 def test_scales_beside_diffusers_names_count(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
@@ -157,7 +161,8 @@ def test_scales_beside_diffusers_names_count(tiny_pipeline: Pipelines, tmp_path:
     }
     save_file(load_file(path) | alphas, path)
     scaled = added_by(load_pipeline(base, torch.float32, "cpu", lora=lora).unet)
-    assert all(torch.allclose(scaled[name], 3 * plain[name], rtol=1e-5) for name in plain)  # alpha 6 over rank 2
+    tripled = {name: 3 * delta for name, delta in plain.items()}  # alpha 6 over rank 2
+    assert all(torch.allclose(scaled[name], tripled[name], rtol=1e-4, atol=1e-6) for name in plain)
     save_file(load_file(path) | {"unet.elsewhere.alpha": torch.ones(())}, path)
     with pytest.raises(UserError, match=r"unet\.elsewhere\.alpha is the scale of no layer"):
         check_adapters("--lora", lora, base)
@@ -172,7 +177,7 @@ def test_the_scale_in_a_network_s_own_file_counts(tiny_pipeline: Pipelines, tmp_
     found = added_by(load_pipeline(base, torch.float32, "cpu", lora=tmp_path).unet)
     wanted = added_by(network)
     assert found.keys() == wanted.keys()
-    assert all(torch.allclose(found[name], wanted[name], rtol=1e-5) for name in wanted)
+    assert all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6) for name in wanted)
 
 
 def test_a_scale_in_other_metadata_alone_is_refused_unless_it_is_1(tiny_pipeline: Pipelines, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def flags(config: TrainConfig) -> list[str]:
     return [
         part
         for k, v in flat.items()
-        if v is not None and not isinstance(v, bool)
-        for part in (f"--{k.replace('_', '-')}", str(v))
+        if v not in (None, ()) and not isinstance(v, bool)
+        for part in (f"--{k.replace('_', '-')}", *map(str, v if isinstance(v, tuple) else (v,)))
     ]
 
 
