@@ -335,6 +335,7 @@ def smallest_model(folder: Path, kind: str = "") -> str:
     return str(folder)
 
 
+@pytest.mark.long  # the compiler takes over a minute of CPU
 def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
