@@ -245,6 +245,7 @@ def test_on_a_cluster_a_broken_scorer_fails_with_its_sentence(
     assert store.label_sets(str(copied_store)) == ["human"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["this process", pytest.param("ray", marks=pytest.mark.long)])
 def test_sigkill_of_the_command_loses_and_doubles_nothing(
     engine: str,

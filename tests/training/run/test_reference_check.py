@@ -86,6 +86,7 @@ def packed_errors(cached_store: Path, tmp_path_factory: pytest.TempPathFactory) 
     return settings
 
 
+@pytest.mark.slow
 def test_cached_errors_of_packed_weights_are_the_inline_ones(
     inline: TrainConfig,
     packed_errors: encode_reference.ReferenceConfig,
