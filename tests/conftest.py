@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from support import group_material
+from support.bitsandbytes_apart import APART
 from support.drivers import Drivers
 from support.material import HELD_OUT, Submit, encode_plainly, note_jobs, rendered_pairs, write_pairs
 from support.shared import shared_folder
@@ -146,6 +147,13 @@ def drive(ray_environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
         return checked(drivers.run(script, *flags), check)
 
     return run
+
+
+@pytest.fixture
+def beside_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test import bitsandbytes from where it lies apart."""
+    if APART.is_dir():
+        monkeypatch.setattr(sys, "path", [*sys.path, str(APART)])
 
 
 @pytest.fixture(autouse=True)

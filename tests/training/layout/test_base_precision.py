@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from support.bitsandbytes_apart import needs_bitsandbytes
 from support.random_batches import random_batch
 
 from infra.base.errors import UserError
@@ -31,10 +32,8 @@ from training.settings.flags import check_flags
 
 Pipelines = Callable[[str], Path]
 CPU = torch.device("cpu")
-NF4 = pytest.param(
-    "nf4",
-    marks=pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes is not installed"),
-)
+NF4 = pytest.param("nf4", marks=needs_bitsandbytes)
+beside_bitsandbytes = pytest.mark.usefixtures("beside_bitsandbytes")
 
 
 def policy(backbone: Backbone, precision: Any, offload: bool = False) -> torch.nn.Module:
@@ -73,6 +72,7 @@ def test_bfloat16_weights_change_no_bit_under_autocast(kind: str, tiny_pipeline:
     assert sizes[1] < 0.55 * sizes[0]  # norms and what is no product stay float32
 
 
+@beside_bitsandbytes
 @pytest.mark.parametrize("precision", ["fp8", NF4])
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "qwen-image", "z-image"])
 def test_a_packed_policy_without_adapters_is_the_packed_reference(
@@ -107,6 +107,7 @@ def test_fp8_scales_each_row_by_its_largest_weight() -> None:
     assert packed.weight.nbytes == 9
 
 
+@beside_bitsandbytes
 @pytest.mark.parametrize("precision", [NF4])
 def test_nf4_scales_64_weights_by_the_largest(precision: str) -> None:
     layer = torch.nn.Linear(64, 2, bias=False)
@@ -171,6 +172,7 @@ def test_shards_want_one_number_format() -> None:
         check_flags(replace(config, sharding=replace(config.sharding, sharding="fsdp")))
 
 
+@beside_bitsandbytes
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "fp8", NF4])
 def test_offloaded_blocks_change_no_bit(precision: str, tiny_pipeline: Pipelines) -> None:
     folder = tiny_pipeline("flux")

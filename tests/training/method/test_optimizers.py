@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.bitsandbytes_apart import needs_bitsandbytes
 from support.material import notes
 from support.trained_models import train_until_killed
 
@@ -57,18 +57,6 @@ def test_adafactor_keeps_a_row_and_a_column_of_a_matrix_and_no_first_moment() ->
         "exp_avg_sq_col": (80,),
         "RMS": (),
     }
-
-
-APART = Path(sys.prefix, "apart")  # where the Makefile puts bitsandbytes for these tests alone
-INSTALLED = APART.is_dir() or importlib.util.find_spec("bitsandbytes") is not None
-needs_bitsandbytes = pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed")
-
-
-@pytest.fixture
-def beside_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test import bitsandbytes from where it lies apart."""
-    if APART.is_dir():
-        monkeypatch.setattr(sys, "path", [*sys.path, str(APART)])
 
 
 @pytest.mark.usefixtures("beside_bitsandbytes")
