@@ -68,20 +68,21 @@ class Plan:
         return files.join(self.destination, store.WORK, *parts)
 
 
-def encode_pairs(plan: Plan) -> None:
-    """Run the first pass: raw rows to pairs/, partitioned by status."""
+def decode_and_encode(
+    plan: Plan, decode: type, encode: type, checks: Mapping[str, Any], shaped: Mapping[str, Any]
+) -> list[Step]:
+    """Return the steps of a pass over images: check and decode, then the copies of the VAE.
+
+    Args:
+        plan: of the encoding.
+        decode, encode: the classes of the two steps, which share the arguments made here.
+        checks, shaped: what only this pass gives to the first and to the second.
+    """
     config = plan.config
     devices = choose.current().device_count()
     share = shares.share(devices, config.encoders, config.gpus_per_encoder)
-    check = {
-        "resolution": plan.resolution,
-        "strict_labels": config.strict_labels,
-        "blocklist": plan.filter.blocklist,
-        "fit": config.fit,
-        "shapes": plan.buckets,
-        "tolerance": config.bucket_tolerance,
-    }
-    encode = {
+    judged = {"resolution": plan.resolution, "blocklist": plan.filter.blocklist, "fit": config.fit}
+    encoded = {
         "model": plan.model,
         "resolution": plan.resolution,
         "posterior": config.posterior,
@@ -91,30 +92,42 @@ def encode_pairs(plan: Plan) -> None:
         "dtype": config.dtype,
         "checker": plan.filter.checker,
         "store_dtype": config.store_dtype,
+    }
+    return [
+        Step(
+            function=decode,
+            arguments={**judged, **checks},
+            batch_size=config.batch_size,
+            tasks=config.decode_tasks or None,
+            cpus=shares.feeding_cpus(devices, config.cpus_per_decode_task),
+        ),
+        Step(
+            function=encode,
+            arguments={**encoded, **shaped},
+            batch_size=config.batch_size,
+            actors=share.copies,
+            least=config.min_encoders or None,
+            gpus=share.gpus,
+            accelerator=config.accelerator_type,
+        ),
+    ]
+
+
+def encode_pairs(plan: Plan) -> None:
+    """Run the first pass: raw rows to pairs/, partitioned by status."""
+    config = plan.config
+    checks = {
+        "strict_labels": config.strict_labels,
         "shapes": plan.buckets,
+        "tolerance": config.bucket_tolerance,
     }
     choose.current().run(
         Job(
             source=plan.sources,
             columns=source.columns_to_read(plan.dataset),
-            steps=[
-                Step(
-                    function=encoders.CheckAndDecode,
-                    arguments=check,
-                    batch_size=config.batch_size,
-                    tasks=config.decode_tasks or None,
-                    cpus=shares.feeding_cpus(devices, config.cpus_per_decode_task),
-                ),
-                Step(
-                    function=encoders.LatentEncoder,
-                    arguments=encode,
-                    batch_size=config.batch_size,
-                    actors=share.copies,
-                    least=config.min_encoders or None,
-                    gpus=share.gpus,
-                    accelerator=config.accelerator_type,
-                ),
-            ],
+            steps=decode_and_encode(
+                plan, encoders.CheckAndDecode, encoders.LatentEncoder, checks, {"shapes": plan.buckets}
+            ),
             output=files.join(plan.destination, "pairs"),
             checkpoint=plan.work("pairs_done"),
             id_column="pair_id",

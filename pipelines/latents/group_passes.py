@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from infra.base import files, metrics, tables
 from infra.base.errors import UserError
-from pipelines.engine import choose, shares
-from pipelines.engine.jobs import Job, Step
+from pipelines.engine import choose
+from pipelines.engine.jobs import Job
 from pipelines.latents import image_encoder, safety, store
-from pipelines.latents.encode_passes import Plan, rows_per_block
+from pipelines.latents.encode_passes import Plan, decode_and_encode, rows_per_block
 from pipelines.latents.encoders import as_text
 from pipelines.latents.summary import count_reasons, refuse_spoilt_source
 from pipelines.raw import group_source, groups, pairs, source
@@ -35,43 +35,15 @@ def encode_groups(plan: Plan) -> None:
 
 
 def _encode_images(plan: Plan) -> None:
+    """Write images/, each image of the source once."""
     config = plan.config
-    devices = choose.current().device_count()
-    share = shares.share(devices, config.encoders, config.gpus_per_encoder)
-    check = {"resolution": plan.resolution, "blocklist": plan.filter.blocklist, "fit": config.fit}
-    encode = {
-        "model": plan.model,
-        "resolution": plan.resolution,
-        "posterior": config.posterior,
-        "flip": config.flip,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "dtype": config.dtype,
-        "checker": plan.filter.checker,
-        "store_dtype": config.store_dtype,
-    }
     choose.current().run(
         Job(
             source=plan.sources,
             columns=groups.IMAGE_SCHEMA.names,
-            steps=[
-                Step(
-                    function=image_encoder.CheckAndDecodeImages,
-                    arguments=check,
-                    batch_size=config.batch_size,
-                    tasks=config.decode_tasks or None,
-                    cpus=shares.feeding_cpus(devices, config.cpus_per_decode_task),
-                ),
-                Step(
-                    function=image_encoder.ImageEncoder,
-                    arguments=encode,
-                    batch_size=config.batch_size,
-                    actors=share.copies,
-                    least=config.min_encoders or None,
-                    gpus=share.gpus,
-                    accelerator=config.accelerator_type,
-                ),
-            ],
+            steps=decode_and_encode(
+                plan, image_encoder.CheckAndDecodeImages, image_encoder.ImageEncoder, checks={}, shaped={}
+            ),
             output=files.join(plan.destination, store.IMAGES),
             checkpoint=plan.work("images_done"),
             id_column="image_id",
