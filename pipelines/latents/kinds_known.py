@@ -179,7 +179,7 @@ KINDS = {
         sized="text_encoder",
         tokens=512,
         patch=2,
-        shift_steps=50,  # diffusers' own number,
+        shift_steps=50,  # diffusers' own number
         parts={
             "scheduler": FLOW_SCHEDULERS,
             "vae": ("AutoencoderKLFlux2",),

@@ -149,7 +149,14 @@ def _add_image(seen: dict[object, dict[str, object]], row: dict[str, object], sl
     content = row[IMAGES[slot]]
     about = {"group_id": row[GROUP], "caption": row["caption"], "model": row.get(f"model_{slot}")}
     known = seen.setdefault(uid, {**about, "image_uid": uid, "jpg": None})
-    if known["jpg"] is not None or not isinstance(content, bytes):
+    if not isinstance(content, bytes):
+        return 0
+    if known["jpg"] is not None:
+        if known["jpg"] != content:
+            raise UserError(
+                f"{GROUP} {str(row[GROUP])[:60]}: two images of it have the name {uid[:60]} and other bytes; give each "
+                f"image of a group a name of its own in {UIDS[0]} and {UIDS[1]}"
+            )
         return 0
     known["jpg"] = content
     return len(content)

@@ -62,9 +62,10 @@ def read_runs(config: CompareConfig) -> list[Run]:
         raise UserError(f"{twice[0]}: is named twice; name each run once")
     if config.reports and len(config.reports) != len(config.runs):
         raise UserError(f"--reports: {len(config.reports)} folders for {len(config.runs)} runs; give one for each run")
-    reports: list[Mapping[str, Any] | None] = [_read_report(path) for path in config.reports]
+    judged = [_read_report(path) for path in config.reports]
+    _check_bases(config.reports, judged)
     names = names_of(config.runs)
-    reports = reports or [None] * len(config.runs)
+    reports: Sequence[Mapping[str, Any] | None] = judged or [None] * len(config.runs)
     named = zip(config.runs, names, reports, strict=True)
     return [_read_run(path, name, report) for path, name, report in named]
 
@@ -113,6 +114,30 @@ def _read_report(path: str) -> Mapping[str, Any]:
     return report
 
 
+def _base_of(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what decided the base's images: evaluate_model.py and report.py note it at places of their own."""
+    by_part = report.get("models") or report.get("config", {}).get("generate") or {}
+    return by_part.get("base") or {}
+
+
+def _check_bases(paths: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse win rates over different base images: other prompts, seeds or base models.
+
+    Raises:
+        UserError: naming the folder and what differs.
+    """
+    bases = [_base_of(report) for report in reports]
+    for path, base in zip(paths, bases, strict=True):
+        if not base:
+            raise UserError(f"--reports {path}: its report.json does not say what its base was; make the report again")
+        names = sorted(name for name in base.keys() | bases[0].keys() if base.get(name) != bases[0].get(name))
+        if names:
+            raise UserError(
+                f"--reports {path}: its win rates are over other base images than those of {paths[0]} "
+                f"({', '.join(names)} differ); draw one base, and report every run over it"
+            )
+
+
 def figures(runs: Sequence[Run]) -> dict[str, Any]:
     """Gather what comparison.json holds: the verdict, each run's figures, and the settings that differ."""
     rows = [_row(run) for run in runs]
@@ -121,6 +146,7 @@ def figures(runs: Sequence[Run]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "verdict": sentence(rows, kind, best, is_shown),
         "is_shown": is_shown,
+        "judges": judges(rows),
         "runs": rows,
         "differing": differing(runs),
     }

@@ -39,12 +39,11 @@ def render(config: CompareConfig, compared: Mapping[str, Any], runs: Sequence[Ru
     Args:
         compared: what comparison.json holds.
     """
-    rows = compared["runs"]
     words = ["python", "pipelines/compare.py", *config.runs]
     words += ["--reports", *config.reports] if config.reports else []
     return template("compare.html.jinja", TEMPLATES).render(
         compared=compared,
-        judges=[name for name in rows[0]["win_rate"] if all(name in row["win_rate"] for row in rows)],
+        judges=compared["judges"],
         colours={run.name: COLOURS[place % len(COLOURS)] for place, run in enumerate(runs)},
         charts=_charts(runs),
         settings=config_files.as_yaml(config),

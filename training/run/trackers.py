@@ -90,6 +90,7 @@ class Feeder:
         try:
             with self.lock:
                 state = read_state(self.folder, self.name)
+                write_state(self.folder, self.name, state)  # its id, before the tracker knows it
             tracker = self.open_tracker(state["id"])
             while True:
                 ended = self.ended  # read before the notes: those of the last step are there by then

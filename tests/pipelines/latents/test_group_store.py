@@ -83,6 +83,16 @@ def test_a_group_whose_rows_do_not_stand_together_is_refused(tmp_path: Path) -> 
         group_source.count_images(source.open_source(source.parquet_files(str(folder), "train")))
 
 
+def test_a_name_with_two_contents_in_a_group_is_refused(tmp_path: Path) -> None:
+    rows = grouped_rows(1, 3)  # each image is in two of the three pairs, with its bytes in both
+    rows[-1]["jpg_0"], rows[-1]["jpg_1"] = rows[-1]["jpg_1"], rows[-1]["jpg_0"]
+    raw = write_rows(tmp_path / "raw", rows)
+    told = "group_id group 0: two images of it have the name 0-[012] and other bytes; give each image of a group a name"
+    with engines.asking("local"), pytest.raises(UserError, match=told):
+        encode_latents.main(EncodeConfig(source=str(raw), store=str(tmp_path / "store")))
+    assert not (tmp_path / "store" / store.MANIFEST).exists()
+
+
 def test_bad_rows_cost_their_own_pairs(tmp_path: Path) -> None:
     """Of one group of 4: an image that does not decode is in 3 of 6 pairs; one pair has another caption, one a tie."""
     rows = compact(grouped_rows(1, 4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,16 @@ def write_run(folder: Path, beta: float, accuracy: float | None = None, count: i
     return str(folder)
 
 
-def write_report(folder: Path, **rates: tuple[float, float, float]) -> str:
+BASE = {"model": "base", "captions": "of the prompts", "seed": 0}
+
+
+def write_report(folder: Path, base: Mapping[str, Any] = BASE, **rates: tuple[float, float, float]) -> str:
     folder.mkdir(parents=True)
     found = {
         judge: dict(zip(("value", "low", "high"), rate, strict=True)) | {"n": 100} for judge, rate in rates.items()
     }
-    (folder / "report.json").write_text(json.dumps({"win_rate": found}))
+    told = {"win_rate": found, "config": {"generate": {"base": base}}}
+    (folder / "report.json").write_text(json.dumps(told))
     return str(folder)
 
 
@@ -100,6 +104,18 @@ def test_win_rates_come_before_accuracy_and_only_judges_of_all_count(tmp_path: P
     page = Page(html)
     assert "None: these runs have the same settings." in page.text
     assert "oracle" not in page.text
+
+
+def test_win_rates_over_other_base_images_are_refused(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, 500) for name in ("a", "b")]
+    one = write_report(tmp_path / "r1", clip=(0.5, 0.4, 0.6))
+    others = write_report(tmp_path / "r2", {**BASE, "captions": "of others", "seed": 1}, clip=(0.9, 0.8, 0.95))
+    with pytest.raises(UserError, match=r"--reports .*r2: its win rates are over .*r1 \(captions, seed differ\); draw"):
+        made(runs, tmp_path / "out", [one, others])
+    nothing = write_report(tmp_path / "r3", {}, clip=(0.5, 0.4, 0.6))
+    with pytest.raises(UserError, match=r"--reports .*r3: its report.json does not say what its base was"):
+        made(runs, tmp_path / "out", [one, nothing])
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_that_share_no_figure_are_told_what_would_give_one(tmp_path: Path) -> None:

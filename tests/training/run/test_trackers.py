@@ -74,8 +74,10 @@ def test_a_tracker_that_fails_is_said_once_and_caught_up_with(tmp_path: Path, ca
     told = "--report-to wandb: ConnectionError: [URL with credentials] refused; training goes on without it"
     assert caplog.records[0].getMessage() == told
     assert len((tmp_path / STEPS).read_text().splitlines()) == 3
+    noted = json.loads((tmp_path / TRACKERS).read_text())["wandb"]  # before the tracker could know it
     server = Noted()
     run_steps(journal_of(tmp_path, server.open), 3, 4)
+    assert list(server.rows) == [noted["id"]]
     assert [row["step"] for row in server.kept if "loss" in row] == [1, 2, 3, 4]
 
 
