@@ -65,7 +65,7 @@ def read_runs(config: CompareConfig) -> list[Run]:
     judged = [_read_report(path) for path in config.reports]
     _check_bases(config.reports, judged)
     names = names_of(config.runs)
-    reports: Sequence[Mapping[str, Any] | None] = judged or [None] * len(config.runs)
+    reports = [*judged, *[None] * (len(config.runs) - len(judged))]  # all runs have one, or none has
     named = zip(config.runs, names, reports, strict=True)
     return [_read_run(path, name, report) for path, name, report in named]
 
