@@ -24,7 +24,7 @@ from infra.base import (
 )
 from infra.base.errors import UserError
 from labelers.labels import label_rules
-from pipelines.latents import buckets, store
+from pipelines.latents import buckets, schemas, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw import pairs
@@ -400,9 +400,9 @@ def test_raw_rows_come_back_from_the_store(rows: list[dict[str, Any]], strict: b
     decoded = CheckAndDecode(8, strict)(raw)
     kept = np.array(decoded["status"].to_pylist()) == "kept"
     latents = np.arange(4 * len(rows), dtype=np.float16).reshape(len(rows), 4)
-    schema = store.pairs_schema(4, flip=False)
+    schema = schemas.pairs_schema(4, flip=False)
     columns = {name: decoded[name] for name in decoded.column_names if not name.startswith("pixels_")}
-    columns |= {name: store.value_lists(latents, ~kept) for name in store.latent_columns(flip=False)}
+    columns |= {name: schemas.value_lists(latents, ~kept) for name in schemas.latent_columns(flip=False)}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table([columns[name] for name in schema.names], schema=schema), sink)
     back = pq.read_table(pa.BufferReader(sink.getvalue()))
@@ -433,8 +433,8 @@ def test_raw_rows_come_back_from_the_store(rows: list[dict[str, Any]], strict: b
 def test_halves_of_any_bits_come_back(rows: list[list[int]]) -> None:
     values = np.array(rows, np.uint16).view(np.float16)  # every bit pattern: infinities, NaNs, subnormals
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"x": store.value_lists(values)}), sink)
-    back = store.value_rows(pq.read_table(pa.BufferReader(sink.getvalue()))["x"])
+    pq.write_table(pa.table({"x": schemas.value_lists(values)}), sink)
+    back = schemas.value_rows(pq.read_table(pa.BufferReader(sink.getvalue()))["x"])
     assert back.tobytes() == values.tobytes()
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.base import files
-from pipelines.latents import addresses, store, text_columns
+from pipelines.latents import addresses, label_files, schemas, store, text_columns
 from pipelines.raw import pairs
 from training.data.loader import Labelled
 from training.data.stored import Arrays, StoredPairs, split_slots
@@ -72,7 +72,7 @@ def random_pairs(count: int, shape: tuple[int, ...], embeddings: Embeddings) -> 
         manifest=manifest(count, shape, embeddings, {}),
         pair_ids=np.arange(count, dtype=np.int64),
         prompt_rows=generator.integers(0, PROMPTS, count, np.uint32),
-        latents=split_slots(store.latent_columns(flip=False), latents),
+        latents=split_slots(schemas.latent_columns(flip=False), latents),
         prompts=Arrays({name: column(generator, name, PROMPTS + 1, embeddings) for name in embeddings}),
         empty_prompt=PROMPTS,
     )
@@ -99,7 +99,7 @@ def write_store(
     Args:
         indexed: as stores are written now; else as earlier versions did, compressed and without an index.
     """
-    options = store.WRITTEN_AS if indexed else None
+    options = schemas.WRITTEN_AS if indexed else None
     described: dict[str, dict[str, Any]] = {}
     located: dict[str, addresses.Located | None] = {}
     for name, table in _tables(count, shape, embeddings, rows_per_file, prompts):
@@ -111,7 +111,9 @@ def write_store(
     ids = np.arange(count)
     nulls = pa.nulls(count, pa.float32())
     labels = [ids, nulls, nulls, pa.array(ids % 2, pa.float32()), nulls]
-    store.write_labels(str(folder), "human", pa.table(labels, names=store.LABELS_SCHEMA.names), {"scorer": "human"})
+    label_files.write_labels(
+        str(folder), "human", pa.table(labels, names=label_files.LABELS_SCHEMA.names), {"scorer": "human"}
+    )
     store.publish(str(folder), manifest(count, shape, embeddings, described, prompts))
 
 
@@ -124,11 +126,11 @@ def _tables(
     prompt_ids = np.array([pairs.prompt_id(caption) for caption in captions])
     columns: dict[str, Any] = {"prompt_id": prompt_ids, "caption": captions}
     for name, size in embeddings.items():
-        columns[name] = store.value_lists(normal(generator, len(captions), math.prod(size)))
+        columns[name] = schemas.value_lists(normal(generator, len(captions), math.prod(size)))
     yield "prompts/part-0.parquet", pa.table(columns)
     for start in range(0, count, rows_per_file):
         ids = np.arange(start, min(start + rows_per_file, count))
         kept: dict[str, Any] = {"pair_id": ids, "prompt_id": prompt_ids[1 + ids % prompts]}
-        for column in store.latent_columns(flip=False):
-            kept[column] = store.value_lists(normal(generator, len(ids), math.prod(shape)))
+        for column in schemas.latent_columns(flip=False):
+            kept[column] = schemas.value_lists(normal(generator, len(ids), math.prod(shape)))
         yield f"pairs/status=kept/part-{start}.parquet", pa.table(kept)

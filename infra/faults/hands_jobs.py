@@ -25,7 +25,7 @@ from safetensors import safe_open
 from infra.base import files, models, tables
 from infra.faults.at_work import Hand
 from pipelines.drawing import image_sets
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 
 LOADED = (
     "pipelines.latents.encode_latents",
@@ -106,13 +106,13 @@ def _stored(folder: Path) -> str:
     for part in (store.KEPT, "prompts"):
         table = tables.read(store.files_of(path, manifest, part))
         rows[part] = (table.num_rows, store.rows_digest(table))
-    human, _ = store.read_labels(path, "human")
+    human, _ = label_files.read_labels(path, "human")
     return repr((manifest.content_hash, manifest.counts, rows, human.to_pydict()))
 
 
 def _labelled(folder: Path) -> str:
     path = str(folder / "out" / "store")
-    table, _ = store.read_labels(path, "oracle")
+    table, _ = label_files.read_labels(path, "oracle")
     return repr((_stored(folder), table.to_pydict()))
 
 

@@ -24,7 +24,7 @@ from pipelines.drawing import gallery, image_sets
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.experiments import sweep_done
 from pipelines.judging import image_flags, score_files
-from pipelines.latents import store, store_check
+from pipelines.latents import label_files, store, store_check
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import RESULT, settle_run_id
 from training.reference import reference_errors
@@ -63,7 +63,7 @@ def use_store(folder: Path) -> str:
 
 def use_labels(folder: Path) -> str:
     """Read a label set as training does."""
-    table, sha256 = store.read_labels(str(folder), "red")
+    table, sha256 = label_files.read_labels(str(folder), "red")
     return _digest(sha256, _rows(table))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import begun, files, object_storage
+from infra.base import begun, files, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_rules, label_set, preference_accuracy
@@ -24,7 +24,6 @@ from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SPEEDS
 from pipelines.judging.win_rate import clustered_interval
-from pipelines.latents import store
 from pipelines.raw import contents, pairs
 
 DONE = "accuracy.json"
@@ -74,7 +73,7 @@ def main(config: AccuracyConfig) -> None:
         sets["validation"] = read_labelled(name, split)
     settings = {part: settings_of(chosen, judges) for part, chosen in sets.items()}
     done = files.join(output, DONE)
-    with store.writer_lock(output):
+    with one_writer.writer_lock(output):
         report = files.read_json(done) if files.exists(done) else None
         if report is not None and _are_same(report["settings"], settings):
             print(f"{output}: already finished, nothing to do\n{table(report['rows'])}", flush=True)

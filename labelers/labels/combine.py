@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import files, object_storage
+from infra.base import files, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from labelers.labels import combination_rules, label_rules, label_set, rank_rule
 from labelers.labels.combine_config import CombineConfig
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,17 @@ def main(config: CombineConfig) -> None:
     check_scores(config, gathered)
     settings = settings_of(config, gathered, manifest.content_hash)
     folder = files.join(destination, "labels", config.output)
-    with store.writer_lock(folder) as still_held:
+    with one_writer.writer_lock(folder) as still_held:
         remark = ": already finished, nothing to do"
         if not is_finished(destination, config.output, folder, settings):
             remark = ""
             still_held()
             save_config(folder, config)
             write(config, destination, gathered, settings)
-    print(f"{folder}{remark}\n{label_set.summary(store.read_labels_manifest(destination, config.output))}", flush=True)
+    print(
+        f"{folder}{remark}\n{label_set.summary(label_files.read_labels_manifest(destination, config.output))}",
+        flush=True,
+    )
     if "human" in config.sets:
         print("  human is among the sets, so people are compared with themselves in part", flush=True)
     print(label_set.result(destination, config.output), flush=True)
@@ -93,7 +96,7 @@ def gather(destination: str, names: Sequence[str]) -> Gathered:
         UserError: if a set is missing or altered, or the sets have no pair in common.
     """
     kept = store.kept_pairs(destination)["pair_id"].to_numpy()
-    tables = {name: store.read_labels(destination, name, "--sets") for name in names}
+    tables = {name: label_files.read_labels(destination, name, "--sets") for name in names}
     ids = {name: table["pair_id"].to_numpy() for name, (table, _) in tables.items()}
     common = reduce(np.intersect1d, ids.values(), kept)
     if not len(common):
@@ -103,7 +106,7 @@ def gather(destination: str, names: Sequence[str]) -> Gathered:
         absent = np.setdiff1d(kept, own)
         refused |= {pair: f"has no label in {name}" for pair in absent.tolist() if pair not in refused}
     chosen = [_rows(table, common) for table, _ in tables.values()]
-    manifests = [store.read_labels_manifest(destination, name) for name in names]
+    manifests = [label_files.read_labels_manifest(destination, name) for name in names]
     return Gathered(
         pair_ids=common,
         scores=np.stack([[_column(table, f"score_{slot}") for slot in (0, 1)] for table in chosen]),
@@ -153,7 +156,7 @@ def write(config: CombineConfig, destination: str, gathered: Gathered, settings:
         values, probabilities = ranked(destination, gathered)
     else:
         values = combination_rules.combine(config.rule, gathered.scores, gathered.labels, config.set_weights)
-    human, _ = store.read_labels(destination, "human")
+    human, _ = label_files.read_labels(destination, "human")
     people = label_set.human_labels(gathered.pair_ids, human)
     temperature = label_rules.fit_temperature(label_rules.margins(values[0], values[1]), people)
     kept = store.kept_pairs(destination)
@@ -217,8 +220,8 @@ def is_finished(destination: str, name: str, folder: str, settings: dict[str, An
     Raises:
         UserError: if it is there with others.
     """
-    if name not in store.label_sets(destination):
+    if name not in label_files.label_sets(destination):
         return False
-    before = store.read_labels_manifest(destination, name).get("settings", {})
+    before = label_files.read_labels_manifest(destination, name).get("settings", {})
     label_set.refuse_other_settings(folder, before, settings, "give another --output, or delete it")
     return True

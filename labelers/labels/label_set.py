@@ -1,6 +1,6 @@
 """A label set: scores of kept pairs, the labels that a rule makes of them, and its manifest.
 
-labels/NAME/part-0.parquet              pair_id, score_0, score_1, label_0, probability_0; see latents/store.py
+labels/NAME/part-0.parquet              pair_id, score_0, score_1, label_0, probability_0; see latents/label_files.py
 labels/NAME/quarantined/part-0.parquet  pair_id, reason: the pairs without a score, and so without a label
 labels/NAME/manifest.json               written last
 """
@@ -22,7 +22,7 @@ from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.labels.relabel_config import Kind
 from labelers.scoring.reasons import COUNTED, NOT_FINITE
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from pipelines.latents.models_known import model_flags
 from pipelines.raw.source import told_apart
 
@@ -89,10 +89,10 @@ def scores_of(table: pa.Table, name: str) -> Scores:
 
 def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None:
     """Read the scores from another label set of the store that the same scorer made; only the rule differs then."""
-    for name in store.label_sets(destination):
-        before = store.read_labels_manifest(destination, name)
+    for name in label_files.label_sets(destination):
+        before = label_files.read_labels_manifest(destination, name)
         if scoring_part(before.get("settings", {})) == scoring_part(settings):
-            table, _ = store.read_labels(destination, name)
+            table, _ = label_files.read_labels(destination, name)
             lost = tables.read([_refused_file(destination, name)])
             print(f"the scores of {settings['scorer']} are taken from the label set {name}", flush=True)
             return Scores(
@@ -182,7 +182,7 @@ def write(
     }
     lost = {"pair_id": pa.array(scores.refused, pa.int64()), "reason": pa.array(scores.refused.values(), pa.string())}
     files.write_table(_refused_file(destination, name), pa.table(lost))
-    store.write_labels(destination, name, pa.table(columns, schema=store.LABELS_SCHEMA), manifest)
+    label_files.write_labels(destination, name, pa.table(columns, schema=label_files.LABELS_SCHEMA), manifest)
     return manifest
 
 
@@ -230,7 +230,7 @@ def _refused_file(destination: str, name: str) -> str:
 
 def result(destination: str, name: str) -> str:
     """Say in one line what a label set of a store holds, its size, and the command that trains on it."""
-    manifest = store.read_labels_manifest(destination, name)
+    manifest = label_files.read_labels_manifest(destination, name)
     counts = manifest["counts"]
     model = model_flags(store.read_manifest(destination).config["model"])
     settings = manifest["settings"]

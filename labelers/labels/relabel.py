@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.base import files, models, object_storage, tables
+from infra.base import files, models, object_storage, one_writer, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from labelers.labels import label_set
@@ -24,7 +24,7 @@ from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SPEEDS
 from pipelines.engine import resumable
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from pipelines.latents.store_check import label_set_problems
 from pipelines.raw import contents
 from pipelines.raw.source import told_apart
@@ -64,7 +64,7 @@ def main(config: RelabelConfig) -> None:
         resumable.finish(labelling(plan, unfinished))
     for name in plan.names:
         remark = ": already finished, nothing to do" if name in finished else ""
-        manifest = store.read_labels_manifest(plan.destination, plan.names[name])
+        manifest = label_files.read_labels_manifest(plan.destination, plan.names[name])
         title = scorers.title(name, plan.weights[name])
         print(f"{plan.folder(name)}, by {title}{remark}\n{label_set.summary(manifest)}", flush=True)
     print(label_set.result(plan.destination, [*plan.names.values()][-1]), flush=True)
@@ -73,7 +73,7 @@ def main(config: RelabelConfig) -> None:
 def verify(config: RelabelConfig) -> Iterator[str]:
     """Yield a sentence for each thing that is wrong with the label sets named; without names, with all of the store."""
     destination = files.resolve(config.store)
-    for name in config.names or store.label_sets(destination):
+    for name in config.names or label_files.label_sets(destination):
         yield from label_set_problems(destination, name)
 
 
@@ -95,7 +95,7 @@ def labelling(plan: Plan, names: Sequence[str]) -> resumable.Pass[dict[str, labe
     def lock_all() -> Iterator[Callable[[], None]]:
         with contextlib.ExitStack() as locks:
             for name in names:
-                holds[name] = locks.enter_context(store.writer_lock(plan.folder(name)))
+                holds[name] = locks.enter_context(one_writer.writer_lock(plan.folder(name)))
             yield check_all
 
     def publish(scores: Mapping[str, label_set.Scores]) -> None:
@@ -159,7 +159,7 @@ def read_scores(plan: Plan, known: Mapping[str, label_set.Scores | None]) -> dic
 def write_label_set(plan: Plan, name: str, scores: label_set.Scores) -> None:
     """Label the kept pairs by one scorer's scores, and publish the label set."""
     config = plan.config
-    human, _ = store.read_labels(plan.destination, "human")
+    human, _ = label_files.read_labels(plan.destination, "human")
     kept = store.kept_pairs(plan.destination)
     rules = label_set.Rules(config.label, config.min_margin, plan.judges[name].temperature)
     judged_by = scorers.about(name, plan.weights[name])
@@ -304,9 +304,9 @@ def is_finished(plan: Plan, scorer: str) -> bool:
     Raises:
         UserError: if it is there with others.
     """
-    if plan.names[scorer] not in store.label_sets(plan.destination):
+    if plan.names[scorer] not in label_files.label_sets(plan.destination):
         return False
-    before = store.read_labels_manifest(plan.destination, plan.names[scorer]).get("settings", {})
+    before = label_files.read_labels_manifest(plan.destination, plan.names[scorer]).get("settings", {})
     remedy = "give another --names, or delete it"
     label_set.refuse_other_settings(plan.folder(scorer), before, settings_of(plan, scorer), remedy)
     return True

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infra.base import begun, files, records
+from infra.base import begun, files, one_writer, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.verifying import refusals
@@ -22,7 +22,6 @@ from pipelines.arena_app.arena_config import ArenaConfig
 from pipelines.arena_app.arena_pairs import Contents, Sets, choose, read_sets
 from pipelines.arena_app.arena_server import Arena, ArenaServer, is_loopback
 from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Kept, VoteLog, read_votes
-from pipelines.latents import store
 
 ARENA = "arena.json"
 KEPT = "kept"  # in it: the votes that are kept, by number, bytes and hash
@@ -52,7 +51,7 @@ def _by_setting(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def serve(config: ArenaConfig, sets: Sets, output: str) -> None:
     """Serve the page until the process is interrupted."""
-    with store.writer_lock(output):
+    with one_writer.writer_lock(output):
         identity = check_output(output, sets, config.seed)
         refuse_lost_votes(output)
         Path(output, VOTES).touch()  # before what says that it is there

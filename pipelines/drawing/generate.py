@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra.base import begun, files, models, next_step, object_storage, records
+from infra.base import begun, files, models, next_step, object_storage, one_writer, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.verifying import refusals
@@ -97,7 +97,7 @@ def main(config: GenerateConfig) -> None:
             work=files.join(output, store.WORK),
             settings={"identity": identity},
             is_finished=lambda: files.exists(finished),
-            lock=lambda: store.writer_lock(output),
+            lock=lambda: one_writer.writer_lock(output),
             refuse_others=lambda noted: _refuse_others(output, noted["identity"], identity),
             prepare=lambda: choose.connect("--samplers", config.samplers),
             run=lambda: choose.current().run(_job(config, model, refiner, against, output, wanted)),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from infra.base import begun, cli, files, models, object_storage
+from infra.base import begun, cli, files, models, object_storage, one_writer
 from infra.base.errors import UserError, check_least
 from infra.pages import made
 from labelers.scoring import scorers
@@ -28,7 +28,6 @@ from pipelines.judging.comparison import Drawn, Images, check_comparable, find_i
 from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up, unjudged
 from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
-from pipelines.latents import store
 from pipelines.latents.safety import make_filter
 from pipelines.reports import evaluation_page
 
@@ -173,7 +172,7 @@ def main(config: EvaluateConfig) -> None:
     object_storage.check("--output", output)
     prompts = read_set(config.prompts, config.category_column, config.limit, config.split)
     config = check_config(config, prompts)
-    with store.writer_lock(output):
+    with one_writer.writer_lock(output):
         path = files.join(output, "prompts.jsonl")
         if files.exists(path):
             before = {"prompts": describe_captions(read_prompts(path))}

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.stats import bootstrap
 
-from infra.base import begun, files, models, object_storage
+from infra.base import begun, files, models, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import check_least
 from labelers.scoring import scorers
@@ -29,7 +29,6 @@ from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments.rejection_config import RejectionConfig
 from pipelines.judging import score, score_files
-from pipelines.latents import store
 
 RESULT = "rejection_sampling.json"
 SCHEMA_VERSION = 1
@@ -119,7 +118,7 @@ def main(config: RejectionConfig) -> None:
     captions = list(dict.fromkeys(read_prompts(files.resolve(config.draw.prompts))[: config.draw.limit]))
     weights = scorers.weights_of((config.scorer,), config.weights)[config.scorer]
     scorers.check(config.scorer, weights, captions)
-    with store.writer_lock(output):
+    with one_writer.writer_lock(output):
         one = draw_and_score(config, config.draw, captions, files.join(output, "policy"))
         scores = dict(zip(one["caption"].to_pylist(), one[config.scorer].to_pylist(), strict=True))
         policy = {caption: scores[caption] for caption in captions}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from infra.base import files, models, object_storage
+from infra.base import files, models, object_storage, one_writer
 from infra.base.result_files import FACTS
 from labelers.scoring import scorers
 from pipelines.drawing import generate
@@ -168,7 +168,7 @@ def main(config: RoundsConfig) -> None:
     check_config(config)
     output = files.resolve(config.train.output)
     object_storage.check("--output", output)
-    with store.writer_lock(output):
+    with one_writer.writer_lock(output):
         settle(config)
         base = policy = models.Model(config.train.model, config.train.revision).pinned()
         print("draw the test captions with the base", flush=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.base import engines, files, object_storage, records
+from infra.base import engines, files, object_storage, one_writer, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.result_files import FACTS, read_facts
@@ -35,7 +35,6 @@ from pipelines.experiments.sweep_done import DONE, TRAINED, read_done
 from pipelines.experiments.sweep_trials import Sweep, Trial, make_trials, read_sweep
 from pipelines.judging import score
 from pipelines.judging.comparison import compare, read_drawn
-from pipelines.latents import store
 from pipelines.reports.judges import judge_titles
 from training.checkpoints import run_check
 from training.checkpoints.run_folder import RESULT
@@ -94,7 +93,7 @@ def main(config: SweepConfig) -> None:
     trials = make_trials(sweep, config.output)
     for trial in trials:
         check_trial(trial)
-    with store.writer_lock(output):
+    with one_writer.writer_lock(output):
         save_config(output, config)
         ray_cluster.connect()
         seconds = run_all(trials, config.cpus_per_trial)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, object_storage, tables
+from infra.base import files, object_storage, one_writer, tables
 from infra.base.errors import UserError, check_least
 from pipelines.drawing.image_sets import image_files, image_ids, read_images, read_manifest
 from pipelines.engine import choose, resumable, shares
@@ -84,7 +84,7 @@ def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
             work=files.join(path, WORK),
             settings=identity,
             is_finished=flagged_so,
-            lock=lambda: store.writer_lock(path),
+            lock=lambda: one_writer.writer_lock(path),
             prepare=choose.connect,
             run=lambda: choose.current().run(_job(config, path, chosen)),
             count=lambda: _read_rows(path),

@@ -9,7 +9,7 @@ from typing import Any
 from infra.base import files
 from infra.base.errors import UserError
 from infra.base.result_files import FACTS
-from pipelines.latents import store
+from pipelines.latents import label_files
 from pipelines.raw import raw_pairs
 
 HUMAN = "human"
@@ -126,9 +126,9 @@ def labellers_of(folder: str, name: str, sha256: str, used: str) -> tuple[list[s
         UserError: if a manifest can't be read.
         OSError: if the store is out of reach.
     """
-    if name not in store.label_sets(folder):
+    if name not in label_files.label_sets(folder):
         return [], [f"the label set {name} is no longer in {folder}"]
-    labels = store.read_labels_manifest(folder, name)
+    labels = label_files.read_labels_manifest(folder, name)
     if labels["sha256"] != sha256:
         return [], [f"the label set {name} in {folder} is not the one that was {used}"]
     if name == HUMAN:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.base import files, models, next_step, object_storage, tables
+from infra.base import files, models, next_step, object_storage, one_writer, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.verifying import refusals
@@ -127,7 +127,7 @@ def score_folder(
             work=files.join(path, store.WORK),
             settings=missing,
             is_finished=lambda: not unscored(),
-            lock=lambda: store.writer_lock(path),
+            lock=lambda: one_writer.writer_lock(path),
             prepare=choose.connect,
             run=lambda: choose.current().run(_job(config, path, {name: weights[name] for name in missing})),
             count=lambda: _read_rows(path),

@@ -6,7 +6,7 @@ index/captions.arrow       prompt_id ascending, part, row, checksum
 index/pair_parts.arrow     of each part its file, and of each latent column the byte at which row 0 begins
 index/caption_parts.arrow  the same of captions and embedding columns
 
-A part is a row group of a Parquet file. store.WRITTEN_AS puts a column's values into one page, uncompressed, so they
+A part is a row group of a Parquet file. schemas.WRITTEN_AS puts a column's values into one page, uncompressed, so they
 are the last bytes of the column's chunk. Row i of n then begins (n - i) x width bytes before the chunk's end. The
 publisher compares these bytes with the decoded values of every row before it writes an index. A store without one, for
 example of an earlier version, is read through a copy instead (training/data/staging.py).
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from infra.base import files, tables
-from pipelines.latents import store
+from pipelines.latents import schemas, store
 
 FOLDER = "index"
 PAIRS = "index/pairs.arrow"
@@ -99,7 +99,7 @@ def locate(content: bytes, table: pa.Table) -> Located | None:
         group = footer.row_group(number)
         values = _values(group, {name: _width(table.schema.field(name).type) for name in columns})
         for name, (start, width) in values.items():
-            decoded = store.value_rows(table[name].slice(first, group.num_rows)).tobytes()
+            decoded = schemas.value_rows(table[name].slice(first, group.num_rows)).tobytes()
             if content[start : start + width * group.num_rows] != decoded:
                 return None
         view = memoryview(content)
@@ -123,9 +123,9 @@ def _width(kind: pa.FixedSizeListType) -> int:
 
 def _sides(table: pa.Table) -> npt.NDArray[np.int32] | None:
     """Return the sides of each pair's bucket [n, 2]; None where the store has no buckets."""
-    if store.SIDES[0] not in table.column_names:
+    if schemas.SIDES[0] not in table.column_names:
         return None
-    return np.stack([table[name].to_numpy() for name in store.SIDES], axis=1)
+    return np.stack([table[name].to_numpy() for name in schemas.SIDES], axis=1)
 
 
 def _values(group: pq.RowGroupMetaData, widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
@@ -161,7 +161,7 @@ def write(
     pairs = pairs.append_column("caption", pa.array(rows))
     if buckets:
         shapes = np.concatenate([one.sides for one in sides[0].values() if one.sides is not None])
-        pairs = pairs.append_column("bucket", pa.array(store.bucket_places(shapes, buckets)[order]))
+        pairs = pairs.append_column("bucket", pa.array(schemas.bucket_places(shapes, buckets)[order]))
     written = {PAIRS: pairs, PAIR_PARTS: pair_parts, CAPTIONS: captions, CAPTION_PARTS: caption_parts}
     return {name: write_arrow(files.join(folder, name), table) for name, table in written.items()}
 

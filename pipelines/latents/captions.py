@@ -19,7 +19,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from pipelines.latents import kinds, store, text_columns
+from pipelines.latents import kinds, schemas, text_columns
 
 import diffusers  # isort: skip
 
@@ -77,11 +77,11 @@ class CaptionEncoder:
     def __call__(self, prompts: pa.Table) -> pa.Table:
         """Add each embedding column, its values as one list per caption, to prompt_id and caption."""
         for name, values in self.encode(prompts["caption"].to_pylist()).items():
-            prompts = prompts.append_column(name, store.value_lists(values.reshape(len(values), -1)))
+            prompts = prompts.append_column(name, schemas.value_lists(values.reshape(len(values), -1)))
         return prompts
 
     @torch.inference_mode()
-    def encode(self, captions: list[str]) -> dict[str, store.Values]:
+    def encode(self, captions: list[str]) -> dict[str, schemas.Values]:
         """Encode captions into one [B, ...] array of the store's dtype per column.
 
         Long captions are cut off as at sampling.
@@ -89,7 +89,7 @@ class CaptionEncoder:
         Raises:
             UserError: if an embedding is beyond the store's dtype, or not finite.
         """
-        parts: dict[str, list[store.Values]] = {name: [] for name in self.shapes}
+        parts: dict[str, list[schemas.Values]] = {name: [] for name in self.shapes}
         for start in range(0, len(captions), self.batch_size):
             part = captions[start : start + self.batch_size]
             padded = part + [""] * (self.batch_size - len(part))  # one shape always; see LatentEncoder.encode

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.base import files, logs, models, named_files, object_storage
+from infra.base import files, logs, models, named_files, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import buckets, kinds, repair, store, store_check
+from pipelines.latents import buckets, kinds, label_files, repair, store, store_check
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -119,7 +119,7 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         work=plan.work(),
         settings=store_identity(plan.config, plan.filter) | {"fingerprints": plan.fingerprints},
         is_finished=lambda: files.exists(files.join(plan.destination, store.MANIFEST)),
-        lock=lambda: store.writer_lock(plan.destination),
+        lock=lambda: one_writer.writer_lock(plan.destination),
         refuse_others=refuse_others,
         prepare=prepare,
         run=encode,
@@ -148,8 +148,8 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
         refuse_other_settings(destination, with_fingerprints, spelled, plan.filter, plan.fingerprints)
         _refuse_changed_source(config, destination, finished.source_files, plan.source_files)
         named_files.refuse(named_files.unknown(destination, finished.files))
-        named_files.refuse(named_files.unknown(files.join(destination, repair.HUMAN), store.LABELS_FILES))
-        with store.writer_lock(destination):
+        named_files.refuse(named_files.unknown(files.join(destination, repair.HUMAN), label_files.LABELS_FILES))
+        with one_writer.writer_lock(destination):
             rows = repair.reopen(destination, finished, wrong)
         print(f"{destination}: {repair.describe(wrong)}; {rows:,} rows are computed again", flush=True)
         return True

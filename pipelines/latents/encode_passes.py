@@ -16,7 +16,7 @@ from infra.base import files, metrics, models
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import autoencoders, captions, encoders, kinds, store, text_columns
+from pipelines.latents import autoencoders, captions, encoders, kinds, schemas, store, text_columns
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
@@ -139,7 +139,7 @@ def encode_pairs(plan: Plan) -> None:
             may_go_on=lambda: refuse_spoilt_source(plan),
             counts=metrics.encoded,
             read=source.read_pieces,
-            written_as=store.WRITTEN_AS,
+            written_as=schemas.WRITTEN_AS,
         )
     )
     refuse_spoilt_source(plan)
@@ -198,14 +198,14 @@ def encode_captions(plan: Plan) -> None:
             rows_per_block=block,
             name="captions",
             rows=texts.num_rows,
-            written_as=store.WRITTEN_AS,
+            written_as=schemas.WRITTEN_AS,
         )
     )
 
 
-def rows_per_block(wanted: int, row_bytes: int, most_bytes: int = store.PAGE_BYTES) -> int:
-    """Return how many rows a file gets: as wanted, or as many as fit into one page (store.WRITTEN_AS)."""
-    return max(1, min(wanted, store.PAGE_ROWS, most_bytes // row_bytes))
+def rows_per_block(wanted: int, row_bytes: int, most_bytes: int = schemas.PAGE_BYTES) -> int:
+    """Return how many rows a file gets: as wanted, or as many as fit into one page (schemas.WRITTEN_AS)."""
+    return max(1, min(wanted, schemas.PAGE_ROWS, most_bytes // row_bytes))
 
 
 def count_cut(plan: Plan, texts: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ import torch
 from infra.base import counting, dry_run, files, models
 from infra.base.dry_run import DryRunConfig, Row
 from labelers.clips.safety_checker import CheckerName, count_checker
-from pipelines.latents import autoencoders, buckets, kinds, planned, safety, store, weight_files
+from pipelines.latents import autoencoders, buckets, kinds, planned, safety, schemas, store, weight_files
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_other_settings
 from pipelines.latents.encode_latents import choose_resolution
 from pipelines.latents.text_columns import Shapes, embedding_shapes
@@ -69,7 +69,7 @@ class Stored:
     @property
     def images(self) -> int:
         """Return how many images a pair is encoded as."""
-        return len(store.latent_columns(self.flip))
+        return len(schemas.latent_columns(self.flip))
 
     @property
     def pair_bytes(self) -> int:

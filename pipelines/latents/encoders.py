@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 
 from infra.base import cpu, models
-from pipelines.latents import autoencoders, buckets, safety, store
+from pipelines.latents import autoencoders, buckets, safety, schemas
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, Fit, images_at_once, open_image, shaped_pixels
@@ -101,9 +101,9 @@ class CheckAndDecode:
 
 _DECODED = pa.schema(
     [("pair_id", pa.int64()), ("prompt_id", pa.int64()), ("label_0", pa.float32())]
-    + [(name, pa.string()) for name in store.TEXT_COLUMNS]
+    + [(name, pa.string()) for name in schemas.TEXT_COLUMNS]
     + [("contradicts", pa.bool_()), ("status", pa.string())]
-    + [(name, pa.int32()) for name in store.SIDES]
+    + [(name, pa.int32()) for name in schemas.SIDES]
     + [("pixels_0", pa.large_binary()), ("pixels_1", pa.large_binary())]
 )
 
@@ -170,12 +170,12 @@ class LatentEncoder:
         finite = np.logical_and.reduce([np.isfinite(v).all(1) for v in latents.values()])
         return self._assemble(decoded, kept, latents, finite)
 
-    def _encode_rows(self, rows: pa.Table, ids: npt.NDArray[np.int64]) -> dict[str, store.Values]:
+    def _encode_rows(self, rows: pa.Table, ids: npt.NDArray[np.int64]) -> dict[str, schemas.Values]:
         """Encode both slots of kept pairs, those of one shape together: [rows, latent_size] by column."""
-        out: dict[str, store.Values] = {
-            name: np.zeros((len(ids), self.latent_size), self.store_dtype) for name in store.latent_columns(self.flip)
+        out: dict[str, schemas.Values] = {
+            name: np.zeros((len(ids), self.latent_size), self.store_dtype) for name in schemas.latent_columns(self.flip)
         }
-        sides = np.stack([rows[name].to_numpy() for name in store.SIDES], axis=1)
+        sides = np.stack([rows[name].to_numpy() for name in schemas.SIDES], axis=1)
         for height, width in np.unique(sides, axis=0):
             places = np.flatnonzero((sides == (height, width)).all(1))
             for slot in (0, 1):
@@ -188,7 +188,7 @@ class LatentEncoder:
         return out
 
     @torch.inference_mode()
-    def encode(self, pixels: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], slot: int) -> store.Values:
+    def encode(self, pixels: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], slot: int) -> schemas.Values:
         """Encode images of one shape [B, H, W, 3] uint8 into [B, C*h*w] of the store's dtype.
 
         Every forward pass has the same batch size, the last one padded: a convolution's last bits depend on it, and a
@@ -230,23 +230,23 @@ class LatentEncoder:
         self,
         decoded: pa.Table,
         kept: npt.NDArray[np.bool_],
-        latents: dict[str, store.Values],
+        latents: dict[str, schemas.Values],
         finite: npt.NDArray[np.bool_],
     ) -> pa.Table:
         good = kept.copy()
         good[kept] = finite
         columns = {name: decoded[name] for name in decoded.column_names if not name.startswith("pixels_")}
-        columns |= {name: pc.if_else(pa.array(good), columns[name], None) for name in store.SIDES}
+        columns |= {name: pc.if_else(pa.array(good), columns[name], None) for name in schemas.SIDES}
         for name, values in latents.items():
             full = np.zeros((len(kept), self.latent_size), self.store_dtype)
             full[good] = values[finite]
-            columns[name] = store.value_lists(full, ~good)
+            columns[name] = schemas.value_lists(full, ~good)
         lost = kept & ~good
         hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if self.dtype == torch.float16 else ""
         reason = f"latents are not finite{hint}"
         for name, value in (("status", "quarantined"), ("stage", "latent"), ("reason", reason)):
             columns[name] = pa.array(np.where(lost, value, np.array(decoded[name].to_pylist(), object)), pa.string())
-        schema = store.pairs_schema(self.latent_size, self.flip, self.store_dtype, bucketed=bool(self.shapes))
+        schema = schemas.pairs_schema(self.latent_size, self.flip, self.store_dtype, bucketed=bool(self.shapes))
         return pa.table([columns[name] for name in schema.names], schema=schema)
 
 

@@ -17,7 +17,7 @@ from infra.base import files, metrics, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
 from pipelines.engine.jobs import Job
-from pipelines.latents import image_encoder, safety, store
+from pipelines.latents import image_encoder, safety, schemas, store
 from pipelines.latents.encode_passes import Plan, decode_and_encode, rows_per_block
 from pipelines.latents.encoders import as_text
 from pipelines.latents.summary import count_reasons, refuse_spoilt_source
@@ -55,7 +55,7 @@ def _encode_images(plan: Plan) -> None:
             may_go_on=lambda: _refuse_spoilt_images(plan),
             counts=metrics.encoded_images,
             read=group_source.read_images,
-            written_as=store.WRITTEN_AS,
+            written_as=schemas.WRITTEN_AS,
         )
     )
     _refuse_spoilt_images(plan)
@@ -88,9 +88,9 @@ def _write_pairs(plan: Plan) -> None:
 
     def flush(status: str) -> None:
         number = written.get(status, 0)
-        table = pa.Table.from_pylist(held.pop(status), schema=store.grouped_pairs_schema()).drop_columns(["status"])
+        table = pa.Table.from_pylist(held.pop(status), schema=schemas.grouped_pairs_schema()).drop_columns(["status"])
         path = files.join(folder, f"status={status}", f"pairs-{number:05d}.parquet")
-        files.write_table(path, table, store.WRITTEN_AS)
+        files.write_table(path, table, schemas.WRITTEN_AS)
         written[status] = number + 1
 
     for row in _judged(plan, refused):

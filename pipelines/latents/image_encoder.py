@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from infra.base import models
 from labelers.clips.safety_checker import CheckerName, SafetyChecker
-from pipelines.latents import safety, store
+from pipelines.latents import safety, schemas
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.latents.encoders import LatentEncoder
 from pipelines.raw import groups, pairs
@@ -19,7 +19,7 @@ from pipelines.raw.decode import BadImage, Fit, decode_image
 _DECODED = pa.schema(
     [(name, pa.int64()) for name in ("image_id", "group_id", "prompt_id")]
     + [(name, pa.string()) for name in ("image_uid", "model", "stage", "reason", "status")]
-    + [*((name, pa.int32()) for name in store.SIDES), ("pixels", pa.large_binary())]
+    + [*((name, pa.int32()) for name in schemas.SIDES), ("pixels", pa.large_binary())]
 )
 
 
@@ -51,7 +51,7 @@ class CheckAndDecodeImages:
             pixels = decode_image(row["jpg"], self.resolution, self.fit).tobytes()
         except BadImage as error:
             return {"status": "quarantined", "stage": "image", "reason": str(error)}
-        sides = dict.fromkeys(store.SIDES, self.resolution)
+        sides = dict.fromkeys(schemas.SIDES, self.resolution)
         return {"prompt_id": pairs.prompt_id(caption), "pixels": pixels, **sides, "status": "kept"}
 
 
@@ -101,10 +101,10 @@ class ImageEncoder:
         for name, values in latents.items():
             full = np.zeros((len(kept), self.encoder.latent_size), self.store_dtype)
             full[good] = values[good[kept]]
-            columns[name] = store.value_lists(full, ~good)
+            columns[name] = schemas.value_lists(full, ~good)
         lost = {"status": "quarantined", "stage": "latent", "reason": f"latents are not finite{self.hint}"}
         for name, value in lost.items():
             column = np.where(kept & ~good, value, np.array(decoded[name].to_pylist(), object))
             columns[name] = pa.array(column, pa.string())
-        schema = store.images_schema(self.encoder.latent_size, self.flip, self.store_dtype)
+        schema = schemas.images_schema(self.encoder.latent_size, self.flip, self.store_dtype)
         return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from infra.base import disk_errors, files, tables
 from infra.base.errors import UserError
 from pipelines.engine import progress
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 
 BEFORE = "before.json"  # among the work files: the manifest that the store had
 HUMAN = "labels/human"
@@ -33,7 +33,7 @@ def damaged(path: str, manifest: store.Manifest) -> dict[str, str]:
         elif _sha256(file) != about["sha256"]:
             wrong[name] = DAMAGED
     try:
-        store.read_labels(path, "human")
+        label_files.read_labels(path, "human")
     except UserError as error:
         if isinstance(error.__cause__, OSError):  # out of reach
             raise

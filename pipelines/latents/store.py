@@ -1,4 +1,4 @@
-"""The latent store's contract: folders, schemas, manifest, lock; how a store is opened, checked and published.
+"""The latent store's contract: its folders and manifest; how it is opened, checked and published.
 
 store/
   manifest.json                       written last; a store without it is unfinished
@@ -19,26 +19,23 @@ A store of groups (pipelines/raw/groups.py) has its latents in images/, each onc
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import disk_lock, files, named_files, records, tables
+from infra.base import files, named_files, records, tables
 from infra.base.errors import UserError
 from infra.base.versions import KEY, check_version
+from pipelines.latents import schemas
 
 SCHEMA_VERSION = 1
-LABELS_VERSION = 1  # of label sets, which have manifests of their own
 MANIFEST = "manifest.json"
 SOURCE = "source.json"  # among the work files: what the source's files held when the encoding began
 WORK = files.WORK  # checkpoints and intermediate files of an unfinished store
@@ -46,11 +43,7 @@ KEPT = "pairs/status=kept"
 TIES = "pairs/status=tie"
 IMAGES = "images"  # of a store of groups
 KEPT_IMAGES = "images/status=kept"
-LABELS_FILES = ("part-0.parquet", "quarantined/part-0.parquet")  # of a label set
 REPAIR = "give the encoder's command again with --repair, or restore it from a copy"
-Values = npt.NDArray[np.float16 | np.float32]  # latents and embeddings, in the store's dtype
-SIDES = ("height", "width")  # columns of a pair's bucket, in pixels
-TEXT_COLUMNS = ("image_0_uid", "image_1_uid", "model_0", "model_1", "stage", "reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,99 +109,6 @@ class Manifest:
         return max(map(math.prod, self.shapes)) * (2 if self.posterior == "moments" else 1)
 
 
-# How pairs/ and prompts/ are written: the values of a row group's column then lie in one page, as they are in memory,
-# at the end of the column's bytes. So a row's place in the file is known, and training reads it there (addresses.py).
-TEXTS = ("caption", *TEXT_COLUMNS, "image_uid", "model")
-WRITTEN_AS: Mapping[str, Any] = {
-    "compression": dict.fromkeys(TEXTS, "snappy"),
-    "use_dictionary": list(TEXTS),
-    "data_page_size": 1 << 30,
-    "write_page_checksum": True,
-}
-PAGE_BYTES = 1 << 29  # of one column in a file, at most
-PAGE_ROWS = 16_384  # in a file, at most: the writer itself begins a new page after 20,000
-
-
-def latent_columns(flip: bool) -> tuple[str, ...]:
-    """Name the latent columns of a store."""
-    return ("latents_0", "latents_1") + (("latents_0_flipped", "latents_1_flipped") if flip else ())
-
-
-def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16", bucketed: bool = False) -> pa.Schema:
-    """Return the schema of pairs/, whatever the status.
-
-    Args:
-        latent_size: number of values of a latent column in each row. With buckets it is the largest bucket's: a smaller
-            latent's values come first, and zeros follow.
-        bucketed: whether pairs have shapes of their own, which height and width tell in pixels.
-    """
-    values = pa.from_numpy_dtype(np.dtype(dtype))
-    latents = [(name, pa.list_(values, latent_size)) for name in latent_columns(flip)]
-    texts = [(name, pa.string()) for name in TEXT_COLUMNS]
-    head = [("pair_id", pa.int64()), ("prompt_id", pa.int64())]
-    if bucketed:
-        head += [(name, pa.int32()) for name in SIDES]
-    return pa.schema(
-        [*head, *latents, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())]
-    )
-
-
-def image_columns(flip: bool) -> tuple[str, ...]:
-    """Name the latent columns of the images of a store of groups."""
-    return ("latents",) + (("latents_flipped",) if flip else ())
-
-
-def images_schema(latent_size: int, flip: bool, dtype: str = "float16") -> pa.Schema:
-    """Return the schema of images/ of a store of groups, whatever the status."""
-    values = pa.from_numpy_dtype(np.dtype(dtype))
-    ids = [(name, pa.int64()) for name in ("image_id", "group_id", "prompt_id")]
-    latents = [(name, pa.list_(values, latent_size)) for name in image_columns(flip)]
-    texts = [(name, pa.string()) for name in ("image_uid", "model", "stage", "reason", "status")]
-    return pa.schema([*ids, *latents, *texts])
-
-
-def grouped_pairs_schema() -> pa.Schema:
-    """Return the schema of pairs/ of a store of groups: that of pairs_schema, with two images in place of latents."""
-    ids = [(name, pa.int64()) for name in ("pair_id", "prompt_id", "group_id", "image_0_id", "image_1_id")]
-    texts = [(name, pa.string()) for name in TEXT_COLUMNS]
-    return pa.schema([*ids, ("label_0", pa.float32()), *texts, ("contradicts", pa.bool_()), ("status", pa.string())])
-
-
-def bucket_places(sides: npt.NDArray[np.int32], buckets: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
-    """Return the place of each pair's bucket among a store's.
-
-    Args:
-        sides: [n, 2] height and width of each pair's bucket, in pixels.
-    """
-    same = (sides[:, None, :] == np.array(buckets)[None, :, :]).all(-1)
-    assert same.any(1).all()
-    return same.argmax(1).astype(np.uint8)
-
-
-LABELS_SCHEMA = pa.schema(
-    [
-        ("pair_id", pa.int64()),
-        ("score_0", pa.float32()),
-        ("score_1", pa.float32()),
-        ("label_0", pa.float32()),
-        ("probability_0", pa.float32()),
-    ]
-)
-
-
-def value_lists(values: Values, missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-    """Wrap [rows, size] as an Arrow fixed-size list column; rows where missing is true become null."""
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    mask = None if missing is None else pa.array(missing)
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
-
-
-def value_rows(column: pa.ChunkedArray | pa.Array) -> Values:
-    """Read a fixed-size list column without nulls as [rows, size]."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
-
-
 def describe(content: bytes, table: pa.Table) -> dict[str, Any]:
     """Measure one Parquet file of a store: bytes, sha256, rows, and a digest of its rows that ignores their order."""
     return {
@@ -225,7 +125,7 @@ def rows_digest(table: pa.Table) -> int:
     for name in sorted(table.column_names):
         column = table[name].combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
-            filled = value_rows(column) if column.null_count == 0 else None
+            filled = schemas.value_rows(column) if column.null_count == 0 else None
             texts = [row.tobytes() for row in filled] if filled is not None else [b"null"] * len(column)
         else:
             texts = [repr(value).encode("utf-8", "surrogatepass") for value in column.to_pylist()]
@@ -300,7 +200,7 @@ def shown_images(store: str, part: str = KEPT) -> pa.Table:
     columns = ["pair_id", "group_id", "image_0_id", "image_1_id"]
     paths = files_of(store, manifest, part)
     if not paths:  # a store may have no ties
-        return grouped_pairs_schema().empty_table().select(columns)
+        return schemas.grouped_pairs_schema().empty_table().select(columns)
     return tables.read(paths, columns).sort_by("pair_id")
 
 
@@ -355,146 +255,3 @@ def problems(
     """Yield one sentence for each file that verify would refuse."""
     yield from named_files.unknown(store, manifest.files, unread)
     yield from named_files.problems(store, manifest.files, remedy, contents)
-
-
-def write_labels(store: str, name: str, table: pa.Table, manifest: Mapping[str, Any]) -> None:
-    """Write a label set beside the latents: one Parquet file, then its own manifest."""
-    folder = files.join(store, "labels", name)
-    sha = files.write_table(files.join(folder, LABELS_FILES[0]), table.cast(LABELS_SCHEMA).sort_by("pair_id"))
-    there = [part for part in LABELS_FILES if files.is_file(files.join(folder, part))]
-    described = named_files.describe(folder, there)
-    about = {
-        "schema_version": LABELS_VERSION,
-        **manifest,
-        "name": name,
-        "rows": table.num_rows,
-        "sha256": sha,
-        "files": described,
-    }
-    files.write_json(files.join(folder, MANIFEST), about)
-
-
-def label_sets(store: str) -> list[str]:
-    """Name the finished label sets of a store."""
-    return sorted({path.split("/")[-2] for path in files.list_files(files.join(store, "labels"), MANIFEST)})
-
-
-def read_labels_manifest(store: str, name: str, flag: str = "--labels") -> dict[str, Any]:
-    """Read what a label set says of itself; flag: that named it, for a refusal's sentence.
-
-    Raises:
-        UserError: if the store has no such label set, or it is torn, renamed, of another schema version or store.
-    """
-    path = files.join(store, "labels", name, MANIFEST)
-    if not files.exists(path):
-        known = ", ".join(label_sets(store)) or "none"
-        raise UserError(f"{flag} {name}: {store} has the label sets {known}; give one of them, or run relabel.py")
-    again = labels_remedy(store, name)
-    manifest = records.read_record(path, ("sha256",), again)
-    check_version(path, manifest, LABELS_VERSION, again, unnamed=1)
-    if manifest.get("name", name) != name:
-        raise UserError(f"{path}: of a label set that was made as {manifest['name']}; rename its folder back to that")
-    _refuse_labels_of_another_store(store, path, manifest, again)
-    return manifest
-
-
-def labels_remedy(store: str, name: str) -> str:
-    """Say how a damaged label set is made again."""
-    if name == "human":
-        return "encode again with --repair"
-    return f"delete {files.join(store, 'labels', name)} and run relabel.py again"
-
-
-def _refuse_labels_of_another_store(store: str, path: str, labels: Mapping[str, Any], again: str) -> None:
-    """Compare the contents that a label set was made for with the store's, as pair ids alone may be equal by chance.
-
-    Human label sets of before name no contents, and pass.
-    """
-    named = labels.get("settings", {}).get("store_hash")
-    finished = files.join(store, MANIFEST)
-    if named is None or not files.exists(finished):
-        return
-    own = records.read_record(finished).get("content_hash")
-    if named != own:
-        raise UserError(f"{path}: labels of another store, of contents {named}, while {store} holds {own}; {again}")
-
-
-def read_labels(store: str, name: str, flag: str = "--labels") -> tuple[pa.Table, str]:
-    """Read a label set and its hash.
-
-    Raises:
-        UserError: as find_labels does.
-    """
-    path, sha = find_labels(store, name, flag)
-    return tables.read([path]), sha
-
-
-def find_labels(store: str, name: str, flag: str = "--labels") -> tuple[str, str]:
-    """Return the file of a label set, checked, and its hash.
-
-    Raises:
-        UserError: as read_labels_manifest does, or if a file is missing or differs from its manifest, or a Parquet file
-            that is no label set's lies beside it.
-    """
-    manifest = read_labels_manifest(store, name, flag)
-    named_files.refuse(labels_problems(store, name, manifest))
-    path = files.join(store, "labels", name, LABELS_FILES[0])
-    sha = manifest["sha256"]
-    if manifest.get("files") is None and files.sha256(path) != sha:  # else it was compared with the others
-        raise UserError(f"{path}: its contents differ from its manifest; {labels_remedy(store, name)}")
-    return path, sha
-
-
-def labels_problems(store: str, name: str, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one sentence for each file of a label set that is missing, differs, or is one too many."""
-    folder = files.join(store, "labels", name)
-    remedy = labels_remedy(store, name)
-    yield from named_files.unknown(folder, LABELS_FILES)
-    described = manifest.get("files")
-    if described is not None:
-        yield from named_files.problems(folder, described, remedy, contents=True)
-    elif not files.is_file(files.join(folder, LABELS_FILES[0])):  # of before manifests named files
-        yield f"{files.join(folder, LABELS_FILES[0])}: missing, though its manifest names it; {remedy}"
-
-
-@contextlib.contextmanager
-def writer_lock(folder: str) -> Iterator[Callable[[], None]]:
-    """Hold a folder for one writer: on a disk until the process ends, on S3 until no more is heard of it.
-
-    Yields:
-        What is to be called before a result is published; raises UserError if another job took over meanwhile.
-
-    Raises:
-        UserError: if another process is writing there, or no lock can be taken.
-    """
-    if files.writable(folder).startswith(files.S3):
-        from infra.base import (
-            object_lock,  # boto3: not on the way of those who have nothing on S3
-        )
-
-        lock = object_lock.ObjectLock(folder)
-        lock.take()
-        for care in (lock.keep, lock.watch):
-            threading.Thread(target=care, daemon=True).start()
-        try:
-            yield lock.check
-        finally:
-            lock.give_back()
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            still_held = stack.enter_context(disk_lock.held(files.join(folder, ".lock")))
-        except disk_lock.HeldError as holder:
-            raise UserError(f"{folder}: another job is writing here ({holder}); wait for it or stop it") from None
-
-        def check() -> None:
-            try:
-                still_held()
-            except disk_lock.HeldError as holder:
-                raise UserError(
-                    f"{folder}: the lock of this job was deleted, and another job began to write here ({holder}); "
-                    "wait for that one, then give the same command again"
-                ) from None
-
-        yield check

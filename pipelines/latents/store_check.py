@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.base import files, records
 from infra.base.verifying import refusals
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 
 REFERENCE = "reference"
 DRAW = re.compile(r"draw-\d{4,}\.parquet")  # of cached errors; those beyond the manifest are of an unfinished pass
@@ -29,9 +29,9 @@ def problems(path: str) -> Iterator[str]:
     yield from refused
     if not refused:
         yield from store.problems(path, store.read_manifest(path))
-    names = store.label_sets(path)
+    names = label_files.label_sets(path)
     if "human" not in names and files.exists(files.join(path, store.MANIFEST)):
-        yield f"{files.join(path, 'labels', 'human')}: missing; {store.labels_remedy(path, 'human')}"
+        yield f"{files.join(path, 'labels', 'human')}: missing; {label_files.labels_remedy(path, 'human')}"
     for name in names:
         yield from label_set_problems(path, name)
     for manifest in files.list_files(files.join(path, REFERENCE), store.MANIFEST):
@@ -40,11 +40,11 @@ def problems(path: str) -> Iterator[str]:
 
 def label_set_problems(path: str, name: str) -> Iterator[str]:
     """Yield one sentence for each thing that is wrong with a label set."""
-    refused = list(refusals(partial(store.read_labels_manifest, path, name)))
+    refused = list(refusals(partial(label_files.read_labels_manifest, path, name)))
     yield from refused
     if not refused:
-        damaged = list(store.labels_problems(path, name, store.read_labels_manifest(path, name)))
-        yield from damaged or refusals(partial(store.read_labels, path, name))
+        damaged = list(label_files.labels_problems(path, name, label_files.read_labels_manifest(path, name)))
+        yield from damaged or refusals(partial(label_files.read_labels, path, name))
 
 
 def reference_problems(folder: str) -> Iterator[str]:

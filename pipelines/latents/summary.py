@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from infra.base import files, next_step, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress
-from pipelines.latents import addresses, group_index, safety, store
+from pipelines.latents import addresses, group_index, label_files, safety, store
 from pipelines.latents.models_known import model_flags
 from pipelines.raw import pairs, raw_pairs, source
 
@@ -151,10 +151,10 @@ def _refused_for_labels(refused: pa.Table) -> int:
 def _write_human_labels(plan: Plan, kept: pa.Table, content_hash: str) -> None:
     nulls = pa.nulls(kept.num_rows, pa.float32())
     human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
-    labels = pa.table(human, names=store.LABELS_SCHEMA.names).cast(store.LABELS_SCHEMA)
+    labels = pa.table(human, names=label_files.LABELS_SCHEMA.names).cast(label_files.LABELS_SCHEMA)
     origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
     about = {"scorer": "human", **origin, "settings": {"store_hash": content_hash}}
-    store.write_labels(plan.destination, "human", labels, about)
+    label_files.write_labels(plan.destination, "human", labels, about)
 
 
 def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:

@@ -22,7 +22,7 @@ from pipelines.experiments import sdedit
 from pipelines.experiments.rejection_sampling import RESULT
 from pipelines.judging.comparison import Drawn, read_drawn
 from pipelines.judging.score_files import paired_scores
-from pipelines.latents import store
+from pipelines.latents import label_files
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.paper.paper_run import AGAIN, FEEDBACK, PaperRun, read_part
 
@@ -165,7 +165,7 @@ def training_images(run: PaperRun, name: str) -> dict[str, dict[str, Floats]]:
         By judge: losers and winners, each [captions], the mean score per caption.
     """
     path = run.path(name)
-    labels = store.read_labels(path, "human")[0]
+    labels = label_files.read_labels(path, "human")[0]
     labels = labels.filter(pa.array(np.isin(labels["label_0"].to_numpy(), (0.0, 1.0)))).slice(0, TRAINING_PAIRS)
     ids = labels["pair_id"].to_numpy()
     first = labels["label_0"].to_numpy() == 1.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from infra.base import files
 from pipelines.judging.image_flags import summarise_image_flags
-from pipelines.latents import store
+from pipelines.latents import label_files
 from pipelines.paper import paper_experiments as experiments
 from pipelines.paper import paper_page
 from pipelines.paper.paper_config import PaperReportConfig
@@ -135,7 +135,8 @@ def identities(run: PaperRun) -> dict[str, Any]:
     """Gather what was measured: hashes of stores, label sets, models and judges, and every run's settings."""
     stores = {}
     for name, manifest in run.stores.items():
-        labels = {one: store.read_labels_manifest(run.path(name), one) for one in store.label_sets(run.path(name))}
+        folder = run.path(name)
+        labels = {one: label_files.read_labels_manifest(folder, one) for one in label_files.label_sets(folder)}
         stores[name] = {
             "content_hash": manifest.content_hash,
             "counts": asdict(manifest.counts),

@@ -19,7 +19,7 @@ from pipelines.experiments.sweep_done import read_done
 from pipelines.judging.comparison import Drawn, check_comparable, check_scorers, read_drawn
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from pipelines.paper.paper_hypotheses import INDEPENDENT, LABELLED
 from pipelines.reports import feedback_report
 from pipelines.reports.report import read_facts
@@ -217,7 +217,7 @@ def _check_labels(trial: Trial, path: str, base: Drawn) -> None:
     wanted = trial.name if trial.name in FEEDBACK else "human"
     if name != wanted:
         raise UserError(f"{trial.entry['train']}: this run was trained on the labels {name}, not {wanted}; {AGAIN}")
-    labels = store.read_labels_manifest(path, name)
+    labels = label_files.read_labels_manifest(path, name)
     if labels["sha256"] != trial.facts["labels_hash"]:
         raise UserError(
             f"{path}: the label set {name} changed after {trial.entry['train']} was trained on it; train again"

@@ -19,7 +19,7 @@ from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import HUMAN, labellers_of
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from pipelines.raw.raw_pairs import RATER
 from pipelines.reports import feedback_hypotheses, feedback_page
 from pipelines.reports.feedback_config import FeedbackReportConfig
@@ -69,7 +69,7 @@ def read_rows(config: FeedbackReportConfig, manifest: store.Manifest) -> dict[st
             raise UserError(
                 f"--policies {path}: another policy was trained on the labels {name} too; give one per label set"
             )
-        labels = store.read_labels_manifest(files.resolve(config.store), name)
+        labels = label_files.read_labels_manifest(files.resolve(config.store), name)
         if labels["sha256"] != facts["labels_hash"]:
             raise UserError(f"--store: the label set {name} changed after {run} was trained on it; train again")
         rows[name] = Row(drawn, facts, labels, _combined_from(config.store, name, labels))

@@ -30,7 +30,7 @@ from support.material import MODEL
 
 from infra.base import models
 from infra.base.errors import UserError
-from pipelines.latents import encode_plan, store
+from pipelines.latents import encode_plan, schemas, store
 from pipelines.latents.adapters import check_adapters
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
@@ -184,7 +184,7 @@ def test_hostile_captions_are_text_and_nothing_else(tmp_path: Path, monkeypatch:
     ids = [pairs.prompt_id(caption) for caption in HOSTILE]
     table = encoder(pa.table({"prompt_id": ids, "caption": HOSTILE}))
     assert table["caption"].to_pylist() == HOSTILE
-    assert np.isfinite(store.value_rows(table["text_encoder"])).all()
+    assert np.isfinite(schemas.value_rows(table["text_encoder"])).all()
     pq.write_table(table, tmp_path / "prompts.parquet")
     assert pq.read_table(tmp_path / "prompts.parquet")["caption"].to_pylist() == HOSTILE
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.parquet"]  # no caption became a file

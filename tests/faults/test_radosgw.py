@@ -20,7 +20,7 @@ from support.trained_models import train_until_killed
 from infra.base import files, object_storage
 from infra.base.errors import UserError
 from infra.base.object_lock import EXPIRY
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RESULT, is_finished
 from training.data.opened import open_store
@@ -90,7 +90,7 @@ def test_a_store_written_there_is_the_store_on_disk(
     there, here = store.read_manifest(path), store.read_manifest(str(encoded_store))
     assert (there.counts, there.content_hash) == (here.counts, here.content_hash)
     store.verify(path, there, contents=True)
-    assert store.read_labels(path, "human")[0].equals(store.read_labels(str(encoded_store), "human")[0])
+    assert label_files.read_labels(path, "human")[0].equals(label_files.read_labels(str(encoded_store), "human")[0])
     one, other = open_store(path, str(tmp_path / "there")), stage(str(encoded_store), str(tmp_path / "here"))
     assert (one.pair_ids == other.pair_ids).all()
     every = np.arange(len(one.pair_ids))

@@ -23,13 +23,13 @@ from support.full_disk import fill
 from support.material import rendered_pairs, wait_for, write_pairs
 from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 
-from infra.base import files
+from infra.base import files, one_writer
 from infra.base.errors import UserError
 from infra.faults import encoding
 from pipelines.engine import on_ray, progress
 from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import Job
-from pipelines.latents import repair, store
+from pipelines.latents import label_files, repair, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from training.data.staging import stage
@@ -82,7 +82,7 @@ def test_sigkill_and_sigterm_of_an_encoder_of_one_process_lose_and_double_nothin
 
 def test_a_second_job_on_the_same_store_is_refused(raw_pairs: Path, tmp_path: Path) -> None:
     config = EncodeConfig(source=str(raw_pairs), store=str(tmp_path / "s"))
-    with store.writer_lock(config.store), pytest.raises(UserError, match="another job is writing here"):
+    with one_writer.writer_lock(config.store), pytest.raises(UserError, match="another job is writing here"):
         main(config)
     assert [path.name for path in Path(config.store).iterdir()] == [".lock"]  # nothing was touched
 
@@ -111,7 +111,7 @@ def flip(path: Path) -> None:
 def opened(path: Path, cache: Path) -> None:
     """Open all of a store that a trainer reads."""
     stage(str(path), str(cache))
-    store.read_labels(str(path), "human")
+    label_files.read_labels(str(path), "human")
 
 
 PARTS = ("pairs/status=kept", "pairs/status=tie", "pairs/status=quarantined", "prompts", "labels/human")
@@ -176,8 +176,8 @@ def test_a_file_that_may_not_be_read_is_not_repaired(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha = files.write_table(str(tmp_path / "prompts" / "a.parquet"), pa.table({"prompt_id": [1]}))
-    labels = pa.table({name: [0] for name in store.LABELS_SCHEMA.names})
-    store.write_labels(str(tmp_path), "human", labels, {"scorer": "human"})
+    labels = pa.table({name: [0] for name in label_files.LABELS_SCHEMA.names})
+    label_files.write_labels(str(tmp_path), "human", labels, {"scorer": "human"})
     manifest = Mock(files={"prompts/a.parquet": {"sha256": sha}})
     assert repair.damaged(str(tmp_path), manifest) == {}
     open_as_usual = files.open_filesystem

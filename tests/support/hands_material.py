@@ -23,7 +23,7 @@ from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Kept, VoteLog
 from pipelines.drawing import gallery, image_sets
 from pipelines.experiments import sweep_done
 from pipelines.judging import image_flags, score_files
-from pipelines.latents import addresses, store
+from pipelines.latents import addresses, label_files, schemas, store
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import ASSESSMENTS, ID, IDENTITY, RESULT, STEPS
 from training.reference import reference_errors
@@ -34,7 +34,7 @@ PAIRS = 4
 
 def _described(folder: Path, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, object]]:
     for name, table in tables.items():
-        files.write_table(str(folder / name), table, {**store.WRITTEN_AS, "use_dictionary": ["caption"]})
+        files.write_table(str(folder / name), table, {**schemas.WRITTEN_AS, "use_dictionary": ["caption"]})
     return {
         name: named_files.describe(str(folder), [name])[name] | {"rows": table.num_rows}
         for name, table in tables.items()
@@ -45,11 +45,11 @@ def write_store(folder: Path, version: int) -> None:
     """Write a store with its human label set, a scorer's, and cached errors."""
     ids = np.arange(PAIRS)
     latents = np.full((PAIRS, 4), version, np.float16)
-    halves = store.value_lists(latents)
+    halves = schemas.value_lists(latents)
     kept = {"pair_id": ids, "prompt_id": ids, "latents_0": halves, "latents_1": halves}
     images = {"image_id": ids, "latents": halves}
     captions = [*(f"{version} {number}" for number in ids), ""]
-    embedding = store.value_lists(np.full((PAIRS + 1, 2), version, np.float16))
+    embedding = schemas.value_lists(np.full((PAIRS + 1, 2), version, np.float16))
     prompts = {"prompt_id": [*ids, 99], "caption": captions, "embedding": embedding}
     columns = {hands.KEPT: kept, hands.PROMPTS: prompts, hands.KEPT_IMAGES: images}
     described = _described(folder, {name: pa.table(one) for name, one in columns.items()})
@@ -75,7 +75,7 @@ def _write_labels(folder: Path, name: str, version: int) -> None:
         lost = pa.table({"pair_id": [100 + version], "reason": ["none"]})
         files.write_table(label_set._refused_file(str(folder), name), lost)
     about = {"settings": {"scorer": name, "store_hash": f"content-{version}"}}
-    store.write_labels(str(folder), name, pa.table(columns, schema=store.LABELS_SCHEMA), about)
+    label_files.write_labels(str(folder), name, pa.table(columns, schema=label_files.LABELS_SCHEMA), about)
 
 
 def _write_errors(folder: Path, version: int) -> None:

@@ -18,7 +18,7 @@ from infra.base import files
 from labelers.scoring import scorers
 from pipelines.drawing import image_sets
 from pipelines.judging import score
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from support.material import MODEL
 
 STORE_HASH = "ab" * 16
@@ -95,8 +95,8 @@ def write_label_set(folder: str, name: str, scorer: str | None = None, fingerpri
     agreement = {"value": 0.75, "low": 0.3, "high": 0.95, "pairs": 4, "ties": 0}
     told = {"settings": settings, "counts": {"labelled": 2}, "agreement": agreement} if scorer else {"scorer": "human"}
     columns = [[1, 2], [0.1, 0.2], [0.2, 0.1], [0.0, 1.0], [None, None]]
-    store.write_labels(folder, name, pa.table(columns, names=store.LABELS_SCHEMA.names), told)
-    return store.read_labels_manifest(folder, name)["sha256"]
+    label_files.write_labels(folder, name, pa.table(columns, names=label_files.LABELS_SCHEMA.names), told)
+    return label_files.read_labels_manifest(folder, name)["sha256"]
 
 
 def write_run(

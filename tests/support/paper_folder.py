@@ -22,7 +22,7 @@ from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs
 from pipelines.experiments import rejection_sampling
 from pipelines.judging import score, score_files
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from pipelines.paper.paper_run import DPO, FEEDBACK, SFT, TRIALS, WEAKER
 from pipelines.raw.raw_pairs import labelled_pair, write_pairs
 from support import judging_material
@@ -120,7 +120,7 @@ def _write_trial(folder: Path, name: str, seed: int, hashes: dict[str, str]) -> 
     where = folder / "sweep" / name / f"seed-{seed}"
     labels = name if name in FEEDBACK else "human"
     pairs = "weaker_store" if name == WEAKER else "store"
-    sha = store.read_labels_manifest(str(folder / pairs), labels)["sha256"]
+    sha = label_files.read_labels_manifest(str(folder / pairs), labels)["sha256"]
     train = write_run(where / "train", SFT if name == SFT else "dpo", hashes[pairs], labels, sha)
     path = where / "train" / "result" / "facts.json"
     facts = json.loads(path.read_text())
@@ -155,14 +155,14 @@ def _write_store(folder: Path, name: str) -> str:
     write_pairs(str(raw), rows, {})
     ids = scoring_pass.open_pairs(str(raw), "train").ids
     table = pa.table([ids, *([None] * len(ids),) * 2, [row["label_0"] for row in rows], [None] * len(ids)],
-                     names=store.LABELS_SCHEMA.names)  # fmt: skip
+                     names=label_files.LABELS_SCHEMA.names)  # fmt: skip
     path = str(folder / name)
     for label_set in ("human", *FEEDBACK):
         about = {"scorer": "human"}
         if label_set != "human":
             settings = {"scorer": label_set, "fingerprint": scorers.load(label_set).fingerprint}
             about = {"settings": settings, "agreement": {"value": 0.75}}  # type: ignore[dict-item]
-        store.write_labels(path, label_set, table, about)
+        label_files.write_labels(path, label_set, table, about)
     captions = pa.table({"caption": ["", *(row["caption"] for row in rows)]})
     files.write_table(f"{path}/prompts/part-0.parquet", captions)
     counts = store.Counts(rows_in=8, ties=1, invalid=0, quarantined=0, kept=7, contradicting=0, prompts=8)

@@ -15,7 +15,7 @@ import pytest
 
 from infra.base import cli, files
 from infra.faults import chaos
-from pipelines.latents import addresses, store
+from pipelines.latents import addresses, schemas, store
 from pipelines.latents.encode_config import PRESETS, EncodeConfig
 from pipelines.latents.encode_latents import main
 
@@ -47,11 +47,11 @@ def overwrite_latents(path: Path, row: int, value: float) -> None:
     part = pa.ipc.open_file(str(path / addresses.PAIR_PARTS)).read_all().slice(place["part"], 1).to_pylist()[0]
     size = math.prod(manifest["latent_shape"])
     table = pq.read_table(path / part["file"], partitioning=None)
-    for name in store.latent_columns(manifest["flip"]):
-        rows = store.value_rows(table[name]).copy()
+    for name in schemas.latent_columns(manifest["flip"]):
+        rows = schemas.value_rows(table[name]).copy()
         rows[place["row"]] = np.full(size, value, rows.dtype)
-        table = table.set_column(table.schema.names.index(name), table.schema.field(name), store.value_lists(rows))
-    files.write_table(str(path / part["file"]), table, store.WRITTEN_AS)
+        table = table.set_column(table.schema.names.index(name), table.schema.field(name), schemas.value_lists(rows))
+    files.write_table(str(path / part["file"]), table, schemas.WRITTEN_AS)
     located = {
         name: addresses.describe_file(str(path / name))[1]
         for name in manifest["files"]

@@ -23,8 +23,8 @@ import xxhash
 from infra.base import disk_errors, files, s3_filesystem
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
-from pipelines.latents import addresses, group_index, store
-from pipelines.latents.store import Values
+from pipelines.latents import addresses, group_index, schemas, store
+from pipelines.latents.schemas import Values
 from pipelines.raw import pairs
 from training.data import grouped
 from training.data.stored import Read, StoredPairs, latent_shape, row_shape
@@ -56,7 +56,7 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
     by_pair = _mapped(index / Path(addresses.PAIRS).name)
     by_caption = _mapped(index / Path(addresses.CAPTIONS).name)
     groups = _open_groups(path, index, by_pair, manifest) if manifest.counts.images else None
-    columns = dict.fromkeys(store.latent_columns(manifest.flip), row_shape(manifest))
+    columns = dict.fromkeys(schemas.latent_columns(manifest.flip), row_shape(manifest))
     prompt_ids = by_caption["prompt_id"].to_numpy()
     empty = int(np.searchsorted(prompt_ids, pairs.prompt_id("")))
     if not (empty < len(prompt_ids) and prompt_ids[empty] == pairs.prompt_id("")):
@@ -80,7 +80,7 @@ def open_pairs(path: str, manifest: store.Manifest, cache: str | None) -> Stored
 def _open_groups(path: str, index: Path, by_pair: pa.RecordBatch, manifest: store.Manifest) -> grouped.Groups:
     """Open the images of a store of groups."""
     by_image = _mapped(index / Path(group_index.IMAGES).name)
-    columns = dict.fromkeys(store.image_columns(manifest.flip), latent_shape(manifest))
+    columns = dict.fromkeys(schemas.image_columns(manifest.flip), latent_shape(manifest))
     return grouped.Groups(
         images=_rows(path, by_image, index / Path(group_index.IMAGE_PARTS).name, columns, manifest.dtype),
         image_ids=by_image["image_id"].to_numpy(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.latents.store import Values
+from pipelines.latents.schemas import Values
 from training.data.stored import Read, Rows
 from training.method.draws import Draw, image_posterior
 

@@ -18,7 +18,7 @@ import torch
 
 from infra.base import tables
 from infra.base.errors import UserError
-from pipelines.latents import store
+from pipelines.latents import label_files, schemas, store
 from training.data.stored import StoredPairs, area, latent_shape
 from training.method.batch import Batch
 from training.method.draws import Draw, draw
@@ -58,7 +58,7 @@ def apply_labels(pairs: StoredPairs, path: str, name: str, soft: bool = False) -
     Raises:
         UserError: if it decides no pair.
     """
-    file, labels_hash = store.find_labels(path, name)
+    file, labels_hash = label_files.find_labels(path, name)
     count = len(pairs.pair_ids)
     winners = np.full(count, UNDECIDED, np.uint8)
     preferred = np.ones(count, np.float32) if soft else None
@@ -175,17 +175,17 @@ def begin(
 def _pair_latents(
     manifest: store.Manifest,
     bucket: int | None,
-    columns: Mapping[str, store.Values],
+    columns: Mapping[str, schemas.Values],
     winners: npt.NDArray[np.uint8],
     draws: Sequence[Draw],
-) -> store.Values:
+) -> schemas.Values:
     """Return pairs' latents [2, B, C, H, W], winners first: as stored, or float32 where they are sampled here."""
     shape = latent_shape(manifest, bucket)
     slots = [rows.reshape(len(rows), -1)[:, : math.prod(shape)].reshape(-1, *shape) for rows in columns.values()]
-    pairs: list[store.Values] = []
+    pairs: list[schemas.Values] = []
     for place, (winner, drawn) in enumerate(zip(winners.tolist(), draws, strict=True)):
         mirrored = 2 if manifest.flip and drawn.flip else 0
-        pair: store.Values = np.stack([slots[mirrored + slot][place] for slot in (0, 1)])
+        pair: schemas.Values = np.stack([slots[mirrored + slot][place] for slot in (0, 1)])
         if manifest.posterior == "moments":
             mean, std = np.split(pair.astype(np.float32), 2, axis=1)
             pair = mean + std * drawn.posterior

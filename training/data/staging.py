@@ -14,7 +14,7 @@ import pyarrow as pa
 from infra.base import tables
 from infra.base.errors import UserError
 from infra.base.node_cache import staged_once
-from pipelines.latents import store
+from pipelines.latents import schemas, store
 from pipelines.raw import pairs
 from training.data.stored import Arrays, StoredPairs, row_shape, split_slots
 
@@ -50,7 +50,7 @@ def stage(path: str, cache: str | None = None) -> StoredPairs:
         manifest=manifest,
         pair_ids=np.load(folder / "pair_ids.npy", mmap_mode="r"),
         prompt_rows=np.load(folder / "prompt_rows.npy", mmap_mode="r"),
-        latents=split_slots(store.latent_columns(manifest.flip), latents),
+        latents=split_slots(schemas.latent_columns(manifest.flip), latents),
         prompts=Arrays({name: np.load(folder / f"prompts-{name}.npy", mmap_mode="r") for name in manifest.embeddings}),
         empty_prompt=int(np.searchsorted(prompt_ids, pairs.prompt_id(""))),
         buckets=np.load(folder / "buckets.npy") if manifest.buckets else None,
@@ -59,7 +59,7 @@ def stage(path: str, cache: str | None = None) -> StoredPairs:
 
 def staged_bytes(manifest: store.Manifest) -> int:
     """Count the bytes of a store's arrays: latents of kept pairs and embeddings of captions."""
-    images = len(store.latent_columns(manifest.flip))
+    images = len(schemas.latent_columns(manifest.flip))
     pair = images * manifest.row_values
     prompt = sum(math.prod(shape) for shape in manifest.embeddings.values())
     return np.dtype(manifest.dtype).itemsize * (manifest.counts.kept * pair + (manifest.counts.prompts + 1) * prompt)
@@ -79,7 +79,7 @@ def _stage_prompts(path: str, folder: Path, manifest: store.Manifest) -> None:
         start = 0
         prompts = np.lib.format.open_memmap(file, mode="w+", dtype=manifest.dtype, shape=(len(ids), *shape))
         for table in _tables(path, manifest, "prompts", [name]):
-            prompts[rank[start : start + table.num_rows]] = store.value_rows(table[name]).reshape(-1, *shape)
+            prompts[rank[start : start + table.num_rows]] = schemas.value_rows(table[name]).reshape(-1, *shape)
             start += table.num_rows
         prompts.flush()
     np.save(folder / "prompt_ids.npy", np.sort(ids))
@@ -109,20 +109,20 @@ def _stage_pairs(path: str, folder: Path, manifest: store.Manifest) -> None:
     rank = _rank(ids)
     prompt_ids = np.load(folder / "prompt_ids.npy")
     prompt_rows = np.empty(len(ids), np.uint32)
-    columns = list(store.latent_columns(manifest.flip))
+    columns = list(schemas.latent_columns(manifest.flip))
     shape = (len(columns), *row_shape(manifest))
     latents = np.lib.format.open_memmap(
         folder / "latents.npy", mode="w+", dtype=manifest.dtype, shape=(len(ids), *shape)
     )
     start = 0
-    sides = list(store.SIDES) if manifest.buckets else []
+    sides = list(schemas.SIDES) if manifest.buckets else []
     buckets = np.empty(len(ids), np.uint8)
     for table in _tables(path, manifest, store.KEPT, ["prompt_id", *columns, *sides]):
         rows = rank[start : start + table.num_rows]
         if sides:
             of_rows = np.stack([table[name].to_numpy() for name in sides], axis=1)
-            buckets[rows] = store.bucket_places(of_rows, manifest.buckets)
-        stacked = np.stack([store.value_rows(table[name]) for name in columns], axis=1)
+            buckets[rows] = schemas.bucket_places(of_rows, manifest.buckets)
+        stacked = np.stack([schemas.value_rows(table[name]) for name in columns], axis=1)
         latents[rows] = stacked.reshape(-1, *shape)
         prompt_rows[rows] = _prompt_rows(path, prompt_ids, table["prompt_id"].to_numpy())
         start += table.num_rows

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.latents import store
+from pipelines.latents import schemas, store
 
 if TYPE_CHECKING:
     from training.data.grouped import Groups
 
-Read = Callable[[], Mapping[str, store.Values]]
+Read = Callable[[], Mapping[str, schemas.Values]]
 
 
 class Rows(Protocol):
@@ -67,14 +67,14 @@ class StoredPairs:
 class Arrays:
     """Rows of arrays, in memory or mapped."""
 
-    columns: Mapping[str, store.Values]
+    columns: Mapping[str, schemas.Values]
     far: bool = False
 
     def begin(self, rows: npt.NDArray[np.int64]) -> Read:
         """Read rows when they are waited for."""
         return functools.partial(self.read, rows)
 
-    def read(self, rows: npt.NDArray[np.int64]) -> dict[str, store.Values]:
+    def read(self, rows: npt.NDArray[np.int64]) -> dict[str, schemas.Values]:
         """Return rows of each column."""
         return {name: values[rows] for name, values in self.columns.items()}
 
@@ -101,6 +101,6 @@ def row_shape(manifest: store.Manifest) -> tuple[int, ...]:
     return (manifest.row_values,) if manifest.buckets else latent_shape(manifest)
 
 
-def split_slots(columns: Sequence[str], latents: store.Values) -> Arrays:
+def split_slots(columns: Sequence[str], latents: schemas.Values) -> Arrays:
     """Take latents [n, slots, C, H, W] for rows of their columns."""
     return Arrays({name: latents[:, slot] for slot, name in enumerate(columns)})

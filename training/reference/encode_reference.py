@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import begun, files, models, next_step, object_storage, tables
+from infra.base import begun, files, models, next_step, object_storage, one_writer, tables
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
@@ -93,7 +93,7 @@ def _pass(plan: Plan, folder: str) -> resumable.Pass[pa.Table]:
         work=plan.work,
         settings=asdict(plan.settings),
         is_finished=has_draws,
-        lock=lambda: store.writer_lock(folder),
+        lock=lambda: one_writer.writer_lock(folder),
         refuse_others=lambda noted: _refuse_others(config, noted, plan.settings),
         prepare=lambda: _connect(config),
         run=lambda: visit_pairs(plan, wanted),

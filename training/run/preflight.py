@@ -13,7 +13,7 @@ from infra.base import files, logs, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import store
+from pipelines.latents import label_files, schemas, store
 from pipelines.raw import pairs
 from training.checkpoints import checkpoint
 from training.data import hold_out
@@ -48,7 +48,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, tuple[int, ...]
             f"--hold-out {data.hold_out:g}: captions are held out, and --store {data.store} has one alone; leave it "
             "out, or give --held-out-store"
         )
-    labels = store.find_labels(path, data.labels)
+    labels = label_files.find_labels(path, data.labels)
     decided = decided_pairs(path, *labels, data.hold_out)
     if decided < data.global_batch:
         raise UserError(
@@ -77,9 +77,10 @@ def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: floa
     decided = table["pair_id"].to_numpy()[_decided(table)]
     if share:
         decided = np.setdiff1d(decided, hold_out.of_store(path, share))
-    kept = tables.read(store.files_of(path, manifest, store.KEPT), ["pair_id", *store.SIDES])
+    kept = tables.read(store.files_of(path, manifest, store.KEPT), ["pair_id", *schemas.SIDES])
     rows = kept.filter(pa.array(np.isin(kept["pair_id"].to_numpy(), decided)))
-    _, counts = np.unique(np.stack([rows[name].to_numpy() for name in store.SIDES], axis=1), axis=0, return_counts=True)
+    sides = np.stack([rows[name].to_numpy() for name in schemas.SIDES], axis=1)
+    _, counts = np.unique(sides, axis=0, return_counts=True)
     return tuple(counts.tolist())
 
 
@@ -128,9 +129,9 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
     check_flags(config)
     data = config.data
     path = files.resolve(data.store)
-    if not files.exists(files.join(path, store.MANIFEST)) or data.labels not in store.label_sets(path):
+    if not files.exists(files.join(path, store.MANIFEST)) or data.labels not in label_files.label_sets(path):
         return config  # a finished run needs neither; who needs them refuses
-    decided = decided_pairs(path, *store.find_labels(path, data.labels), data.hold_out)
+    decided = decided_pairs(path, *label_files.find_labels(path, data.labels), data.hold_out)
     per_worker = decided // config.workers
     if decided >= data.global_batch or not per_worker:
         return config
@@ -171,7 +172,7 @@ def _decided(labels: pa.Table) -> npt.NDArray[np.bool_]:
 
 def _check_probabilities(config: TrainConfig, path: str) -> None:
     """Refuse soft labels where a pair that the label set decides has no probability."""
-    labels = tables.read([store.find_labels(path, config.data.labels)[0]], ["label_0", "probability_0"])
+    labels = tables.read([label_files.find_labels(path, config.data.labels)[0]], ["label_0", "probability_0"])
     decided = _decided(labels)
     probability = labels["probability_0"].to_numpy()[decided]
     lacking = int((~((probability >= 0) & (probability <= 1))).sum())

@@ -15,11 +15,12 @@ from infra.base import begun, cli, files, named_files, next_step, object_storage
 from infra.base.config_files import CONFIG
 from infra.base.errors import UserError
 from infra.base.models import Model
+from infra.base.one_writer import writer_lock
 from infra.base.result_files import FACTS
 from pipelines.engine import choose
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.models_known import model_flags
-from pipelines.latents.store import MANIFEST, read_manifest, writer_lock
+from pipelines.latents.store import MANIFEST, read_manifest
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import (
     ASSESSMENTS,

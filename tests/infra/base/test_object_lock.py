@@ -12,10 +12,9 @@ import pytest
 from support.faulty_s3 import Fault, faulty
 from support.locks import Clock, taken, taker
 
-from infra.base import files, object_lock, object_storage, s3_filesystem
+from infra.base import files, object_lock, object_storage, one_writer, s3_filesystem
 from infra.base.errors import UserError
 from infra.base.object_lock import EXPIRY, LOOK, MARGIN, ObjectLock
-from pipelines.latents import store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 
@@ -276,7 +275,7 @@ def test_an_encoder_is_refused_where_another_job_writes(
 
 
 def test_a_result_is_published_by_the_holder_alone(folder: str) -> None:
-    with store.writer_lock(folder) as still_held:
+    with one_writer.writer_lock(folder) as still_held:
         still_held()
         other = {"holder": "another", "token": "its", "writes": 1}
         files.write_json(files.join(folder, object_lock.NAME), other)

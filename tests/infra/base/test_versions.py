@@ -15,7 +15,7 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.base.versions import KEY, check_version
 from pipelines.judging import score_files
-from pipelines.latents import store
+from pipelines.latents import label_files
 from training.checkpoints import checkpoint
 from training.checkpoints.mirror import Mirror
 from training.reference import reference_errors
@@ -30,7 +30,7 @@ def label_set(folder: Path, name: str) -> Kept:
     again = (
         "encode again with --repair" if name == "human" else f"delete {place}/labels/{name} and run relabel.py again"
     )
-    return f"{place}/labels/{name}/manifest.json", lambda: store.read_labels(place, name), again
+    return f"{place}/labels/{name}/manifest.json", lambda: label_files.read_labels(place, name), again
 
 
 def errors(folder: Path) -> Kept:
@@ -128,7 +128,7 @@ def test_what_lies_in_the_folder_of_another_is_refused(kind: str, tmp_path: Path
     folder = Path(manifest).parent
     other = folder.rename(folder.with_name("step-0000004" if kind == "checkpoint" else "other"))
     reads: dict[str, Callable[[], object]] = {
-        "label set": lambda: store.read_labels(str(other.parent.parent), "other"),
+        "label set": lambda: label_files.read_labels(str(other.parent.parent), "other"),
         "checkpoint": lambda: checkpoint.read_state(other),
         "scores": lambda: score_files.read_scores(str(other.parent.parent)),
     }

@@ -13,7 +13,7 @@ import pytest
 from infra.base.errors import UserError
 from labelers.labels import combination_rules, combine, label_set
 from labelers.labels.combine_config import CombineConfig
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 
 # Three sets, four pairs, [sets, 2, n].
 SCORES = np.array(
@@ -59,8 +59,8 @@ def write_set(folder: Path, name: str, scores: list[list[float]] | None, labels:
     """Write a label set of the five pairs, the first ones left out."""
     values = [[None] * 5, [None] * 5] if scores is None else scores
     columns = [KEPT["pair_id"], *(pa.array(row, pa.float32()) for row in values), pa.array(labels, pa.float32())]
-    table = pa.table([*columns, pa.nulls(5, pa.float32())], schema=store.LABELS_SCHEMA)
-    store.write_labels(str(folder), name, table.slice(drop), {"settings": {}})
+    table = pa.table([*columns, pa.nulls(5, pa.float32())], schema=label_files.LABELS_SCHEMA)
+    label_files.write_labels(str(folder), name, table.slice(drop), {"settings": {}})
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(folder: Path, **changes: Any) -> tuple[pa.Table, dict[str, Any]]:
     config = replace(CombineConfig(store=str(folder), sets=("one", "two"), output="both"), **changes)
     combine.main(config)
-    table, _ = store.read_labels(str(folder), config.output)
-    return table, store.read_labels_manifest(str(folder), config.output)
+    table, _ = label_files.read_labels(str(folder), config.output)
+    return table, label_files.read_labels_manifest(str(folder), config.output)
 
 
 def test_a_vote_of_two_ties_where_they_contradict_and_is_compared_with_people(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_pair_without_a_label_in_one_set_is_left_out_with_its_reason(folder: P
 def test_combinations_that_make_no_sense_are_refused(folder: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         run(folder, **changes)
-    assert store.label_sets(str(folder)) == ["human", "one", "two"]
+    assert label_files.label_sets(str(folder)) == ["human", "one", "two"]
 
 
 def test_sets_of_other_pairs_or_of_one_score_are_refused(folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from infra.base.errors import UserError
 from labelers.labels import label_set
 from labelers.scoring.reasons import NOT_FINITE
-from pipelines.latents import store
+from pipelines.latents import label_files
 
 HUMAN = pa.table({"pair_id": pa.array([40, 10, 30, 20, 50], pa.int64()), "label_0": pa.array([1.0, 1, 0, 1, 0])})
 KEPT = pa.table(
@@ -45,8 +45,8 @@ def write(folder: Path, name: str = "one", **rule: Any) -> dict[str, Any]:
 
 def test_only_scored_pairs_are_labelled_and_everything_is_counted(tmp_path: Path) -> None:
     manifest = write(tmp_path)
-    table, _ = store.read_labels(str(tmp_path), "one")
-    assert table.schema.equals(store.LABELS_SCHEMA)
+    table, _ = label_files.read_labels(str(tmp_path), "one")
+    assert table.schema.equals(label_files.LABELS_SCHEMA)
     assert table["pair_id"].to_pylist() == [10, 20, 30]
     assert table["label_0"].to_pylist() == [1.0, 0.0, 0.0]
     assert table["probability_0"].null_count == 3
@@ -67,12 +67,12 @@ def test_only_scored_pairs_are_labelled_and_everything_is_counted(tmp_path: Path
         {"pair_id": 40, "reason": "image_0: image is empty"},
         {"pair_id": 50, "reason": NOT_FINITE},
     ]
-    assert "agrees with people on 0.667" in label_set.summary(store.read_labels_manifest(str(tmp_path), "one"))
+    assert "agrees with people on 0.667" in label_set.summary(label_files.read_labels_manifest(str(tmp_path), "one"))
 
 
 def test_soft_labels_use_the_scorers_temperature_or_the_fitted_one(tmp_path: Path) -> None:
     manifest = write(tmp_path, label="soft", temperature=0.5)
-    table, _ = store.read_labels(str(tmp_path), "one")
+    table, _ = label_files.read_labels(str(tmp_path), "one")
     assert table["probability_0"].to_numpy() == pytest.approx(1 / (1 + np.exp([-2.0, 2.0, 0.5])))
     assert (manifest["temperature"], manifest["temperature_from"]) == (0.5, "scorer")
     fitted = write(tmp_path, "fitted", label="soft")
@@ -87,7 +87,7 @@ def test_soft_labels_without_a_temperature_are_refused(tmp_path: Path) -> None:
     scores = label_set.scores_of(pass_table(), "one")
     with pytest.raises(UserError, match="no temperature of one fits"):
         label_set.write(str(tmp_path), "one", scores, label_set.Rules("soft", 0.0, None), against, KEPT, {})
-    assert store.label_sets(str(tmp_path)) == []
+    assert label_files.label_sets(str(tmp_path)) == []
 
 
 def test_known_scores_serve_another_rule_of_the_same_scorer_only(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.material import encode_plainly
 from infra.base.errors import UserError
 from labelers.labels import combine, rank_rule
 from labelers.labels.combine_config import CombineConfig
-from pipelines.latents import store
+from pipelines.latents import label_files
 
 
 def test_three_images_by_hand() -> None:
@@ -79,7 +79,7 @@ def test_ties_of_people_count_among_an_image_s_comparisons(tmp_path: Path) -> No
     encode_plainly(source, tmp_path / "store")
     destination = str(tmp_path / "store")
     combine.main(CombineConfig(store=destination, sets=("human",), rule="rank", output="ranked"))
-    ranked, _ = store.read_labels(destination, "ranked")
+    ranked, _ = label_files.read_labels(destination, "ranked")
     values = np.stack([ranked[f"score_{slot}"].to_numpy() for slot in (0, 1)])
     assert sorted(values.max(0)) == pytest.approx([1 / 3, 5 / 6, 5 / 6, 5 / 6, 5 / 6])
     assert sorted(values.min(0)) == pytest.approx([0, 0, 0, 1 / 3, 1 / 3])
@@ -92,8 +92,8 @@ def test_a_label_set_of_ranks(
     shutil.copytree(group_store, copy, ignore=shutil.ignore_patterns(".lock"))
     combine.main(CombineConfig(store=str(copy), sets=("human",), rule="rank", output="ranked"))
     assert capsys.readouterr().out.endswith("--labels ranked --objective soft\n")  # else no rank would count
-    ranked, _ = store.read_labels(str(copy), "ranked")
-    human, _ = store.read_labels(str(copy), "human")
+    ranked, _ = label_files.read_labels(str(copy), "ranked")
+    human, _ = label_files.read_labels(str(copy), "human")
     assert ranked["label_0"].equals(human["label_0"])  # the groups are whole rankings
     probability = ranked["probability_0"].to_numpy()
     label = ranked["label_0"].to_numpy()

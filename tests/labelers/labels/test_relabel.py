@@ -25,7 +25,7 @@ from infra.base.files import ROOT
 from labelers.labels import label_set, relabel
 from labelers.scoring import pair_scores, scorers, scoring_pass
 from pipelines.engine.jobs import Job
-from pipelines.latents import encoders, store
+from pipelines.latents import encoders, label_files, store
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import contents, source
 from training.run import assembly, loop
@@ -46,9 +46,9 @@ def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig,
     assert len(noted_jobs) == 1  # one pass for both
     kept = store.kept_pairs(config.store)["pair_id"].to_numpy()
     for name in ("oracle", "fidelity"):
-        table, _ = store.read_labels(config.store, name)
+        table, _ = label_files.read_labels(config.store, name)
         assert np.array_equal(table["pair_id"].to_numpy(), kept)  # not those that people tied, nor the bad rows
-    manifest = store.read_labels_manifest(config.store, "oracle")
+    manifest = label_files.read_labels_manifest(config.store, "oracle")
     # The renders show the caption or a wrong background, so the oracle agrees with the labels everywhere but in the
     # one pair whose label was made to contradict.
     assert manifest["agreement"]["value"] > 0.99
@@ -91,7 +91,7 @@ def test_another_rule_takes_the_known_scores(config: relabel.RelabelConfig, note
     relabel.main(config)
     relabel.main(replace(config, names=("near",), min_margin=0.32))
     assert len(noted_jobs) == 1
-    first, near = (store.read_labels(config.store, name)[0] for name in ("oracle", "near"))
+    first, near = (label_files.read_labels(config.store, name)[0] for name in ("oracle", "near"))
     assert first["score_0"] == near["score_0"]
     gap = np.abs(first["score_0"].to_numpy().astype(float) - first["score_1"].to_numpy())
     assert np.array_equal(near["label_0"].to_numpy() == 0.5, gap < 0.32)
@@ -124,7 +124,7 @@ def test_a_run_killed_between_its_label_sets_scores_nothing_twice(
     monkeypatch.setattr(pair_scores, "judge", count)
     relabel.main(both)
     assert sum(scored) == 0
-    assert {"oracle", "fidelity"} <= set(store.label_sets(config.store))
+    assert {"oracle", "fidelity"} <= set(label_files.label_sets(config.store))
 
 
 @pytest.mark.usefixtures("noted_jobs")
@@ -141,10 +141,10 @@ def test_a_corrupt_image_is_quarantined_and_its_batch_is_not(config: relabel.Rel
             table.set_column(column, "jpg_0", pa.array(images, pa.binary())), spoilt / f"cut-anew-{path.name}"
         )
     relabel.main(replace(config, source=str(spoilt)))
-    manifest = store.read_labels_manifest(config.store, "oracle")
+    manifest = label_files.read_labels_manifest(config.store, "oracle")
     assert manifest["counts"]["quarantined"] == 1
     assert manifest["reasons"] == {"image_0: image cannot be decoded: OSError": 1}
-    assert victim not in store.read_labels(config.store, "oracle")[0]["pair_id"].to_pylist()
+    assert victim not in label_files.read_labels(config.store, "oracle")[0]["pair_id"].to_pylist()
 
 
 def not_a_number(images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
@@ -159,7 +159,7 @@ def test_a_scorer_without_one_finite_score_is_refused_and_leaves_nothing(
     with pytest.raises(UserError, match="score is not finite, on every one of 16 pairs"):
         relabel.main(replace(config, scorer=(name,)))
     assert noted_jobs == []
-    assert store.label_sets(config.store) == ["human"]
+    assert label_files.label_sets(config.store) == ["human"]
 
 
 class Weighted:
@@ -242,7 +242,7 @@ def test_on_a_cluster_a_broken_scorer_fails_with_its_sentence(
     broken = drive(SCRIPT, *flags, check=False)
     assert broken.returncode != 0
     assert "error: scorer statistics:mean: scorer raised TypeError" in broken.stdout
-    assert store.label_sets(str(copied_store)) == ["human"]
+    assert label_files.label_sets(str(copied_store)) == ["human"]
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_sigkill_of_the_command_loses_and_doubles_nothing(
     wait_for(lambda: len(safe()) >= 4, driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert store.label_sets(str(copied_store)) == ["human"]
+    assert label_files.label_sets(str(copied_store)) == ["human"]
     kept = {name: at for name, at in scored().items() if name.startswith(safe())}
     assert kept
 
@@ -295,4 +295,4 @@ def test_sigkill_of_the_command_loses_and_doubles_nothing(
     assert "agrees with people on" in capsys.readouterr().out
     relabel.main(replace(both, store=str(clean)))
     for name in ("oracle", "fidelity"):
-        assert store.read_labels(str(copied_store), name)[1] == store.read_labels(str(clean), name)[1]
+        assert label_files.read_labels(str(copied_store), name)[1] == label_files.read_labels(str(clean), name)[1]

@@ -19,7 +19,7 @@ from infra.base.files import ROOT
 from labelers.labels import relabel
 from labelers.scoring import apart, apart_process, scorers
 from labelers.scoring.endpoint_config import EndpointConfig
-from pipelines.latents import store
+from pipelines.latents import label_files
 
 JUDGE = """
 import os, sys
@@ -134,9 +134,9 @@ def test_a_store_is_labelled_by_it(python: str, raw_pairs: Path, copied_store: P
             scorer=(name, "oracle"), scorer_python=(f"{name}={python}",), source=str(raw_pairs), store=str(copied_store)
         )
     )
-    table, _ = store.read_labels(str(copied_store), "red")
-    assert table.num_rows == store.read_labels(str(copied_store), "oracle")[0].num_rows
-    assert store.read_labels_manifest(str(copied_store), "red")["provenance"]["python"] == python
+    table, _ = label_files.read_labels(str(copied_store), "red")
+    assert table.num_rows == label_files.read_labels(str(copied_store), "oracle")[0].num_rows
+    assert label_files.read_labels_manifest(str(copied_store), "red")["provenance"]["python"] == python
     assert 0 <= table["score_0"].to_numpy().min() < table["score_0"].to_numpy().max() <= 1
 
 

@@ -25,7 +25,7 @@ from labelers.scoring import endpoint, endpoint_answers, endpoint_client, pair_s
 from labelers.scoring.endpoint_client import Pace, retry_after
 from labelers.scoring.endpoint_config import EndpointConfig
 from pipelines.judging import score, score_files
-from pipelines.latents import store
+from pipelines.latents import label_files
 
 RED, PINK, BLUE = (Image.new("RGB", (8, 6), colour) for colour in ("red", "#cc8888", "blue"))
 KEY = "sk-not-for-anybodys-eyes"
@@ -366,14 +366,14 @@ def test_a_killed_job_goes_on_and_asks_nothing_twice(
     with pytest.raises(KeyboardInterrupt):
         relabel.main(labelling)
     monkeypatch.setattr(pair_scores.ScorePairs, "score", score)
-    assert store.label_sets(labelling.store) == ["human"]
+    assert label_files.label_sets(labelling.store) == ["human"]
     begun = len(server.asked)
     relabel.main(labelling)
     assert begun < len(server.asked)
     assert len(server.asked) == len(set(server.asked))
     table, manifest = (
-        store.read_labels(labelling.store, "Red-VL"),
-        store.read_labels_manifest(labelling.store, "Red-VL"),
+        label_files.read_labels(labelling.store, "Red-VL"),
+        label_files.read_labels_manifest(labelling.store, "Red-VL"),
     )
     counts = manifest["counts"]
     pairs = table[0].num_rows
@@ -392,7 +392,7 @@ def test_a_killed_job_goes_on_and_asks_nothing_twice(
     relabel.main(labelling)
     relabel.main(replace(labelling, names=("again",), min_margin=0.1))  # another rule takes the known scores
     assert len(server.asked) == asked
-    again = store.read_labels_manifest(labelling.store, "again")["counts"]
+    again = label_files.read_labels_manifest(labelling.store, "again")["counts"]
     assert again["prompt_tokens"] == counts["prompt_tokens"]
 
 
@@ -400,7 +400,7 @@ def test_a_killed_job_goes_on_and_asks_nothing_twice(
 def test_what_cannot_be_read_is_counted_by_its_reason(labelling: relabel.RelabelConfig, server: ChatServer) -> None:
     server.misbehave = lambda number, _body: completion("Hard to say.") if number % 16 == 15 else None
     relabel.main(labelling)
-    manifest = store.read_labels_manifest(labelling.store, "Red-VL")
+    manifest = label_files.read_labels_manifest(labelling.store, "Red-VL")
     lost = manifest["reasons"]["no verdict in the answer"]
     assert lost == manifest["counts"]["quarantined"] > 0
     assert "secret" not in json.dumps(manifest)

@@ -14,14 +14,13 @@ import pytest
 from PIL import Image
 from support.arena_material import GREEN, LEFT, RED, write_sets
 
-from infra.base import files, tables
+from infra.base import files, one_writer, tables
 from infra.base.errors import UserError
 from pipelines.arena_app import arena, arena_results
 from pipelines.arena_app.arena_pairs import Contents, Pair, Sets, choose, left_model, order, read_sets
 from pipelines.arena_app.arena_server import ArenaServer
 from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Choice, Vote, Votes, majority, read_votes
 from pipelines.judging.win_rate import wilson
-from pipelines.latents import store
 from pipelines.raw import raw_pairs, source
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import check_caption, check_label
@@ -216,5 +215,5 @@ def test_the_command_serves_and_exports_and_refuses(
     ):
         with pytest.raises(UserError, match=sentence):
             arena.main(replace(config, **changed))
-    with store.writer_lock(config.output), pytest.raises(UserError, match="another job is writing here"):
+    with one_writer.writer_lock(config.output), pytest.raises(UserError, match="another job is writing here"):
         arena.main(config)

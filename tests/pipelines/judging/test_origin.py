@@ -10,7 +10,7 @@ from support.judging_material import write_label_set, write_run
 
 from infra.base import files
 from pipelines.judging.origin import NO_FACTS, find_origin
-from pipelines.latents import store
+from pipelines.latents import label_files
 
 
 def trained(folder: Path, labels: str, scorer: str | None, model: str = "someone/base", validation: str = "") -> str:
@@ -29,7 +29,7 @@ def trained(folder: Path, labels: str, scorer: str | None, model: str = "someone
 def human(folder: Path, settings: dict[str, object] | None) -> str:
     """Write a result on the pairs' own labels, whose raw pairs have these settings; None: a folder without."""
     model = trained(folder, "human", None)
-    labels = store.read_labels_manifest(str(folder / "store"), "human") | {"source": str(folder / "raw")}
+    labels = label_files.read_labels_manifest(str(folder / "store"), "human") | {"source": str(folder / "raw")}
     files.write_json(str(folder / "store" / "labels" / "human" / "manifest.json"), labels)
     (folder / "raw").mkdir()
     if settings is not None:
@@ -52,7 +52,7 @@ def test_a_combined_label_set_names_the_scorers_of_its_sets(tmp_path: Path) -> N
         write_label_set(latent, name, scorer)
     for name, sets in (("vote", ("by-clip", "p")), ("ranked", ("vote",))):
         manifest = tmp_path / "store" / "labels" / name / "manifest.json"
-        hashes = {one: store.read_labels_manifest(latent, one)["sha256"] for one in sets}
+        hashes = {one: label_files.read_labels_manifest(latent, one)["sha256"] for one in sets}
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"settings": {"sets": hashes}}))
     found = find_origin(model)
     assert (found.labelled_by, found.unknown) == (("clip", "pickscore"), ())

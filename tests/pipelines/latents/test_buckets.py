@@ -19,7 +19,7 @@ from support.bucketed import SIZES, bucketed_config, encode_bucketed, rated, sha
 
 from infra.base import engines, models
 from infra.base.errors import UserError
-from pipelines.latents import addresses, autoencoders, buckets, encode_latents, store, store_check
+from pipelines.latents import addresses, autoencoders, buckets, encode_latents, schemas, store, store_check
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
 from pipelines.raw.decode import shaped_pixels, square_pixels
@@ -119,7 +119,7 @@ def test_a_rows_latents_are_those_of_its_images_and_zeros_follow(
         width = row["width"]
         seen.add((height, width))
         used = 4 * (height // 2) * (width // 2) * (2 if posterior == "moments" else 1)
-        for name in store.latent_columns(flip=True):
+        for name in schemas.latent_columns(flip=True):
             assert len(row[name]) == manifest.row_values
             assert not any(row[name][used:])
         if posterior == "moments":
@@ -180,9 +180,9 @@ def test_a_store_of_squares_and_one_of_buckets_are_not_gone_on_with_as_the_other
 
 
 def test_without_buckets_nothing_is_stored_otherwise() -> None:
-    schema = store.pairs_schema(4 * 8 * 8, flip=False)
+    schema = schemas.pairs_schema(4 * 8 * 8, flip=False)
     assert schema.names[:4] == ["pair_id", "prompt_id", "latents_0", "latents_1"]
-    assert not set(store.SIDES) & set(schema.names)
+    assert not set(schemas.SIDES) & set(schema.names)
     assert addresses.ROW_BYTES[addresses.PAIRS] == 24
 
 
@@ -193,5 +193,5 @@ def test_pairs_of_one_shape_are_encoded_as_in_a_store_without_buckets(tiny_pipel
     decoded = CheckAndDecode(16, False, shapes=LADDER, tolerance=0.15)(squares)
     bucketed = LatentEncoder(model, 16, "sample", False, 0, 4, "float32", shapes=LADDER)(decoded)
     size = math.prod((4, 8, 8))
-    for name in store.latent_columns(flip=False):
+    for name in schemas.latent_columns(flip=False):
         assert [row[:size] for row in bucketed[name].to_pylist()] == without[name].to_pylist()

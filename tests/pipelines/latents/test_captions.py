@@ -16,7 +16,7 @@ from support.tiny_pipelines import KINDS
 from infra.base.errors import UserError
 from infra.base.models import Model
 from pipelines.drawing import sampling
-from pipelines.latents import kinds, store, text_columns
+from pipelines.latents import kinds, schemas, text_columns
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.text_columns import embedding_shapes
 from training.backbones.backbone import open_backbone
@@ -99,7 +99,7 @@ def test_columns_are_lists_of_half_precision(tiny_pipeline: Pipelines) -> None:
     table = encoder(pa.table({"prompt_id": [1, 2, 3], "caption": CAPTIONS}))
     assert table.schema.field("text_encoder_2").type == pa.list_(pa.float16(), 16 * 12)
     values = encoder.encode(CAPTIONS)["text_encoder_2"]
-    assert np.array_equal(store.value_rows(table["text_encoder_2"]).reshape(values.shape), values)
+    assert np.array_equal(schemas.value_rows(table["text_encoder_2"]).reshape(values.shape), values)
 
 
 def test_without_t5_the_network_sees_zeros_in_its_place(tiny_pipeline: Pipelines) -> None:

@@ -20,7 +20,7 @@ from support.stores import SCRIPT, refusal
 from infra.base import cli
 from infra.base.errors import UserError
 from infra.base.files import ROOT
-from pipelines.latents import autoencoders, encoders, store
+from pipelines.latents import autoencoders, encoders, schemas, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from pipelines.raw.decode import decode_image
@@ -59,7 +59,7 @@ def test_latents_are_the_vaes(encoded_store: Path, raw_pairs: Path) -> None:
     table = store.pa.concat_tables(
         [pq.read_table(p, partitioning=None) for p in (encoded_store / "pairs" / "status=kept").glob("*.parquet")]
     )
-    stored = dict(zip(table["pair_id"].to_pylist(), store.value_rows(table["latents_1"]), strict=True))
+    stored = dict(zip(table["pair_id"].to_pylist(), schemas.value_rows(table["latents_1"]), strict=True))
     vae = autoencoders.load_vae(MODEL, torch.float32)
     for row in [i for i, key in enumerate(ids) if key in stored][:4]:
         pixels = torch.from_numpy(decode_image(raw["jpg_1"][row].as_py(), 64).copy()).permute(2, 0, 1)[None] / 127.5 - 1

@@ -19,7 +19,16 @@ from infra.base.errors import UserError
 from infra.world import oracle
 from labelers.labels import relabel
 from labelers.labels.relabel_config import RelabelConfig
-from pipelines.latents import encode_latents, encode_plan, image_encoder, safety, store, store_check
+from pipelines.latents import (
+    encode_latents,
+    encode_plan,
+    image_encoder,
+    label_files,
+    safety,
+    schemas,
+    store,
+    store_check,
+)
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import group_source, source
 from training.data.opened import open_store
@@ -61,7 +70,7 @@ def test_training_reads_the_latents_that_a_store_of_pairs_has(tmp_path: Path) ->
         assert np.array_equal(ours[name], theirs[name])
     captions = [one.prompts.begin(one.prompt_rows[chosen].astype(np.int64))() for one in (grouped, paired)]
     assert all(np.array_equal(captions[0][name], captions[1][name]) for name in captions[0])
-    labels = [store.read_labels(str(tmp_path / name), "human")[0] for name in ("groups", "pairs")]
+    labels = [label_files.read_labels(str(tmp_path / name), "human")[0] for name in ("groups", "pairs")]
     assert labels[0].equals(labels[1])
 
 
@@ -190,7 +199,7 @@ def test_a_scorer_sees_each_image_of_a_batch_once(
     with engines.asking("local"):
         relabel.main(RelabelConfig(store=str(copy), source=source_of, scorer=("oracle",)))
     assert asked == [2 * 16, 12]  # the first pairs are a trial; then the 18 pairs of 12 images, one batch
-    labels, _ = store.read_labels(str(copy), "oracle")
+    labels, _ = label_files.read_labels(str(copy), "oracle")
     assert labels.num_rows == 18
     shown = store.shown_images(str(copy))
     scores: dict[int, set[float]] = {}
@@ -210,7 +219,7 @@ def test_a_flagged_image_costs_its_own_pairs_alone() -> None:
 
     pixels = [Image.new("RGB", (8, 8), colour).tobytes() for colour in ("red", "blue")]
     decoded = pa.table({"status": ["kept"] * 2, "stage": ["", ""], "reason": ["", ""], "pixels": pixels})
-    for name in store.SIDES:
+    for name in schemas.SIDES:
         decoded = decoded.append_column(name, pa.array([8, 8], pa.int32()))
     checked = safety.CheckPairs(RedIsBad(), ("pixels",))(decoded)  # type: ignore[arg-type]
     assert checked["status"].to_pylist() == ["quarantined", "kept"]

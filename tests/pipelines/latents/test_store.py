@@ -10,30 +10,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.base import one_writer
 from infra.base.errors import UserError
-from pipelines.latents import store
+from pipelines.latents import label_files, schemas, store
 
 
 def test_value_lists_round_trip_through_parquet(tmp_path: Path) -> None:
     values = (np.arange(12).reshape(3, 4) / 7).astype(np.float16)
-    pq.write_table(pa.table({"latents": store.value_lists(values)}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"latents": schemas.value_lists(values)}), tmp_path / "x.parquet")
     column = pq.read_table(tmp_path / "x.parquet")["latents"]
     assert column.type == pa.list_(pa.float16(), 4)
-    assert np.array_equal(store.value_rows(column), values)
+    assert np.array_equal(schemas.value_rows(column), values)
 
 
 def test_masked_value_lists_are_null() -> None:
     values = np.ones((3, 2), np.float16)
-    assert store.value_lists(values, np.array([False, True, False])).null_count == 1
+    assert schemas.value_lists(values, np.array([False, True, False])).null_count == 1
 
 
 def test_digest_ignores_row_order_and_sees_every_value() -> None:
     latents = np.arange(6, dtype=np.float16).reshape(3, 2)
-    table = pa.table({"pair_id": [1, 2, 3], "latents_0": store.value_lists(latents)})
+    table = pa.table({"pair_id": [1, 2, 3], "latents_0": schemas.value_lists(latents)})
     assert store.rows_digest(table) == store.rows_digest(table.take([2, 0, 1]))
     latents = latents.copy()  # Arrow may share the first array's memory
     latents[1, 1] += 1
-    assert store.rows_digest(table) != store.rows_digest(table.set_column(1, "latents_0", store.value_lists(latents)))
+    assert store.rows_digest(table) != store.rows_digest(table.set_column(1, "latents_0", schemas.value_lists(latents)))
 
 
 def test_digests_of_parts_add_up() -> None:
@@ -57,18 +58,18 @@ def label_table(ids: list[int], labels: list[float]) -> pa.Table:
 
 def test_label_sets_round_trip_and_tampering_is_seen(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    store.write_labels(folder, "mine", label_table([2, 1], [0.0, 1.0]), {"scorer": "mine"})
-    table, first = store.read_labels(folder, "mine")
+    label_files.write_labels(folder, "mine", label_table([2, 1], [0.0, 1.0]), {"scorer": "mine"})
+    table, first = label_files.read_labels(folder, "mine")
     assert table["pair_id"].to_pylist() == [1, 2]
     assert table["label_0"].to_pylist() == [1.0, 0.0]
-    store.write_labels(folder, "other", label_table([2, 1], [1.0, 1.0]), {})
-    assert store.read_labels(folder, "other")[1] != first
+    label_files.write_labels(folder, "other", label_table([2, 1], [1.0, 1.0]), {})
+    assert label_files.read_labels(folder, "other")[1] != first
     part = tmp_path / "labels" / "mine" / "part-0.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"labels/mine/part-0\.parquet"):
-        store.read_labels(folder, "mine")
+        label_files.read_labels(folder, "mine")
     with pytest.raises(UserError, match="mine, other"):
-        store.read_labels(folder, "absent")
+        label_files.read_labels(folder, "absent")
 
 
 def test_absent_unfinished_and_foreign_stores_are_refused(tmp_path: Path) -> None:
@@ -84,8 +85,8 @@ def test_absent_unfinished_and_foreign_stores_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.chaos
 def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None:
-    first = store.writer_lock(str(tmp_path))
-    with first, pytest.raises(UserError, match="another job"), store.writer_lock(str(tmp_path)):
+    first = one_writer.writer_lock(str(tmp_path))
+    with first, pytest.raises(UserError, match="another job"), one_writer.writer_lock(str(tmp_path)):
         pass
-    with store.writer_lock(str(tmp_path)):
+    with one_writer.writer_lock(str(tmp_path)):
         pass

@@ -14,7 +14,7 @@ from support.material import rendered_pairs, write_pairs
 from support.stores import refusal
 
 from infra.base import engines
-from pipelines.latents import addresses, store
+from pipelines.latents import addresses, schemas, store
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype
 from pipelines.latents.encode_latents import main
 from training.data import direct, staging
@@ -47,7 +47,7 @@ def test_float32_holds_what_float16_was_rounded_from(stores: dict[str, Path]) ->
         names = [field.name for field in half.schema if pa.types.is_fixed_size_list(field.type)]
         assert len(names) == (4 if key == "pair_id" else 1)
         for name in names:
-            rounded, exact = store.value_rows(half[name]), store.value_rows(whole[name])
+            rounded, exact = schemas.value_rows(half[name]), schemas.value_rows(whole[name])
             assert (rounded.dtype, exact.dtype) == (np.float16, np.float32)
             assert np.array_equal(exact.astype(np.float16), rounded)
             assert not np.array_equal(exact, rounded.astype(np.float32))
@@ -65,7 +65,7 @@ def test_training_reads_it_by_its_index_and_from_a_copy_as_it_is(stores: dict[st
     assert torch.equal(batches[0].latents, batches[1].latents)
     assert torch.equal(batches[0].conditioning["text_encoder"], batches[1].conditioning["text_encoder"])
     stored = table_of(stores["float32"], store.KEPT, "pair_id")
-    held = {row.tobytes() for name in store.latent_columns(flip=True) for row in store.value_rows(stored[name])}
+    held = {row.tobytes() for name in schemas.latent_columns(flip=True) for row in schemas.value_rows(stored[name])}
     assert {latent.numpy().tobytes() for latent in batches[0].latents.flatten(0, 1)} <= held
 
 

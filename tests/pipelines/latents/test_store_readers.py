@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.base.files import ROOT
-from pipelines.latents import store
+from pipelines.latents import schemas
 
 STATUS = {"kept": [1, 2, 3], "tie": [4], "quarantined": [5, 6]}
 READERS = re.findall(r"^\| `(.+?)` \| (?:DuckDB|datasets|pandas|pyarrow) ", (ROOT / "docs/inputs.md").read_text(), re.M)
@@ -25,7 +25,7 @@ READERS = re.findall(r"^\| `(.+?)` \| (?:DuckDB|datasets|pandas|pyarrow) ", (ROO
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Write the pairs of a store as the encoder does: three kept, a tie, two quarantined."""
-    schema = store.pairs_schema(4, flip=False)
+    schema = schemas.pairs_schema(4, flip=False)
     rows = []
     for status, ids in STATUS.items():
         for pair_id in ids:

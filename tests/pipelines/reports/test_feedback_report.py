@@ -16,7 +16,7 @@ from support.pages import EVIL, Page
 from infra.base import files
 from infra.base.errors import UserError
 from labelers.scoring import scorers
-from pipelines.latents import store
+from pipelines.latents import label_files
 from pipelines.reports import feedback_report
 
 JUDGES = ("pickscore", "aesthetics", "oracle")  # here the means of red, green and red
@@ -102,7 +102,9 @@ def test_each_judge_whose_labels_were_combined_is_marked(
 ) -> None:
     labels = write_label_set(config.store, "vote")
     manifest = Path(config.store, "labels", "vote", "manifest.json")
-    hashes = {name: store.read_labels_manifest(config.store, name)["sha256"] for name in ("pickscore", "aesthetics")}
+    hashes = {
+        name: label_files.read_labels_manifest(config.store, name)["sha256"] for name in ("pickscore", "aesthetics")
+    }
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"settings": {"sets": hashes}}))
     run = write_run(tmp_path / "runs" / "vote", labels="vote", labels_hash=labels)
     policy = write_images(tmp_path / "vote", images(*ROWS["pickscore"]), model=f"{run}/result")

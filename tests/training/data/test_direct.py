@@ -18,7 +18,7 @@ from support.faulty_s3 import Fault, faulty
 from infra.base import files
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
-from pipelines.latents import addresses, store
+from pipelines.latents import addresses, schemas, store
 from training.data import direct
 from training.data.direct import is_addressable
 from training.data.loader import Share, apply_labels, assemble, begin_step, read_ahead, step_batches, steps_ahead
@@ -73,7 +73,7 @@ def test_an_encoding_writes_an_index(encoded_store: Path) -> None:
         pq.read_table(path, partitioning=None) for path in (encoded_store / store.KEPT).glob("*.parquet")
     ).sort_by("pair_id")
     read = pairs.latents.begin(np.array([last]))()["latents_1"]
-    assert np.array_equal(read.ravel(), store.value_rows(table["latents_1"])[last])
+    assert np.array_equal(read.ravel(), schemas.value_rows(table["latents_1"])[last])
 
 
 def test_an_index_takes_24_bytes_a_pair_and_a_rank_five_more(indexed: Path) -> None:
@@ -149,9 +149,9 @@ def written(tmp_path: Path, **options: object) -> addresses.Located | None:
     """Write a file of kept pairs whose latents are 0, 1, 2, ..., and locate its rows."""
     ids = np.arange(50)
     values = np.arange(200, dtype=np.float16).reshape(50, 4)
-    table = pa.table({"pair_id": ids, "prompt_id": ids, "latents_0": store.value_lists(values)})
+    table = pa.table({"pair_id": ids, "prompt_id": ids, "latents_0": schemas.value_lists(values)})
     path = tmp_path / "file.parquet"
-    pq.write_table(table, path, **{**store.WRITTEN_AS, **options})
+    pq.write_table(table, path, **{**schemas.WRITTEN_AS, **options})
     return addresses.locate(path.read_bytes(), pq.read_table(path))
 
 

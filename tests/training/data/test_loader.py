@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.base.errors import UserError
-from pipelines.latents import store
+from pipelines.latents import label_files, schemas
 from training.data.loader import Labelled, Share, apply_labels, assemble, prefetch, step_batches
 from training.data.staging import stage
 from training.method.draws import draw
@@ -39,7 +39,7 @@ def test_staged_rows_are_the_stores(labelled: Labelled, encoded_store: Path) -> 
     assert table.num_rows == len(staged.pair_ids) == staged.manifest.counts.kept
     row = int(np.searchsorted(staged.pair_ids, table["pair_id"][5].as_py()))
     for slot in (0, 1):
-        assert np.array_equal(latents_of(labelled, row)[slot].ravel(), store.value_rows(table[f"latents_{slot}"])[5])
+        assert np.array_equal(latents_of(labelled, row)[slot].ravel(), schemas.value_rows(table[f"latents_{slot}"])[5])
     assert (np.diff(staged.pair_ids) > 0).all()
 
 
@@ -90,11 +90,11 @@ def test_the_fingerprint_sees_pair_timestep_and_position(labelled: Labelled) -> 
 def test_labels_flip_the_winner_and_ties_are_left_out(labelled: Labelled, encoded_store: Path, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(encoded_store, path)
-    table, _ = store.read_labels(str(path), "human")
+    table, _ = label_files.read_labels(str(path), "human")
     label = 1 - table["label_0"].to_numpy()
     label[0] = 0.5
     flipped = table.set_column(table.schema.get_field_index("label_0"), "label_0", pa.array(label, pa.float32()))
-    store.write_labels(str(path), "flipped", flipped, {"scorer": "flipped"})
+    label_files.write_labels(str(path), "flipped", flipped, {"scorer": "flipped"})
     other = apply_labels(labelled.pairs, str(path), "flipped")
     assert len(other.rows) == len(labelled.rows) - 1
     kept = np.isin(labelled.rows, other.rows)
@@ -105,11 +105,11 @@ def test_soft_labels_follow_the_winner(labelled: Labelled, encoded_store: Path, 
     assert labelled.preferred is None  # 1 for each
     path = tmp_path / "store"
     shutil.copytree(encoded_store, path)
-    table, _ = store.read_labels(str(path), "human")
+    table, _ = label_files.read_labels(str(path), "human")
     probable = np.where(table["label_0"].to_numpy() == 1.0, 0.875, 0.25)  # of slot 0
     place = table.schema.get_field_index("probability_0")
     soft = table.set_column(place, "probability_0", pa.array(probable, pa.float32()))
-    store.write_labels(str(path), "soft", soft, {"scorer": "soft"})
+    label_files.write_labels(str(path), "soft", soft, {"scorer": "soft"})
     other = apply_labels(labelled.pairs, str(path), "soft", soft=True)
     assert np.array_equal(other.rows, labelled.rows)
     rows = np.arange(8)

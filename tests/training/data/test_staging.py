@@ -12,7 +12,7 @@ from infra.base import named_files
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
 from labelers.labels import label_set
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from training.data.loader import apply_labels
 from training.data.staging import stage
 from training.data.stored import StoredPairs
@@ -77,15 +77,15 @@ def test_a_label_set_with_a_file_too_many_is_refused(random_store: Path) -> None
     folder = random_store / "labels" / "human"
     shutil.copy(folder / "part-0.parquet", folder / "part-0 (1).parquet")
     with pytest.raises(UserError, match=r"labels/human/part-0 \(1\)\.parquet: a Parquet file too many"):
-        store.read_labels(str(random_store), "human")
+        label_files.read_labels(str(random_store), "human")
 
 
 def test_a_label_set_of_another_store_is_refused_with_both_hashes(random_store: Path) -> None:
     own = store.read_manifest(str(random_store)).content_hash
-    table, sha = store.read_labels(str(random_store), "human")  # names no store, as those of before
+    table, sha = label_files.read_labels(str(random_store), "human")  # names no store, as those of before
     for name, named in (("ours", own), ("theirs", "c0ffee")):
-        store.write_labels(str(random_store), name, table, {"settings": {"store_hash": named}})
-    assert store.read_labels(str(random_store), "ours")[1] == sha
+        label_files.write_labels(str(random_store), name, table, {"settings": {"store_hash": named}})
+    assert label_files.read_labels(str(random_store), "ours")[1] == sha
     with pytest.raises(UserError) as refused:
         apply_labels(stage(str(random_store), str(random_store.parent / "cache")), str(random_store), "theirs")
     path = f"{random_store}/labels/theirs"

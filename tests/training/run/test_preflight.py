@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from infra.base.errors import UserError
-from pipelines.latents import store
+from pipelines.latents import label_files
 from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
 from training.run import preflight
@@ -75,11 +75,11 @@ def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_
     ):
         preflight.check_config(soft)
     path = shutil.copytree(config.data.store, tmp_path / "store")
-    table, _ = store.read_labels(str(path), "human")
+    table, _ = label_files.read_labels(str(path), "human")
     place = table.schema.get_field_index("probability_0")
     probable = [0.9 if label == 1.0 else 0.1 for label in table["label_0"].to_pylist()]
     table = table.set_column(place, "probability_0", pa.array(probable, pa.float32()))
-    store.write_labels(str(path), "probable", table, {"scorer": "probable"})
+    label_files.write_labels(str(path), "probable", table, {"scorer": "probable"})
     labelled = replace(soft.data, store=str(path), labels="probable")
     assert preflight.check_config(replace(soft, data=labelled)).objective == soft.objective
 

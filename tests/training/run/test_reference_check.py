@@ -24,7 +24,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from pipelines.latents import store
+from pipelines.latents import label_files, store
 from training.checkpoints.run_folder import STEPS
 from training.method import forward
 from training.method.batch import Batch
@@ -43,12 +43,12 @@ DECIDED = 20  # pairs that the label sets of these tests decide: two steps of 8 
 
 def write_labels(path: Path, name: str, winner: float) -> None:
     """Write a label set whose first pairs human raters decided as they did (1) or the other way round (0)."""
-    table, _ = store.read_labels(str(path), "human")
+    table, _ = label_files.read_labels(str(path), "human")
     label = table["label_0"].to_numpy().copy()
     label = label if winner else 1 - label
     label[DECIDED:] = 0.5
     place = table.schema.get_field_index("label_0")
-    store.write_labels(str(path), name, table.set_column(place, "label_0", pa.array(label, pa.float32())), {})
+    label_files.write_labels(str(path), name, table.set_column(place, "label_0", pa.array(label, pa.float32())), {})
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from support.trained_models import Killed, moved_model
 from infra.base import cli, files, models, result_files
 from infra.base.errors import UserError
 from infra.base.files import ROOT
+from infra.base.one_writer import writer_lock
 from pipelines.latents import store
-from pipelines.latents.store import writer_lock
 from training.backbones.schedule_config import ScheduleConfig
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RESULT
