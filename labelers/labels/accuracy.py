@@ -18,7 +18,7 @@ import pyarrow as pa
 from infra.base import begun, files, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
-from labelers.labels import label_rules, label_set, preference_accuracy
+from labelers.labels import known_scores, label_rules, label_set, preference_accuracy
 from labelers.labels.accuracy_config import AccuracyConfig
 from labelers.scoring import scorers, scoring_pass
 from labelers.scoring.scorers import Scorer
@@ -48,6 +48,7 @@ class Judged:
     human: npt.NDArray[np.float64]
     prompts: npt.NDArray[np.int64]
     refused: int
+    unanswered: int = 0  # of the refused, those that may be asked for again
 
 
 def main(config: AccuracyConfig) -> None:
@@ -75,9 +76,13 @@ def main(config: AccuracyConfig) -> None:
     done = files.join(output, DONE)
     with one_writer.writer_lock(output):
         report = files.read_json(done) if files.exists(done) else None
-        if report is not None and _are_same(report["settings"], settings):
-            print(f"{output}: already finished, nothing to do\n{table(report['rows'])}", flush=True)
-        else:
+        is_same = report is not None and _are_same(report["settings"], settings)
+        waiting = 0
+        if report is not None and is_same:
+            waiting = sum(one.get("unanswered", 0) for one in report["rows"])
+            remark = f"{waiting} pairs have no answer yet and are asked for again" if waiting else "nothing to do"
+            print(f"{output}: already finished, {remark}\n{table(report['rows'])}", flush=True)
+        if not is_same or waiting:
             report = {"config": asdict(config), "settings": settings, "rows": measure(config, sets, judges, weights)}
             save_config(output, config)
             files.write_json(done, report)
@@ -170,7 +175,8 @@ def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
     """Put one scorer's margins beside the labels; both are in the order of pair_id."""
     own = label_set.scores_of(scored, name)
     good = np.isin(chosen.ids, own.pair_ids)
-    return Judged(label_rules.margins(*own.values), chosen.human[good], chosen.prompts[good], len(own.refused))
+    waiting = len(known_scores.unanswered(own.refused))
+    return Judged(label_rules.margins(*own.values), chosen.human[good], chosen.prompts[good], len(own.refused), waiting)
 
 
 def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
@@ -182,6 +188,7 @@ def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> d
         "pairs": int(np.isfinite(untied).sum()),
         "human_ties": int((test.human == 0.5).sum()),
         "refused": test.refused,
+        "unanswered": test.unanswered + (validation.unanswered if validation else 0),
         "prompts": len(np.unique(test.prompts)),
         "accuracy": accuracy,
         "low": low,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import begun, files, next_step, tables
+from infra.base import begun, files, next_step
 from infra.base.errors import UserError
 from labelers.labels import label_rules
 from labelers.labels.relabel_config import Kind
@@ -60,15 +60,21 @@ def scores_of(table: pa.Table, name: str) -> Scores:
     Raises:
         UserError: if it scored no pair.
     """
+    scores = columns_of(table, name)
+    if not len(scores.pair_ids):
+        commonest = Counter(scores.refused.values()).most_common(1)[0][0]
+        raise UserError(
+            f"scorer {name}: none of {table.num_rows} pairs got a score, so there is no label; the commonest reason "
+            f"is: {commonest}; mend that and run again"
+        )
+    return scores
+
+
+def columns_of(table: pa.Table, name: str) -> Scores:
+    """Take one scorer's columns from a pass over the pairs, of which it may have scored none."""
     ids = table["pair_id"].to_numpy()
     reasons = np.array(table[f"reason:{name}"].to_pylist(), object)
-    good = np.array([reason is None for reason in reasons])
-    if not good.any():
-        commonest = Counter(reasons).most_common(1)[0][0]
-        raise UserError(
-            f"scorer {name}: none of {len(ids)} pairs got a score, so there is no label; the commonest reason is: "
-            f"{commonest}; mend that and run again"
-        )
+    good = np.array([reason is None for reason in reasons], bool)
     values = np.stack([table[f"score_{slot}:{name}"].to_numpy()[good] for slot in (0, 1)]).astype(np.float32)
     refused = dict(zip(ids[~good].tolist(), reasons[~good], strict=True))
     prompts = table["prompt_id"].to_numpy()
@@ -85,25 +91,6 @@ def scores_of(table: pa.Table, name: str) -> Scores:
             if f"{kind}:{name}" in table.column_names
         },
     )
-
-
-def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None:
-    """Read the scores from another label set of the store that the same scorer made; only the rule differs then."""
-    for name in label_files.label_sets(destination):
-        before = label_files.read_labels_manifest(destination, name)
-        if scoring_part(before.get("settings", {})) == scoring_part(settings):
-            table, _ = label_files.read_labels(destination, name)
-            lost = tables.read([_refused_file(destination, name)])
-            print(f"the scores of {settings['scorer']} are taken from the label set {name}", flush=True)
-            return Scores(
-                pair_ids=table["pair_id"].to_numpy(),
-                values=np.stack([table[f"score_{slot}"].to_numpy() for slot in (0, 1)]),
-                refused=dict(zip(lost["pair_id"].to_pylist(), lost["reason"].to_pylist(), strict=True)),
-                captions=before["counts"]["captions"],
-                truncated_captions=before["counts"]["truncated_captions"],
-                counted={kind: before["counts"][kind] for kind in (*COUNTED, COST) if kind in before["counts"]},
-            )
-    return None
 
 
 def scoring_part(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +168,7 @@ def write(
         "calibration": [asdict(row) for row in label_rules.calibration(margin, people, prompts, temperature)],
     }
     lost = {"pair_id": pa.array(scores.refused, pa.int64()), "reason": pa.array(scores.refused.values(), pa.string())}
-    files.write_table(_refused_file(destination, name), pa.table(lost))
+    files.write_table(refused_file(destination, name), pa.table(lost))
     label_files.write_labels(destination, name, pa.table(columns, schema=label_files.LABELS_SCHEMA), manifest)
     return manifest
 
@@ -224,7 +211,8 @@ def _kind(reason: str) -> str:
     return reason.split(":")[0] if reason.startswith(RAISED) else reason
 
 
-def _refused_file(destination: str, name: str) -> str:
+def refused_file(destination: str, name: str) -> str:
+    """Return the file that lists a label set's pairs without a score, pair_id and reason."""
     return files.join(destination, "labels", name, "quarantined", "part-0.parquet")
 
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from PIL import Image
 from infra.base import files
 from infra.base.errors import UserError, check_least
 from labelers.clips import weights
-from labelers.scoring import endpoint_answers, endpoint_client
+from labelers.scoring import answers_folder, endpoint_answers, endpoint_client
 from labelers.scoring.endpoint_answers import RUBRICS, UNREADABLE, Answer, Question
 from labelers.scoring.endpoint_client import KEY, Client, Pace
 from labelers.scoring.endpoint_config import LEAST, EndpointConfig
-from labelers.scoring.reasons import COUNTED
+from labelers.scoring.reasons import COUNTED, is_unanswered
 
 VERSION = 1  # of questions and of how answers are read
 Judged = tuple[npt.NDArray[np.float32], list[str | None], dict[str, npt.NDArray[np.int64]]]
@@ -46,7 +46,8 @@ class Endpoint:
     model: str
     rubric: str  # its text
     has_key: bool  # whether the process that began the job has one
-    config: EndpointConfig
+    answers_id: str  # of the folder of answers
+    config: EndpointConfig  # with an absolute path to that folder
 
     @classmethod
     def find(cls, address: str, config: EndpointConfig) -> Endpoint:
@@ -67,9 +68,16 @@ class Endpoint:
             if not files.is_file(path):
                 raise UserError(f"--rubric {config.rubric}: no such file; give a text file with what to ask")
             rubric = files.read_bytes(path).decode()
+        config = replace(config, answers=answers_folder.resolve(config.answers))
         model = config.endpoint_model or _only_model(address, config)
-        has_key = endpoint_client.key() is not None
-        return cls(address=address, model=model, rubric=rubric, has_key=has_key, config=config)
+        return cls(
+            address=address,
+            model=model,
+            rubric=rubric,
+            has_key=endpoint_client.key() is not None,
+            answers_id=answers_folder.known_by(config.answers),
+            config=config,
+        )
 
     @property
     def name(self) -> str:
@@ -93,7 +101,7 @@ class Endpoint:
 def _client(address: str, config: EndpointConfig) -> Client:
     return Client(
         address=address,
-        folder=files.resolve(config.answers),
+        folder=config.answers,
         timeout=config.request_timeout,
         tries=config.request_tries,
         pace=Pace(config.requests_per_minute),
@@ -140,11 +148,12 @@ class EndpointScorer:
         }
 
     def check(self) -> None:
-        """Refuse to begin without the key that the command was started with.
+        """Refuse to begin without the key and the answers that the command was started with.
 
         Raises:
-            UserError: naming the variable.
+            UserError: naming the variable, or the folder.
         """
+        answers_folder.check(self.config.answers, self.endpoint.answers_id)
         if self.endpoint.has_key and endpoint_client.key() is None:
             raise UserError(
                 f"scorer {self.endpoint.address}: {KEY} is set where the command was started and not on this node; set "
@@ -195,10 +204,12 @@ class EndpointScorer:
             of_slots, answers, counted["order_disagreements"] = self._pairwise(first, second, captions)
         for row, slots in enumerate(of_slots):
             own = (answers[row], answers[row + len(captions)])
-            counted["prompt_tokens"][row] = sum(answer.prompt_tokens for answer in own)
-            counted["completion_tokens"][row] = sum(answer.completion_tokens for answer in own)
             lacking = [answer.reason or UNREADABLE for value, answer in zip(slots, own, strict=True) if value is None]
-            reasons.append(lacking[0] if lacking else None)
+            final = [reason for reason in lacking if not is_unanswered(reason)]
+            reasons.append(next(iter([*final, *lacking]), None))
+            if final or not lacking:  # else it is asked again, and all its tokens are counted then
+                counted["prompt_tokens"][row] = sum(answer.prompt_tokens for answer in own)
+                counted["completion_tokens"][row] = sum(answer.completion_tokens for answer in own)
             if not lacking:
                 scores[:, row] = slots
         return scores, reasons, counted

@@ -23,6 +23,7 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.base.logs import LOGGER
 from labelers.scoring.endpoint_answers import Answer
+from labelers.scoring.reasons import UNANSWERED
 
 KEY = "JUDGE_API_KEY"  # variable of the environment
 CONNECT = 10.0  # seconds to reach a server
@@ -152,7 +153,7 @@ class Client:
                 f"scorer {self.address}: {answer}, {self.failed} questions in a row; the answers so far are kept in "
                 f"{self.folder}: run the same command again once the server answers"
             )
-        return Answer(text=None, reason=answer)
+        return Answer(text=None, reason=f"{UNANSWERED}{answer}")
 
     def models(self) -> list[str]:
         """List the models that the server has.

@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from infra.base import files, metrics, tables
 from infra.base.errors import UserError
+from labelers.scoring import scorers
 from labelers.scoring.group_scores import ScoreGroupPairs, ScoreRawGroupPairs
 from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs, try_first
+from labelers.scoring.reasons import is_unanswered
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SpeedConfig
-from pipelines.engine import choose, shares
+from pipelines.engine import choose, progress, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.raw import pairs, source
 
@@ -73,8 +75,7 @@ def try_scorers(
     Raises:
         UserError: if one cannot be loaded there, is another than here, or fails on every pair.
     """
-    only = shares.cluster_only("--gpus-per-copy", speed.gpus_per_copy)
-    choose.connect("--copies", speed.copies, only)
+    connect(speed)
     fingerprints = choose.current().call(
         try_first, list(judges), dict(weights), first_pairs(raw, wanted), gpus=_share(speed).gpus
     )
@@ -83,6 +84,11 @@ def try_scorers(
             raise UserError(
                 f"scorer {name}: other weights or code on the cluster's nodes than where the job was started"
             )
+
+
+def connect(speed: SpeedConfig) -> None:
+    """Choose the engine."""
+    choose.connect("--copies", speed.copies, shares.cluster_only("--gpus-per-copy", speed.gpus_per_copy))
 
 
 def _share(speed: SpeedConfig) -> shares.Share:
@@ -97,18 +103,18 @@ def _steps(
     speed: SpeedConfig,
 ) -> list[Step]:
     """Let decoding run beside the scorers where these have GPUs; else one copy does both."""
-    scorers = {"names": tuple(names), "weights": dict(weights)}
+    judges = {"names": tuple(names), "weights": dict(weights)}
     share = _share(speed)
     grouped = pairs.GROUP in raw.dataset.names
     if not share.gpus:
-        together = scorers | {"wanted": wanted, "batch_size": speed.batch_size}
+        together = judges | {"wanted": wanted, "batch_size": speed.batch_size}
         function = ScoreRawGroupPairs if grouped else ScoreRawPairs
         return [Step(function=function, arguments=together, actors=share.copies)]
     return [
         Step(function=DecodePairs, arguments={"wanted": wanted}, batch_size=speed.batch_size),
         Step(
             function=ScoreGroupPairs if grouped else ScorePairs,
-            arguments=scorers,
+            arguments=judges,
             batch_size=speed.batch_size,
             actors=share.copies,
             gpus=share.gpus,
@@ -124,14 +130,23 @@ def score_pairs(
     work: str,
     speed: SpeedConfig,
 ) -> None:
-    """Score the wanted pairs by all scorers in one pass; pairs already scored below work are not scored again."""
+    """Score the wanted pairs by all scorers in one pass; pairs already scored below work are not scored again.
+
+    Blocks with pairs that a server gave no answer to are; what it did answer of them is kept in --answers.
+    """
+    done = files.join(work, "scores_done")
+    waiting = _unanswered(names, weights, work)
+    for path in waiting:
+        files.remove(path, files.owner_of(work))
+    if waiting:
+        progress.forget_blocks(done, "pair_id", np.setdiff1d(wanted, np.concatenate([*waiting.values()])))
     choose.current().run(
         Job(
             source=raw.paths,
             columns=raw.columns,
             steps=_steps(raw, wanted, names, weights, speed),
             output=files.join(work, SCORES),
-            checkpoint=files.join(work, "scores_done"),
+            checkpoint=done,
             id_column="pair_id",
             row_ids=pairs.pair_ids,
             rows_per_block=speed.rows_per_file,
@@ -141,6 +156,23 @@ def score_pairs(
             read=source.read_pieces,
         )
     )
+
+
+def _unanswered(names: Sequence[str], weights: Mapping[str, str | None], work: str) -> dict[str, npt.NDArray[np.int64]]:
+    """Find the pairs that a server gave no answer to, by the file below work that they are in."""
+    asked = [name for name in names if hasattr(scorers.load(name, weights.get(name)), "judge_pairs")]
+    columns = [f"reason:{name}" for name in asked]
+    found = {}
+    for path in files.list_files(files.join(work, SCORES), tables.SUFFIX) if asked else ():
+        try:
+            table = tables.read([path], ["pair_id", *columns])
+        except tables.UnreadableError:  # of a killed run; its rows do not count as written
+            continue
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        waiting = table["pair_id"].to_numpy()[[any(map(is_unanswered, reasons)) for reasons in rows]]
+        if len(waiting):
+            found[path] = waiting
+    return found
 
 
 def read_scores(wanted: npt.NDArray[np.int64], work: str) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from infra.base.flags import Hidden, Shown
+from infra.base.flags import Shown
 from infra.base.places import PathOrName, PathText
 from labelers.scoring.endpoint_config import ENDPOINT_FLAGS, EndpointConfig
 from pipelines.drawing import generate_config
@@ -94,7 +94,7 @@ class EvaluateConfig:
     draw: Annotated[GenerateConfig, DrawingFlags] = NOT_CHOSEN
     scorer_python: tuple[PathText, ...] = ()
     """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
-    endpoint: Annotated[EndpointConfig, Hidden("ask")] = SCORE_EACH
+    endpoint: EndpointConfig = SCORE_EACH
 
     @property
     def judges(self) -> tuple[str, ...]:

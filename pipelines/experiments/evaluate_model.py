@@ -17,13 +17,13 @@ from typing import Any
 from infra.base import begun, cli, files, models, object_storage, one_writer
 from infra.base.errors import UserError, check_least
 from infra.pages import made
-from labelers.scoring import scorers
+from labelers.scoring import endpoint, scorers
 from pipelines.drawing import generate, generate_config
 from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompt_sets import PromptSet, read_set
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments.evaluate_config import EvaluateConfig
-from pipelines.judging import flag_images, score, score_files
+from pipelines.judging import flag_images, pairwise, score, score_files
 from pipelines.judging.comparison import Drawn, Images, check_comparable, find_images, read_drawn
 from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up, unjudged
 from pipelines.judging.image_flags import summarise_image_flags
@@ -55,10 +55,14 @@ def check_config(config: EvaluateConfig, prompts: PromptSet) -> EvaluateConfig:
             from pipelines.latents.adapters import check_adapters  # which loads the libraries of networks
 
             check_adapters(flag, models.adapters_folder(flag, lora), model.folder())
-    for name, weights in scorers.described(
-        config.judges, config.weights, config.endpoint, config.scorer_python
-    ).items():
+    judges = judges_of(config)
+    for name, weights in judges.items():
         scorers.check(name, weights, prompts.captions)
+    if config.true_images and judges.keys() == pairwise.judges_of_pairs(judges).keys():
+        raise UserError(
+            f"--true-images {config.true_images}: no judge here looks at single images, so none is compared with them; "
+            "add a scorer to --scorers, or leave the flag out"
+        )
     for model, lora in ((base, config.base_lora), (policy, config.lora)):
         drawing = replace(config.draw, model=model.name, revision=model.revision, lora=lora)
         generate.check_models(generate_config.check_config(drawing))
@@ -97,13 +101,13 @@ def draw(config: EvaluateConfig, prompts: str) -> tuple[Images, Images]:
     return both
 
 
-def score_both(config: EvaluateConfig, policy: Images, base: Images) -> tuple[Drawn, Drawn]:
-    """Score both models' images by every judge, or what is left of them."""
+def score_both(config: EvaluateConfig, judges: Sequence[str], policy: Images, base: Images) -> tuple[Drawn, Drawn]:
+    """Score both models' images by every judge of single images, as --scorers has it, or what is left of them."""
     weights = scorers.weights_of([name for name in config.judges if "://" not in name], config.weights)
-    print(f"\nscore by {', '.join(scorers.title(name, weights.get(name, name)) for name in config.judges)}", flush=True)
+    print(f"\nscore by {', '.join(scorers.title(name, weights.get(name, name)) for name in judges)}", flush=True)
     settings = score.ScoreConfig(
         images=(base.folder, policy.folder),
-        scorers=config.judges,
+        scorers=tuple(judges),
         weights=config.weights,
         true_images=config.true_images,
         feature_model=config.feature_model or str(models.Model(config.base, config.base_revision).folder()),
@@ -148,20 +152,42 @@ def build(
     }
 
 
-def judgement(
-    weights: Mapping[str, str | None], prompts: PromptSet, evaluated: Evaluated, policy: Drawn, base: Drawn
-) -> dict[str, Any]:
-    """Compute what the judges add to a report; weights are by judge, as scorers.described has them."""
+def judge_all(
+    config: EvaluateConfig, prompts: PromptSet, weights: Mapping[str, str | None], policy: Images, base: Images
+) -> tuple[Evaluated, dict[str, Any]]:
+    """Let every judge see both models' images; return the scores, and what they add to a report.
+
+    Args:
+        weights: by judge, as scorers.described has them.
+    """
+    per_prompt = config.draw.images_per_prompt
+    of_pairs = pairwise.judges_of_pairs(weights)
+    single = [name for name in weights if name not in of_pairs]
+    evaluated = unjudged(prompts.prompts, per_prompt)
+    sets: dict[str, Any] = {}
+    prints = {name: one.fingerprint for name, one in of_pairs.items()}
+    if single:
+        given = [name for name in config.judges if not (of_pairs and endpoint.is_address(name))]
+        scored = score_both(config, given, policy, base)
+        evaluated = line_up(prompts.prompts, per_prompt, *scored, single)
+        sets = {"base": scored[1].judged, "policy": scored[0].judged}
+        prints |= score_files.fingerprints(base.folder)
+    told: dict[str, dict[str, int]] = {name: {} for name in weights}
+    for name, one in of_pairs.items():
+        ids = evaluated.wanted["image_id"].to_pylist()
+        said = pairwise.judge_pairs(name, one, (policy.folder, base.folder), ids, config.scoring_batch_size)
+        evaluated = evaluated.also(name, said.policy, said.base)
+        told[name] = {"order_disagreements": said.order_disagreements, "without_verdict": said.without_verdict}
     judged = {name: judge(evaluated, name) for name in weights}
-    prints = score_files.fingerprints(base.folder)
-    return {
+    return evaluated, {
         "judge": next(iter(weights)),
         "win_rate": {name: {k: v for k, v in won.items() if k != "median"} for name, won in judged.items()},
-        "median": {name: won["median"] for name, won in judged.items()},
+        "median": {name: judged[name]["median"] for name in single},
         "breakdown": break_down(evaluated, prompts.columns),
-        "sets": {"base": base.judged, "policy": policy.judged},
+        "sets": sets,
         "scorers": {
-            name: {"weights": scorers.in_words(own), "fingerprint": prints[name]} for name, own in weights.items()
+            name: {"weights": scorers.in_words(own), "fingerprint": prints[name]} | told[name]
+            for name, own in weights.items()
         },
     }
 
@@ -180,15 +206,12 @@ def main(config: EvaluateConfig) -> None:
             begun.refuse_other_settings(config.output, before, now, "give another --output")
         files.write_bytes(path, prompts.content)
         policy, base = draw(config, path)  # refuses settings that the images there were not drawn with
-        per_prompt = config.draw.images_per_prompt
         weights = judges_of(config)
         report = build(config, prompts, policy, base, list(weights))
+        evaluated = unjudged(prompts.prompts, config.draw.images_per_prompt)
         if weights:
-            scored = score_both(config, policy, base)
-            evaluated = line_up(prompts.prompts, per_prompt, *scored, list(weights))
-            report |= judgement(weights, prompts, evaluated, *scored)
-        else:
-            evaluated = unjudged(prompts.prompts, per_prompt)
+            evaluated, judged = judge_all(config, prompts, weights, policy, base)
+            report |= judged
         cli.save_config(output, config)
         content = json.dumps(report, indent=2, allow_nan=False) + "\n"  # NaN is no JSON
         files.write_bytes(files.join(output, "report.json"), content.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ class Evaluated:
     def clusters(self) -> npt.NDArray[np.int64]:
         """Return an id of each image's caption, [n]; a caption that stands twice in the prompt set is one prompt."""
         return np.array([prompt_id(prompt.caption) for prompt in self.prompts])
+
+    def also(self, scorer: str, policy: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> Evaluated:
+        """Add a scorer's scores of both models' images, each [n]."""
+        return replace(self, policy={**self.policy, scorer: policy}, base={**self.base, scorer: base})
 
     def where(self, column: str, group: str) -> npt.NDArray[np.int64]:
         """Return the rows of a group's images."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.base.errors import UserError
-from labelers.labels import label_set
+from labelers.labels import known_scores, label_set
 from labelers.scoring.reasons import NOT_FINITE
 from pipelines.latents import label_files
 
@@ -92,13 +92,13 @@ def test_soft_labels_without_a_temperature_are_refused(tmp_path: Path) -> None:
 
 def test_known_scores_serve_another_rule_of_the_same_scorer_only(tmp_path: Path) -> None:
     write(tmp_path)
-    known = label_set.known_scores(str(tmp_path), SETTINGS | {"min_margin": 0.3})
+    known = known_scores.known_scores(str(tmp_path), SETTINGS | {"min_margin": 0.3})
     assert known is not None
     first = label_set.scores_of(pass_table(), "one")
     assert np.array_equal(known.values, first.values)
     assert (known.refused, known.captions, known.truncated_captions) == (first.refused, 2, 1)
     for key in label_set.SCORING:
-        assert label_set.known_scores(str(tmp_path), SETTINGS | {key: "another"}) is None
+        assert known_scores.known_scores(str(tmp_path), SETTINGS | {key: "another"}) is None
 
 
 def test_a_scorer_that_scored_nothing_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,14 +19,15 @@ from support import chat_server
 from support.chat_server import ChatServer, completion
 from support.judging_material import write_images
 
+from infra.base import files
 from infra.base.errors import UserError
 from infra.base.logs import redact
-from labelers.labels import label_set, relabel
+from labelers.labels import accuracy, label_set, relabel
 from labelers.scoring import endpoint, endpoint_answers, endpoint_client, pair_scores, scorers, scoring_pass
 from labelers.scoring.endpoint_client import Pace, retry_after
 from labelers.scoring.endpoint_config import EndpointConfig
 from pipelines.judging import score, score_files
-from pipelines.latents import label_files
+from pipelines.latents import label_files, store
 
 RED, PINK, BLUE = (Image.new("RGB", (8, 6), colour) for colour in ("red", "#cc8888", "blue"))
 KEY = "sk-not-for-anybodys-eyes"
@@ -211,7 +213,7 @@ def test_one_question_that_always_fails_costs_itself_and_an_outage_ends_the_job(
     )
     judge = scorer(server, replace(config, request_tries=3))
     scores, reasons, _ = judge.judge_pairs([RED, RED], [BLUE, BLUE], ["poison", "a"])
-    assert reasons == ["the server failed (500)", None]
+    assert reasons == ["no answer: the server failed (500)", None]
     assert scores[:, 1].tolist() == [1.0, 0.0]
     assert slept == [1.0, 2.0] * 2  # of three tries, for either order
     server.misbehave = lambda _number, _body: (503, {}, b"")
@@ -265,6 +267,26 @@ def test_the_key_is_sent_and_written_nowhere(
     assert elsewhere.fingerprint == judge.fingerprint
     with pytest.raises(UserError, match="JUDGE_API_KEY is set where the command was started and not on this node"):
         elsewhere.judge_pairs([RED], [BLUE], ["a"])
+
+
+def test_a_node_must_see_the_folder_of_answers_that_the_command_saw(
+    server: ChatServer, config: EndpointConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with files.counting_from(tmp_path):
+        described = scorer(server, replace(config, answers="kept")).endpoint.as_json()
+    assert json.loads(described)["config"]["answers"] == str(tmp_path / "kept")
+    judge = scorer(server, config)
+    folder = Path(config.answers)
+    folder.rename(tmp_path / "elsewhere")
+    for content in (None, '{"id": "of another node"}'):
+        if content:
+            folder.mkdir()
+            (folder / "folder.json").write_text(content)
+        with pytest.raises(UserError, match=r"this node sees another folder there .*so questions would be asked twice"):
+            judge.judge_pairs([RED], [BLUE], ["a"])
+    monkeypatch.setattr(files, "ROOT", Path("/tmp/ray/runtime_resources/working_dir/package"))
+    with pytest.raises(UserError, match=r"--answers answers: with --working-dir every path must be absolute"):
+        scorer(server, replace(config, answers="answers"))
 
 
 def test_identity_is_the_model_the_question_and_its_settings(
@@ -405,6 +427,70 @@ def test_what_cannot_be_read_is_counted_by_its_reason(labelling: relabel.Relabel
     assert lost == manifest["counts"]["quarantined"] > 0
     assert "secret" not in json.dumps(manifest)
     assert label_set.summary(manifest).count("no verdict in the answer") == 1
+
+
+def fail_two(server: ChatServer) -> None:
+    """Let a server fail at two questions, whenever they are asked."""
+    failed: list[dict[str, Any]] = []
+
+    def fail(number: int, body: dict[str, Any]) -> chat_server.Reply | None:
+        if number in (3, 9):
+            failed.append(body)
+        return (503, {}, b"") if body in failed else None
+
+    server.misbehave = fail
+
+
+@pytest.fixture
+def few_pairs(labelling: relabel.RelabelConfig, held_out_store: Path, tmp_path: Path) -> relabel.RelabelConfig:
+    """Label the 14 kept pairs of a small store; each question is sent once."""
+    path = shutil.copytree(held_out_store, tmp_path / "few", ignore=shutil.ignore_patterns(".lock"))
+    asking = replace(labelling.endpoint, requests_at_once=1, request_tries=1)
+    return replace(labelling, source=str(held_out_store.parent / "raw"), store=str(path), endpoint=asking)
+
+
+@pytest.mark.usefixtures("noted_jobs")
+def test_what_the_server_failed_to_answer_is_asked_again_and_nothing_else(
+    few_pairs: relabel.RelabelConfig, server: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_two(server)
+    relabel.main(few_pairs)
+    before = Path(few_pairs.store, "labels", "Red-VL", store.MANIFEST).read_bytes()
+    assert json.loads(before)["reasons"] == {"no answer: the server failed (503)": 2}
+    assert "2 pairs have no answer yet; the same command asks for these again" in capsys.readouterr().out
+    assert len(server.asked) == 28 + 2  # both orders of 14 pairs on trial, and the two that failed once more
+    relabel.main(few_pairs)  # the server still fails: nothing is gained, and the label set stays to the byte
+    assert len(server.asked) == 30 + 2
+    assert Path(few_pairs.store, "labels", "Red-VL", store.MANIFEST).read_bytes() == before
+    shutil.rmtree(few_pairs.endpoint.answers)  # what is in the label set needs no other record
+    server.misbehave = lambda _number, _body: None
+    relabel.main(few_pairs)
+    assert len(server.asked) == 32 + 2 * 2  # both orders of these pairs
+    manifest = label_files.read_labels_manifest(few_pairs.store, "Red-VL")
+    assert (manifest["rows"], manifest["counts"]["quarantined"]) == (14, 0)
+    assert manifest["counts"]["prompt_tokens"] == 2 * 100 * 14
+    assert manifest["counts"]["cost"] == pytest.approx((2.0 * 200 + 10.0 * 14) * 14 / 1e6)
+    assert not list(Path(few_pairs.store, "labels", store.WORK).rglob("*.parquet"))
+    relabel.main(few_pairs)
+    assert len(server.asked) == 36
+    assert "already finished" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("noted_jobs")
+def test_an_accuracy_asks_again_too(few_pairs: relabel.RelabelConfig, server: ChatServer, tmp_path: Path) -> None:
+    figures = str(tmp_path / "figures.json")
+    settings = accuracy.AccuracyConfig(
+        scorers=few_pairs.scorer, source=few_pairs.source, output=str(tmp_path / "accuracy"), json=figures,
+        endpoint=few_pairs.endpoint,
+    )  # fmt: skip
+    fail_two(server)
+    accuracy.main(settings)
+    assert (files.read_json(figures)["rows"][0]["unanswered"], len(server.asked)) == (2, 32 + 2)
+    server.misbehave = lambda _number, _body: None
+    accuracy.main(settings)
+    assert (files.read_json(figures)["rows"][0]["unanswered"], len(server.asked)) == (0, 34 + 2)
+    accuracy.main(settings)
+    assert len(server.asked) == 36
 
 
 @pytest.mark.usefixtures("noted_jobs")

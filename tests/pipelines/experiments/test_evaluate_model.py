@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import browser, judging_material
+from support import browser, chat_server, judging_material
 from support.judging_material import write_images
 from support.material import MODEL
 from support.pages import EVIL, Page
@@ -27,6 +27,7 @@ from support.trained_models import lora_result
 
 from infra.base import cli, files
 from infra.base.errors import UserError
+from labelers.scoring.endpoint_config import EndpointConfig
 from pipelines.drawing import generate, generate_config, image_sets
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments.evaluate_config import NOT_CHOSEN, PRESETS, PUBLISHED, EvaluateConfig
@@ -96,6 +97,30 @@ def test_figures_and_keys(config: EvaluateConfig) -> None:
     assert told["origin"]["scorers"]["red"] == {"labelled": None, "chose_checkpoint": None}
     assert (told["prompts"]["rows"], told["prompts"]["used"], len(told["prompts"]["sha256"])) == (4, 4, 64)
     assert told["scorers"]["red"] == {"weights": None, "fingerprint": "the first"}
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_judge_behind_an_address_compares_the_images(config: EvaluateConfig, tmp_path: Path) -> None:
+    with chat_server.serving() as server:
+        asking = EndpointConfig(answers=str(tmp_path / "answers"), request_tries=1)
+        alone = replace(config, scorers=(server.address,), endpoint=asking)
+        server.misbehave = lambda number, _body: (500, {}, b"") if number == 3 else None
+        with pytest.raises(UserError, match=r"1 of 4 pairs have no answer yet, .*asks for these alone"):
+            main(alone)
+        told, page = made(alone)
+        assert len(server.asked) == 7 + 1  # both orders of three pairs, the one question of the tie; one of them twice
+        assert told["win_rate"]["Red-VL"]["value"] == 0.625  # two wins, a loss, a tie
+        assert (told["median"], told["sets"]) == ({}, {})
+        assert told["scorers"]["Red-VL"]["order_disagreements"] == told["scorers"]["Red-VL"]["without_verdict"] == 0
+        assert "compares images and scores none by itself" in page
+        both, _ = made(replace(alone, scorers=("green", server.address)))
+        assert (both["judge"], both["win_rate"]["Red-VL"]["value"], list(both["median"])) == ("green", 0.625, ["green"])
+        server.answer = lambda _body: "Lovely, both."
+        silent = replace(asking, answers=str(tmp_path / "others"))
+        with pytest.raises(UserError, match="no verdict on any of 4 pairs; the commonest reason is: no verdict in the"):
+            main(replace(alone, endpoint=silent))
+        with pytest.raises(UserError, match=r"--true-images .* no judge here looks at single images"):
+            main(replace(alone, true_images=str(tmp_path / "out/base")))
 
 
 def test_both_models_draw_the_same_prompts_with_the_same_flags(

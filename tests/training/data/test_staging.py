@@ -11,7 +11,7 @@ import pytest
 from infra.base import named_files
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
-from labelers.labels import label_set
+from labelers.labels import known_scores
 from pipelines.latents import label_files, store
 from training.data.loader import apply_labels
 from training.data.staging import stage
@@ -94,7 +94,7 @@ def test_a_label_set_of_another_store_is_refused_with_both_hashes(random_store: 
         f"delete {path} and run relabel.py again"
     )
     with pytest.raises(UserError, match="labels of another store"):  # nor are its scores taken for another rule
-        label_set.known_scores(str(random_store), {"store_hash": own, "scorer": "one"})
+        known_scores.known_scores(str(random_store), {"store_hash": own, "scorer": "one"})
 
 
 @pytest.mark.parametrize("name", ["latents.npy", "prompts-embedding.npy", "pair_ids.npy", "prompt_rows.npy"])
