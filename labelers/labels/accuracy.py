@@ -40,7 +40,7 @@ class Labelled:
     prompts: npt.NDArray[np.int64]  # [n] prompt_id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """One scorer's margins on labelled pairs; pairs without a score are left out and counted."""
 
@@ -175,8 +175,13 @@ def judged(chosen: Labelled, scored: pa.Table, name: str) -> Judged:
     """Put one scorer's margins beside the labels; both are in the order of pair_id."""
     own = label_set.scores_of(scored, name)
     good = np.isin(chosen.ids, own.pair_ids)
-    waiting = len(known_scores.unanswered(own.refused))
-    return Judged(label_rules.margins(*own.values), chosen.human[good], chosen.prompts[good], len(own.refused), waiting)
+    return Judged(
+        margin=label_rules.margins(*own.values),
+        human=chosen.human[good],
+        prompts=chosen.prompts[good],
+        refused=len(own.refused),
+        unanswered=len(known_scores.unanswered(own.refused)),
+    )
 
 
 def row(name: str, scorer: Scorer, test: Judged, validation: Judged | None) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def _with_ties(scorer: Scorer, test: Judged, validation: Judged | None) -> dict[
 
 def _crossed(test: Judged, halves: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[np.bool_], Judged]]:
     def other(rows: npt.NDArray[np.bool_]) -> Judged:
-        return Judged(test.margin[rows], test.human[rows], test.prompts[rows], 0)
+        return Judged(margin=test.margin[rows], human=test.human[rows], prompts=test.prompts[rows], refused=0)
 
     return [(halves, other(~halves)), (~halves, other(halves))]
 

@@ -21,16 +21,16 @@ from pipelines.latents import label_files
 
 def known_scores(destination: str, settings: Mapping[str, Any]) -> Scores | None:
     """Read the scores from another label set of the store that the same scorer made; only the rule differs then."""
-    found: dict[str, Scores] = {}
+    by_set: dict[str, Scores] = {}
     for name in label_files.label_sets(destination):
         before = label_files.read_labels_manifest(destination, name)
         if label_set.scoring_part(before.get("settings", {})) == label_set.scoring_part(settings):
-            found[name] = _read(destination, name, before["counts"])
-    if not found:
+            by_set[name] = _read(destination, name, before["counts"])
+    if not by_set:
         return None
-    most = max(found, key=lambda name: len(found[name].pair_ids))
+    most = max(by_set, key=lambda name: len(by_set[name].pair_ids))
     print(f"the scores of {settings['scorer']} are taken from the label set {most}", flush=True)
-    return found[most]
+    return by_set[most]
 
 
 def _read(destination: str, name: str, counts: Mapping[str, Any]) -> Scores:
@@ -74,5 +74,5 @@ def with_answers(before: Scores, scored: pa.Table, name: str) -> Scores:
         refused={pair: why for pair, why in before.refused.items() if pair not in asked} | again.refused,
         captions=before.captions,
         truncated_captions=before.truncated_captions,
-        counted={kind: before.counted.get(kind, 0) + more for kind, more in again.counted.items()},
+        counted={kind: before.counted.get(kind, 0) + count for kind, count in again.counted.items()},
     )

@@ -13,8 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,120 +20,21 @@ import torch
 from PIL import Image
 
 from infra.base import files, models
-from infra.base.errors import UserError
-from infra.base.result_files import FACTS
-from pipelines.latents import autoencoders, encoders, identity, kinds, weight_files
-from pipelines.latents.adapters import check_adapters
+from labelers.scoring.implicit_folders import Folders
+from pipelines.latents import autoencoders, encoders, identity, kinds
 from pipelines.latents.buckets import Shape, nearest
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.raw import pairs
 from pipelines.raw.decode import images_at_once, shaped_pixels
-from training.backbones.backbone import Backbone, check_fingerprints, open_backbone
+from training.backbones.backbone import Backbone, open_backbone
 from training.backbones.schedule_config import ScheduleConfig
+from training.layout import base_precision
 from training.method import forward, objectives
+from training.method.batch import Images
 from training.method.draws import REWARD_DRAWS, REWARD_SEED, draw
-from training.method.objective_config import ObjectiveConfig
 from training.method.policy import load_adapters
 
-WORLD_MODEL = "infra/world/model"
-BETA = 5000.0  # for a policy whose own beta does not fit, see trained_beta
 BATCH = 32  # images in one forward pass, at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folders:
-    """A policy and its reference; a LoRA policy is its base and the folder of its adapters."""
-
-    policy: Path
-    reference: Path
-    beta: float
-    schedule: ScheduleConfig
-    max_tokens: int | None  # of T5
-    resolution: int  # pixels
-    buckets: tuple[Shape, ...] = ()  # of the store that the policy was trained on, heights and widths in pixels
-    lora: Path | None = None
-
-    @classmethod
-    def find(cls, weights: str) -> Folders:
-        """Read POLICY or POLICY,REFERENCE; without the second, the policy's facts name it. A LoRA result is a policy.
-
-        Raises:
-            UserError: if a folder is missing or the two encode images or text differently.
-        """
-        name, _, against = weights.partition(",")
-        if name in ("world", "published"):
-            raise UserError("--scorer implicit: its weights are a policy's; give --weights implicit=POLICY_FOLDER")
-        lora = models.adapters_folder("--weights implicit=", name) if models.holds_adapters(name) else None
-        facts = (lora or models.local_folder(name, flag="--weights implicit=")) / FACTS
-        result = files.read_json(str(facts)) if facts.is_file() else {}
-        config = result.get("config", {})
-        if lora and not config:
-            raise UserError(
-                f"--weights implicit={weights}: {name} has no {FACTS} that names the base of its adapters; "
-                "give the folder that training wrote"
-            )
-        policy = started_from(config).folder() if lora else models.local_folder(name)
-        if lora:
-            check_adapters("--weights", lora, policy)
-        reference = (models.Model(against) if against else trained_against(config)).folder()
-        for folder in (policy, reference):
-            if not any((folder / kinds.kind_of(folder).network).glob("*.safetensors")):
-                raise UserError(f"--weights implicit={weights}: {folder} has no network in safetensors; convert it")
-        for folder in dict.fromkeys((policy, reference)):
-            weight_files.check_folder(folder, (kinds.kind_of(folder).network,), "--weights implicit=")
-        drawn = config.get("schedule", {})
-        chosen = drawn.get("timesteps")
-        schedule = ScheduleConfig(tuple(chosen) if chosen else None, drawn.get("zero_terminal_snr", False))
-        folders = cls(
-            policy=policy,
-            reference=reference,
-            beta=trained_beta(config.get("objective", {})),
-            schedule=schedule,
-            max_tokens=result.get("max_tokens"),
-            resolution=result.get("resolution") or kinds.native_resolution(reference),
-            buckets=tuple((int(height), int(width)) for height, width in result.get("buckets", ())),
-            lora=lora,
-        )
-        weight_files.check_weights(reference, folders.frozen, "--weights implicit=")
-        own = identity.fingerprints(policy, [part for part in folders.frozen if (policy / part).is_dir()])
-        check_fingerprints(own, reference, str(policy))
-        return folders
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Name the frozen parts, which make the latents and embeddings that the networks read."""
-        kind = kinds.kind_of(self.reference)
-        return kind.frozen(with_sized=bool(kinds.text_tokens(self.reference, self.max_tokens)))
-
-
-def started_from(config: Mapping[str, Any]) -> models.Model:
-    """Return the model that a result's settings say it was trained from."""
-    return models.Model(config.get("model", WORLD_MODEL), config.get("revision"))
-
-
-def trained_against(config: Mapping[str, Any]) -> models.Model:
-    """Return the reference that a result's settings name, else the model that the policy started from."""
-    own = config.get("reference_model")
-    if own:
-        return models.Model(own, config.get("reference_revision"))
-    return started_from(config)
-
-
-def trained_beta(objective: Mapping[str, Any]) -> float:
-    """Return the beta of a result's settings, or BETA where that one does not apply to a score.
-
-    mapo and sft have no beta, and with auto each step has its own. A score is made of native, unweighted errors, so a
-    beta for weighted errors or for errors of the noise does not carry over. A score's sign, and so the winner, does not
-    depend on beta.
-    """
-    settings = ObjectiveConfig(
-        objective=objective.get("objective", "dpo"),
-        beta=objective.get("beta", BETA),
-        weighting=objective.get("weighting", "constant"),
-        error=objective.get("error", "native"),
-    )
-    fits = settings.needs_reference and settings.weighting == "constant" and settings.error == "native"
-    return settings.known_beta if fits and settings.beta != "auto" else BETA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +47,7 @@ class Models:
     text: CaptionEncoder
     device: torch.device
     batch: int  # images in one forward pass
+    autocast: torch.dtype  # that training computed packed weights in; float32 is none
 
     @classmethod
     def load(cls, folders: Folders) -> Models:
@@ -159,14 +59,17 @@ class Models:
         policy = open_backbone(folders.policy, folders.schedule).load_network()
         if folders.lora:
             load_adapters(policy, folders.lora, backbone.network_folder)
+        own = folders.base_precision
+        networks = (policy.requires_grad_(False), backbone.load_network().requires_grad_(False))
         return cls(
             backbone=backbone,
-            networks=(policy.to(device), backbone.load_network().to(device)),
+            networks=(base_precision.lower(networks[0], own, device), base_precision.lower(networks[1], own, device)),
             # The posterior's mean, not a sample: a score must not depend on chance.
             images=encoders.LatentEncoder(reference, folders.resolution, "mean", False, 0, batch, "float32"),
             text=CaptionEncoder(reference, BATCH, "float32", folders.max_tokens),
             device=device,
             batch=batch,
+            autocast=torch.bfloat16 if own in base_precision.PACKED else torch.float32,
         )
 
 
@@ -203,6 +106,8 @@ class Implicit:
         settings = (folders.schedule, folders.max_tokens, folders.resolution)
         if settings != (ScheduleConfig(), None, kinds.native_resolution(folders.reference)):
             decisive.append("/".join(map(str, settings)))
+        if folders.base_precision != "float32":
+            decisive.append(folders.base_precision)
         if folders.buckets:
             decisive.append(str(folders.buckets))
         return hashlib.sha256("/".join(decisive).encode()).hexdigest()
@@ -277,12 +182,11 @@ class Implicit:
         timesteps: torch.Tensor,
         conditioning: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        backbone = self.loaded.backbone
-        noisy = backbone.add_noise(clean, noise, timesteps)
-        target = backbone.target(clean, noise, timesteps)
+        loaded = self.loaded
+        seen = Images(latents=clean, noise=noise, timesteps=timesteps, conditioning=conditioning)
         errors = [
-            forward.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
-            for network in self.loaded.networks
+            forward.mean_squares(forward.image_residuals(loaded.backbone, network, seen, loaded.autocast))
+            for network in loaded.networks
         ]
         policy, reference = errors
         return objectives.rewards(policy, reference, self.folders.beta)

@@ -162,17 +162,17 @@ def _unanswered(names: Sequence[str], weights: Mapping[str, str | None], work: s
     """Find the pairs that a server gave no answer to, by the file below work that they are in."""
     asked = [name for name in names if hasattr(scorers.load(name, weights.get(name)), "judge_pairs")]
     columns = [f"reason:{name}" for name in asked]
-    found = {}
+    waiting = {}
     for path in files.list_files(files.join(work, SCORES), tables.SUFFIX) if asked else ():
         try:
             table = tables.read([path], ["pair_id", *columns])
         except tables.UnreadableError:  # of a killed run; its rows do not count as written
             continue
         rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        waiting = table["pair_id"].to_numpy()[[any(map(is_unanswered, reasons)) for reasons in rows]]
-        if len(waiting):
-            found[path] = waiting
-    return found
+        ids = table["pair_id"].to_numpy()[[any(map(is_unanswered, reasons)) for reasons in rows]]
+        if len(ids):
+            waiting[path] = ids
+    return waiting
 
 
 def read_scores(wanted: npt.NDArray[np.int64], work: str) -> pa.Table:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow as pa
 from infra.base import begun, files, models, next_step, object_storage, one_writer, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
+from infra.base.result_files import FACTS
 from infra.base.verifying import refusals
 from pipelines.drawing import image_sets, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
@@ -72,6 +74,7 @@ def main(config: GenerateConfig) -> None:
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
         check_adapters("--lora", lora, model.folder())
+        say_precision(lora, config)
     if against is not None:
         negative.check_negative(model.folder(), against.folder(), config.guidance_scale)
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
@@ -117,6 +120,19 @@ def main(config: GenerateConfig) -> None:
     judges = () if config.model == GenerateConfig().model else ("--scorers", "pickscore", "--weights", "published")
     then = next_step.command("pipelines/score.py", "--images", output, *judges)
     print(next_step.last_line(output, f"{wanted.num_rows:,} images", then), flush=True)
+
+
+def say_precision(lora: Path, config: GenerateConfig) -> None:
+    """Say where adapters were trained beside packed weights: what is drawn is not quite the policy of that run."""
+    facts = lora / FACTS
+    trained = files.read_json(str(facts)).get("config", {}) if facts.is_file() else {}
+    packed = trained.get("policy", {}).get("base_precision")
+    if packed in ("fp8", "nf4"):
+        print(
+            f"--lora {config.lora}: trained beside weights in {packed}; the images are drawn with the model's own "
+            f"weights in {config.dtype}, so they differ a little from those that the run drew of itself",
+            flush=True,
+        )
 
 
 def verify(config: GenerateConfig) -> Iterator[str]:

@@ -172,12 +172,12 @@ def judge_all(
         evaluated = line_up(prompts.prompts, per_prompt, *scored, single)
         sets = {"base": scored[1].judged, "policy": scored[0].judged}
         prints |= score_files.fingerprints(base.folder)
-    told: dict[str, dict[str, int]] = {name: {} for name in weights}
+    ties: dict[str, dict[str, int]] = {name: {} for name in weights}
     for name, one in of_pairs.items():
         ids = evaluated.wanted["image_id"].to_pylist()
         said = pairwise.judge_pairs(name, one, (policy.folder, base.folder), ids, config.scoring_batch_size)
         evaluated = evaluated.also(name, said.policy, said.base)
-        told[name] = {"order_disagreements": said.order_disagreements, "without_verdict": said.without_verdict}
+        ties[name] = {"order_disagreements": said.order_disagreements, "without_verdict": said.without_verdict}
     judged = {name: judge(evaluated, name) for name in weights}
     return evaluated, {
         "judge": next(iter(weights)),
@@ -186,7 +186,7 @@ def judge_all(
         "breakdown": break_down(evaluated, prompts.columns),
         "sets": sets,
         "scorers": {
-            name: {"weights": scorers.in_words(own), "fingerprint": prints[name]} | told[name]
+            name: {"weights": scorers.in_words(own), "fingerprint": prints[name]} | ties[name]
             for name, own in weights.items()
         },
     }

@@ -62,8 +62,9 @@ def judge_pairs(name: str, judge: EndpointScorer, folders: Sequence[str], ids: S
     disagreed = 0
     for start in range(0, len(ids), batch):
         part = ids[start : start + batch]
-        (ours, captions), (theirs, _) = (_open(folder, part) for folder in folders)
-        scores, failures, counted = judge.judge_pairs(ours, theirs, captions)
+        shown = [_open(folder, part) for folder in folders]
+        captions = shown[0][1]
+        scores, failures, counted = judge.judge_pairs(shown[0][0], shown[1][0], captions)
         points.append(np.nan_to_num(scores[0], nan=0.5))
         reasons += [reason for reason in failures if reason]
         disagreed += int(counted["order_disagreements"].sum())

@@ -64,7 +64,7 @@ def judged_pairs(seed: int) -> accuracy.Judged:
     margin = rng.normal(0, 0.2, 400)
     human = (rng.random(400) < 1 / (1 + np.exp(-margin / 0.05))).astype(float)
     human[np.abs(margin) < 0.02] = 0.5
-    return accuracy.Judged(margin, human, rng.integers(-50, 50, 400), refused=0)
+    return accuracy.Judged(margin=margin, human=human, prompts=rng.integers(-50, 50, 400), refused=0)
 
 
 def test_without_validation_pairs_each_half_of_the_prompts_serves_the_other() -> None:

@@ -16,12 +16,15 @@ from support.trained_models import lora_result
 from infra.base import files
 from infra.base.errors import UserError
 from infra.base.models import Model
-from labelers.scoring import implicit, scorers
+from labelers.scoring import implicit, implicit_folders, scorers
+from pipelines.drawing import generate
+from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.encoders import LatentEncoder
 from pipelines.raw.decode import decode_image, open_image
 from pipelines.raw.pairs import prompt_id
 from training.backbones.diffusion import StableDiffusion
+from training.layout.base_precision import FrozenLinear
 from training.method.draws import REWARD_SEED, draw
 
 
@@ -94,29 +97,29 @@ def test_long_captions_are_counted(policy: Path) -> None:
 
 
 def test_the_reference_is_what_the_policy_started_from(policy: Path, tmp_path: Path) -> None:
-    folders = implicit.Folders.find(str(policy))
+    folders = implicit_folders.Folders.find(str(policy))
     assert (folders.policy, folders.reference, folders.beta) == (policy, MODEL, 300.0)
-    assert implicit.Folders.find(f"{policy},{policy}").reference == policy
+    assert implicit_folders.Folders.find(f"{policy},{policy}").reference == policy
     plain = tmp_path / "plain"
     shutil.copytree(MODEL, plain)
-    assert implicit.Folders.find(str(plain)).reference == MODEL
+    assert implicit_folders.Folders.find(str(plain)).reference == MODEL
     assert implicit.Implicit(str(policy)).fingerprint != implicit.Implicit(f"{policy},{policy}").fingerprint
 
 
 @pytest.mark.parametrize(
     ("objective", "beta"),
     [
-        ({}, implicit.BETA),
+        ({}, implicit_folders.BETA),
         ({"beta": 300.0}, 300.0),
         ({"objective": "kto", "beta": 300.0}, 300.0),
-        ({"objective": "mapo", "beta": 300.0}, implicit.BETA),
-        ({"objective": "sft", "beta": 300.0}, implicit.BETA),
-        ({"beta": 300.0, "error": "eps"}, implicit.BETA),
-        ({"beta": 300.0, "weighting": "min-snr"}, implicit.BETA),
+        ({"objective": "mapo", "beta": 300.0}, implicit_folders.BETA),
+        ({"objective": "sft", "beta": 300.0}, implicit_folders.BETA),
+        ({"beta": 300.0, "error": "eps"}, implicit_folders.BETA),
+        ({"beta": 300.0, "weighting": "min-snr"}, implicit_folders.BETA),
     ],
 )
 def test_beta_is_the_policys_where_it_means_anything(objective: dict[str, object], beta: float) -> None:
-    assert implicit.trained_beta(objective) == beta
+    assert implicit_folders.trained_beta(objective) == beta
 
 
 def test_no_policy_and_a_foreign_reference_are_refused(policy: Path, tmp_path: Path) -> None:
@@ -154,3 +157,31 @@ def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path,
     (lora / "facts.json").unlink()
     with pytest.raises(UserError, match=r"has no facts\.json that names the base"):
         scorers.check("implicit", str(lora))
+
+
+def test_adapters_beside_packed_weights_are_scored_beside_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora, _ = lora_result(tmp_path / "lora")
+    images, caption, _ = shown(1)
+    plain = implicit.Implicit(str(lora))
+    facts = json.loads((lora / "facts.json").read_text())
+    facts["config"]["policy"] = {"base_precision": "fp8"}
+    (lora / "facts.json").write_text(json.dumps(facts))
+    beside = implicit.Implicit(str(lora))
+    assert beside.fingerprint != plain.fingerprint
+    scores = beside.score(images[:1], [caption])
+    for network in beside.loaded.networks:
+        assert any(isinstance(layer, FrozenLinear) for layer in network.modules())
+    # Policy and reference differ by the adapters alone in either, so the scores are near each other.
+    assert scores == pytest.approx(plain.score(images[:1], [caption]), rel=0.25)
+    generate.say_precision(lora, GenerateConfig(lora=str(lora), dtype="bfloat16"))
+    assert "trained beside weights in fp8; the images are drawn with the model's own weights in bfloat16" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("named", "known"), [(None, "float32"), ("bfloat16", "float32"), ("nf4", "nf4")])
+def test_bfloat16_beneath_adapters_is_no_other_model(named: str | None, known: str) -> None:
+    config = {"policy": {"base_precision": named}} if named else {}
+    assert implicit_folders.trained_beside(config) == known
