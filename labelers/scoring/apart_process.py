@@ -41,9 +41,11 @@ def image_reward(weights: str) -> Judge:
     """Load ImageReward (Xu et al. 2023, arXiv 2304.05977): (MLP(BLIP(image, caption)) - 0.16717) / 1.03334.
 
     The package's own loader takes a checkpoint that lacks most of the model without a word; here each tensor must fit.
-    Its other scores need a package clip that is not on PyPI; an empty one stands in its place.
+    Its other scores need a package clip that is not on PyPI, and its trainer a diffusers of the year of transformers;
+    an empty module stands in the place of either.
     """
-    sys.modules.setdefault("clip", types.ModuleType("clip"))
+    for absent in ("clip", "ImageReward.ReFL"):
+        sys.modules.setdefault(absent, types.ModuleType(absent))
     from ImageReward.ImageReward import ImageReward
 
     folder = _folder(weights, IMAGE_REWARD, ["ImageReward.pt", "med_config.json"])
