@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, ending, engines, files, flags, garbage, logs, places, verifying
+from infra.base import config_files, dry_run, ending, engines, files, flags, garbage, logs, pipes, places, verifying
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
@@ -88,7 +88,7 @@ def run(
         garbage.search_seldom()
     try:
         special = {name for name, there in (("plan", plan), ("verify", verify)) if there is not None}
-        with files.counting_from(None if places.in_job() else Path.cwd()):
+        with pipes.ending_quietly(), files.counting_from(None if places.in_job() else Path.cwd()):
             parsed = _parse(config_class, presets or {}, given, special, about or "", lines or {}, runs_jobs)
             _carry_out(main, plan, verify, parsed)
     except (UserError, OSError) as error:

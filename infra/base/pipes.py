@@ -1,0 +1,39 @@
+"""A reader of standard output that leaves early, as `head` does, ends a command without a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+LEFT = 141  # the exit code that a shell gives to a process that SIGPIPE ended
+
+
+@contextlib.contextmanager
+def ending_quietly() -> Iterator[None]:
+    """Let a block end as it would, but for what it can't print any more: Python would write a traceback about that.
+
+    Raises:
+        SystemExit: with 141, if the block had not ended yet when its reader left.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        if not _has_reader_left():  # another pipe, such as that of a connection
+            raise
+        raise SystemExit(LEFT) from None
+    finally:
+        _has_reader_left()
+
+
+def _has_reader_left() -> bool:
+    """Say whether nobody reads standard output; then it leads nowhere from now on."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
