@@ -28,6 +28,7 @@ def manifest(
     embeddings: Embeddings,
     described: Mapping[str, dict[str, Any]],
     prompts: int = PROMPTS,
+    flip: bool = False,
 ) -> store.Manifest:
     """Describe a store of random pairs; shape is (C, H, W) of a latent, embeddings those of a caption by column."""
     channels, height, width = shape
@@ -40,7 +41,7 @@ def manifest(
         scaling_factor=1.0,
         shift_factor=0.0,
         posterior="sample",
-        flip=False,
+        flip=flip,
         embeddings=dict(embeddings),
         counts=store.Counts(
             rows_in=count, ties=0, invalid=0, quarantined=0, kept=count, contradicting=0, prompts=prompts
@@ -93,16 +94,18 @@ def write_store(
     indexed: bool = True,
     rows_per_file: int = ROWS_PER_FILE,
     prompts: int = PROMPTS,
+    flip: bool = False,
 ) -> None:
     """Write the same as a latent store, with the label set human.
 
     Args:
+        flip: with mirrored images, too.
         indexed: as stores are written now; else as earlier versions did, compressed and without an index.
     """
     options = schemas.WRITTEN_AS if indexed else None
     described: dict[str, dict[str, Any]] = {}
     located: dict[str, addresses.Located | None] = {}
-    for name, table in _tables(count, shape, embeddings, rows_per_file, prompts):
+    for name, table in _tables(count, shape, embeddings, rows_per_file, prompts, flip):
         path = str(folder / name)
         sha = files.write_table(path, table, options)
         described[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha, "rows": table.num_rows}
@@ -114,11 +117,11 @@ def write_store(
     label_files.write_labels(
         str(folder), "human", pa.table(labels, names=label_files.LABELS_SCHEMA.names), {"scorer": "human"}
     )
-    store.publish(str(folder), manifest(count, shape, embeddings, described, prompts))
+    store.publish(str(folder), manifest(count, shape, embeddings, described, prompts, flip))
 
 
 def _tables(
-    count: int, shape: tuple[int, ...], embeddings: Embeddings, rows_per_file: int, prompts: int
+    count: int, shape: tuple[int, ...], embeddings: Embeddings, rows_per_file: int, prompts: int, flip: bool
 ) -> Iterator[tuple[str, pa.Table]]:
     """Yield each Parquet file's name in the store and its rows."""
     generator = np.random.default_rng(0)
@@ -131,6 +134,6 @@ def _tables(
     for start in range(0, count, rows_per_file):
         ids = np.arange(start, min(start + rows_per_file, count))
         kept: dict[str, Any] = {"pair_id": ids, "prompt_id": prompt_ids[1 + ids % prompts]}
-        for column in schemas.latent_columns(flip=False):
+        for column in schemas.latent_columns(flip):
             kept[column] = schemas.value_lists(normal(generator, len(ids), math.prod(shape)))
         yield f"pairs/status=kept/part-{start}.parquet", pa.table(kept)

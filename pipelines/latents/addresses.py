@@ -1,7 +1,7 @@
 """Where each row of a finished store lies, so that training reads rows where they are and copies nothing.
 
 index/pairs.arrow          pair_id ascending, part, row, caption, checksum: 24 bytes a pair; with --buckets also bucket,
-                           one byte more: its place among the manifest's
+                           one byte more: its place among the manifest's; with --flip also checksum_flipped
 index/captions.arrow       prompt_id ascending, part, row, checksum
 index/pair_parts.arrow     of each part its file, and of each latent column the byte at which row 0 begins
 index/caption_parts.arrow  the same of captions and embedding columns
@@ -36,6 +36,8 @@ CAPTIONS = "index/captions.arrow"
 PAIR_PARTS = "index/pair_parts.arrow"
 CAPTION_PARTS = "index/caption_parts.arrow"
 ROW_BYTES = {PAIRS: 24, CAPTIONS: 20}  # of a row of the index
+CHECKSUM = "checksum"  # its columns: of a row as stored, and with --flip of its mirror image, which is read apart
+CHECKSUM_BYTES = 4
 KEYS = {store.KEPT: "pair_id", "prompts": "prompt_id"}  # folder of the rows that are read at random: their id
 
 
@@ -55,6 +57,7 @@ class Located:
     captions: npt.NDArray[np.int64] | None  # prompt_id of each pair; None of captions themselves
     checksums: npt.NDArray[np.uint32]
     parts: Sequence[Part]
+    mirrored: npt.NDArray[np.uint32] | None = None  # checksums of the columns of mirrored images
     sides: npt.NDArray[np.int32] | None = None  # [n, 2] height and width of each pair's bucket, in pixels
 
 
@@ -62,7 +65,7 @@ def index_bytes(manifest: store.Manifest) -> int:
     """Return the bytes of a store's index but for its parts, which are few: what a node keeps of a store on S3."""
     if manifest.counts.images:
         return sum(int(about["bytes"]) for name, about in manifest.files.items() if name.startswith(f"{FOLDER}/"))
-    pair = ROW_BYTES[PAIRS] + bool(manifest.buckets)
+    pair = ROW_BYTES[PAIRS] + bool(manifest.buckets) + CHECKSUM_BYTES * manifest.flip
     return pair * manifest.counts.kept + ROW_BYTES[CAPTIONS] * (manifest.counts.prompts + 1)
 
 
@@ -92,7 +95,8 @@ def locate(content: bytes, table: pa.Table) -> Located | None:
     if not columns or any(table[name].null_count for name in (key, *columns)):
         return None
     parts: list[Part] = []
-    rows: list[list[memoryview]] = []
+    names = [[one for one in columns if one.endswith(schemas.MIRRORED) == turned] for turned in (False, True)]
+    sums: list[list[int]] = [[], []]
     footer = pq.read_metadata(pa.BufferReader(content))
     first = 0
     for number in range(footer.num_row_groups):
@@ -103,15 +107,18 @@ def locate(content: bytes, table: pa.Table) -> Located | None:
             if content[start : start + width * group.num_rows] != decoded:
                 return None
         view = memoryview(content)
-        for row in range(group.num_rows):
-            rows.append([view[start + row * width :][:width] for start, width in values.values()])
+        for side, of_side in enumerate(names):
+            places = [values[name] for name in of_side]
+            for row in range(group.num_rows):
+                sums[side].append(checksum([view[start + row * width :][:width] for start, width in places]))
         parts.append(Part(group.num_rows, {name: start for name, (start, _) in values.items()}))
         first += group.num_rows
     return Located(
         ids=table[key].to_numpy(),
         captions=table["prompt_id"].to_numpy() if key == "pair_id" else None,
-        checksums=np.array([checksum(row) for row in rows], np.uint32),
+        checksums=np.array(sums[0], np.uint32),
         parts=parts,
+        mirrored=np.array(sums[1], np.uint32) if names[1] else None,
         sides=_sides(table),
     )
 
@@ -176,8 +183,11 @@ def index_of(key: str, located: Mapping[str, Located]) -> tuple[pa.Table, pa.Tab
         key: ids,
         "part": np.repeat(np.arange(len(parts), dtype=np.uint32), lengths),
         "row": np.concatenate([np.arange(length, dtype=np.uint32) for length in lengths]),
-        "checksum": np.concatenate([one.checksums for one in located.values()]),
+        CHECKSUM: np.concatenate([one.checksums for one in located.values()]),
     }
+    mirrored = [one.mirrored for one in located.values() if one.mirrored is not None]
+    if mirrored:
+        rows[f"{CHECKSUM}{schemas.MIRRORED}"] = np.concatenate(mirrored)
     columns = {"file": pa.array([name for name, _ in parts])}
     for name in parts[0][1].offsets:
         columns[name] = pa.array([part.offsets[name] for _, part in parts], pa.uint64())

@@ -25,9 +25,13 @@ PAGE_BYTES = 1 << 29  # of one column in a file, at most
 PAGE_ROWS = 16_384  # in a file, at most: the writer itself begins a new page after 20,000
 
 
+MIRRORED = "_flipped"  # end of the names of the columns of mirrored images
+
+
 def latent_columns(flip: bool) -> tuple[str, ...]:
     """Name the latent columns of a store."""
-    return ("latents_0", "latents_1") + (("latents_0_flipped", "latents_1_flipped") if flip else ())
+    plain = ("latents_0", "latents_1")
+    return plain + (tuple(f"{name}{MIRRORED}" for name in plain) if flip else ())
 
 
 def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16", bucketed: bool = False) -> pa.Schema:
@@ -51,7 +55,7 @@ def pairs_schema(latent_size: int, flip: bool, dtype: str = "float16", bucketed:
 
 def image_columns(flip: bool) -> tuple[str, ...]:
     """Name the latent columns of the images of a store of groups."""
-    return ("latents",) + (("latents_flipped",) if flip else ())
+    return ("latents",) + ((f"latents{MIRRORED}",) if flip else ())
 
 
 def images_schema(latent_size: int, flip: bool, dtype: str = "float16") -> pa.Schema:

@@ -10,7 +10,7 @@ import concurrent.futures
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipelines.latents import addresses, group_index, schemas, store
 from pipelines.latents.schemas import Values
 from pipelines.raw import pairs
 from training.data import grouped
-from training.data.stored import Read, StoredPairs, latent_shape, row_shape
+from training.data.stored import Mirrored, Read, StoredPairs, latent_shape, row_shape, turned
 
 CONNECTIONS = 24  # requests to S3 at once; pyarrow keeps 25 connections
 HANDLES = 4096  # files on S3 whose size is known; the first request to another one asks for that, too
@@ -130,6 +130,7 @@ def _rows(
     path: str, rows: pa.RecordBatch, parts: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str
 ) -> AddressedRows:
     places = _mapped(parts)
+    mirrored = f"{addresses.CHECKSUM}{schemas.MIRRORED}"
     return AddressedRows(
         store=path,
         files=places["file"],
@@ -138,7 +139,8 @@ def _rows(
         dtype=dtype,
         part=rows["part"].to_numpy(),
         row=rows["row"].to_numpy(),
-        checksum=rows["checksum"].to_numpy(),
+        checksum=rows[addresses.CHECKSUM].to_numpy(),
+        mirrored_checksum=rows[mirrored].to_numpy() if mirrored in rows.schema.names else None,
         fetch=_Remote().fetch if files.is_remote(path) else None,
     )
 
@@ -154,7 +156,8 @@ class AddressedRows:
     dtype: str  # of the values as they are stored
     part: npt.NDArray[np.uint32]  # [n]
     row: npt.NDArray[np.uint32]  # [n], in its part
-    checksum: npt.NDArray[np.uint32]  # [n]
+    checksum: npt.NDArray[np.uint32]  # [n], of the row as it is, or in stores of before of all its columns
+    mirrored_checksum: npt.NDArray[np.uint32] | None = None  # [n], of its mirror image's columns
     fetch: Callable[[str, list[Span]], None] | None = field(repr=False)  # from S3; None: from a disk
 
     @property
@@ -162,10 +165,23 @@ class AddressedRows:
         """Say whether rows come from S3."""
         return self.fetch is not None
 
-    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
-        """Ask S3 for rows now; a disk is read when they are waited for."""
-        values = {name: np.empty((len(rows), *shape), self.dtype) for name, shape in self.shapes.items()}
-        jobs = [functools.partial(self._read_row, int(row), place, values) for place, row in enumerate(rows)]
+    def begin(self, rows: npt.NDArray[np.int64], mirrored: Mirrored | None = None) -> Read:
+        """Ask S3 for rows now; a disk is read when they are waited for.
+
+        Where a mirror image has a checksum of its own, only what is wanted is read.
+        """
+        is_apart = mirrored is not None and self.mirrored_checksum is not None
+        names = [name for name in self.shapes if not (is_apart and name.endswith(schemas.MIRRORED))]
+        ends = np.where(mirrored, schemas.MIRRORED, "") if is_apart else np.full(len(rows), "")
+        values = {name: np.empty((len(rows), *self.shapes[name]), self.dtype) for name in names}
+        jobs = [
+            functools.partial(
+                self._read_row,
+                int(row),
+                {f"{name}{end}": memoryview(of_all[place]).cast("B") for name, of_all in values.items()},
+            )
+            for place, (row, end) in enumerate(zip(rows, ends, strict=True))
+        ]
         waits: Sequence[Callable[[], None]] = jobs
         if self.fetch is not None:
             waits = [_pool().submit(job).result for job in jobs]
@@ -173,15 +189,14 @@ class AddressedRows:
         def wait() -> Mapping[str, Values]:
             for one in waits:
                 one()
-            return values
+            return values if mirrored is None or is_apart else turned(values, mirrored)
 
         return wait
 
-    def _read_row(self, row: int, place: int, values: Mapping[str, Values]) -> None:
-        """Read one row into its place among the values, and compare its checksum."""
+    def _read_row(self, row: int, targets: Mapping[str, memoryview]) -> None:
+        """Read some columns of one row into memory, and compare their checksums."""
         part = int(self.part[row])
         file = files.join(self.store, self.files[part].as_py())
-        targets = {name: memoryview(of_all[place]).cast("B") for name, of_all in values.items()}
         spans = [
             (int(self.offsets[name][part]) + int(self.row[row]) * target.nbytes, target)
             for name, target in targets.items()
@@ -192,8 +207,19 @@ class AddressedRows:
             raise UserError(f"{file}: missing, though its manifest names it; {REPAIR}") from None
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({disk_errors.reason(error)})") from error
-        if addresses.checksum([target for _, target in spans]) != self.checksum[row]:
-            raise UserError(f"{file}: row {self.row[row]} holds other bytes than were stored; {REPAIR}")
+        for expected, parts in self._checked(row, targets):
+            if addresses.checksum(parts) != expected:
+                raise UserError(f"{file}: row {self.row[row]} holds other bytes than were stored; {REPAIR}")
+
+    def _checked(self, row: int, targets: Mapping[str, memoryview]) -> Iterator[tuple[int, list[memoryview]]]:
+        """Yield each checksum of a row that some columns have, with the columns that it is of."""
+        if self.mirrored_checksum is None:
+            yield int(self.checksum[row]), list(targets.values())
+            return
+        for checksums, is_mirrored in ((self.checksum, False), (self.mirrored_checksum, True)):
+            parts = [target for name, target in targets.items() if name.endswith(schemas.MIRRORED) == is_mirrored]
+            if parts:
+                yield int(checksums[row]), parts
 
 
 def _read_spans(file: str, spans: list[Span]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.latents.schemas import Values
-from training.data.stored import Read, Rows
+from training.data.stored import Mirrored, Read, Rows
 from training.method.draws import Draw, image_posterior
 
 SLOTS = (0, 1)
@@ -56,10 +56,15 @@ class ShownImages:
         """Say whether a row comes from S3."""
         return self.groups.images.far
 
-    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
-        """Begin to read the images of pairs, each once; what is returned has the columns of a store of pairs."""
-        wanted, places = np.unique(self.groups.shown[rows], return_inverse=True)
-        read = self.groups.images.begin(wanted.astype(np.int64))
+    def begin(self, rows: npt.NDArray[np.int64], mirrored: Mirrored | None = None) -> Read:
+        """Begin to read the images of pairs, each once; what is returned has the columns of a store of pairs.
+
+        Args:
+            mirrored: equal for the pairs of a group, as they share their draw.
+        """
+        wanted, first, places = np.unique(self.groups.shown[rows], return_index=True, return_inverse=True)
+        of_images = None if mirrored is None else mirrored[first // len(SLOTS)]
+        read = self.groups.images.begin(wanted.astype(np.int64), of_images)
         by_slot = places.reshape(len(rows), len(SLOTS))
 
         def wait() -> Mapping[str, Values]:

@@ -13,7 +13,7 @@ from training.method.batch import Images
 from training.method.draws import draw, image_posterior
 
 
-def assemble_images(
+def begin_images(
     pairs: StoredPairs,
     rows: npt.NDArray[np.int64],
     shown_by: npt.NDArray[np.int64],
@@ -21,8 +21,10 @@ def assemble_images(
     epoch: int,
     timestep: Callable[[float], int],
     dropout: float,
-) -> Images:
-    """Gather images and make their groups' draws: timestep, noise and caption of each are those of its pairs.
+) -> Callable[[], Images]:
+    """Make the draws of images' groups and begin to read them; what is returned waits for them.
+
+    Timestep, noise and caption of each image are those of its pairs.
 
     Args:
         pairs: of a store of groups.
@@ -39,17 +41,22 @@ def assemble_images(
     dropped = np.array([drawn.drop_caption for drawn in draws])
     wanted = np.where(dropped, pairs.empty_prompt, pairs.prompt_rows[shown_by])
     captions, places = np.unique(wanted, return_inverse=True)  # each is read once
-    prompts = pairs.prompts.begin(captions.astype(np.int64))()
-    orientations = list(groups.images.begin(rows)().values())
-    latents = np.stack([orientations[int(manifest.flip and drawn.flip)][place] for place, drawn in enumerate(draws)])
-    if manifest.posterior == "moments":
-        mean, std = np.split(latents.astype(np.float32), 2, axis=1)
-        ids = groups.image_ids[rows]
-        noise = [image_posterior(seed, epoch, int(image), manifest.latent_shape) for image in ids]
-        latents = mean + std * np.stack(noise)
-    return Images(
-        latents=torch.from_numpy(latents).float(),
-        noise=torch.from_numpy(np.stack([drawn.noise for drawn in draws])),
-        timesteps=torch.tensor([drawn.timestep for drawn in draws]),
-        conditioning={name: torch.from_numpy(values[places]).float() for name, values in prompts.items()},
-    )
+    prompts = pairs.prompts.begin(captions.astype(np.int64))
+    turns = np.array([drawn.flip for drawn in draws]) if manifest.flip else None
+    read = groups.images.begin(rows, turns)
+
+    def finish() -> Images:
+        latents = read()["latents"]
+        if manifest.posterior == "moments":
+            mean, std = np.split(latents.astype(np.float32), 2, axis=1)
+            ids = groups.image_ids[rows]
+            noise = [image_posterior(seed, epoch, int(image), manifest.latent_shape) for image in ids]
+            latents = mean + std * np.stack(noise)
+        return Images(
+            latents=torch.from_numpy(latents).float(),
+            noise=torch.from_numpy(np.stack([drawn.noise for drawn in draws])),
+            timesteps=torch.tensor([drawn.timestep for drawn in draws]),
+            conditioning={name: torch.from_numpy(values[places]).float() for name, values in prompts().items()},
+        )
+
+    return finish

@@ -25,6 +25,7 @@ from training.method.draws import Draw, draw
 from training.method.order import Streams, batch_rows, step_rows
 
 Item = TypeVar("Item")
+Part = TypeVar("Part")
 TimestepMap = Callable[..., int]  # of a uniform number, and with buckets `area`; see Backbone.timestep
 UNDECIDED = 2  # beside 0 and 1 for the winner's slot
 PAIRS_AHEAD = 64  # that are asked of S3 before they are needed: at 77 pairs/s the answers may take 0.8 s
@@ -138,7 +139,6 @@ def begin(
     """
     pairs = data.pairs
     chosen = data.rows[rows].astype(np.int64)
-    latents = pairs.latents.begin(chosen)
     manifest = pairs.manifest
     moments = manifest.posterior == "moments"
     ids = pairs.pair_ids[chosen]
@@ -151,6 +151,8 @@ def begin(
     ]
     if moments and pairs.groups is not None:
         draws = pairs.groups.with_posteriors(draws, chosen, seed, epoch, shape)
+    turns = np.array([drawn.flip for drawn in draws]) if manifest.flip else None
+    latents = pairs.latents.begin(chosen, turns)
     dropped = np.array([drawn.drop_caption for drawn in draws])
     wanted = np.where(dropped, pairs.empty_prompt, pairs.prompt_rows[chosen])
     captions, places = np.unique(wanted, return_inverse=True)  # each is read once
@@ -184,8 +186,7 @@ def _pair_latents(
     slots = [rows.reshape(len(rows), -1)[:, : math.prod(shape)].reshape(-1, *shape) for rows in columns.values()]
     pairs: list[schemas.Values] = []
     for place, (winner, drawn) in enumerate(zip(winners.tolist(), draws, strict=True)):
-        mirrored = 2 if manifest.flip and drawn.flip else 0
-        pair: schemas.Values = np.stack([slots[mirrored + slot][place] for slot in (0, 1)])
+        pair: schemas.Values = np.stack([slot[place] for slot in slots])
         if manifest.posterior == "moments":
             mean, std = np.split(pair.astype(np.float32), 2, axis=1)
             pair = mean + std * drawn.posterior
@@ -286,11 +287,15 @@ def _rows_of_step(data: Labelled, step: int, share: Share, seed: int) -> tuple[i
 
 def steps_ahead(data: Labelled, share: Share) -> int:
     """Say how many steps to begin before the one that is waited for: none where rows lie on a disk."""
-    pairs = share.global_batch // share.world_size
+    return passes_ahead(data, share.global_batch // share.world_size)
+
+
+def passes_ahead(data: Labelled, pairs: int) -> int:
+    """Say how many passes of so many pairs to begin before the one that is waited for; none from a disk."""
     return -(-PAIRS_AHEAD // max(1, pairs)) if data.pairs.latents.far else 0
 
 
-def read_ahead(steps: Iterable[int], begin: Callable[[int], Callable[[], Item]], ahead: int) -> Iterator[Item]:
+def read_ahead(steps: Iterable[Part], begin: Callable[[Part], Callable[[], Item]], ahead: int) -> Iterator[Item]:
     """Yield what begin(step) returns for each step in order, when `ahead` further steps were begun."""
     begun: collections.deque[Callable[[], Item]] = collections.deque()
     for step in steps:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from training.data.grouped import Groups
 
 Read = Callable[[], Mapping[str, schemas.Values]]
+Mirrored = npt.NDArray[np.bool_]  # [rows]
 
 
 class Rows(Protocol):
@@ -26,8 +27,12 @@ class Rows(Protocol):
         """Say whether a row takes a server's answer, so that many are best asked for ahead."""
         ...
 
-    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
+    def begin(self, rows: npt.NDArray[np.int64], mirrored: Mirrored | None = None) -> Read:
         """Begin to read rows; what is returned waits for them: [len(rows), ...] by column.
+
+        Args:
+            mirrored: for which rows the columns of mirrored images are wanted in place of the others; None: all
+                columns are.
 
         Raises:
             UserError: naming the file, if one is missing or holds other bytes than were stored; here or while waiting.
@@ -70,13 +75,24 @@ class Arrays:
     columns: Mapping[str, schemas.Values]
     far: bool = False
 
-    def begin(self, rows: npt.NDArray[np.int64]) -> Read:
+    def begin(self, rows: npt.NDArray[np.int64], mirrored: Mirrored | None = None) -> Read:
         """Read rows when they are waited for."""
-        return functools.partial(self.read, rows)
+        return functools.partial(self.read, rows, mirrored)
 
-    def read(self, rows: npt.NDArray[np.int64]) -> dict[str, schemas.Values]:
+    def read(self, rows: npt.NDArray[np.int64], mirrored: Mirrored | None = None) -> Mapping[str, schemas.Values]:
         """Return rows of each column."""
-        return {name: values[rows] for name, values in self.columns.items()}
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return columns if mirrored is None else turned(columns, mirrored)
+
+
+def turned(columns: Mapping[str, schemas.Values], mirrored: Mirrored) -> dict[str, schemas.Values]:
+    """Take each row's values from the columns of mirrored images where that is wanted, and name them as the others."""
+    chosen = {}
+    for name in [name for name in columns if not name.endswith(schemas.MIRRORED)]:
+        plain = columns[name]
+        flipped = columns[f"{name}{schemas.MIRRORED}"]
+        chosen[name] = np.where(mirrored.reshape(-1, *[1] * (plain.ndim - 1)), flipped, plain)
+    return chosen
 
 
 def latent_shape(manifest: store.Manifest, bucket: int | None = None) -> tuple[int, int, int]:

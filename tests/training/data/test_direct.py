@@ -19,7 +19,8 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
 from pipelines.latents import addresses, schemas, store
-from training.data import direct
+from pipelines.latents.addresses import index_bytes
+from training.data import direct, loader
 from training.data.direct import is_addressable
 from training.data.loader import Share, apply_labels, assemble, begin_step, read_ahead, step_batches, steps_ahead
 from training.data.opened import open_store
@@ -61,6 +62,69 @@ def test_batches_are_those_of_a_copy_and_nothing_is_copied(indexed: Path, tmp_pa
             assert one.latents.equal(other.latents)
             assert one.conditioning.keys() == other.conditioning.keys() == EMBEDDINGS.keys()
             assert all(values.equal(other.conditioning[name]) for name, values in one.conditioning.items())
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store with mirrored images."""
+    folder = tmp_path_factory.mktemp("flipped") / "store"
+    write_store(folder, 64, SHAPE, EMBEDDINGS, flip=True)
+    return folder
+
+
+@pytest.fixture
+def spans_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note the bytes of each place that is read in a file of pairs."""
+    read: list[int] = []
+    own = direct._read_spans
+
+    def note(file: str, spans: list[direct.Span]) -> None:
+        if "/pairs/" in file:
+            read.extend(target.nbytes for _, target in spans)
+        own(file, spans)
+
+    monkeypatch.setattr(direct, "_read_spans", note)
+    return read
+
+
+def test_of_mirrored_images_two_columns_are_read_and_not_four(
+    flipped: Path, tmp_path: Path, spans_read: list[int]
+) -> None:
+    path = str(flipped)
+    copied = loader.as_stored(stage(path, str(tmp_path)))
+    data = loader.as_stored(open_store(path))
+    rows = np.arange(64)
+    one, other = (assemble(each, rows, 0, 0, thousand, 0.0) for each in (copied, data))
+    assert one.latents.equal(other.latents)
+    assert spans_read == [16] * (2 * 64)
+    assert index_bytes(store.read_manifest(path)) == (24 + 4) * 64 + 20 * 17
+
+
+def test_an_index_of_before_has_one_checksum_of_all_four_columns(flipped: Path, spans_read: list[int]) -> None:
+    pairs = open_store(str(flipped))
+    assert isinstance(pairs.latents, direct.AddressedRows)
+    turns = np.arange(4) % 2 == 0
+    wanted = pairs.latents.begin(np.arange(4), turns)()
+    columns = pairs.latents.begin(np.arange(4))()
+    sums = [addresses.checksum([values[row].tobytes() for values in columns.values()]) for row in range(4)]
+    old = replace(pairs.latents, checksum=np.array(sums, np.uint32), mirrored_checksum=None)
+    spans_read.clear()
+    found = old.begin(np.arange(4), turns)()
+    assert spans_read == [16] * (4 * 4)
+    assert found.keys() == wanted.keys() == {"latents_0", "latents_1"}
+    assert all(np.array_equal(values, wanted[name]) for name, values in found.items())
+    assert np.array_equal(wanted["latents_1"][2], columns["latents_1_flipped"][2])
+
+
+def test_altered_bytes_of_a_mirrored_image_are_named_where_it_is_used(flipped: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(flipped, tmp_path / "store"))
+    file = "pairs/status=kept/part-0.parquet"
+    flip(changed / file, first_byte_of(changed, file, "latents_0_flipped") + 16 * 3)
+    latents = open_store(str(changed)).latents
+    latents.begin(np.array([3]), np.array([False]))()
+    for turns in (np.array([True]), None):
+        with pytest.raises(UserError, match="row 3 holds other bytes than were stored"):
+            latents.begin(np.array([3]), turns)()
 
 
 def test_an_encoding_writes_an_index(encoded_store: Path) -> None:
