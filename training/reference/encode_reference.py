@@ -219,7 +219,7 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
     step = Step(
         function=VisitPairs if plan.visited == "pair" else VisitImages,
         arguments=arguments,
-        batch_size=config.batch_size if plan.visited == "pair" else 2 * config.batch_size,  # a pair has two images
+        batch_size=None,  # whole blocks: of a store on S3, rows are asked for some passes ahead
         actors=share.copies,
         gpus=share.gpus,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from training.data.opened import open_store
 from training.layout.base_precision import lower
 from training.method.forward import NetworkReference
 from training.reference import reference_errors
+
+Visited = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]  # timesteps [n], errors [columns, n]
 
 
 class VisitPairs:
@@ -59,6 +62,7 @@ class VisitPairs:
         self.caption_dropout = caption_dropout
         self.batch_size = batch_size
         self.per_pass = batch_size
+        self.ahead = loader.passes_ahead(self.data, batch_size)
         self.known_ids = self.data.pairs.pair_ids
 
     def __call__(self, visits: pa.Table) -> pa.Table:
@@ -72,11 +76,11 @@ class VisitPairs:
         rows = np.searchsorted(self.known_ids, ids)
         timesteps = np.empty(len(rows), np.int32)
         errors = np.empty((len(self.columns), len(rows)), np.float32)
-        for draw in np.unique(draws):
-            for places in self._by_bucket(rows, np.flatnonzero(draws == draw)):
-                for start in range(0, len(places), self.per_pass):
-                    part = places[start : start + self.per_pass]
-                    timesteps[part], errors[:, part] = self.visit(rows[part], int(draw))
+        passes = list(self._passes(rows, draws))
+        found = loader.read_ahead(passes, lambda one: self.begin_visit(rows[one[1]], one[0]), self.ahead)
+        for (_, places), (times, made) in zip(passes, found, strict=True):
+            timesteps[places] = times
+            errors[:, places] = made
         bad = np.flatnonzero(~np.isfinite(errors).all(0))
         if len(bad):
             raise UserError(
@@ -87,20 +91,35 @@ class VisitPairs:
             visits = visits.append_column(name, pa.array(values))
         return visits.append_column("hardware", pa.array([self.hardware] * len(rows), pa.string()))
 
+    def _passes(
+        self, rows: npt.NDArray[np.int64], draws: npt.NDArray[np.int32]
+    ) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+        """Cut visits into forward passes, each of one draw and one shape; yields the draw and the places in rows."""
+        for draw in np.unique(draws):
+            for places in self._by_bucket(rows, np.flatnonzero(draws == draw)):
+                for start in range(0, len(places), self.per_pass):
+                    yield int(draw), places[start : start + self.per_pass]
+
     def _by_bucket(self, rows: npt.NDArray[np.int64], places: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
         """Cut places of rows into those of each bucket: a pass has one shape."""
         buckets = self.data.buckets(rows[places])
         return [places] if buckets is None else [places[buckets == one] for one in np.unique(buckets)]
 
-    def visit(self, rows: npt.NDArray[np.int64], draw: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Return timesteps [n] and errors [2, n] float32 of up to batch_size rows of one shape, slot 0 first.
+    def begin_visit(self, rows: npt.NDArray[np.int64], draw: int) -> Callable[[], Visited]:
+        """Begin to read up to batch_size rows of one shape; what is returned waits for them and makes the pass.
 
-        Every pass has the full batch's shape, because an error's last bits depend on it; on its company they do not.
+        Its errors are [2, n], slot 0 first. Every pass has the full batch's shape, because an error's last bits depend
+        on it; on its company they do not.
         """
         padded = np.resize(rows, self.batch_size)
-        batch = loader.assemble(self.data, padded, self.seed, draw, self.backbone.timestep, self.caption_dropout)
-        errors = self.reference.errors(batch.to(self.device)).cpu().numpy()
-        return batch.timesteps.numpy()[: len(rows)], errors[:, : len(rows)]
+        read = loader.begin(self.data, padded, self.seed, draw, self.backbone.timestep, self.caption_dropout)
+
+        def finish() -> Visited:
+            batch = read()
+            errors = self.reference.errors(batch.to(self.device)).cpu().numpy()
+            return batch.timesteps.numpy()[: len(rows)], errors[:, : len(rows)]
+
+        return finish
 
 
 class VisitImages(VisitPairs):
@@ -122,10 +141,10 @@ class VisitImages(VisitPairs):
         self.shown_by = np.zeros(len(groups.image_ids), np.int64)
         self.shown_by[images] = shown_by
 
-    def visit(self, rows: npt.NDArray[np.int64], draw: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Return timesteps [n] and errors [1, n] float32 of up to per_pass images of the store."""
+    def begin_visit(self, rows: npt.NDArray[np.int64], draw: int) -> Callable[[], Visited]:
+        """Begin to read up to per_pass images of the store; their errors are [1, n]."""
         padded = np.resize(rows, self.per_pass)
-        images = image_batches.assemble_images(
+        read = image_batches.begin_images(
             self.data.pairs,
             padded,
             self.shown_by[padded],
@@ -134,5 +153,10 @@ class VisitImages(VisitPairs):
             self.backbone.timestep,
             self.caption_dropout,
         )
-        errors = self.reference.image_errors(images.to(self.device)).cpu().numpy()
-        return images.timesteps.numpy()[: len(rows)], errors[None, : len(rows)]
+
+        def finish() -> Visited:
+            images = read()
+            errors = self.reference.image_errors(images.to(self.device)).cpu().numpy()
+            return images.timesteps.numpy()[: len(rows)], errors[None, : len(rows)]
+
+        return finish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipelines.engine.jobs import Job
 from pipelines.latents import store
 from training.data import loader
 from training.data.opened import open_store
-from training.data.stored import StoredPairs
+from training.data.stored import Arrays, StoredPairs
 from training.reference import encode_reference, reference_config, reference_errors
 from training.reference.reference_config import ReferenceConfig
 from training.reference.visit_pairs import VisitPairs
@@ -96,6 +97,31 @@ def test_a_short_batch_and_a_mixed_one_are_cut_and_padded_to_the_same_shape(
     assert found["error_0"][2] != whole["error_0"][2]  # another draw is another error
 
 
+def test_of_a_store_on_s3_the_rows_of_further_passes_are_asked_for_ahead(
+    config: ReferenceConfig, staged: StoredPairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = step(replace(config, batch_size=4))
+    assert small.ahead == 0  # from a disk
+    far = replace(staged, latents=Arrays({}, far=True))
+    assert loader.passes_ahead(loader.as_stored(far), 4) == 16  # of 4 pairs each, 64 in all
+    events: list[str] = []
+
+    def begin_visit(rows: np.ndarray, draw: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        events.append(f"ask {rows[0]}")
+
+        def finish() -> tuple[np.ndarray, np.ndarray]:
+            events.append(f"take {rows[0]}")
+            return np.full(len(rows), draw), np.stack([rows, rows])
+
+        return finish
+
+    monkeypatch.setattr(small, "begin_visit", begin_visit)
+    small.ahead = 2
+    found = small(visits(staged, np.arange(14), draw=1))
+    assert events == ["ask 0", "ask 4", "ask 8", "take 0", "ask 12", "take 4", "take 8", "take 12"]
+    assert found["error_0"].to_pylist() == list(range(14))
+
+
 def test_errors_that_are_not_finite_are_refused_by_name(config: ReferenceConfig, staged: StoredPairs) -> None:
     broken = step(replace(config, batch_size=4))
     next(iter(broken.reference.network.parameters())).fill_(float("nan"))
@@ -108,11 +134,11 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Replace the network's errors by numbers that name the visit, and list (row, draw) of each."""
     made: list[tuple[int, int]] = []
 
-    def visit(_: VisitPairs, rows: np.ndarray, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    def begin_visit(_: VisitPairs, rows: np.ndarray, draw: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         made.extend((int(row), draw) for row in rows)
-        return np.full(len(rows), draw), np.stack([rows + draw / 8, rows + draw / 8 + 0.5])
+        return lambda: (np.full(len(rows), draw), np.stack([rows + draw / 8, rows + draw / 8 + 0.5]))
 
-    monkeypatch.setattr(VisitPairs, "visit", visit)
+    monkeypatch.setattr(VisitPairs, "begin_visit", begin_visit)
     return made
 
 
