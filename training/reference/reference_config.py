@@ -39,8 +39,8 @@ class ReferenceConfig:
     revision: str | None = None
     """Revision of the model on the Hub, for example a commit; by default the newest."""
     draws: int = 4
-    """Visits to each pair. A training needs one for each epoch begun: 1 + (steps - 1) // (labelled pairs //
-    --global-batch)."""
+    """Visits to each pair. A training needs one for each epoch begun, and its --dry-run says how many its steps are. A
+    store with buckets has fewer steps an epoch, as each bucket's last pairs fill no micro-batch."""
     seed: int = 0
     """The --seed of the training."""
     caption_dropout: float = 0.2

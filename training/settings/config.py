@@ -25,8 +25,8 @@ class DataConfig:
     store: PathText = "runs/store"
     """Latent store to train on, from encode_latents.py."""
     source: PathOrName | None = None
-    """Pairs to encode into --store first, with the model's encoder settings; a finished store is kept. By default
-    the store must be there."""
+    """Pairs to encode into --store first, in squares and with the model's encoder settings; a finished store is kept.
+    For --buckets or other encoder settings run encode_latents.py instead. By default the store must be there."""
     labels: str = "human"
     """Label set of the store that says which image of a pair won; relabel.py makes others than human."""
     reference: str | None = None
