@@ -52,4 +52,5 @@ class Job:
     may_go_on: Callable[[], None] = lambda: None  # asked when rows were written; a UserError ends the process
     counts: Callable[[pa.Table], Iterable[metrics.Sample]] | None = None  # what a batch of the last step comes to
     read: Callable[[str, Sequence[str]], Iterator[pa.Table]] = tables.pieces  # columns of one file, part by part
+    is_small: bool = False  # the asking process may run it, where Ray would start another one on the same machine
     written_as: Mapping[str, Any] = field(default_factory=dict)  # how Parquet is laid out: pyarrow's write options

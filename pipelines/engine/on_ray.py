@@ -24,7 +24,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from infra.base import files, metrics, object_storage
 from infra.base.errors import UserError, comes_again
-from pipelines.engine import progress
+from pipelines.engine import in_process, progress
 from pipelines.engine.failures import AGAIN, full_disk
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
 from pipelines.engine.ray_cluster import call, connect, device_count, ending_on_sigterm, export, map_files
@@ -46,6 +46,10 @@ def run(job: Job) -> None:
         UserError: if the cluster is too small for the job's steps ever to run at the same time, or a step's own; if a
             node was lost and Ray could not do without what ran there, or a disk is full: then the same job goes on.
     """
+    if job.is_small and _is_best_here(job.steps):
+        in_process.connect()
+        in_process.run(job)
+        return
     _check_resources(job.steps)
     nodes = _living_nodes()
     context = DataContext.get_current()
@@ -80,6 +84,17 @@ def run(job: Job) -> None:
         raise
     finally:
         context.checkpoint_config = None
+
+
+def _is_best_here(steps: Sequence[Step]) -> bool:
+    """Say whether this process, which stands on the only node, would run steps as one copy without a GPU does.
+
+    An actor for them would import in seconds what this process has imported, and do the same on the same machine.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    is_only = [node["NodeID"] for node in nodes] == [here]
+    return is_only and all(step.actors == 1 and not step.gpus and not step.accelerator for step in steps)
 
 
 def _bound_memory(context: DataContext) -> None:

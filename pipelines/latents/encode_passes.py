@@ -198,6 +198,7 @@ def encode_captions(plan: Plan) -> None:
             rows_per_block=block,
             name="captions",
             rows=texts.num_rows,
+            is_small=True,  # this process has loaded what it needs by now, and a second actor would load that again
             written_as=schemas.WRITTEN_AS,
         )
     )
