@@ -18,7 +18,7 @@ from pipelines.raw import pairs
 from training.checkpoints import checkpoint
 from training.data import hold_out
 from training.method.order import steps_an_epoch, usable
-from training.run import health, trackers
+from training.run import draws_check, health, trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
@@ -65,9 +65,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, tuple[int, ...]
         _check_held_out(files.resolve(data.held_out_store), manifest)
     _check_captions_apart(config, path)
     if data.reference is not None:
-        from training.run.reference_check import check_draws  # which loads torch
-
-        check_draws(config, counts)
+        draws_check.check_draws(config, counts)
     return manifest, counts
 
 
@@ -137,9 +135,10 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
         return config
     micro_batch = min(data.micro_batch, per_worker)
     global_batch = per_worker // micro_batch * micro_batch * config.workers
+    where = "one worker" if config.workers == 1 else f"each of {config.workers} workers"
     print(
         f"--global-batch {data.global_batch}: the set has {decided} pairs to train on, so a step takes {global_batch} "
-        f"of them, {micro_batch} at once",
+        f"of them, {micro_batch} at once on {where}; another number of --workers may give another batch",
         flush=True,
     )
     return replace(config, data=replace(data, global_batch=global_batch, micro_batch=micro_batch))

@@ -5,7 +5,7 @@ Their settings are compared before anything loads; their values with a live refe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,6 @@ from pipelines.latents import store
 from training.backbones.backbone import open_backbone
 from training.method import forward, objectives
 from training.method.batch import Batch
-from training.method.order import steps_an_epoch
 from training.reference import reference_errors
 from training.run import reward
 from training.run.journal import say
@@ -40,34 +39,6 @@ WORDS = {
 }
 
 
-def check_draws(config: TrainConfig, decided: Sequence[int]) -> None:
-    """Refuse cached errors that are absent, altered, not needed, or of too few draws.
-
-    Args:
-        decided: pairs that the label set decides, in each bucket.
-
-    Raises:
-        UserError: in one sentence.
-    """
-    data = config.data
-    name = data.reference
-    if name is None:
-        return
-    if not config.objective.needs_reference:
-        raise UserError(f"--reference {name}: --objective {config.objective.objective} needs no reference")
-    path = files.resolve(data.store)
-    manifest = reference_errors.read_manifest(path, name)
-    reference_errors.verify(path, name, manifest)
-    steps_a_draw = steps_an_epoch(decided, data.global_batch, data.micro_batch)
-    needed = draws_needed(config.steps, steps_a_draw)
-    if needed > manifest.draws:
-        raise UserError(
-            f"--reference {name}: {config.steps} steps visit the {sum(decided)} pairs {needed} times, and it has "
-            f"{manifest.draws} draws, enough for --steps {manifest.draws * steps_a_draw}; run encode_reference.py with "
-            f"--draws {needed}"
-        )
-
-
 def check_reference_errors(config: TrainConfig) -> None:
     """Refuse cached errors of another reference, other pairs or other draws than the run's; weights are hashed.
 
@@ -87,11 +58,6 @@ def check_reference_errors(config: TrainConfig) -> None:
             f"--reference {name}: was computed with {'; '.join(reasons)}; run encode_reference.py with this run's "
             "settings and another --name"
         )
-
-
-def draws_needed(steps: int, steps_a_draw: int) -> int:
-    """Count the epochs that steps take part in: the number of the last step's epoch, counted from 0, plus one."""
-    return (steps - 1) // steps_a_draw + 1
 
 
 def _settings(

@@ -105,7 +105,8 @@ def test_batches_follow_a_small_set_and_say_so(encoded_store: Path, capsys: pyte
     fitted = preflight.fit_batch(config).data
     assert (fitted.global_batch, fitted.micro_batch) == (336, 16)  # 21 times 16 are 336, and 22 times would be 352
     assert capsys.readouterr().out == (
-        "--global-batch 2048: the set has 351 pairs to train on, so a step takes 336 of them, 16 at once\n"
+        "--global-batch 2048: the set has 351 pairs to train on, so a step takes 336 of them, 16 at once on "
+        "one worker; another number of --workers may give another batch\n"
     )
     two = preflight.fit_batch(replace(config, workers=2, data=replace(config.data, micro_batch=512))).data
     assert (two.global_batch, two.micro_batch) == (350, 175)  # 351 // 2 at once on each of two workers

@@ -31,7 +31,7 @@ from training.method.batch import Batch
 from training.method.policy_config import PolicyConfig
 from training.reference import encode_reference, reference_errors
 from training.reference.visit_pairs import VisitPairs
-from training.run import assembly, loop, preflight, reference_check
+from training.run import assembly, draws_check, loop, preflight
 from training.run.result import result_folder
 from training.settings.config import TrainConfig
 
@@ -208,8 +208,8 @@ def test_flipped_labels_take_the_same_errors(
 
 
 def test_draws_are_counted_by_the_last_steps_epoch() -> None:
-    assert reference_check.draws_needed(2000, 851_293 // 2048) == 5  # 415 steps an epoch: 4.8 epochs
-    assert [reference_check.draws_needed(steps, 20 // 8) for steps in (1, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
+    assert draws_check.draws_needed(2000, 851_293 // 2048) == 5  # 415 steps an epoch: 4.8 epochs
+    assert [draws_check.draws_needed(steps, 20 // 8) for steps in (1, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
