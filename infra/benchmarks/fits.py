@@ -14,7 +14,6 @@ from pathlib import Path
 from infra.base import cli
 from pipelines.latents import planned
 from pipelines.latents.models_known import MODELS
-from training.backbones.backbone import open_backbone
 from training.layout.sharding_config import ShardingConfig
 from training.method.policy_config import PolicyConfig
 from training.run import plan
@@ -55,7 +54,7 @@ def settings(model: str, rank: int) -> Iterator[tuple[str, TrainConfig]]:
 def counted(folder: Path, config: TrainConfig, resolution: int) -> tuple[float, list[int]]:
     """Count the bytes of one pair at once, and how many pairs at once fit on each card of plan.CARDS."""
     manifest = planned.planned_store(folder, resolution, None, planned.PAIRS, planned.CAPTIONS)
-    network = plan.count_network(open_backbone(folder, config.schedule), folder, config, manifest)
+    network = plan.counted_network(config, folder, manifest)
     held = sum(size for _, size in plan.memory(plan.layout(config), network)) + network.activations
     return held, plan.fitting(held, config.data.micro_batch, network)
 

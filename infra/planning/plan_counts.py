@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +14,7 @@ from infra.base import (
     models,
     torchvision_guard,  # noqa: F401  (before transformers)
 )
-from pipelines.latents import autoencoders, encode_config, encode_latents, encode_plan, kinds, planned
-from training.backbones.backbone import open_backbone
+from pipelines.latents import autoencoders, encode_config, encode_plan, kinds, planned
 from training.run import plan as training_plan
 from training.settings.presets import PRESETS
 
@@ -49,9 +47,9 @@ class Counted:
         self.folder = planned.settings_folder(models.Model(model))
         self.encode = encode_config.PRESETS[encode_preset(preset)]
         self.training = PRESETS[preset]
-        vae = autoencoders.vae_config(self.folder)
-        self.resolution = encode_latents.choose_resolution(replace(self.encode, model=model), self.folder)
-        self.latent_shape = autoencoders.latent_shape(vae, self.resolution)
+        shapes = planned.shapes_of(self.folder, self.encode.resolution, self.encode.max_tokens)
+        self.resolution = shapes.resolution
+        self.latent_shape = shapes.latent
         self.stored = encode_plan.Stored(
             latent_shape=self.latent_shape,
             posterior=self.encode.posterior,
@@ -59,15 +57,13 @@ class Counted:
             dtype=self.encode.store_dtype,
         )
         tokens = kinds.text_tokens(self.folder, self.encode.max_tokens)
-        dtype = getattr(torch, self.encode.dtype)
-        self.networks = encode_plan.count_networks(self.folder, self.resolution, tokens, self.encode.batch_size, dtype)
+        self.networks = encode_plan.counted_networks(self.folder, shapes, tokens, self.encode)
         self.manifest = planned.planned_store(self.folder, self.resolution, self.encode.max_tokens, pairs, captions)
 
     @cached_property
     def network(self) -> training_plan.Network:
         """Count the network that training updates."""
-        backbone = open_backbone(self.folder, self.training.schedule)
-        return training_plan.count_network(backbone, self.folder, self.training, self.manifest, further=False)
+        return training_plan.counted_network(self.training, self.folder, self.manifest, further=False)
 
     @cached_property
     def caption_bytes(self) -> int:

@@ -215,7 +215,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     folder = model.folder(frozen)
     weight_files.check_weights(folder, frozen)
     vae = autoencoders.vae_config(folder)
-    resolution = choose_resolution(config, folder)
+    resolution = choose_resolution(config.resolution, folder)
     fingerprints = _fingerprints(folder, frozen, destination)
     embeddings = text_columns.embedding_shapes(folder, tokens)
     return Plan(
@@ -270,14 +270,14 @@ def _fingerprints(folder: Path, frozen: Sequence[str], destination: str) -> dict
     return {name: models.fingerprint(folder, name) for name in frozen}
 
 
-def choose_resolution(config: EncodeConfig, folder: Path) -> int:
-    """Return the side of the images in pixels: as asked for, or what the model was made for.
+def choose_resolution(wanted: int | None, folder: Path) -> int:
+    """Return the side of the images in pixels: as wanted, or what the model was made for.
 
     Raises:
         UserError: if VAE and network cannot cut it evenly.
     """
     step = kinds.pixels_per_latent(folder) * kinds.kind_of(folder).patch
-    resolution = config.resolution or kinds.native_resolution(folder)
+    resolution = wanted or kinds.native_resolution(folder)
     if resolution % step:
         raise UserError(f"--resolution {resolution}: not a multiple of {step}, the model's step")
     return resolution

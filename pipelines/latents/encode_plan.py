@@ -1,31 +1,31 @@
 """The encoder's dry run: rows, the store's bytes, memory, arithmetic and cost, before an image is decoded.
 
 Per pair the VAE encodes two images, and with flips each mirrored too; per unique caption the text encoder runs once.
-Both are counted (infra/base/counting.py), none of their weights read.
+Both are counted (encode_counts.py), none of their weights read; what was counted before is taken from where it is kept.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from infra.base import counting, dry_run, files, models
+from infra.base import dry_run, files, kept_counts, models
 from infra.base.dry_run import DryRunConfig, Row
-from labelers.clips.safety_checker import CheckerName, count_checker
-from pipelines.latents import autoencoders, buckets, kinds, planned, safety, schemas, store, weight_files
+from pipelines.latents import kinds, planned, safety, schemas, store
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_other_settings
-from pipelines.latents.encode_latents import choose_resolution
-from pipelines.latents.text_columns import Shapes, embedding_shapes
 from pipelines.raw import pairs
 from pipelines.raw.group_source import count_images
 from pipelines.raw.source import RawTable, open_source, parquet_files
+
+if TYPE_CHECKING:
+    from labelers.clips.safety_checker import CheckerName
+
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Networks:
     image: float  # FLOPs of the VAE's encoder for one image
     activations: int  # bytes at the peak of one batch of the VAE
     captions: Mapping[str, float]  # FLOPs of one caption by text encoder
-    embeddings: Shapes  # of each embedding column, per caption
+    embeddings: Mapping[str, tuple[int, ...]]  # of each embedding column, per caption
     checker_parameters: int = 0
     checked_image: float = 0.0  # FLOPs of the safety checker for one image
 
@@ -118,42 +118,36 @@ def read_source(dataset: RawTable, strict_labels: bool, blocklist: safety.Blockl
     )
 
 
-def count_networks(
-    folder: Path,
-    resolution: int,
-    tokens: int,
-    batch_size: int,
-    dtype: torch.dtype,
-    checker: CheckerName | None = None,
+def counted_networks(
+    folder: Path, shapes: planned.Shapes, tokens: int, config: EncodeConfig, checker: CheckerName | None = None
 ) -> Networks:
-    """Count the VAE's encoder and the text encoders of a diffusers folder on the meta device, and a safety checker.
+    """Return the work of the VAE, the text encoders and a safety checker, counted now or before.
 
     Args:
+        folder: of the model's settings.
+        shapes: of what the store is to hold.
         tokens: of a caption, from kinds.text_tokens.
+        checker: counted anew each time, as it was loaded to be checked.
     """
-    vae: Any = counting.empty(folder, autoencoders.VAE)
-    kind = kinds.kind_of(folder)
-    works: dict[str, float] = {}
-    one = torch.empty(1, 3, resolution, resolution, device=counting.META)
-    many = torch.empty(batch_size, 3, resolution, resolution, device=counting.META)
-    with torch.no_grad():
-        image = counting.flops(lambda: autoencoders.posterior(vae, one))
-        activations = counting.peak_bytes(vae, lambda: autoencoders.posterior(vae, many)[0], dtype)
-        for name in kind.frozen(with_sized=bool(tokens))[1:]:
-            settings = models.component_config(folder, name)
-            length = tokens if name == kind.sized else int(settings["max_position_embeddings"])
-            caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
-            works[name] = counting.flops(partial(counting.empty(folder, name), caption))
-    checker_parameters, checked_image = count_checker(checker.files().config()) if checker else (0, 0.0)
-    return Networks(
-        vae_parameters=counting.parameters(vae),
-        image=image,
-        activations=activations,
-        captions=works,
-        embeddings=embedding_shapes(folder, tokens),
-        checker_parameters=checker_parameters,
-        checked_image=checked_image,
-    )
+    asked = {
+        "resolution": shapes.resolution,
+        "tokens": tokens,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+    }
+
+    def count() -> dict[str, Any]:
+        from pipelines.latents import encode_counts  # which loads the libraries of networks
+
+        return asdict(encode_counts.count_networks(folder, shapes.resolution, tokens, config.batch_size, config.dtype))
+
+    networks = Networks(**kept_counts.kept(folder, "encoders", asked, count), embeddings=shapes.embeddings)
+    if checker is None:
+        return networks
+    from labelers.clips.safety_checker import count_checker
+
+    parameters, work = count_checker(checker.files().config())
+    return replace(networks, checker_parameters=parameters, checked_image=work)
 
 
 def plan_rows(
@@ -175,9 +169,8 @@ def plan_rows(
     embeddings = (
         (source.prompts + 1) * stored.value_bytes * sum(math.prod(shape) for shape in networks.embeddings.values())
     )
-    width = getattr(torch, dtype).itemsize
     memory = [
-        (f"VAE, {dtype}", float(width * networks.vae_parameters)),
+        (f"VAE, {dtype}", float(WIDTHS[dtype] * networks.vae_parameters)),
         ("activations of one batch (estimate)", float(networks.activations)),
     ]
     if networks.checker_parameters:
@@ -219,25 +212,21 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
             refuse_other_settings(destination, saved.get("config", saved) | saved.get("safety", {}), config, chosen)
     dataset = open_source(parquet_files(config.source, config.split))
     folder = planned.settings_folder(models.Model(config.model, config.revision))
-    weight_files.check_folder(folder, ())
-    tokens = kinds.text_tokens(folder, config.max_tokens)
-    vae = autoencoders.vae_config(folder)
-    resolution = choose_resolution(config, folder)
-    shapes = buckets.ladder(folder, resolution) if config.buckets else ()
+    shapes = planned.shapes_of(folder, config.resolution, config.max_tokens, config.buckets)
     stored = Stored(
-        latent_shape=autoencoders.latent_shape(vae, resolution),
+        latent_shape=shapes.latent,
         posterior=config.posterior,
         flip=config.flip,
         dtype=config.store_dtype,
-        buckets=len(shapes),
-        largest=max((math.prod(autoencoders.shaped_latents(vae, shape)) for shape in shapes), default=0),
+        buckets=len(shapes.buckets),
+        largest=max(map(math.prod, shapes.buckets), default=0),
     )
     source = read_source(dataset, config.strict_labels, chosen.blocklist)
     rows = plan_rows(
         stored,
         asked,
         source,
-        count_networks(folder, resolution, tokens, config.batch_size, getattr(torch, config.dtype), chosen.checker),
+        counted_networks(folder, shapes, kinds.text_tokens(folder, config.max_tokens), config, chosen.checker),
         copies=max(1, config.encoders),
         dtype=config.dtype,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from infra.base import models
+from infra.base import kept_counts, models
 from infra.base.errors import UserError
-from pipelines.latents import addresses, autoencoders, kinds, store, text_columns
+from pipelines.latents import addresses, store
 from pipelines.latents.models_known import MODELS
 
 SHAPES = Path(__file__).parents[2] / "infra/benchmarks/shapes"  # settings of published models, by preset
@@ -34,19 +36,58 @@ def settings_folder(model: models.Model) -> Path:
     return SHAPES / known
 
 
-def planned_store(folder: Path, resolution: int, max_tokens: int | None, pairs: int, captions: int) -> store.Manifest:
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What a store has of each image and caption, by the model's settings."""
+
+    resolution: int  # side of the square in pixels
+    latent: tuple[int, int, int]  # (C, H, W) of the square's
+    buckets: tuple[tuple[int, int, int], ...]  # of each bucket's latents; none without --buckets
+    embeddings: Mapping[str, tuple[int, ...]]  # of each embedding column, per caption
+
+
+def shapes_of(folder: Path, resolution: int | None, max_tokens: int | None, with_buckets: bool = False) -> Shapes:
+    """Say what a store of a model has of each image and caption, as counted now or before.
+
+    Args:
+        folder: of the model's settings.
+        resolution: side of the images in pixels, as the user chose; None for what the model was made for.
+        max_tokens: as the user chose; None for the model's own length.
+
+    Raises:
+        UserError: as encode_counts.count_shapes does.
+    """
+    asked = {"resolution": resolution, "max_tokens": max_tokens, "with_buckets": with_buckets}
+
+    def count() -> dict[str, Any]:
+        from pipelines.latents import encode_counts  # which loads the libraries of networks
+
+        return asdict(encode_counts.count_shapes(folder, resolution, max_tokens, with_buckets))
+
+    found = kept_counts.kept(folder, "shapes", asked, count)
+    channels, height, width = found["latent"]
+    return Shapes(
+        resolution=found["resolution"],
+        latent=(channels, height, width),
+        buckets=tuple((channels, height, width) for channels, height, width in found["buckets"]),
+        embeddings={name: tuple(shape) for name, shape in found["embeddings"].items()},
+    )
+
+
+def planned_store(
+    folder: Path, resolution: int | None, max_tokens: int | None, pairs: int, captions: int
+) -> store.Manifest:
     """Describe the store that the encoder would write of so many pairs, one sample of each image.
 
     Args:
         folder: of the model's settings.
-        resolution: side of the images in pixels.
+        resolution: side of the images in pixels; None for what the model was made for.
         max_tokens: as the user chose; None for the model's own length.
     """
-    shape = autoencoders.latent_shape(autoencoders.vae_config(folder), resolution)
-    embeddings = text_columns.embedding_shapes(folder, kinds.text_tokens(folder, max_tokens))
-    caption = HALF * sum(math.prod(column) for column in embeddings.values())
+    shapes = shapes_of(folder, resolution, max_tokens)
+    caption = HALF * sum(math.prod(column) for column in shapes.embeddings.values())
     sizes: Mapping[str, int] = {
-        "pairs/planned": 2 * HALF * pairs * math.prod(shape),
+        "pairs/planned": 2 * HALF * pairs * math.prod(shapes.latent),
         "prompts/planned": (captions + 1) * caption,
         addresses.PAIRS: addresses.ROW_BYTES[addresses.PAIRS] * pairs,
         addresses.CAPTIONS: addresses.ROW_BYTES[addresses.CAPTIONS] * (captions + 1),
@@ -55,13 +96,13 @@ def planned_store(folder: Path, resolution: int, max_tokens: int | None, pairs: 
         source="planned",
         model=str(folder),
         fingerprints={},
-        resolution=resolution,
-        latent_shape=shape,
+        resolution=shapes.resolution,
+        latent_shape=shapes.latent,
         scaling_factor=1.0,
         shift_factor=0.0,
         posterior="sample",
         flip=False,
-        embeddings=embeddings,
+        embeddings=shapes.embeddings,
         counts=store.Counts(
             rows_in=pairs, ties=0, invalid=0, quarantined=0, kept=pairs, contradicting=0, prompts=captions
         ),

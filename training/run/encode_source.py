@@ -8,7 +8,7 @@ from infra.base import files
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import encode_config, encode_latents, store, weight_files
+from pipelines.latents import encode_config, encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import kind_of
 from training.run import trackers
@@ -23,6 +23,8 @@ def encode(config: TrainConfig) -> None:
         UserError: as check and encode_latents.main do, or if the network's weights do not do.
     """
     check(config)
+    from pipelines.latents import weight_files  # which loads the libraries of networks: what needs none is refused
+
     folder = config.start.folder()
     weight_files.check_weights(folder, (kind_of(folder).network,))
     encode_latents.main(encoding(config))

@@ -1,8 +1,9 @@
 """The trainer's plan, which a dry run prints: steps, memory, arithmetic and cost.
 
-It is made from the store's manifest and the network's settings; no weights are read.
+It is made from the store's manifest and the network's settings; no weights are read. What network_count.py counts is
+kept, so that a plan of the same settings loads no network's libraries again.
 
-Let F be the FLOPs of one image's forward pass of the network, counted (infra/base/counting.py). A pair costs the policy
+Let F be the FLOPs of one image's forward pass of the network, counted. A pair costs the policy
 2 F forward and twice that backward, the reference 2 F, and recomputation under activation checkpointing 2 F more. With
 adapters the backward pass is one F an image: gradients pass through the frozen weights, which need none of their own.
 """
@@ -11,29 +12,21 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from infra.base import counting, dry_run, files
+from infra.base import dry_run, files, kept_counts
 from infra.base.dry_run import DryRunConfig, Row
-from infra.base.errors import UserError
-from labelers.scoring import scorers
 from pipelines.drawing.prompts import read_prompts
 from pipelines.latents import encode_plan, planned, store
 from pipelines.latents.addresses import index_bytes
-from pipelines.latents.kinds import native_resolution
 from pipelines.latents.models_known import MODELS
-from training.backbones.backbone import Backbone, open_backbone
 from training.data.direct import is_addressable
 from training.data.staging import staged_bytes
-from training.layout import base_precision
-from training.method import forward
 from training.method.draws import REWARD_DRAWS
 from training.method.order import steps_an_epoch, usable
-from training.method.policy import add_adapters, trained
 from training.run import encode_source
 from training.run.preflight import check_settings, fit_batch
 from training.settings.config import DataConfig, TrainConfig
@@ -108,10 +101,12 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
         manifest = _pick_a_pic(config, folder)
         counts = (_trained_on(config, manifest),)
     validation = config.validation
-    # A dry run fetches no published weights.
-    if validation.validation_prompts and validation.validation_weights != scorers.PUBLISHED:
-        scorers.check(validation.validation_scorer, validation.validation_weights)
-    network = count_network(open_backbone(folder, config.schedule), folder, config, manifest)
+    if validation.validation_prompts:
+        from labelers.scoring import scorers
+
+        if validation.validation_weights != scorers.PUBLISHED:  # which a dry run does not fetch
+            scorers.check(validation.validation_scorer, validation.validation_weights)
+    network = counted_network(config, folder, manifest)
     rows = plan_rows(config, asked, manifest, counts, network)
     print(dry_run.table(rows), flush=True)
 
@@ -123,7 +118,7 @@ def _of_source(config: TrainConfig, folder: Path, asked: DryRunConfig) -> store.
     print(f"--source {encoder.source}: first it is encoded into --store {encoder.store}", flush=True)
     rows = encode_plan.print_plan(encoder, asked)
     print("then:", flush=True)
-    return planned.planned_store(folder, encoder.resolution or native_resolution(folder), None, rows.kept, rows.prompts)
+    return planned.planned_store(folder, encoder.resolution, encoder.max_tokens, rows.kept, rows.prompts)
 
 
 def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:
@@ -131,111 +126,37 @@ def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:
     check_flags(config)
     print(f"--store {config.data.store}: is not there yet; one of Pick-a-Pic v2 is counted", file=sys.stderr)
     sides = (model.resolution for model in MODELS.values() if model.hub_name == config.model)
-    side = next(sides, None) or native_resolution(folder)
-    return planned.planned_store(folder, side, None, planned.PAIRS, planned.CAPTIONS)
+    return planned.planned_store(folder, next(sides, None), None, planned.PAIRS, planned.CAPTIONS)
 
 
-def count_network(
-    backbone: Backbone, folder: Path, config: TrainConfig, manifest: store.Manifest, further: bool = True
-) -> Network:
-    """Count a network on the meta device, on inputs of the store's shapes.
+def counted_network(config: TrainConfig, folder: Path, manifest: store.Manifest, further: bool = True) -> Network:
+    """Return the network's work and memory on inputs of the store's shapes, counted now or before.
 
     Args:
+        folder: of the model's settings.
         further: also count what further pairs at once would take, which is as much work again.
 
     Raises:
-        UserError: if the network does not take them.
+        UserError: if the model cannot be trained, or does not take them.
     """
-    network = counting.empty(folder, backbone.network_folder)
-    parameters = counting.parameters(network)
-    pairs = config.data.micro_batch
-    try:
-        with torch.no_grad():
-            work = counting.flops(forward_pass(backbone, network, manifest, 1))
-        lay_out(network, backbone, config)
-        recomputed = layout(config).recomputed
-        peaks = [
-            counting.peak_bytes(network, errors_pass(backbone, network, manifest, some), config.autocast, recomputed)
-            for some in ((pairs, 2 * pairs) if further else (pairs,))
-        ]
-    except (RuntimeError, ValueError, KeyError) as error:
-        shapes = {"latents": manifest.latent_shape, **manifest.embeddings}
-        raise UserError(
-            f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
-            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())})"
-        ) from error
-    trained_shapes = [weight.shape for weight in trained(network).values()]
-    return Network(
-        parameters=parameters,
-        trained=sum(map(math.prod, trained_shapes)),
-        factors=sum(map(adafactor_state, trained_shapes)),
-        forward=work,
-        activations=peaks[0],
-        more_pairs=(peaks[1] - peaks[0]) / pairs if further else 0.0,
-        frozen=frozen_bytes(network, config.sharding.offload == "blocks"),
-    )
+    asked = {
+        "latent_shape": manifest.latent_shape,
+        "shapes": manifest.shapes,
+        "embeddings": manifest.embeddings,
+        "pairs": config.data.micro_batch,
+        "schedule": asdict(config.schedule),
+        "policy": asdict(config.policy),
+        "sharding": asdict(config.sharding),
+        "precision": config.precision,
+        "further": further,
+    }
 
+    def count() -> dict[str, Any]:
+        from training.run import network_count  # which loads the libraries of networks
 
-def lay_out(network: torch.nn.Module, backbone: Backbone, config: TrainConfig) -> None:
-    """Give a network on the meta device its adapters, and its frozen weights their precision, as make_policy does."""
-    if config.policy.lora_rank:
-        with counting.META:
-            add_adapters(network, config.policy, config.seed)
-    backbone.freeze_idle(network)
-    if config.policy.lora_rank:
-        base_precision.lower(network, config.policy.base_precision, counting.META)
+        return asdict(network_count.count_network(config, folder, manifest, further))
 
-
-def frozen_bytes(network: torch.nn.Module, offload: bool) -> int:
-    """Count the bytes of frozen weights on a device; of offloaded blocks those of the two that are there at once."""
-    total = sum(weight.nbytes for weight in network.parameters() if not weight.requires_grad)
-    if not offload:
-        return total
-    blocks = base_precision.block_bytes(network)
-    return total - sum(blocks) + sum(sorted(blocks)[-2:])
-
-
-def adafactor_state(shape: Sequence[int]) -> int:
-    """Count what transformers' Adafactor keeps of a weight: means over its last axis, and over the one before.
-
-    It factors the last two axes alone. Of a 3 x 3 convolution it so keeps two thirds as many numbers as there are
-    weights, of a 1 x 1 convolution twice as many.
-    """
-    size = math.prod(shape)
-    return size // shape[-1] + size // shape[-2] if len(shape) > 1 else size
-
-
-def forward_pass(
-    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, images: int
-) -> Callable[[], torch.Tensor]:
-    """Return a forward pass of a network on so many images of a store's largest shape, on the meta device."""
-    with counting.META:
-        noisy = torch.empty(images, *max(manifest.shapes, key=math.prod))
-        timesteps = torch.empty(images, dtype=torch.int64)
-        conditioning = {name: torch.empty(images, *shape) for name, shape in manifest.embeddings.items()}
-    return lambda: backbone.predict(network, noisy, timesteps, conditioning)
-
-
-def errors_pass(
-    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, pairs: int
-) -> Callable[[], torch.Tensor]:
-    """Return what makes a micro-batch of so many pairs on the meta device, and then the policy's errors on it."""
-    batch: dict[str, torch.Tensor] = {}  # lies there until the step ends
-
-    def errors() -> torch.Tensor:
-        with counting.META:
-            batch["latents"] = torch.empty(2 * pairs, *manifest.latent_shape)
-            batch["noise"] = torch.empty(pairs, *manifest.latent_shape)
-            batch.update({name: torch.empty(pairs, *shape) for name, shape in manifest.embeddings.items()})
-            timesteps = torch.zeros(2 * pairs, dtype=torch.int64)
-            conditioning = {name: torch.cat([batch[name], batch[name]]) for name in manifest.embeddings}
-        latents = batch["latents"]
-        noise = batch["noise"].repeat(2, 1, 1, 1)
-        target = backbone.target(latents, noise, timesteps)
-        noisy = latents + noise  # as large as the backbone's own mixture, which asks autocast for its dtype
-        return forward.errors(backbone.predict(network, noisy, timesteps, conditioning), target)
-
-    return errors
+    return Network(**kept_counts.kept(folder, "network", asked, count))
 
 
 def plan_rows(

@@ -13,7 +13,7 @@ import torch
 from infra.base import accelerators, counting
 from pipelines.latents import store
 from training.backbones.backbone import Backbone
-from training.run import plan
+from training.run import network_count, plan
 from training.settings.config import TrainConfig
 
 
@@ -41,6 +41,6 @@ def flops_of_pair(config: TrainConfig, backbone: Backbone, manifest: store.Manif
     """Count the FLOPs of one pair's training, on torch's meta device."""
     network = counting.empty(config.start.folder(), backbone.network_folder)
     with torch.no_grad():
-        forward = counting.flops(plan.forward_pass(backbone, network, manifest, 1))
+        forward = counting.flops(network_count.forward_pass(backbone, network, manifest, 1))
     laid_out = replace(plan.layout(config), recomputed=False, first_pass=False)
     return sum(work for _, work in plan.pair_work(laid_out, forward))

@@ -19,7 +19,7 @@ from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
 from training.method.optimizers import make_optimizer
 from training.method.policy_config import PolicyConfig
-from training.run import plan
+from training.run import network_count, plan
 from training.run.train_dpo import main
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 from training.settings.presets import PRESETS
@@ -114,7 +114,7 @@ def test_adafactor_keeps_as_much_as_is_planned() -> None:
     ]
     # Linear 3 + 5 and bias 3; 24 kernels of 3 x 3, nine numbers each, keep 3 + 3; of 1 x 1, 1 + 1; a norm's all.
     assert kept == [8, 3, 24 * 6, 6, 24 * 2, 6, 7, 7]
-    assert kept == [plan.adafactor_state(weight.shape) for weight in weights]
+    assert kept == [network_count.adafactor_state(weight.shape) for weight in weights]
 
 
 def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:

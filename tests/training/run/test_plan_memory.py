@@ -21,7 +21,7 @@ from training.method import forward
 from training.method.batch import Batch
 from training.method.policy import make_policy
 from training.method.policy_config import PolicyConfig
-from training.run import plan
+from training.run import network_count
 from training.settings.config import DataConfig, TrainConfig
 
 Pipelines = Callable[[str], Path]
@@ -78,7 +78,7 @@ def test_the_counted_peak_is_the_measured_one(
     batch = random_batch(folder, 2, SIDE)
     manifest = planned.planned_store(folder, SIDE, None, 10, 5)
     columns = {name: tuple(value.shape[1:]) for name, value in batch.conditioning.items()}
-    counted = plan.count_network(backbone, folder, config, replace(manifest, embeddings=columns))
+    counted = network_count.count_network(config, folder, replace(manifest, embeddings=columns))
     network = make_policy(policy, backbone, 0, CPU)
     assert sum(weight.nbytes for weight in network.parameters() if not weight.requires_grad) == counted.frozen
     sharding.prepare(config.sharding, network, config.autocast, CPU, 1)
