@@ -112,6 +112,15 @@ def test_a_finished_run_loads_no_network(
     assert ["already finished" in one.said or "already scored" in one.said for one in again] == [True] * 4
 
 
+def test_a_dry_run_of_what_the_table_holds_loads_no_network(encoded_store: Path) -> None:
+    """infra/benchmarks/counts.py writes that table."""
+    encode = ["pipelines/encode_latents.py", "--dry-run", "--store", "/none"]
+    train = ["training/train_dpo.py", "--dry-run", "--output", "/none", "--store", str(encoded_store)]
+    planned = run_all([encode, train], NETWORKS)
+    assert [(one.code, one.imported) for one in planned] == [(0, [])] * 2
+    assert all("TFLOP per pair" in one.said for one in planned)
+
+
 WITHOUT_RAY = """
 import importlib, sys
 for module in sys.argv[1:]:

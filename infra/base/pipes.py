@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
 
@@ -24,16 +25,22 @@ def ending_quietly() -> Iterator[None]:
             raise
         raise SystemExit(LEFT) from None
     finally:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
         _has_reader_left()
 
 
 def _has_reader_left() -> bool:
-    """Say whether nobody reads standard output; then it leads nowhere from now on."""
+    """Say whether nobody reads standard output any more; then it leads nowhere from now on."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # no file: a test's, or a notebook's
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+    return True

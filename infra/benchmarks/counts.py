@@ -1,7 +1,7 @@
 """Count the presets and the embedded world anew for dry runs: `python infra/benchmarks/counts.py` writes the table.
 
 A dry run of these settings then loads no torch (infra/base/kept_counts.py). Run it where a model's settings in
-infra/benchmarks/shapes, a preset, the code that counts, or a pinned library changed: it takes a minute.
+infra/benchmarks/shapes, a preset, the code that counts, or a pinned library changed: it takes two minutes.
 """
 
 from __future__ import annotations

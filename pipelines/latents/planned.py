@@ -64,13 +64,13 @@ def shapes_of(folder: Path, resolution: int | None, max_tokens: int | None, with
 
         return asdict(encode_counts.count_shapes(folder, resolution, max_tokens, with_buckets))
 
-    found = kept_counts.kept(folder, "shapes", asked, count)
-    channels, height, width = found["latent"]
+    counted = kept_counts.kept(folder, "shapes", asked, count)
+    channels, height, width = counted["latent"]
     return Shapes(
-        resolution=found["resolution"],
+        resolution=counted["resolution"],
         latent=(channels, height, width),
-        buckets=tuple((channels, height, width) for channels, height, width in found["buckets"]),
-        embeddings={name: tuple(shape) for name, shape in found["embeddings"].items()},
+        buckets=tuple((channels, height, width) for channels, height, width in counted["buckets"]),
+        embeddings={name: tuple(shape) for name, shape in counted["embeddings"].items()},
     )
 
 

@@ -77,8 +77,8 @@ class VisitPairs:
         timesteps = np.empty(len(rows), np.int32)
         errors = np.empty((len(self.columns), len(rows)), np.float32)
         passes = list(self._passes(rows, draws))
-        found = loader.read_ahead(passes, lambda one: self.begin_visit(rows[one[1]], one[0]), self.ahead)
-        for (_, places), (times, made) in zip(passes, found, strict=True):
+        results = loader.read_ahead(passes, lambda one: self.begin_visit(rows[one[1]], one[0]), self.ahead)
+        for (_, places), (times, made) in zip(passes, results, strict=True):
             timesteps[places] = times
             errors[:, places] = made
         bad = np.flatnonzero(~np.isfinite(errors).all(0))

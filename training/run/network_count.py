@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,15 +19,34 @@ from training.backbones.backbone import Backbone, open_backbone
 from training.layout import base_precision
 from training.method import forward
 from training.method.policy import add_adapters, trained
-from training.run.plan import Network
 from training.settings.config import TrainConfig
 
 
-def count_network(config: TrainConfig, folder: Path, manifest: store.Manifest, further: bool = True) -> Network:
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What is counted of a network; plan.Network says what each number is."""
+
+    parameters: int
+    trained: int
+    factors: int
+    forwards: Sequence[float]  # FLOPs of one image's forward pass, by shape
+    activations: int
+    more_pairs: float
+    frozen: int
+
+
+def count_network(
+    config: TrainConfig,
+    folder: Path,
+    manifest: store.Manifest,
+    shapes: Sequence[tuple[int, int, int]],
+    further: bool = True,
+) -> Counts:
     """Count a network on the meta device, on inputs of the store's shapes.
 
     Args:
         folder: of the model's settings.
+        shapes: (C, H, W) of the latents that are trained on; a micro-batch's memory is that of the largest.
         further: also count what further pairs at once would take, which is as much work again.
 
     Raises:
@@ -36,13 +56,16 @@ def count_network(config: TrainConfig, folder: Path, manifest: store.Manifest, f
     network = counting.empty(folder, backbone.network_folder)
     parameters = counting.parameters(network)
     pairs = config.data.micro_batch
+    largest = max(shapes, key=math.prod)
     try:
         with torch.no_grad():
-            work = counting.flops(forward_pass(backbone, network, manifest, 1))
+            works = [counting.flops(forward_pass(backbone, network, manifest, shape)) for shape in shapes]
         lay_out(network, backbone, config)
         recomputed = config.sharding.activation_checkpointing
         peaks = [
-            counting.peak_bytes(network, errors_pass(backbone, network, manifest, some), config.autocast, recomputed)
+            counting.peak_bytes(
+                network, errors_pass(backbone, network, manifest, largest, some), config.autocast, recomputed
+            )
             for some in ((pairs, 2 * pairs) if further else (pairs,))
         ]
     except (RuntimeError, ValueError, KeyError) as error:
@@ -52,11 +75,11 @@ def count_network(config: TrainConfig, folder: Path, manifest: store.Manifest, f
             f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())})"
         ) from error
     trained_shapes = [weight.shape for weight in trained(network).values()]
-    return Network(
+    return Counts(
         parameters=parameters,
         trained=sum(map(math.prod, trained_shapes)),
         factors=sum(map(adafactor_state, trained_shapes)),
-        forward=work,
+        forwards=works,
         activations=peaks[0],
         more_pairs=(peaks[1] - peaks[0]) / pairs if further else 0.0,
         frozen=frozen_bytes(network, config.sharding.offload == "blocks"),
@@ -93,27 +116,31 @@ def adafactor_state(shape: Sequence[int]) -> int:
 
 
 def forward_pass(
-    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, images: int
+    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, shape: tuple[int, int, int]
 ) -> Callable[[], torch.Tensor]:
-    """Return a forward pass of a network on so many images of a store's largest shape, on the meta device."""
+    """Return a forward pass of a network on one image of a store, of a shape, on the meta device."""
     with counting.META:
-        noisy = torch.empty(images, *max(manifest.shapes, key=math.prod))
-        timesteps = torch.empty(images, dtype=torch.int64)
-        conditioning = {name: torch.empty(images, *shape) for name, shape in manifest.embeddings.items()}
+        noisy = torch.empty(1, *shape)
+        timesteps = torch.empty(1, dtype=torch.int64)
+        conditioning = {name: torch.empty(1, *size) for name, size in manifest.embeddings.items()}
     return lambda: backbone.predict(network, noisy, timesteps, conditioning)
 
 
 def errors_pass(
-    backbone: Backbone, network: torch.nn.Module, manifest: store.Manifest, pairs: int
+    backbone: Backbone,
+    network: torch.nn.Module,
+    manifest: store.Manifest,
+    shape: tuple[int, int, int],
+    pairs: int,
 ) -> Callable[[], torch.Tensor]:
-    """Return what makes a micro-batch of so many pairs on the meta device, and then the policy's errors on it."""
+    """Return what makes a micro-batch of so many pairs of a shape on the meta device, and the policy's errors on it."""
     batch: dict[str, torch.Tensor] = {}  # lies there until the step ends
 
     def errors() -> torch.Tensor:
         with counting.META:
-            batch["latents"] = torch.empty(2 * pairs, *manifest.latent_shape)
-            batch["noise"] = torch.empty(pairs, *manifest.latent_shape)
-            batch.update({name: torch.empty(pairs, *shape) for name, shape in manifest.embeddings.items()})
+            batch["latents"] = torch.empty(2 * pairs, *shape)
+            batch["noise"] = torch.empty(pairs, *shape)
+            batch.update({name: torch.empty(pairs, *size) for name, size in manifest.embeddings.items()})
             timesteps = torch.zeros(2 * pairs, dtype=torch.int64)
             conditioning = {name: torch.cat([batch[name], batch[name]]) for name in manifest.embeddings}
         latents = batch["latents"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class Network:
     parameters: int  # numbers
     trained: int  # numbers that are trained: the parameters, or the adapters beside them
     factors: int  # numbers that Adafactor keeps of the trained ones
-    forward: float  # FLOPs of one image's forward pass
-    activations: int  # bytes at the peak of a micro-batch's forward and backward pass, autocast's weights among them
+    forward: float  # FLOPs of one image's forward pass, in the mean over the pairs
+    activations: int  # bytes at the peak of a micro-batch's passes, of the largest shape; autocast's weights among them
     more_pairs: float = 0.0  # bytes that each further pair of a micro-batch adds to them
     frozen: int = 0  # bytes of frozen weights, as the base precision holds them
 
@@ -94,20 +94,20 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     is_there = path != files.resolve(DataConfig().store) or is_finished
     if config.data.source is not None and not is_finished:
         manifest = _of_source(config, folder, asked)
-        counts: tuple[int, ...] = (_trained_on(config, manifest),)
+        counts = {0: _trained_on(config, manifest)}
     elif is_there:
         manifest, counts = check_settings(config)
     else:
         manifest = _pick_a_pic(config, folder)
-        counts = (_trained_on(config, manifest),)
+        counts = {0: _trained_on(config, manifest)}
     validation = config.validation
     if validation.validation_prompts:
         from labelers.scoring import scorers
 
         if validation.validation_weights != scorers.PUBLISHED:  # which a dry run does not fetch
             scorers.check(validation.validation_scorer, validation.validation_weights)
-    network = counted_network(config, folder, manifest)
-    rows = plan_rows(config, asked, manifest, counts, network)
+    network = counted_network(config, folder, manifest, counts)
+    rows = plan_rows(config, asked, manifest, tuple(counts.values()), network)
     print(dry_run.table(rows), flush=True)
 
 
@@ -129,19 +129,27 @@ def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:
     return planned.planned_store(folder, next(sides, None), None, planned.PAIRS, planned.CAPTIONS)
 
 
-def counted_network(config: TrainConfig, folder: Path, manifest: store.Manifest, further: bool = True) -> Network:
+def counted_network(
+    config: TrainConfig,
+    folder: Path,
+    manifest: store.Manifest,
+    counts: Mapping[int, int] | None = None,
+    further: bool = True,
+) -> Network:
     """Return the network's work and memory on inputs of the store's shapes, counted now or before.
 
     Args:
         folder: of the model's settings.
+        counts: pairs by the place of their bucket among the manifest's; by default all have its first shape.
         further: also count what further pairs at once would take, which is as much work again.
 
     Raises:
         UserError: if the model cannot be trained, or does not take them.
     """
+    counts = counts or {0: 1}
+    shapes = [manifest.shapes[place] for place in counts]
     asked = {
-        "latent_shape": manifest.latent_shape,
-        "shapes": manifest.shapes,
+        "shapes": shapes,
         "embeddings": manifest.embeddings,
         "pairs": config.data.micro_batch,
         "schedule": asdict(config.schedule),
@@ -154,9 +162,12 @@ def counted_network(config: TrainConfig, folder: Path, manifest: store.Manifest,
     def count() -> dict[str, Any]:
         from training.run import network_count  # which loads the libraries of networks
 
-        return asdict(network_count.count_network(config, folder, manifest, further))
+        return asdict(network_count.count_network(config, folder, manifest, shapes, further))
 
-    return Network(**kept_counts.kept(folder, "network", asked, count))
+    counted = kept_counts.kept(folder, "network", asked, count)
+    works = zip(counted["forwards"], counts.values(), strict=True)
+    others = {name: value for name, value in counted.items() if name != "forwards"}
+    return Network(forward=sum(work * pairs for work, pairs in works) / sum(counts.values()), **others)
 
 
 def plan_rows(
@@ -178,7 +189,7 @@ def plan_rows(
     held = [*memory(laid_out, network), (label, float(network.activations))]
     return [
         ("pairs", f"{sum(counts):,} of --labels {data.labels}"),
-        *([("  buckets", bucket_row(counts, data.micro_batch))] if manifest.buckets else []),
+        *([("  buckets", bucket_row(counts, data.global_batch, data.micro_batch))] if manifest.buckets else []),
         ("steps", f"{config.steps:,} of {data.global_batch:,} pairs, {config.workers} x {data.micro_batch} at once"),
         ("epochs", f"{config.steps / per_epoch:,.3g} of {per_epoch:,} steps"),
         *store_rows(manifest),
@@ -193,10 +204,14 @@ def plan_rows(
     ]
 
 
-def bucket_row(counts: Sequence[int], micro_batch: int) -> str:
-    """Say how many buckets pairs are in, and how many an epoch leaves out where whole micro-batches end."""
-    left_out = sum(counts) - usable(counts, micro_batch)
-    return f"{len(counts)}; each epoch leaves out {left_out:,} pairs that fill no micro-batch of one shape"
+def bucket_row(counts: Sequence[int], global_batch: int, micro_batch: int) -> str:
+    """Say how many buckets pairs are in, and how many an epoch leaves out where micro-batches and steps end."""
+    in_pieces = usable(counts, micro_batch)
+    taken = steps_an_epoch(counts, global_batch, micro_batch) * global_batch
+    return (
+        f"{len(counts)}; each epoch leaves out {sum(counts) - taken:,} pairs: {sum(counts) - in_pieces:,} fill no "
+        f"micro-batch of one shape, and {in_pieces - taken:,} no step"
+    )
 
 
 def fitting(held: float, pairs: int, network: Network) -> list[int]:

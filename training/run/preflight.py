@@ -23,11 +23,12 @@ from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
 
-def check_settings(config: TrainConfig) -> tuple[store.Manifest, tuple[int, ...]]:
+def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]:
     """Check the flags against each other, earlier checkpoints and the store's tables; no weights are looked at.
 
     Returns:
-        The store's manifest, and how many of its pairs the label set decides in each bucket.
+        The store's manifest, and how many of its pairs the label set decides in each bucket that has any, by the
+        bucket's place among the manifest's; a store of squares has place 0 alone.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -55,22 +56,22 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, tuple[int, ...]
             f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
             f"{data.global_batch}"
         )
-    counts: tuple[int, ...] = (decided,)
+    counts = {0: decided}
     if manifest.buckets:
         counts = _bucket_counts(path, manifest, labels[0], data.hold_out)
-        _check_buckets(config, counts)
+        _check_buckets(config, tuple(counts.values()))
     if config.objective.objective == "soft":
         _check_probabilities(config, path)
     if data.held_out_store:
         _check_held_out(files.resolve(data.held_out_store), manifest)
     _check_captions_apart(config, path)
     if data.reference is not None:
-        draws_check.check_draws(config, counts)
+        draws_check.check_draws(config, tuple(counts.values()))
     return manifest, counts
 
 
-def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: float) -> tuple[int, ...]:
-    """Count the pairs of decided_pairs by bucket; buckets without any are left out."""
+def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: float) -> dict[int, int]:
+    """Count the pairs of decided_pairs by their bucket's place; buckets without any are left out."""
     table = tables.read([labels], ["pair_id", "label_0"])
     decided = table["pair_id"].to_numpy()[_decided(table)]
     if share:
@@ -78,8 +79,8 @@ def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: floa
     kept = tables.read(store.files_of(path, manifest, store.KEPT), ["pair_id", *schemas.SIDES])
     rows = kept.filter(pa.array(np.isin(kept["pair_id"].to_numpy(), decided)))
     sides = np.stack([rows[name].to_numpy() for name in schemas.SIDES], axis=1)
-    _, counts = np.unique(sides, axis=0, return_counts=True)
-    return tuple(counts.tolist())
+    places, counts = np.unique(schemas.bucket_places(sides, manifest.buckets), return_counts=True)
+    return dict(zip(places.tolist(), counts.tolist(), strict=True))
 
 
 def _check_buckets(config: TrainConfig, counts: tuple[int, ...]) -> None:
@@ -151,7 +152,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
         UserError: naming the flag that does not fit.
     """
     manifest, counts = check_settings(config)
-    decided = sum(counts)
+    decided = sum(counts.values())
     seen = health.visits(config, config.steps, decided)
     if seen > health.MANY_VISITS and config.data.held_out_store is None and not config.data.hold_out:
         logs.LOGGER.warning(

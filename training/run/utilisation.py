@@ -6,6 +6,7 @@ run computes again to save memory is not counted (Chowdhery et al. 2022, PaLM, A
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -40,7 +41,8 @@ def rate(peak: float, config: TrainConfig, flops: float) -> float:
 def flops_of_pair(config: TrainConfig, backbone: Backbone, manifest: store.Manifest) -> float:
     """Count the FLOPs of one pair's training, on torch's meta device."""
     network = counting.empty(config.start.folder(), backbone.network_folder)
+    largest = max(manifest.shapes, key=math.prod)
     with torch.no_grad():
-        forward = counting.flops(network_count.forward_pass(backbone, network, manifest, 1))
+        forward = counting.flops(network_count.forward_pass(backbone, network, manifest, largest))
     laid_out = replace(plan.layout(config), recomputed=False, first_pass=False)
     return sum(work for _, work in plan.pair_work(laid_out, forward))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,40 +14,38 @@ from infra.base import pipes
 from infra.base.files import ROOT
 
 
-@pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
     """Let standard output lead into a pipe that nobody reads."""
     read, written = os.pipe()
     os.close(read)
-    with open(written, "w") as output:
-        monkeypatch.setattr(sys, "stdout", output)
+    with open(written, "w") as output, contextlib.redirect_stdout(output):
         yield
-        pipes._has_reader_left()  # nothing is left to write when it is closed
 
 
-def test_help_whose_reader_left_is_no_failure() -> None:
+def test_help_whose_reader_left_writes_no_traceback() -> None:
     words = [sys.executable, str(ROOT / "infra" / "plan.py"), "--help"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 0
+    assert process.returncode == pipes.LEFT
 
 
-@pytest.mark.usefixtures("left")
 def test_work_that_can_print_no_more_ends_as_if_by_sigpipe() -> None:
-    with pytest.raises(SystemExit) as stopped, pipes.ending_quietly():
-        print("a line", flush=True)
+    with unread():
+        with pytest.raises(SystemExit) as stopped, pipes.ending_quietly():
+            print("a line", flush=True)
+        print("goes nowhere", flush=True)
     assert stopped.value.code == pipes.LEFT == 128 + 13
-    print("goes nowhere", flush=True)
 
 
-@pytest.mark.usefixtures("left")
 def test_a_refusal_keeps_its_code_where_nobody_reads() -> None:
-    print("a line")
-    with pytest.raises(SystemExit) as stopped, pipes.ending_quietly():
-        raise SystemExit(2)
+    with unread():
+        print("a line")
+        with pytest.raises(SystemExit) as stopped, pipes.ending_quietly():
+            raise SystemExit(2)
     assert stopped.value.code == 2
 
 

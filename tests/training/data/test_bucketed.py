@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,16 +162,37 @@ def test_batches_that_buckets_cannot_fill_are_refused(
 ) -> None:
     config = settings(tiny_pipeline("sd-v"), bucketed, tmp_path)
     manifest, counts = preflight.check_settings(config)
-    assert counts == (EACH,) * len(SIZES)
-    assert manifest.counts.kept == sum(counts)
+    assert sorted(counts.values()) == [EACH] * len(SIZES)
+    assert manifest.counts.kept == sum(counts.values())
+    opened = open_store(str(bucketed))
+    assert opened.buckets is not None
+    assert counts.keys() == set(opened.buckets.tolist())
     wide = replace(config, data=replace(config.data, micro_batch=8, global_batch=8))
     with pytest.raises(UserError, match="4 buckets fill micro-batches of 8 with 0 pairs"):
         preflight.check_settings(wide)
     with pytest.raises(UserError, match="its pairs have the shape 64x64, and those of --store the shapes 16x16, 12x20"):
         preflight.check_settings(replace(config, data=replace(config.data, held_out_store=str(held_out_store))))
     rows = dict(plan.plan_rows(config, DryRunConfig(), manifest, (6, 6, 6, 1), plan_network()))
-    assert rows["  buckets"] == "4; each epoch leaves out 1 pairs that fill no micro-batch of one shape"
+    assert rows["  buckets"] == "4; each epoch leaves out 3 pairs: 1 fill no micro-batch of one shape, and 2 no step"
     assert rows["epochs"] == "1 of 4 steps"  # 18 pairs in units of 2, 4 a step
+
+
+def test_the_plan_counts_each_bucket_s_work(
+    bucketed: Path, tiny_pipeline: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tiny_pipeline("sd-v"), bucketed, tmp_path)
+    manifest = store.read_manifest(str(bucketed))
+    counted = plan_network()
+    asked: list[Mapping[str, Any]] = []
+
+    def kept(_: Path, __: str, question: Mapping[str, Any], ___: object) -> dict[str, Any]:
+        asked.append(question)
+        return {**{name: value for name, value in vars(counted).items() if name != "forward"}, "forwards": [1.0, 3.0]}
+
+    monkeypatch.setattr(plan.kept_counts, "kept", kept)
+    network = plan.counted_network(config, tiny_pipeline("sd-v"), manifest, {0: 1, 2: 3})
+    assert network.forward == (1 * 1.0 + 3 * 3.0) / 4
+    assert asked[0]["shapes"] == [manifest.shape_of(0), manifest.shape_of(2)]
 
 
 def plan_network() -> plan.Network:

@@ -64,7 +64,7 @@ def test_training_the_held_out_accuracy_and_the_counts_take_the_same_split(encod
     judged = assessment.held_out(config, assembly.Rank(), repeats=1, limit=None)
     assert judged is not None
     assert judged.data.rows.tolist() == apart.rows.tolist()
-    assert preflight.check_settings(config)[1] == (len(train.rows),)  # in one bucket: the store has none
+    assert preflight.check_settings(config)[1] == {0: len(train.rows)}  # in one bucket: the store has none
     ids = data.pairs.pair_ids[apart.rows]
     assert sorted(hold_out.of_store(str(encoded_store), 0.1)) == sorted(ids)
 

@@ -78,7 +78,7 @@ def test_the_counted_peak_is_the_measured_one(
     batch = random_batch(folder, 2, SIDE)
     manifest = planned.planned_store(folder, SIDE, None, 10, 5)
     columns = {name: tuple(value.shape[1:]) for name, value in batch.conditioning.items()}
-    counted = network_count.count_network(config, folder, replace(manifest, embeddings=columns))
+    counted = network_count.count_network(config, folder, replace(manifest, embeddings=columns), manifest.shapes)
     network = make_policy(policy, backbone, 0, CPU)
     assert sum(weight.nbytes for weight in network.parameters() if not weight.requires_grad) == counted.frozen
     sharding.prepare(config.sharding, network, config.autocast, CPU, 1)

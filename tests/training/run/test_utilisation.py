@@ -24,7 +24,7 @@ def test_a_pair_takes_eight_forward_passes_and_lora_six(encoded_store: Path) -> 
     manifest = store.read_manifest(str(encoded_store))
     network = counting.empty(config.start.folder(), backbone.network_folder)
     with torch.no_grad():
-        forward = counting.flops(network_count.forward_pass(backbone, network, manifest, 1))
+        forward = counting.flops(network_count.forward_pass(backbone, network, manifest, manifest.latent_shape))
     # Two images: policy forward 2, backward twice that, reference 2. What is computed again does not count.
     assert utilisation.flops_of_pair(config, backbone, manifest) == pytest.approx(8 * forward)
     lora = replace(config, policy=replace(config.policy, lora_rank=4))  # backward to the adapters alone: 2
