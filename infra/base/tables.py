@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -54,8 +56,23 @@ def read(paths: Sequence[str], columns: Sequence[str] | None = None, rows: pc.Ex
         UnreadableError: naming the file that cannot be read as Parquet.
         OSError: if one is absent or out of reach.
     """
+    chosen = None if columns is None else list(columns)
     with _parsing(paths):
-        return open_dataset(paths).to_table(columns=None if columns is None else list(columns), filter=rows)
+        if len(paths) == 1 and rows is None:
+            one = _read_one(paths[0], chosen)
+            if one is not None:
+                return one
+        return open_dataset(paths).to_table(columns=chosen, filter=rows)
+
+
+def _read_one(path: str, columns: list[str] | None) -> pa.Table | None:
+    """Read one file without pyarrow.dataset, whose import loads pandas; None where a column is not there."""
+    filesystem, inner = files.open_filesystem(path)
+    with pq.ParquetFile(inner, filesystem=filesystem) as file:
+        if columns is not None and not set(columns) <= set(file.schema_arrow.names):
+            return None  # a dataset says which one
+        table = file.read(columns)
+    return table if columns is None else table.select(columns)
 
 
 @contextlib.contextmanager
@@ -139,6 +156,16 @@ def pieces(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Read columns of one file as tables of at most BYTES_AT_ONCE."""
     for batch in batches(path, columns):
         yield pa.Table.from_batches([batch])
+
+
+def floats(column: pa.ChunkedArray) -> npt.NDArray[np.floating]:
+    """Return a column of floating numbers [n], nulls as NaN; pyarrow's to_numpy would load pandas."""
+    whole = column.combine_chunks()
+    stored = np.frombuffer(whole.buffers()[1], f"f{whole.type.bit_width // 8}")
+    values = stored[whole.offset : whole.offset + len(whole)].copy()
+    if whole.null_count:
+        values[np.from_dlpack(pc.cast(whole.is_null(), pa.uint8())) == 1] = np.nan
+    return values
 
 
 def list_tables(folder: str) -> list[str]:

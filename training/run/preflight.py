@@ -166,7 +166,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
 
 def _decided(labels: pa.Table) -> npt.NDArray[np.bool_]:
     """Say for each row whether it names a winner; numpy's isin would sort a million of them first."""
-    label = labels["label_0"].to_numpy()  # a null is NaN
+    label = tables.floats(labels["label_0"])  # a null is NaN
     return (label == 0.0) | (label == 1.0)
 
 

@@ -44,6 +44,20 @@ def test_batches_hold_at_most_the_asked_rows(folder: Path) -> None:
     assert [part.to_pydict() for part in parts] == [{"square": [0, 1]}, {"square": [4]}]
 
 
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_floats_are_numbers_with_nan_where_nulls_are(kind: pa.DataType) -> None:
+    column = pa.chunked_array([pa.array([9.0, 1.0, None], kind).slice(1), pa.array([0.5], kind)])
+    assert str(tables.floats(column).tolist()) == "[1.0, nan, 0.5]"
+    assert len(tables.floats(pa.chunked_array([], kind))) == 0
+
+
+def test_one_file_is_read_as_a_dataset_would_in_the_order_of_the_columns_asked_for(folder: Path) -> None:
+    path = str(folder / "colour=1" / "a.parquet")
+    assert tables.read([path], ["square", "number"]).equals(tables.open_dataset([path]).to_table(["square", "number"]))
+    with pytest.raises(UserError, match="none"):
+        tables.read([path], ["none"])
+
+
 def test_footers_name_columns_and_count_rows(folder: Path) -> None:
     path = str(folder / "colour=1" / "a.parquet")
     assert tables.column_names(path) == ["number", "square"]
