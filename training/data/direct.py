@@ -170,9 +170,9 @@ class AddressedRows:
 
         Where a mirror image has a checksum of its own, only what is wanted is read.
         """
-        is_apart = mirrored is not None and self.mirrored_checksum is not None
-        names = [name for name in self.shapes if not (is_apart and name.endswith(schemas.MIRRORED))]
-        ends = np.where(mirrored, schemas.MIRRORED, "") if is_apart else np.full(len(rows), "")
+        apart = mirrored if self.mirrored_checksum is not None else None
+        names = [name for name in self.shapes if apart is None or not name.endswith(schemas.MIRRORED)]
+        ends = np.full(len(rows), "") if apart is None else np.where(apart, schemas.MIRRORED, "")
         values = {name: np.empty((len(rows), *self.shapes[name]), self.dtype) for name in names}
         jobs = [
             functools.partial(
@@ -189,7 +189,7 @@ class AddressedRows:
         def wait() -> Mapping[str, Values]:
             for one in waits:
                 one()
-            return values if mirrored is None or is_apart else turned(values, mirrored)
+            return values if mirrored is None or apart is not None else turned(values, mirrored)
 
         return wait
 

@@ -69,10 +69,10 @@ def count_network(
             for some in ((pairs, 2 * pairs) if further else (pairs,))
         ]
     except (RuntimeError, ValueError, KeyError) as error:
-        shapes = {"latents": manifest.latent_shape, **manifest.embeddings}
+        sizes = {"latents": manifest.latent_shape, **manifest.embeddings}
         raise UserError(
             f"--model {config.model}: its {backbone.network_folder} does not take what --store {config.data.store} "
-            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())})"
+            f"holds ({', '.join(f'{name} {list(shape)}' for name, shape in sizes.items())})"
         ) from error
     trained_shapes = [weight.shape for weight in trained(network).values()]
     return Counts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,38 @@ def test_a_cluster_must_hold_the_least_not_the_most(monkeypatch: pytest.MonkeyPa
         on_ray._check_resources([Step(function=dict, actors=9, cpus=0.5)])
     with pytest.raises(UserError, match=r"needs 2\.5 CPUs"):
         on_ray._check_resources([Step(function=dict, cpus=2.0), Step(function=dict, actors=1, cpus=0.5)])
+
+
+def test_captions_stay_in_the_asking_process_where_its_node_is_the_only_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes: list[dict[str, Any]] = [{"Alive": True, "NodeID": "a"}, {"Alive": False, "NodeID": "b"}]
+    context = SimpleNamespace(get_node_id=lambda: "a")
+    monkeypatch.setattr(on_ray, "ray", SimpleNamespace(nodes=lambda: nodes, get_runtime_context=lambda: context))
+    one = Step(function=dict, actors=1)
+    assert on_ray._is_best_here([one])
+    assert not on_ray._is_best_here([replace(one, actors=2)])
+    assert not on_ray._is_best_here([replace(one, gpus=0.5)])
+    assert not on_ray._is_best_here([replace(one, accelerator="L4")])
+    ran: list[Job] = []
+    monkeypatch.setattr(on_ray.in_process, "run", ran.append)
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[one],
+        output=str(tmp_path),
+        checkpoint=str(tmp_path),
+        id_column="id",
+        row_ids=lambda table: table["id"].to_numpy(),
+        rows_per_block=1,
+        name="captions",
+        rows=0,
+        is_small=True,
+    )
+    on_ray.run(job)
+    assert ran == [job]
+    nodes[1]["Alive"] = True
+    assert not on_ray._is_best_here([one])
 
 
 @pytest.mark.parametrize(
