@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from infra.pages import curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Rows = Sequence[dict[str, Any]]
 ALIGNED = "#0b6e6e"
@@ -27,12 +30,9 @@ QUARTERS = {  # of the timesteps
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve."""
+class Line(curves.Curve):
+    """One curve of a run."""
 
-    label: str
-    x: npt.NDArray[np.float64]  # [n] steps
-    y: npt.NDArray[np.float64]  # [n]
     colour: str = ALIGNED
 
     def smoothed(self, window: int) -> Line:
@@ -132,28 +132,13 @@ def draw(lines: Sequence[Line], level: float | None = None, mark: float | None =
     Returns:
         An <svg> element, or nothing where no curve has a point.
     """
-    lines = [one for one in lines if len(one.x)]
-    if not lines:
-        return ""
-    with rc_context(style(lines[0].label)):
-        figure, axes = one_axes(5.2, 3.1)
-        for one in lines:
-            marker = "o" if len(one.x) < 30 else ""
-            axes.plot(one.x, one.y, color=one.colour, linewidth=2, marker=marker, markersize=4, label=one.label)
-        if level is not None:
-            axes.axhline(level, color="#c9ccd1", linewidth=1, linestyle="--", zorder=0)
-        if mark is not None:
-            axes.axvline(mark, color=ALIGNED, linewidth=1, linestyle=":", zorder=0)
-        axes.set_xlabel("step")
-        axes.grid(axis="y", color="#eef0f3", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.4)
-        return svg(figure)
+    return curves.draw([one for one in lines if len(one.x)], level, mark)
 
 
 def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
     """Make a figure of a width and height in inches with one pair of axes; pyplot, slow to import, isn't needed."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
