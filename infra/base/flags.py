@@ -7,6 +7,7 @@ its attribute docstring is the flag's text. A class may sort its flags for --hel
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -122,7 +123,8 @@ def plain(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def field_texts(part: type) -> dict[str, str]:
+@functools.cache  # a command's flags are read several times, and to read a class's source takes milliseconds
+def field_texts(part: type) -> Mapping[str, str]:
     """Return the attribute docstrings of a dataclass and its bases, each as one line."""
     texts: dict[str, str] = {}
     for base in reversed(part.__mro__[:-1]):
