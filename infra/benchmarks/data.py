@@ -25,7 +25,8 @@ from infra.base.cpu import keep_freed_memory
 from infra.base.places import PathText
 from infra.benchmarks.random_store import write_store
 from infra.planning.measured import STORED_SHAPES
-from training.data.loader import Labelled, Share, apply_labels, step_batches
+from training.data.applied_labels import Labelled, apply_labels
+from training.data.loader import Share, step_batches
 from training.data.opened import open_store
 from training.method.draws import draw
 from training.method.order import batch_rows

@@ -24,7 +24,7 @@ from infra.base.places import PathText
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import write_store
 from pipelines.latents import addresses
-from training.data.loader import apply_labels
+from training.data.applied_labels import apply_labels
 from training.data.opened import open_store
 from training.run import assembly, loop, preflight
 from training.settings.config import DataConfig, TrainConfig

@@ -14,7 +14,7 @@ import pyarrow as pa
 from infra.base import files
 from pipelines.latents import addresses, label_files, schemas, store, text_columns
 from pipelines.raw import pairs
-from training.data.loader import Labelled
+from training.data.applied_labels import Labelled
 from training.data.stored import Arrays, StoredPairs, split_slots
 
 Embeddings = Mapping[str, tuple[int, ...]]

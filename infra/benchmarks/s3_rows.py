@@ -26,7 +26,8 @@ from infra.benchmarks.data import AIM
 from infra.benchmarks.random_store import write_store
 from infra.benchmarks.slow_s3 import serving
 from infra.planning.measured import STORED_SHAPES
-from training.data.loader import Labelled, Share, apply_labels, begin_step, prefetch, read_ahead, steps_ahead
+from training.data.applied_labels import Labelled, apply_labels
+from training.data.loader import Share, begin_step, prefetch, read_ahead, steps_ahead
 from training.data.opened import open_store
 from training.method.batch import Batch
 

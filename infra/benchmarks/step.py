@@ -29,7 +29,8 @@ from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
-from training.data.loader import Labelled, Share, prefetch, step_batches
+from training.data.applied_labels import Labelled
+from training.data.loader import Share, prefetch, step_batches
 from training.layout import sharding
 from training.layout.sharding_config import ShardingConfig
 from training.method import forward, objectives

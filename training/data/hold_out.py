@@ -13,7 +13,7 @@ from pipelines.latents import store
 from pipelines.raw import pairs
 
 if TYPE_CHECKING:
-    from training.data.loader import Labelled
+    from training.data.applied_labels import Labelled
 
 
 def count(share: float, captions: int) -> int:

@@ -14,7 +14,7 @@ from infra.base import models
 from infra.base.errors import UserError
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import ScheduleConfig
-from training.data import image_batches, loader
+from training.data import applied_labels, image_batches, loader
 from training.data.opened import open_store
 from training.layout.base_precision import lower
 from training.method.forward import NetworkReference
@@ -50,7 +50,7 @@ class VisitPairs:
         precision: str,
         base_precision: str = "float32",
     ) -> None:
-        self.data = loader.as_stored(open_store(path, cache))
+        self.data = applied_labels.as_stored(open_store(path, cache))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device = device
         self.hardware = reference_errors.hardware(device)

@@ -16,7 +16,7 @@ from training.backbones.backbone import Backbone, open_backbone
 from training.checkpoints.checkpoint_writer import CheckpointWriter
 from training.checkpoints.mirror import Mirror, open_mirror
 from training.data import hold_out
-from training.data.loader import Labelled, apply_labels
+from training.data.applied_labels import Labelled, apply_labels
 from training.data.opened import open_store
 from training.layout import base_precision, sharding
 from training.method import forward

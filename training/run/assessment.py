@@ -12,7 +12,7 @@ from PIL import Image
 from infra.base import files
 from training.checkpoints.run_folder import ASSESSMENTS, SAMPLE, STEPS, VALIDATION
 from training.data import hold_out
-from training.data.loader import apply_labels
+from training.data.applied_labels import apply_labels
 from training.data.opened import open_store
 from training.method import forward, objectives
 from training.method.batch import Batch

@@ -22,7 +22,7 @@ from infra.base.result_files import FACTS
 from pipelines.latents.kinds import kind_of, tokenizer_of, tokens_of
 from training.backbones.backbone import Backbone
 from training.checkpoints.run_folder import RESULT, SAMPLES
-from training.data.loader import Labelled
+from training.data.applied_labels import Labelled
 from training.run import card, exports
 from training.settings.config import TrainConfig
 

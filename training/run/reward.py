@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from training.backbones.backbone import Backbone
-from training.data.loader import Labelled, TimestepMap, assemble
+from training.data.applied_labels import Labelled
+from training.data.loader import TimestepMap, assemble
 from training.method.batch import Batch
 from training.method.draws import REWARD_SEED
 

@@ -10,7 +10,7 @@ import pytest
 
 from infra.benchmarks import data, resume
 from infra.benchmarks.random_store import random_pairs, write_store
-from training.data.loader import apply_labels
+from training.data.applied_labels import apply_labels
 from training.data.opened import open_store
 from training.run import assembly, keeping
 from training.settings.config import DataConfig, TrainConfig

@@ -10,7 +10,7 @@ import pytest
 from infra.base import files
 from infra.benchmarks import first_step, slow_s3
 from infra.benchmarks.random_store import write_store
-from training.data.loader import apply_labels
+from training.data.applied_labels import apply_labels
 from training.data.opened import open_store
 
 

@@ -18,7 +18,8 @@ from pipelines.latents import addresses, schemas, store
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype
 from pipelines.latents.encode_latents import main
 from training.data import direct, staging
-from training.data.loader import as_stored, assemble
+from training.data.applied_labels import as_stored
+from training.data.loader import assemble
 
 PAIRS = 12
 DTYPES: tuple[StoreDtype, ...] = ("float16", "float32")

@@ -24,7 +24,7 @@ from pipelines.raw.decode import open_image
 from training.backbones.backbone import open_backbone
 from training.backbones.flow import shifted_sigmas
 from training.backbones.schedule_config import EVERY
-from training.data import loader
+from training.data import applied_labels, loader
 from training.data.loader import Share
 from training.data.opened import open_store
 from training.method.draws import draw
@@ -53,8 +53,8 @@ def settings(model: Path, path: Path, folder: Path) -> TrainConfig:
 
 
 @pytest.fixture
-def labelled(bucketed: Path) -> loader.Labelled:
-    return loader.apply_labels(open_store(str(bucketed)), str(bucketed), "human")
+def labelled(bucketed: Path) -> applied_labels.Labelled:
+    return applied_labels.apply_labels(open_store(str(bucketed)), str(bucketed), "human")
 
 
 def thousand(uniform: float, area: float = 1.0) -> int:
@@ -62,7 +62,7 @@ def thousand(uniform: float, area: float = 1.0) -> int:
     return int(uniform * 1000)
 
 
-def test_a_micro_batch_has_its_buckets_shape_and_draws_of_it(labelled: loader.Labelled) -> None:
+def test_a_micro_batch_has_its_buckets_shape_and_draws_of_it(labelled: applied_labels.Labelled) -> None:
     seen = set()
     manifest = labelled.pairs.manifest
     for step in range(6):  # 24 pairs, four a step
@@ -83,7 +83,7 @@ def test_a_micro_batch_has_its_buckets_shape_and_draws_of_it(labelled: loader.La
 @pytest.mark.parametrize(
     "world", [2, 3]
 )  # 12 pairs for 3 ranks of micro-batches of 4: all units full; 2: 6 pairs, 4 + 2
-def test_the_stream_is_the_same_at_any_world_size(labelled: loader.Labelled, world: int) -> None:
+def test_the_stream_is_the_same_at_any_world_size(labelled: applied_labels.Labelled, world: int) -> None:
     def stream(step: int, world: int) -> int:
         total = 0
         for rank in range(world):

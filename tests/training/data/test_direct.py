@@ -20,9 +20,10 @@ from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
 from pipelines.latents import addresses, schemas, store
 from pipelines.latents.addresses import index_bytes
-from training.data import direct, loader
+from training.data import applied_labels, direct
+from training.data.applied_labels import apply_labels
 from training.data.direct import is_addressable
-from training.data.loader import Share, apply_labels, assemble, begin_step, read_ahead, step_batches, steps_ahead
+from training.data.loader import Share, assemble, begin_step, read_ahead, step_batches, steps_ahead
 from training.data.opened import open_store
 from training.data.staging import stage
 
@@ -91,8 +92,8 @@ def test_of_mirrored_images_two_columns_are_read_and_not_four(
     flipped: Path, tmp_path: Path, spans_read: list[int]
 ) -> None:
     path = str(flipped)
-    copied = loader.as_stored(stage(path, str(tmp_path)))
-    data = loader.as_stored(open_store(path))
+    copied = applied_labels.as_stored(stage(path, str(tmp_path)))
+    data = applied_labels.as_stored(open_store(path))
     rows = np.arange(64)
     one, other = (assemble(each, rows, 0, 0, thousand, 0.0) for each in (copied, data))
     assert one.latents.equal(other.latents)

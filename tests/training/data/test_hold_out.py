@@ -13,7 +13,7 @@ from infra.base.errors import UserError
 from pipelines.latents import store
 from pipelines.raw.pairs import prompt_id
 from training.data import hold_out
-from training.data.loader import Labelled, apply_labels
+from training.data.applied_labels import Labelled, apply_labels
 from training.data.opened import open_store
 from training.run import assembly, assessment, preflight
 from training.settings import flags

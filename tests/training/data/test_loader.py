@@ -12,7 +12,8 @@ import pytest
 
 from infra.base.errors import UserError
 from pipelines.latents import label_files, schemas
-from training.data.loader import Labelled, Share, apply_labels, assemble, prefetch, step_batches
+from training.data.applied_labels import Labelled, apply_labels
+from training.data.loader import Share, assemble, prefetch, step_batches
 from training.data.staging import stage
 from training.method.draws import draw
 

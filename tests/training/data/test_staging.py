@@ -13,7 +13,7 @@ from infra.base.errors import UserError
 from infra.benchmarks.random_store import write_store
 from labelers.labels import known_scores
 from pipelines.latents import label_files, store
-from training.data.loader import apply_labels
+from training.data.applied_labels import apply_labels
 from training.data.staging import stage
 from training.data.stored import StoredPairs
 

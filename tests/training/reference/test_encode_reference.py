@@ -17,7 +17,7 @@ from infra.base import cli, models
 from infra.base.errors import UserError
 from pipelines.engine.jobs import Job
 from pipelines.latents import store
-from training.data import loader
+from training.data import applied_labels, loader
 from training.data.opened import open_store
 from training.data.stored import Arrays, StoredPairs
 from training.reference import encode_reference, reference_config, reference_errors
@@ -65,7 +65,7 @@ def test_errors_are_trainings_bit_for_bit_in_whatever_company(
     config: ReferenceConfig, staged: StoredPairs, precision: str
 ) -> None:
     small = step(replace(config, batch_size=4, precision=precision))  # type: ignore[arg-type]
-    labelled = loader.apply_labels(staged, config.store, "human")
+    labelled = applied_labels.apply_labels(staged, config.store, "human")
     rows = np.array([8, 3, 5, 30, 21, 2, 40, 11])
     assert 0 < labelled.winners[rows].sum() < 8  # both slots win somewhere
     inline = []
@@ -103,7 +103,7 @@ def test_of_a_store_on_s3_the_rows_of_further_passes_are_asked_for_ahead(
     small = step(replace(config, batch_size=4))
     assert small.ahead == 0  # from a disk
     far = replace(staged, latents=Arrays({}, far=True))
-    assert loader.passes_ahead(loader.as_stored(far), 4) == 16  # of 4 pairs each, 64 in all
+    assert loader.passes_ahead(applied_labels.as_stored(far), 4) == 16  # of 4 pairs each, 64 in all
     events: list[str] = []
 
     def begin_visit(rows: np.ndarray, draw: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:

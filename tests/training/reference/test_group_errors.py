@@ -15,7 +15,7 @@ from infra.base import engines, models
 from pipelines.latents import encode_latents, store_check
 from pipelines.latents.encode_config import EncodeConfig, Posterior
 from training.backbones.backbone import Backbone
-from training.data import loader
+from training.data import applied_labels, loader
 from training.data.opened import open_store
 from training.reference import encode_reference, reference_errors
 from training.reference.reference_config import ReferenceConfig
@@ -62,7 +62,7 @@ def test_an_images_error_is_that_of_all_its_pairs(
     assert list(store_check.problems(path)) == []
 
     pairs = reference_errors.attach(open_store(path), path, "base")
-    labelled = loader.apply_labels(pairs, path, "human")
+    labelled = applied_labels.apply_labels(pairs, path, "human")
     for draw in (0, 1):
         for start in range(0, 12, BATCH):
             rows = np.arange(start, start + BATCH)
@@ -74,7 +74,9 @@ def test_an_images_error_is_that_of_all_its_pairs(
 def test_the_pairs_of_a_group_share_timestep_and_noise(group_store: Path) -> None:
     pairs = open_store(str(group_store))
     assert pairs.groups is not None
-    batch = loader.assemble(loader.as_stored(pairs), np.arange(18), 0, 3, lambda uniform: int(1000 * uniform), 0.2)
+    batch = loader.assemble(
+        applied_labels.as_stored(pairs), np.arange(18), 0, 3, lambda uniform: int(1000 * uniform), 0.2
+    )
     seen: dict[int, tuple[int, bytes]] = {}
     for place, group in enumerate(pairs.groups.pair_groups.tolist()):
         drawn = int(batch.timesteps[place]), batch.noise[place].numpy().tobytes()

@@ -1,4 +1,4 @@
-"""Bad input, seen to be refused by rule: images, captions, labels, latents, old stores, pickles posing as weights.
+"""Bad input, seen to be refused by rule: images, captions, labels, latents.
 
 Here the steps are fed by hand, without a cluster; kills, full disks and lost networks have their tests beside the parts
 that they hit. `make chaos` runs all of them.
@@ -7,13 +7,9 @@ that they hit. `make chaos` runs all of them.
 from __future__ import annotations
 
 import io
-import json
-import pickle
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,21 +21,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageFile
-from safetensors.torch import save_file
 from support.material import MODEL
 
 from infra.base import models
 from infra.base.errors import UserError
-from pipelines.latents import encode_plan, schemas, store
-from pipelines.latents.adapters import check_adapters
+from pipelines.latents import encode_plan, schemas
 from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
 from pipelines.latents.summary import count_reasons, kept_prompt_ids
 from pipelines.raw import pairs, source
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
-from training.backbones.backbone import open_backbone
-from training.backbones.schedule_config import EVERY
-from training.data.staging import stage
 
 pytestmark = pytest.mark.chaos
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -69,7 +60,7 @@ def judged(check: CheckAndDecode | None = None, /, **changes: Any) -> dict[str, 
     return (check or CheckAndDecode(8, strict_labels=False))(pa.table(columns)).to_pylist()[0]
 
 
-# 5. Images
+# Images
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -158,7 +149,7 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(size: tuple[int, int], monk
     load.assert_called()  # a good image goes that way
 
 
-# 6. Captions
+# Captions
 
 HOSTILE = ["", "../../x", "/etc/passwd", "<script>alert(1)</script>", "a\x00b", "\u202ea \u05d0\u200f", "x" * 10_000]
 UNUSABLE = {
@@ -216,7 +207,7 @@ def test_an_id_is_that_of_the_bytes_however_they_are_read() -> None:
     assert pairs.pair_ids(spoilt)[0] == pairs.pair_ids(table)[0]
 
 
-# 7. Labels
+# Labels
 
 LABELS = {
     "missing": (None, None, "label_0 is null"),
@@ -258,7 +249,7 @@ def test_both_orders_of_a_pair_are_kept_and_twice_the_same_is_refused(tmp_path: 
         source.all_pair_ids(source.open_source([str(tmp_path / "twice.parquet")]))
 
 
-# 9. Latents
+# Latents
 
 
 def latents_of(means: list[float], dtype: Any, posterior: Any = "mean") -> list[dict[str, Any]]:
@@ -307,115 +298,3 @@ def test_a_manifest_names_a_hundred_reasons_and_counts_the_rest() -> None:
     counted = count_reasons(pa.table({"stage": ["label"] * 152, "reason": reasons}))
     assert next(iter(counted.items())) == ("label: label_0 is null", 2)
     assert (len(counted), counted["other reasons"], sum(counted.values())) == (101, 51, 152)
-
-
-# 15. Stores of another version
-
-
-def manifest() -> dict[str, Any]:
-    counts = store.Counts(rows_in=1, ties=0, invalid=0, quarantined=0, kept=1, contradicting=0, prompts=1)
-    whole = store.Manifest(
-        *("raw", "model", {"vae": "0"}, 64, (4, 8, 8), 1.0, 0.0, "mean", False, {"text_encoder": (16, 64)}),
-        *(counts, {}, "0", {}, {}),
-    )
-    return json.loads(json.dumps(asdict(whole)))
-
-
-def without(value: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: kept for key, kept in value.items() if key != name}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m | {"schema_version": 0}, "schema version 0; this code reads 1"),
-        (lambda m: m | {"schema_version": 2}, "schema version 2; this code reads 1: encode again"),
-        (lambda m: without(m, "schema_version"), "another file's content, without schema_version; restore this file"),
-        (lambda m: [m], "another file's content, without schema_version; restore this file"),
-        (lambda m: without(m, "content_hash"), "not a whole manifest of schema version 1 .*content_hash"),
-        (lambda m: without(m, "counts"), "not a whole manifest of schema version 1"),
-        (lambda m: m | {"from_tomorrow": 1}, "not a whole manifest of schema version 1 .*from_tomorrow"),
-        (lambda m: m | {"counts": {"rows_in": 1}}, "not a whole manifest of schema version 1"),
-    ],
-)
-def test_a_store_of_another_version_is_refused_with_words(
-    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
-) -> None:
-    path = tmp_path / store.MANIFEST
-    path.write_text(json.dumps(manifest()))
-    assert store.read_manifest(str(tmp_path)).latent_shape == (4, 8, 8)  # whole, it is read
-    path.write_text(json.dumps(change(manifest())))
-    for opened in (store.read_manifest, stage):
-        with pytest.raises(UserError, match=rf"manifest\.json: {message}"):
-            opened(str(tmp_path))
-
-
-# 19. Pickles posing as weights; those of scorers are in test_weights.py
-
-
-class Hostile:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.mkdir, (self.target,)
-
-
-@pytest.fixture
-def trapped(tmp_path: Path) -> tuple[Path, Path]:
-    """Copy the embedded world's model with a pickle in its VAE's place; return the model and what the pickle makes."""
-    folder, target = tmp_path / "model", tmp_path / "made by the pickle"
-    shutil.copytree(MODEL, folder)
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(pickle.dumps(Hostile(target)))
-    return folder, target
-
-
-def test_a_pickle_named_safetensors_is_refused_before_any_job_and_does_not_run(trapped: tuple[Path, Path]) -> None:
-    folder, target = trapped
-    with pytest.raises(UserError, match=r"vae/diffusion_pytorch_model\.safetensors: not a readable safetensors file"):
-        models.fingerprint(folder, "vae")
-    with pytest.raises(OSError, match="safetensors"):  # and were it not refused, it would not run
-        LatentEncoder(models.Model(str(folder)), 64, "mean", False, 0, 4, "float32")
-    assert not target.exists()
-    pickle.loads((folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes())  # the trap is real
-    assert target.exists()
-
-
-def test_pickled_weights_beside_none_are_not_loaded(trapped: tuple[Path, Path]) -> None:
-    folder, target = trapped
-    posing = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    posing.rename(posing.with_suffix(".bin"))
-    with pytest.raises(UserError, match=r"no safetensors weights but .* pickled weights are not loaded"):
-        models.fingerprint(folder, "vae")
-    with pytest.raises(OSError, match="safetensors"):
-        LatentEncoder(models.Model(str(folder)), 64, "mean", False, 0, 4, "float32")
-    assert not target.exists()
-
-
-def test_a_pickle_in_the_networks_place_is_refused_where_it_would_be_loaded(trapped: tuple[Path, Path]) -> None:
-    folder, target = trapped
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").replace(
-        folder / "unet" / "diffusion_pytorch_model.safetensors"
-    )
-    with pytest.raises(UserError, match=r"unet/diffusion_pytorch_model\.safetensors: not a readable safetensors file"):
-        open_backbone(folder, EVERY).load_network()
-    assert not target.exists()
-
-
-def test_a_pickle_posing_as_adapters_is_refused(tmp_path: Path) -> None:
-    target = tmp_path / "made by the pickle"
-    (tmp_path / models.ADAPTERS).write_bytes(pickle.dumps(Hostile(target)))
-    with pytest.raises(UserError, match=rf"{models.ADAPTERS}: not a readable safetensors file"):
-        check_adapters("--model", tmp_path, MODEL)
-    assert not target.exists()
-
-
-def test_real_weights_pass(tmp_path: Path) -> None:
-    (tmp_path / "vae").mkdir()
-    save_file({"x": torch.ones(1)}, tmp_path / "vae" / "model.safetensors")
-    assert len(models.fingerprint(tmp_path, "vae")) == 64
-
-
-# 20. A cluster open to others
