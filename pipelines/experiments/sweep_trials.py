@@ -97,13 +97,14 @@ def make_trials(sweep: Sweep, output: str) -> list[Trial]:
         UserError: naming a trial whose flags train_dpo.py or generate.py refuses, or if trials start from two models.
     """
     trials = []
+    draw = _parsed(GenerateConfig, generate_config.PRESETS, sweep.generate, "generate")
     for seed in sweep.seeds:
         for name, own in sweep.trials.items():
             folder = files.join(output, name, f"seed-{seed}")
             flags = tuple(word.replace("{seed}", str(seed)) for word in (*sweep.train, *own))
             flags = (*flags, "--seed", str(seed), "--output", files.join(folder, "train"))
             config = _parsed(TrainConfig, presets.PRESETS, flags, f"trial {name}")
-            trials.append(_trial(sweep, name, seed, folder, flags, config))
+            trials.append(_trial(sweep, draw, name, seed, folder, flags, config))
     starts = {(trial.train.model, trial.train.revision) for trial in trials if trial.train}
     if len(starts) > 1:
         names = ", ".join(sorted(model for model, _ in starts))
@@ -112,12 +113,13 @@ def make_trials(sweep: Sweep, output: str) -> list[Trial]:
         )
     ((model, revision),) = starts
     base = TrainConfig(model=model, revision=revision)
-    return [_trial(sweep, BASE, sweep.seeds[0], files.join(output, BASE), (), base), *trials]
+    return [_trial(sweep, draw, BASE, sweep.seeds[0], files.join(output, BASE), (), base), *trials]
 
 
-def _trial(sweep: Sweep, name: str, seed: int, folder: str, flags: Flags, config: TrainConfig) -> Trial:
+def _trial(
+    sweep: Sweep, draw: GenerateConfig, name: str, seed: int, folder: str, flags: Flags, config: TrainConfig
+) -> Trial:
     images = files.join(folder, "images")
-    draw = _parsed(GenerateConfig, generate_config.PRESETS, sweep.generate, "generate")
     drawn: dict[str, Any] = asdict(draw) | {"model": config.model, "revision": config.revision, "output": images}
     result = files.join(config.output, RESULT)
     if name != BASE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ def test_every_command_has_the_flags_of_its_entry_point(command: list[str], monk
     assert parsed(command, monkeypatch) is not None
 
 
+@functools.cache
 def trials() -> dict[str, object]:
     swept = Sweep.model_validate(json.loads(json.dumps(paper.sweep_file(RUN))))
-    return {one.name: one.train for one in make_trials(swept, f"{RUN}/sweep") if one.seed == 0}
+    first = swept.model_copy(update={"seeds": swept.seeds[:1]})
+    return {one.name: one.train for one in make_trials(first, f"{RUN}/sweep")}
 
 
 @pytest.mark.slow
