@@ -265,11 +265,21 @@ def one_worker(training_flags: list[str], drive: Submit, tmp_path_factory: pytes
     return output
 
 
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of the embedded world's model with a small network."""
+    from support.small_world import make_small_world  # which loads diffusers
+
+    return str(shared_folder(tmp_path_factory, "small_world", make_small_world))
+
+
 @pytest.fixture
-def config(encoded_store: Path, held_out_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(
+    small_world: str, encoded_store: Path, held_out_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainConfig:
     """Return settings of a run of six steps of eight pairs, whose last look at held-out pairs repeats twice.
 
-    Ten repeats took half of such a run's time.
+    Ten repeats took half of such a run's time, and the embedded world's own network four fifths of the rest.
     """
     from training.run import loop  # which loads torch: most tests need none of it
 
@@ -282,6 +292,7 @@ def config(encoded_store: Path, held_out_store: Path, tmp_path: Path, monkeypatc
         micro_batch=4,
     )
     return TrainConfig(
+        model=small_world,
         output=str(tmp_path / "run"),
         steps=6,
         checkpoint_every=2,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -14,15 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.base.files import ROOT
-
-PRELOADED = [
-    "labelers.relabel",
-    "pipelines.encode_latents",
-    "pipelines.encode_reference",
-    "pipelines.evaluate_model",
-    "pipelines.sweep",
-    "training.train_dpo",
-]
+from support.preloaded import forking
 
 
 class Drivers:
@@ -37,8 +28,7 @@ class Drivers:
         """
         self._surroundings = surroundings
         self._log = log
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
+        self._context = forking()
 
     def run(self, script: str, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run an entry point to its end; its errors stand where its output does, as a job's do."""

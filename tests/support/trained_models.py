@@ -50,9 +50,9 @@ def train_until_killed(config: TrainConfig, step: int) -> None:
         loop.train(config, assembly.Rank(on_step=die))
 
 
-def moved_model(folder: Path, move: float) -> str:
-    """Copy the embedded world's model with each of its network's weights moved a little; return its folder."""
-    shutil.copytree(MODEL, folder)
+def moved_model(folder: Path, move: float, start: str | Path = MODEL) -> str:
+    """Copy a model with each of its network's weights moved a little; return its folder."""
+    shutil.copytree(start, folder)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     generator = torch.Generator().manual_seed(0)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load
 from support.material import notes
+from support.preloaded import run_ranks
 from support.s3_runs import contents, losses
 from support.trained_models import Killed, train_until_killed
 
@@ -258,7 +259,7 @@ def test_two_machines_go_on_with_what_two_ranks_of_one_began(
     straight, remote = (replace(run, data=replace(run.data, micro_batch=4)) for run in (straight, remote))
     apart = replace(remote.data, cache=str(tmp_path / "machine-{rank}"))
     runs = [straight, replace(remote, steps=4), replace(remote, data=apart)]
-    torch.multiprocessing.spawn(two_ranks, (runs, f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    run_ranks(two_ranks, runs, f"file://{tmp_path / 'meeting'}")
     assert losses(notes(remote.output)) == losses(notes(straight.output))
     assert is_finished(remote.output, 6)
     assert not list(tmp_path.glob("machine-*/run-*"))
@@ -306,9 +307,9 @@ def test_shards_of_two_machines_go_on_from_s3_bit_for_bit(
     data, shards = replace(straight.data, micro_batch=4), ShardingConfig(sharding="fsdp")
     rate = replace(straight.optimizer, optimizer="adafactor")
     straight, remote = (replace(run, data=data, sharding=shards, optimizer=rate) for run in (straight, remote))
-    torch.multiprocessing.spawn(two_ranks, ([straight], f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    run_ranks(two_ranks, [straight], f"file://{tmp_path / 'meeting'}")
     apart = replace(remote, data=replace(remote.data, cache=str(tmp_path / "machine-{rank}")))
-    torch.multiprocessing.spawn(two_machines, (apart, f"file://{tmp_path / 'another'}"), nprocs=2)
+    run_ranks(two_machines, apart, f"file://{tmp_path / 'another'}")
     assert losses(notes(remote.output)) == losses(notes(straight.output))
     assert checkpoint.complete_steps(remote.output) == [4, 6]
     for step in (4, 6):

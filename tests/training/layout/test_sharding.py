@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from support.material import HELD_OUT, MODEL, notes
+from support.preloaded import run_ranks
 from support.trained_models import Killed, train_until_killed
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
@@ -45,7 +46,7 @@ FSDP = sharding.ShardingConfig(sharding="fsdp")
 ADAFACTOR = OptimizerConfig(optimizer="adafactor", learning_rate=1e-4, warmup_steps=3)
 WAYS: dict[str, dict[str, Any]] = {
     "adafactor": {"optimizer": ADAFACTOR, "sharding": FSDP},
-    "lora": {"policy": PolicyConfig(lora_rank=4), "optimizer": OptimizerConfig(learning_rate=1e-3), "sharding": FSDP},
+    "lora": {"policy": PolicyConfig(lora_rank=4), "optimizer": OptimizerConfig(learning_rate=1e-2), "sharding": FSDP},
 }
 
 
@@ -137,7 +138,9 @@ def two_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+def runs(
+    small_world: str, encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
     """Return the settings of one rank's run `whole` of six steps, beside which the two ranks' runs lie."""
     folder = tmp_path_factory.mktemp("sharding")
     # Five held-out pairs in twos: one rank passes twice, the other once.
@@ -149,6 +152,7 @@ def runs(encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.Tem
         micro_batch=2,
     )
     config = TrainConfig(
+        model=small_world,
         output=str(folder / "whole"),
         steps=4,
         checkpoint_every=2,
@@ -159,7 +163,7 @@ def runs(encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.Tem
     )
     loop.train(config, assembly.Rank())
     shutil.copytree(config.output, folder / "one")
-    torch.multiprocessing.spawn(two_ranks, (config, f"file://{folder / 'meeting'}"), nprocs=2)
+    run_ranks(two_ranks, config, f"file://{folder / 'meeting'}")
     shutil.copytree(folder / "sharded", folder / "resharded")
     for way, changes in WAYS.items():
         shutil.copytree(folder / way, folder / f"resharded-{way}")
@@ -209,7 +213,7 @@ def test_the_result_of_sharded_adapters_is_those_of_the_last_checkpoint(runs: Tr
     results = [load_file(path) for path in found]
     assert results[0].keys() == results[1].keys()
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
-    adapted = StableDiffusion(MODEL).load_network()
+    adapted = StableDiffusion(Path(runs.model)).load_network()
     load_adapters(adapted, found[0].parent, "unet")  # as load_lora_weights does
     last = checkpoint.folder_of(Path(at(runs, "lora").output), 4)
     kept = [load_file(path) for path in sorted((last / "shards").iterdir())]
@@ -244,7 +248,7 @@ def test_the_result_of_a_sharded_run_is_its_last_average_whole(runs: TrainConfig
         load_file(Path(at(runs, name).output) / "result" / "unet" / "diffusion_pytorch_model.safetensors")
         for name in ("sharded", "killed")
     ]
-    start = load_file(MODEL / "unet" / "diffusion_pytorch_model.safetensors")
+    start = load_file(Path(runs.model) / "unet" / "diffusion_pytorch_model.safetensors")
     assert results[0].keys() == start.keys()
     assert all(results[0][name].shape == start[name].shape for name in start)
     assert all(torch.equal(results[0][name], results[1][name]) for name in start)
@@ -385,7 +389,7 @@ def test_compiled_blocks_of_a_sharded_network_have_the_losses_of_others(
     rate = OptimizerConfig(learning_rate=1e-3)
     data = replace(config.data, held_out_store=None, micro_batch=2)
     config = replace(config, model=smallest_model(tmp_path / "small", "CrossAttn"), steps=3, data=data, optimizer=rate)
-    torch.multiprocessing.spawn(two_compiled_ranks, (config, f"file://{tmp_path / 'meeting'}"), nprocs=2)
+    run_ranks(two_compiled_ranks, config, f"file://{tmp_path / 'meeting'}")
     assert column(config, "compiled", "stream") == column(config, "eager", "stream")
     for key in ("loss", "gradient_norm"):
         assert column(config, "compiled", key) == pytest.approx(column(config, "eager", key), rel=1e-4)

@@ -218,7 +218,7 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     ]
     weights = load_file(kept / "network.safetensors")
     assert all("lora_" in name for name in weights)
-    pipeline = StableDiffusionPipeline.from_pretrained(MODEL)
+    pipeline = StableDiffusionPipeline.from_pretrained(config.model)
     pipeline.load_lora_weights(folder)
     trainer = assembly.build(config, assembly.Rank())
     loop.load_weights(trainer.policy, weights)
@@ -230,7 +230,7 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
     facts = json.loads((folder / "facts.json").read_text())
     assert (facts["config"]["model"], facts["config"]["revision"]) == (str(config.model), None)
     card = (folder / "README.md").read_text()
-    assert f'from_pretrained("{MODEL}", dtype=torch.float32)\npipeline.load_lora_weights(".")' in card
+    assert f'from_pretrained("{config.model}", dtype=torch.float32)\npipeline.load_lora_weights(".")' in card
     assert (
         "| trained | LoRA of rank 4, alpha 16 (in the weights: load at scale 1), on the attention projections |" in card
     )
@@ -238,7 +238,7 @@ def test_the_result_of_a_lora_run_is_its_adapters(config: TrainConfig) -> None:
 
 @pytest.mark.slow
 def test_another_reference_stays_a_network_of_its_own(config: TrainConfig, tmp_path: Path) -> None:
-    other = moved_model(tmp_path / "other", 2e-3)
+    other = moved_model(tmp_path / "other", 2e-3, config.model)
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
     loop.train(config, assembly.Rank())
     adapted = replace(config, output=str(tmp_path / "adapted"), policy=LORA)

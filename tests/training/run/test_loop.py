@@ -101,11 +101,11 @@ def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch
 
 
 def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig, tmp_path: Path) -> None:
-    other = moved_model(tmp_path / "other", 2e-3)
+    other = moved_model(tmp_path / "other", 2e-3, config.model)
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
     trainer = assembly.build(preflight.check_config(config), assembly.Rank())
     with torch.no_grad():
-        losses = [hand_losses(b, str(MODEL), other, config.objective.known_beta) for b in loop.step_share(trainer, 0)]
+        losses = [hand_losses(b, config.model, other, config.objective.known_beta) for b in loop.step_share(trainer, 0)]
     loop.train(config, assembly.Rank())
     loss = notes(config.output)[0]["loss"]
     assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
@@ -119,7 +119,9 @@ def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig
 @pytest.mark.slow
 def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
     loop.train(replace(config, steps=2), assembly.Rank())
-    named = replace(config, steps=2, output=str(tmp_path / "named"), reference_model=moved_model(tmp_path / "same", 0))
+    named = replace(
+        config, steps=2, output=str(tmp_path / "named"), reference_model=moved_model(tmp_path / "same", 0, config.model)
+    )
     loop.train(preflight.check_config(named), assembly.Rank())
     for name in ("loss", "stream", "gradient_norm"):
         assert [row[name] for row in notes(named.output)] == [row[name] for row in notes(config.output)]
@@ -127,7 +129,7 @@ def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp
 
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_reference(config: TrainConfig, tmp_path: Path) -> None:
-    other = moved_model(tmp_path / "other", 2e-3)
+    other = moved_model(tmp_path / "other", 2e-3, config.model)
     straight = replace(config, steps=4, output=str(tmp_path / "straight"), reference_model=other)
     loop.train(straight, assembly.Rank())
     loop.train(replace(straight, steps=2, output=config.output), assembly.Rank())
@@ -144,20 +146,20 @@ def change_json(path: Path, **changes: object) -> None:
     [
         ("vae/config.json", {"scaling_factor": 0.5}, "its vae is not that of --model"),
         ("scheduler/scheduler_config.json", {"beta_end": 0.5}, "its noise schedule is not that of --model"),
-        ("unet/config.json", {"norm_num_groups": 4}, "its network differs from --model .* in norm_num_groups"),
+        ("unet/config.json", {"norm_num_groups": 8}, "its network differs from --model .* in norm_num_groups"),
     ],
 )
 def test_a_reference_of_another_kind_is_refused(
     config: TrainConfig, tmp_path: Path, file: str, changes: dict[str, object], told: str
 ) -> None:
-    folder = shutil.copytree(MODEL, tmp_path / "other")
+    folder = shutil.copytree(config.model, tmp_path / "other")
     change_json(folder / file, **changes)
     with pytest.raises(UserError, match=f"--reference-model {folder}: {told}"):
         preflight.check_config(replace(config, reference_model=str(folder)))
 
 
 def test_a_default_left_out_of_a_network_s_file_is_no_difference(config: TrainConfig, tmp_path: Path) -> None:
-    folder = shutil.copytree(MODEL, tmp_path / "other")
+    folder = shutil.copytree(config.model, tmp_path / "other")
     path = folder / "unet" / "config.json"
     known = json.loads(path.read_text())
     assert known.pop("time_embedding_type") == "positional"  # older files have no such line
@@ -188,7 +190,7 @@ def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
         return true_loss(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(objectives, "loss", spied)
-    other = moved_model(tmp_path / "other", 2e-2)  # a worse reference, so that rewards are positive
+    other = moved_model(tmp_path / "other", 2e-2, config.model)  # a worse reference, so that rewards are positive
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
     config = replace(config, objective=replace(config.objective, objective="kto"))
     rows, beta = [], config.objective.known_beta
@@ -201,7 +203,7 @@ def test_ktos_baseline_is_the_global_batchs_at_any_micro_batch(
     at_once = replace(config, data=replace(config.data, micro_batch=8))
     whole = loop.step_share(assembly.build(at_once, assembly.Rank()), 0)
     with torch.no_grad():
-        policy, reference = (hand_errors(whole[0], folder) for folder in (str(MODEL), other))
+        policy, reference = (hand_errors(whole[0], folder) for folder in (config.model, other))
     rewards = -beta / 2 * (policy - reference)
     z = rewards.mean().item()
     assert z > 0.1
@@ -231,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pair(
 
 @pytest.mark.chaos
 def test_a_base_that_predicts_nothing_finite_is_told_and_not_its_pairs(config: TrainConfig, tmp_path: Path) -> None:
-    broken = Path(moved_model(tmp_path / "broken", float("nan")))
+    broken = Path(moved_model(tmp_path / "broken", float("nan"), config.model))
     with pytest.raises(UserError, match=r"step 1: --model's or the reference's own prediction is not finite, whatever"):
         loop.train(replace(config, model=str(broken)), assembly.Rank())
     with pytest.raises(UserError, match=r"step 1: --model's or the reference's own prediction is not finite, whatever"):
@@ -247,7 +249,7 @@ def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig
     assert is_finished(Path(config.output), 2)
     assert not is_finished(Path(config.output), 3)
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    trained, base = pipeline.unet.state_dict(), StableDiffusion(MODEL).load_network().state_dict()
+    trained, base = pipeline.unet.state_dict(), StableDiffusion(Path(config.model)).load_network().state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["train"]["steps"] == 2

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.material import MODEL, notes
+from support.material import notes
 from support.trained_models import train_until_killed
 
 from infra.base import (
@@ -52,13 +52,13 @@ def write_labels(path: Path, name: str, winner: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def cached_store(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cached_store(small_world: str, encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with two label sets of few pairs and three draws of reference errors, made without an engine."""
     path = tmp_path_factory.mktemp("cached") / "store"
     shutil.copytree(encoded_store, path, ignore=shutil.ignore_patterns(".lock"))
     for name, winner in (("few", 1.0), ("flipped", 0.0)):
         write_labels(path, name, winner)
-    settings = encode_reference.ReferenceConfig(store=str(path), draws=DRAWS, batch_size=4)
+    settings = encode_reference.ReferenceConfig(model=small_world, store=str(path), draws=DRAWS, batch_size=4)
     plan = encode_reference.make_plan(settings)
     wanted = encode_reference.wanted_visits(store.kept_pairs(str(path))["pair_id"].to_numpy(), 0, DRAWS)
     cache = str(tmp_path_factory.mktemp("cache"))
@@ -72,10 +72,18 @@ PACKED = PolicyConfig(lora_rank=2, base_precision="fp8")
 
 
 @pytest.fixture(scope="module")
-def packed_errors(cached_store: Path, tmp_path_factory: pytest.TempPathFactory) -> encode_reference.ReferenceConfig:
+def packed_errors(
+    small_world: str, cached_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> encode_reference.ReferenceConfig:
     """Add one draw of errors of a reference with fp8 weights to the store; return their settings."""
     settings = encode_reference.ReferenceConfig(
-        store=str(cached_store), name="packed", draws=1, batch_size=4, precision="bfloat16", base_precision="fp8"
+        model=small_world,
+        store=str(cached_store),
+        name="packed",
+        draws=1,
+        batch_size=4,
+        precision="bfloat16",
+        base_precision="fp8",
     )
     plan = encode_reference.make_plan(settings)
     wanted = encode_reference.wanted_visits(store.kept_pairs(str(cached_store))["pair_id"].to_numpy(), 0, 1)
@@ -106,7 +114,7 @@ def test_cached_errors_of_packed_weights_are_the_inline_ones(
     assert "beside the base's weights in fp8" in (result / "README.md").read_text()
     adapters = load_file(result / "pytorch_lora_weights.safetensors")
     assert {tensor.dtype for tensor in adapters.values()} == {torch.float32}
-    pipeline = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(inline.model, dtype=torch.float32)
     pipeline.load_lora_weights(result)  # on the base in full precision
     loaded = dict(pipeline.unet.named_parameters())
     for name, tensor in adapters.items():
@@ -252,7 +260,7 @@ def test_another_stores_schedules_or_references_errors_are_refused(
     spoilt: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
     config, path = spoilt
-    other = shutil.copytree(MODEL, tmp_path / "other")
+    other = shutil.copytree(config.model, tmp_path / "other")
     weights = other / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     save_file({name: 1.01 * value for name, value in tensors.items()}, weights)
@@ -316,6 +324,8 @@ def test_another_micro_batch_is_let_pass_and_told(
     assert "bit for bit" not in told
     other = replace(cached, steps=2, output=cached.output + "-8", data=replace(cached.data, micro_batch=8))
     monkeypatch.setattr(reference_errors, "hardware", lambda _: "another card, torch 9")
+    # A network of random weights errs by several times as much as a trained one, and so does the errors' rounding.
+    monkeypatch.setitem(reference_check.TOLERANCES, "float32", 10 * reference_check.TOLERANCES["float32"])
     loop.train(preflight.check_config(other), assembly.Rank())
     told = capsys.readouterr().out
     assert "computed with 4 pairs in a pass (here --micro-batch 8), CPU with " in told

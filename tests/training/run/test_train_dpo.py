@@ -192,7 +192,7 @@ def in_this_process(config: TrainConfig, _: str) -> None:
 
 @pytest.mark.chaos
 def test_a_run_goes_on_only_with_the_models_that_it_began_with(config: TrainConfig, tmp_path: Path) -> None:
-    folder = Path(moved_model(tmp_path / "model", 0))
+    folder = Path(moved_model(tmp_path / "model", 0, config.model))
     begun = replace(config, model=str(folder))
 
     def killed(_: TrainConfig, __: str) -> None:
@@ -206,7 +206,7 @@ def test_a_run_goes_on_only_with_the_models_that_it_began_with(config: TrainConf
     with pytest.raises(UserError, match=rf"--model {folder}: its scheduler changed since .* was begun; put it back"):
         main(begun, killed)
     path.write_text(settings)
-    moved_model(tmp_path / "other", 1e-3)
+    moved_model(tmp_path / "other", 1e-3, config.model)
     shutil.copytree(tmp_path / "other" / "unet", folder / "unet", dirs_exist_ok=True)
     with pytest.raises(UserError, match=rf"--model {folder}: its unet changed since"):
         main(begun, killed)
