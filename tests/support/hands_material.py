@@ -73,7 +73,7 @@ def _write_labels(folder: Path, name: str, version: int) -> None:
     columns = [np.arange(PAIRS), scores, scores, labels, pa.nulls(PAIRS, pa.float32())]
     if name != "human":
         lost = pa.table({"pair_id": [100 + version], "reason": ["none"]})
-        files.write_table(label_set._refused_file(str(folder), name), lost)
+        files.write_table(label_set.refused_file(str(folder), name), lost)
     about = {"settings": {"scorer": name, "store_hash": f"content-{version}"}}
     label_files.write_labels(str(folder), name, pa.table(columns, schema=label_files.LABELS_SCHEMA), about)
 

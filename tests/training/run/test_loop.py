@@ -20,7 +20,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from labelers.scoring.implicit import trained_against
+from labelers.scoring.implicit_folders import trained_against
 from training.backbones.diffusion import StableDiffusion
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import is_finished

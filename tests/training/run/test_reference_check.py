@@ -31,7 +31,7 @@ from training.method.batch import Batch
 from training.method.policy_config import PolicyConfig
 from training.reference import encode_reference, reference_errors
 from training.reference.visit_pairs import VisitPairs
-from training.run import assembly, draws_check, loop, preflight
+from training.run import assembly, draws_check, loop, preflight, reference_check
 from training.run.result import result_folder
 from training.settings.config import TrainConfig
 
