@@ -20,7 +20,7 @@ from infra.base.errors import UserError
 from pipelines.drawing.image_sets import DONE, image_files
 from pipelines.drawing.prompts import read_table
 from pipelines.raw import decode
-from pipelines.raw.import_pairs import image_path
+from pipelines.raw.comparisons import image_path
 
 COLUMN = "start_image"
 PART = 64  # images that memory holds at once, and that one file holds

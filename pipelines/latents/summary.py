@@ -150,11 +150,22 @@ def _refused_for_labels(refused: pa.Table) -> int:
 
 def _write_human_labels(plan: Plan, kept: pa.Table, content_hash: str) -> None:
     nulls = pa.nulls(kept.num_rows, pa.float32())
-    human = [kept["pair_id"], nulls, nulls, kept["label_0"], nulls]
+    human = [kept["pair_id"], nulls, nulls, kept["label_0"], _probabilities(plan, kept)]
     labels = pa.table(human, names=label_files.LABELS_SCHEMA.names).cast(label_files.LABELS_SCHEMA)
     origin = {"source": plan.config.source, "labelled_by": raw_pairs.labelled_by(plan.config.source)}
     about = {"scorer": "human", **origin, "settings": {"store_hash": content_hash}}
     label_files.write_labels(plan.destination, "human", labels, about)
+
+
+def _probabilities(plan: Plan, kept: pa.Table) -> pa.Array:
+    """Look up the kept pairs' soft labels in the source; nulls where people voted on no pair, [kept] float32."""
+    if pairs.PROBABILITY not in plan.dataset.names:
+        return pa.nulls(kept.num_rows, pa.float32())
+    names = pairs.identity_columns(list(plan.dataset.names))
+    by_id: dict[int, float | None] = {}
+    for piece in plan.dataset.pieces([*names, pairs.PROBABILITY]):
+        by_id |= dict(zip(pairs.pair_ids(piece).tolist(), piece[pairs.PROBABILITY].to_pylist(), strict=True))
+    return pa.array([by_id[pair_id] for pair_id in kept["pair_id"].to_pylist()], pa.float32())
 
 
 def _check_captions(plan: Plan, wanted: npt.NDArray[np.int64]) -> None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from infra.base.errors import UserError
 from pipelines.raw import pairs
+from pipelines.raw.layouts import layout_of
 
 NAMES = (
     "ranking_id",
@@ -27,6 +28,7 @@ NAMES = (
     "group_id",
 )  # text, or a number or UUID that names
 LABELS = ("label_0", "label_1")
+NUMBERS = (*LABELS, pairs.PROBABILITY)
 IMAGES = ("jpg_0", "jpg_1")
 BYTES = "bytes"  # of the struct<bytes, path> that datasets' Image feature is stored as
 PATH = "path"
@@ -34,11 +36,12 @@ EXPECTED = {
     **dict.fromkeys(("caption",), "text"),
     **dict.fromkeys(NAMES, "text, whole numbers or UUIDs"),
     **dict.fromkeys(LABELS, "the numbers 0, 0.5 and 1"),
+    pairs.PROBABILITY: "numbers from 0 to 1",
     **dict.fromkeys(IMAGES, "the bytes of encoded images, or datasets' struct of bytes and path"),
 }
 TYPES = {
     **dict.fromkeys(("caption", *NAMES), pa.string()),
-    **dict.fromkeys(LABELS, pa.float64()),
+    **dict.fromkeys(NUMBERS, pa.float64()),
     **dict.fromkeys(IMAGES, pa.binary()),
 }
 
@@ -53,9 +56,11 @@ def check_schema(path: str, schema: pa.Schema) -> None:
         raise UserError(f"{path}: two columns are named {name}; keep one of them")
     missing = [name for name in pairs.REQUIRED_COLUMNS if name not in schema.names]
     if missing:
+        known = layout_of(schema.names)
+        how = f"make raw pairs with python pipelines/import_pairs.py --table {path} --output runs/raw" if known else ""
         raise UserError(
             f"{path}: no column {', '.join(missing)}; raw pairs have {', '.join(pairs.REQUIRED_COLUMNS)}, "
-            f"and this file has {', '.join(schema.names) or 'none'}"
+            f"and this file has {', '.join(schema.names) or 'none'}{f', as {known.name}: {how}' if known else ''}"
         )
     for name in [name for name in TYPES if name in schema.names]:
         kind = schema.field(name).type
@@ -89,7 +94,7 @@ def _is_readable(name: str, kind: pa.DataType) -> bool:
     if name in IMAGES:
         return is_bytes or _is_image_struct(kind)
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    if name in LABELS:
+    if name in NUMBERS:
         return is_text or is_number or pa.types.is_boolean(kind)
     return is_text or is_bytes or (name in NAMES and (is_number or _is_uuid(kind)))
 
@@ -135,7 +140,7 @@ def _typed_array(name: str, given: pa.Array) -> pa.Array:
         given = given.dictionary_decode()
     if name in IMAGES:
         return _image_bytes(given)
-    if name in LABELS:
+    if name in NUMBERS:
         return _numbers(given)
     return _names(given)
 

@@ -1,4 +1,4 @@
-"""Make raw pairs from your own comparisons, rankings or ratings: a folder of images and a table (layouts.py).
+"""Make raw pairs from comparisons, rankings or ratings: your own, or those of a public preference set (layouts.py).
 
 `python pipelines/import_pairs.py --table pairs.csv --images photos --output raw`
 """
@@ -13,43 +13,51 @@ from typing import Any
 
 from infra.base import files, next_step
 from infra.base.errors import UserError
-from pipelines.raw import raw_pairs
+from pipelines.raw import raw_pairs, streamed_pairs, table_places
+from pipelines.raw.comparisons import Comparison, image_path
 from pipelines.raw.import_config import ImportConfig
-from pipelines.raw.layouts import Comparison, comparisons_of
-from pipelines.raw.pairs import GROUP, hash64
+from pipelines.raw.layouts import comparisons_of
+from pipelines.raw.pairs import GROUP, PROBABILITY, hash64
 from pipelines.raw.table_files import read_rows
+from pipelines.raw.votes import Votes, probability_0
+from pipelines.raw.webdataset import NAME as WEBDATASET
+
+IMAGE_REWARD = "ImageRewardDB"  # whose archives have an image beside its JSON, under the last part of its path
 
 
-def read_comparisons(path: str) -> tuple[str, list[Comparison]]:
-    """Read and check the table; returns the name of its layout, and its comparisons.
+def read_comparisons(table: table_places.Table) -> tuple[str, list[Comparison]]:
+    """Read and check a table that names its images; returns the name of its layout, and its comparisons.
 
     Raises:
         UserError: naming the file and, where there is one, the line.
     """
-    return comparisons_of(read_rows(path), f"--table {path}")
+    place = f"--table {table.paths[0] if len(table.paths) == 1 else table.folder}"
+    if table.kind == "text":
+        return comparisons_of(read_rows(table.paths[0]), place)
+    rows = list(streamed_pairs.rows_of(table.paths))
+    if not rows:
+        raise UserError(f"{place}: no comparisons in it")
+    return comparisons_of(rows, place)
 
 
-def image_path(images: str, name: str) -> str | None:
-    """Return the path of an image, or None where the folder has none of that name or the name leads out of it."""
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts:
-        return None
-    path = files.join(images, name)
-    return path if files.is_file(path) else None
-
-
-def check_images(comparisons: list[Comparison], images: str) -> None:
-    """Look for every image before anything is written.
+def find_images(comparisons: list[Comparison], images: str, layout: str) -> dict[str, str]:
+    """Look for every image before anything is written; returns their paths by name.
 
     Raises:
         UserError: naming the first line whose image is not there.
     """
-    known: set[str] = set()
+    known: dict[str, str] = {}
     for comparison in comparisons:
         for name in comparison.names:
-            if name not in known and image_path(images, name) is None:
+            if name in known:
+                continue
+            path = image_path(images, name)
+            if path is None and layout == IMAGE_REWARD:
+                path = image_path(images, PurePosixPath(name).name)
+            if path is None:
                 raise UserError(f"{comparison.place}: no image {name} in {images}")
-            known.add(name)
+            known[name] = path
+    return known
 
 
 def ranking_ids(comparisons: list[Comparison]) -> list[int]:
@@ -67,30 +75,68 @@ def ranking_ids(comparisons: list[Comparison]) -> list[int]:
     return [numbered[index] for index in range(len(comparisons))]
 
 
-def imported_pairs(comparisons: list[Comparison], images: str) -> Iterator[dict[str, Any]]:
+def imported_pairs(comparisons: list[Comparison], paths: dict[str, str], votes: Votes) -> Iterator[dict[str, Any]]:
     """Turn comparisons into raw pairs one by one; the images' bytes go in as they are."""
     group: str | None = None
     held: dict[str, bytes] = {}  # images of the group, each read once
+    has_votes = any(one.votes is not None for one in comparisons)
     for comparison, ranking_id in zip(comparisons, ranking_ids(comparisons), strict=True):
         if comparison.group is None or comparison.group != group:
             group = comparison.group
             held = {}
         for name in comparison.names:
             if name not in held:
-                held[name] = files.read_bytes(files.join(images, name))
-        shown = [(name, held[name]) for name in comparison.names]
-        row = raw_pairs.labelled_pair(ranking_id, comparison.caption, shown, comparison.label_0, "imported")
+                held[name] = files.read_bytes(paths[name])
+        row = _row(ranking_id, comparison, held, votes)
+        row |= {PROBABILITY: probability_0(comparison)} if has_votes else {}
         yield row if group is None else row | {GROUP: group}
 
 
+def streamed(table: table_places.Table, images: str, votes: Votes) -> tuple[str, Iterator[dict[str, Any]]] | None:
+    """Return the layout's name and the raw pairs of a table that holds its images; None of one that names them."""
+    numbering = streamed_pairs.Numbering()
+    if table.kind == "tar":
+        return WEBDATASET, (_row(*numbering.name(*pair), votes) for pair in streamed_pairs.tar_pairs(table))
+    layout = streamed_pairs.parquet_layout(table) if table.kind == "parquet" else None
+    if layout is None:
+        return None
+    return layout.name, _voted(streamed_pairs.parquet_pairs(table, layout, images), numbering, votes)
+
+
+def _voted(
+    pairs: Iterator[streamed_pairs.WithImages], numbering: streamed_pairs.Numbering, votes: Votes
+) -> Iterator[dict[str, Any]]:
+    """Turn pairs with their images into raw pairs, with soft labels where the layout has votes."""
+    for pair in pairs:
+        ranking_id, named, images = numbering.name(*pair)
+        row = _row(ranking_id, named, images, votes)
+        yield row if named.votes is None else row | {PROBABILITY: probability_0(named)}
+
+
+def _row(ranking_id: int, comparison: Comparison, images: dict[str, bytes], votes: Votes) -> dict[str, Any]:
+    votes.add(comparison)
+    shown = [(name, images[name]) for name in comparison.names]
+    row = raw_pairs.labelled_pair(ranking_id, comparison.caption, shown, comparison.label_0, comparison.models[0])
+    return row | {"model_1": comparison.models[1]}
+
+
 def main(config: ImportConfig) -> None:
-    """Make raw pairs in Pick-a-Pic's columns from a folder of images and a table of comparisons."""
+    """Make raw pairs in Pick-a-Pic's columns from comparisons and their images."""
     output = files.resolve(config.output)
-    images = files.resolve(config.images)
-    layout, comparisons = read_comparisons(files.resolve(config.table))
-    check_images(comparisons, images)
-    count = raw_pairs.write_pairs(output, imported_pairs(comparisons, images), asdict(config))
-    grouped = {one.group for one in comparisons if one.group is not None}
+    table = table_places.find(config.table, config.split)
+    images = table.folder if config.images is None else files.resolve(config.images)
+    votes = Votes()
+    with_images = streamed(table, images, votes)
+    grouped: set[str] = set()
+    if with_images is None:
+        layout, comparisons = read_comparisons(table)
+        grouped = {one.group for one in comparisons if one.group is not None}
+        rows = imported_pairs(comparisons, find_images(comparisons, images, layout), votes)
+    else:
+        layout, rows = with_images
+    count = raw_pairs.write_pairs(output, rows, asdict(config))
+    if votes.pairs:
+        print(votes.sentence(), flush=True)
     groups = f" of {len(grouped):,} groups" if grouped else ""
     then = next_step.command("pipelines/encode_latents.py", "--source", output)
     print(next_step.last_line(output, f"{count} raw pairs{groups}, read as {layout}", then), flush=True)

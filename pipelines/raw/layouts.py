@@ -1,57 +1,40 @@
 """What the rows of an imported table mean: comparisons of two images, or images with ranks or ratings.
 
-The columns tell the layout: two of our own, and those of HPDv2, HPDv3 and ImageRewardDB as they are published. Ranked
-images of a group become every pair of it: the better rank wins, and equal ranks tie.
+The columns tell the layout: two of our own, and those of the public preference sets (published_layouts.py).
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
-from infra.base import logs
 from infra.base.errors import UserError
-from pipelines.raw.pairs import check_caption, check_label, hash64
+from pipelines.raw import published_layouts as published
+from pipelines.raw.comparisons import (
+    Comparison,
+    RankedImage,
+    Row,
+    all_pairs,
+    caption_of,
+    image_name,
+    number,
+)
+from pipelines.raw.pairs import check_label, hash64
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
 RANKED_COLUMNS = ("caption", "image", "rank", "rating", "group")  # group may lack, and one of rank and rating
 NUMBERS = ("label_0", "rank", "rating")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two images of a caption, one better, or both equal."""
-
-    place: str  # in the table, for example "line 2"
-    caption: str
-    names: tuple[str, str]  # of the images in slot 0 and 1, below the folder of images
-    label_0: float
-    group: str | None = None  # whose comparisons share images
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankedImage:
-    """One image of a group, and how good it is beside the others there."""
-
-    place: str
-    caption: str
-    name: str
-    worth: float  # higher is better
-    group: str
-
-
-@dataclass(frozen=True)
 class Layout:
     """A way to write comparisons down, told by its columns."""
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[Row, str], Iterable[Comparison | RankedImage]]
+    images: tuple[str, str] | None = None  # columns that hold the images of a pair themselves
 
 
 def columns_of(header: Sequence[str]) -> tuple[str, ...]:
@@ -82,15 +65,20 @@ def comparisons_of(rows: Sequence[tuple[str, Any]], table: str) -> tuple[str, li
     """
     first = rows[0][1]
     layout = (layout_of(first) if isinstance(first, dict) else None) or LAYOUTS[0]
-    read = [one for place, row in rows for one in _read(layout, row, f"{table}: {place}")]
+    read = [one for place, row in rows for one in read_row(layout, row, f"{table}: {place}")]
     compared = [one for one in read if isinstance(one, Comparison)]
     if not compared:
-        compared = _all_pairs([one for one in read if isinstance(one, RankedImage)], table)
+        compared = all_pairs([one for one in read if isinstance(one, RankedImage)], table)
     groups = {one.group: place for place, one in reversed(list(enumerate(compared)))}
     return layout.name, sorted(compared, key=lambda one: groups[one.group] if one.group is not None else 0)
 
 
-def _read(layout: Layout, row: Any, place: str) -> Iterable[Comparison | RankedImage]:
+def read_row(layout: Layout, row: Any, place: str) -> Iterable[Comparison | RankedImage]:
+    """Read one row.
+
+    Raises:
+        UserError: naming the row that does not do.
+    """
     if not isinstance(row, dict):
         raise UserError(f"{place}: not an object with {', '.join(layout.columns)}")
     missing = [name for name in layout.columns if name not in row]
@@ -99,185 +87,84 @@ def _read(layout: Layout, row: Any, place: str) -> Iterable[Comparison | RankedI
     return layout.read(row, place)
 
 
-def _caption(value: object, place: str) -> str:
-    refusal = check_caption(value)
-    if refusal:
-        raise UserError(f"{place}: {refusal.reason}")
-    return str(value)
-
-
-def _name(row: Row, column: str, place: str) -> str:
-    return _image_name(row[column], column, place)
-
-
-def _image_name(value: object, column: str, place: str) -> str:
-    if not isinstance(value, str) or not value or not _is_unicode(value):
-        raise UserError(f"{place}: {column} is {'empty' if value in ('', None) else 'not text'}")
-    return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Say whether UTF-8 can hold a text; JSON's escapes can make one that it cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _number(value: object, column: str, place: str) -> float:
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{place}: {column} is {str(value)[:40]!r}, not a number")
-    return number
-
-
-def _lists(row: Row, columns: tuple[str, str], place: str) -> list[tuple[Any, Any]]:
-    """Pair the entries of two columns of lists."""
-    both = [row[name] for name in columns]
-    if not all(isinstance(one, list) for one in both) or len(both[0]) != len(both[1]):
-        raise UserError(f"{place}: {' and '.join(columns)} are not two lists of equal length")
-    return list(zip(*both, strict=True))
-
-
 def _own_pair(row: Row, place: str) -> Iterator[Comparison]:
-    label = row["label_0"]
+    label_0 = own_label(row["label_0"], place)
+    caption = caption_of(row["caption"], place)
+    names = (image_name(row["image_0"], "image_0", place), image_name(row["image_1"], "image_1", place))
+    yield Comparison(place=place, caption=caption, names=names, label_0=label_0)
+
+
+def own_label(label: object, place: str) -> float:
+    """Return a label_0, also one that is written as text.
+
+    Raises:
+        UserError: naming the row, if it is not 0, 0.5 or 1.
+    """
     if isinstance(label, str):  # all that a CSV knows
         try:
             label = float(label)
         except ValueError:
             raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1") from None
-    caption = _caption(row["caption"], place)
     refusal = check_label(label, None, strict=False)
     if refusal:
         raise UserError(f"{place}: {refusal.reason}")
-    names = (_name(row, "image_0", place), _name(row, "image_1", place))
-    yield Comparison(place=place, caption=caption, names=names, label_0=float(label))
+    return float(label)  # type: ignore[arg-type]  # check_label refuses all but numbers
 
 
 def _own_image(column: str, sign: float) -> Callable[[Row, str], Iterator[RankedImage]]:
     def read(row: Row, place: str) -> Iterator[RankedImage]:
         if row.get("rank") is not None and row.get("rating") is not None:
             raise UserError(f"{place}: has both a rank and a rating; keep the column that decides")
-        caption = _caption(row["caption"], place)
+        caption = caption_of(row["caption"], place)
         group = row.get("group")
         yield RankedImage(
             place=place,
             caption=caption,
-            name=_name(row, "image", place),
-            worth=sign * _number(row[column], column, place),
+            name=image_name(row["image"], "image", place),
+            worth=sign * number(row[column], column, place),
             group=f"caption {hash64(caption.encode()):x}" if group in (None, "") else str(group),
         )
 
     return read
 
 
-def _of_prompt(caption: str) -> str:
-    return f"prompt {hash64(caption.encode()):x}"
-
-
-def _hpdv2_pair(column: str) -> Callable[[Row, str], Iterator[Comparison]]:
-    def read(row: Row, place: str) -> Iterator[Comparison]:
-        caption = _caption(row["prompt"], place)
-        shown = _lists(row, (column, "human_preference"), place)
-        votes = [vote for _, vote in shown]
-        if len(shown) != 2 or any(vote not in (0, 1) for vote in votes):
-            raise UserError(f"{place}: human_preference is {str(votes)[:40]}; it has a 0 or 1 for each of two images")
-        names = [_image_name(name, column, place) for name, _ in shown]
-        yield Comparison(
-            place=place,
-            caption=caption,
-            names=(names[0], names[1]),
-            label_0=(1 + votes[0] - votes[1]) / 2,
-            group=_of_prompt(caption),
-        )
-
-    return read
-
-
-def _hpdv2_ranking(row: Row, place: str) -> Iterator[RankedImage]:
-    caption = _caption(row["prompt"], place)
-    for name, rank in _lists(row, ("image_path", "rank"), place):
-        yield RankedImage(
-            place=place,
-            caption=caption,
-            name=_image_name(name, "image_path", place),
-            worth=-_number(rank, "rank", place),
-            group=f"{_of_prompt(caption)} of {place.rpartition(': ')[2]}",
-        )
-
-
-def _hpdv3_pair(row: Row, place: str) -> Iterator[Comparison]:
-    """Read a pair whose path1 is the preferred image; which slot it gets depends on the names alone."""
-    caption = _caption(row["prompt"], place)
-    names = (_name(row, "path1", place), _name(row, "path2", place))
-    yield _hidden(place, caption, names, 1.0, _of_prompt(caption))
-
-
-def _image_reward_image(row: Row, place: str) -> Iterator[RankedImage]:
-    """Read an image of ImageRewardDB, whose files lie beside its JSON, under the last part of their path."""
-    yield RankedImage(
-        place=place,
-        caption=_caption(row["prompt"], place),
-        name=PurePosixPath(_name(row, "image_path", place)).name,
-        worth=-_number(row["rank"], "rank", place),
-        group=f"prompt {_name(row, 'prompt_id', place)}",
-    )
-
-
-def _hidden(place: str, caption: str, names: tuple[str, str], label_0: float, group: str) -> Comparison:
-    """Give two images their slots by a hash of their names, so that a slot does not tell the label."""
-    ordered = sorted(names)
-    if hash64(b"slots", *(name.encode() for name in ordered)) % 2:
-        ordered.reverse()
-    if ordered[0] != names[0]:
-        label_0 = 1 - label_0
-    return Comparison(place=place, caption=caption, names=(ordered[0], ordered[1]), label_0=label_0, group=group)
-
-
-def _all_pairs(images: Sequence[RankedImage], table: str) -> list[Comparison]:
-    """Compare every two images of each group.
-
-    Raises:
-        UserError: if a group has two captions or an image twice, or no group has two images.
-    """
-    groups: dict[str, list[RankedImage]] = {}
-    for image in images:
-        groups.setdefault(image.group, []).append(image)
-    compared = []
-    for group, own in groups.items():
-        names: set[str] = set()
-        for image in own:
-            if image.caption != own[0].caption:
-                raise UserError(
-                    f"{image.place}: another caption than that of {own[0].place.rpartition(': ')[2]}, which "
-                    f"is of the same group; a group has one caption"
-                )
-            if image.name in names:
-                raise UserError(f"{image.place}: the image {image.name} stands twice in its group")
-            names.add(image.name)
-        for one, other in itertools.combinations(own, 2):
-            label = 0.5 + (one.worth > other.worth) / 2 - (one.worth < other.worth) / 2
-            compared.append(_hidden(other.place, one.caption, (one.name, other.name), label, group))
-    if not compared:
-        raise UserError(f"{table}: no group has two images; images with one caption, or one group, are compared")
-    alone = [own[0] for own in groups.values() if len(own) == 1]
-    if alone:
-        logs.LOGGER.warning(
-            f"{alone[0].place}: {alone[0].name} is the only image of its caption or group, so nothing is compared with "
-            f"it; left out so: {len(alone)} of {len(images)} images. Look for captions that differ by a letter or space"
-        )
-    return compared
-
-
 LAYOUTS = (
-    Layout("comparisons", COLUMNS, _own_pair),
+    Layout(name="comparisons", columns=COLUMNS, read=_own_pair),
     Layout(
-        "ImageRewardDB", ("prompt_id", "prompt", "image_path", "rank", "image_amount_in_total"), _image_reward_image
+        name="ImageRewardDB",
+        columns=("prompt_id", "prompt", "image_path", "rank", "image_amount_in_total"),
+        read=published.image_reward_image,
     ),
-    Layout("images with ranks", ("caption", "image", "rank"), _own_image("rank", -1.0)),
-    Layout("images with ratings", ("caption", "image", "rating"), _own_image("rating", 1.0)),
-    Layout("HPDv2, pairs", ("prompt", "image_path", "human_preference"), _hpdv2_pair("image_path")),
-    Layout("HPDv2, pairs", ("prompt", "file_path", "human_preference"), _hpdv2_pair("file_path")),
-    Layout("HPDv2, rankings", ("prompt", "image_path", "rank"), _hpdv2_ranking),
-    Layout("HPDv3", ("prompt", "path1", "path2"), _hpdv3_pair),
+    Layout(name="images with ranks", columns=("caption", "image", "rank"), read=_own_image("rank", -1.0)),
+    Layout(name="images with ratings", columns=("caption", "image", "rating"), read=_own_image("rating", 1.0)),
+    Layout(
+        name="HPDv2, pairs",
+        columns=("prompt", "image_path", "human_preference"),
+        read=published.hpdv2_pair("image_path"),
+    ),
+    Layout(
+        name="HPDv2, pairs",
+        columns=("prompt", "file_path", "human_preference"),
+        read=published.hpdv2_pair("file_path"),
+    ),
+    Layout(name="HPDv2, rankings", columns=("prompt", "image_path", "rank"), read=published.hpdv2_ranking),
+    Layout(name="HPDv3", columns=("prompt", "path1", "path2"), read=published.hpdv3_pair),
+    Layout(
+        name="Open Image Preferences",
+        columns=("prompt", *published.CHOSEN),
+        read=published.open_preference,
+        images=published.CHOSEN,
+    ),
+    Layout(
+        name="Rapidata with votes",
+        columns=("prompt", *published.NUMBERED, *published.VOTES),
+        read=published.voted_pair,
+        images=published.NUMBERED,
+    ),
+    Layout(
+        name="Rapidata with shares of votes",
+        columns=("prompt", *published.NUMBERED),
+        read=published.shared_pair,
+        images=published.NUMBERED,
+    ),
 )

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 REQUIRED_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0")
 GROUP = "group_id"  # of pairs that share images; see groups.py
-OPTIONAL_COLUMNS = ("label_1", "ranking_id", "image_0_uid", "image_1_uid", "model_0", "model_1", GROUP)
+PROBABILITY = "probability_0"  # P(slot 0 preferred), where several people voted; a soft label of the human label set
+OPTIONAL_COLUMNS = ("label_1", "ranking_id", "image_0_uid", "image_1_uid", "model_0", "model_1", GROUP, PROBABILITY)
 MAX_CAPTION = 10_000  # characters; the longest real prompts have a few hundred
 
 # What names a comparison, in order of preference. Contents are never part of it, so a repaired image keeps its id.

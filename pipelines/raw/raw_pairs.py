@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.raw.pairs import GROUP
+from pipelines.raw.pairs import GROUP, PROBABILITY
 from pipelines.raw.source import CONFIG, REPLACEMENT, told_apart, whole_rows
 
 ROWS_PER_FILE = 1024
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         ("num_example_per_prompt", pa.int64()),
     ]
 )
-GROUP_SCHEMA = SCHEMA.append(pa.field(GROUP, pa.string()))
+EXTRA = (pa.field(GROUP, pa.string()), pa.field(PROBABILITY, pa.float64()))  # columns of some raw pairs
 
 
 def labelled_by(source: str) -> list[str]:
@@ -96,7 +96,11 @@ def write_pairs(
     if whole_rows(output) == replacement:  # a kill came between; what was whole stays so until there is newer
         _take_place(replacement, output)
     files.remove(replacement)
-    count = _write_files(replacement, rows, rows_per_file)
+    try:
+        count = _write_files(replacement, rows, rows_per_file)
+    except UserError:  # a row was refused, and the old rows stand
+        files.remove(replacement)
+        raise
     files.write_json(files.join(replacement, CONFIG), settings)
     _take_place(replacement, output)
     return count
@@ -115,7 +119,7 @@ def _write_files(folder: str, rows: Iterable[dict[str, Any]], rows_per_file: int
 
     def flush() -> None:
         nonlocal written, size
-        schema = GROUP_SCHEMA if GROUP in held[0] else SCHEMA
+        schema = pa.schema([*SCHEMA, *(field for field in EXTRA if field.name in held[0])])
         files.write_table(files.join(folder, f"pairs-{written:04d}.parquet"), pa.Table.from_pylist(held, schema=schema))
         held.clear()
         written += 1

@@ -16,9 +16,9 @@ from PIL import Image
 
 from infra.base import cli, files
 from pipelines.latents.encoders import CheckAndDecode
+from pipelines.raw.comparisons import Comparison
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main, ranking_ids
-from pipelines.raw.layouts import Comparison
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def imported(folder: Path, table: str, content: str | bytes, output: str = "raw") -> pa.Table:
     (folder / table).write_bytes(content.encode() if isinstance(content, str) else content)
-    main(ImportConfig(str(folder / table), str(folder / "photos"), str(folder / output)))
+    main(ImportConfig(table=str(folder / table), images=str(folder / "photos"), output=str(folder / output)))
     return pq.read_table(folder / output)
 
 
@@ -161,7 +161,7 @@ def test_images_and_pairs_may_lie_in_s3(folder: Path, bucket: str) -> None:
     for path in (folder / "photos" / "0001", folder / "photos" / "more" / "b.png"):
         files.write_bytes(f"{bucket}/photos/{path.relative_to(folder / 'photos')}", path.read_bytes())
     (folder / "t.csv").write_text(HEADER + "a,0001,more/b.png,0\n")
-    main(ImportConfig(str(folder / "t.csv"), f"{bucket}/photos", f"{bucket}/raw"))
+    main(ImportConfig(table=str(folder / "t.csv"), images=f"{bucket}/photos", output=f"{bucket}/raw"))
     assert files.list_files(f"{bucket}/raw") == [f"{bucket}/raw/{CONFIG}", f"{bucket}/raw/pairs-0000.parquet"]
     table = pq.read_table(pa.BufferReader(files.read_bytes(f"{bucket}/raw/pairs-0000.parquet")))
     assert table["jpg_1"].to_pylist() == [(folder / "photos" / "more" / "b.png").read_bytes()]
@@ -181,7 +181,7 @@ def test_six_pairs_of_four_webp_images(tmp_path: Path) -> None:
         for number, (better, worse) in enumerate(itertools.combinations(names, 2))
     ]
     (tmp_path / "pairs.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    main(ImportConfig(str(tmp_path / "pairs.csv"), str(tmp_path / "images"), str(tmp_path / "raw")))
+    main(ImportConfig(table=str(tmp_path / "pairs.csv"), images=str(tmp_path / "images"), output=str(tmp_path / "raw")))
     raw = pq.read_table(tmp_path / "raw")
     checked = CheckAndDecode(resolution=64, strict_labels=True)(raw)
     assert checked["status"].to_pylist() == ["kept"] * 6

@@ -70,7 +70,7 @@ def test_published_layouts() -> None:
     images = [
         rated | {"image_path": f"images/train/train_1/{name}.webp", "rank": rank} for name, rank in (("x", 2), ("y", 1))
     ]
-    assert read(*images) == ("ImageRewardDB", [("a", "y.webp", "x.webp")])
+    assert read(*images) == ("ImageRewardDB", [("a", "images/train/train_1/y.webp", "images/train/train_1/x.webp")])
 
 
 def test_the_slot_does_not_tell_the_label() -> None:
@@ -98,6 +98,13 @@ def test_the_slot_does_not_tell_the_label() -> None:
             [{"prompt": "a", "image_path": ["x", "y"], "human_preference": [2, 0]}],
             r"line 2: human_preference is \[2, 0\]; it has a 0 or 1",
         ),
+        (
+            [{"caption": "a", "image": f"{before}x.png", "rank": 1} for before in ("", "./")],
+            "line 3: the image x.png stands twice in its group",
+        ),
+        ([{"caption": "a", "image": "https://h/x.png", "rank": 1}], "line 2: image is a URL, and no image is fetched"),
+        ([{"prompt": "a", "path1": "x", "path2": "y", "choice_dist": [1]}], r"line 2: choice_dist is \[1\]"),
+        ([{"prompt": "a", "image1": "x", "image2": "y"}], "line 2: has no votes; Rapidata's sets have votes_image1"),
         ([{"prompt": "a", "image_path": ["x"], "rank": [1, 2]}], "line 2: image_path and rank are not two lists"),
     ],
 )
@@ -112,7 +119,7 @@ def test_an_imported_ranking_holds_each_image_once(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / f"{name}.png")
     rows = [{"prompt": "a", "image_path": [f"{name}.png" for name in "wxyz"], "rank": [1, 2, 3, 4]}]
     (tmp_path / "test.json").write_text(json.dumps(rows))
-    main(ImportConfig(str(tmp_path / "test.json"), str(tmp_path / "photos"), str(tmp_path / "raw")))
+    main(ImportConfig(table=str(tmp_path / "test.json"), images=str(tmp_path / "photos"), output=str(tmp_path / "raw")))
     table = pq.read_table(tmp_path / "raw")
     assert table.num_rows == 6  # 4 * 3 / 2
     assert sum(table[f"jpg_{slot}"].null_count for slot in (0, 1)) == 12 - 4
