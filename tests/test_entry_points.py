@@ -131,6 +131,7 @@ NO_PATHS = {  # texts that name no place on a disk, by command or for all
     *("scorer", "scorers", "judge", "judges", "validation_scorer"),
     *("labels", "sets", "names", "name", "reference", "fleet", "price", "assume"),
     *("endpoint_model", "request_options"),
+    *("push_to_hub", "hub_license"),
     "beta",  # a number or auto
     "folder",  # smoke refuses a relative one
 }

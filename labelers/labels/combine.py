@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.base import files, object_storage, one_writer
+from infra.base import files, hub, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
-from labelers.labels import combination_rules, label_rules, label_set, rank_rule
+from labelers.labels import combination_rules, label_hub, label_rules, label_set, rank_rule
 from labelers.labels.combine_config import CombineConfig
 from pipelines.latents import label_files, store
 
@@ -38,6 +38,8 @@ class Gathered:
 def main(config: CombineConfig) -> None:
     """Combine label sets of a store into a new one, and compare it with people."""
     check(config)
+    if config.push_to_hub is not None:
+        hub.check(config.push_to_hub)
     destination = files.resolve(config.store)
     object_storage.check("--store", destination)
     manifest = store.read_manifest(destination)
@@ -58,6 +60,8 @@ def main(config: CombineConfig) -> None:
     )
     if "human" in config.sets:
         print("  human is among the sets, so people are compared with themselves in part", flush=True)
+    if config.push_to_hub is not None:
+        print(label_hub.push(destination, [config.output], config.push_to_hub), flush=True)
     print(label_set.result(destination, config.output), flush=True)
 
 

@@ -18,6 +18,7 @@ class CombineConfig:
     GROUPS: ClassVar = {
         "basic": ("store", "sets", "rule", "output"),
         "labels": ("set_weights", "flip", "label", "min_margin"),
+        "hand on": ("push_to_hub",),
     }
 
     store: PathText = "runs/store"
@@ -39,3 +40,6 @@ class CombineConfig:
     """hard: which image won. soft: also with which probability, for dpo-train --objective soft."""
     min_margin: float = 0.0
     """Smallest difference of combined scores that is no tie; a vote's runs from 0 to 1."""
+    push_to_hub: str | None = None
+    """Repository on the Hub, OWNER/NAME, that gets the label set when it is finished. A new one is private. The
+    login is HF_TOKEN of the environment. The same command also sends what is finished, and nothing twice."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from infra.base import files, models, object_storage, tables
+from infra.base import files, hub, models, object_storage, tables
 from infra.base.errors import UserError, check_least
-from labelers.labels import known_scores, label_set
+from labelers.labels import known_scores, label_hub, label_set
 from labelers.labels.labelling import Plan, is_finished, labelling
 from labelers.labels.relabel_config import RelabelConfig
 from labelers.scoring import scorers, scoring_pass
@@ -29,6 +29,8 @@ WORLD_MODEL = "infra/world/model"
 
 def main(config: RelabelConfig) -> None:
     """Label the kept pairs of a latent store by scorers, each pair's images decoded once for all of them."""
+    if config.push_to_hub is not None:
+        hub.check(config.push_to_hub)
     plan = make_plan(config)
     finished = [name for name in plan.names if is_finished(plan, name)]
     unfinished = [name for name in plan.names if name not in finished]
@@ -42,6 +44,8 @@ def main(config: RelabelConfig) -> None:
         waiting = known_scores.count_unanswered(manifest)
         if waiting:
             print(f"  {waiting:,} pairs have no answer yet; the same command asks for these again", flush=True)
+    if config.push_to_hub is not None:
+        print(label_hub.push(plan.destination, [*plan.names.values()], config.push_to_hub), flush=True)
     print(label_set.result(plan.destination, [*plan.names.values()][-1]), flush=True)
 
 

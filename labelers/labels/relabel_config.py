@@ -21,6 +21,7 @@ class RelabelConfig:
         "labels": ("names", "label", "min_margin", "split"),
         "speed": ("batch_size", "copies", "gpus_per_copy", "rows_per_file"),
         "scorer behind an address": ENDPOINT_FLAGS,
+        "hand on": ("push_to_hub",),
     }
 
     scorer: tuple[str, ...] = ("pickscore",)
@@ -46,6 +47,9 @@ class RelabelConfig:
     scorer_python: tuple[PathText, ...] = ()
     """Pythons of scorers that run in environments of their own, NAME=VENV/bin/python, for example for imagereward."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    push_to_hub: str | None = None
+    """Repository on the Hub, OWNER/NAME, that gets the label sets when they are finished. A new one is private. The
+    login is HF_TOKEN of the environment. The same command also sends what is finished, and nothing twice."""
 
 
 PRESETS = {

@@ -30,7 +30,9 @@ DRAWING = GenerateConfig(
     guidance_scale=0.0,
 )
 # model is the base, output the folder of all rounds, seed decides every draw; each round has a store of its own.
-TrainingFlags = Hidden("reference_model", "reference_revision", "resume_from", "store", "labels", "reference")
+TrainingFlags = Hidden(
+    *("reference_model", "reference_revision", "resume_from", "store", "labels", "reference", "push_to_hub")
+)
 
 
 TRAINER_GROUPS = (

@@ -53,6 +53,7 @@ class EncodeConfig:
             "rows_per_file",
         ),
         "repair": ("repair",),
+        "hand on": ("push_to_hub", "hub_license"),
     }
 
     source: PathOrName = f"{WORLD}/pairs"
@@ -118,6 +119,11 @@ class EncodeConfig:
     """Greatest share of unusable rows, from 0 to 1; with a greater share the job stops and says why."""
     repair: bool = False
     """Encode only the rows of lost or damaged files of a finished store again."""
+    push_to_hub: str | None = None
+    """Repository on the Hub, OWNER/NAME, that gets the store when it is finished. A new one is private. The
+    login is HF_TOKEN of the environment. The same command also sends what is finished, and nothing twice."""
+    hub_license: str = "unknown"
+    """For --push-to-hub: licence that the card names, by the Hub's word for it, for example cc-by-4.0."""
 
 
 PRESETS = {
@@ -132,7 +138,7 @@ PRESETS = {
 LINES = {name: model.line for name, model in MODELS.items()}
 FREE = (  # settings that a store goes on with whatever they were
     *("encoders", "min_encoders", "gpus_per_encoder", "accelerator_type", "decode_tasks", "cpus_per_decode_task"),
-    *("rows_per_file", "store", "max_bad_fraction", "repair"),
+    *("rows_per_file", "store", "max_bad_fraction", "repair", "push_to_hub", "hub_license"),
 )
 
 

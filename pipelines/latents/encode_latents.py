@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.base import files, logs, models, named_files, object_storage, one_writer
+from infra.base import files, hub, logs, models, named_files, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import buckets, kinds, label_files, repair, store, store_check
+from pipelines.latents import buckets, kinds, label_files, repair, store, store_check, store_hub
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -36,6 +36,16 @@ def main(config: EncodeConfig) -> None:
     """Turn raw pairs into a latent store: check, decode, VAE- and text-encode each pair and caption once."""
     destination = files.resolve(config.store)
     object_storage.check("--store", destination)
+    if config.push_to_hub is not None:
+        hub.check(config.push_to_hub)
+    _encode(config, destination)
+    if config.push_to_hub is not None:
+        print(store_hub.push(destination, config.push_to_hub, config.hub_license), flush=True)
+    print(result(destination, store.read_manifest(destination)), flush=True)
+
+
+def _encode(config: EncodeConfig, destination: str) -> None:
+    """Finish a store, or say that it is finished."""
     if files.exists(files.join(destination, store.MANIFEST)):
         if not _to_repair(config, destination):
             return
@@ -54,18 +64,13 @@ def main(config: EncodeConfig) -> None:
     encoded = resumable.finish(_pass(plan))
     seconds = time.perf_counter() - started
     if encoded is None:
-        finished = store.read_manifest(destination)
-        print(
-            f"{destination}: already finished, nothing to do\n{table(finished)}\n{result(destination, finished)}",
-            flush=True,
-        )
+        print(f"{destination}: already finished, nothing to do\n{table(store.read_manifest(destination))}", flush=True)
         return
     manifest, repaired = encoded
     print(f"{destination}\n{table(manifest, seconds, plan.written_before)}", flush=True)
     if repaired:
         print(f"{destination}: {repaired}", flush=True)
     _say_sheet(plan)
-    print(result(destination, manifest), flush=True)
 
 
 def _say_sheet(plan: Plan) -> None:
@@ -155,10 +160,7 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
         return True
     _refuse_finished_from_another(config, destination, finished)
     store.verify(destination, finished)
-    print(
-        f"{destination}: already finished, nothing to do\n{table(finished)}\n{result(destination, finished)}",
-        flush=True,
-    )
+    print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
     return False
 
 

@@ -13,10 +13,11 @@ import yaml
 
 from infra.base import composed, files, model_sources
 from pipelines.drawing.guidance import guidance
+from pipelines.latents.kinds import native_resolution
 from pipelines.latents.kinds_known import KINDS
 from training.method.objective_config import ObjectiveConfig
 from training.method.policy_config import PolicyConfig
-from training.run import exports
+from training.run import exports, result_hub
 from training.settings.config import TrainConfig
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft")
@@ -32,14 +33,14 @@ pipeline_tag: text-to-image
 {samples}`{model}` fine-tuned with the objective `{objective}` on {pairs:,} pairs of human or machine preferences
 (Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", arXiv 2311.12908).
 
-Run this in the folder where this card lies:
+{here}
 
 ```python
 import torch
 from diffusers import DiffusionPipeline
 
 {loading}
-image = pipeline(prompt="a photo of a cat", num_inference_steps={drawing_steps}, {guidance}).images[0]
+image = pipeline(prompt="a photo of a cat", num_inference_steps={drawing_steps}, {drawing}).images[0]
 ```
 
 torchvision must be of the release that belongs to torch, else diffusers fails at its import: install both together.
@@ -51,6 +52,7 @@ Give `torch.bfloat16` or `torch.float16` to save memory on a GPU.
 | steps x pairs | {steps} x {batch} (best checkpoint: step {best}) |
 | trained | {trained} |
 | the network predicts | {prediction} |
+| images while training | {images} |
 | beta, learning rate | {beta}, {rate:g} |
 | base | {model} |
 | reference | {reference} |
@@ -96,6 +98,7 @@ def fill(
     pipeline = files.read_json(str(base / "model_index.json"))["_class_name"]
     whole = f'pipeline = DiffusionPipeline.from_pretrained("."{how})'
     scale = guidance(pipeline, config.validation.guidance_scale, 1)
+    size = _size(base, facts)
     hub = _hub_name(base) if local else named or config.model
     licence = _licence(base)
     return _CARD.format(
@@ -109,10 +112,14 @@ def fill(
         else "The licence of the base model applies.",
         samples=f"![Images drawn while it trained]({SAMPLES})\n\n" if samples else "",
         tag=", lora" if lora else "",
-        exported=_exported(config, pipeline) if config.export == "single-file" else "",
+        exported=exports.say(f"{Path(config.output).name}.safetensors", base, bool(lora))
+        if config.export == "single-file"
+        else "",
         loading=f'{_open_base(config, pipeline, how)}\npipeline.load_lora_weights(".")' if lora else whole,
         drawing_steps=config.validation.sampling_steps,
-        guidance=", ".join(f"{name}={value!r}" for name, value in scale.items()),
+        drawing=", ".join(f"{name}={value!r}" for name, value in (scale | size).items()),
+        here=result_hub.HERE,
+        images=_images(facts),
         name=Path(config.output).name,
         objective=config.objective.objective,
         pairs=pairs,
@@ -131,6 +138,19 @@ def fill(
         versions=_versions(),
         settings=json.dumps(facts["config"], indent=2),
     )
+
+
+def _size(base: Path, facts: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sides and tokens that the policy was trained with, where its pipeline would take others."""
+    side = facts.get("resolution")
+    other = side and not facts.get("buckets") and side != native_resolution(base)
+    tokens = {"max_sequence_length": facts["max_tokens"]} if facts.get("max_tokens") else {}
+    return ({"height": side, "width": side} if other else {}) | tokens
+
+
+def _images(facts: Mapping[str, Any]) -> str:
+    side = facts.get("resolution")
+    return f"{side} x {side} pixels{', or a shape of as many' if facts.get('buckets') else ''}" if side else "not noted"
 
 
 def _versions() -> str:
@@ -165,15 +185,6 @@ def _open_base(config: TrainConfig, pipeline: str, how: str) -> str:
 def _place(model: str) -> str:
     """Return a local path from the root of the disk; a Hub name or s3:// stays."""
     return str(files.local(model)) if files.local(model).exists() else model
-
-
-def _exported(config: TrainConfig, pipeline: str) -> str:
-    """Say how each reader opens the single file beside the card."""
-    lora = bool(config.policy.lora_rank)
-    file = f"{Path(config.output).name}.safetensors"
-    what = "the same adapters in kohya's names, their scale in the tensors" if lora else "the same model in one file"
-    readers = exports.lines(file, pipeline, lora).items()
-    return f"\n`{file}` holds {what}:\n\n" + "".join(f"- {reader}: {line}\n" for reader, line in readers)
 
 
 def _hub_name(base: Path) -> str | None:

@@ -119,6 +119,13 @@ def lines(file: str, pipeline: str, lora: bool) -> dict[str, str]:
     }
 
 
+def say(file: str, base: Path, lora: bool) -> str:
+    """Say on a card how each reader opens the single file beside it."""
+    what = "the same adapters in kohya's names, their scale in the tensors" if lora else "the same model in one file"
+    readers = lines(file, components.read_index(base)["_class_name"], lora).items()
+    return f"\n`{file}` holds {what}:\n\n" + "".join(f"- {reader}: {line}\n" for reader, line in readers)
+
+
 def write(folder: Path, base: Path, name: str, lora: bool) -> Path:
     """Write the file beside a result's card, absent or complete, and return it."""
     return take_name(write_partial(folder, base, name, lora))

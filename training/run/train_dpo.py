@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.base import begun, cli, files, named_files, next_step, object_storage, records, result_files
+from infra.base import begun, cli, files, hub, named_files, next_step, object_storage, records, result_files
 from infra.base.config_files import CONFIG
 from infra.base.errors import UserError
 from infra.base.models import Model
@@ -33,7 +33,7 @@ from training.checkpoints.run_folder import (
     read_notes,
     settle_run_id,
 )
-from training.run import watchdog
+from training.run import finished_export, result_hub, watchdog
 from training.run.preflight import check_config, fit_batch
 from training.settings.config import TrainConfig
 
@@ -43,7 +43,7 @@ FREE = (
     *("sharding", "activation_checkpointing", "offload", "compile", "channels_last"),
     *("sample_prompts", "sample_every"),
     *("keep_checkpoints", "output", "export", "steps", "cache", "micro_batch", "reference", "source"),
-    *("stop_when", "stop_checks", "report_to"),
+    *("stop_when", "stop_checks", "report_to", "push_to_hub"),
 )
 
 REVISIONS = "revisions.json"
@@ -59,13 +59,17 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     """
     output = files.resolve(config.output)
     object_storage.check("--output", output)
+    if config.push_to_hub is not None:
+        hub.check(config.push_to_hub)
     config = fit_batch(config)
     if config.resume_from is None and is_finished(output, config.steps):
         _refuse_other_settings(output, _with_the_batch_begun_with(output, config))
         _refuse_fewer_steps(output, config.steps)
-        _finish_export(output)
+        if not files.is_remote(output):
+            finished_export.finish(Path(output) / RESULT, output.rsplit("/", 1)[-1])
         named_files.refuse(result_files.problems(files.join(output, RESULT), contents=False))
         _export_finished(output, config)
+        _hand_on(output, config)
         print(f"{output}: already finished, nothing to do\n{_result(output, config)}", flush=True)
         return
     is_new = not files.exists(files.join(output, CONFIG)) and not _has_steps(output)
@@ -98,7 +102,14 @@ def main(config: TrainConfig, launch: Callable[[TrainConfig, str], None] | None 
     page = files.join(output, PAGE)
     if files.exists(page):
         print(f"look at {page}", flush=True)
+    _hand_on(output, config)
     print(_result(output, config), flush=True)
+
+
+def _hand_on(output: str, config: TrainConfig) -> None:
+    """Send the result to the Hub, where --push-to-hub asks for it, and say where it is."""
+    if config.push_to_hub is not None:
+        print(result_hub.push(files.join(output, RESULT), config), flush=True)
 
 
 def _result(output: str, config: TrainConfig) -> str:
@@ -187,29 +198,7 @@ def _export_finished(output: str, config: TrainConfig) -> None:
     folder = Path(output) / RESULT
     lora = bool(config.policy.lora_rank)
     base = _as_begun(output, config).start.folder(()) if lora else folder
-    from training.run import exports  # which loads torch
-
-    exports.check(base, lora)
-    partial = exports.write_partial(folder, base, name, lora)
-    facts = result_files.read_facts(str(folder))
-    if "files" in facts:  # not in those of earlier versions
-        facts["files"] |= {f"{name}.safetensors": named_files.describe(str(folder), [partial.name])[partial.name]}
-        files.write_json(str(folder / result_files.FACTS), facts)
-    print(f"{exports.take_name(partial)}: the result in one file", flush=True)
-
-
-def _finish_export(output: str) -> None:
-    """Give the single file its name where a kill came after the facts had named it: it is whole, or is none of them."""
-    name = output.rsplit("/", 1)[-1]
-    folder = Path(output) / RESULT
-    partial = folder / f"{name}.partial"
-    if files.is_remote(output) or not partial.is_file() or (folder / f"{name}.safetensors").exists():
-        return
-    named = result_files.named(str(folder)).get(f"{name}.safetensors")
-    if named is not None and files.sha256(str(partial)) == named["sha256"]:
-        from training.run import exports  # which loads torch
-
-        print(f"{exports.take_name(partial)}: the result in one file", flush=True)
+    finished_export.add(folder, base, name, lora)
 
 
 def _chosen_launch(config: TrainConfig) -> Callable[[TrainConfig, str], None]:

@@ -131,7 +131,7 @@ class TrainConfig:
             "held_out_pairs",
         ),
         "checkpoints": ("checkpoint_every", "keep_checkpoints", "resume_from", "stop_when", "stop_checks"),
-        "result": ("export",),
+        "result": ("export", "push_to_hub"),
         "curves": ("report_to",),
         "workers and speed": (
             "workers",
@@ -164,6 +164,9 @@ class TrainConfig:
     export: Literal["folder", "single-file"] = "folder"
     """Form of the result: a folder that diffusers opens, or beside it also a single file for ComfyUI, A1111 and Forge
     (SD1.5's and SDXL's kind; of LoRA in kohya's names)."""
+    push_to_hub: str | None = None
+    """Repository on the Hub, OWNER/NAME, that gets the result when it is finished. A new one is private. The
+    login is HF_TOKEN of the environment. The same command also sends what is finished, and nothing twice."""
     seed: int = 0
     """Seed of the order of pairs, of noise and timesteps."""
     steps: int = 100

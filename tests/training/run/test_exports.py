@@ -28,7 +28,7 @@ from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.method.policy import make_policy, trained
 from training.method.policy_config import PolicyConfig
-from training.run import card, exports, result, train_dpo
+from training.run import card, exports, finished_export, result, train_dpo
 from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip
@@ -166,7 +166,8 @@ def finished_run(folder: Path) -> Path:
     """Make a run folder whose result is the embedded world's model, and return its result."""
     made = folder / "result"
     diffusers.DiffusionPipeline.from_pretrained(MODEL).save_pretrained(made)
-    named = named_files.describe(str(made), ["unet/diffusion_pytorch_model.safetensors"])
+    (made / "README.md").write_text("# A card\n\n| what | value |\n|---|---|\n")
+    named = named_files.describe(str(made), ["unet/diffusion_pytorch_model.safetensors", "README.md"])
     (made / "facts.json").write_text(json.dumps({"config": {}, "files": named}))
     return made
 
@@ -178,8 +179,13 @@ def test_a_finished_run_gets_its_single_file_once(tmp_path: Path) -> None:
     assert result_files.read_facts(str(made))["files"].keys() == {
         "unet/diffusion_pytorch_model.safetensors",
         "run.safetensors",
+        "README.md",
     }
-    assert not any("run.safetensors" in sentence for sentence in result_files.problems(str(made)))
+    assert (
+        "# A card\n\n`run.safetensors` holds the same model in one file:\n\n- diffusers: "
+        in (made / "README.md").read_text()
+    )
+    assert not any("run.safetensors" in one or "README" in one for one in result_files.problems(str(made)))
     written = (made / "run.safetensors").stat().st_mtime_ns
     train_dpo._export_finished(config.output, config)
     assert (made / "run.safetensors").stat().st_mtime_ns == written
@@ -209,14 +215,16 @@ def test_an_export_that_was_killed_when_the_facts_named_it_goes_on(
     made = finished_run(tmp_path / "run")
     config = TrainConfig(output=str(tmp_path / "run"), export="single-file")
     with monkeypatch.context() as patched:
-        patched.setattr(exports, "take_name", Mock(side_effect=KeyboardInterrupt))
+        patched.setattr(finished_export, "_take_names", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train_dpo._export_finished(config.output, config)
     assert (made / "run.partial").is_file()
-    train_dpo._finish_export(config.output)
-    assert not any("run.safetensors" in sentence for sentence in result_files.problems(str(made)))
+    assert "run.safetensors" not in (made / "README.md").read_text()
+    finished_export.finish(made, "run")
+    assert not any("run.safetensors" in one or "README" in one for one in result_files.problems(str(made)))
+    assert "- ComfyUI: " in (made / "README.md").read_text()
     assert not list(made.glob("*.partial"))
     (made / "run.safetensors").rename(made / "run.partial")
     (made / "run.partial").write_bytes(b"half")  # of another export, which no facts name so
-    train_dpo._finish_export(config.output)
+    finished_export.finish(made, "run")
     assert (made / "run.partial").exists()

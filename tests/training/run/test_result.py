@@ -23,6 +23,7 @@ from support.trained_models import lora_result
 
 from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.base.models import ADAPTERS
+from pipelines.latents.kinds import text_tokens
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.method.policy_config import PolicyConfig
@@ -43,9 +44,9 @@ FACTS = {
 WITHOUT_T5 = {"sd3-without-t5": ("text_encoder_3", "tokenizer_3")}
 
 
-def run_card(config: TrainConfig, folder: Path, left_out: tuple[str, ...] = ()) -> Any:
+def run_card(config: TrainConfig, folder: Path, left_out: tuple[str, ...] = (), **more: Any) -> Any:
     """Run the lines of Python on a card in a result's folder, and return the image that they end with."""
-    facts = FACTS | {"config": asdict(config)}
+    facts = FACTS | {"config": asdict(config)} | more
     said = card.fill(config, config.start.folder(()), facts, pairs=1, left_out=left_out)
     lines = re.findall(r"```python\n(.*?)```", said, re.DOTALL)
     assert len(lines) == 1
@@ -68,7 +69,8 @@ def test_the_card_s_lines_run_over_a_base_in_half_precision(
     folder = tmp_path / "result"
     folder.mkdir()
     result._write_pipeline(folder, backbone, backbone.load_network())  # the trained network is float32
-    image = run_card(TrainConfig(model=str(base)), folder, left_out)
+    tokens = 0 if left_out else text_tokens(base, None)
+    image = run_card(TrainConfig(model=str(base)), folder, left_out, max_tokens=tokens)
     assert image.size[0] == image.size[1] > 0
 
 
@@ -76,6 +78,7 @@ def test_the_card_s_lines_run_for_adapters(tmp_path: Path) -> None:
     folder, _ = lora_result(tmp_path / "lora")
     config = TrainConfig(model=str(MODEL), policy=PolicyConfig(lora_rank=4))
     assert run_card(config, folder).size == (64, 64)
+    assert run_card(config, folder, resolution=32).size == (32, 32)
 
 
 def test_the_card_names_the_base_s_hub_name_licence_and_samples(tmp_path: Path) -> None:
