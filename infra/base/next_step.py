@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from infra.base import files
 
+_IS_STEP: ContextVar[bool] = ContextVar("is_step", default=False)
 CONSOLE = "dpo-"  # what the names of the console scripts begin with
+
+
+@contextmanager
+def of_another_command() -> Iterator[None]:
+    """Let commands that run inside the block, as steps of another one, name no next command: that one goes on."""
+    before = _IS_STEP.set(True)
+    try:
+        yield
+    finally:
+        _IS_STEP.reset(before)
 
 
 def last_line(place: str, result: str, then: str) -> str:
@@ -18,7 +32,8 @@ def last_line(place: str, result: str, then: str) -> str:
     Args:
         then: the next command, as `command` gives it.
     """
-    return f"{place}: {result}, {size(place):,} bytes; next: {then}"
+    ending = "" if _IS_STEP.get() else f"; next: {then}"
+    return f"{place}: {result}, {size(place):,} bytes{ending}"
 
 
 def size(folder: str) -> int:

@@ -66,9 +66,10 @@ def training_charts(
         line(assessments, "validation_median", name),
         line(control, "validation_median", "control", CONTROL),
     ]
+    count = next((f"{row['held_out_pairs']:,} " for row in assessments if "held_out_pairs" in row), "")
     accuracy = [
         line(steps, "accuracy", f"training batch, {mean}", BATCH).smoothed(window),
-        line(assessments, "held_out_accuracy", "held-out pairs"),
+        line(assessments, "held_out_accuracy", f"{count}held-out pairs"),
     ]
     loss = [line(steps, "loss", f"loss, {mean}").smoothed(window)]
     drawn = [

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from infra.base import begun, cli, files, models, object_storage, one_writer
+from infra.base import begun, cli, files, models, next_step, object_storage, one_writer
 from infra.base.errors import UserError, check_least
 from infra.pages import made
 from labelers.scoring import endpoint, scorers
@@ -81,6 +81,7 @@ def judges_of(config: EvaluateConfig) -> dict[str, str | None]:
     return scorers.described(config.judges, config.weights, config.endpoint, config.scorer_python)
 
 
+@next_step.of_another_command()
 def draw(config: EvaluateConfig, prompts: str) -> tuple[Images, Images]:
     """Draw the prompts with both models, or what is left of them; returns policy and base."""
     output = files.resolve(config.output)
@@ -101,6 +102,7 @@ def draw(config: EvaluateConfig, prompts: str) -> tuple[Images, Images]:
     return both
 
 
+@next_step.of_another_command()
 def score_both(config: EvaluateConfig, judges: Sequence[str], policy: Images, base: Images) -> tuple[Drawn, Drawn]:
     """Score both models' images by every judge of single images, as --scorers has it, or what is left of them."""
     weights = scorers.weights_of([name for name in config.judges if "://" not in name], config.weights)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.stats import bootstrap
 
-from infra.base import begun, files, models, object_storage, one_writer
+from infra.base import begun, files, models, next_step, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import check_least
 from labelers.scoring import scorers
@@ -154,6 +154,7 @@ def beat(config: RejectionConfig, policy: dict[str, float], output: str) -> dict
     return draws
 
 
+@next_step.of_another_command()
 def draw_and_score(config: RejectionConfig, drawing: GenerateConfig, captions: Sequence[str], folder: str) -> pa.Table:
     """Draw images of captions into a folder, score them, and return their scores."""
     prompts = files.join(folder, "captions.jsonl")

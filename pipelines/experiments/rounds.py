@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from infra.base import files, models, object_storage, one_writer
+from infra.base import files, models, next_step, object_storage, one_writer
 from infra.base.result_files import FACTS
 from labelers.scoring import scorers
 from pipelines.drawing import generate
@@ -55,12 +55,14 @@ def drawing(config: RoundsConfig, model: models.Model, output: str, seed: int) -
     )
 
 
+@next_step.of_another_command()
 def draw_test_images(config: RoundsConfig, model: models.Model, output: str) -> None:
     """Draw one image per test caption, from the same start noise for every model."""
     of_pairs = drawing(config, model, output, config.train.seed)
     generate.main(replace(of_pairs, prompts=config.test_prompts, limit=config.test_limit, images_per_prompt=1))
 
 
+@next_step.of_another_command()
 def score_images(config: RoundsConfig, base: models.Model, folder: str, names: tuple[str, ...]) -> None:
     """Score a folder of images by some of the scorers."""
     weights_of = scorers.weights_of(config.scorers, config.weights)
@@ -74,6 +76,7 @@ def score_images(config: RoundsConfig, base: models.Model, folder: str, names: t
     )
 
 
+@next_step.of_another_command()
 def run_round(config: RoundsConfig, number: int, base: models.Model, policy: models.Model) -> models.Model:
     """Run one round, or what is left of it, from a policy to the next, and return the next."""
     drawn = round_folder(config, number, "drawn")
@@ -145,13 +148,19 @@ def summarise(config: RoundsConfig, number: int) -> dict[str, Any]:
     }
 
 
+def _accuracy(one: Mapping[str, Any]) -> str:
+    """Say a round's implicit accuracy, and of which pairs it is."""
+    if one["held_out"]:
+        return f"{one['held_out']['accuracy']:.3f} of {one['held_out']['n']:,} held out"
+    return "-" if one["training_accuracy"] is None else f"{one['training_accuracy']:.3f} in training"
+
+
 def table(rounds: Iterable[Mapping[str, Any]], judges: Mapping[str, str]) -> str:
     """Lay the rounds out for the terminal, a line per round and judge; judges are titles by name."""
     head = ("round", "pairs", "implicit accuracy", "judge", "win rate over the base", "median, base")
     lines = [head]
     for one in rounds:
-        accuracy = one["held_out"]["accuracy"] if one["held_out"] else one["training_accuracy"]
-        start = (str(one["round"]), f"{one['pairs']['kept']:,}", "-" if accuracy is None else f"{accuracy:.3f}")
+        start = (str(one["round"]), f"{one['pairs']['kept']:,}", _accuracy(one))
         for name, title in judges.items():
             won = one["judged"][name]["win_rate"]
             median = one["judged"][name]["median"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.base import engines, files, object_storage, one_writer, records
+from infra.base import engines, files, next_step, object_storage, one_writer, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.result_files import FACTS, read_facts
@@ -47,6 +47,7 @@ LOST_SECONDS = "the sweep then knows no seconds of parts that are finished"
 Seconds = dict[str, float | None]  # by part of a trial
 
 
+@next_step.of_another_command()
 def run_trial(trial: Trial) -> Seconds:
     """Train, draw and score one trial, or what is left of it, and return the seconds of each part.
 

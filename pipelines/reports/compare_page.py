@@ -21,7 +21,8 @@ CURVES = {  # title: the notes' name, what it is, the level that a dashed line m
     "Validation score": ("validation_median", "Median score of images of captions that training never saw.", None),
     "Held-out accuracy": (
         "held_out_accuracy",
-        "Share of held-out pairs whose winner has the higher implicit reward. The dashed line marks chance.",
+        "Share of held-out pairs whose winner has the higher implicit reward; the table says of how many. The dashed "
+        "line marks chance.",
         0.5,
     ),
     "Implicit accuracy in training": (

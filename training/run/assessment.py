@@ -42,6 +42,7 @@ def assess(trainer: Trainer, step: int) -> None:
             reference_errors = trainer.held_out_reference_errors
             assert reference_errors is not None
             values["held_out_accuracy"] = held_out_accuracy(trainer, trainer.held_out, reference_errors)
+            values["held_out_pairs"] = trainer.held_out.pairs
     if trainer.rank.rank == 0:
         values |= watchdog.since(trainer.journal.rows(STEPS), trainer.journal.rows(ASSESSMENTS), step)
     trainer.journal.assessment(step, values)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from infra.base import files
+from infra.base import files, next_step
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from pipelines.drawing.prompts import read_prompts
 from pipelines.latents import encode_config, encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import kind_of
+from pipelines.raw import source
+from pipelines.raw.pairs import PROBABILITY
 from training.run import trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
 
 
+@next_step.of_another_command()
 def encode(config: TrainConfig) -> None:
     """Encode the source into the store, once all else is found good; a finished store is left as it is.
 
@@ -55,11 +58,16 @@ def check(config: TrainConfig) -> None:
         )
     if data.reference is not None:
         raise UserError(f"--reference {data.reference}: {fresh} has no reference errors; leave --reference out")
-    if config.objective.objective == "soft":
+    if config.objective.objective == "soft" and not _has_votes(str(data.source)):
         raise UserError(
             f"--objective soft: {fresh} has people's labels, without probabilities; run encode_latents.py, then "
             "relabel.py --label soft"
         )
+
+
+def _has_votes(pairs: str) -> bool:
+    """Say whether raw pairs have the share of people who preferred slot 0, which is a soft label."""
+    return PROBABILITY in source.open_source(source.parquet_files(pairs, EncodeConfig().split)).names
 
 
 def encoding(config: TrainConfig) -> EncodeConfig:

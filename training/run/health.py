@@ -68,8 +68,9 @@ def _held_out(assessments: Rows) -> list[str]:
     if not known:
         return ["No pairs are held out, so nothing here shows whether the policy learns by heart."]
     step, last = known[-1]
+    count = next((f" of {row['held_out_pairs']:,} pairs" for row in assessments if "held_out_pairs" in row), "")
     best_step, best = max(known, key=lambda pair: pair[1])
-    sentence = f"Held-out accuracy is {last:.3f} at step {step:,}; 0.5 is chance."
+    sentence = f"Held-out accuracy is {last:.3f}{count} at step {step:,}; 0.5 is chance."
     if best > last:
         sentence += f" It was {best:.3f} at step {best_step:,}."
     return [sentence]

@@ -20,6 +20,15 @@ def test_the_line_has_the_size_without_unfinished_work(tmp_path: Path) -> None:
     assert line == f"{tmp_path}: 3 pairs, 1,005 bytes; next: cmd"
 
 
+def test_a_step_of_another_command_names_no_next_one(tmp_path: Path) -> None:
+    @next_step.of_another_command()
+    def step() -> str:
+        return next_step.last_line(str(tmp_path), "3 pairs", "cmd")
+
+    assert [step(), step()] == [f"{tmp_path}: 3 pairs, 0 bytes"] * 2
+    assert next_step.last_line(str(tmp_path), "3 pairs", "cmd").endswith("; next: cmd")
+
+
 @pytest.mark.parametrize(
     ("called", "stands_in", "told"),
     [

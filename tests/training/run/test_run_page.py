@@ -25,11 +25,11 @@ def row(step: int, **changed: Any) -> dict[str, Any]:
 
 def test_health_by_hand() -> None:
     steps = [row(1, loss=0.5, gradient_norm=3.0), row(2, loss=0.7)]
-    assessments = [{"step": 1, "held_out_accuracy": 0.75}, {"step": 2, "held_out_accuracy": 0.5}]
+    assessments = [{"step": 1, "held_out_accuracy": 0.75}, {"step": 2, "held_out_accuracy": 0.5, "held_out_pairs": 8}]
     assert health.describe(CONFIG, steps, assessments, pairs=8) == [
         "The mean loss is 0.6000 over the last 2 steps.",
         "The policy’s error is 1.00 times the reference’s. That is healthy.",
-        "Held-out accuracy is 0.500 at step 2; 0.5 is chance. It was 0.750 at step 1.",
+        "Held-out accuracy is 0.500 of 8 pairs at step 2; 0.5 is chance. It was 0.750 at step 1.",
         "The gradient was longer than 1, and so was shortened, in 1 of 2 steps.",
         "Each of the 8 pairs was seen 2.0 times.",  # 2 steps of 8 pairs
     ]
