@@ -111,7 +111,7 @@ def test_image_reward_db_by_its_metadata_and_by_an_archive(tmp_path: Path) -> No
 
 
 def test_open_image_preferences_hide_the_chosen_slot(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": f"{n}", "chosen": inside("red"), "rejected": inside(other)}
         for n, other in enumerate(COLOURS[1:] * 8)
     ]
@@ -174,11 +174,11 @@ def tar(path: Path, samples: dict[str, bytes | str]) -> None:
 
 
 def test_webdataset_as_diffusers_writes_pick_a_pic_and_with_json(tmp_path: Path) -> None:
-    texts = {"original_prompt.txt": "a", "label_0.txt": "0.0", "label_1.txt": "1.0"}
-    images = {f"jpg_{slot}.jpg": picture(colour) for slot, colour in enumerate(("red", "blue"))}
+    texts: dict[str, bytes | str] = {"original_prompt.txt": "a", "label_0.txt": "0.0", "label_1.txt": "1.0"}
+    images: dict[str, bytes | str] = {f"jpg_{slot}.jpg": picture(colour) for slot, colour in enumerate(("red", "blue"))}
     tar(tmp_path / "set" / "00000.tar", {f"0.{end}": content for end, content in (texts | images).items()})
     about = json.dumps({"caption": "b", "label_0": 0.5})
-    pair = {"0.png": picture("green"), "1.png": picture("white"), "json": about}
+    pair: dict[str, bytes | str] = {"0.png": picture("green"), "1.png": picture("white"), "json": about}
     tar(tmp_path / "set" / "00001.tar", {f"./x/7.{end}": content for end, content in pair.items()})
     assert better(imported(tmp_path)) == [("a", "blue", "red"), ("b", "=", "green white")]
 
