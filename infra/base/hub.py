@@ -152,7 +152,9 @@ def push(
         UserError: if the Hub refuses, or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # it warns of the commit that it rightly leaves out
     api = _api(repo)
     with TemporaryDirectory() as copies, _refusing(repo):
         before = _state(api, repo, kind)

@@ -34,7 +34,9 @@ def push(destination: str, names: Sequence[str], repo: str) -> str:
     Returns:
         A line that says where they are.
     """
-    paths = [name for name, _, _ in files.stamps(destination) if name.startswith(tuple(f"labels/{n}/" for n in names))]
+    folders = tuple(f"labels/{name}/" for name in names)
+    there = [path for path, _, _ in files.stamps(destination) if path.startswith(folders)]
+    paths = [path for path in there if "/." not in path]  # without locks
     written = {hub.CARD: card(destination, names, repo).encode()}
     return hub.push(repo, "dataset", destination, paths, written, keep_card=True)
 
