@@ -49,7 +49,8 @@ def card(destination: str, names: Sequence[str], repo: str) -> str:
         for name, about in manifests.items()
     ]
     configs = [
-        {"config_name": f"labels-{name}", "data_files": f"labels/{name}/{label_files.LABELS_FILES[0]}"} for name in names
+        {"config_name": f"labels-{name}", "data_files": f"labels/{name}/{label_files.LABELS_FILES[0]}"}
+        for name in names
     ]
     header = {"license": "unknown", "tags": ["diffusion-dpo", "preferences"], "configs": configs}
     return _CARD.format(
