@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,9 +15,11 @@ import pytest
 from PIL import Image
 
 from infra.base.errors import UserError
+from pipelines.latents import summary
 from pipelines.raw import source, table_places
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main
+from pipelines.raw.pairs import pair_ids
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as datasets stores its Image feature
 COLOURS = ("red", "green", "blue", "white")
@@ -153,6 +156,16 @@ def test_rapidata_s_votes_and_shares(tmp_path: Path, capsys: pytest.CaptureFixtu
     rapidata(path, **shares, **{name.replace("alignment", "style"): share for name, share in shares.items()})
     with pytest.raises(UserError, match=r"row 1: people judged by alignment, style, and preference is not among them"):
         imported(tmp_path)
+
+
+def test_shares_of_votes_are_looked_up_for_the_kept_pairs(tmp_path: Path) -> None:
+    rapidata(tmp_path / "set" / "train.parquet", votes_image1=[20, 13, 6], votes_image2=[6, 13, 18])
+    imported(tmp_path)
+    raw = source.open_source(source.parquet_files(str(tmp_path / "raw"), "train"))
+    (whole,) = raw.pieces(raw.names)
+    kept = pa.table({"pair_id": pair_ids(whole)[::-2]})  # the third and the first
+    shares = summary._probabilities(SimpleNamespace(dataset=raw), kept)  # type: ignore[arg-type]
+    assert shares.to_pylist() == pytest.approx(whole["probability_0"].to_pylist()[::-2])
 
 
 def test_a_public_set_given_as_a_source_is_named_with_the_command(tmp_path: Path) -> None:
