@@ -166,7 +166,8 @@ def test_the_table_tells_pairs_accuracy_and_win_rates(config: RoundsConfig, caps
     red = [one["judged"]["red"]["median"] for one in (first, second)]
     assert [one["policy"] - one["base"] for one in red] == [40, 40]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["1", "7", "0.625", "red", "1.000", "(0.610", "to", "1.000)", "60.5000,", "20.5000"] in lines
+    accuracy = ["0.625", "of", "8", "held", "out"]
+    assert ["1", "7", *accuracy, "red", "1.000", "(0.610", "to", "1.000)", "60.5000,", "20.5000"] in lines
     assert any(line[:3] == ["green", "0.500", "(0.188"] for line in lines)
 
 
