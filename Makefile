@@ -5,7 +5,7 @@
 # make check: style, types and pages.
 PYTHON ?= python3.11
 BIN := .venv/bin
-SPREAD := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+SPREAD := --dist loadgroup --no-loadscope-reorder --numprocesses
 FLOOR := 90
 
 .PHONY: demo feedback paper arena quick test coverage chaos check cluster cluster-down format
@@ -26,14 +26,14 @@ arena: .venv/installed
 
 # No Ray and nothing slow; CONTRIBUTING.md says what this leaves out.
 quick: .venv/installed-dev
-	$(BIN)/python -m pytest $(SPREAD) -m "not cluster and not slow and not long" $(TESTS)
+	$(BIN)/python -m pytest $(SPREAD) 2 -m "not cluster and not slow and not long" $(TESTS)
 
-# One process has all tests that use the Ray cluster, and begins with them; the other has the rest, file by file.
+# One process has all tests that use the Ray cluster, and mostly waits for it; two have the rest, file by file.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
+	$(BIN)/python -m pytest $(SPREAD) 3 $(TESTS)
 
 coverage: .venv/installed-dev
-	$(BIN)/python -m pytest $(SPREAD) -m "not cluster and not long" --cov --cov-fail-under=$(FLOOR) $(TESTS)
+	$(BIN)/python -m pytest $(SPREAD) 2 -m "not cluster and not long" --cov --cov-fail-under=$(FLOOR) $(TESTS)
 
 chaos: .venv/installed-dev
 	$(BIN)/python -m pytest -m "chaos or long"

@@ -242,11 +242,11 @@ def held_out_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def training_flags(encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def training_flags(small_world: str, encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the flags of a run of 24 steps of 16 pairs, a little over one epoch."""
     cache = tmp_path_factory.mktemp("cache")
     portions = ["--steps", "24", "--checkpoint-every", "6", "--global-batch", "16", "--micro-batch", "4"]
-    return ["--store", str(encoded_store), "--cache", str(cache), *portions, "--beta", "500"]
+    return ["--model", small_world, "--store", str(encoded_store), "--cache", str(cache), *portions, "--beta", "500"]
 
 
 @pytest.fixture(scope="session")
