@@ -6,7 +6,7 @@ Only tables are read, no image and no model. The same command again leaves a fin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any
@@ -111,6 +111,7 @@ def gather(destination: str, names: Sequence[str]) -> Gathered:
         refused |= {pair: f"has no label in {name}" for pair in absent.tolist() if pair not in refused}
     chosen = [_rows(table, common) for table, _ in tables.values()]
     manifests = [label_files.read_labels_manifest(destination, name) for name in names]
+    _refuse_equal_scores(names, manifests)
     return Gathered(
         pair_ids=common,
         scores=np.stack([[_column(table, f"score_{slot}") for slot in (0, 1)] for table in chosen]),
@@ -119,6 +120,24 @@ def gather(destination: str, names: Sequence[str]) -> Gathered:
         hashes={name: sha for name, (_, sha) in tables.items()},
         truncated_captions=max(one.get("counts", {}).get("truncated_captions", 0) for one in manifests),
     )
+
+
+def _refuse_equal_scores(names: Sequence[str], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two sets of one scorer's scores, of which the rule alone differs: they would count double.
+
+    Raises:
+        UserError: naming both.
+    """
+    seen: list[tuple[str, dict[str, Any]]] = []
+    for name, manifest in zip(names, manifests, strict=True):
+        scored = label_set.scoring_part(manifest.get("settings", {}))
+        twin = next((before for before, other in seen if other == scored), None)
+        if twin and scored["scorer"]:  # a combined set, or the people's, has none
+            raise UserError(
+                f"--sets {' '.join(names)}: {twin} and {name} hold the same scores of {scored['scorer']}, which would "
+                "count double; name one of them"
+            )
+        seen.append((name, scored))
 
 
 def _rows(table: pa.Table, pair_ids: npt.NDArray[np.int64]) -> pa.Table:

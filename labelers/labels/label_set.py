@@ -135,13 +135,16 @@ def write(
         probabilities: [n] P(slot 0 preferred), where the rule gives them; else soft labels have the temperature's.
 
     Raises:
-        UserError: for soft labels where no temperature fits.
+        UserError: if no pair has a winner; for soft labels where no temperature fits.
     """
     margin = label_rules.margins(*scores.values)
     people = human_labels(scores.pair_ids, human)
     prompts = kept["prompt_id"].to_numpy()[np.searchsorted(kept["pair_id"].to_numpy(), scores.pair_ids)]
     temperature = rules.temperature or label_rules.fit_temperature(margin, people)
     label_0 = label_rules.hard_labels(margin, rules.min_margin)
+    if (label_0 == 0.5).all():
+        remedy = f"lower --min-margin {rules.min_margin:g}" if rules.min_margin else "give another scorer or rule"
+        raise UserError(f"{name}: all {len(label_0):,} pairs are ties, so nothing can be trained on; {remedy}")
     agreement = label_rules.agreement(label_0, people, prompts)
     probability = pa.nulls(len(margin), pa.float32())
     if probabilities is not None:

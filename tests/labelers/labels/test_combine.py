@@ -162,5 +162,23 @@ def test_sets_of_other_pairs_or_of_one_score_are_refused(folder: Path) -> None:
         run(folder, sets=("one", "flat"), rule="mean-z")
 
 
+def test_one_scorers_scores_under_two_names_are_refused(folder: Path) -> None:
+    table, _ = label_files.read_labels(str(folder), "one")
+    for name, rule in (("hard", "hard"), ("soft", "soft")):
+        known = {"scorer": "clip", "fingerprint": "of clip", "label": rule}
+        label_files.write_labels(str(folder), name, table, {"settings": known})
+    with pytest.raises(UserError, match="hard and soft hold the same scores of clip, which would count double"):
+        run(folder, sets=("hard", "two", "soft"))
+
+
+def test_a_margin_above_every_difference_leaves_nothing_to_train_on(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"both: all 5 pairs are ties, so nothing .*; lower --min-margin 99$"):
+        run(folder, rule="mean-z", min_margin=99.0)
+    write_set(folder, "against", [[1.0, 1, 2, 2, 2], [2.0, 2, 1, 1, 2]], [0, 0, 1, 1, 0.5])
+    with pytest.raises(UserError, match=r"all 5 pairs are ties, so nothing .*; give another scorer or rule$"):
+        run(folder, sets=("one", "against"))
+    assert label_files.label_sets(str(folder)) == ["against", "human", "one", "two"]
+
+
 def test_names_that_a_command_may_give() -> None:
     label_set.check_name("--output", "pick-and_clip.2")
