@@ -165,11 +165,12 @@ def test_adapters_beside_packed_weights_are_scored_beside_them(
     lora, _ = lora_result(tmp_path / "lora")
     images, caption, _ = shown(1)
     plain = implicit.Implicit(str(lora))
+    fingerprint = plain.fingerprint
     facts = json.loads((lora / "facts.json").read_text())
     facts["config"]["policy"] = {"base_precision": "fp8"}
     (lora / "facts.json").write_text(json.dumps(facts))
     beside = implicit.Implicit(str(lora))
-    assert beside.fingerprint != plain.fingerprint
+    assert beside.fingerprint != fingerprint
     scores = beside.score(images[:1], [caption])
     for network in beside.loaded.networks:
         assert any(isinstance(layer, FrozenLinear) for layer in network.modules())
