@@ -19,6 +19,9 @@ from infra.base.errors import UserError
 INDEX = model_sources.INDEX
 SIGN = "+"
 NETWORKS = ("unet", "transformer")
+VAE = "vae"
+SCALE = "scaling_factor"
+SCALE_DEFAULT = 0.18215  # of diffusers' AutoencoderKL, for files from before there was a setting
 
 
 def split(model: str) -> tuple[str | None, str]:
@@ -119,12 +122,28 @@ def compose(path: Path, parts: Sequence[str], base: Path, where: str) -> Path:
     """
     index = files.read_json(str(base / INDEX))
     added = _converted(path, base, index, where) if path.is_file() else path
+    if VAE in parts:
+        _refuse_vae_of_another_kind(_folder_of(VAE, added), base / VAE, where)
     contents: dict[str, Path | bytes] = {INDEX: base / INDEX}
     for part in (name for name, value in index.items() if isinstance(value, list)):
         folder = _folder_of(part, added if part in parts else base)
         if folder.is_dir():
             contents |= {f"{part}/{name}": target for name, target in part_contents(folder).items()}
     return node_cache.linked_once(contents)
+
+
+def _refuse_vae_of_another_kind(added: Path, own: Path, where: str) -> None:
+    """Refuse a VAE whose latents are scaled otherwise than the base's: SD1.5's fits into SDXL by its shapes alone.
+
+    Raises:
+        UserError: naming both factors.
+    """
+    scales = [files.read_json(str(folder / "config.json")).get(SCALE, SCALE_DEFAULT) for folder in (added, own)]
+    if scales[0] != scales[1]:
+        raise UserError(
+            f"{where}: this VAE's {SCALE} is {scales[0]}, and that of the base's VAE {scales[1]}, so its latents are "
+            "not those that the base's network knows; give a VAE of the base's kind"
+        )
 
 
 def _folder_of(part: str, place: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import composed, files, model_sources, node_cache, weight_names
+from infra.base import composed, files, model_sources, node_cache, pointers, weight_names
 from infra.base.errors import UserError
 
 
@@ -186,6 +186,7 @@ def shapes(path: Path) -> dict[str, list[int]]:
         with safe_open(path, framework="np") as opened:  # torch's own would load torch
             return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        pointers.refuse(path)
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import files
+from infra.base import files, pointers
 from infra.base.errors import UserError
 
 NETWORK = "model.diffusion_model."
@@ -29,6 +29,8 @@ T5 = "text_encoders.t5xxl."
 # Of a network that stands alone in its file, in the original names of UNets, SD3 and FLUX, or in diffusers'.
 BARE = ("input_blocks.", "joint_blocks.", "double_blocks.", "down_blocks.", "transformer_blocks.")
 UNET = "input_blocks."
+VAE_ALONE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # in its file, without a prefix
+VAE_MARK = "decoder.conv_in.weight"
 # What training keeps beside the weights: noise schedules, an average of the network, names of the kind of prediction.
 BESIDE = (
     *("model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights"),
@@ -61,6 +63,7 @@ def read_headers(path: Path) -> dict[str, Tensor]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {name: Tensor(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
+        pointers.refuse(path)
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 
 
@@ -94,12 +97,15 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
     """
     network = "unet" if "unet" in index else "transformer"
     t5 = next((part for part, value in index.items() if isinstance(value, list) and value[1] == "T5EncoderModel"), "")
-    bare = any(name.startswith(BARE) for name in headers)  # a network alone, without its prefix
+    vae = VAE_ALONE if VAE_MARK in headers else ()
+    bare = not vae and any(name.startswith(BARE) for name in headers)  # a network alone, without its prefix
     parts: dict[str, list[str]] = {}
     homeless = []
     for name in headers:
         if name.startswith(T5):
             part = t5
+        elif vae and name.startswith(vae):
+            part = "vae"
         elif name.startswith(NETWORK) or (bare and not name.startswith(BESIDE)):
             part = network
         else:

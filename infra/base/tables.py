@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.base import disk_errors, files
+from infra.base import disk_errors, files, pointers
 from infra.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def unreadable(path: str, error: Exception) -> UserError:
     """Say in one sentence why a file was not read: it is out of reach, or it is no whole Parquet file."""
     if isinstance(error, OSError) and _is_out_of_reach(error):
         return UserError(f"{path}: cannot be read ({disk_errors.reason(error)})")
+    pointers.refuse(path)
     why = next(iter(str(error).splitlines()), type(error).__name__)
     return UnreadableError(f"{path}: not readable as Parquet ({why}); replace it by a whole file")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import files
+from infra.base import files, pointers
 from infra.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
+        pointers.refuse(path)
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 
 

@@ -1,10 +1,11 @@
-"""Read captions from text, TSV, CSV, JSONL or Parquet, and refuse a bad file by naming its bad line."""
+"""Read captions from text, TSV, CSV, JSON, JSONL or Parquet, and refuse a bad file by naming its bad line."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.raw import pairs
+from pipelines.raw.table_files import decoded
 
 Row = Mapping[str, object]  # a row of the file, by column
 Placed = Iterator[tuple[str, Row]]  # each row with its place in the file
 CAPTIONS = ("prompt", "caption")  # the columns that may hold the caption, in any case
+LINE_END = re.compile("\\r\\n|\\r|\\n")  # a caption may hold what str.splitlines takes for more of them
 NONE_GIVEN = "(none)"  # the group of a prompt whose field is empty
 
 
@@ -30,7 +33,7 @@ class Prompt:
 def read_prompts(path: str) -> list[str]:
     """Read captions from text, one a line, or from the column prompt or caption of a table.
 
-    A table is a .tsv, .csv, .jsonl, .ndjson or .parquet file.
+    A table is a .tsv, .csv, .jsonl, .ndjson or .parquet file; a .json file is a list of captions or of objects.
 
     Raises:
         UserError: if the file is missing, unreadable or empty, or lacks that column or a caption in it.
@@ -84,8 +87,10 @@ def _read(path: str, wanted: Sequence[str]) -> Placed:
             return rows
         case "jsonl" | "ndjson":
             return _json_lines(_text(path))
+        case "json":
+            return _json_list(_text(path))
         case _:
-            lines = enumerate(_text(path).splitlines(), 1)
+            lines = enumerate(LINE_END.split(_text(path)), 1)
             return ((f"line {number}", {"prompt": line.strip()}) for number, line in lines if line.strip())
 
 
@@ -98,7 +103,7 @@ def _caption_column(names: Sequence[str]) -> str:
 
 
 def _text(path: str) -> str:
-    return files.read_bytes(path).decode("utf-8-sig")  # spreadsheets write a byte order mark first
+    return decoded(files.read_bytes(path))
 
 
 def read_table(path: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
@@ -120,6 +125,16 @@ def _fields(header: list[str], rows: Any) -> Iterator[tuple[str, dict[str, str]]
             raise ValueError(f"line {rows.line_num}: {len(fields)} fields where the header has {len(header)}")
         if fields:
             yield f"line {rows.line_num}", dict(zip(header, fields, strict=True))
+
+
+def _json_list(text: str) -> Placed:
+    rows = json.loads(text)
+    if not isinstance(rows, list):
+        raise ValueError("holds no list of captions; give a list, or one object a line as .jsonl")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, str | dict):
+            raise ValueError(f"entry {number}: neither a caption nor an object")
+        yield f"entry {number}", {"prompt": row} if isinstance(row, str) else row
 
 
 def _json_lines(text: str) -> Placed:

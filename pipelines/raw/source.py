@@ -22,7 +22,14 @@ from pipelines.raw import columns, groups, pairs, repeats, splits
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 FOOTERS_AT_ONCE = 16
 COMPARISONS = (".csv", ".tsv", ".jsonl", ".ndjson")  # ends of tables that import_pairs.py reads
+ARROW = ".arrow"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+# Table formats: where their log lies in their folder, and how its files' names end.
+LOGS = {
+    "Delta Lake": ("_delta_log", ".json"),
+    "Apache Iceberg": ("metadata", ".metadata.json"),
+    "Apache Hudi": (".hoodie", ".properties"),
+}
 CONFIG = "_config.json"  # of rows that this software made; whoever reads the folder as Parquet passes over it
 REPLACEMENT = "_new"  # a folder of rows that take the place of those beside it; readers of Parquet pass over it, too
 
@@ -49,6 +56,7 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     if files.is_file(path):
         raise UserError(f"{flag} {source}: is no {tables.SUFFIX} file; {_how_to_import(path, os.path.dirname(path))}")
     _refuse_dead_links(path, flag, source)
+    _refuse_logged_table(path, f"{flag} {source}")
     paths = tables.list_tables(whole_rows(path))
     if not paths:
         raise UserError(f"{flag} {source}: {path} holds no .parquet file{_what_it_holds(path)}")
@@ -67,12 +75,28 @@ def _how_to_import(table: str, images: str) -> str:
 def _what_it_holds(folder: str) -> str:
     """Say how a folder of comparisons or images becomes raw pairs; nothing of a folder of neither."""
     names = files.list_files(folder, "")
+    if any(name.endswith(ARROW) for name in names):
+        written = f"{folder.rstrip('/')}.parquet"
+        return (
+            ", but .arrow, as datasets' save_to_disk writes; export it once and give that file: "
+            f'python -c "import datasets; datasets.load_from_disk({folder!r}).to_parquet({written!r})"'
+        )
     table = next((name for name in names if name.lower().endswith(COMPARISONS)), None)
     image = next((name for name in names if name.lower().endswith(IMAGES)), None)
     if not table and not image:
         return ""
     shown = " and ".join(name.removeprefix(folder).lstrip("/") for name in (table, image) if name)
     return f", but {shown}; {_how_to_import(table or '', folder)}"
+
+
+def _refuse_logged_table(folder: str, where: str) -> None:
+    """Refuse the folder of a table format: files of rows that were removed or replaced stay there, named by a log."""
+    for name, log in LOGS.items():
+        if files.list_files(files.join(folder, log[0]), log[1]):
+            raise UserError(
+                f"{where}: is a {name} table, whose folder also holds rows that were removed or replaced; export its "
+                f"present rows as Parquet with a {name} reader, and give that folder"
+            )
 
 
 def _refuse_dead_links(folder: str, flag: str, source: str) -> None:

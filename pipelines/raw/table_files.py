@@ -30,7 +30,7 @@ def read_rows(path: str) -> list[tuple[str, Any]]:
         raise UserError(f"{place}: no such file")
     name = path.lower()
     try:
-        text = _decoded(files.read_bytes(path))
+        text = decoded(files.read_bytes(path))
         if name.endswith((".jsonl", ".ndjson")):
             rows = list(_json_lines(text, place))
         elif name.endswith(".json"):
@@ -46,10 +46,17 @@ def read_rows(path: str) -> list[tuple[str, Any]]:
     return rows
 
 
-def _decoded(content: bytes) -> str:
-    """Decode a table: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write."""
+def decoded(content: bytes) -> str:
+    """Decode a table: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write.
+
+    Raises:
+        ValueError: if it is neither.
+    """
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if is_wide else "utf-8-sig")
+    text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it holds NULs, as UTF-16 without a byte order mark does; save it again as UTF-8")
+    return text
 
 
 def _delimited_lines(text: str, place: str) -> Iterator[tuple[str, Any]]:

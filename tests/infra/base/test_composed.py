@@ -75,6 +75,38 @@ def test_a_network_alone_takes_its_place_in_a_base(tmp_path: Path) -> None:
         assert identity.fingerprint(opened, "text_encoder") == identity.fingerprint(MODEL, "text_encoder")
 
 
+def test_a_vae_alone_takes_its_place_in_a_base(tmp_path: Path) -> None:
+    """As people put an fp16-fix VAE into SDXL: a folder of it, or its file, in diffusers' or its authors' names."""
+    other = Path(shutil.copytree(MODEL / "vae", tmp_path / "fixed"))
+    path = other / "diffusion_pytorch_model.safetensors"
+    fixed = {name: 2 * value for name, value in load_file(path).items()}
+    write_single(path, fixed)
+    folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    write_single(folder / "vae" / path.name, fixed)
+    front = "first_stage_model."
+    original = {
+        name.removeprefix(front): value for name, value in original_tensors(folder).items() if name.startswith(front)
+    }
+    files_of_it = [
+        write_single(tmp_path / "original.safetensors", original),
+        write_single(tmp_path / "diffusers.safetensors", fixed),
+    ]
+    for added in (other, *files_of_it):
+        opened = models.local_folder(f"{MODEL}+{added}")
+        assert identity.fingerprint(opened, "vae") == identity.fingerprint(folder, "vae")
+        assert identity.fingerprint(opened, "unet") == identity.fingerprint(MODEL, "unet")
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(settings | {"scaling_factor": 0.5}))
+    with pytest.raises(UserError, match=r"this VAE's scaling_factor is 0\.5, and that of the base's VAE"):
+        models.local_folder(f"{MODEL}+{other}")
+    with pytest.raises(
+        UserError, match=r"does not say which model it belongs to; name that model before it, as BASE\+f"
+    ):
+        models.local_folder(str(other))
+    with pytest.raises(UserError, match=r"does not say which model it is of; name a folder or Hub name of its kind as"):
+        models.local_folder(str(files_of_it[0]))
+
+
 def tensor_of_ones(name: str) -> dict[str, torch.Tensor]:
     return {name: torch.ones(1)}
 

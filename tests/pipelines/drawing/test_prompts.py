@@ -21,11 +21,20 @@ from pipelines.drawing.prompts import Prompt, read_grouped, read_prompts
         ("p.tsv", 'Prompt\tCategory\na cat\tAnimals\na "dog"\tAnimals\n'),
         ("p.csv", '\ufeffid,caption\r\n1,a cat\r\n\r\n2,"a ""dog"""\r\n'),
         ("p.jsonl", '{"prompt": "a cat"}\n{"n": 1, "prompt": "a \\"dog\\""}\n'),
+        ("p.json", '["a cat",\n "a \\"dog\\""]\n'),  # as HPSv2 publishes its prompts
+        ("p.json", '[{"caption": "a cat"}, {"caption": "a \\"dog\\""}]'),
     ],
 )
 def test_prompts_are_read_from_every_format(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     assert read_prompts(str(tmp_path / name)) == ["a cat", 'a "dog"']
+
+
+def test_text_as_windows_writes_it_and_captions_with_other_separators(tmp_path: Path) -> None:
+    """PowerShell's > writes UTF-16; a line separator of Unicode inside a caption ends no line."""
+    path = tmp_path / "p.txt"
+    path.write_bytes("a cat\r\na \u2028 dog\r\n".encode("utf-16"))
+    assert read_prompts(str(path)) == ["a cat", "a \u2028 dog"]
 
 
 def test_parquet_and_text_that_looks_like_numbers(tmp_path: Path) -> None:
@@ -48,6 +57,9 @@ def test_parquet_and_text_that_looks_like_numbers(tmp_path: Path) -> None:
         ("a.jsonl", b'{"prompt": 3}\n', "line 1: caption is not text"),
         ("a.jsonl", b"{\n", "line 1: not valid JSON"),
         ("a.jsonl", b"[1]\n", "line 1: not a JSON object"),
+        ("a.json", b'{"a": 1}', "holds no list of captions"),
+        ("a.json", b"[1]", "entry 1: neither a caption nor an object"),
+        ("a.txt", "a cat\n".encode("utf-16-le"), "NUL"),
         ("a.parquet", b"no such thing", "arquet"),
     ],
 )

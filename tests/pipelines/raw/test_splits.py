@@ -45,6 +45,28 @@ def test_the_split_that_a_name_tells(name: str, split: str | None) -> None:
     assert split_of(name) == split
 
 
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta Lake"),
+        ("metadata/v2.metadata.json", "Apache Iceberg"),
+        (".hoodie/hoodie.properties", "Apache Hudi"),
+    ],
+)
+def test_a_table_whose_log_says_which_files_count_is_refused(folder: Path, log: str, kind: str) -> None:
+    """Its folder keeps the rows that were deleted or replaced."""
+    (folder / log).parent.mkdir()
+    (folder / log).write_text("{}")
+    with pytest.raises(UserError, match=rf"is a {kind} table, whose folder also holds rows that were removed"):
+        source.parquet_files(str(folder), "train")
+
+
+def test_a_folder_of_save_to_disk_is_refused_with_the_command_that_exports_it(tmp_path: Path) -> None:
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no \.parquet file, but \.arrow, as .*load_from_disk\('"):
+        source.parquet_files(str(tmp_path), "train")
+
+
 @pytest.mark.parametrize("split", SHARDS)
 def test_a_folder_of_several_splits_gives_the_one_asked_for(folder: Path, split: str) -> None:
     assert source.parquet_files(str(folder), split) == [str(folder / "data" / f"{split}-00000-of-00001.parquet")]
