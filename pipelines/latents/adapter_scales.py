@@ -60,6 +60,27 @@ def refuse_unread(tensors: Mapping[str, torch.Tensor], noted: Mapping[str, str],
     )
 
 
+def refuse_lost(metadata: Mapping[str, str], where: str) -> None:
+    """Refuse a pipeline's file whose metadata has a scale other than 1, and whose names have to be converted.
+
+    diffusers reads the metadata only of a file that it opens itself, under its own names.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    noted = json.loads(metadata.get(NOTED, "{}"))
+    parts = {name.rpartition(".")[0] for name in noted if name.endswith(".lora_alpha")}
+    for part in sorted(parts):
+        alpha = noted[f"{part}.lora_alpha"]
+        rank = noted.get(f"{part}.r")
+        patterns = [noted.get(f"{part}.{name}") for name in ("rank_pattern", "alpha_pattern", "use_rslora")]
+        if alpha != rank or any(patterns):
+            raise UserError(
+                f"{where}: its metadata says {part}.lora_alpha {alpha} at rank {rank}, under names that diffusers has "
+                "to convert, which would lose this; save these adapters again with the pipeline's save_lora_weights"
+            )
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)

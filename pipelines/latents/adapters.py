@@ -20,16 +20,16 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from pipelines.latents import adapter_scales, components
+from pipelines.latents import adapter_names, adapter_scales, components, lost_layers
 
 import diffusers  # isort: skip
 import transformers  # isort: skip
 from diffusers.models.modeling_utils import no_init_weights  # isort: skip
 
-LYCORIS = re.compile(r"\.(lokr_|hada_|oft_|diag_oft|ia3|on_input)")
 # diffusers names a text encoder's layers so for kohya's names, and recognises these only where out_proj is among them.
 OLD_TEXT = re.compile(r"\.to_(q|k|v|out)_lora\.(up|down)\.")
-DORA = ("dora_scale",)  # diffusers leaves these out, and draws something else then
+ALPHA_WANTED = "lora_transformer_"  # OneTrainer's names of FLUX, which diffusers converts only beside an alpha
+DOWN = ".lora_down.weight"
 SHOWN = 3  # names in a refusal
 
 
@@ -50,16 +50,8 @@ def read_tensors(flag: str, adapters: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: if the file holds another kind of adapters than LoRA.
     """
+    adapter_names.refuse_other_kinds(flag, adapters)
     path = adapters / models.ADAPTERS
-    names = models.shapes(path)
-    other = next((name for name in names if LYCORIS.search(name) or name.endswith(DORA)), None)
-    if other:
-        kind = "DoRA" if other.endswith(DORA) else "LyCORIS (LoKr, LoHa or OFT)"
-        raise UserError(
-            f"{flag} {path}: holds {kind} adapters ({other}), and only LoRA is loaded; convert them to LoRA"
-        )
-    if not any("lora" in name for name in names):
-        raise UserError(f"{flag} {path}: holds no tensors of a LoRA ({', '.join(list(names)[:SHOWN])})")
     tensors = load_file(path)
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
     if broken:
@@ -105,6 +97,8 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
         converted |= {name: scale * converted[name] for name in ups}
         converted = {f"{network}.{name}": tensor for name, tensor in converted.items()}
         given = converted
+    if isinstance(given, dict):
+        adapter_scales.refuse_lost(noted, where)
     named = {} if isinstance(given, dict) else {"weight_name": models.ADAPTERS, "local_files_only": True}
     before = {part: _adapted(module) for part, module in _networks(pipeline).items()}
     logger = diffusers.utils.logging
@@ -122,14 +116,30 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
 
 
 def _converted(pipeline: Any, tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """Return the tensors in diffusers' names."""
+    """Return the tensors in diffusers' names.
+
+    Raises:
+        UserError: if diffusers cannot convert the names, or leaves out a layer that has an effect.
+    """
+    state = _state(pipeline, tensors, where)
+    left_out = lost_layers.lost(tensors, lambda numbered: _state(pipeline, numbered, where))
+    if left_out:
+        raise UserError(f"{where}: diffusers leaves out {_some(left_out)}; take these layers out of the file")
+    return {_text_name(name): tensor for name, tensor in state.items()}
+
+
+def _state(pipeline: Any, tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """Convert names as the pipeline's loader does."""
+    given = dict(tensors)
+    if any(name.startswith(ALPHA_WANTED) for name in given):
+        ranks = {name: down.shape[0] for name, down in given.items() if name.endswith(DOWN)}
+        given |= {f"{name.removesuffix(DOWN)}.alpha": torch.tensor(float(rank)) for name, rank in ranks.items()}
     try:
-        told = type(pipeline).lora_state_dict(dict(tensors), unet_config=_unet_config(pipeline))
+        converted = type(pipeline).lora_state_dict(given, unet_config=_unet_config(pipeline))
     except Exception as error:  # its converters raise what an unknown name makes them raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{where}: diffusers cannot convert its names ({reason})") from error
-    state = told[0] if isinstance(told, tuple) else told
-    return {_text_name(name): tensor for name, tensor in state.items()}
+    return dict(converted[0] if isinstance(converted, tuple) else converted)
 
 
 def _text_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from infra.base import (
 )
 from infra.base.errors import UserError
 from pipelines.drawing.sampling import load_pipeline
-from pipelines.latents import components
+from pipelines.latents import components, lost_layers
 from pipelines.latents.adapters import check_adapters
 
 import diffusers  # isort: skip
@@ -190,6 +191,110 @@ def test_a_scale_in_other_metadata_alone_is_refused_unless_it_is_1(tiny_pipeline
     save_file(tensors, path, metadata={"network_alpha": "8"})
     with pytest.raises(UserError, match=r"its metadata says network_alpha 8 at rank 2, and its tensors have no alpha"):
         check_adapters("--lora", lora, base)
+
+
+def comfy_lora(base: Path, folder: Path, kind: str, ends: tuple[str, str]) -> dict[str, torch.Tensor]:
+    """Write adapters of rank 2 and alpha 4 in ComfyUI's names; return what each layer of diffusers is to get."""
+    network = components.class_of(base, "transformer").from_pretrained(base / "transformer")
+    width = {name: layer for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear)}
+    fused = {"q": "to_q", "k": "to_k", "v": "to_v"}
+    layers = {  # by the names of their authors' code: diffusers' layers that are parts of each, in order
+        "flux": {"double_blocks.0.img_attn.qkv": [f"transformer_blocks.0.attn.{name}" for name in fused.values()]},
+        "flux2-klein": {
+            "double_blocks.0.img_attn.qkv": [f"transformer_blocks.0.attn.{name}" for name in fused.values()],
+            "single_blocks.0.linear2": ["single_transformer_blocks.0.attn.to_out"],
+        },
+        "qwen-image": {name: [name] for name in ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.img_mod.1")},
+        "z-image": {name: [name] for name in ("layers.0.attention.to_q", "layers.0.feed_forward.w1")},
+    }[kind]
+    generator = torch.Generator().manual_seed(0)
+    tensors: Tensors = {}
+    added: dict[str, torch.Tensor] = {}
+    for name, parts in layers.items():
+        sizes = [width[part].out_features for part in parts]
+        down = torch.randn(2, width[parts[0]].in_features, generator=generator)
+        up = torch.randn(sum(sizes), 2, generator=generator)
+        key = f"diffusion_model.{name}"
+        tensors |= {f"{key}.{ends[0]}.weight": down, f"{key}.{ends[1]}.weight": up, f"{key}.alpha": torch.tensor(4.0)}
+        added |= dict(zip(parts, (2 * up @ down).split(sizes), strict=True))
+    folder.mkdir()
+    save_file(tensors, folder / models.ADAPTERS)
+    return added
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        ("qwen-image", ("lora_A", "lora_B")),
+        ("qwen-image", ("lora_down", "lora_up")),
+        ("z-image", ("lora_A", "lora_B")),
+        ("flux2-klein", ("lora_A", "lora_B")),
+        ("flux", ("lora_down", "lora_up")),
+    ],
+)
+def test_comfyui_s_names_of_a_network_are_converted(
+    kind: str, ends: tuple[str, str], tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    """diffusion_model.…, as ai-toolkit and others save for ComfyUI; alpha 4 over rank 2 doubles."""
+    base = tiny_pipeline(kind)
+    wanted = comfy_lora(base, tmp_path / "lora", kind, ends)
+    check_adapters("--lora", tmp_path / "lora", base)
+    found = added_by(load_pipeline(base, torch.float32, "cpu", lora=tmp_path / "lora").transformer)
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6) for name in wanted)
+
+
+@pytest.mark.chaos
+def test_layers_that_diffusers_leaves_out_are_told_unless_they_do_nothing(
+    tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    """diffusers 0.42.1 drops FLUX's T5 layers, for example, and says so in its log at most."""
+    base = tiny_pipeline("flux")
+    comfy_lora(base, tmp_path / "lora", "flux", ("lora_down", "lora_up"))
+    path = tmp_path / "lora" / models.ADAPTERS
+    tensors = load_file(path)
+    key = "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q"
+    save_file(tensors | {f"{key}.lora_down.weight": torch.ones(2, 8), f"{key}.lora_up.weight": torch.zeros(8, 2)}, path)
+    check_adapters("--lora", tmp_path / "lora", base)
+    save_file(tensors | {f"{key}.lora_down.weight": torch.ones(2, 8), f"{key}.lora_up.weight": torch.ones(8, 2)}, path)
+    with pytest.raises(UserError, match=rf"diffusers leaves out {key}\.lora_down\.weight, .*; take these layers out"):
+        check_adapters("--lora", tmp_path / "lora", base)
+
+
+def test_a_tensor_counts_as_handed_on_wherever_it_goes() -> None:
+    """Renamed, split into rows, joined below each other or along the diagonal; the fourth is nowhere."""
+    tensors = {f"{name}.lora_up.weight": torch.ones(4, 2) for name in "abcd"}
+
+    def convert(given: lost_layers.Tensors) -> lost_layers.Tensors:
+        first, second, third, _ = given.values()
+        halves = dict(zip(("x", "y"), first.chunk(2), strict=True))
+        return {**halves, "z": torch.block_diag(second, third)}
+
+    assert lost_layers.lost(tensors, convert) == ["d.lora_up.weight"]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("kind", "told"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8")])
+def test_adapters_in_8_bits_are_refused(kind: torch.dtype, told: str, tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path)
+    path = lora / models.ADAPTERS
+    save_file({name: tensor.to(kind) for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=rf"is stored as {told}; give the adapters in float16, bfloat16 or float32"):
+        check_adapters("--lora", lora, tiny_pipeline("sd-v"))
+
+
+@pytest.mark.chaos
+def test_a_scale_in_metadata_that_a_conversion_would_lose_is_refused(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    base = tiny_pipeline("z-image")
+    comfy_lora(base, tmp_path / "lora", "z-image", ("lora_A", "lora_B"))
+    path = tmp_path / "lora" / models.ADAPTERS
+    tensors = {name: tensor for name, tensor in load_file(path).items() if not name.endswith("alpha")}
+    noted = {"transformer.lora_alpha": 2, "transformer.r": 2}
+    save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(noted)})
+    check_adapters("--lora", tmp_path / "lora", base)
+    save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(noted | {"transformer.lora_alpha": 4})})
+    with pytest.raises(UserError, match=r"says transformer\.lora_alpha 4 at rank 2, under names that diffusers has to"):
+        check_adapters("--lora", tmp_path / "lora", base)
 
 
 @pytest.mark.chaos
