@@ -1,4 +1,4 @@
-"""Inputs that once gave a wrong result with exit code 0: by its command line each ends with 2 and one sentence."""
+"""Inputs that once gave a wrong result with exit code 0: by its command line each is read rightly or refused with 2."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import importlib
 import json
 import shutil
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,13 +20,16 @@ from support.material import MODEL, rendered_pairs, write_pairs
 from support.single_files import original_tensors, write_single
 
 from infra.base import models
-from pipelines.latents import store
+from infra.base.files import ROOT
+from pipelines.drawing import image_sets
+from pipelines.latents import label_files, store
 
 pytestmark = pytest.mark.chaos
 
 Tensors = dict[str, torch.Tensor]
 Command = Callable[..., None]
 ENCODE, TRAIN, DRAW = "pipelines.encode_latents", "training.train_dpo", "pipelines.generate"
+RELABEL = "labelers.relabel"
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +193,80 @@ def test_names_of_folders_are_no_data_and_hidden_files_no_rows(raw: Path, comman
     command(ENCODE, source=folder, model=MODEL, store=tmp_path / "status=final" / "st")
     counts = store.read_manifest(str(tmp_path / "status=final" / "st")).counts
     assert (counts.rows_in, counts.kept) == (4, 4)
+
+
+def test_a_lora_in_the_names_of_save_attn_procs_moves_the_images(command: Command, tmp_path: Path) -> None:
+    """Once: it matched no layer, and the base's own pixels were drawn under its name."""
+    lora = tmp_path / "lora" / models.ADAPTERS
+    lora.parent.mkdir()
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"
+    width = load_file(MODEL / "unet" / "diffusion_pytorch_model.safetensors")[
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    ].shape[0]
+    save_file({f"{layer}.down.weight": torch.ones(2, width), f"{layer}.up.weight": torch.ones(width, 2)}, lora)
+    drawn = {}
+    for name, added in (("base", {}), ("tuned", {"lora": lora.parent})):
+        flags = {"prompts": prompts(tmp_path), "model": MODEL, "output": tmp_path / name, "sampling_steps": 2}
+        command(DRAW, **flags, **added)
+        drawn[name] = image_sets.read_images(str(tmp_path / name))["image"].to_pylist()
+    assert drawn["base"] != drawn["tuned"]
+
+
+@pytest.mark.slow
+def test_models_that_changed_since_a_folder_was_begun(
+    encoded_store: Path, command: Command, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """Once: images of the wrong schedule were called finished, and a run had two references."""
+    folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    draw = {"prompts": prompts(tmp_path), "model": folder, "output": tmp_path / "images", "sampling_steps": 1}
+    train = {"store": encoded_store, "model": folder, "output": tmp_path / "run", "lora_rank": 2, "micro_batch": 4}
+    portions = {"global_batch": 4, "warmup_steps": 0, "cache": tmp_path / "cache"}
+    command(DRAW, **draw)
+    command(TRAIN, steps=1, **train, **portions)
+    set_json(folder / "scheduler" / "scheduler_config.json", {"prediction_type": "v_prediction"})
+    assert "was begun with other settings (fingerprints.scheduler was" in refused(DRAW, **draw)
+    assert f"--model {folder}: its scheduler changed since" in refused(TRAIN, steps=2, **train, **portions)
+
+
+def test_images_of_a_network_that_overflows_are_no_losses_of_its_model(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """Once: drawn black, and counted."""
+    folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    rewrite(weights, lambda tensors: tensors | {"conv_out.bias": torch.full_like(tensors["conv_out.bias"], torch.nan)})
+    flags = {"prompts": prompts(tmp_path), "model": folder, "output": tmp_path / "images", "sampling_steps": 1}
+    assert "1 of 1 images are not finite in float32" in refused(DRAW, **flags)
+    assert not (tmp_path / "images" / image_sets.DONE).exists()
+
+
+@pytest.mark.slow
+def test_a_side_of_before_diffusers_0_9(
+    raw: Path, tiny_pipeline: Callable[[str], Path], command: Command, tmp_path: Path
+) -> None:
+    """Once: encoded at half the side that generate.py draws. The tiny VAE halves once, and 2 x 64 = 128."""
+    folder = Path(shutil.copytree(tiny_pipeline("sd-v"), tmp_path / "model"))
+    set_json(folder / "unet" / "config.json", {"sample_size": 32, "_diffusers_version": "0.8.0"})
+    command(ENCODE, source=raw, model=folder, store=tmp_path / "store")
+    assert store.read_manifest(str(tmp_path / "store")).resolution == 128
+
+
+def test_ids_that_are_uuids_and_captions_with_an_end_token(raw: Path, command: Command, tmp_path: Path) -> None:
+    """Once: every pair_id was another for the workers, so no pair was labelled; and no caption counted as cut."""
+    (first,) = raw.glob("*.parquet")
+    table = pq.read_table(first)
+    for name in ("image_0_uid", "image_1_uid"):
+        made = [uuid.uuid5(uuid.NAMESPACE_OID, text).bytes for text in table[name].to_pylist()]
+        column = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(made, pa.binary(16)))
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    captions = [f"{table['caption'][0]}<|endoftext|> on teal", *table["caption"].to_pylist()[1:]]
+    table = table.set_column(table.schema.get_field_index("caption"), "caption", pa.array(captions))
+    (tmp_path / "raw").mkdir()
+    pq.write_table(table, tmp_path / "raw" / "uuids.parquet")
+    flags = {"source": tmp_path / "raw", "store": tmp_path / "store"}
+    command(ENCODE, model=MODEL, **flags)
+    weights = f"pickscore={ROOT}/infra/world/scorers/pickscore"  # by path: its own words alone would be refused
+    command(RELABEL, scorer="pickscore", weights=weights, **flags)
+    labels, _ = label_files.read_labels(str(tmp_path / "store"), "pickscore")
+    assert labels["pair_id"].to_pylist() == store.kept_pairs(str(tmp_path / "store"))["pair_id"].to_pylist()
+    assert label_files.read_labels_manifest(str(tmp_path / "store"), "pickscore")["counts"]["truncated_captions"] == 1

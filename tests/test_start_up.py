@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.judging_material import score_folders, write_images
+from support.material import MODEL, rendered_pairs, write_pairs
 
 from infra.base import engines
 from infra.base.files import ROOT
@@ -90,6 +94,44 @@ def test_a_refusal_loads_no_network() -> None:
     for (words, told), ran in zip(REFUSED, run_all([words for words, _ in REFUSED], NETWORKS), strict=True):
         assert (words, ran.code, ran.imported) == (words, 2, [])
         assert told in ran.said
+
+
+def changed_model(folder: Path, file: str, values: dict[str, object]) -> str:
+    """Copy the embedded world's model with other settings in one of its files."""
+    path = Path(shutil.copytree(MODEL, folder)) / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return str(folder)
+
+
+def test_what_a_model_s_files_state_outright_is_refused_without_a_library(tmp_path: Path) -> None:
+    tiny = changed_model(tmp_path / "class", "model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]})
+    guided = changed_model(tmp_path / "lcm", "unet/config.json", {"time_cond_proj_dim": 8})
+    sample = changed_model(tmp_path / "sample", "scheduler/scheduler_config.json", {"prediction_type": "sample"})
+    fused = changed_model(tmp_path / "fused", "model_index.json", {})
+    weights = tmp_path / "fused" / "text_encoder" / "model.safetensors"
+    shutil.copy(write_names(tmp_path / "names", ["a.q_proj.base_layer.weight"]), weights)
+    lokr = write_names(tmp_path / "x.safetensors", ["unet.a.lokr_w1"])
+    pairs = ["--source", str(write_pairs(tmp_path / "raw", rendered_pairs(1))), "--store", str(tmp_path / "store")]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat")
+    draw = ["pipelines/generate.py", "--prompts", str(prompts), "--output", str(tmp_path / "images")]
+    refused = [
+        (["pipelines/encode_latents.py", *pairs, "--model", tiny], "its vae is of class AutoencoderTiny"),
+        (["pipelines/encode_latents.py", *pairs, "--model", guided], "distilled to be told its guidance"),
+        (["pipelines/encode_latents.py", *pairs, "--model", sample], "its prediction_type is sample"),
+        (["pipelines/encode_latents.py", *pairs, "--model", fused], "a LoRA was fused and not unloaded"),
+        ([*draw, "--model", fused], "a LoRA was fused and not unloaded"),
+        ([*draw, "--lora", str(lokr)], "holds LyCORIS"),
+    ]
+    for (words, told), ran in zip(refused, run_all([words for words, _ in refused], NETWORKS), strict=True):
+        assert told in ran.said
+        assert (words, ran.code, ran.imported) == (words, 2, [])
+
+
+def write_names(path: Path, names: Sequence[str]) -> Path:
+    """Write a file of weights with tensors of these names."""
+    save_file({name: np.ones(1, np.float32) for name in names}, path)
+    return path
 
 
 def test_a_finished_run_loads_no_network(

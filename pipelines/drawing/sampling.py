@@ -26,7 +26,7 @@ import diffusers  # isort: skip
 
 from pipelines.drawing.guidance import guidance
 from pipelines.drawing.image_identity import SAFETY_CHECKER
-from pipelines.latents import kinds
+from pipelines.latents import kinds, schedules
 from pipelines.latents.adapters import load_adapters
 from pipelines.latents.components import absent_optional
 from pipelines.latents.kinds_known import KINDS
@@ -188,52 +188,6 @@ def _arithmetic(pipeline: Any) -> str:
     return str(narrow).removeprefix("torch.")
 
 
-def check_steps(folder: Path, steps: int, flag: str = "--sampling-steps") -> None:
-    """Refuse a number of denoising steps whose first one is far below the noise that drawing starts from.
-
-    A scheduler with leading spacing rounds its spacing down. Beyond half of its timesteps the first of 1,000 is then
-    501 or 600, and the network is given pure noise at a level where it expects half an image (diffusers 0.42.1).
-
-    Args:
-        folder: diffusers folder; its own scheduler is asked, and no weights are read.
-        flag: that named the number.
-
-    Raises:
-        UserError: naming the flag, the first timestep and a number that would do.
-    """
-    scheduler = _scheduler(folder)
-    if scheduler.config.get("shift_terminal") and steps < 2:
-        raise UserError(
-            f"{flag} {steps}: the scheduler of {folder} stretches its noise levels between the first step and the "
-            "last, and draws NaN with a single one; give 2 or more"
-        )
-    levels = scheduler.config.get("num_train_timesteps", 0)
-    if "timestep_spacing" not in scheduler.config or _starts_near_the_top(scheduler, steps, levels):
-        return
-    fitting = next(
-        fewer for fewer in range(min(steps, levels), 0, -1) if _starts_near_the_top(scheduler, fewer, levels)
-    )
-    raise UserError(
-        f"{flag} {steps}: the scheduler of {folder} has {levels} timesteps and would not start at their noisiest; "
-        f"give {fitting}, for example"
-    )
-
-
-def _starts_near_the_top(scheduler: Any, steps: int, levels: int) -> bool:
-    """Say whether the first of so many steps lies within one spacing, or a tenth of all timesteps, of the last."""
-    if steps > levels:
-        return False
-    scheduler.set_timesteps(steps)
-    gap = levels - 1 - float(scheduler.timesteps[0])
-    return 0 <= gap <= max(levels / steps, levels / 10) + 1
-
-
-def _scheduler(folder: Path) -> Any:
-    """Open a folder's own scheduler, as its pipeline does."""
-    name = files.read_json(str(folder / "model_index.json"))["scheduler"][1]
-    return getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
-
-
 def check_refiner(folder: Path, refiner: Path, steps: int, start: float, strength: float = 1.0) -> None:
     """Refuse a model that takes no refiner, a refiner that is none, and a start that leaves one of them no step.
 
@@ -259,7 +213,7 @@ def check_refiner(folder: Path, refiner: Path, steps: int, start: float, strengt
 
 def _before(folder: Path, steps: int, start: float, strength: float = 1.0) -> list[bool]:
     """Return for each denoising step of a folder's scheduler whether it comes before the refiner's start."""
-    scheduler = _scheduler(folder)
+    scheduler = schedules.open_scheduler(folder)[0]
     scheduler.set_timesteps(steps)
     levels = scheduler.config["num_train_timesteps"]
     first = (steps - int(steps * strength)) * scheduler.order

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from infra.base import files, models
 from infra.base.errors import UserError
 from pipelines.latents.kinds_known import KINDS, QWEN_TOKENIZERS, VAE
+from pipelines.latents.network_checks import NETWORK_CHECKS
 
 INDEX = models.INDEX
+POSITIONS = "max_position_embeddings"  # of a text encoder
 LIBRARIES = ("diffusers", "transformers")  # whose classes open parts
 
 
@@ -115,10 +116,28 @@ def check_settings(folder: Path, flag: str = "--model") -> None:
         UserError: in one sentence that names class and file.
     """
     name = read_index(folder, flag)["_class_name"]
+    check_classes(folder, name, flag)
+    if name in KINDS:
+        for check in NETWORK_CHECKS:
+            try:
+                check(folder, name, flag, settings)
+            except TypeError as error:  # null or text where a number belongs
+                raise UserError(
+                    f"{flag} {folder}: a setting of its {KINDS[name].network} or {VAE} is of another type than a "
+                    f"{name} has ({error}); restore its config.json from a copy"
+                ) from error
+        _check_tokenizers(folder, name, flag)
+
+
+def check_classes(folder: Path, name: str, flag: str) -> None:
+    """Refuse a folder with a part of another class than a pipeline's, without settings, or quantised; see table KINDS.
+
+    Raises:
+        UserError: in one sentence that names class and file.
+    """
     known = KINDS[name].parts if name in KINDS else {}
-    optional = absent_optional(folder)
     for part, (_, kind) in parts_of(folder).items():
-        if part in optional or part not in known:
+        if part not in known or (not (folder / part).is_dir() and part in absent_optional(folder)):
             continue
         if kind not in known[part]:
             raise UserError(
@@ -127,9 +146,8 @@ def check_settings(folder: Path, flag: str = "--model") -> None:
         if not (folder / part).is_dir():
             raise UserError(f"{flag} {folder}: its {INDEX} names a {part}, and there is no folder {part}")
         _check_part(folder, part, known[part], flag)
-    if name in KINDS:
-        _check_network(folder, name, flag)
-        _check_tokenizers(folder, name, flag)
+    if name in KINDS and KINDS[name].network not in parts_of(folder):
+        raise UserError(f"{flag} {folder / INDEX}: names no {KINDS[name].network}")
 
 
 def _check_part(folder: Path, part: str, known: tuple[str, ...], flag: str) -> None:
@@ -148,64 +166,6 @@ def _check_part(folder: Path, part: str, known: tuple[str, ...], flag: str) -> N
         return
     if not own:
         raise UserError(f"{flag} {folder / part}: has no settings (config.json or scheduler_config.json)")
-
-
-def _check_network(folder: Path, name: str, flag: str) -> None:
-    """Refuse a network that asks for inputs that this pipeline does not feed, or that training does not."""
-    kind = KINDS[name]
-    part = kind.network
-    if part not in parts_of(folder):
-        raise UserError(f"{flag} {folder / INDEX}: names no {part}")
-    network = settings(folder, part)
-    vae = settings(folder, "vae")
-    file = folder / part / "config.json"
-    channels = vae["z_dim" if "z_dim" in vae else "latent_channels"] * kind.packed
-    if network["in_channels"] != channels:
-        raise UserError(
-            f"{flag} {file}: in_channels is {network['in_channels']}, and the VAE's latents give {channels}; networks "
-            "for inpainting, depth or other extra inputs are not trained here"
-        )
-    if part == "unet":
-        _check_unet(network, name, f"{flag} {file}", folder)
-    for setting, wanted, what in kind.variants:
-        if network[setting] != wanted:
-            raise UserError(
-                f"{flag} {file}: {setting} is {network[setting]!r}, as in {what}; this trainer takes a {name} "
-                f"whose {setting} is {wanted!r}"
-            )
-    scale = vae.get("scaling_factor", 1.0)
-    if not isinstance(scale, int | float) or scale <= 0:
-        raise UserError(f"{flag} {folder}/vae/config.json: scaling_factor is {scale!r}, which must be above 0")
-    if part == "unet" and vae.get("shift_factor"):
-        raise UserError(
-            f"{flag} {folder}/vae/config.json: shift_factor is {vae['shift_factor']}, and a {name} shifts no latents; "
-            "give a VAE of this kind"
-        )
-    if vae.get("latents_mean") is not None and "AutoencoderKL" in kind.parts[VAE]:
-        raise UserError(
-            f"{flag} {folder}/vae/config.json: latents_mean is set, and a {name} does not normalise each channel apart"
-        )
-
-
-def _check_unet(network: Mapping[str, Any], name: str, where: str, folder: Path) -> None:
-    if network["time_cond_proj_dim"] is not None:
-        raise UserError(
-            f"{where}: time_cond_proj_dim is {network['time_cond_proj_dim']}, so this UNet2DConditionModel is "
-            "distilled to be told its guidance (LCM), which training does not do; give the model that it was made of"
-        )
-    wanted: dict[str, str | None] = {"class_embed_type": None, "num_class_embeds": None, "encoder_hid_dim": None}
-    wanted["addition_embed_type"] = "text_time" if name == "StableDiffusionXLPipeline" else None
-    for setting, value in wanted.items():
-        if network[setting] != value:
-            raise UserError(f"{where}: {setting} is {network[setting]!r}, and a {name} gives a network {value!r}")
-    if name == "StableDiffusionXLPipeline":
-        pooled = settings(folder, "text_encoder_2")["projection_dim"]
-        given = 6 * network["addition_time_embed_dim"] + pooled
-        if network["projection_class_embeddings_input_dim"] != given:
-            raise UserError(
-                f"{where}: projection_class_embeddings_input_dim is "
-                f"{network['projection_class_embeddings_input_dim']}, and six sizes and the pooled caption are {given}"
-            )
 
 
 def open_tokenizer(folder: Path, part: str, flag: str = "--model") -> Any:
@@ -242,12 +202,21 @@ def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
         if KINDS[name].parts[part] == QWEN_TOKENIZERS:
             _check_template(tokenizer, name, f"{flag} {folder / part}")
             continue  # its length is chosen, and far below what the language model takes
-        if "max_position_embeddings" in takes and tokenizer.model_max_length > takes["max_position_embeddings"]:
-            most = takes["max_position_embeddings"]
-            raise UserError(
-                f"{flag} {folder / part}/tokenizer_config.json: model_max_length is "
-                f"{_length(tokenizer.model_max_length)}, and {encoder} takes {most} tokens; set it to {most}"
-            )
+        if POSITIONS in takes:
+            refuse_length(folder, part, tokenizer.model_max_length, takes[POSITIONS], flag)
+
+
+def refuse_length(folder: Path, part: str, length: int, most: int, flag: str) -> None:
+    """Refuse a tokenizer that gives more tokens than its text encoder has places for.
+
+    Raises:
+        UserError: naming the file and the number to set.
+    """
+    if length > most:
+        raise UserError(
+            f"{flag} {folder / part}/tokenizer_config.json: model_max_length is {_length(length)}, and "
+            f"{part.replace('tokenizer', 'text_encoder')} takes {most} tokens; set it to {most}"
+        )
 
 
 def _check_template(tokenizer: Any, name: str, where: str) -> None:

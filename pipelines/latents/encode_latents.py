@@ -17,7 +17,7 @@ from infra.base import files, hub, logs, models, named_files, object_storage, on
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import buckets, kinds, label_files, repair, store, store_check, store_hub
+from pipelines.latents import buckets, kinds, label_files, repair, stated, store, store_check, store_hub
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -204,12 +204,13 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
         raise UserError(
             f"--buckets: {config.source} is of groups, whose images have one shape in all their pairs; leave it out"
         )
+    named = models.Model(config.model, config.revision)
+    settings = named.folder(())
+    stated.refuse(settings)
     # These load the libraries of networks: what needs none is refused by now.
     from pipelines.latents import autoencoders, text_columns, weight_files
     from pipelines.latents.encode_passes import Plan
 
-    named = models.Model(config.model, config.revision)
-    settings = named.folder(())
     tokens = kinds.text_tokens(settings, config.max_tokens)
     frozen = kinds.kind_of(settings).frozen(with_sized=bool(tokens))
     weight_files.check_folder(settings, ())

@@ -7,19 +7,16 @@ class that the index names, and never read raw.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from infra.base import (
-    torchvision_guard,  # noqa: F401  (before diffusers)
-)
 from infra.base.errors import UserError
 from pipelines.latents import components
 from pipelines.latents.kinds_known import FLOW_MATCH_SCHEDULERS, FLOW_SCHEDULERS, KINDS
 
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler  # isort: skip
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 FLOW = "flow_prediction"  # what the solvers call a flow's prediction
 FILE = "scheduler/scheduler_config.json"
@@ -49,17 +46,12 @@ def diffusion_scheduler(folder: Path, zero_terminal_snr: bool = False, flag: str
     Raises:
         UserError: if the model's schedule is none of that kind.
     """
-    own, where = _open(folder, flag)
+    own, where = open_scheduler(folder, flag)
+    import torch
+    from diffusers import DDPMScheduler
+
     settings = _settings(own)
-    if settings.get("timestep_type", "discrete") != "discrete" or settings.get("use_flow_sigmas"):
-        odd = "timestep_type" if settings.get("timestep_type", "discrete") != "discrete" else "use_flow_sigmas"
-        raise UserError(
-            f"{where}: {odd} is {settings[odd]}, so this {type(own).__name__} does not sample the noise levels of "
-            "betas, which training here needs"
-        )
-    prediction = settings.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise UserError(f"{folder}/scheduler: its prediction_type is {prediction}, not epsilon or v_prediction")
+    refuse_other_noise(settings, type(own).__name__, where)
     if len(own.alphas_cumprod) != settings["num_train_timesteps"]:
         raise UserError(
             f"{where}: trained_betas has {len(own.alphas_cumprod)} numbers, and num_train_timesteps is "
@@ -79,13 +71,46 @@ def flow_scheduler(folder: Path, flag: str = "--model") -> FlowMatchEulerDiscret
     Raises:
         UserError: if the model's schedule is none of a flow, or its shift has no such form.
     """
-    own, where = _open(folder, flag)
+    own, where = open_scheduler(folder, flag)
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
     settings = _settings(own)
     kind = type(own).__name__
+    refuse_other_flow(settings, kind, where)
+    if kind in FLOW_MATCH_SCHEDULERS:
+        return FlowMatchEulerDiscreteScheduler.from_config(settings)
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=settings["num_train_timesteps"], shift=settings["flow_shift"]
+    )
+
+
+def refuse_other_noise(settings: Mapping[str, Any], kind: str, where: str) -> None:
+    """Refuse the settings of a schedule that is not one of betas, or predicts something else than noise or velocity.
+
+    Raises:
+        UserError: beginning with where, which names the file.
+    """
+    if settings.get("timestep_type", "discrete") != "discrete" or settings.get("use_flow_sigmas"):
+        odd = "timestep_type" if settings.get("timestep_type", "discrete") != "discrete" else "use_flow_sigmas"
+        raise UserError(
+            f"{where}: {odd} is {settings[odd]}, so this {kind} does not sample the noise levels of betas, which "
+            "training here needs"
+        )
+    prediction = settings.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UserError(f"{where}: its prediction_type is {prediction}, not epsilon or v_prediction")
+
+
+def refuse_other_flow(settings: Mapping[str, Any], kind: str, where: str) -> None:
+    """Refuse the settings of a schedule that is none of a flow, or whose shift has another form.
+
+    Raises:
+        UserError: beginning with where, which names the file.
+    """
     if kind in FLOW_MATCH_SCHEDULERS:
         if settings.get("invert_sigmas"):
             raise UserError(f"{where}: invert_sigmas is set, so this {kind} runs from images to noise")
-        return FlowMatchEulerDiscreteScheduler.from_config(settings)
+        return
     if not settings.get("use_flow_sigmas") or settings.get("prediction_type") != FLOW:
         raise UserError(
             f"{where}: this {kind} samples a flow only with use_flow_sigmas true and prediction_type {FLOW}, and has "
@@ -95,9 +120,6 @@ def flow_scheduler(folder: Path, flag: str = "--model") -> FlowMatchEulerDiscret
         raise UserError(
             f"{where}: use_dynamic_shifting of a {kind} is not read here; give a FlowMatchEulerDiscreteScheduler"
         )
-    return FlowMatchEulerDiscreteScheduler(
-        num_train_timesteps=settings["num_train_timesteps"], shift=settings["flow_shift"]
-    )
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:
@@ -105,8 +127,12 @@ def _settings(scheduler: Any) -> dict[str, Any]:
     return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
-def _open(folder: Path, flag: str) -> tuple[Any, str]:
-    """Open a folder's scheduler by the class that its index names; return it and its file, for a refusal."""
+def open_scheduler(folder: Path, flag: str = "--model") -> tuple[Any, str]:
+    """Open a folder's scheduler by the class that its index names; return it and its file, for a refusal.
+
+    Raises:
+        UserError: naming the file, if the class cannot read it.
+    """
     opened_by = components.class_of(folder, "scheduler")
     where = f"{flag} {folder}/{FILE}"
     try:

@@ -25,22 +25,13 @@ from infra.base import (
     weight_shards,
 )
 from infra.base.errors import UserError
-from pipelines.latents import components, schedules
+from pipelines.latents import components, schedules, stated, weight_marks
 
 import transformers  # isort: skip
 from diffusers import ModelMixin  # isort: skip
 from diffusers.models.modeling_utils import no_init_weights  # isort: skip
 
-SHOWN = 3  # names in a refusal
 QUANTISED = ("I8", "U8", "F8_E4M3", "F8_E5M2")  # as safetensors names types
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt")
-HINTS = (
-    ("base_layer", "a LoRA was fused and not unloaded before it was saved: call unload_lora_weights() first"),
-    ("lora_", "it holds a LoRA's layers, which have to be fused and unloaded, or saved apart"),
-    ("_orig_mod.", "it was saved from a compiled network: save the module inside (network._orig_mod)"),
-    ("module.", "it was saved from a wrapped network (DataParallel): save network.module"),
-    ("vision_model.", "it is a whole CLIP: save its text model alone"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +55,7 @@ def check_folder(folder: Path, parts: Collection[str], flag: str = "--model") ->
     Raises:
         UserError: in one sentence that names class and file.
     """
+    stated.refuse(folder, flag)
     components.check_settings(folder, flag)
     schedules.check_schedule(folder, flag)
     check_weights(folder, parts, flag)
@@ -82,7 +74,7 @@ def check_weights(folder: Path, parts: Collection[str], flag: str = "--model") -
             opened = open_headers(folder, part)
             _refuse(opened, folder, part, flag)
             _refuse_quantised(opened, flag)
-            _refuse_without_words(folder, part, flag)
+            weight_marks.refuse_without_words(folder, part, flag)
 
 
 def _refuse_quantised(opened: Opened, flag: str) -> None:
@@ -97,17 +89,6 @@ def _refuse_quantised(opened: Opened, flag: str) -> None:
                     )
 
 
-def _refuse_without_words(folder: Path, part: str, flag: str) -> None:
-    """Refuse a text encoder whose tokenizer has no vocabulary: transformers 5 opens an empty one."""
-    tokenizer = folder / part.replace("text_encoder", "tokenizer")
-    if not part.startswith("text_encoder") or not tokenizer.is_dir():
-        return
-    if not any((tokenizer / name).is_file() for name in VOCABULARIES):
-        raise UserError(
-            f"{flag} {tokenizer}: has none of {', '.join(VOCABULARIES)}, so no words; copy the tokenizer's files again"
-        )
-
-
 def opened_parts(folder: Path) -> list[str]:
     """Name the parts that have weights: networks of classes that diffusers or transformers has, with a folder."""
     kinds = {
@@ -120,29 +101,16 @@ def opened_parts(folder: Path) -> list[str]:
 
 
 def _refuse(opened: Opened, folder: Path, part: str, flag: str) -> None:
-    reasons = [
-        f"{words} {len(names)} tensor{'s' if len(names) > 1 else ''} ({_some(names)})"
-        for words, names in (
-            ("it lacks", opened.missing),
-            ("it holds, beside its own,", opened.unexpected),
-            ("it has in another shape", opened.mismatched),
-        )
-        if names
-    ]
-    if not reasons:
+    odd = {
+        "it lacks": opened.missing,
+        "it holds, beside its own,": opened.unexpected,
+        "it has in another shape": opened.mismatched,
+    }
+    if not any(odd.values()):
         return
-    named = " ".join([*opened.unexpected, *opened.missing])
-    hint = next((f"; {words}" for mark, words in HINTS if mark in named), "")
-    where = ", ".join(path.name for path in _files(folder, part)[:SHOWN])
-    raise UserError(
-        f"{flag} {folder / part}/{where}: not the weights of the {opened.kind} that {components.INDEX} names: "
-        f"{'; '.join(reasons)}{hint}"
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    names = ", ".join(path.name for path in _files(folder, part)[: weight_marks.SHOWN])
+    hint = weight_marks.hint_of([*opened.unexpected, *opened.missing])
+    raise UserError(weight_marks.refusal(f"{flag} {folder / part}/{names}", opened.kind, odd, hint))
 
 
 def open_headers(folder: Path, part: str) -> Opened:

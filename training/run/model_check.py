@@ -55,7 +55,7 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
 def _check_drawing(config: TrainConfig) -> None:
     """Refuse captions, scorer or sampling steps that no image of the run could be drawn or judged with."""
     from labelers.scoring import scorers
-    from pipelines.drawing.sampling import check_steps
+    from pipelines.drawing.steps import check_steps
 
     validation = config.validation
     if validation.validation_prompts:

@@ -13,7 +13,7 @@ from infra.base import files, logs, tables
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import label_files, schemas, store
+from pipelines.latents import label_files, schemas, stated, store
 from pipelines.raw import pairs
 from training.checkpoints import checkpoint
 from training.data import hold_out
@@ -159,6 +159,7 @@ def check_config(config: TrainConfig) -> TrainConfig:
             f"--steps {config.steps}: each of the {decided:,} pairs is seen {seen:.0f} times and none is held out, so "
             "nothing will show whether the policy learns them by heart; give --hold-out 0.1, or fewer steps"
         )
+    stated.refuse(config.start.folder(()))
     from training.run.model_check import check_models  # slow to import; what needs no model is refused by now
 
     return check_models(config, manifest)

@@ -14,7 +14,8 @@ from support.material import MODEL
 from support.tiny_pipelines import KINDS
 
 from infra.base.errors import UserError
-from pipelines.drawing.sampling import Edit, Refiner, check_refiner, check_steps, draw_images, load_pipeline
+from pipelines.drawing.sampling import Edit, Refiner, check_refiner, draw_images, load_pipeline
+from pipelines.drawing.steps import check_steps
 
 Pipelines = Callable[[str], Path]
 TOKENS = {"sd3": 77, "flux": 77, "sd3-without-t5": 0, "qwen-image": 77, "z-image": 77}

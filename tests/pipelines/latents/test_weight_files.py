@@ -82,8 +82,8 @@ def test_whole_pipelines_of_every_kind_are_taken(kind: str, tiny_pipeline: Pipel
 @pytest.mark.parametrize(
     ("kind", "part", "change", "words"),
     [
-        ("sd-v", "text_encoder", put("q_proj.", "q_proj.base_layer."), r"lacks 4 tensors .*unload_lora_weights"),
-        ("sd-v", "text_encoder", front("module."), r"lacks 36 tensors .* 36 tensors \(module\..*network\.module"),
+        ("sd-v", "text_encoder", put("q_proj.", "q_proj.base_layer."), r"its own, 4 tensors .*unload_lora_weights"),
+        ("sd-v", "text_encoder", front("module."), r"its own, 36 tensors \(module\..*network\.module"),
         ("sdxl", "text_encoder_2", without("text_projection"), r"lacks 1 tensor \(text_projection\.weight\)"),
         ("flux", "text_encoder_2", without("layer_norm"), r"T5EncoderModel .* lacks 3 tensors"),
         ("sd-v", "unet", front("_orig_mod."), r"UNet2DConditionModel .*compiled network"),
@@ -254,6 +254,13 @@ def test_a_side_that_diffusers_cannot_draw_is_refused(copied: Pipelines) -> None
     set_json(folder / "unet" / "config.json", sample_size=[8, 8])
     with pytest.raises(UserError, match=r"unet/config\.json: sample_size is \[8, 8\]; give one number"):
         kinds.native_resolution(folder)
+
+
+def test_a_setting_of_another_type_is_one_sentence(copied: Pipelines) -> None:
+    folder = copied("sdxl")
+    set_json(folder / "unet" / "config.json", addition_time_embed_dim=None)
+    with pytest.raises(UserError, match=rf"^--model {folder}: a setting of its unet or vae is of another type than a "):
+        check_folder(folder, ())
 
 
 def write_scheduler(folder: Path, scheduler: Any) -> None:
