@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from support.strategies import FLOAT32, INT64, TEXTS
 
 from infra.base import (
+    row_digest,
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from labelers.labels import label_rules
-from pipelines.latents import schemas, store
+from pipelines.latents import schemas
 from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw import pairs
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
@@ -216,7 +217,7 @@ def test_raw_rows_come_back_from_the_store(rows: list[dict[str, Any]], strict: b
         else:
             assert (encoded["prompt_id"], encoded["label_0"]) == (pairs.prompt_id(row["caption"]), row["label_0"])
             assert encoded["latents_0"] == (None if tie else latents[index].tolist())
-    assert store.rows_digest(back) == store.rows_digest(back.take(pa.array(range(len(rows))[::-1])))
+    assert row_digest.rows_digest(back) == row_digest.rows_digest(back.take(pa.array(range(len(rows))[::-1])))
 
 
 @given(st.lists(st.lists(st.integers(0, 2**16 - 1), min_size=3, max_size=3), min_size=1, max_size=8))

@@ -148,7 +148,14 @@ RUN_ID: dict[str, Outcome] = {
 }
 # A copy without its index is an unfinished one, which is made again like any other.
 COPIED: dict[str, Outcome] = NOTED | {"swapped": "repaired", "a link": "repaired"}
+REDONE: dict[str, Outcome] = {**NOTED, "swapped": "repaired", "copied beside": "repaired"}
+# A block without its mark is an unfinished one; ids alone do not change from one encoding to another.
+MARKED: dict[str, Outcome] = REDONE | {"gone": "right", "renamed": "right", "older copy": "right"}
+# A block without its note is one of an earlier version.
+COMPARED: dict[str, Outcome] = NOTED | {"gone": "right", "renamed": "right", "swapped": "repaired"}
 SHOWN: dict[str, Outcome] = {**NOTED, "swapped": "repaired", "unreadable": "repaired"}  # to people alone
+# What a gallery shows is made from the images again, whatever its record says.
+RECORDED: dict[str, Outcome] = {**dict.fromkeys((*NOTED, "unreadable"), "right"), "swapped": "repaired"}
 NONE_WITHOUT: dict[str, Outcome] = {"gone": "right", "renamed": "right"}  # where a marker makes a thing one
 INDEXED: dict[str, Outcome] = COPIED | NONE_WITHOUT | {"a link": "right", "older copy": "right"}
 
@@ -170,32 +177,57 @@ class Row:
 KEPT = "pairs/status=kept/part-0.parquet"
 KEPT_IMAGES = "images/status=kept/part-0.parquet"  # of a store of groups
 PROMPTS = "prompts/part-0.parquet"
+LABELS = "labels/red"
+SCORED = "part-0.parquet"
+BLOCK = "block_0"
+OTHER = "block_1"
+DONE = ".work/prompts_done"  # marks of finished blocks
+ROWS_NOTED = f"{DONE}_rows"
 STEP = "checkpoints/step-0000004"
 ROWS = (
     Row(kind="store", file="manifest.json", partner=KEPT),
     Row(kind="store", file=KEPT, partner=PROMPTS, unusual=DOUBLED),
     Row(kind="store", file=PROMPTS, partner=KEPT, unusual=DOUBLED),
-    Row(kind="store", file=KEPT_IMAGES, partner=KEPT, unusual=DOUBLED),
     Row(kind="store", file="index/pairs.arrow", partner="index/captions.arrow"),
     Row(kind="store", file="index/pair_parts.arrow", partner="index/caption_parts.arrow"),
-    Row(kind="label set", file="labels/red/manifest.json", partner="manifest.json"),
+    Row(kind="store of groups", file="manifest.json", partner=KEPT_IMAGES),
+    Row(kind="store of groups", file=KEPT, partner=PROMPTS, unusual=DOUBLED),
+    Row(kind="store of groups", file=KEPT_IMAGES, partner=KEPT, unusual=DOUBLED),
+    Row(kind="store of groups", file=PROMPTS, partner=KEPT_IMAGES, unusual=DOUBLED),
+    Row(kind="store of groups", file="index/pairs.arrow", partner="index/images.arrow"),
+    Row(kind="store of groups", file="index/images.arrow", partner="index/captions.arrow"),
+    Row(kind="store of groups", file="index/image_parts.arrow", partner="index/caption_parts.arrow"),
     Row(
-        kind="label set",
-        file="labels/red/part-0.parquet",
-        partner="labels/red/quarantined/part-0.parquet",
-        unusual=DOUBLED,
+        kind="unfinished store", file=f"prompts/{BLOCK}-0.parquet", partner=f"prompts/{OTHER}-0.parquet", unusual=REDONE
     ),
+    Row(kind="unfinished store", file=f"{DONE}/{BLOCK}.parquet", partner=f"{DONE}/{OTHER}.parquet", unusual=MARKED),
     Row(
-        kind="label set",
-        file="labels/red/quarantined/part-0.parquet",
-        partner="labels/red/part-0.parquet",
-        unusual=DOUBLED,
+        kind="unfinished store",
+        file=f"{ROWS_NOTED}/{BLOCK}.json",
+        partner=f"{ROWS_NOTED}/{OTHER}.json",
+        unusual=COMPARED,
     ),
-    Row(kind="cached errors", file="reference/base/manifest.json", partner="manifest.json"),
-    Row(kind="cached errors", file="reference/base/draw-0000.parquet", partner=KEPT, unusual=DOUBLED),
+    *(
+        row
+        for kind in ("label set", "label set of groups")
+        for row in (
+            Row(kind=kind, file=f"{LABELS}/manifest.json", partner="manifest.json"),
+            Row(kind=kind, file=f"{LABELS}/{SCORED}", partner=f"{LABELS}/quarantined/{SCORED}", unusual=DOUBLED),
+            Row(kind=kind, file=f"{LABELS}/quarantined/{SCORED}", partner=f"{LABELS}/{SCORED}", unusual=DOUBLED),
+        )
+    ),
+    *(
+        row
+        for kind in ("cached errors", "cached errors of groups")
+        for row in (
+            Row(kind=kind, file="reference/base/manifest.json", partner="manifest.json"),
+            Row(kind=kind, file="reference/base/draw-0000.parquet", partner=KEPT, unusual=DOUBLED),
+        )
+    ),
     Row(kind="images", file="manifest.json", partner="images/part-0.parquet"),
     Row(kind="images", file="images/part-0.parquet", partner="manifest.json", unusual=DOUBLED),
     Row(kind="gallery", file="gallery/00001-0.png", partner="gallery/00002-0.png", unusual=SHOWN),
+    Row(kind="gallery", file="gallery/shown.json", partner="gallery/00001-0.png", unusual=RECORDED),
     Row(kind="scores", file="scores/red/manifest.json", partner="set.json"),
     Row(kind="scores", file="scores/red/scores.parquet", partner="images/part-0.parquet"),
     Row(kind="scores", file="set.json", partner="manifest.json"),

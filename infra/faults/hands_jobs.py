@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
-from infra.base import files, models, tables
+from infra.base import files, models, row_digest, tables
 from infra.faults.at_work import Hand
 from pipelines.drawing import image_sets
 from pipelines.latents import label_files, store
@@ -105,7 +105,7 @@ def _stored(folder: Path) -> str:
     rows = {}
     for part in (store.KEPT, "prompts"):
         table = tables.read(store.files_of(path, manifest, part))
-        rows[part] = (table.num_rows, store.rows_digest(table))
+        rows[part] = (table.num_rows, row_digest.rows_digest(table))
     human, _ = label_files.read_labels(path, "human")
     return repr((manifest.content_hash, manifest.counts, rows, human.to_pydict()))
 

@@ -9,22 +9,25 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from infra.base import begun, cli, files, named_files, records, result_files, tables
+from infra.base import begun, cli, files, named_files, one_writer, records, result_files, tables
 from infra.base.config_files import CONFIG
 from infra.base.node_cache import staged_once
 from infra.base.verifying import refusals
 from pipelines.arena_app import arena
 from pipelines.arena_app.arena_votes import VOTES, VoteLog, read_votes
-from pipelines.drawing import gallery, image_sets
+from pipelines.drawing import gallery, image_flags, image_sets
 from pipelines.drawing.generate_config import GenerateConfig
+from pipelines.engine import block_rows, in_process, resumable
+from pipelines.engine.jobs import Job, Step
 from pipelines.experiments import sweep_done
-from pipelines.judging import image_flags, score_files
-from pipelines.latents import label_files, store, store_check
+from pipelines.judging import score_files
+from pipelines.latents import label_files, schemas, store, store_check
 from training.checkpoints import checkpoint, run_check
 from training.checkpoints.run_folder import RESULT, settle_run_id
 from training.reference import reference_errors
@@ -59,6 +62,60 @@ def use_store(folder: Path) -> str:
     kept = tables.read(store.files_of(str(folder), manifest, store.KEPT))
     prompts = tables.read(store.files_of(str(folder), manifest, "prompts"))
     return _digest(manifest.content_hash, _rows(kept), _rows(prompts), _rows(store.kept_pairs(str(folder))))
+
+
+def use_groups(folder: Path) -> str:
+    """Read a store of groups as training does: beside the rest, which images its pairs show."""
+    read = use_store(folder)
+    manifest = store.read_manifest(str(folder))
+    images = tables.read(store.files_of(str(folder), manifest, store.KEPT_IMAGES))
+    return _digest(read, _rows(images), _rows(store.shown_images(str(folder))))
+
+
+class Encoded:
+    """Step: captions to what a model of a version makes of them."""
+
+    def __init__(self, version: int = 1) -> None:
+        self.version = version
+
+    def __call__(self, captions: pa.Table) -> pa.Table:
+        """Add an embedding."""
+        return captions.append_column("embedding", pa.array(np.full(captions.num_rows, self.version, np.float32)))
+
+
+def captions_job(folder: Path) -> Job:
+    """Describe the encoder's pass over captions, in blocks of two, with a step that costs nothing."""
+    work = folder / store.WORK
+    return Job(
+        source=[str(work / "captions.parquet")],
+        columns=["prompt_id"],
+        steps=[Step(function=Encoded)],
+        output=str(folder / "prompts"),
+        checkpoint=str(work / "prompts_done"),
+        id_column="prompt_id",
+        row_ids=lambda table: table["prompt_id"].to_numpy(),
+        rows_per_block=2,
+        name="captions",
+        rows=4,
+        written_as=schemas.WRITTEN_AS,
+    )
+
+
+def use_unfinished(folder: Path) -> str:
+    """Go on with the captions of an unfinished store, up to where their rows are about to be published."""
+    job = captions_job(folder)
+    rows: list[pa.Table] = []
+    unpublished = resumable.Pass(
+        work=str(folder / "work"),
+        settings={},
+        is_finished=lambda: False,
+        lock=lambda: one_writer.writer_lock(str(folder)),
+        run=lambda: in_process.run(job),
+        count=lambda: block_rows.read(job.output, job.checkpoint),
+        publish=rows.append,
+    )
+    resumable.finish(unpublished)
+    return _digest(_rows(rows[0].sort_by("prompt_id")))
 
 
 def use_labels(folder: Path) -> str:
@@ -165,12 +222,24 @@ def _problems_of_arena(folder: Path) -> Iterator[str]:
     yield from refusals(lambda: use_arena(folder))
 
 
+def _problems_of_unfinished(folder: Path) -> Iterator[str]:
+    """Yield what cannot be read of an unfinished store: whatever else differs is computed again."""
+    for path in (path for part in ("prompts", store.WORK) for path in files.list_files(str(folder / part))):
+        yield from refusals(partial(files.read_bytes, path))
+
+
+LABEL_SET = Kind(use_labels, lambda folder: store_check.label_set_problems(str(folder), "red"))
+CACHED_ERRORS = Kind(
+    use_errors, lambda folder: store_check.reference_problems(reference_errors.folder_of(str(folder), "base"))
+)
 KINDS: Mapping[str, Kind] = {
     "store": Kind(use_store, lambda folder: store_check.problems(str(folder))),
-    "label set": Kind(use_labels, lambda folder: store_check.label_set_problems(str(folder), "red")),
-    "cached errors": Kind(
-        use_errors, lambda folder: store_check.reference_problems(reference_errors.folder_of(str(folder), "base"))
-    ),
+    "store of groups": Kind(use_groups, lambda folder: store_check.problems(str(folder))),
+    "unfinished store": Kind(use_unfinished, _problems_of_unfinished),
+    "label set": LABEL_SET,
+    "label set of groups": LABEL_SET,
+    "cached errors": CACHED_ERRORS,
+    "cached errors of groups": CACHED_ERRORS,
     "images": Kind(use_images, _problems_of_images),
     "gallery": Kind(use_gallery, lambda _: iter(())),  # whatever differs is made again
     "scores": Kind(use_scores, _problems_of_scores),

@@ -17,11 +17,12 @@ from labelers.scoring.pair_scores import DecodePairs, ScorePairs, ScoreRawPairs,
 from labelers.scoring.reasons import is_unanswered
 from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SpeedConfig
-from pipelines.engine import choose, progress, shares
+from pipelines.engine import block_rows, choose, progress, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.raw import pairs, source
 
 SCORES = "scores"  # folder of the scored pairs, below the work folder
+MARKS = "scores_done"  # folder of the marks of finished blocks, there
 FIRST = 16  # pairs that every scorer is tried on before the pass begins
 
 
@@ -134,7 +135,7 @@ def score_pairs(
 
     Blocks with pairs that a server gave no answer to are; what it did answer of them is kept in --answers.
     """
-    done = files.join(work, "scores_done")
+    done = files.join(work, MARKS)
     waiting = _unanswered(names, weights, work)
     for path in waiting:
         files.remove(path, files.owner_of(work))
@@ -182,9 +183,9 @@ def read_scores(wanted: npt.NDArray[np.int64], work: str) -> pa.Table:
         The columns of ScorePairs, one row per wanted pair, in the order of pair_id.
 
     Raises:
-        UserError: if the rows are not exactly the wanted ones.
+        UserError: if the rows are not exactly the wanted ones, or other hands changed them.
     """
-    table = tables.read_folder(files.join(work, SCORES)).sort_by("pair_id")
+    table = block_rows.read(files.join(work, SCORES), files.join(work, MARKS)).sort_by("pair_id")
     if not np.array_equal(table["pair_id"].to_numpy(), np.sort(wanted)):
         raise UserError(
             f"{work}: {table.num_rows} pairs scored, {len(wanted)} wanted; the source changed meanwhile: "

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from infra.base.errors import UserError
+from pipelines.drawing.image_flags import blurred, flag_reasons
 from pipelines.drawing.image_sets import read_images
 from pipelines.judging.comparison import Images, check_comparable, find_images
-from pipelines.judging.image_flags import blurred, flag_reasons
 from pipelines.judging.rank_pairs import drawing_of, image_uid, read_contents
 from pipelines.raw.decode import BadImage, open_image
 from pipelines.raw.pairs import hash64

@@ -27,29 +27,36 @@ from pipelines.drawing import image_sets, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
 from pipelines.drawing.image_identity import image_identity
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import choose, resumable, shares
+from pipelines.drawing.steps import check_steps
+from pipelines.engine import block_rows, choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import kinds, store
+from pipelines.latents import adapter_names, kinds, stated, store
+
+MARKS = "images_done"  # folder of the marks of finished blocks, among the work files
 
 
 def check_models(config: GenerateConfig) -> None:
     """Check by configurations alone, before weights are fetched, that the models are of kinds that fit the flags."""
-    from pipelines.drawing import sampling  # these two load the libraries of networks
-    from pipelines.latents import weight_files
-
     folder = models.Model(config.model, config.revision).folder(())
+    stated.refuse(folder)
+    check_steps(folder, config.sampling_steps)
+    from pipelines.latents import weight_files  # which loads the libraries of networks
+
     weight_files.check_folder(folder, ())
-    sampling.check_steps(folder, config.sampling_steps)
     if config.max_tokens is not None:
         kinds.text_tokens(folder, config.max_tokens)
     if config.strength is not None:
-        sampling.check_edits(folder)
+        from pipelines.drawing.sampling import check_edits  # which loads pipelines
+
+        check_edits(folder)
         kinds.native_resolution(folder)  # to which start images are resized; another kind is refused there
     if config.refiner is not None and config.refiner_start is not None:
         refiner = models.Model(config.refiner).folder((), "--refiner")
         weight_files.check_folder(refiner, (), "--refiner")
+        from pipelines.drawing.sampling import check_refiner
+
         strength = config.strength or 1.0
-        sampling.check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
+        check_refiner(folder, refiner, config.sampling_steps, config.refiner_start, strength)
 
 
 def main(config: GenerateConfig) -> None:
@@ -58,24 +65,28 @@ def main(config: GenerateConfig) -> None:
     output = files.resolve(config.output)
     object_storage.check("--output", output)
     captions = read_prompts(files.resolve(config.prompts))[: config.limit]
+    lora = models.adapters_folder("--lora", config.lora) if config.lora else None
+    if lora:
+        adapter_names.refuse_other_kinds("--lora", lora)
+    check_models(config)
     # These load the libraries of networks: what needs none is refused by now.
-    from pipelines.drawing import negative
     from pipelines.latents import identity as model_identity
     from pipelines.latents import weight_files
-    from pipelines.latents.adapters import check_adapters
 
-    check_models(config)
     model = models.Model(config.model, config.revision).pinned()
     refiner = models.Model(config.refiner).pinned() if config.refiner else None
     against = models.Model(config.negative_model).pinned() if config.negative_model else None
     for flag, one in (("--model", model), ("--refiner", refiner), ("--negative-model", against)):
         if one is not None:
             weight_files.check_weights(one.folder(flag=flag), weight_files.opened_parts(one.folder(flag=flag)), flag)
-    lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
+        from pipelines.latents.adapters import check_adapters
+
         check_adapters("--lora", lora, model.folder())
         say_precision(lora, config)
     if against is not None:
+        from pipelines.drawing import negative
+
         negative.check_negative(model.folder(), against.folder(), config.guidance_scale)
     wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
@@ -160,8 +171,10 @@ def _describe_images(output: str, wanted: int) -> dict[str, dict[str, Any]]:
     """Describe the files of the images drawn, as image_sets.describe_images does.
 
     Raises:
-        UserError: if they are not as many images as wanted.
+        UserError: if they are not as many images as wanted, or other hands changed them.
     """
+    folder = files.join(output, image_sets.IMAGES)
+    block_rows.refuse_altered(folder, files.join(output, store.WORK, MARKS), block_rows.digests_below(folder))
     described = image_sets.describe_images(output)
     images = sum(about["rows"] for about in described.values())
     if images != wanted:
@@ -213,7 +226,7 @@ def _job(
             )
         ],
         output=files.join(output, image_sets.IMAGES),
-        checkpoint=files.join(output, store.WORK, "images_done"),
+        checkpoint=files.join(output, store.WORK, MARKS),
         id_column="image_id",
         row_ids=image_sets.image_ids,
         rows_per_block=4 * config.batch_size,

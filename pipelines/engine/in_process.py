@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.base import files, garbage, termination
-from pipelines.engine import failures, progress
+from pipelines.engine import block_rows, failures, progress
 from pipelines.engine.jobs import Job, Step
 
 AHEAD = 4  # threads of a cheap step, at most, where the job names no number
@@ -188,25 +187,16 @@ def _write(job: Job, name: str, block: pa.Table) -> None:
         return
     pending = files.join(job.checkpoint, f"{name}{progress.PENDING}")
     _write_file(pending, block.select([job.id_column]))
-    for folder, rows in _parts(job, block):
-        _write_file(files.join(folder, f"{name}-0.parquet"), rows, job.written_as)
+    parts = dict(block_rows.parted(block, job.partition_by))
+    block_rows.note(job.checkpoint, name, parts)
+    for folder, rows in parts.items():
+        _write_file(block_rows.path_of(job.output, folder, name), rows, job.written_as)
     _settle(pending, files.join(job.checkpoint, f"{name}.parquet"))
 
 
 def _settle(pending: str, written: str) -> None:
     filesystem, before = files.open_filesystem(pending)
     filesystem.move(before, files.open_filesystem(written)[1])
-
-
-def _parts(job: Job, block: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Part a block's rows by the job's column, whose value names the folder; yields folders with their rows."""
-    if job.partition_by is None:
-        yield job.output, block
-        return
-    column = block[job.partition_by]
-    for value in pc.unique(column).to_pylist():
-        rows = block.filter(pc.equal(column, value)).drop_columns([job.partition_by])
-        yield files.join(job.output, f"{job.partition_by}={value}"), rows
 
 
 def _write_file(path: str, table: pa.Table, options: Mapping[str, Any] | None = None) -> None:

@@ -16,15 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
-from ray.data.block import BlockMetadata
+from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
+from ray.data._internal.execution.interfaces import TaskContext
+from ray.data._internal.planner.plan_write_op import WRITE_UUID_KWARG_NAME
+from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
 from ray.data.datasource import Datasource, ReadTask
 
-from infra.base import files, metrics, object_storage
+from infra.base import files, metrics, object_storage, tables
 from infra.base.errors import UserError, comes_again
-from pipelines.engine import in_process, progress
+from pipelines.engine import block_rows, in_process, progress
 from pipelines.engine.failures import AGAIN, full_disk
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
 from pipelines.engine.ray_cluster import call, connect, device_count, ending_on_sigterm, export, map_files
@@ -174,14 +177,30 @@ def _build(job: Job) -> None:
             num_gpus=step.gpus or None,
             **kind,
         )
-    filesystem, output = files.open_filesystem(job.output)
-    dataset.write_parquet(
-        output,
-        filesystem=filesystem,
-        partition_cols=[job.partition_by] if job.partition_by else None,
-        ray_remote_args={"num_cpus": SMALL_CPUS},
-        **job.written_as,
-    )
+    dataset.write_datasink(_NotingSink(job), ray_remote_args={"num_cpus": SMALL_CPUS})
+
+
+class _NotingSink(ParquetDatasink):
+    """Ray's own writing of Parquet, before which a block's rows are noted."""
+
+    def __init__(self, job: Job) -> None:
+        filesystem, output = files.open_filesystem(job.output)
+        columns = [job.partition_by] if job.partition_by else None
+        super().__init__(output, filesystem=filesystem, partition_cols=columns, arrow_parquet_args=dict(job.written_as))
+        self.checkpoint = job.checkpoint
+        self.partition_by = job.partition_by
+
+    def write(self, blocks: Iterable[Block], ctx: TaskContext) -> None:
+        """Note and write the rows of one task, which are one block."""
+        held = list(blocks)
+        rows = pa.concat_tables(
+            [BlockAccessor.for_block(block).to_arrow() for block in held], promote_options="default"
+        )
+        if rows.num_rows:
+            file = self.filename_provider.get_filename_for_task(ctx.kwargs[WRITE_UUID_KWARG_NAME], ctx.task_idx)
+            parts = dict(block_rows.parted(rows, self.partition_by))
+            block_rows.note(self.checkpoint, file.removesuffix(tables.SUFFIX), parts)
+        super().write(held, ctx)
 
 
 class _Files(Datasource):

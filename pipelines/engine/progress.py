@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
@@ -90,14 +91,28 @@ def clear_unfinished(job: Job) -> None:
         shown = f"{changed[0]} and {len(changed) - 1} more" if len(changed) > 1 else changed[0]
         print(f"{job.output}: rows that {shown} names were lost or changed and are computed again", file=sys.stderr)
     kept = _ids([repaired] if repaired else [], job.id_column)
+    whole = [np.empty(0, np.int64)]
     for path in [path for block, paths in written.items() if block not in marks for path in paths]:
-        if not len(kept) or not _all_in(_ids([path], job.id_column), kept):
+        ids = _ids([path], job.id_column)
+        if len(kept) and _all_in(ids, kept) and not are_among(ids, np.sort(np.concatenate(whole))).any():
+            whole.append(ids)
+        else:
             files.remove(path, own)
+    if repaired:
+        _keep_found(job, repaired, kept, np.sort(np.concatenate(whole)))
     for path in pending:
         files.remove(path, own)
     for block, mark in _marks(job).items():
         if block in begun and block not in marks:  # renamed meanwhile, by a worker that lives still
             files.remove(mark, own)
+
+
+def _keep_found(job: Job, mark: str, kept: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> None:
+    """Have the mark of what a repair found whole name only the rows whose files are still there."""
+    if np.array_equal(kept, found):
+        return
+    print(f"{job.output}: {len(kept) - len(found):,} more rows were lost since and are computed again", file=sys.stderr)
+    files.write_table(mark, pa.table({job.id_column: found}))
 
 
 def forget_blocks(checkpoint: str, id_column: str, wanted: npt.NDArray[np.int64]) -> None:

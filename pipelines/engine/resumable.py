@@ -6,6 +6,7 @@ It knows neither what runs a pass nor where its result lies: whoever describes a
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from infra.base import files, tables
 from infra.base.errors import UserError
+from pipelines.engine.block_rows import AlteredError
 
 Result = TypeVar("Result")
 MARKS = "_done/"  # ends the names of folders in it: the marks of blocks that are written
@@ -64,11 +66,21 @@ def finish(wanted: Pass[Result]) -> Result | None:
             if is_new and not _has_rows(wanted.work):  # the corrected command shall not meet these settings
                 files.remove(files.join(wanted.work, NOTED), files.owner_of(wanted.work))
             raise
-        result = wanted.count()
+        result = _counted(wanted)
         still_held()
         wanted.publish(result)
         files.remove(wanted.work, files.owner_of(wanted.work))
     return result
+
+
+def _counted(wanted: Pass[Result]) -> Result:
+    """Count what was written; rows that other hands changed meanwhile are computed again, once."""
+    try:
+        return wanted.count()
+    except AlteredError as error:
+        print(error, file=sys.stderr, flush=True)
+        wanted.run()
+        return wanted.count()
 
 
 def _has_rows(work: str) -> bool:

@@ -19,6 +19,7 @@ from infra.base.errors import UserError, check_least
 from infra.pages import made
 from labelers.scoring import endpoint, scorers
 from pipelines.drawing import generate, generate_config
+from pipelines.drawing.image_flags import summarise_image_flags
 from pipelines.drawing.image_sets import describe_captions
 from pipelines.drawing.prompt_sets import PromptSet, read_set
 from pipelines.drawing.prompts import read_prompts
@@ -26,7 +27,6 @@ from pipelines.experiments.evaluate_config import EvaluateConfig
 from pipelines.judging import flag_images, pairwise, score, score_files
 from pipelines.judging.comparison import Drawn, Images, check_comparable, find_images, read_drawn
 from pipelines.judging.evaluation import Evaluated, break_down, judge, line_up, unjudged
-from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents.safety import make_filter
 from pipelines.reports import evaluation_page

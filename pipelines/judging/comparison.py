@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from infra.base import files
 from infra.base.errors import UserError
+from pipelines.drawing.image_flags import check_same_filter
 from pipelines.drawing.image_sets import read_manifest
-from pipelines.judging.image_flags import check_same_filter
 from pipelines.judging.score_files import KEYS, fingerprints, paired_scores, read_scores, read_set
 from pipelines.judging.win_rate import win_rate
 

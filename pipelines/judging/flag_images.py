@@ -11,18 +11,21 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import files, object_storage, one_writer, tables
+from infra.base import files, object_storage, one_writer
 from infra.base.errors import UserError, check_least
+from pipelines.drawing import gallery
+from pipelines.drawing.image_flags import are_flagged, flags_identity, read_image_flags, write_image_flags
 from pipelines.drawing.image_sets import image_files, image_ids, read_images, read_manifest
-from pipelines.engine import choose, resumable, shares
+from pipelines.engine import block_rows, choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging.flag_config import FlagConfig
-from pipelines.judging.image_flags import are_flagged, flags_identity, read_image_flags, write_image_flags
 from pipelines.latents import store
 from pipelines.latents.safety import Filter, concept_reason, make_filter
 from pipelines.raw.decode import open_image
 
 WORK = f"{store.WORK}-flags"  # not score.py's, where a killed pass may wait to go on
+REASONS = "reasons"  # folder of the rows of a pass, there
+MARKS = "done"  # folder of the marks of finished blocks, there
 
 
 class FlagImages:
@@ -61,6 +64,11 @@ def main(config: FlagConfig) -> None:
         reasons = "".join(f"\n  {reason}  {count:,}" for reason, count in flags.counts().items())
         nothing = "" if done else "already flagged, nothing to do: "
         print(f"{path}: {nothing}{len(flags.reasons):,} of {flags.images:,} images flagged{reasons}", flush=True)
+        shown = gallery.show_as_flagged(path)
+        if shown:
+            print(shown, flush=True)
+        if done and flags.reasons:
+            print(f"reports made of {path} before still show its images as they are; make them again", flush=True)
 
 
 def flag_folder(config: FlagConfig, path: str, chosen: Filter) -> bool:
@@ -100,7 +108,8 @@ def _read_rows(path: str) -> pa.Table:
     Raises:
         UserError: if they are not those of the folder's images.
     """
-    table = tables.read_folder(files.join(path, WORK, "reasons")).sort_by("image_id")
+    work = files.join(path, WORK)
+    table = block_rows.read(files.join(work, REASONS), files.join(work, MARKS)).sort_by("image_id")
     if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
         raise UserError(f"{path}: {table.num_rows} images checked; they changed meanwhile: run again")
     return table
@@ -121,8 +130,8 @@ def _job(config: FlagConfig, path: str, chosen: Filter) -> Job:
                 gpus=share.gpus,
             )
         ],
-        output=files.join(work, "reasons"),
-        checkpoint=files.join(work, "done"),
+        output=files.join(work, REASONS),
+        checkpoint=files.join(work, MARKS),
         id_column="image_id",
         row_ids=image_ids,
         rows_per_block=4 * config.batch_size,

@@ -17,19 +17,21 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.base import files, models, next_step, object_storage, one_writer, tables
+from infra.base import files, models, next_step, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.verifying import refusals
 from labelers.scoring import scorers
 from pipelines.drawing import image_sets
+from pipelines.drawing.image_flags import read_image_flags
 from pipelines.drawing.image_sets import DONE, image_files, image_ids, read_images, read_manifest
-from pipelines.engine import choose, resumable, shares
+from pipelines.engine import block_rows, choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
 from pipelines.judging import score_files
-from pipelines.judging.image_flags import read_image_flags
 from pipelines.judging.score_config import ScoreConfig
 from pipelines.latents import store
+
+MARKS = "scores_done"  # folder of the marks of finished blocks, among the work files
 
 
 class ScoreImages:
@@ -143,7 +145,8 @@ def _read_rows(path: str) -> pa.Table:
     Raises:
         UserError: if they are not those of the folder's images.
     """
-    table = tables.read_folder(files.join(path, store.WORK, score_files.SCORES)).sort_by("image_id")
+    work = files.join(path, store.WORK)
+    table = block_rows.read(files.join(work, score_files.SCORES), files.join(work, MARKS)).sort_by("image_id")
     if table["image_id"] != read_images(path, columns=["image_id"])["image_id"]:
         raise UserError(f"{path}: {table.num_rows} images scored; they changed meanwhile: run again")
     return table
@@ -165,7 +168,7 @@ def _job(config: ScoreConfig, path: str, weights: Mapping[str, str | None]) -> J
             )
         ],
         output=files.join(work, score_files.SCORES),
-        checkpoint=files.join(work, "scores_done"),
+        checkpoint=files.join(work, MARKS),
         id_column="image_id",
         row_ids=image_ids,
         rows_per_block=4 * config.batch_size,

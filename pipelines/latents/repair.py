@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from infra.base import disk_errors, files, tables
 from infra.base.errors import UserError
@@ -73,7 +74,8 @@ def reopen(path: str, manifest: store.Manifest, lost: Collection[str]) -> int:
         if kept:
             done = tables.read([files.join(path, name) for name in kept], [key])
             files.write_table(files.join(work, f"{folder}_done", f"{progress.REPAIRED}.parquet"), done)
-    files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash})
+    kept_files = {name: about["sha256"] for name, about in manifest.files.items() if name not in lost}
+    files.write_json(files.join(work, BEFORE), {"content_hash": manifest.content_hash, "kept": kept_files})
     if manifest.source_files:
         files.write_json(files.join(work, store.SOURCE), manifest.source_files)
     files.write_json(
@@ -84,6 +86,26 @@ def reopen(path: str, manifest: store.Manifest, lost: Collection[str]) -> int:
         files.remove(files.join(path, name), path)
     files.remove(files.join(path, store.MANIFEST))
     return sum(int(manifest.files[name]["rows"]) for name in lost if name.split("/")[0] in passes)
+
+
+def refuse_altered(path: str, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse files that a repair found whole and that differ by now; nothing is compared where there was no repair.
+
+    Args:
+        described: the store's files by path, with the sha256 of each.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    noted = files.join(path, store.WORK, BEFORE)
+    kept = files.read_json(noted).get("kept", {}) if files.exists(noted) else {}
+    for name, sha256 in kept.items():
+        about = described.get(files.join(path, name))
+        if about is not None and about["sha256"] != sha256:
+            raise UserError(
+                f"{files.join(path, name)}: changed since the repair began; delete it, then the same command computes "
+                "its rows again"
+            )
 
 
 def compared(path: str, manifest: store.Manifest) -> str | None:

@@ -32,6 +32,7 @@ import pyarrow as pa
 
 from infra.base import files, named_files, records, tables
 from infra.base.errors import UserError
+from infra.base.row_digest import as_text, rows_digest
 from infra.base.versions import KEY, check_version
 from pipelines.latents import schemas
 
@@ -115,25 +116,8 @@ def describe(content: bytes, table: pa.Table) -> dict[str, Any]:
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "rows": table.num_rows,
-        "digest": f"{rows_digest(table):032x}",
+        "digest": as_text(rows_digest(table)),
     }
-
-
-def rows_digest(table: pa.Table) -> int:
-    """Add up a 128-bit hash of each row modulo 2^128, so that equal rows give equal digests in any order."""
-    columns: list[list[bytes]] = []
-    for name in sorted(table.column_names):
-        column = table[name].combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
-            filled = schemas.value_rows(column) if column.null_count == 0 else None
-            texts = [row.tobytes() for row in filled] if filled is not None else [b"null"] * len(column)
-        else:
-            texts = [repr(value).encode("utf-8", "surrogatepass") for value in column.to_pylist()]
-        columns.append(texts)
-    total = 0
-    for row in zip(*columns, strict=True):
-        total += int.from_bytes(hashlib.blake2b(b"\x1f".join(row), digest_size=16).digest(), "little")
-    return total % (1 << 128)
 
 
 def read_manifest(store: str) -> Manifest:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from infra.base import files, next_step, tables
 from infra.base.errors import UserError
-from pipelines.engine import choose, progress
-from pipelines.latents import addresses, group_index, label_files, safety, store
+from pipelines.engine import block_rows, choose, progress
+from pipelines.latents import addresses, group_index, label_files, repair, safety, store
 from pipelines.latents.models_known import model_flags
 from pipelines.raw import pairs, raw_pairs, source
 
@@ -87,6 +87,7 @@ def summarise(plan: Plan) -> store.Manifest:
     others = [path for part in ("prompts", store.IMAGES) for path in _files(plan, part)]
     described_files = choose.current().map_files(addresses.describe_file, paths + others)
     read = dict(zip(paths + others, described_files, strict=True))
+    _check_blocks(plan, {path: about for path, (about, _) in read.items()})
     wanted = kept_prompt_ids(plan)  # refused here where no pair was kept
     columns = ["pair_id", "label_0", "stage", "reason", "contradicts"]
     stored = tables.read(paths, columns)
@@ -113,6 +114,18 @@ def summarise(plan: Plan) -> store.Manifest:
     manifest = _manifest(plan, counts, reasons, {path: about for path, (about, _) in read.items()}, _index(plan, read))
     _write_human_labels(plan, kept, manifest.content_hash)
     return manifest
+
+
+def _check_blocks(plan: Plan, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse rows that are not those that this store's passes wrote, and remove their blocks.
+
+    Ids alone do not tell: a block of another encoding of the same source has the same.
+    """
+    repair.refuse_altered(plan.destination, described)
+    digests = {path: str(about["digest"]) for path, about in described.items()}
+    passes = (store.IMAGES, "prompts") if plan.images else ("pairs", "prompts")
+    for folder in passes:
+        block_rows.refuse_altered(files.join(plan.destination, folder), plan.work(f"{folder}_done"), digests)
 
 
 def _check_pairs(plan: Plan, stored: npt.NDArray[np.int64]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from infra.base import files
-from pipelines.judging.image_flags import summarise_image_flags
+from pipelines.drawing.image_flags import summarise_image_flags
 from pipelines.latents import label_files
 from pipelines.paper import paper_experiments as experiments
 from pipelines.paper import paper_page

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from infra.pages.made import describe
 from infra.pages.page import data_uri
+from pipelines.drawing.image_flags import shown_contents
 from pipelines.judging.comparison import Images
 from pipelines.judging.evaluation import ENOUGH_PROMPTS, Evaluated
 from pipelines.judging.win_rate import BOOTSTRAP
 from pipelines.reports.judges import judge_titles
-from pipelines.reports.report_page import IMAGE_SIDE, fill, flags_of, image_contents
+from pipelines.reports.report_page import IMAGE_SIDE, fill, flags_of
 
 SHOWN = 8  # pairs of a section
 SHOWN_UNJUDGED = 24  # pairs where no judge chose the best and the worst
@@ -61,8 +62,8 @@ def image_pairs(
     chosen = choose(evaluated, judge, columns)
     keys = evaluated.wanted["image_id"].to_pylist()
     ids = sorted({keys[row] for rows in chosen.values() for row in rows})
-    left = image_contents(base.folder, ids)
-    right = image_contents(policy.folder, ids)
+    left = shown_contents(base.folder, ids)
+    right = shown_contents(policy.folder, ids)
     flags = flags_of({"base": base.folder, "policy": policy.folder})
 
     def show(row: int) -> dict[str, Any]:

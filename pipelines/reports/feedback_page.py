@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 
 from infra.pages.made import command_line, describe
 from infra.pages.page import data_uri
+from pipelines.drawing.image_flags import shown_contents
 from pipelines.judging.comparison import Drawn
 from pipelines.judging.score_files import paired_scores
 from pipelines.reports.judges import judge_titles, training_seconds
-from pipelines.reports.report_page import IMAGE_SIDE, fill, flags_of, image_contents
+from pipelines.reports.report_page import IMAGE_SIDE, fill, flags_of
 
 SHOWN = 4  # captions drawn at random
 
@@ -31,7 +32,7 @@ def strips(report: Mapping[str, Any], policies: Mapping[str, Drawn], base: Drawn
             chosen.append((f"Largest gain of {name} by {judge}", int(np.argmax(ours - theirs))))
     ids = [first["image_id"][row].as_py() for _, row in chosen]
     models = {"base": base, **policies}
-    contents = {name: image_contents(drawn.folder, ids) for name, drawn in models.items()}
+    contents = {name: shown_contents(drawn.folder, ids) for name, drawn in models.items()}
     flags = flags_of({name: drawn.folder for name, drawn in models.items()})
     return [
         {

@@ -14,8 +14,8 @@ from typing import Any
 from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
+from pipelines.drawing.image_flags import summarise_image_flags
 from pipelines.judging.comparison import Drawn, compare, read_drawn
-from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import HUMAN, labellers_of
 from pipelines.judging.score_files import paired_scores
 from pipelines.judging.win_rate import win_points

@@ -13,8 +13,8 @@ from infra.base import begun, files, object_storage
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from infra.base.result_files import FACTS
+from pipelines.drawing.image_flags import summarise_image_flags
 from pipelines.judging.comparison import Drawn, compare, read_drawn
-from pipelines.judging.image_flags import summarise_image_flags
 from pipelines.judging.origin import find_origin
 from pipelines.latents import store
 from pipelines.reports import report_page

@@ -16,9 +16,8 @@ from infra.base import files
 from infra.pages import charts
 from infra.pages.made import command_line, describe
 from infra.pages.page import data_uri, template
-from pipelines.drawing.image_sets import read_images
+from pipelines.drawing.image_flags import flag_reasons, shown_contents
 from pipelines.judging.comparison import Drawn
-from pipelines.judging.image_flags import blurred, flag_reasons
 from pipelines.judging.score_files import paired_scores
 from pipelines.reports.judges import judge_titles, training_seconds
 from training.checkpoints.run_folder import ASSESSMENTS, SAMPLES, STEPS, VALIDATION, read_notes
@@ -41,8 +40,8 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
     }
     first = base.scores.filter(pc.equal(base.scores["image_index"], 0))
     ids = [first["image_id"][int(row)].as_py() for rows in chosen.values() for row in rows]
-    left = image_contents(base.folder, ids)
-    right = image_contents(policy.folder, ids)
+    left = shown_contents(base.folder, ids)
+    right = shown_contents(policy.folder, ids)
     flags = flags_of({"base": base.folder, "policy": policy.folder})
 
     def show(row: int) -> dict[str, Any]:
@@ -57,14 +56,6 @@ def image_pairs(policy: Drawn, base: Drawn, judge: str) -> dict[str, list[dict[s
         }
 
     return {title: [show(int(row)) for row in rows] for title, rows in chosen.items()}
-
-
-def image_contents(folder: str, ids: list[int]) -> dict[int, bytes]:
-    """Read images by their ids as a page may show them: a flagged one is blurred, and its own bytes stay out."""
-    table = read_images(folder, ids, columns=["image"])
-    flagged = flag_reasons(folder)
-    contents = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
-    return {image_id: blurred(content) if image_id in flagged else content for image_id, content in contents}
 
 
 def flags_of(folders: Mapping[str, str]) -> Callable[[int], dict[str, str]]:
@@ -83,7 +74,7 @@ def picture(policy: Drawn, base: Drawn, columns: int = 12, side: int = 128) -> b
     chosen = [first[row] for row in np.random.default_rng(1).permutation(len(first))[:columns]]
     canvas = Image.new("RGB", (len(chosen) * side, 2 * side))
     for row, drawn in enumerate((base, policy)):
-        contents = image_contents(drawn.folder, chosen)
+        contents = shown_contents(drawn.folder, chosen)
         for column, key in enumerate(chosen):
             image = Image.open(io.BytesIO(contents[key]), formats=("PNG",)).convert("RGB").resize((side, side))
             canvas.paste(image, (column * side, row * side))

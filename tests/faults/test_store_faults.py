@@ -29,7 +29,7 @@ from infra.faults import encoding
 from pipelines.engine import on_ray, progress
 from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import Job
-from pipelines.latents import label_files, repair, store
+from pipelines.latents import label_files, repair, schemas, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from training.data.staging import stage
@@ -230,6 +230,49 @@ def test_a_repair_that_cannot_be_done_leaves_the_store_as_it_is(
     with pytest.raises(UserError, match=message):
         main(EncodeConfig(source=source, store=str(copied_store), repair=True))
     assert {path: path.read_bytes() for path in copied_store.rglob("*") if path.is_file()} == before
+
+
+def test_a_block_of_another_encoding_in_an_unfinished_store_is_encoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows and ids are the same, and its latents are others: here those of the other image."""
+    source = write_pairs(tmp_path / "raw", rendered_pairs(4))
+    path = tmp_path / "store"
+    config = EncodeConfig(source=str(source), store=str(path))
+    killed = Mock(side_effect=KeyboardInterrupt)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    (kept,) = (path / store.KEPT).iterdir()
+    rows = pq.ParquetFile(kept).read()
+    column = rows.schema.get_field_index("latents_0")
+    pq.write_table(rows.set_column(column, "latents_0", rows["latents_1"]), kept, **schemas.WRITTEN_AS)
+    main(config)
+    assert f"{kept}: not as this job wrote it" in capsys.readouterr().err
+    assert store.read_manifest(str(path)).content_hash == killed.call_args.args[1].content_hash
+
+
+def test_a_file_that_changes_or_goes_while_a_store_is_repaired_is_not_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_pairs(tmp_path / "raw", rendered_pairs(4))
+    path = tmp_path / "store"
+    config = EncodeConfig(source=str(source), store=str(path), repair=True)
+    main(replace(config, repair=False))
+    clean = contents(path)
+    manifest = store.read_manifest(str(path))
+    kept, captions = (name for name in sorted(manifest.files) if name.startswith((store.KEPT, "prompts/")))
+    (path / captions).unlink()
+    repair.reopen(str(path), manifest, repair.damaged(str(path), manifest))
+    rows = pq.ParquetFile(path / kept).read()
+    pq.write_table(rows.set_column(2, "latents_0", rows["latents_1"]), path / kept)
+    with pytest.raises(UserError, match=rf"{kept}: changed since the repair began; delete it, then the same command"):
+        main(config)
+    (path / kept).unlink()
+    main(config)
+    assert "4 more rows were lost since and are computed again" in capsys.readouterr().err
+    assert contents(path) == clean
 
 
 # 8, 10. A full disk, and a spoilt source

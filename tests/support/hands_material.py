@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from PIL import Image
@@ -20,10 +22,11 @@ from infra.faults import hands, hands_uses
 from labelers.labels import label_set
 from pipelines.arena_app import arena
 from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Kept, VoteLog
-from pipelines.drawing import gallery, image_sets
+from pipelines.drawing import gallery, image_flags, image_sets
+from pipelines.engine import in_process
 from pipelines.experiments import sweep_done
-from pipelines.judging import image_flags, score_files
-from pipelines.latents import addresses, label_files, schemas, store
+from pipelines.judging import score_files
+from pipelines.latents import addresses, group_index, label_files, schemas, store
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import ASSESSMENTS, ID, IDENTITY, RESULT, STEPS
 from training.reference import reference_errors
@@ -44,18 +47,41 @@ def _described(folder: Path, tables: Mapping[str, pa.Table]) -> dict[str, dict[s
 def write_store(folder: Path, version: int) -> None:
     """Write a store with its human label set, a scorer's, and cached errors."""
     ids = np.arange(PAIRS)
-    latents = np.full((PAIRS, 4), version, np.float16)
-    halves = schemas.value_lists(latents)
-    kept = {"pair_id": ids, "prompt_id": ids, "latents_0": halves, "latents_1": halves}
-    images = {"image_id": ids, "latents": halves}
+    halves = _values(PAIRS, version)
+    kept = pa.table({"pair_id": ids, "prompt_id": ids, "latents_0": halves, "latents_1": halves})
+    described = _described(folder, {hands.KEPT: kept, hands.PROMPTS: _prompts(ids, version)})
+    placed = {name: addresses.describe_file(str(folder / name))[1] for name in described}
+    _publish(folder, version, described | addresses.write(str(folder), placed))
+    _write_errors(folder, version, "pair")
+
+
+def write_grouped(folder: Path, version: int) -> None:
+    """Write a store of groups: one of PAIRS + 1 images, each of which is in a pair with the next."""
+    ids = np.arange(PAIRS)
+    one = np.zeros(PAIRS, int)
+    named = {"pair_id": ids, "prompt_id": one, "group_id": one, "image_0_id": ids, "image_1_id": ids + 1}
+    images = pa.table({"image_id": np.arange(PAIRS + 1), "latents": _values(PAIRS + 1, version)})
+    kept = pa.table(named)
+    tables = {hands.KEPT: kept, hands.PROMPTS: _prompts(np.arange(1), version), hands.KEPT_IMAGES: images}
+    described = _described(folder, tables)
+    placed = {name: addresses.describe_file(str(folder / name))[1] for name in (hands.PROMPTS, hands.KEPT_IMAGES)}
+    _publish(folder, version, described | group_index.write(str(folder), placed, kept), images=PAIRS + 1)
+    _write_errors(folder, version, "image")
+
+
+def _values(rows: int, version: int) -> pa.Array:
+    return schemas.value_lists(np.full((rows, 4), version, np.float16))
+
+
+def _prompts(ids: npt.NDArray[np.int64], version: int) -> pa.Table:
     captions = [*(f"{version} {number}" for number in ids), ""]
-    embedding = schemas.value_lists(np.full((PAIRS + 1, 2), version, np.float16))
-    prompts = {"prompt_id": [*ids, 99], "caption": captions, "embedding": embedding}
-    columns = {hands.KEPT: kept, hands.PROMPTS: prompts, hands.KEPT_IMAGES: images}
-    described = _described(folder, {name: pa.table(one) for name, one in columns.items()})
-    placed = {name: addresses.describe_file(str(folder / name))[1] for name in (hands.KEPT, hands.PROMPTS)}
-    described |= addresses.write(str(folder), placed)
-    counts = store.Counts(rows_in=4, ties=0, invalid=0, quarantined=0, kept=4, contradicting=0, prompts=4)
+    return pa.table({"prompt_id": [*ids, 99], "caption": captions, "embedding": _values(len(captions), version)})
+
+
+def _publish(folder: Path, version: int, described: Mapping[str, Mapping[str, object]], images: int = 0) -> None:
+    counts = store.Counts(
+        rows_in=4, ties=0, invalid=0, quarantined=0, kept=4, contradicting=0, prompts=4, images=images
+    )
     manifest = store.Manifest(
         source="raw", model="m", fingerprints={}, resolution=64, latent_shape=(4, 1, 1), scaling_factor=1.0,
         shift_factor=0.0, posterior="sample", flip=False, embeddings={}, counts=counts, reasons={},
@@ -64,7 +90,15 @@ def write_store(folder: Path, version: int) -> None:
     store.publish(str(folder), manifest)
     for name in ("human", "red"):
         _write_labels(folder, name, version)
-    _write_errors(folder, version)
+
+
+def write_unfinished(folder: Path, version: int) -> None:
+    """Write a store whose captions are encoded, in two blocks, and that is not published."""
+    files.write_table(str(folder / store.WORK / "captions.parquet"), pa.table({"prompt_id": range(PAIRS)}))
+    for number in range(2):
+        rows = pa.table({"prompt_id": range(2 * number, 2 * number + 2)})
+        step = hands_uses.Encoded(version)
+        in_process._write(hands_uses.captions_job(folder), f"block_{number}", step(rows))
 
 
 def _write_labels(folder: Path, name: str, version: int) -> None:
@@ -78,18 +112,19 @@ def _write_labels(folder: Path, name: str, version: int) -> None:
     label_files.write_labels(str(folder), name, pa.table(columns, schema=label_files.LABELS_SCHEMA), about)
 
 
-def _write_errors(folder: Path, version: int) -> None:
-    errors = np.full(PAIRS, version, np.float32)
-    draws = pa.table([np.arange(PAIRS), np.zeros(PAIRS, int), np.ones(PAIRS, int), errors, errors],
-                     names=reference_errors.SCHEMA.names)  # fmt: skip
+def _write_errors(folder: Path, version: int, visited: Literal["pair", "image"]) -> None:
+    rows = PAIRS if visited == "pair" else PAIRS + 1
+    errors = [np.full(rows, version, np.float32)] * (2 if visited == "pair" else 1)
+    schema = reference_errors.SCHEMA if visited == "pair" else reference_errors.IMAGES_SCHEMA
+    draws = pa.table([np.arange(rows), np.zeros(rows, int), np.ones(rows, int), *errors], names=schema.names)
     name, about = reference_errors.write_draw(str(folder), "base", 0, draws)
     settings = reference_errors.Settings(
         network="n", store_hash=f"content-{version}", seed=0, caption_dropout=0.2, prediction_type="epsilon",
         schedule="h", batch_size=4, precision="float32",
     )  # fmt: skip
     manifest = reference_errors.Manifest(
-        settings=settings, model="m", revision=None, draws=1, pairs=PAIRS, hardware=("CPU",), config={},
-        files={name: about},
+        settings=settings, model="m", revision=None, draws=1, pairs=rows if visited == "pair" else 0, hardware=("CPU",),
+        config={}, files={name: about}, images=rows if visited == "image" else 0,
     )  # fmt: skip
     reference_errors.write_manifest(str(folder), "base", manifest)
 
@@ -173,8 +208,12 @@ def write_arena(folder: Path, version: int) -> None:
 
 MAKERS: Mapping[str, Callable[[Path, int], None]] = {
     "store": write_store,
+    "store of groups": write_grouped,
+    "unfinished store": write_unfinished,
     "label set": write_store,
+    "label set of groups": write_grouped,
     "cached errors": write_store,
+    "cached errors of groups": write_grouped,
     "images": write_images,
     "gallery": write_gallery,
     "scores": write_images,

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import begun, files, models, next_step, object_storage, one_writer, tables
+from infra.base import begun, files, models, next_step, object_storage, one_writer
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.node_cache import check_cache
-from pipelines.engine import choose, resumable, shares
+from pipelines.engine import block_rows, choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import store
+from pipelines.latents import stated, store
 from pipelines.latents.kinds import kind_of
 from pipelines.latents.models_known import model_flags
 from pipelines.latents.store_check import reference_problems
@@ -32,6 +32,8 @@ from training.reference import reference_errors
 from training.reference.reference_config import ReferenceConfig
 
 Visited = Literal["pair", "image"]  # in a store of groups each image is visited once for all its pairs
+ERRORS = "errors"  # folder of the visits made, below the work folder
+MARKS = "errors_done"  # folder of the marks of finished blocks, there
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -135,14 +137,14 @@ def make_plan(config: ReferenceConfig) -> Plan:
     object_storage.check("--store", path)
     manifest = store.read_manifest(path)
     store.verify(path, manifest)
+    model = models.Model(config.model, config.revision)
+    stated.refuse(model.folder(()))
     # These load the libraries of networks: what needs none is refused by now.
     from pipelines.latents import weight_files
     from training.backbones.backbone import check_fingerprints, open_backbone
     from training.layout.base_precision import check_package
 
     check_package(config.base_precision)
-
-    model = models.Model(config.model, config.revision)
     weight_files.check_folder(model.folder(()), ())
     check_fingerprints(manifest.fingerprints, model.folder(tuple(manifest.fingerprints)), path)
     model = model.pinned()
@@ -228,8 +230,8 @@ def visit_pairs(plan: Plan, wanted: pa.Table) -> None:
             source=[source],
             columns=wanted.column_names,
             steps=[step],
-            output=files.join(plan.work, "errors"),
-            checkpoint=files.join(plan.work, "errors_done"),
+            output=files.join(plan.work, ERRORS),
+            checkpoint=files.join(plan.work, MARKS),
             id_column="visit",
             row_ids=visit_ids,
             rows_per_block=config.rows_per_file,
@@ -279,7 +281,8 @@ def read_visits(plan: Plan, wanted: pa.Table) -> pa.Table:
     first = wanted["visit"][0]
     last = wanted["visit"][-1]
     in_range = (pc.field("visit") >= first) & (pc.field("visit") <= last)
-    visits = tables.read_folder(files.join(plan.work, "errors"), rows=in_range).sort_by("visit")
+    made = block_rows.read(files.join(plan.work, ERRORS), files.join(plan.work, MARKS))
+    visits = made.filter(in_range).sort_by("visit")
     if not visits.select(wanted.column_names).equals(wanted):
         raise UserError(f"{plan.work}: {visits.num_rows} visits for {wanted.num_rows} wanted; remove it and run again")
     return visits

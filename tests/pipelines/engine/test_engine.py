@@ -10,12 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import pyarrow as pa
 import pytest
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data._internal.execution.interfaces import TaskContext
+from ray.data._internal.planner.checkpoint.plan_write_op import _generate_base_filename
+from ray.data._internal.planner.plan_write_op import WRITE_UUID_KWARG_NAME
 from support.material import write_pairs
 
+from infra.base import files
 from infra.base.errors import UserError
-from pipelines.engine import choose, on_ray, ray_cluster
+from pipelines.engine import block_rows, choose, on_ray, ray_cluster
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import encode_latents, encode_passes, encoders
 from pipelines.latents.encode_config import EncodeConfig
@@ -119,6 +124,33 @@ def test_files_are_cut_into_blocks_by_the_job_not_by_ray(monkeypatch: pytest.Mon
     )
     assert read.call_args.kwargs["override_num_blocks"] == 2
     read.return_value.repartition.assert_called_once_with(target_num_rows_per_block=128)
+
+
+def test_what_ray_writes_is_what_was_noted_under_the_name_of_its_mark(tmp_path: Path) -> None:
+    """A task's rows are one block, in two folders, of a mark that Ray names as its files; no cluster writes here."""
+    job = Job(
+        source=[],
+        columns=[],
+        steps=[],
+        output=str(tmp_path / "out"),
+        checkpoint=str(tmp_path / "done"),
+        id_column="x",
+        row_ids=lambda table: table["x"],
+        rows_per_block=4,
+        name="numbers",
+        rows=4,
+        partition_by="odd",
+    )
+    sink = on_ray._NotingSink(job)
+    context = TaskContext(task_idx=3, op_name="Write", kwargs={WRITE_UUID_KWARG_NAME: "u" * 8})
+    sink.write([pa.table({"x": [0, 1], "odd": [0, 1]}), pa.table({"x": [2, 3], "odd": [0, 1]})], context)
+    mark = f"{_generate_base_filename(sink, context)}.parquet"
+    files.write_table(str(tmp_path / "done" / mark), pa.table({"x": [0, 1, 2, 3]}))
+    digests = block_rows.digests_below(job.output)
+    assert [Path(path).parent.name for path in digests] == ["odd=0", "odd=1"]
+    block_rows.refuse_altered(job.output, job.checkpoint, digests)
+    with pytest.raises(block_rows.AlteredError, match="not as this job wrote it"):
+        block_rows.refuse_altered(job.output, job.checkpoint, dict.fromkeys(digests, "others"))
 
 
 def test_sigterm_ends_a_job_with_one_sentence_before_ray_ends_itself(

@@ -26,13 +26,13 @@ from infra.base import files
 from infra.base.errors import UserError
 from pipelines.arena_app.arena_pairs import read_sets
 from pipelines.arena_app.arena_server import ArenaServer
+from pipelines.drawing.image_flags import FILTER, FLAGS, blurred, flag_reasons, read_image_flags
 from pipelines.drawing.image_sets import read_images
 from pipelines.experiments.evaluate_config import EvaluateConfig
 from pipelines.experiments.evaluate_model import command_of
 from pipelines.judging import flag_images
 from pipelines.judging.comparison import read_drawn
 from pipelines.judging.flag_config import FlagConfig
-from pipelines.judging.image_flags import FILTER, FLAGS, blurred, flag_reasons, read_image_flags
 from pipelines.latents.safety_config import SafetyConfig
 from pipelines.reports import feedback_page, report
 

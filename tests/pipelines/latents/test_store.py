@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.base import one_writer
+from infra.base import one_writer, row_digest
 from infra.base.errors import UserError
 from pipelines.latents import label_files, schemas, store
 
@@ -31,16 +31,18 @@ def test_masked_value_lists_are_null() -> None:
 def test_digest_ignores_row_order_and_sees_every_value() -> None:
     latents = np.arange(6, dtype=np.float16).reshape(3, 2)
     table = pa.table({"pair_id": [1, 2, 3], "latents_0": schemas.value_lists(latents)})
-    assert store.rows_digest(table) == store.rows_digest(table.take([2, 0, 1]))
+    assert row_digest.rows_digest(table) == row_digest.rows_digest(table.take([2, 0, 1]))
     latents = latents.copy()  # Arrow may share the first array's memory
     latents[1, 1] += 1
-    assert store.rows_digest(table) != store.rows_digest(table.set_column(1, "latents_0", schemas.value_lists(latents)))
+    assert row_digest.rows_digest(table) != row_digest.rows_digest(
+        table.set_column(1, "latents_0", schemas.value_lists(latents))
+    )
 
 
 def test_digests_of_parts_add_up() -> None:
     table = pa.table({"pair_id": [1, 2, 3]})
-    parts = store.rows_digest(table.slice(0, 1)) + store.rows_digest(table.slice(1))
-    assert parts % (1 << 128) == store.rows_digest(table)
+    parts = row_digest.rows_digest(table.slice(0, 1)) + row_digest.rows_digest(table.slice(1))
+    assert parts % (1 << 128) == row_digest.rows_digest(table)
 
 
 def label_table(ids: list[int], labels: list[float]) -> pa.Table:

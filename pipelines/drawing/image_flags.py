@@ -1,6 +1,6 @@
 """Read which images of a folder a safety filter flagged, and blur these where they are shown.
 
-flag_images.py writes FOLDER/flags.json, and then FOLDER/filter.json, which has its hash. Reports and arena read them.
+flag_images.py writes FOLDER/flags.json, and then FOLDER/filter.json, which has its hash. Pages and arena read them.
 Where one is lost or altered they refuse, as images that were flagged would be shown unblurred.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from infra.base import files, records
 from infra.base.errors import UserError
-from pipelines.drawing.image_sets import DONE
+from pipelines.drawing.image_sets import DONE, read_images
 from pipelines.raw.decode import open_image
 
 FLAGS = "flags.json"
@@ -93,6 +93,14 @@ def read_image_flags(folder: str) -> ImageFlags | None:
         raise UserError(f"{path}: altered since the filter wrote it; {AGAIN}")
     reasons = {int(image_id): reason for image_id, reason in written["flagged"].items()}
     return ImageFlags(chosen, written["images"], reasons)
+
+
+def shown_contents(folder: str, ids: Sequence[int]) -> dict[int, bytes]:
+    """Read images by their ids as a page may show them: a flagged one is blurred, and its own bytes stay out."""
+    table = read_images(folder, ids, columns=["image"])
+    flagged = flag_reasons(folder)
+    contents = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
+    return {image_id: blurred(content) if image_id in flagged else content for image_id, content in contents}
 
 
 def flag_reasons(folder: str) -> Mapping[int, str]:
