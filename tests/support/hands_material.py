@@ -56,16 +56,17 @@ def write_store(folder: Path, version: int) -> None:
 
 
 def write_grouped(folder: Path, version: int) -> None:
-    """Write a store of groups: one of PAIRS + 1 images, each of which is in a pair with the next."""
+    """Write a store of groups: one of PAIRS + version images, the first of which are in a pair with the next."""
     ids = np.arange(PAIRS)
-    one = np.zeros(PAIRS, int)
-    named = {"pair_id": ids, "prompt_id": one, "group_id": one, "image_0_id": ids, "image_1_id": ids + 1}
-    images = pa.table({"image_id": np.arange(PAIRS + 1), "latents": _values(PAIRS + 1, version)})
+    count = PAIRS + version
+    same = np.full(PAIRS, version)
+    named = {"pair_id": ids, "prompt_id": same, "group_id": same, "image_0_id": ids, "image_1_id": ids + 1}
+    images = pa.table({"image_id": np.arange(count), "latents": _values(count, version)})
     kept = pa.table(named)
-    tables = {hands.KEPT: kept, hands.PROMPTS: _prompts(np.arange(1), version), hands.KEPT_IMAGES: images}
+    tables = {hands.KEPT: kept, hands.PROMPTS: _prompts(np.full(1, version), version), hands.KEPT_IMAGES: images}
     described = _described(folder, tables)
     placed = {name: addresses.describe_file(str(folder / name))[1] for name in (hands.PROMPTS, hands.KEPT_IMAGES)}
-    _publish(folder, version, described | group_index.write(str(folder), placed, kept), images=PAIRS + 1)
+    _publish(folder, version, described | group_index.write(str(folder), placed, kept), images=count)
     _write_errors(folder, version, "image")
 
 
