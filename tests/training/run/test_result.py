@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from infra.base import torchvision_guard  # noqa: F401  # isort: skip  (before peft and diffusers)
 from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -21,7 +23,6 @@ from support.single_files import original_tensors, write_single
 from support.tiny_pipelines import KINDS
 from support.trained_models import lora_result
 
-from infra.base import torchvision_guard  # noqa: F401  (before diffusers)
 from infra.base.models import ADAPTERS
 from pipelines.latents.kinds import text_tokens
 from training.backbones.backbone import open_backbone
