@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
 
 from infra.base import cpu, models
 from pipelines.drawing import image_sets, negative, sampling, start_images
-from pipelines.latents import kinds
+from pipelines.latents import kinds, schemas
 from pipelines.raw.decode import decode_image
 
 
@@ -48,14 +49,30 @@ class DrawImages:
             self.refiner = sampling.Refiner(loaded, refiner_start)
 
     def __call__(self, wanted: pa.Table) -> pa.Table:
-        """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed; start images go."""
+        """Add the column image, PNG bytes, to image_id, caption, image_index and image_seed.
+
+        Start images go, and so do height and width where images have shapes of their own.
+        """
         edit = None
         if self.strength is not None:
             starts = wanted[start_images.COLUMN].to_pylist()
             pictures = [Image.fromarray(decode_image(content, self.side)) for content in starts]
             edit = sampling.Edit(pictures, self.strength)
             wanted = wanted.drop_columns([start_images.COLUMN])
-        images = sampling.draw_images(
+        if schemas.SIDES[0] not in wanted.column_names:
+            return image_sets.with_images(wanted, self._draw(wanted, edit))
+        sides = np.stack([wanted[side].to_numpy() for side in schemas.SIDES], axis=1)
+        wanted = wanted.drop_columns([*schemas.SIDES])
+        drawn: dict[int, Image.Image] = {}
+        for height, width in np.unique(sides, axis=0).tolist():  # a pass has one shape
+            places = np.flatnonzero((sides == (height, width)).all(1))
+            drawn |= zip(places.tolist(), self._draw(wanted.take(places), shape=(height, width)), strict=True)
+        return image_sets.with_images(wanted, [drawn[place] for place in range(wanted.num_rows)])
+
+    def _draw(
+        self, wanted: pa.Table, edit: sampling.Edit | None = None, shape: tuple[int, int] | None = None
+    ) -> list[Image.Image]:
+        return sampling.draw_images(
             self.pipeline,
             wanted["caption"].to_pylist(),
             wanted["image_seed"].to_pylist(),
@@ -64,5 +81,5 @@ class DrawImages:
             self.max_tokens,
             edit,
             self.refiner,
+            shape=shape,
         )
-        return image_sets.with_images(wanted, images)

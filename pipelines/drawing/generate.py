@@ -26,11 +26,12 @@ from infra.base.verifying import refusals
 from pipelines.drawing import image_sets, start_images
 from pipelines.drawing.generate_config import GenerateConfig, check_config
 from pipelines.drawing.image_identity import image_identity
-from pipelines.drawing.prompts import read_prompts
+from pipelines.drawing.prompts import read_grouped
 from pipelines.drawing.steps import check_steps
+from pipelines.drawing.store_prompts import is_store, read_store
 from pipelines.engine import block_rows, choose, resumable, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import adapter_names, kinds, stated, store
+from pipelines.latents import adapter_names, kinds, schemas, stated, store
 
 MARKS = "images_done"  # folder of the marks of finished blocks, among the work files
 
@@ -64,12 +65,15 @@ def main(config: GenerateConfig) -> None:
     config = check_config(config)
     output = files.resolve(config.output)
     object_storage.check("--output", output)
-    captions = read_prompts(files.resolve(config.prompts))[: config.limit]
+    given = files.resolve(config.prompts)
+    prompts = (read_store(given) if is_store(given) else read_grouped(given, ()))[: config.limit]
+    captions = [prompt.caption for prompt in prompts]
     lora = models.adapters_folder("--lora", config.lora) if config.lora else None
     if lora:
         adapter_names.refuse_other_kinds("--lora", lora)
     check_models(config)
     # These load the libraries of networks: what needs none is refused by now.
+    from pipelines.drawing import sizes
     from pipelines.latents import identity as model_identity
     from pipelines.latents import weight_files
 
@@ -88,13 +92,15 @@ def main(config: GenerateConfig) -> None:
         from pipelines.drawing import negative
 
         negative.check_negative(model.folder(), against.folder(), config.guidance_scale)
-    wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed)
+    shapes = sizes.bucketed(prompts, model.folder(), config.prompts) if config.buckets else []
+    wanted = image_sets.wanted_images(captions, config.images_per_prompt, config.seed, shapes)
     starts = start_images.digest(files.resolve(config.init_images), wanted) if config.init_images else None
     finished = files.join(output, image_sets.DONE)
     before = _identity_before(output)
     drawn_by = refiner.folder() if refiner else None
     led_away = against.folder() if against else None
-    identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before, led_away)
+    shapes_drawn = sizes.shapes_hash(shapes) if shapes else None
+    identity = image_identity(config, model.folder(), captions, lora, drawn_by, starts, before, led_away, shapes_drawn)
     if before is not None:
         _refuse_others(output, before, identity)
     if any(model_identity.is_old(value) for value in identity["fingerprints"].values()):
@@ -199,7 +205,8 @@ def _job(
         columns = [*columns, start_images.COLUMN]
     else:
         source = [files.join(folder, "part-00000.parquet")]
-        files.write_table(source[0], wanted)
+        together = [(side, "ascending") for side in schemas.SIDES if side in columns]  # a pass has one shape
+        files.write_table(source[0], wanted.sort_by(together) if together else wanted)
     share = shares.share(choose.current().device_count(), config.samplers)
     arguments = {
         "model": model,

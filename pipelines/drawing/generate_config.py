@@ -19,7 +19,7 @@ class GenerateConfig:
 
     GROUPS: ClassVar = {
         "basic": ("model", "prompts", "output"),
-        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale", "gallery"),
+        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale", "buckets", "gallery"),
         "model": ("lora", "negative_model", "revision", "dtype", "max_tokens"),
         "edits and refiner": ("init_images", "strength", "refiner", "refiner_start"),
         "speed": ("samplers", "batch_size"),
@@ -36,8 +36,11 @@ class GenerateConfig:
     """Model of what not to draw, whose prediction without the caption guidance leads away from: one trained on labels
     that combine.py --flip made. A diffusers folder or Hub name of Stable Diffusion 1, 2, XL or 3."""
     prompts: PathOrName = "infra/world/prompts/test.txt"
-    """Captions to draw: a text file with one on each line, or a .tsv, .csv, .jsonl or .parquet file with a column
-    prompt or caption."""
+    """Captions to draw: a text file with one on each line, a .tsv, .csv, .jsonl or .parquet file with a column
+    prompt or caption, or a latent store."""
+    buckets: bool = False
+    """Draw each caption in the model's bucket that is nearest to its shape: to the columns height and width of
+    --prompts, or in a store to its pairs' bucket. By default all images have the model's own size."""
     limit: int | None = None
     """Number of captions to take, from the first; by default all."""
     output: PathText = "runs/images"
@@ -102,6 +105,8 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
         elif value is not None:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {value:g}: has no meaning without --{needed.replace('_', '-')}")
+    if config.buckets and config.init_images is not None:
+        raise UserError("--buckets: start images have the model's own size; leave --buckets or --init-images out")
     strength = settled.get("strength")
     start = settled.get("refiner_start")
     if strength is not None:

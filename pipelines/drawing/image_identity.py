@@ -27,8 +27,8 @@ OTHER_FLAGS = (
     "negative_model",
 )
 
-# Left out of an identity where they are None, so that images drawn before there was such a flag are still the same.
-NEWER_FLAGS = ("max_tokens", "lora", "strength", "refiner_start")
+# Left out of an identity where they are None or false, so that images of before such a flag are still the same.
+NEWER_FLAGS = ("max_tokens", "lora", "strength", "refiner_start", "buckets")
 
 
 def image_identity(
@@ -40,12 +40,14 @@ def image_identity(
     starts: str | None = None,
     before: Mapping[str, Any] | None = None,
     negative: Path | None = None,
+    shapes: str | None = None,
 ) -> dict[str, Any]:
     """Return what decides a folder's images: flags, weights' fingerprints, hashes of captions and start images.
 
     Args:
         folder, refiner, negative: diffusers folders.
         starts: the start images' hash.
+        shapes: the hash of the shapes that captions are drawn in, where they have shapes of their own.
         before: the identity to be compared with, whose fingerprints may be of an earlier rule.
     """
     from pipelines.latents import identity as model_identity  # which loads the libraries of networks
@@ -54,11 +56,13 @@ def image_identity(
     fingerprints_of = _old_fingerprints if is_old else model_identity.of_whole_model
     identity = {name: value for name, value in asdict(config).items() if name not in OTHER_FLAGS}
     for name in NEWER_FLAGS:
-        if identity[name] is None:
+        if identity[name] is None or identity[name] is False:
             del identity[name]
     identity["captions"] = captions_hash(captions)
     if starts:
         identity["init_images"] = starts
+    if shapes:
+        identity["shapes"] = shapes
     if refiner:
         identity["refiner"] = fingerprints_of(refiner)
     if negative:

@@ -21,7 +21,7 @@ from PIL import Image
 from infra.base import begun, files, named_files, records, tables
 from infra.base.errors import UserError
 from pipelines.drawing.image_identity import captions_hash, image_seed
-from pipelines.latents import store
+from pipelines.latents import schemas, store
 from pipelines.raw import pairs
 
 DONE = "manifest.json"
@@ -29,23 +29,31 @@ IMAGES = "images"
 REMEDY = "delete the folder and draw it again"
 
 
-def wanted_images(captions: Sequence[str], per_prompt: int, seed: int) -> pa.Table:
-    """List the images to draw: image_id, caption, image_index (running per repeated caption), image_seed."""
-    rows = []
+def wanted_images(
+    captions: Sequence[str], per_prompt: int, seed: int, shapes: Sequence[tuple[int, int]] = ()
+) -> pa.Table:
+    """List the images to draw: image_id, caption, image_index (running per repeated caption), image_seed.
+
+    Args:
+        shapes: height and width of each caption's images in pixels, two more columns; without any there are none.
+    """
+    rows: list[dict[str, Any]] = []
     used = dict.fromkeys(captions, 0)
-    for caption in captions:
+    for place, caption in enumerate(captions):
+        sides = dict(zip(schemas.SIDES, shapes[place], strict=True)) if shapes else {}
         for _ in range(per_prompt):
             index = used[caption]
             used[caption] += 1
             number = image_seed(seed, index, caption)
             key = pairs.hash64(b"image_id", caption.encode(), str(index).encode())
-            rows.append({"image_id": key, "caption": caption, "image_index": index, "image_seed": number})
-    return pa.Table.from_pylist(rows, schema=_WANTED)
+            rows.append({"image_id": key, "caption": caption, "image_index": index, "image_seed": number, **sides})
+    return pa.Table.from_pylist(rows, schema=_SHAPED if shapes else _WANTED)
 
 
 _WANTED = pa.schema(
     [("image_id", pa.int64()), ("caption", pa.string()), ("image_index", pa.int32()), ("image_seed", pa.int64())]
 )
+_SHAPED = pa.schema([*_WANTED, *((side, pa.int32()) for side in schemas.SIDES)])
 
 
 def image_ids(table: pa.Table) -> npt.NDArray[np.int64]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.drawing.prompts import Prompt, read_grouped
+from pipelines.drawing.prompts import SIDES, Prompt, read_grouped
+from pipelines.drawing.store_prompts import is_store, read_store
 from pipelines.raw import pairs, source, splits
 
 GROUPED_BY = ("category", "challenge", "style")  # the columns that group prompts by default
@@ -58,7 +59,7 @@ class PromptSet:
     @property
     def content(self) -> bytes:
         """Return the prompts as JSON lines, which read_grouped can read."""
-        rows = ({"prompt": prompt.caption, **prompt.groups} for prompt in self.prompts)
+        rows = map(_row, self.prompts)
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
     @property
@@ -67,12 +68,20 @@ class PromptSet:
         return hashlib.sha256(self.content).hexdigest()
 
 
+def _row(prompt: Prompt) -> dict[str, object]:
+    """Return a prompt as a row of a table."""
+    row: dict[str, object] = {"prompt": prompt.caption}
+    row.update(zip(SIDES, prompt.shape or (), strict=False))
+    row.update(prompt.groups)
+    return row
+
+
 def read_set(given: str, columns: Sequence[str] = (), limit: int | None = None, split: str | None = None) -> PromptSet:
     """Read a prompt set.
 
     Args:
-        given: a file that prompts.read_prompts reads, a folder of Parquet files, a datasets name, or NAME=SOURCE with
-            a name of KNOWN.
+        given: a file that prompts.read_prompts reads, a folder of Parquet files, a latent store, a datasets name, or
+            NAME=SOURCE with a name of KNOWN.
         columns: the columns that group the prompts; by default those of GROUPED_BY that the source has.
         limit: number of prompts to take, from the first; by default all.
         split: the split of a datasets name; by default that of the known set, else train.
@@ -95,6 +104,8 @@ def read_set(given: str, columns: Sequence[str] = (), limit: int | None = None, 
                 f"--split {split}: only a datasets name has splits, and {name} is a folder; leave the flag out"
             )
         prompts = _hpsv2(where)
+    elif is_store(files.resolve(where)) and not columns:
+        prompts = read_store(files.resolve(where))
     else:
         wanted = tuple(dict.fromkeys(columns)) or (known.columns if known else ()) or GROUPED_BY
         needed = bool(columns) or bool(known and known.columns)

@@ -19,6 +19,7 @@ Row = Mapping[str, object]  # a row of the file, by column
 Placed = Iterator[tuple[str, Row]]  # each row with its place in the file
 CAPTIONS = ("prompt", "caption")  # the columns that may hold the caption, in any case
 LINE_END = re.compile("\\r\\n|\\r|\\n")  # a caption may hold what str.splitlines takes for more of them
+SIDES = ("height", "width")  # the columns that may hold the shape to draw, in any case
 NONE_GIVEN = "(none)"  # the group of a prompt whose field is empty
 
 
@@ -28,6 +29,7 @@ class Prompt:
 
     caption: str
     groups: Mapping[str, str] = field(default_factory=dict)  # column to value, for example Category to Animals
+    shape: tuple[int, int] | None = None  # height and width in pixels, of the columns of these names
 
 
 def read_prompts(path: str) -> list[str]:
@@ -55,7 +57,7 @@ def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list
         raise UserError(f"{path}: no such file of captions; give the path of one")
     prompts: list[Prompt] = []
     try:
-        for place, row in _read(path, [*CAPTIONS, *columns]):
+        for place, row in _read(path, [*CAPTIONS, *SIDES, *columns]):
             names = {name.strip().lower(): name for name in row}
             missing = [name for name in columns if name.lower() not in names]
             if needed and missing:
@@ -65,12 +67,19 @@ def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list
             if refusal:
                 raise UserError(f"{path}: {place}: {refusal.reason}")
             grouping = [names[name.lower()] for name in columns if name.lower() in names]
-            prompts.append(Prompt(str(caption), {name.strip(): _group(row[name]) for name in grouping}))
+            groups = {name.strip(): _group(row[name]) for name in grouping}
+            prompts.append(Prompt(str(caption), groups, _shape([row.get(names.get(side, side)) for side in SIDES])))
     except (ValueError, OSError, csv.Error) as error:  # errors of UTF-8, JSON and Arrow are subclasses
         raise UserError(f"{path}: {error}") from error
     if not prompts:
         raise UserError(f"{path}: no captions in it; give at least one")
     return prompts
+
+
+def _shape(sides: Sequence[object]) -> tuple[int, int] | None:
+    """Return height and width where both are whole numbers above 0."""
+    numbers = [int(str(side)) if str(side).isdecimal() else 0 for side in sides]
+    return (numbers[0], numbers[1]) if all(numbers) else None
 
 
 def _group(value: object) -> str:

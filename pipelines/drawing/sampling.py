@@ -26,6 +26,7 @@ import diffusers  # isort: skip
 
 from pipelines.drawing.guidance import guidance
 from pipelines.drawing.image_identity import SAFETY_CHECKER
+from pipelines.drawing.sizes import size_arguments
 from pipelines.latents import kinds, schedules
 from pipelines.latents.adapters import load_adapters
 from pipelines.latents.components import absent_optional
@@ -96,7 +97,7 @@ def load_pipeline(
 
 
 def check_edits(folder: Path, flag: str = "--model") -> None:
-    """Refuse a model whose image-to-image pipeline does not begin from the noised start image.
+    """Refuse a model whose image-to-image pipeline does not begin from the noised start image, or that has none.
 
     Raises:
         UserError: naming the pipeline.
@@ -106,6 +107,8 @@ def check_edits(folder: Path, flag: str = "--model") -> None:
         raise UserError(
             f"{flag} {folder}: a {name} is given images to refer to, and takes no --strength; edit with another model"
         )
+    if name == "SanaPipeline":
+        raise UserError(f"{flag} {folder}: diffusers has no pipeline that a {name} edits with; edit with another model")
 
 
 @torch.inference_mode()
@@ -119,6 +122,7 @@ def draw_images(
     edit: Edit | None = None,
     refiner: Refiner | None = None,
     flag: str = "--dtype",
+    shape: tuple[int, int] | None = None,
 ) -> list[Image.Image]:
     """Draw one image per caption.
 
@@ -131,6 +135,7 @@ def draw_images(
         edit: start images, for a pipeline that was loaded with edits.
         refiner: model that takes the last steps, from the latents of the pipeline.
         flag: that chose the arithmetic, for a refusal.
+        shape: height and width in pixels; by default the size that the model was made for.
 
     Raises:
         UserError: if what is decoded is not finite: diffusers would make it black.
@@ -141,6 +146,7 @@ def draw_images(
         "num_inference_steps": steps,
         "generator": generators,
         **guidance(type(pipeline).__name__, guidance_scale, len(captions)),
+        **size_arguments(pipeline, shape),
     }
     options: dict[str, Any] = {"max_sequence_length": max_tokens} if max_tokens else {}
     if edit:

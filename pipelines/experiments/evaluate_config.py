@@ -26,6 +26,7 @@ DrawingFlags = Shown(
     "seed",
     "sampling_steps",
     "guidance_scale",
+    "buckets",
     "dtype",
     "max_tokens",
     "init_images",
@@ -43,7 +44,7 @@ class EvaluateConfig:
 
     GROUPS: ClassVar = {
         "basic": ("model", "base", "prompts", "output", "scorers"),
-        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale"),
+        "images": ("images_per_prompt", "limit", "seed", "sampling_steps", "guidance_scale", "buckets"),
         "models": ("revision", "lora", "base_revision", "base_lora", "base_images", "dtype", "max_tokens"),
         "prompts": ("split", "category_column"),
         "judging": ("weights", "scorer_python", "true_images", "feature_model"),
@@ -66,8 +67,8 @@ class EvaluateConfig:
     base_lora: PathOrName | None = None
     """Result folder of a LoRA training, or a LoRA file; its adapters are added to --base."""
     prompts: PathOrName = f"{WORLD}/prompts/test.txt"
-    """Prompts to draw: a text, CSV, TSV, JSONL or Parquet file, the name of a Hugging Face dataset, or a known set.
-    Known sets are pick-a-pic=PATH, parti=PATH and hpsv2=FOLDER."""
+    """Prompts to draw: a text, CSV, TSV, JSONL or Parquet file, a latent store, the name of a Hugging Face dataset, or
+    a known set. Known sets are pick-a-pic=PATH, parti=PATH and hpsv2=FOLDER."""
     split: str | None = None
     """Split of the dataset; by default train, and validation_unique for pick-a-pic."""
     category_column: tuple[str, ...] = ()

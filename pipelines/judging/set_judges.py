@@ -9,16 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from infra.base import (
-    models,
-    tables,
-    torchvision_guard,  # noqa: F401  (before diffusers)
-)
-
-from diffusers import AutoencoderKL  # isort: skip
-
+from infra.base import tables
 from pipelines.drawing.image_sets import image_files
 from pipelines.judging.win_rate import diversity
+from pipelines.latents import autoencoders, kinds
 from pipelines.raw.decode import decode_image, images_at_once
 
 BATCH = 64  # images encoded at once, at most
@@ -34,18 +28,18 @@ class LatentFeatures:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.resolution: int = models.component_config(folder, "vae")["sample_size"]
+        side = autoencoders.vae_config(folder).get("sample_size")  # which some VAEs' settings do not have
+        self.resolution: int = side or kinds.native_resolution(folder)
         self.batch_size = images_at_once(self.resolution, BATCH)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True)
-        self.vae = vae.eval().to(self.device)
+        self.vae = autoencoders.load_vae(folder, torch.float32).to(self.device)
 
     @torch.inference_mode()
     def encode(self, contents: list[bytes]) -> npt.NDArray[np.float32]:
         """Map encoded images to [B, d] float32."""
         pixels = np.stack([decode_image(content, self.resolution) for content in contents])
         scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
-        return self.vae.encode(scaled).latent_dist.mean.flatten(1).cpu().numpy()
+        return autoencoders.posterior(self.vae, scaled)[0].flatten(1).cpu().numpy()
 
     def of(self, folder: str) -> tuple[npt.NDArray[np.float32], list[str]]:
         """Encode a folder of images; memory holds one batch at a time.
