@@ -35,6 +35,8 @@ TABLE = {
     "qwen-image": ("Qwen/Qwen-Image", 1024, 4, 256, 1, 4, 50, 4.0),
     "z-image": ("Tongyi-MAI/Z-Image", 1024, 4, 256, 1, 4, 50, 6.0),  # 5 as its pipeline counts
     "flux2-klein": ("black-forest-labs/FLUX.2-klein-base-4B", 1024, 4, 256, 1, 4, 50, 4.0),
+    "flux2-dev": ("black-forest-labs/FLUX.2-dev", 1024, 4, 256, 1, 4, 50, 4.0),
+    "sana": ("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", 1024, 4, 256, 4, 4, 20, 4.5),
 }
 RATE = 1e-8 * 2048  # the launchers' rate for one pair, times the pairs of a step
 ADAMW = OptimizerConfig(learning_rate=RATE, warmup_steps=500)

@@ -25,7 +25,7 @@ from training.settings.presets import PRESETS
 class FitsConfig:
     """Flags of the table."""
 
-    models: tuple[str, ...] = ("sd15", "sdxl", "flux2-klein", "z-image", "flux", "qwen-image")
+    models: tuple[str, ...] = ("sd15", "sdxl", "sana", "flux2-klein", "z-image", "flux", "qwen-image", "flux2-dev")
     """Presets to count."""
     lora_rank: int = 16
     """Rank of the adapters."""

@@ -27,6 +27,7 @@ from infra.base.places import PathText
 from infra.benchmarks import step_models
 from infra.benchmarks.measure import in_turns, median
 from infra.benchmarks.random_store import random_pairs
+from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import open_backbone
 from training.backbones.schedule_config import EVERY
 from training.data.applied_labels import Labelled
@@ -98,7 +99,7 @@ class Bench:
     def _reference(self, lora_rank: int, layout: ShardingConfig) -> forward.Reference:
         """Make the reference: the policy with its adapters off, or a frozen copy of a policy that has none."""
         if lora_rank:
-            add_adapters(self.policy, PolicyConfig(lora_rank=lora_rank), 0)
+            add_adapters(self.policy, PolicyConfig(lora_rank=lora_rank), 0, kind_of(self.backbone.folder).lora)
             return AdaptersOff(self.backbone, self.policy, self.autocast)
         frozen = copy.deepcopy(self.policy).requires_grad_(False)
         sharding.prepare(layout, frozen, self.autocast, self.device, 1)

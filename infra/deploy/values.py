@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.base import files
 from infra.base.errors import UserError
+from pipelines.latents.models_known import MODELS
 
 # A name becomes a DNS label, with a stage behind it, and KubeRay cuts a RayJob's at 47 characters.
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=32)]
@@ -19,6 +20,15 @@ Place = Annotated[str, Field(pattern=rf"^(s3:/)?/{_PATH}$")]
 Source = Annotated[
     str, Field(pattern=rf"^((s3:/|hf:/)?/{_PATH}|[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?)$")
 ]
+
+
+def _known(preset: str) -> str:
+    if preset not in MODELS:
+        raise ValueError(f"{preset} is no model's preset; give one of {', '.join(MODELS)}")
+    return preset
+
+
+Preset = Annotated[str, AfterValidator(_known)]
 UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 Count = Annotated[int, Field(ge=1)]
@@ -173,7 +183,7 @@ class Values(_Values):
     stop_seconds: int = Field(ge=30)
     shared: SharedDisk | None
     launcher: Launcher
-    preset: Literal["sd15", "sd21", "sdxl", "sdxl-turbo", "sd3", "sd35", "flux", "qwen-image", "z-image", "flux2-klein"]
+    preset: Preset
     data: Data
     safety: Safety
     machines: dict[Name, Machine]

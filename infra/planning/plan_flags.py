@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, get_args
 
 from infra.base.accelerators import ACCELERATORS, Name
@@ -15,6 +16,7 @@ from infra.planning.pool import Pool
 from pipelines.latents import encode_config
 from training.settings.presets import PRESETS as TRAINING
 
+ROOT = Path(__file__).parents[2]
 SHAPES = "infra/benchmarks/shapes"  # settings of some models, so that a plan of these needs no download
 GIVEN = re.compile(r"(?:(?P<stage>\w+)=)?(?P<nodes>\d+)x(?:(?P<gpus>\d+)x)?(?P<card>[\w-]+)")
 PLANNED = ("encode", "relabel", "reference", "train", "evaluate")
@@ -76,8 +78,7 @@ def encode_preset(preset: str) -> str:
 
 def _preset(name: str) -> PlanConfig:
     shape = encode_preset(name)
-    known = ("sd15", "sdxl", "qwen-image", "z-image", "flux2-klein")
-    model = f"{SHAPES}/{shape}" if shape in known else TRAINING[name].model
+    model = f"{SHAPES}/{shape}" if (ROOT / SHAPES / shape).is_dir() else TRAINING[name].model
     return PlanConfig(preset=name, model=model)
 
 

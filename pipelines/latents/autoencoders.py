@@ -5,7 +5,8 @@
 x is the VAE's own latent. FLUX.2 first makes channels of each 2x2 square of positions (pixel_unshuffle); for all others
 squares(x) is x. Shift and scale are one number for all channels (Stable Diffusion, FLUX.1, Z-Image), or means and
 deviations per channel. Qwen-Image has these among its settings, FLUX.2 as a batch norm's statistics among its weights.
-Stores hold z, and networks see it. A VAE of videos sees an image as one frame.
+Stores hold z, and networks see it. A VAE of videos sees an image as one frame. Sana's gives one latent and no
+distribution: its deviations are 0 here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipelines.latents import components, weight_files
 VAE = "vae"
 FLUX_2 = "batch_norm_eps"  # a setting that only FLUX.2's class has
 VIDEO = "temperal_downsample"  # that only Qwen-Image's class has, in this spelling
+DEEP = "encoder_block_out_channels"  # that only Sana's class has, in place of block_out_channels
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def latent_shape(config: Mapping[str, Any], resolution: int) -> tuple[int, int, 
 
 def shaped_latents(config: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int, int, int]:
     """Return (C, H, W) of one stored latent of an image of this height and width in pixels, by the VAE's settings."""
-    halved = len(config[VIDEO]) if VIDEO in config else len(config["block_out_channels"]) - 1
+    levels = DEEP if DEEP in config else "block_out_channels"
+    halved = len(config[VIDEO]) if VIDEO in config else len(config[levels]) - 1
     square = square_side(config)
     step = 2**halved * square
     return latent_channels(config) * square**2, shape[0] // step, shape[1] // step
@@ -100,6 +103,9 @@ def load_vae(folder: Path, dtype: torch.dtype) -> Any:
 
 def posterior(vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode images [B, 3, R, R] in -1..1 into mean and standard deviation, [B, C, H, W] each, not normalised."""
+    if DEEP in vae.config:
+        latent = vae.encode(images).latent
+        return latent, torch.zeros_like(latent)
     is_video = VIDEO in vae.config
     distribution = vae.encode(images.unsqueeze(2) if is_video else images).latent_dist
     square = square_side(vae.config)

@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.base import files, models
 from infra.base.errors import UserError
-from pipelines.latents.kinds_known import KINDS, QWEN_TOKENIZERS, VAE
+from pipelines.latents.kinds_known import KINDS, VAE
 from pipelines.latents.network_checks import NETWORK_CHECKS
 
 INDEX = models.INDEX
@@ -169,19 +169,24 @@ def _check_part(folder: Path, part: str, known: tuple[str, ...], flag: str) -> N
 
 
 def open_tokenizer(folder: Path, part: str, flag: str = "--model") -> Any:
-    """Open a tokenizer by the class that the index names.
+    """Open a tokenizer by the class that the index names; of a processor of images and words, that of the words.
 
     Raises:
         UserError: if its files cannot be read.
     """
     opened_by = class_of(folder, part)
     try:
-        return opened_by.from_pretrained(folder / part)
+        return words_of(opened_by.from_pretrained(folder / part))
     except Exception as error:  # transformers raises many types, some of them its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{flag} {folder / part}: cannot be opened as the {opened_by.__name__} that {INDEX} names ({reason})"
         ) from error
+
+
+def words_of(tokenizer: Any) -> Any:
+    """Return a tokenizer, or the one within a processor of images and words."""
+    return getattr(tokenizer, "tokenizer", tokenizer)
 
 
 def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
@@ -199,9 +204,10 @@ def _check_tokenizers(folder: Path, name: str, flag: str) -> None:
                 f"{flag} {folder / part}: has {len(tokenizer)} tokens, and {encoder} has embeddings for "
                 f"{words}; give the tokenizer that belongs to it"
             )
-        if KINDS[name].parts[part] == QWEN_TOKENIZERS:
+        if KINDS[name].templated:
             _check_template(tokenizer, name, f"{flag} {folder / part}")
-            continue  # its length is chosen, and far below what the language model takes
+        if KINDS[name].sized == encoder:
+            continue  # its length is chosen, and far below what a language model takes
         if POSITIONS in takes:
             refuse_length(folder, part, tokenizer.model_max_length, takes[POSITIONS], flag)
 
@@ -221,7 +227,7 @@ def refuse_length(folder: Path, part: str, length: int, most: int, flag: str) ->
 
 def _check_template(tokenizer: Any, name: str, where: str) -> None:
     """Refuse a tokenizer without the chat template that a pipeline puts captions into."""
-    if name != "QwenImagePipeline" and not tokenizer.chat_template:  # Qwen-Image's is in its pipeline
+    if not tokenizer.chat_template:
         raise UserError(
             f"{where}: has no chat template, which a {name} puts captions into; copy chat_template.jinja too"
         )

@@ -93,8 +93,8 @@ class EncodeConfig:
     """Number format of the latents and embeddings in the store. float32 takes twice the space and rounds nothing."""
     max_tokens: Literal[0, 77, 128, 256, 512] | None = None
     """Number of tokens that captions are cut or padded to for the T5 or the language model (not for Stable Diffusion
-    1, 2 and XL); by default 256 for SD3 and 512 for the others. Padding influences the images of SD3 and FLUX, so draw
-    with the same number. 0 leaves T5 out, which only SD3 allows."""
+    1, 2 and XL); by default 256 for SD3, 300 for Sana and 512 for the others. Padding influences the images of SD3 and
+    FLUX, so draw with the same number. 0 leaves T5 out, which only SD3 allows."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     encoders: int = 0

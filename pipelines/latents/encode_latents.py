@@ -219,6 +219,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     weight_files.check_weights(folder, frozen)
     vae = autoencoders.vae_config(folder)
     resolution = choose_resolution(config.resolution, folder)
+    kinds.check_posterior(config.posterior, folder)
     fingerprints = _fingerprints(folder, frozen, destination)
     embeddings = text_columns.embedding_shapes(folder, tokens)
     return Plan(

@@ -213,6 +213,7 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
     dataset = open_source(parquet_files(config.source, config.split))
     folder = planned.settings_folder(models.Model(config.model, config.revision))
     shapes = planned.shapes_of(folder, config.resolution, config.max_tokens, config.buckets)
+    kinds.check_posterior(config.posterior, folder)
     stored = Stored(
         latent_shape=shapes.latent,
         posterior=config.posterior,

@@ -27,6 +27,7 @@ VARIANTS = {
     "Layered": "layers",
     "Omni": "images among the words",
     "KV": "images to refer to",
+    "Sprint": "its guidance",
 }
 
 
@@ -134,3 +135,16 @@ def native_resolution(folder: Path) -> int:
     if not isinstance(side, int):
         raise UserError(f"{file}: sample_size is {side}; give one number, the side of the square latents")
     return side * int(pipeline.vae_scale_factor)
+
+
+def check_posterior(posterior: str, folder: Path) -> None:
+    """Refuse moments of a VAE that gives one latent of an image and no distribution.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if posterior == "moments" and "AutoencoderDC" in kind_of(folder).parts[VAE]:
+        raise UserError(
+            f"--posterior moments: the AutoencoderDC of {folder} gives one latent of an image and no deviation; "
+            "leave --posterior out"
+        )

@@ -16,6 +16,7 @@ CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFas
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 QWEN_3 = ("Qwen3Model", "Qwen3ForCausalLM")
+GEMMA_TOKENIZERS = ("GemmaTokenizer", "GemmaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 # Schedulers whose noise levels DDPMScheduler makes too, from the same settings (training/backbones/diffusion.py).
 DIFFUSION_SCHEDULERS = tuple(
     f"{name}Scheduler"
@@ -32,6 +33,14 @@ SOLVERS_OF_FLOWS = tuple(
     for name in ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
 )
 FLOW_SCHEDULERS = (*FLOW_MATCH_SCHEDULERS, *SOLVERS_OF_FLOWS)
+# Ends of the names of attention projections, of which a network has some: those of UNets and of transformers' images,
+# then those of the text's side of transformers.
+ATTENTION = (
+    *("to_q", "to_k", "to_v", "to_out.0"),
+    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+)
+# FLUX.2's single blocks compute their projections together with the first half of the feed-forward layer.
+FLUX_2_LORA = (*ATTENTION, "to_qkv_mlp_proj", "attn.to_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,8 @@ class Kind:
     variants: tuple[tuple[str, Any, str], ...] = ()  # settings of a variant's network: name, value here, whose it is
     optional: tuple[str, ...] = ()  # parts that may lack, beyond those that diffusers calls so
     resolution: int = 0  # side of the images in pixels, where no part's settings tell
+    templated: bool = False  # captions are put into a chat template that the tokenizer's files hold
+    lora: tuple[str, ...] = ATTENTION  # ends of the names of the layers that get adapters, where none are chosen
 
     def frozen(self, with_sized: bool = True) -> tuple[str, ...]:
         """Name the parts whose outputs a store holds."""
@@ -171,6 +182,7 @@ KINDS = {
         },
         backbone="training.backbones.z_image:ZImage",
         text="z-image",
+        templated=True,
         variants=(("siglip_feat_dim", None, "the Omni model, which sees images beside the words"),),
     ),
     "Flux2KleinPipeline": Kind(
@@ -190,6 +202,45 @@ KINDS = {
         backbone="training.backbones.flux2:Flux2Klein",
         text="flux2-klein",
         packed=4,
-        variants=(("guidance_embeds", False, "FLUX.2 [dev], which is told its guidance"),),
+        templated=True,
+        lora=FLUX_2_LORA,
+        variants=(("guidance_embeds", False, "FLUX.2 [dev], which is told its guidance and is a Flux2Pipeline"),),
+    ),
+    "Flux2Pipeline": Kind(
+        network="transformer",
+        text_encoders=("text_encoder",),
+        sized="text_encoder",
+        tokens=512,
+        patch=2,
+        shift_steps=50,  # diffusers' own number
+        parts={
+            "scheduler": FLOW_SCHEDULERS,
+            "vae": ("AutoencoderKLFlux2",),
+            "transformer": ("Flux2Transformer2DModel",),
+            "text_encoder": ("Mistral3ForConditionalGeneration",),
+            "tokenizer": ("PixtralProcessor",),
+        },
+        backbone="training.backbones.flux2:Flux2Dev",
+        text="flux2-dev",
+        packed=4,
+        templated=True,
+        lora=FLUX_2_LORA,
+        variants=(("guidance_embeds", True, "FLUX.2 [klein], whose class is Flux2KleinPipeline"),),
+    ),
+    "SanaPipeline": Kind(
+        network="transformer",
+        text_encoders=("text_encoder",),
+        sized="text_encoder",
+        tokens=300,
+        parts={
+            "scheduler": FLOW_SCHEDULERS,
+            "vae": ("AutoencoderDC",),
+            "transformer": ("SanaTransformer2DModel",),
+            "text_encoder": ("Gemma2Model",),
+            "tokenizer": GEMMA_TOKENIZERS,
+        },
+        backbone="training.backbones.sana:Sana",
+        text="sana",
+        variants=(("guidance_embeds", False, "Sana-Sprint, which is told its guidance"),),
     ),
 }

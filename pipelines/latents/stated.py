@@ -15,7 +15,7 @@ from infra.base import models, weight_names
 from infra.base.errors import UserError
 from pipelines.latents import components, schedules
 from pipelines.latents.components import POSITIONS
-from pipelines.latents.kinds_known import FLOW_SCHEDULERS, KINDS, QWEN_TOKENIZERS
+from pipelines.latents.kinds_known import FLOW_SCHEDULERS, KINDS
 from pipelines.latents.network_checks import NETWORK_CHECKS
 from pipelines.latents.weight_marks import hint_of, refusal, refuse_without_words
 
@@ -61,8 +61,9 @@ def _stated(folder: Path, part: str) -> Mapping[str, Any]:
 
 def _refuse_lengths(folder: Path, name: str, flag: str) -> None:
     for part in KINDS[name].parts:
-        if part.startswith("tokenizer") and KINDS[name].parts[part] != QWEN_TOKENIZERS:
-            most = models.component_config(folder, part.replace("tokenizer", "text_encoder")).get(POSITIONS)
+        encoder = part.replace("tokenizer", "text_encoder")
+        if part.startswith("tokenizer") and KINDS[name].sized != encoder:
+            most = models.component_config(folder, encoder).get(POSITIONS)
             length = models.component_config(folder, part).get("model_max_length")
             if isinstance(most, int) and isinstance(length, int):
                 components.refuse_length(folder, part, length, most, flag)

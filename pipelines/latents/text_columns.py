@@ -1,12 +1,13 @@
 """What a caption becomes: the columns that a store holds of each encoder's output, cut from the pipelines' own outputs.
 
-Where the network masks padding, or makes its own, a caption has as many rows as its tokens (Qwen-Image, Z-Image). The
-store then holds these rows padded with zeros to one length, and beside them a column of their number. All other columns
-are read whole, padding included: their networks attend to it.
+Where the network masks padding, or makes its own, a caption has as many rows as its tokens (Qwen-Image, Z-Image,
+Sana). The store then holds these rows padded with zeros to one length, and beside them a column of their number. All
+other columns are read whole, padding included: their networks attend to it.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # of each column, per caption
 Outputs = dict[str, torch.Tensor]
 LENGTH = "text_encoder_length"  # column: of a caption's rows, how many are its tokens
 KLEIN_LAYERS = (9, 18, 27)  # of Qwen3, whose hidden states FLUX.2-klein joins; its pipeline's default
+JOINED = 3  # hidden states that either FLUX.2 joins
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def _own_rows_shapes(folder: Path, tokens: int) -> Shapes:
     return {"text_encoder": (tokens, _width(folder)), LENGTH: (1,)}
 
 
-def _klein_shapes(folder: Path, tokens: int) -> Shapes:
-    return {"text_encoder": (tokens, len(KLEIN_LAYERS) * _width(folder))}
+def _flux_2_shapes(folder: Path, tokens: int) -> Shapes:
+    return {"text_encoder": (tokens, JOINED * _width(folder))}
 
 
 def _width(folder: Path) -> int:
@@ -154,10 +156,38 @@ def _padded(rows: Sequence[torch.Tensor], tokens: int) -> Outputs:
     return {"text_encoder": torch.stack(filled), LENGTH: torch.tensor([[float(len(one))] for one in rows])}
 
 
-def _flux_2_klein(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+def _flux_2(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
     """Take all rows, as the network attends to the padding too."""
     hidden, _ = pipeline.encode_prompt([*captions], device, max_sequence_length=shapes["text_encoder"][0])
     return {"text_encoder": hidden}
+
+
+def _sana(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Outputs:
+    """Put captions behind the pipeline's instruction, and the empty one alone, as the pipeline guides against it."""
+    tokens = shapes["text_encoder"][0]
+
+    def own_rows(texts: list[str], instruction: list[str] | None) -> list[torch.Tensor]:
+        options = {"device": device, "max_sequence_length": tokens, "complex_human_instruction": instruction}
+        hidden, mask, _, _ = pipeline.encode_prompt(texts, False, **options)
+        return [one[: int(kept.sum())] for one, kept in zip(hidden, mask, strict=True)]
+
+    rows = own_rows(captions, _instruction(pipeline))
+    if any(not one.strip() for one in captions):
+        empty = own_rows([""], None)[0]
+        rows = [row if one.strip() else empty for one, row in zip(captions, rows, strict=True)]
+    return _padded(rows, tokens)
+
+
+def _instruction(pipeline: Any) -> list[str]:
+    """Return the lines that Sana's pipeline puts before a caption, where its user names none."""
+    lines: list[str] = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+    return lines
+
+
+def _sana_whole(pipeline: Any, tokenizer: Any, captions: Sequence[str]) -> tuple[list[str], int]:
+    """Put captions behind the instruction; all but two of its tokens come on top of the limit, as in the pipeline."""
+    before = "\n".join(_instruction(pipeline))
+    return [before + one.lower().strip() for one in captions], len(tokenizer.encode(before)) - 2
 
 
 def _qwen_image_whole(pipeline: Any, _: Any, captions: Sequence[str]) -> tuple[list[str], int]:
@@ -172,6 +202,15 @@ def _chat_whole(_: Any, tokenizer: Any, captions: Sequence[str], thinks: bool) -
     return [tokenizer.apply_chat_template(turn, **options) for turn in turns], 0
 
 
+def _flux_2_dev_whole(pipeline: Any, tokenizer: Any, captions: Sequence[str]) -> tuple[list[str], int]:
+    """Put captions behind the pipeline's system message; the template has the mark that begins a text already."""
+    from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+    turns = format_input([*captions], pipeline.system_message)
+    texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False) for turn in turns]
+    return texts, len(tokenizer("").input_ids)
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "clip": Layout(_clip_shapes, _stable_diffusion),
     "two-clips": Layout(_two_clips_shapes, _stable_diffusion_xl),
@@ -179,7 +218,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "pooled-and-t5": Layout(_pooled_and_t5_shapes, _flux),
     "qwen-image": Layout(_own_rows_shapes, _qwen_image, _qwen_image_whole),
     "z-image": Layout(_own_rows_shapes, _z_image, partial(_chat_whole, thinks=True)),
-    "flux2-klein": Layout(_klein_shapes, _flux_2_klein, partial(_chat_whole, thinks=False)),
+    "flux2-klein": Layout(_flux_2_shapes, _flux_2, partial(_chat_whole, thinks=False)),
+    "flux2-dev": Layout(_flux_2_shapes, _flux_2, _flux_2_dev_whole),
+    "sana": Layout(_own_rows_shapes, _sana, _sana_whole),
 }
 
 
@@ -199,7 +240,7 @@ def encode(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> O
 
 def token_counts(pipeline: Any, part: str, captions: Sequence[str]) -> list[int]:
     """Count the tokens of whole captions for a text encoder, its template's that count against the limit included."""
-    tokenizer = getattr(pipeline, kinds.tokenizer_of(part))
+    tokenizer = components.words_of(getattr(pipeline, kinds.tokenizer_of(part)))
     texts, dropped = _layout(pipeline).whole(pipeline, tokenizer, captions)
     return [len(ids) - dropped for ids in tokenizer(texts, verbose=False).input_ids]
 

@@ -9,69 +9,27 @@ import torch
 from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
-from support.material import MODEL
-
-import diffusers  # isort: skip
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    T5Config,
-    T5EncoderModel,
+from support.tiny_texts import (
+    clip,
+    clip_tokenizer,
+    gemma_2,
+    gemma_tokenizer,
+    mistral_3,
+    pixtral_processor,
+    qwen_2_5_vl,
+    qwen_3,
+    qwen_tokenizer,
+    t5,
+    t5_tokenizer,
 )
 
-LENGTH = 16  # of the embedded world's CLIP tokenizer
-KINDS = ("sd-v", "sdxl", "sdxl-turbo", "sd3", "sd3-without-t5", "flux", "qwen-image", "z-image", "flux2-klein")
-WORDS = ["a", "big", "small", "red", "teal", "white", "black", "circle", "star", "cross", "ring", "on", "background"]
+import diffusers  # isort: skip
 
-
-def clip_tokenizer() -> CLIPTokenizer:
-    """Open the embedded world's tokenizer."""
-    return CLIPTokenizer.from_pretrained(MODEL, subfolder="tokenizer")
-
-
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a word tokenizer with T5's special tokens: every caption ends with </s>, and pads follow."""
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    )
-
-
-def clip(width: int, pooled: bool, projection: int = 0) -> torch.nn.Module:
-    """Make a two-layer CLIP text encoder, with or without a projection of its pooled output."""
-    tokenizer = clip_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        projection_dim=projection or width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config)
-
-
-def t5(width: int) -> T5EncoderModel:
-    """Make a one-layer T5 encoder."""
-    config = T5Config(
-        vocab_size=len(t5_tokenizer()), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0
-    )
-    return T5EncoderModel(config)
+OLDER = ("sd-v", "sdxl", "sdxl-turbo", "sd3", "sd3-without-t5", "flux")  # whose captions have CLIP's or T5's length
+NEW = ("qwen-image", "z-image", "flux2-klein", "flux2-dev", "sana")  # whose captions go through a language model
+KINDS = (*OLDER, *NEW)
+TOKENS = dict.fromkeys(("sd3", "flux", *NEW), 77)  # that the tests give captions, where a number can be chosen
+RESOLUTIONS = {"z-image": 64, "sana": 32}  # side in pixels of images whose latents have 8 x 8; 16 of all others
 
 
 def vae(channels: int, shift: float | None = None, halvings: int = 1) -> diffusers.AutoencoderKL:
@@ -217,63 +175,6 @@ def flux() -> diffusers.FluxPipeline:
     )
 
 
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} <|im_end|> {% endfor %}"
-    "<|im_start|> assistant{% if enable_thinking is false %} <think>{% endif %}"
-)
-
-
-def qwen_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a word tokenizer with Qwen's marks and chat template; Qwen-Image drops 34 tokens before a caption."""
-    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "<unk>"]
-    vocabulary = {token: index for index, token in enumerate([*marks, "user", "assistant", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    parts = [
-        pre_tokenizers.Split(" ", "removed"),
-        pre_tokenizers.Split("\n", "isolated"),
-        pre_tokenizers.Punctuation(),
-    ]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        unk_token="<unk>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>", "<think>"],
-        chat_template=TEMPLATE,
-        model_max_length=4096,
-    )
-
-
-def qwen_sizes(width: int, layers: int) -> dict[str, object]:
-    """Return the sizes that Qwen's language models share."""
-    return {
-        "vocab_size": len(qwen_tokenizer()),
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 4096,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-
-
-def qwen_3(width: int, layers: int) -> Qwen3ForCausalLM:
-    """Make a Qwen3."""
-    return Qwen3ForCausalLM(Qwen3Config(head_dim=8, **qwen_sizes(width, layers))).eval()
-
-
-def qwen_2_5_vl(width: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Make a Qwen2.5-VL of two layers, with an eye of one."""
-    rope = {"type": "mrope", "mrope_section": [1, 1, 2]}
-    eye = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
-    config = Qwen2_5_VLConfig(text_config={**qwen_sizes(width, 2), "rope_scaling": rope}, vision_config=eye)
-    return Qwen2_5_VLForConditionalGeneration(config).eval()
-
-
 def qwen_image() -> diffusers.QwenImagePipeline:
     """Make Qwen-Image's kind: a VAE of videos that halves the side once, means per channel, shift, last level."""
     return diffusers.QwenImagePipeline(
@@ -320,8 +221,8 @@ def z_image() -> diffusers.ZImagePipeline:
     )
 
 
-def flux2_klein() -> diffusers.Flux2KleinPipeline:
-    """Make FLUX.2-klein's kind: statistics of 2x2 squares of latents, three of Qwen3's 27 layers of 16, both blocks."""
+def flux2_vae() -> diffusers.AutoencoderKLFlux2:
+    """Make FLUX.2's VAE, which halves the side once, with statistics of 2x2 squares of latents."""
     autoencoder = diffusers.AutoencoderKLFlux2(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -333,21 +234,81 @@ def flux2_klein() -> diffusers.Flux2KleinPipeline:
     )
     autoencoder.bn.running_mean.uniform_(-0.5, 0.5)
     autoencoder.bn.running_var.uniform_(0.5, 2.0)
+    return autoencoder
+
+
+def flux2_network(guidance: bool) -> diffusers.Flux2Transformer2DModel:
+    """Make a FLUX.2 of one double and two single blocks, which joins three texts of 16."""
+    return diffusers.Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=guidance,
+    )
+
+
+def flux2_klein() -> diffusers.Flux2KleinPipeline:
+    """Make FLUX.2-klein's kind: three of Qwen3's 27 layers, no guidance."""
     return diffusers.Flux2KleinPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=autoencoder,
+        vae=flux2_vae(),
         text_encoder=qwen_3(16, 27),
         tokenizer=qwen_tokenizer(),
-        transformer=diffusers.Flux2Transformer2DModel(
+        transformer=flux2_network(guidance=False),
+    )
+
+
+def flux2_dev() -> diffusers.Flux2Pipeline:
+    """Make FLUX.2-dev's kind: three of Mistral's 30 layers behind a processor of images, guidance."""
+    return diffusers.Flux2Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=flux2_vae(),
+        text_encoder=mistral_3(16, 30),
+        tokenizer=pixtral_processor(),
+        transformer=flux2_network(guidance=True),
+    )
+
+
+def sana() -> diffusers.SanaPipeline:
+    """Make Sana's kind: a VAE without a distribution that halves the side twice, flow_shift 3, no positions."""
+    blocks = ("ResBlock", "ResBlock", "EfficientViTBlock")
+    return diffusers.SanaPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=gemma_2(16),
+        vae=diffusers.AutoencoderDC(
+            latent_channels=16,
+            attention_head_dim=2,
+            encoder_block_types=blocks,
+            decoder_block_types=blocks,
+            encoder_block_out_channels=(8, 8, 16),
+            decoder_block_out_channels=(8, 8, 16),
+            encoder_qkv_multiscales=((), (), (5,)),
+            decoder_qkv_multiscales=((), (), (5,)),
+            encoder_layers_per_block=(1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1),
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            scaling_factor=0.41407,
+        ),
+        transformer=diffusers.SanaTransformer2DModel(
             in_channels=16,
-            num_layers=1,
-            num_single_layers=2,
-            attention_head_dim=8,
+            out_channels=16,
             num_attention_heads=2,
-            joint_attention_dim=48,
-            timestep_guidance_channels=16,
-            axes_dims_rope=(2, 2, 2, 2),
-            guidance_embeds=False,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=16,
+            sample_size=8,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     )
 
@@ -366,6 +327,8 @@ def write_pipeline(kind: str, folder: Path) -> Path:
         "qwen-image": qwen_image,
         "z-image": z_image,
         "flux2-klein": flux2_klein,
+        "flux2-dev": flux2_dev,
+        "sana": sana,
     }
     make[kind]().save_pretrained(folder, safe_serialization=True)
     return folder

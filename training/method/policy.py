@@ -19,19 +19,14 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers and peft)
 )
 from infra.base.errors import UserError
+from pipelines.latents.kinds import kind_of
+from pipelines.latents.kinds_known import ATTENTION
 from training.backbones.backbone import Backbone
 from training.layout import base_precision
 from training.layout.sharding import is_sharded
 from training.method import forward
 from training.method.batch import Batch
 from training.method.policy_config import PolicyConfig
-
-# The attention projections of diffusers' networks: of UNets and transformers, of the text's side of transformers, and
-# of FLUX.2's single blocks, which compute theirs together with the first half of the feed-forward layer.
-ATTENTION = (
-    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-    "to_qkv_mlp_proj",
-)
 
 
 def make_policy(
@@ -56,13 +51,16 @@ def make_policy(
     network = backbone.load_network()
     if not config.lora_rank:
         return network.to(device)
-    add_adapters(network, config, seed)
+    add_adapters(network, config, seed, kind_of(backbone.folder).lora)
     backbone.freeze_idle(network)
     return base_precision.lower(network, config.base_precision, device, offload)
 
 
-def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Module:
+def add_adapters(network: Any, config: PolicyConfig, seed: int, usual: tuple[str, ...] = ATTENTION) -> torch.nn.Module:
     """Freeze a diffusers network and add adapters to it; B is zero, so it still computes what it did.
+
+    Args:
+        usual: ends of the names of the layers to adapt where the settings choose none; of a model, its kind's.
 
     Raises:
         UserError: as lora_targets does.
@@ -73,7 +71,7 @@ def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Modu
     settings = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha or config.lora_rank,
-        target_modules=lora_targets(network, config.lora_targets),
+        target_modules=lora_targets(network, config.lora_targets, usual),
         init_lora_weights="gaussian",
     )
     with torch.random.fork_rng(devices=[]):
@@ -82,8 +80,12 @@ def add_adapters(network: Any, config: PolicyConfig, seed: int) -> torch.nn.Modu
     return network.eval()
 
 
-def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...]) -> list[str]:
-    """Return the ends of the names of the layers to adapt; by default the attention projections that the network has.
+def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...], usual: tuple[str, ...] = ATTENTION) -> list[str]:
+    """Return the ends of the names of the layers to adapt; by default those of its kind that the network has.
+
+    Args:
+        usual: the kind's, of kinds_known.KINDS. One that some modules have which are no layers stands for the whole
+            names of the layers among them: in FLUX.2's single blocks `attn.to_out` is a layer, elsewhere a list of one.
 
     Raises:
         UserError: naming the wanted ends that no layer has, and all names that layers have.
@@ -94,10 +96,12 @@ def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...]) -> list[str]
         named = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
         return bool(named) and all(named)
 
-    usual = tuple(target for target in ATTENTION if is_adaptable(target))
-    if usual:  # in FLUX.2's single blocks these are layers, in other attentions the lists that hold one
-        usual += tuple(name for name, fits in layers.items() if fits and name.endswith(".attn.to_out"))
-    targets = wanted or usual
+    def spelled(target: str) -> list[str]:
+        if is_adaptable(target):
+            return [target]
+        return [name for name, fits in layers.items() if fits and f".{name}".endswith(f".{target}")]
+
+    targets = list(wanted) or [name for target in usual for name in spelled(target)]
     unknown = [target for target in targets if not is_adaptable(target)]
     if unknown or not targets:
         known = sorted({_short(name) for name, fits in layers.items() if fits})
@@ -110,7 +114,7 @@ def lora_targets(network: torch.nn.Module, wanted: tuple[str, ...]) -> list[str]
             f"--lora-targets {' '.join(unknown)}: not the name of linear or convolution layers here; "
             f"there are {', '.join(known)}"
         )
-    return list(targets)
+    return targets
 
 
 def _short(name: str) -> str:

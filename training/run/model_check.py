@@ -32,7 +32,8 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
     if config.export == "single-file":
         exports.check(backbone.folder, lora=bool(config.policy.lora_rank))
     if config.policy.lora_rank:
-        lora_targets(counting.empty(backbone.folder, backbone.network_folder), config.policy.lora_targets)
+        network = counting.empty(backbone.folder, backbone.network_folder)
+        lora_targets(network, config.policy.lora_targets, kind_of(backbone.folder).lora)
     check_fingerprints(manifest.fingerprints, _frozen_folder(config.start, manifest), path)
     if config.data.held_out_store:
         other = files.resolve(config.data.held_out_store)

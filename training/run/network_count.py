@@ -15,6 +15,7 @@ import torch
 from infra.base import counting
 from infra.base.errors import UserError
 from pipelines.latents import store
+from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import Backbone, open_backbone
 from training.layout import base_precision
 from training.method import forward
@@ -90,7 +91,7 @@ def lay_out(network: torch.nn.Module, backbone: Backbone, config: TrainConfig) -
     """Give a network on the meta device its adapters, and its frozen weights their precision, as make_policy does."""
     if config.policy.lora_rank:
         with counting.META:
-            add_adapters(network, config.policy, config.seed)
+            add_adapters(network, config.policy, config.seed, kind_of(backbone.folder).lora)
     backbone.freeze_idle(network)
     if config.policy.lora_rank:
         base_precision.lower(network, config.policy.base_precision, counting.META)

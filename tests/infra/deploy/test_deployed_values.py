@@ -19,7 +19,7 @@ from infra.deploy.render import RenderConfig
     ("changed", "refusal"),
     [
         ({"namespace": "Alignment"}, "namespace"),
-        ({"preset": "sd16"}, "preset"),
+        ({"preset": "sd16"}, "sd16 is no model's preset; give one of sd15, sd21"),
         ({"image": "registry.example.com/diffusion-dpo:latest"}, "image"),
         ({"data.source": "s3://bucket/$(id)"}, "data.source"),
         ({"data.store": "s3://bucket/a store"}, "data.store"),

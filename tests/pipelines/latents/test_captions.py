@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from support.material import MODEL
-from support.tiny_pipelines import KINDS
+from support.tiny_pipelines import KINDS, NEW, OLDER, TOKENS
 
 from infra.base.errors import UserError
 from infra.base.models import Model
@@ -25,8 +25,6 @@ from training.backbones.schedule_config import ScheduleConfig
 
 CAPTIONS = ["a big red circle on a teal background", "", "a small white star"]
 Pipelines = Callable[[str], Path]
-TOKENS = {"sd3": 77, "flux": 77, "qwen-image": 77, "z-image": 77, "flux2-klein": 77}
-CUT_APART = tuple(kind for kind in KINDS if kind not in ("qwen-image", "z-image", "flux2-klein"))
 
 
 def conditioning(folder: Path, tokens: int | None) -> dict[str, torch.Tensor]:
@@ -49,7 +47,7 @@ def assembled(kind: str, folder: Path, stored: dict[str, torch.Tensor]) -> tuple
     return given["encoder_hidden_states"], pooled
 
 
-@pytest.mark.parametrize("kind", CUT_APART)  # the others' columns stand in test_hand_vectors.py
+@pytest.mark.parametrize("kind", OLDER)  # the others' columns stand in test_hand_vectors.py
 def test_the_columns_put_together_are_what_the_pipeline_is_conditioned_on(kind: str, tiny_pipeline: Pipelines) -> None:
     folder = tiny_pipeline(kind)
     hidden, pooled = assembled(kind, folder, conditioning(folder, TOKENS.get(kind)))
@@ -117,10 +115,10 @@ def test_a_caption_is_cut_off_where_no_encoder_sees_it_whole(tiny_pipeline: Pipe
     captions = ["a star", "a red star " * 8, "a red star " * 60]  # 24 words are too many for CLIP's 16 tokens
     assert CaptionEncoder(Model(str(tiny_pipeline("sdxl"))), 4, "float32").truncated(captions) == 2
     assert CaptionEncoder(Model(str(tiny_pipeline("flux"))), 4, "float32", 77).truncated(captions) == 1
-    for kind in ("qwen-image", "z-image", "flux2-klein"):  # their templates' tokens count too, without the dropped ones
+    for kind in NEW:  # their templates' tokens count too, without the dropped ones
         folder = tiny_pipeline(kind)
         alone = text_columns.tokenizers_alone(folder, ["text_encoder"])
-        around = {"qwen-image": 5, "z-image": 5, "flux2-klein": 6}[kind]
+        around = {"qwen-image": 5, "z-image": 5, "flux2-klein": 6, "flux2-dev": 28, "sana": 2}[kind]
         fits = " ".join(["star"] * (77 - around))
         assert text_columns.token_counts(alone, "text_encoder", ["", fits]) == [around, 77]
         assert text_columns.count_cut(alone, ["text_encoder"], 77, [fits, f"{fits} star"]) == 1

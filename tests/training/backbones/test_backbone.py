@@ -19,8 +19,9 @@ from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
 from training.backbones.flow import Flux, StableDiffusion3
-from training.backbones.flux2 import Flux2Klein
+from training.backbones.flux2 import Flux2Dev, Flux2Klein
 from training.backbones.qwen_image import QwenImage
+from training.backbones.sana import Sana
 from training.backbones.schedule_config import ScheduleConfig
 from training.backbones.z_image import ZImage
 
@@ -37,6 +38,8 @@ Pipelines = Callable[[str], Path]
         ("qwen-image", QwenImage, "flow"),
         ("z-image", ZImage, "flow"),
         ("flux2-klein", Flux2Klein, "flow"),
+        ("flux2-dev", Flux2Dev, "flow"),
+        ("sana", Sana, "flow"),
     ],
 )
 def test_the_pipelines_class_decides(kind: str, expected: type, prediction: str, tiny_pipeline: Pipelines) -> None:
@@ -59,6 +62,7 @@ def test_a_pipeline_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         ("QwenImageEditPipeline", "a QwenImageEditPipeline, which is given an image to edit beside a caption;"),
         ("ZImageOmniPipeline", "a ZImageOmniPipeline, which is given images among the words beside a caption;"),
         ("Flux2KleinKVPipeline", "a Flux2KleinKVPipeline, which is given images to refer to beside a caption;"),
+        ("SanaSprintPipeline", "a SanaSprintPipeline, which is given its guidance beside a caption;"),
         ("WanPipeline", "a WanPipeline; this trainer knows"),
     ],
 )
@@ -74,7 +78,9 @@ def test_variants_of_known_families_are_refused_by_name(name: str, told: str, tm
         ("qwen-image", "zero_cond_t", True, "as in an edit model; this trainer takes a QwenImagePipeline"),
         ("qwen-image", "guidance_embeds", True, "as in a model that is told its guidance;"),
         ("z-image", "siglip_feat_dim", 8, "as in the Omni model, which sees images beside the words;"),
-        ("flux2-klein", "guidance_embeds", True, r"as in FLUX\.2 \[dev\], which is told its guidance;"),
+        ("sana", "guidance_embeds", True, "as in Sana-Sprint, which is told its guidance;"),
+        ("flux2-klein", "guidance_embeds", True, r"as in FLUX\.2 \[dev\], which is told its guidance and is a"),
+        ("flux2-dev", "guidance_embeds", False, r"as in FLUX\.2 \[klein\], whose class is Flux2KleinPipeline;"),
     ],
 )
 def test_networks_of_variants_are_refused_by_their_settings(

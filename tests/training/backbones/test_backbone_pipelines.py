@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.material import notes, rendered_pairs, write_pairs
-from support.tiny_pipelines import KINDS
+from support.tiny_pipelines import KINDS, NEW, RESOLUTIONS, TOKENS
 from support.trained_models import train_until_killed
 
 from infra.base import engines
@@ -40,9 +40,8 @@ from training.run.result import result_folder
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
 Pipelines = Callable[[str], Path]
-TOKENS = {"sd3": 77, "flux": 77, "qwen-image": 77, "z-image": 77, "flux2-klein": 77}
-SHAPES = {"sd-v": (4, 8, 8), "sdxl": (4, 8, 8), "sdxl-turbo": (4, 8, 8), "flux2-klein": (16, 4, 4)}
-NEW = ("qwen-image", "z-image", "flux2-klein")
+FLUX_2 = ("flux2-klein", "flux2-dev")
+SHAPES = dict.fromkeys(("sd-v", "sdxl", "sdxl-turbo"), (4, 8, 8)) | dict.fromkeys(FLUX_2, (16, 4, 4))
 TURBO = ScheduleConfig((249, 499, 749), zero_terminal_snr=True)
 
 
@@ -71,7 +70,7 @@ def encode(tiny_pipeline: Pipelines, tmp_path_factory: pytest.TempPathFactory) -
 
 def resolution_of(kind: str) -> int:
     """Return a side in pixels that gives latents of 8 x 8."""
-    return 64 if kind == "z-image" else 16
+    return RESOLUTIONS.get(kind, 16)
 
 
 def settings(kind: str, model: Path, path: Path, folder: Path) -> TrainConfig:
@@ -162,7 +161,7 @@ def test_adapters_reach_every_attention_and_open_in_diffusers(
     assert not torch.equal(ours, base)
 
     adapted = {name.split(".lora_A")[0] for name, _ in trainer.policy.named_parameters() if ".lora_A" in name}
-    if kind == "flux2-klein":
+    if kind in FLUX_2:
         for block in (0, 1):
             assert f"single_transformer_blocks.{block}.attn.to_qkv_mlp_proj" in adapted
             assert f"single_transformer_blocks.{block}.attn.to_out" in adapted
@@ -236,6 +235,7 @@ def test_held_out_captions_of_another_length_are_refused(
         ("flux", {"resolution": 18}, "--resolution 18: not a multiple of 4"),  # two pixels a latent, patches of two
         ("sdxl", {"max_tokens": 128}, "--max-tokens 128: .* has no T5 or language model"),
         ("flux", {"max_tokens": 0}, "--max-tokens 0: a FluxPipeline can't do without"),
+        ("sana", {"posterior": "moments"}, "--posterior moments: the AutoencoderDC of .* gives one latent of an image"),
     ],
 )
 def test_impossible_encodings_are_refused(

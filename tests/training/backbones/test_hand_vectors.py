@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.tiny_pipelines import NEW, RESOLUTIONS
 
 from infra.base.models import Model
 from pipelines.drawing import sampling
@@ -25,9 +26,16 @@ from training.backbones.schedule_config import EVERY
 Pipelines = Callable[[str], Path]
 STEPS = 3
 CAPTIONS = ["a big red star", "", "a white circle on a teal background"]
-NEW = ("qwen-image", "z-image", "flux2-klein")
 KINDS = ("sd3", "flux", *NEW)
-OFF = {"qwen-image": {"true_cfg_scale": 1.0}, "z-image": {"guidance_scale": 0.0}}
+OFF: dict[str, dict[str, Any]] = {
+    "qwen-image": {"true_cfg_scale": 1.0},
+    "z-image": {"guidance_scale": 0.0},
+    "sana": {"guidance_scale": 1.0, "use_resolution_binning": False},
+    "flux": {"guidance_scale": 3.5},  # which networks are told
+    "flux2-dev": {"guidance_scale": 4.0},
+}
+FLUX_2 = ("flux2-klein", "flux2-dev")
+SIDES = {"sana": (8, 16)}  # of latents that are not square; its images have sides of 32 pixels at least
 
 
 def as_packed(kind: str, latents: torch.Tensor) -> torch.Tensor:
@@ -44,7 +52,7 @@ def as_packed(kind: str, latents: torch.Tensor) -> torch.Tensor:
 
 def as_kept(kind: str, latents: torch.Tensor) -> torch.Tensor:
     """Lay latents [B, C, H, W] out as the pipeline keeps them between its steps."""
-    if kind == "flux2-klein":
+    if kind in FLUX_2:
         from diffusers import Flux2KleinPipeline
 
         return Flux2KleinPipeline._pack_latents(latents)
@@ -59,7 +67,7 @@ def draw(kind: str, pipeline: Any, noise: torch.Tensor, caption: str, **more: An
         caught.append(given["latents"].clone())
         return given
 
-    factor = pipeline.vae_scale_factor * (2 if kind == "flux2-klein" else 1)
+    factor = pipeline.vae_scale_factor * (2 if kind in FLUX_2 else 1)
     pipeline.set_progress_bar_config(disable=True)
     pipeline(
         prompt=[caption],
@@ -69,7 +77,7 @@ def draw(kind: str, pipeline: Any, noise: torch.Tensor, caption: str, **more: An
         latents=as_packed(kind, noise),
         callback_on_step_end=catch,
         max_sequence_length=77,
-        **({"output_type": "latent"} | OFF.get(kind, {"guidance_scale": 3.5 if kind == "flux" else 1.0}) | more),
+        **({"output_type": "latent"} | OFF.get(kind, {"guidance_scale": 1.0}) | more),
     )
     return caught
 
@@ -91,15 +99,23 @@ def opened(kind: str, tiny_pipeline: Pipelines) -> tuple[Path, Any, Backbone, An
 def test_a_step_is_the_pipelines(kind: str, tiny_pipeline: Pipelines) -> None:
     folder, pipeline, backbone, network = opened(kind, tiny_pipeline)
     assert isinstance(backbone, RectifiedFlow)
-    noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(1, 16, *SIDES.get(kind, (4, 6)), generator=torch.Generator().manual_seed(3))
     steps = draw(kind, pipeline, noise, CAPTIONS[2])
     levels = pipeline.scheduler.sigmas  # [STEPS + 1], the last 0
     backbone.sigmas = levels[:-1]
+    solver = None
+    if kind == "sana":  # whose solver tells the network whole timesteps, and looks back a step
+        solver = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+        solver.set_timesteps(STEPS)
+        backbone.sigmas = solver.timesteps / 1000
     text = conditioning(folder, pipeline, CAPTIONS[2:])
     latents = noise
     for index in range(STEPS):
         velocity = backbone.predict(network, latents, torch.tensor([index]), text)
-        latents = latents + (levels[index + 1] - levels[index]) * velocity
+        if solver is None:
+            latents = latents + (levels[index + 1] - levels[index]) * velocity
+        else:
+            latents = solver.step(velocity, solver.timesteps[index], latents).prev_sample
         assert torch.allclose(as_kept(kind, latents), steps[index], atol=5e-6)
         moved = (levels[index + 1] - levels[index]).abs() * velocity.abs().mean()
         assert moved > 100 * 5e-6  # a wrong sign could not pass
@@ -121,7 +137,7 @@ def test_the_target_leads_back_to_the_image(kind: str, tiny_pipeline: Pipelines)
 @torch.no_grad()
 def test_stored_latents_are_what_the_pipeline_decodes(kind: str, tiny_pipeline: Pipelines) -> None:
     folder, pipeline, _, _ = opened(kind, tiny_pipeline)
-    side = 64 if kind == "z-image" else 16
+    side = RESOLUTIONS.get(kind, 16)
     encoder = encoders.LatentEncoder(Model(str(folder)), side, "mean", False, 0, 1, "float32")
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
     stored = torch.from_numpy(encoder.encode(pixels, np.zeros(1, np.int64), 0).astype(np.float32))
@@ -135,7 +151,7 @@ def test_stored_latents_are_what_the_pipeline_decodes(kind: str, tiny_pipeline: 
     def stand_still(*given: Any, **named: Any) -> tuple[Any]:
         """Predict no motion, so that the pipeline decodes the latents that it was given."""
         noisy = given[0] if given else named["hidden_states"]
-        return ([torch.zeros_like(one) for one in noisy] if given else torch.zeros_like(noisy),)
+        return (torch.zeros_like(noisy) if torch.is_tensor(noisy) else [torch.zeros_like(one) for one in noisy],)
 
     decoded: list[torch.Tensor] = []
     pipeline.transformer.forward = stand_still
@@ -157,7 +173,7 @@ def test_captions_of_unequal_length_in_a_batch_are_what_they_are_alone(kind: str
         one = slice(row, row + 1)
         alone = backbone.predict(network, noisy[one], t[one], {name: value[one] for name, value in text.items()})
         assert torch.allclose(together[one], alone, atol=3e-6)  # other shapes, other order of sums
-    if kind != "flux2-klein":  # whose rows are all read
+    if kind not in FLUX_2:  # whose rows are all read
         assert len({int(length) for length in text[text_columns.LENGTH]}) == 3
         padded = text["text_encoder"].clone()
         for row, length in enumerate(text[text_columns.LENGTH].flatten().long().tolist()):
@@ -173,7 +189,9 @@ def test_noise_is_added_at_the_level_that_the_network_is_told(kind: str, tiny_pi
     text = conditioning(folder, pipeline, CAPTIONS[2:])
     seen: list[torch.Tensor] = []
     # What turns the time into an embedding, and by how much the network has multiplied the noise level before it.
-    embed = {"z-image": "t_embedder", "flux2-klein": "time_guidance_embed"}.get(kind, "time_text_embed")
+    embed = {"z-image": "t_embedder", **dict.fromkeys(FLUX_2, "time_guidance_embed"), "sana": "time_embed"}.get(
+        kind, "time_text_embed"
+    )
     factor = 1 if kind == "qwen-image" else 1000
     network.get_submodule(embed).register_forward_pre_hook(lambda _, given: seen.append(given[0].float() / factor))
     noise = torch.ones(1, 16, 4, 4)
@@ -189,3 +207,15 @@ def test_noise_is_added_at_the_level_that_the_network_is_told(kind: str, tiny_pi
         distinct = len(set(backbone.told(levels).tolist()))  # type: ignore[attr-defined]
     assert distinct == (4 if backbone.rounds_time else 12)
     assert torch.equal(backbone.told(levels), levels)  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def test_sana_s_empty_caption_is_the_one_that_it_guides_against(tiny_pipeline: Pipelines) -> None:
+    folder, pipeline, _, _ = opened("sana", tiny_pipeline)
+    _, _, against, mask = pipeline.encode_prompt(["a star"], True, max_sequence_length=77)
+    text = conditioning(folder, pipeline, ["a star", " "])
+    assert text[text_columns.LENGTH].tolist() == [[4], [1]]  # <bos>, the instruction's last token, a, star; <bos>
+    assert torch.equal(text["text_encoder"][1, :1], against[0][mask[0] == 1])
+    instruction = text_columns._instruction(pipeline)
+    _, mask, _, _ = pipeline.encode_prompt([""], False, max_sequence_length=77, complex_human_instruction=instruction)
+    assert int(mask.sum()) == 2  # what a prompt of nothing becomes in the pipeline
