@@ -84,6 +84,11 @@ def test_the_counted_peak_is_the_measured_one(
     sharding.prepare(config.sharding, network, config.autocast, CPU, 1)
     held = sum(value.nbytes for value in (batch.latents, batch.noise, *batch.conditioning.values()))
     activations = held + measured(lambda one: forward.pair_errors(backbone, network, one, config.autocast), batch)
-    # A UNet that computes its blocks again takes 11 % more on a CPU than is counted; all others stay within 5 %.
+    # A CPU's backward pass of a convolution copies its inputs into other layouts while it runs. A UNet that computes
+    # its blocks again so takes 11 % more there than its tensors do; all others stay within 5 %.
+    if kind == "sdxl":
+        with counting.Live() as live:
+            forward.pair_errors(backbone, network, batch, config.autocast).sum().backward()
+        assert counted.activations == pytest.approx(held + live.peak, rel=0.01)  # the tensors alone
     tolerance = 0.12 if kind == "sdxl" and recomputed else 0.05
     assert counted.activations == pytest.approx(activations, rel=tolerance)
