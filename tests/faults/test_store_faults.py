@@ -26,6 +26,7 @@ from support.stores import SCRIPT, SMALL_BLOCKS, contents, refusal
 from infra.base import files, one_writer
 from infra.base.errors import UserError
 from infra.faults import encoding
+from infra.faults.chaos_config import Victim
 from pipelines.engine import on_ray, progress
 from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import Job
@@ -40,11 +41,17 @@ pytestmark = pytest.mark.chaos
 # 1, 14. Kills, and a second job meanwhile
 
 
-@pytest.mark.parametrize("seed", [3])
-def test_sigkills_of_encoder_driver_and_node_lose_and_double_nothing(
-    seed: int, encoded_store: Path, raw_pairs: Path, ray_environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    "victims", [("encoder", "driver"), pytest.param(("node",), marks=pytest.mark.long)], ids=" and ".join
+)
+def test_sigkills_lose_and_double_nothing(
+    victims: tuple[Victim, ...],
+    encoded_store: Path,
+    raw_pairs: Path,
+    ray_environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    drawn = encoding.strikes(random.Random(seed), ("encoder", "driver", "node"), 406 // encoding.BLOCK)
+    drawn = encoding.strikes(random.Random(3), victims, 406 // encoding.BLOCK)
     flags = ["--source", str(raw_pairs), "--encoders", "2", *SMALL_BLOCKS]
     found = encoding.run_round(ray_environment, flags, str(tmp_path / "store"), drawn, tmp_path / "store.log")
     assert (found.counts, found.content_hash) == contents(encoded_store)

@@ -70,6 +70,7 @@ def test_sigkill_of_the_driver_past_the_epochs_end_changes_no_loss(
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(two_workers)]
 
 
+@pytest.mark.long  # test_loop.py has the sentence, and test_workers.py how a worker's becomes the command's
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_step_and_pair(
     copied_store: Path, training_flags: list[str], drive: Submit, tmp_path: Path
 ) -> None:
