@@ -12,6 +12,7 @@ from infra.base.errors import UserError
 from pipelines.drawing.prompts import Prompt
 from pipelines.latents import buckets, kinds
 from pipelines.latents.buckets import Shape
+from pipelines.latents.kinds_known import KINDS
 
 
 def bucketed(prompts: Sequence[Prompt], folder: Path, source: str) -> list[Shape]:
@@ -45,10 +46,11 @@ def shapes_hash(shapes: Sequence[Shape]) -> str:
 def size_arguments(pipeline: Any, shape: Shape | None) -> dict[str, Any]:
     """Say a size in pixels as a pipeline takes it; without one it draws the size that its model was made for.
 
-    Sana's draws 1024 pixels whatever the model, at the nearest of shapes of its own, and resizes the images to what
-    was asked for.
+    A binned pipeline draws 1024 pixels whatever the model, at the nearest of shapes of its own, and resizes the images
+    to what was asked for.
     """
-    if type(pipeline).__name__ == "SanaPipeline":
+    kind = KINDS.get(type(pipeline).__name__)
+    if kind is not None and kind.binned:
         side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
         height, width = shape or (side, side)
         return {"height": height, "width": width, "use_resolution_binning": False}

@@ -61,6 +61,7 @@ class Kind:
     variants: tuple[tuple[str, Any, str], ...] = ()  # settings of a variant's network: name, value here, whose it is
     optional: tuple[str, ...] = ()  # parts that may lack, beyond those that diffusers calls so
     resolution: int = 0  # side of the images in pixels, where no part's settings tell
+    binned: bool = False  # it draws at one of its own shapes and resizes, unless use_resolution_binning=False is given
     templated: bool = False  # captions are put into a chat template that the tokenizer's files hold
     lora: tuple[str, ...] = ATTENTION  # ends of the names of the layers that get adapters, where none are chosen
 
@@ -241,6 +242,7 @@ KINDS = {
         },
         backbone="training.backbones.sana:Sana",
         text="sana",
+        binned=True,
         variants=(("guidance_embeds", False, "Sana-Sprint, which is told its guidance"),),
     ),
 }

@@ -98,7 +98,7 @@ def fill(
     pipeline = files.read_json(str(base / "model_index.json"))["_class_name"]
     whole = f'pipeline = DiffusionPipeline.from_pretrained("."{how})'
     scale = guidance(pipeline, config.validation.guidance_scale, 1)
-    size = _size(base, facts)
+    size = _size(base, pipeline, facts)
     hub = _hub_name(base) if local else named or config.model
     licence = _licence(base)
     return _CARD.format(
@@ -140,11 +140,14 @@ def fill(
     )
 
 
-def _size(base: Path, facts: Mapping[str, Any]) -> dict[str, int]:
+def _size(base: Path, pipeline: str, facts: Mapping[str, Any]) -> dict[str, int]:
     """Return the sides and tokens that the policy was trained with, where its pipeline would take others."""
     side = facts.get("resolution")
-    other = side and not facts.get("buckets") and side != native_resolution(base)
     tokens = {"max_sequence_length": facts["max_tokens"]} if facts.get("max_tokens") else {}
+    if pipeline in KINDS and KINDS[pipeline].binned:
+        side = side or native_resolution(base)
+        return {"height": side, "width": side, "use_resolution_binning": False} | tokens
+    other = side and not facts.get("buckets") and side != native_resolution(base)
     return ({"height": side, "width": side} if other else {}) | tokens
 
 

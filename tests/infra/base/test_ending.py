@@ -11,7 +11,7 @@ import pytest
 from infra.base.files import ROOT
 
 PROGRAM = """
-import atexit, sys
+import atexit, sys, types
 from dataclasses import dataclass
 from infra.base import cli
 from infra.base.errors import UserError
@@ -20,8 +20,10 @@ class Library:
     def __del__(self):
         print("taken apart")
 
-library = Library()
-library.itself = library  # as libraries are: only Python's last collection finds it
+loaded = sys.modules["loaded"] = types.ModuleType("loaded")
+loaded.library = Library()
+loaded.library.itself = loaded.library  # as libraries are: only Python's last collection finds it
+del loaded
 
 @dataclass(frozen=True)
 class Config:

@@ -224,6 +224,7 @@ def test_bad_flags_are_refused_before_ray_starts(
 
 
 def test_cached_training_repeats_the_inline_losses(
+    small_world: str,
     copied_store: Path,
     one_worker: Path,
     training_flags: list[str],
@@ -232,6 +233,7 @@ def test_cached_training_repeats_the_inline_losses(
 ) -> None:
     copied = ["--store", str(copied_store), "--cache", str(tmp_path / "cache")]
     encode = [*copied, "--name", "two", "--draws", "2", "--batch-size", "4", "--rows-per-file", "128"]
+    encode += ["--model", small_world]
     encode_reference.main(cli.parse(ReferenceConfig, {}, encode))
     assert "2 draws of 351 pairs, 702 visits new" in capsys.readouterr().out
     # 351 pairs give 21 steps of 16 an epoch, so the last three of the 24 are the second epoch's.

@@ -46,7 +46,7 @@ def test_one_process_trains_as_one_worker_of_ray_to_the_last_bit(
     cli.run(main, TrainConfig, PRESETS, [*training_flags, "--workers", "1", "--output", output], runs_jobs=True)
     told = capsys.readouterr().out
     assert told.splitlines()[-1].startswith(f"{output}/result: the result, ")
-    assert told.endswith(f" bytes; next: python pipelines/generate.py --model {output}/result\n")
+    assert told.endswith(f" bytes; next: python pipelines/generate.py --model {output}/result --prompts FILE\n")
     for name in ("step", "loss", "stream", "gradient_norm", "learning_rate"):
         assert [row[name] for row in notes(output)] == [row[name] for row in notes(one_worker)]
     weights = f"{RESULT}/unet/diffusion_pytorch_model.safetensors"
