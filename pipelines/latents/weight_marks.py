@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from infra.base import models
+from infra.base import models, weight_names
 from infra.base.errors import UserError
 
 SHOWN = 3  # names in a refusal
@@ -49,13 +49,17 @@ def some(names: Sequence[str]) -> str:
 
 
 def refuse_without_words(folder: Path, part: str, flag: str) -> None:
-    """Refuse a text encoder whose tokenizer has no vocabulary: transformers 5 opens an empty one.
+    """Refuse a text encoder with weights whose tokenizer has no vocabulary: transformers 5 opens an empty one.
+
+    A folder of settings alone, which a dry run counts, needs no words.
 
     Raises:
         UserError: naming the tokenizer's folder.
     """
     tokenizer = folder / part.replace("text_encoder", "tokenizer")
     if not part.startswith("text_encoder") or not tokenizer.is_dir():
+        return
+    if all(weight_names.variant(path.name) is None for path in (folder / part).iterdir()):
         return
     if not any((tokenizer / name).is_file() for name in VOCABULARIES):
         raise UserError(

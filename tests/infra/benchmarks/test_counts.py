@@ -9,6 +9,12 @@ import pytest
 
 from infra.base import kept_counts
 from infra.benchmarks import counts
+from pipelines.latents import planned, stated
+
+
+@pytest.mark.parametrize("name", [name for name in counts.KNOWN if name != counts.WORLD])
+def test_the_settings_of_a_known_model_are_those_of_one(name: str) -> None:
+    stated.refuse(planned.SHAPES / name)  # they have no weights, and so need no vocabulary
 
 
 @pytest.mark.parametrize(
