@@ -155,11 +155,13 @@ def read_scores(asked: Asked, known: Mapping[str, label_set.Scores | None]) -> d
 
 
 def write_label_set(plan: Plan, name: str, scores: label_set.Scores) -> None:
-    """Label the kept pairs by one scorer's scores, and publish the label set, unless it is there and has as many."""
+    """Label the kept pairs by one scorer's scores, and publish the label set, unless it is there and gained no answer."""
     config = plan.config
     folder = plan.folder(name)
     if plan.names[name] in label_files.label_sets(plan.destination):
-        if label_files.read_labels_manifest(plan.destination, plan.names[name])["rows"] == len(scores.pair_ids):
+        before = label_files.read_labels_manifest(plan.destination, plan.names[name])
+        left = len(known_scores.unanswered(scores.refused))
+        if (before["rows"], known_scores.count_unanswered(before)) == (len(scores.pair_ids), left):
             return
         files.remove(files.join(folder, store.MANIFEST), files.owner_of(folder))  # no longer a set until it is whole
     human, _ = label_files.read_labels(plan.destination, "human")

@@ -29,7 +29,8 @@ KEY = "JUDGE_API_KEY"  # variable of the environment
 CONNECT = 10.0  # seconds to reach a server
 LONGEST_PAUSE = 60.0  # seconds of our own pauses
 PATIENCE = 600.0  # seconds that a server may ask us to wait; beyond that the command ends and can be run again
-OUTAGE = 3  # questions in a row that failed at every try: the server is down, and not the question at fault
+OUTAGE = 3  # questions in a row that failed at every try: then a plain one tells whether the server is down
+PLAIN = "Reply with the word yes."
 TRY_AGAIN = (408, 409, 425, 429)  # and 500 or above
 REFUSED = "the server refused the request"
 
@@ -149,11 +150,23 @@ class Client:
             return Answer(text=None, reason=answer)
         self.failed += 1
         if self.failed >= OUTAGE:
+            self._refuse_outage(answer, body)
+        return Answer(text=None, reason=f"{UNANSWERED}{answer}")
+
+    def _refuse_outage(self, problem: str, body: Mapping[str, Any]) -> None:
+        """End where the server answers nothing; one that answers a plain question fails at these questions alone.
+
+        Raises:
+            UserError: if it does not answer that one either.
+        """
+        plain = [{"role": "user", "content": PLAIN}]
+        answer = self._send("chat/completions", {**body, "messages": plain}, Answer.of)
+        if not isinstance(answer, Answer) and not answer.startswith(REFUSED):
             raise UserError(
-                f"scorer {self.address}: {answer}, {self.failed} questions in a row; the answers so far are kept in "
+                f"scorer {self.address}: {problem}, {self.failed} questions in a row; the answers so far are kept in "
                 f"{self.folder}: run the same command again once the server answers"
             )
-        return Answer(text=None, reason=f"{UNANSWERED}{answer}")
+        self.failed = 0
 
     def models(self) -> list[str]:
         """List the models that the server has.

@@ -216,6 +216,14 @@ def test_one_question_that_always_fails_costs_itself_and_an_outage_ends_the_job(
     assert reasons == ["no answer: the server failed (500)", None]
     assert scores[:, 1].tolist() == [1.0, 0.0]
     assert slept == [1.0, 2.0] * 2  # of three tries, for either order
+    # Two such pairs are four failures in a row. After the third the server answers a plain question, so it is not down.
+    server.answer = lambda body: "yes" if isinstance(body["messages"][0]["content"], str) else chat_server.verdict(body)
+    server.misbehave = lambda _number, body: None if isinstance(body["messages"][0]["content"], str) else (500, {}, b"")
+    _, reasons, _ = judge.judge_pairs([RED, RED], [PINK, PINK], ["u", "v"])
+    assert reasons == ["no answer: the server failed (500)"] * 2
+    assert [body for body in server.bodies if isinstance(body["messages"][0]["content"], str)] == [
+        {**server.bodies[0], "messages": [{"role": "user", "content": endpoint_client.PLAIN}]}
+    ]
     server.misbehave = lambda _number, _body: (503, {}, b"")
     with pytest.raises(
         UserError, match=r"the server failed \(503\), 3 questions in a row; .*run the same command again"
@@ -474,6 +482,21 @@ def test_what_the_server_failed_to_answer_is_asked_again_and_nothing_else(
     relabel.main(few_pairs)
     assert len(server.asked) == 36
     assert "already finished" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("noted_jobs")
+def test_an_answer_that_cannot_be_read_is_an_answer_and_is_not_asked_for_again(
+    few_pairs: relabel.RelabelConfig, server: ChatServer
+) -> None:
+    fail_two(server)
+    relabel.main(few_pairs)
+    server.misbehave = lambda _number, _body: completion("Hard to say.")
+    relabel.main(few_pairs)
+    manifest = label_files.read_labels_manifest(few_pairs.store, "Red-VL")
+    assert (manifest["rows"], manifest["reasons"]) == (12, {"no verdict in the answer": 2})
+    asked = len(server.asked)
+    relabel.main(few_pairs)
+    assert len(server.asked) == asked
 
 
 @pytest.mark.usefixtures("noted_jobs")
