@@ -25,7 +25,7 @@ def ending_quietly() -> Iterator[None]:
             raise
         raise SystemExit(LEFT) from None
     finally:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, AttributeError):  # none at all, as of a process begun without it
             sys.stdout.flush()
         _has_reader_left()
 

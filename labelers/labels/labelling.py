@@ -155,7 +155,7 @@ def read_scores(asked: Asked, known: Mapping[str, label_set.Scores | None]) -> d
 
 
 def write_label_set(plan: Plan, name: str, scores: label_set.Scores) -> None:
-    """Label the kept pairs by one scorer's scores, and publish the label set, unless it is there and gained no answer."""
+    """Label the kept pairs by one scorer's scores, and publish the label set, unless no answer in it is new."""
     config = plan.config
     folder = plan.folder(name)
     if plan.names[name] in label_files.label_sets(plan.destination):

@@ -120,6 +120,20 @@ def _row(ranking_id: int, comparison: Comparison, images: dict[str, bytes], vote
     return row | {"model_1": comparison.models[1]}
 
 
+def _some(rows: Iterator[dict[str, Any]], table: table_places.Table) -> Iterator[dict[str, Any]]:
+    """Yield rows, of which there must be one: raw pairs of before are not replaced by none.
+
+    Raises:
+        UserError: if there is none.
+    """
+    count = 0
+    for row in rows:
+        count += 1
+        yield row
+    if not count:
+        raise UserError(f"--table {', '.join(table.paths[:3])}: holds no pair; give a table that has some")
+
+
 def main(config: ImportConfig) -> None:
     """Make raw pairs in Pick-a-Pic's columns from comparisons and their images."""
     output = files.resolve(config.output)
@@ -134,7 +148,7 @@ def main(config: ImportConfig) -> None:
         rows = imported_pairs(comparisons, find_images(comparisons, images, layout), votes)
     else:
         layout, rows = with_images
-    count = raw_pairs.write_pairs(output, rows, asdict(config))
+    count = raw_pairs.write_pairs(output, _some(rows, table), asdict(config))
     if votes.pairs:
         print(votes.sentence(), flush=True)
     groups = f" of {len(grouped):,} groups" if grouped else ""

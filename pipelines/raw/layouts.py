@@ -6,7 +6,7 @@ The columns tell the layout: two of our own, and those of the public preference 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.base.errors import UserError
@@ -18,6 +18,7 @@ from pipelines.raw.comparisons import (
     all_pairs,
     caption_of,
     image_name,
+    in_hidden_slots,
     number,
 )
 from pipelines.raw.pairs import check_label, hash64
@@ -65,12 +66,21 @@ def comparisons_of(rows: Sequence[tuple[str, Any]], table: str) -> tuple[str, li
     """
     first = rows[0][1]
     layout = (layout_of(first) if isinstance(first, dict) else None) or LAYOUTS[0]
-    read = [one for place, row in rows for one in read_row(layout, row, f"{table}: {place}")]
+    read = [_with_paths(layout, one, row) for place, row in rows for one in read_row(layout, row, f"{table}: {place}")]
     compared = [one for one in read if isinstance(one, Comparison)]
     if not compared:
         compared = all_pairs([one for one in read if isinstance(one, RankedImage)], table)
     groups = {one.group: place for place, one in reversed(list(enumerate(compared)))}
     return layout.name, sorted(compared, key=lambda one: groups[one.group] if one.group is not None else 0)
+
+
+def _with_paths(layout: Layout, one: Comparison | RankedImage, row: Row) -> Comparison | RankedImage:
+    """Name the images of a layout that has them in its columns by the paths that stand there, as in text they do."""
+    if layout.images is None or not isinstance(one, Comparison):
+        return one
+    first, second = layout.images
+    names = (image_name(row[first], first, one.place), image_name(row[second], second, one.place))
+    return in_hidden_slots(replace(one, names=names))
 
 
 def read_row(layout: Layout, row: Any, place: str) -> Iterable[Comparison | RankedImage]:

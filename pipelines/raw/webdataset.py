@@ -68,8 +68,19 @@ def _members(path: str) -> Iterator[tuple[str, bytes]]:
                     )
                 if opened is not None and not name.rpartition("/")[2].startswith("."):
                     yield name, opened.read()
+            _check_end(tar.offset, filesystem.get_file_info(inner).size, path)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"--table {path}: not readable as a tar ({error}); replace it by a whole file") from error
+
+
+def _check_end(end: int, size: int, path: str) -> None:
+    """Refuse a tar without the block of zeros that ends it: tarfile takes one cut between two files for a whole one.
+
+    Args:
+        end: where its last file ends.
+    """
+    if size < end + tarfile.BLOCKSIZE:
+        raise UserError(f"--table {path}: not readable as a tar (cut at byte {size:,}); replace it by a whole file")
 
 
 def pair_of(key: str, sample: Sample, path: str) -> tuple[Comparison, tuple[bytes, bytes]]:
@@ -81,6 +92,9 @@ def pair_of(key: str, sample: Sample, path: str) -> tuple[Comparison, tuple[byte
     place = f"--table {path}: sample {key}"
     matches = [IMAGE.fullmatch(name) for name in sample]
     images = {int(match[1]): match[0] for match in matches if match is not None}
+    shown = [match[0] for match in matches if match is not None]
+    if len(shown) > 2:
+        raise UserError(f"{place}: has {', '.join(sorted(shown))}, several images of one slot; keep one of each")
     if len(images) < 2:
         raise UserError(f"{place}: has {', '.join(sorted(sample)) or 'nothing'}, and not two images; {HOW}")
     about = _about(sample, place)

@@ -41,6 +41,13 @@ def test_work_that_can_print_no_more_ends_as_if_by_sigpipe() -> None:
     assert stopped.value.code == pipes.LEFT == 128 + 13
 
 
+def test_a_command_begun_without_an_output_ends_as_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `command >&-`
+    with pytest.raises(SystemExit) as stopped, pipes.ending_quietly():
+        raise SystemExit(2)
+    assert stopped.value.code == 2
+
+
 def test_a_refusal_keeps_its_code_where_nobody_reads() -> None:
     with unread():
         print("a line")

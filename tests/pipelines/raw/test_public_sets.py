@@ -16,7 +16,7 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from pipelines.latents import summary
-from pipelines.raw import source, table_places
+from pipelines.raw import source, table_places, webdataset
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main
 from pipelines.raw.pairs import pair_ids
@@ -222,6 +222,35 @@ def test_a_tar_that_was_cut_off_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"0\.tar: not readable as a tar"):
         imported(tmp_path)
+
+
+@pytest.mark.parametrize("left", [1024, 1500])  # bytes of a first sample's last file, and half of the next header
+def test_a_tar_that_was_cut_off_between_two_files_is_named_too(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "set" / "0.tar"
+    tar(path, {"0.txt": "a", "1.txt": "b"})
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(UserError, match=rf"0\.tar: not readable as a tar \(cut at byte {left:,}\)"):
+        list(webdataset.samples(str(path)))
+
+
+def test_two_images_of_a_slot_and_tars_without_a_pair_are_refused(tmp_path: Path) -> None:
+    about = json.dumps({"caption": "b", "label_0": 1})
+    twice = {f"0.{end}": picture("red") for end in ("0.png", "jpg_0.jpg", "1.png")}
+    tar(tmp_path / "set" / "0.tar", {**twice, "0.json": about})
+    with pytest.raises(UserError, match=r"sample 0: has 0\.png, 1\.png, jpg_0\.jpg, several images of one slot"):
+        imported(tmp_path)
+    tar(tmp_path / "set" / "0.tar", {})
+    with pytest.raises(UserError, match=r"0\.tar: holds no pair"):
+        imported(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["csv", "json"])
+def test_a_set_s_columns_may_name_images_in_text(tmp_path: Path, end: str) -> None:
+    put(tmp_path, "red.png", "blue.png", "green.png")
+    rows = [{"prompt": "a", "chosen": "red.png", "rejected": other} for other in ("blue.png", "green.png")]
+    lines = ["prompt,chosen,rejected", *(",".join(row.values()) for row in rows)]
+    (tmp_path / "set" / f"pairs.{end}").write_text(json.dumps(rows) if end == "json" else "\n".join(lines))
+    assert better(imported(tmp_path)) == [("a", "red", "blue"), ("a", "red", "green")]
 
 
 def test_urls_and_paths_in_parquet(tmp_path: Path) -> None:
