@@ -20,6 +20,7 @@ Placed = Iterator[tuple[str, Row]]  # each row with its place in the file
 CAPTIONS = ("prompt", "caption")  # the columns that may hold the caption, in any case
 LINE_END = re.compile("\\r\\n|\\r|\\n")  # a caption may hold what str.splitlines takes for more of them
 SIDES = ("height", "width")  # the columns that may hold the shape to draw, in any case
+WHOLE = re.compile(r"([0-9]{1,9})(?:\.0*)?")
 NONE_GIVEN = "(none)"  # the group of a prompt whose field is empty
 
 
@@ -77,8 +78,9 @@ def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list
 
 
 def _shape(sides: Sequence[object]) -> tuple[int, int] | None:
-    """Return height and width where both are whole numbers above 0."""
-    numbers = [int(str(side)) if str(side).isdecimal() else 0 for side in sides]
+    """Return height and width where both are whole numbers above 0; pandas may write 64 as 64.0."""
+    matches = [WHOLE.fullmatch(str(side)) for side in sides]
+    numbers = [0 if match is None else int(match[1]) for match in matches]
     return (numbers[0], numbers[1]) if all(numbers) else None
 
 

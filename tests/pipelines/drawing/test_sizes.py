@@ -26,8 +26,8 @@ Pipelines = Callable[[str], Path]
 
 def test_a_table_tells_shapes(tmp_path: Path) -> None:
     path = tmp_path / "prompts.csv"
-    path.write_text("Prompt,Width,HEIGHT\na star,30,20\na ring,,20\na cross,-3,2\n")
-    assert [prompt.shape for prompt in read_grouped(str(path), ())] == [(20, 30), None, None]
+    path.write_text("Prompt,Width,HEIGHT\na star,30,20\na ring,,20\na cross,-3,2\na disc,48.0,64.5\na box,48.0,64\n")
+    assert [prompt.shape for prompt in read_grouped(str(path), ())] == [(20, 30), None, None, None, (64, 48)]
     again = tmp_path / "again.jsonl"
     again.write_bytes(read_set(str(path)).content)
     assert json.loads(again.read_text().splitlines()[0]) == {"prompt": "a star", "height": 20, "width": 30}
