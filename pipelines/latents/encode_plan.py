@@ -16,7 +16,7 @@ import numpy as np
 
 from infra.base import dry_run, files, kept_counts, models
 from infra.base.dry_run import DryRunConfig, Row
-from pipelines.latents import kinds, planned, safety, schemas, store
+from pipelines.latents import kinds, planned, safety, schemas, stated, store
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_other_settings
 from pipelines.raw import pairs
 from pipelines.raw.group_source import count_images
@@ -212,6 +212,7 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
             refuse_other_settings(destination, saved.get("config", saved) | saved.get("safety", {}), config, chosen)
     dataset = open_source(parquet_files(config.source, config.split))
     folder = planned.settings_folder(models.Model(config.model, config.revision))
+    stated.refuse(folder)  # also where the count is kept, which knows no weight files
     shapes = planned.shapes_of(folder, config.resolution, config.max_tokens, config.buckets)
     kinds.check_posterior(config.posterior, folder)
     stored = Stored(
