@@ -7,7 +7,7 @@ afterwards, with them: components.py, schedules.py, weight_files.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,10 @@ def refuse(folder: Path, flag: str = "--model") -> None:
     _refuse_lengths(folder, name, flag)
     for part, (library, _) in components.parts_of(folder).items():
         if library in components.LIBRARIES and (folder / part).is_dir():
-            _refuse_names(folder, part, flag)
-            refuse_without_words(folder, part, flag)
+            weights = _weights(folder / part)
+            _refuse_names(weights, folder, part, flag)
+            if weights:  # a dry run counts settings alone, without weights and words
+                refuse_without_words(folder, part, flag)
 
 
 def _stated(folder: Path, part: str) -> Mapping[str, Any]:
@@ -79,10 +81,14 @@ def _refuse_schedule(folder: Path, name: str, flag: str) -> None:
         schedules.refuse_other_flow(settings, kind, where)
 
 
-def _refuse_names(folder: Path, part: str, flag: str) -> None:
+def _weights(part: Path) -> list[Path]:
+    return sorted(path for path in part.iterdir() if weight_names.variant(path.name) == "")
+
+
+def _refuse_names(weights: Sequence[Path], folder: Path, part: str, flag: str) -> None:
     """Refuse weights with names that no class has: of a LoRA, or of a wrapper around a network."""
     kind = components.parts_of(folder)[part][1]
-    for path in sorted(path for path in (folder / part).iterdir() if weight_names.variant(path.name) == ""):
+    for path in weights:
         odd = [name for name in models.shapes(path) if name.startswith(WRAPPED) or any(mark in name for mark in MARKS)]
         if odd:
             raise UserError(refusal(f"{flag} {path}", kind, {"it holds, beside its own,": odd}, hint_of(odd)))

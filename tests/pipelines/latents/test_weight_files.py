@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.base.errors import UserError
-from pipelines.latents import components, kinds, kinds_known, schedules, weight_files
+from pipelines.latents import components, kinds, kinds_known, planned, schedules, stated, weight_files
+from pipelines.latents.models_known import MODELS
 from pipelines.latents.weight_files import check_folder, opened_parts
 
 Tensors = dict[str, torch.Tensor]
@@ -139,6 +140,11 @@ def test_a_tokenizer_without_a_vocabulary_is_refused(copied: Pipelines) -> None:
             path.unlink()
     with pytest.raises(UserError, match=r"/tokenizer: has none of tokenizer\.json, vocab\.json, .* so no words"):
         check_folder(folder, ("text_encoder",))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if (planned.SHAPES / name).is_dir()])
+def test_settings_without_weights_and_words_can_be_counted(name: str) -> None:
+    stated.refuse(planned.SHAPES / name)
 
 
 @pytest.mark.chaos
