@@ -14,6 +14,7 @@ from pipelines.raw import webdataset
 from pipelines.raw.comparisons import Comparison, image_name, image_path, in_hidden_slots
 from pipelines.raw.layouts import Layout, layout_of, read_row
 from pipelines.raw.pairs import hash64
+from pipelines.raw.published_layouts import CHOSEN
 from pipelines.raw.table_places import Table
 
 SHOWN = 40  # characters of a value in a refusal
@@ -30,7 +31,9 @@ class Numbering:
     def name(self, comparison: Comparison, images: tuple[bytes, bytes]) -> tuple[int, Comparison, dict[str, bytes]]:
         """Return the pair's ranking_id, the pair with its images' names, and the images by these."""
         names = (_name(images[0]), _name(images[1]))
-        named = in_hidden_slots(replace(comparison, names=names))
+        named = replace(comparison, names=names)
+        if comparison.names == CHOSEN:  # the columns tell the winner; other pairs keep the slots that people saw
+            named = in_hidden_slots(named)
         compared = hash64(*(part.encode() for part in (named.caption, *named.names)))
         ranking_id = hash64(str(compared).encode(), str(self.used[compared]).encode())
         self.used[compared] += 1

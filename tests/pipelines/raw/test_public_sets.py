@@ -147,6 +147,7 @@ def test_rapidata_s_votes_and_shares(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert better(rows) == wanted
     first = [row["probability_0"] if named(row["jpg_0"]) == "red" else 1 - row["probability_0"] for row in rows]
     assert first == pytest.approx([20 / 26, 0.5, 6 / 24])
+    assert [named(row["jpg_0"]) for row in rows] == ["red"] * 3  # image1, as people saw it
     assert "1 of them have as many for either image and are ties" in capsys.readouterr().out
     shares = {f"weighted_results_image{slot}_alignment": [0.5] * 3 for slot in (1, 2)}
     first = [0.8, 0.5, 0.1]
@@ -193,7 +194,10 @@ def test_webdataset_as_diffusers_writes_pick_a_pic_and_with_json(tmp_path: Path)
     about = json.dumps({"caption": "b", "label_0": 0.5})
     pair: dict[str, bytes | str] = {"0.png": picture("green"), "1.png": picture("white"), "json": about}
     tar(tmp_path / "set" / "00001.tar", {f"./x/7.{end}": content for end, content in pair.items()})
-    assert better(imported(tmp_path)) == [("a", "blue", "red"), ("b", "=", "green white")]
+    rows = imported(tmp_path)
+    assert better(rows) == [("a", "blue", "red"), ("b", "=", "green white")]
+    shown = [[named(row[f"jpg_{slot}"]) for slot in (0, 1)] for row in rows]
+    assert shown == [["red", "blue"], ["green", "white"]]  # in the slots that their names give them
 
 
 @pytest.mark.parametrize(
