@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -130,12 +131,13 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
     path = files.resolve(data.store)
     if not files.exists(files.join(path, store.MANIFEST)) or data.labels not in label_files.label_sets(path):
         return config  # a finished run needs neither; who needs them refuses
-    decided = decided_pairs(path, *label_files.find_labels(path, data.labels), data.hold_out)
-    per_worker = decided // config.workers
-    if decided >= data.global_batch or not per_worker:
+    labels = label_files.find_labels(path, data.labels)
+    decided = decided_pairs(path, *labels, data.hold_out)
+    if decided >= data.global_batch or decided < config.workers:
         return config
-    micro_batch = min(data.micro_batch, per_worker)
-    global_batch = per_worker // micro_batch * micro_batch * config.workers
+    manifest = store.read_manifest(path)
+    buckets = _bucket_counts(path, manifest, labels[0], data.hold_out) if manifest.buckets else {0: decided}
+    global_batch, micro_batch = _filled_batch(tuple(buckets.values()), data.micro_batch, config.workers)
     where = "one worker" if config.workers == 1 else f"each of {config.workers} workers"
     print(
         f"--global-batch {data.global_batch}: the set has {decided} pairs to train on, so a step takes {global_batch} "
@@ -143,6 +145,21 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
         flush=True,
     )
     return replace(config, data=replace(data, global_batch=global_batch, micro_batch=micro_batch))
+
+
+def _filled_batch(counts: Sequence[int], micro_batch: int, workers: int) -> tuple[int, int]:
+    """Return the global batch that a small set fills, and its micro-batch.
+
+    Args:
+        counts: pairs of each bucket, together at least one for each worker.
+        micro_batch: is kept where some buckets fill it; else it is the largest that every bucket fills.
+    """
+    largest = min(micro_batch, sum(counts) // workers)
+    for size in (largest, *range(min(largest, *counts), 1, -1)):
+        global_batch = usable(counts, size) // workers // size * size * workers
+        if global_batch:
+            return global_batch, size
+    return sum(counts) // workers * workers, 1
 
 
 def check_config(config: TrainConfig) -> TrainConfig:

@@ -177,6 +177,32 @@ def test_batches_that_buckets_cannot_fill_are_refused(
     assert rows["epochs"] == "1 of 4 steps"  # 18 pairs in units of 2, 4 a step
 
 
+@pytest.mark.parametrize(
+    ("counts", "micro_batch", "workers", "wanted"),
+    [
+        ((9, 9, 1), 8, 1, (16, 8)),  # 8 + 8 + 0, as every bucket but the last fills one
+        ((5, 4, 3, 2), 16, 1, (12, 2)),  # no bucket fills 14 or more; 4 + 4 + 2 + 2 in twos
+        ((5, 4, 3, 2), 4, 2, (8, 4)),  # 4 + 4, one micro-batch on each worker
+        ((9, 5), 3, 2, (12, 3)),  # 9 + 3
+        ((351,), 16, 1, (336, 16)),  # squares: 21 micro-batches
+        ((5, 5, 5), 8, 4, (8, 2)),  # 3 leave 9 pairs, too few for 4 workers; 2 leave 12, and 4 take 2 each
+        ((1, 1), 8, 2, (2, 1)),
+    ],
+)
+def test_batches_of_a_small_set_are_those_that_its_buckets_fill(
+    counts: tuple[int, ...], micro_batch: int, workers: int, wanted: tuple[int, int]
+) -> None:
+    assert preflight._filled_batch(counts, micro_batch, workers) == wanted
+
+
+def test_a_batch_follows_a_small_set_of_buckets(bucketed: Path, tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    config = settings(tiny_pipeline("sd-v"), bucketed, tmp_path)
+    large = replace(config, data=replace(config.data, micro_batch=16, global_batch=2048))
+    fitted = preflight.fit_batch(large)
+    assert (fitted.data.global_batch, fitted.data.micro_batch) == (EACH * len(SIZES), EACH)
+    preflight.check_settings(fitted)
+
+
 def test_the_plan_counts_each_bucket_s_work(
     bucketed: Path, tiny_pipeline: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
