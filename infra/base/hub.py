@@ -156,16 +156,18 @@ def push(
 
     logging.set_verbosity_error()  # it warns of the commit that it rightly leaves out
     api = _api(repo)
-    with TemporaryDirectory() as copies, _refusing(repo):
-        before = _state(api, repo, kind)
-        if before is None:
-            api.create_repo(repo, repo_type=kind, private=True)
-        elif keep_card and CARD in [one.rfilename for one in before.siblings or []]:
-            written = {name: content for name, content in written.items() if name != CARD}
+    with TemporaryDirectory() as copies:
+        # Outside of what is of the Hub: a full disk is no fault of the network.
         local = _local_copies(folder, [name for name in names if name not in written], Path(copies))
-        sent = [CommitOperationAdd(name, path) for name, path in local.items()]
-        sent += [CommitOperationAdd(name, content) for name, content in written.items()]
-        done = api.create_commit(repo, sent, commit_message=f"Upload {len(sent)} files", repo_type=kind)
+        with _refusing(repo):
+            before = _state(api, repo, kind)
+            if before is None:
+                api.create_repo(repo, repo_type=kind, private=True)
+            elif keep_card and CARD in [one.rfilename for one in before.siblings or []]:
+                written = {name: content for name, content in written.items() if name != CARD}
+            sent = [CommitOperationAdd(name, path) for name, path in local.items()]
+            sent += [CommitOperationAdd(name, content) for name, content in written.items()]
+            done = api.create_commit(repo, sent, commit_message=f"Upload {len(sent)} files", repo_type=kind)
     place = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     if before is not None and done.oid == before.sha:
         return f"{place}: has all {len(sent)} files already, nothing was sent"

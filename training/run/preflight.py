@@ -196,8 +196,8 @@ def _check_probabilities(config: TrainConfig, path: str) -> None:
     lacking = int((~((probability >= 0) & (probability <= 1))).sum())
     if lacking:
         raise UserError(
-            f"--objective soft: --labels {config.data.labels} has no probability_0 for {lacking} of {decided.sum()} "
-            "labelled pairs; make a label set with relabel.py --label soft"
+            f"--objective soft: --labels {config.data.labels} has no probability_0 from 0 to 1 for {lacking} of "
+            f"{decided.sum()} labelled pairs; make a label set with relabel.py --label soft"
         )
 
 

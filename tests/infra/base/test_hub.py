@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def test_files_on_s3_are_sent_too(server: hub_server.HubServer, bucket: str) -> 
     files.write_bytes(f"{bucket}/handed/unet/w.bin", b"w" * 2000)
     hub.push("me/x", "model", f"{bucket}/handed", ["unet/w.bin"], {})
     assert server.repositories["models/me/x"].files == {"unet/w.bin": b"w" * 2000}
+
+
+def test_a_disk_that_is_full_of_copies_from_s3_is_not_called_the_hub(
+    server: hub_server.HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    monkeypatch.setattr(hub.files, "copy", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        hub.push("me/x", "model", "s3://bucket/handed", ["w.bin"], {})
+    assert not server.asked
 
 
 def fine_grained(name: str, *permissions: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_objectives_that_make_sense_are_not() -> None:
 def test_soft_labels_without_probabilities_are_refused(config: TrainConfig, tmp_path: Path) -> None:
     soft = replace(config, objective=replace(config.objective, objective="soft"))
     with pytest.raises(
-        UserError, match="--objective soft: --labels human has no probability_0 for 351 of 351 labelled"
+        UserError, match="--objective soft: --labels human has no probability_0 from 0 to 1 for 351 of 351 labelled"
     ):
         preflight.check_config(soft)
     path = shutil.copytree(config.data.store, tmp_path / "store")
