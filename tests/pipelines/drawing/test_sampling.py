@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,13 @@ def test_usual_numbers_of_steps_pass(steps: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_s_own_scheduler_is_asked(kind: str, tiny_pipeline: Pipelines) -> None:
     check_steps(tiny_pipeline(kind), 4)
+
+
+def test_steps_beyond_those_of_a_solver_are_refused_with_those_that_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "LCMScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
+    check_steps(tmp_path, 50)
+    with pytest.raises(UserError, match="--sampling-steps 51: .* give 50, for example"):
+        check_steps(tmp_path, 51)
