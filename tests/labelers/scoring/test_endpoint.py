@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import chat_server
-from support.chat_server import ChatServer, completion
+from support.chat_server import ChatServer, completion, verdict
 from support.judging_material import write_images
 
 from infra.base import files
@@ -217,7 +217,7 @@ def test_one_question_that_always_fails_costs_itself_and_an_outage_ends_the_job(
     assert scores[:, 1].tolist() == [1.0, 0.0]
     assert slept == [1.0, 2.0] * 2  # of three tries, for either order
     # Two such pairs are four failures in a row. After the third the server answers a plain question, so it is not down.
-    server.answer = lambda body: "yes" if isinstance(body["messages"][0]["content"], str) else chat_server.verdict(body)
+    server.answer = lambda body: "yes" if isinstance(body["messages"][0]["content"], str) else verdict(body)
     server.misbehave = lambda _number, body: None if isinstance(body["messages"][0]["content"], str) else (500, {}, b"")
     _, reasons, _ = judge.judge_pairs([RED, RED], [PINK, PINK], ["u", "v"])
     assert reasons == ["no answer: the server failed (500)"] * 2
@@ -437,12 +437,12 @@ def test_what_cannot_be_read_is_counted_by_its_reason(labelling: relabel.Relabel
     assert label_set.summary(manifest).count("no verdict in the answer") == 1
 
 
-def fail_two(server: ChatServer) -> None:
-    """Let a server fail at two questions, whenever they are asked."""
+def fail_two(server: ChatServer, numbers: tuple[int, ...] = (3, 9)) -> None:
+    """Let a server fail at two questions, by their numbers, whenever they are asked."""
     failed: list[dict[str, Any]] = []
 
     def fail(number: int, body: dict[str, Any]) -> chat_server.Reply | None:
-        if number in (3, 9):
+        if number in numbers:
             failed.append(body)
         return (503, {}, b"") if body in failed else None
 
@@ -482,6 +482,18 @@ def test_what_the_server_failed_to_answer_is_asked_again_and_nothing_else(
     relabel.main(few_pairs)
     assert len(server.asked) == 36
     assert "already finished" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("noted_jobs")
+def test_pairs_that_a_server_never_answers_end_no_command(
+    few_pairs: relabel.RelabelConfig, server: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_two(server, (0, 1, 14, 15))  # the first two of 14 pairs, in either order
+    server.answer = lambda body: "yes" if isinstance(body["messages"][0]["content"], str) else verdict(body)
+    for _ in range(2):
+        relabel.main(few_pairs)
+        assert "2 pairs have no answer yet" in capsys.readouterr().out
+    assert label_files.read_labels_manifest(few_pairs.store, "Red-VL")["rows"] == 12
 
 
 @pytest.mark.usefixtures("noted_jobs")

@@ -189,5 +189,5 @@ def test_steps_beyond_those_of_a_solver_are_refused_with_those_that_it_takes(tmp
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
     check_steps(tmp_path, 50)
-    with pytest.raises(UserError, match="--sampling-steps 51: .* give 50, for example"):
+    with pytest.raises(UserError, match=r"--sampling-steps 51: .* give 50, for example"):
         check_steps(tmp_path, 51)
