@@ -31,7 +31,7 @@ from training.method.batch import Batch
 from training.method.policy_config import PolicyConfig
 from training.reference import encode_reference, reference_errors
 from training.reference.visit_pairs import VisitPairs
-from training.run import assembly, draws_check, loop, preflight, reference_check
+from training.run import assembly, draws_check, loop, preflight
 from training.run.result import result_folder
 from training.settings.config import TrainConfig
 
@@ -51,6 +51,18 @@ def write_labels(path: Path, name: str, winner: float) -> None:
     label_files.write_labels(str(path), name, table.set_column(place, "label_0", pa.array(label, pa.float32())), {})
 
 
+def compute_errors(settings: encode_reference.ReferenceConfig, cache: Path) -> encode_reference.ReferenceConfig:
+    """Add a reference's errors to a store without an engine, and return their settings."""
+    plan = encode_reference.make_plan(settings)
+    ids = store.kept_pairs(settings.store)["pair_id"].to_numpy()
+    wanted = encode_reference.wanted_visits(ids, settings.seed, settings.draws)
+    how = (settings.seed, settings.caption_dropout, settings.batch_size, settings.precision, settings.base_precision)
+    visit = VisitPairs(plan.model, settings.schedule, settings.store, str(cache), *how)
+    files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
+    encode_reference.publish(plan, encode_reference.read_visits(plan, wanted))
+    return settings
+
+
 @pytest.fixture(scope="module")
 def cached_store(small_world: str, encoded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with two label sets of few pairs and three draws of reference errors, made without an engine."""
@@ -59,12 +71,7 @@ def cached_store(small_world: str, encoded_store: Path, tmp_path_factory: pytest
     for name, winner in (("few", 1.0), ("flipped", 0.0)):
         write_labels(path, name, winner)
     settings = encode_reference.ReferenceConfig(model=small_world, store=str(path), draws=DRAWS, batch_size=4)
-    plan = encode_reference.make_plan(settings)
-    wanted = encode_reference.wanted_visits(store.kept_pairs(str(path))["pair_id"].to_numpy(), 0, DRAWS)
-    cache = str(tmp_path_factory.mktemp("cache"))
-    visit = VisitPairs(plan.model, settings.schedule, str(path), cache, 0, 0.2, 4, "float32")
-    files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
-    encode_reference.publish(plan, encode_reference.read_visits(plan, wanted))
+    compute_errors(settings, tmp_path_factory.mktemp("cache"))
     return path
 
 
@@ -85,13 +92,17 @@ def packed_errors(
         precision="bfloat16",
         base_precision="fp8",
     )
-    plan = encode_reference.make_plan(settings)
-    wanted = encode_reference.wanted_visits(store.kept_pairs(str(cached_store))["pair_id"].to_numpy(), 0, 1)
-    cache = str(tmp_path_factory.mktemp("cache"))
-    visit = VisitPairs(plan.model, settings.schedule, str(cached_store), cache, 0, 0.2, 4, "bfloat16", "fp8")
-    files.write_table(files.join(plan.work, "errors", "part-0.parquet"), visit(wanted))
-    encode_reference.publish(plan, encode_reference.read_visits(plan, wanted))
-    return settings
+    return compute_errors(settings, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def trained_errors(cached_store: Path, tmp_path_factory: pytest.TempPathFactory) -> encode_reference.ReferenceConfig:
+    """Add one draw of errors of the embedded world's own network to the store; return their settings.
+
+    A network of random weights errs by several times as much, and its errors' rounding is beyond what is let pass.
+    """
+    settings = encode_reference.ReferenceConfig(store=str(cached_store), name="trained", draws=1, batch_size=4)
+    return compute_errors(settings, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.slow
@@ -316,16 +327,19 @@ def test_errors_that_are_not_the_references_are_refused_at_the_first_step(spoilt
 
 @pytest.mark.slow
 def test_another_micro_batch_is_let_pass_and_told(
-    cached: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cached: TrainConfig,
+    trained_errors: encode_reference.ReferenceConfig,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loop.train(replace(cached, steps=2), assembly.Rank())
+    data = replace(cached.data, reference=trained_errors.name)
+    cached = replace(cached, model=trained_errors.model, steps=2, data=data)
+    loop.train(cached, assembly.Rank())
     told = capsys.readouterr().out
     assert "differ by 0.0e+00 logits in the mean, 0.0e+00 at the most, over the pairs of step 1" in told
     assert "bit for bit" not in told
-    other = replace(cached, steps=2, output=cached.output + "-8", data=replace(cached.data, micro_batch=8))
+    other = replace(cached, output=cached.output + "-8", data=replace(data, micro_batch=8))
     monkeypatch.setattr(reference_errors, "hardware", lambda _: "another card, torch 9")
-    # A network of random weights errs by several times as much as a trained one, and so does the errors' rounding.
-    monkeypatch.setitem(reference_check.TOLERANCES, "float32", 10 * reference_check.TOLERANCES["float32"])
     loop.train(preflight.check_config(other), assembly.Rank())
     told = capsys.readouterr().out
     assert "computed with 4 pairs in a pass (here --micro-batch 8), CPU with " in told
