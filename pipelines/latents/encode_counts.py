@@ -5,8 +5,6 @@ This loads the libraries of networks; planned.py and encode_plan.py ask for it t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,8 @@ import torch
 from infra.base import counting, models
 from pipelines.latents import autoencoders, buckets, kinds, weight_files
 from pipelines.latents.encode_latents import choose_resolution
-from pipelines.latents.planned import Shapes
+from pipelines.latents.planned import NetworkWork, Shapes
 from pipelines.latents.text_columns import embedding_shapes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """The work of the frozen networks."""
-
-    vae_parameters: int
-    image: float  # FLOPs of the VAE's encoder for one image
-    activations: int  # bytes at the peak of one batch of the VAE
-    captions: Mapping[str, float]  # FLOPs of one caption by text encoder
 
 
 def count_shapes(folder: Path, resolution: int | None, max_tokens: int | None, with_buckets: bool) -> Shapes:
@@ -54,7 +42,7 @@ def count_shapes(folder: Path, resolution: int | None, max_tokens: int | None, w
     )
 
 
-def count_networks(folder: Path, resolution: int, tokens: int, batch_size: int, dtype: str) -> Counts:
+def count_networks(folder: Path, resolution: int, tokens: int, batch_size: int, dtype: str) -> NetworkWork:
     """Count the VAE's encoder and the text encoders of a diffusers folder on the meta device.
 
     Args:
@@ -74,7 +62,7 @@ def count_networks(folder: Path, resolution: int, tokens: int, batch_size: int, 
             length = tokens if name == kind.sized else int(settings["max_position_embeddings"])
             caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
             works[name] = counting.flops(partial(counting.empty(folder, name), caption))
-    return Counts(
+    return NetworkWork(
         vae_parameters=counting.parameters(vae),
         image=image,
         activations=activations,

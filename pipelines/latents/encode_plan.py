@@ -79,13 +79,9 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Networks:
+class Networks(planned.NetworkWork):
     """What is to be known of the frozen networks to plan with them."""
 
-    vae_parameters: int
-    image: float  # FLOPs of the VAE's encoder for one image
-    activations: int  # bytes at the peak of one batch of the VAE
-    captions: Mapping[str, float]  # FLOPs of one caption by text encoder
     embeddings: Mapping[str, tuple[int, ...]]  # of each embedding column, per caption
     checker_parameters: int = 0
     checked_image: float = 0.0  # FLOPs of the safety checker for one image

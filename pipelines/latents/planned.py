@@ -37,6 +37,16 @@ def settings_folder(model: models.Model) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkWork:
+    """The work of the frozen networks."""
+
+    vae_parameters: int
+    image: float  # FLOPs of the VAE's encoder for one image
+    activations: int  # bytes at the peak of one batch of the VAE
+    captions: Mapping[str, float]  # FLOPs of one caption by text encoder
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shapes:
     """What a store has of each image and caption, by the model's settings."""
 
