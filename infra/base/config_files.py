@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from infra.base import disk_errors, files, records
+from infra.base import disk_errors, files, json_text, records
 from infra.base.errors import UserError
 from infra.base.files import join, write_json
 from infra.base.flags import Flag, plain
@@ -94,12 +94,14 @@ def read_settings(path: str) -> dict[str, Any]:
         reason = disk_errors.reason(error) if isinstance(error, OSError) else "it is no text"
         raise UserError(f"--config {path}: cannot be read ({reason})") from error
     try:
-        settings = json.loads(text)  # YAML would take JSON's 1e-05 for a string
+        settings = json_text.parse(text)  # YAML would take JSON's 1e-05 for a string
     except ValueError:
         try:
             settings = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--config {path}: neither JSON nor YAML ({_first_line(error)})") from error
+        except RecursionError:
+            raise UserError(f"--config {path}: {json_text.TOO_DEEP}; write NAME: VALUE on each line") from None
     if isinstance(settings, dict) and isinstance(settings.get("config"), dict):
         settings = settings["config"]
     if not isinstance(settings, dict):
@@ -114,17 +116,18 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _strings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield all strings of a file, the names too, each with the name that it stands under."""
-    if isinstance(value, str):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield name or "a name", str(key)
-            yield from _strings(inner, str(key))
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _strings(inner, name)
+    waiting: list[tuple[str, Any]] = [("", settings)]  # no recursion, as a file may be nested deeply
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((name or "a name", str(key)) for key in value)
+            waiting += [(str(key), inner) for key, inner in reversed(value.items())]
+        elif isinstance(value, Sequence):
+            waiting += [(name, inner) for inner in reversed(value)]
 
 
 def apply(flags: Sequence[Flag], settings: Mapping[str, Any], path: str) -> list[Flag]:

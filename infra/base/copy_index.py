@@ -6,13 +6,12 @@ written bytes to zeros under the same times, comes with another boot. Hashing 55
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
-from infra.base import files
+from infra.base import files, json_text
 
 INDEX = "complete"  # written last: bytes and sha256 by name
 CHECKED = "checked"  # how the files stood when their hashes were last found right
@@ -43,7 +42,7 @@ def damage(folder: Path) -> str | None:
     Cleaners of temporary folders go by the time of the last use, and a mapped file's time does not change.
     """
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = json_text.parse((folder / INDEX).read_bytes())
         expected = {name: (about["bytes"], about["sha256"]) for name, about in index.items()}
     except (ValueError, AttributeError, KeyError, TypeError):  # torn, of NULs, or empty as before there was an index
         return "it has no whole list of its files"
@@ -80,7 +79,7 @@ def _note_checked(folder: Path, names: list[str]) -> None:
 
 def _stands_as_checked(folder: Path, names: list[str]) -> bool:
     try:
-        noted = json.loads((folder / CHECKED).read_bytes())
+        noted = json_text.parse((folder / CHECKED).read_bytes())
     except (OSError, ValueError):
         return False
     return BOOT.exists() and noted == _standing(folder, names)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from infra.base import disk_errors, pointers, s3_filesystem
+from infra.base import disk_errors, json_text, pointers, s3_filesystem
 from infra.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -316,7 +316,7 @@ def read_json(path: str) -> Any:
         UserError: if it is not valid JSON.
     """
     try:
-        return json.loads(read_bytes(path))
+        return json_text.parse(read_bytes(path))
     except ValueError as error:
         pointers.refuse(path)
         raise UserError(f"{path}: not valid JSON ({error}); restore it from a copy, or write it anew") from error

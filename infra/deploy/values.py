@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from infra.base import files
+from infra.base import files, json_text
 from infra.base.errors import UserError
 from pipelines.latents.models_known import MODELS
 
@@ -242,6 +242,8 @@ def read(path: str) -> Values:
         return Values.model_validate(yaml.safe_load(files.read_bytes(path)))
     except yaml.YAMLError as error:
         raise UserError(f"--values {path}: not valid YAML ({' '.join(str(error).split())})") from error
+    except RecursionError:
+        raise UserError(f"--values {path}: {json_text.TOO_DEEP}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))

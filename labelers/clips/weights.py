@@ -7,7 +7,6 @@ takes a local path. Only safetensors and `weights_only` checkpoints are read; no
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import zipfile
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import files, pointers
+from infra.base import files, json_text, pointers
 from infra.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if it is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json_text.parse(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+
+from infra.base import json_text
 
 CAPTION = "{caption}"
 RUBRICS = {
@@ -180,7 +181,7 @@ def read_options(text: str) -> dict[str, Any]:
     Raises:
         ValueError: if it is no JSON object, or has a field that is not the user's to choose.
     """
-    options = json.loads(text)
+    options = json_text.parse(text)
     if not isinstance(options, dict):
         raise ValueError("it is no JSON object")
     ours = sorted({"messages", "model", "stream", "n"} & options.keys())

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from infra.base import json_text
 from infra.base.errors import UserError
 from infra.pages.page import template
 from pipelines.arena_app.arena_pairs import Contents, Pair, left_model, order
@@ -175,7 +176,7 @@ class ArenaHandler(BaseHTTPRequestHandler):
             kind, content, headers = handle()
         except Refused as refused:
             self.send_error(refused.status, str(refused))
-        except (ValueError, RecursionError) as error:  # no JSON, no address, or refused by a check of arena_votes
+        except ValueError as error:  # no JSON, no address, or refused by a check of arena_votes
             self.send_error(HTTPStatus.BAD_REQUEST, str(error))
         else:
             self._send(HTTPStatus.OK, kind, content, headers)
@@ -212,7 +213,7 @@ class ArenaHandler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a vote has at most {MAX_BODY} bytes")
         if self.path != "/vote":
             raise Refused(HTTPStatus.NOT_FOUND, "nothing here")
-        vote = json.loads(self.rfile.read(int(length)))
+        vote = json_text.parse(self.rfile.read(int(length)))
         if not isinstance(vote, dict) or type(vote.get("pair")) is not int:
             raise Refused(HTTPStatus.BAD_REQUEST, "a vote names its pair")
         self.server.arena.vote(check_rater(vote.get("rater")), vote["pair"], check_answers(vote.get("answers")))

@@ -21,7 +21,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from infra.base import files
+from infra.base import files, json_text
 from infra.base.errors import UserError
 
 VOTES = "votes.jsonl"
@@ -94,7 +94,7 @@ def read_votes(path: str) -> tuple[Votes, int]:
     votes: Votes = {}
     for number, line in enumerate(content[:complete].splitlines(), 1):
         try:
-            vote = _vote(json.loads(line))
+            vote = _vote(json_text.parse(line))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path}: line {number} is not a vote ({error}); remove that line, or restore the file"

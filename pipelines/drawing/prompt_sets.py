@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infra.base import files
+from infra.base import files, json_text
 from infra.base.errors import UserError
 from pipelines.drawing.prompts import SIDES, Prompt, read_grouped
 from pipelines.drawing.store_prompts import is_store, read_store
@@ -147,7 +147,7 @@ def _hpsv2(where: str) -> list[Prompt]:
         if not files.exists(path):
             raise UserError(f"--prompts hpsv2={where}: {path} is missing; give {KNOWN['hpsv2'].source}")
         try:
-            captions = json.loads(files.read_bytes(path))
+            captions = json_text.parse(files.read_bytes(path))
         except ValueError as error:
             raise UserError(f"{path}: not valid JSON ({error}); give the benchmark's own file") from error
         if not isinstance(captions, list):

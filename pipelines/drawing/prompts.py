@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.base import files, tables
+from infra.base import files, json_text, tables
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 from pipelines.raw.table_files import decoded
@@ -139,7 +138,7 @@ def _fields(header: list[str], rows: Any) -> Iterator[tuple[str, dict[str, str]]
 
 
 def _json_list(text: str) -> Placed:
-    rows = json.loads(text)
+    rows = json_text.parse(text)
     if not isinstance(rows, list):
         raise ValueError("holds no list of captions; give a list, or one object a line as .jsonl")
     for number, row in enumerate(rows, 1):
@@ -153,7 +152,7 @@ def _json_lines(text: str) -> Placed:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_text.parse(line)
         except ValueError as error:
             raise ValueError(f"line {number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):

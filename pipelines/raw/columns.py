@@ -6,7 +6,6 @@ id: whole numbers in digits however they are stored, UUIDs in lower case with hy
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.base import json_text
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 from pipelines.raw.layouts import layout_of
@@ -72,7 +72,7 @@ def check_schema(path: str, schema: pa.Schema) -> None:
 def _refuse_class_labels(path: str, schema: pa.Schema) -> None:
     """Refuse labels that are datasets' ClassLabel: the number stored is a place in a list of names, not the label."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = json_text.parse((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return
     for name in LABELS:

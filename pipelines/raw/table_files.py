@@ -5,12 +5,11 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from infra.base import files
+from infra.base import files, json_text
 from infra.base.errors import UserError
 from pipelines.raw.layouts import COLUMNS, NUMBERS, RANKED_COLUMNS, columns_of
 
@@ -116,14 +115,14 @@ def _json_lines(text: str, place: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = json_text.parse(line)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
             yield f"line {number}", _named(row, f"{place}: line {number}")
 
 
 def _json_list(text: str, place: str) -> list[tuple[str, Any]]:
-    rows = json.loads(text)
+    rows = json_text.parse(text)
     if not isinstance(rows, list):
         raise UserError(f"{place}: holds no list of objects; give a list, or one object a line as .jsonl")
     return [(f"entry {number}", _named(row, f"{place}: entry {number}")) for number, row in enumerate(rows, 1)]

@@ -10,13 +10,12 @@ Tars are read from front to back, and nothing is unpacked.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from infra.base import files
+from infra.base import files, json_text
 from infra.base.errors import UserError
 from pipelines.raw.comparisons import Comparison, caption_of
 from pipelines.raw.layouts import own_label
@@ -112,7 +111,7 @@ def _about(sample: Sample, place: str) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if "json" in sample:
         try:
-            about = json.loads(sample["json"])
+            about = json_text.parse(sample["json"])
         except ValueError as error:
             raise UserError(f"{place}: json is not readable ({error})") from error
         if not isinstance(about, dict):

@@ -5,14 +5,13 @@ A checkpoint is a folder checkpoints/step-NNNNNNN of a run folder: one file a gr
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.base import files, records
+from infra.base import files, json_text, records
 from infra.base.errors import UserError
 from infra.base.versions import check_version
 
@@ -121,7 +120,7 @@ def read_marker(folder: str, content: bytes) -> tuple[State, dict[str, str]]:
     path = files.join(folder, COMPLETE)
     otherwise = f"delete {folder} to resume from the one before"
     try:
-        marker = dict(json.loads(content))
+        marker = dict(json_text.parse(content))
         check_version(path, marker, SCHEMA_VERSION, otherwise, unnamed=1)
         state = State(**marker["state"])
         hashes = dict(marker["sha256"])

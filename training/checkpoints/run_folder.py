@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
-from infra.base import files
+from infra.base import files, json_text
 from infra.base.errors import UserError
 from infra.base.result_files import FACTS, read_facts
 
@@ -52,7 +51,7 @@ def parse_note(line: bytes, own: str | None = None) -> dict[str, Any] | None:
             none.
     """
     try:
-        row = json.loads(line.strip(b"\0"))
+        row = json_text.parse(line.strip(b"\0"))
     except ValueError:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):

@@ -205,7 +205,7 @@ def _licence(base: Path) -> str | None:
         return None
     try:
         header = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return None
     named = header.get("license") if isinstance(header, dict) else None
     return named if isinstance(named, str) else None

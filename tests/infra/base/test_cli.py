@@ -222,6 +222,7 @@ def test_a_folder_as_settings_is_refused_with_the_file_in_it(holds: str, hint: s
         ("kind: adamw", "kind is 'adamw': input should be 'adam' or 'sgd'"),
         ("- 1", "holds no settings; write NAME: VALUE on each line"),
         ("a: [", "neither JSON nor YAML"),
+        pytest.param("a: " + "[" * 10_000, "its lists or objects are nested too deeply", id="too deep"),
         ("store: s3://KEY:PLANTED@bucket/run", f"store: {files.NO_SECRETS}"),
         ("layers: [a, 's3://b/x?X-Amz-Signature=PLANTED']", f"layers: {files.NO_SECRETS}"),
         ("'https://u:PLANTED@host/a': 1", f"a name: {files.NO_SECRETS}"),

@@ -102,9 +102,10 @@ def test_json_comes_back_and_broken_json_is_told_by_its_path(folder: str) -> Non
     path = files.join(folder, "x.json")
     files.write_json(path, {"a": [1, None]})
     assert files.read_json(path) == {"a": [1, None]}
-    files.write_bytes(path, b"{")
-    with pytest.raises(UserError, match=r"x\.json: not valid JSON"):
-        files.read_json(path)
+    for broken in (b"{", b"[" * 100_000):  # deeper than Python's parser goes
+        files.write_bytes(path, broken)
+        with pytest.raises(UserError, match=r"x\.json: not valid JSON"):
+            files.read_json(path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_parquet_and_text_that_looks_like_numbers(tmp_path: Path) -> None:
         ("a.jsonl", b'{"prompt": 3}\n', "line 1: caption is not text"),
         ("a.jsonl", b"{\n", "line 1: not valid JSON"),
         ("a.jsonl", b"[1]\n", "line 1: not a JSON object"),
+        pytest.param("a.jsonl", b"[" * 100_000, "line 1: not valid JSON .its lists or objects are", id="too deep"),
         ("a.json", b'{"a": 1}', "holds no list of captions"),
         ("a.json", b"[1]", "entry 1: neither a caption nor an object"),
         ("a.txt", "a cat\n".encode("utf-16-le"), "NUL"),
