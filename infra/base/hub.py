@@ -5,8 +5,10 @@ The login comes from the environment alone (HF_TOKEN). The token goes into no fi
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,8 @@ TOKEN = "HF_TOKEN"  # noqa: S105  (the variable's name)
 CARD = "README.md"
 MAY_WRITE = ("admin", "write", "contributor")  # roles of a member in an organisation
 WRITES = "repo.write"  # the permission of a fine-grained token
+# A path of this machine: the whole of a text, or a part of BASE+ADDED or NAME=PATH. s3:// and other addresses are none.
+LOCAL_PATH = re.compile(r"(?:^|(?<=[+=]))/(?:(?![+=]/).)+")
 
 
 def check(repo: str) -> None:
@@ -194,6 +198,49 @@ def _local_copies(folder: str, names: list[str], copies: Path) -> dict[str, Path
     for name in names:
         files.copy(files.join(folder, name), str(copies / name))
     return {name: copies / name for name in names}
+
+
+def local_paths(value: Any) -> Iterator[str]:
+    """Yield the paths of this machine among settings, which lie in dicts and lists."""
+    if isinstance(value, str):
+        yield from LOCAL_PATH.findall(value)
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from local_paths(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from local_paths(inner)
+
+
+def without_folders(text: str, paths: Iterable[str]) -> str:
+    """Write each path within a text as its last part: the folders above it may say whose machine it is."""
+    forms = {form for path in paths for form in (path, json.dumps(path)[1:-1])}  # as settings are written, too
+    for form in sorted(forms, key=len, reverse=True):  # a folder after what lies in it
+        name = Path(form).name
+        text = re.sub(rf"(?<![\w/.-]){re.escape(form)}(?![\w.-])", lambda _, name=name: name, text)
+    return text
+
+
+def settings_without_folders(value: Any) -> Any:
+    """Return settings with each path of this machine as its last part."""
+    if isinstance(value, str):
+        return LOCAL_PATH.sub(lambda path: Path(path[0]).name, value)
+    if isinstance(value, Mapping):
+        return {name: settings_without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [settings_without_folders(inner) for inner in value]
+    return value
+
+
+def records_without_folders(folder: str, names: Iterable[str]) -> dict[str, bytes]:
+    """Return those of a folder's JSON records that name paths of this machine, without the folders of these paths."""
+    changed = {}
+    for name in names:
+        before = files.read_json(files.join(folder, name))
+        after = settings_without_folders(before)
+        if after != before:
+            changed[name] = (json.dumps(after, indent=2) + "\n").encode()
+    return changed
 
 
 def escaped(text: str, most: int = 200) -> str:

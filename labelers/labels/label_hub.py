@@ -37,7 +37,8 @@ def push(destination: str, names: Sequence[str], repo: str) -> str:
     folders = tuple(f"labels/{name}/" for name in names)
     there = [path for path, _, _ in files.stamps(destination) if path.startswith(folders)]
     paths = [path for path in there if "/." not in path]  # without locks
-    written = {hub.CARD: card(destination, names, repo).encode()}
+    records = hub.records_without_folders(destination, [path for path in paths if path.endswith(".json")])
+    written = records | {hub.CARD: card(destination, names, repo).encode()}
     return hub.push(repo, "dataset", destination, paths, written, keep_card=True)
 
 
@@ -45,7 +46,7 @@ def card(destination: str, names: Sequence[str], repo: str) -> str:
     """Write the card of label sets that lie in a repository without their store."""
     manifests = {name: label_files.read_labels_manifest(destination, name) for name in names}
     rows = [
-        f"| {name} | {hub.escaped(str(about.get('scorer', '')))} | {about['rows']:,} |"
+        f"| {name} | {hub.escaped(str(hub.settings_without_folders(about.get('scorer', ''))))} | {about['rows']:,} |"
         for name, about in manifests.items()
     ]
     configs = [

@@ -59,9 +59,13 @@ The licence of these data is {licence}. That of the images and captions they wer
 
 
 def push(folder: str, repo: str, licence: str) -> str:
-    """Send a finished store, with its label sets; returns a line that says where it is."""
+    """Send a finished store, with its label sets; returns a line that says where it is.
+
+    Its records name paths of this machine. On the Hub they have the last part of each alone.
+    """
     names = [name for name, _, _ in files.stamps(folder) if _is_sent(name)]
-    written = {hub.CARD: card(folder, repo, licence).encode()}
+    records = hub.records_without_folders(folder, [name for name in names if name.endswith(".json")])
+    written = records | {hub.CARD: card(folder, repo, licence).encode()}
     return hub.push(repo, "dataset", folder, [*names], written)
 
 
@@ -85,7 +89,7 @@ def card(folder: str, repo: str, licence: str) -> str:
         name=repo.split("/")[1],
         repo=repo,
         kept=counts.kept,
-        model=manifest.model,
+        model=hub.settings_without_folders(manifest.model),
         resolution=manifest.resolution,
         latents=f"| {columns} | {what} |\n",
         rows_in=counts.rows_in,

@@ -51,6 +51,9 @@ def test_a_finished_store_is_sent_by_its_own_command_and_read_by_its_card(
     folder = written(server, "datasets/me/store", tmp_path / "there")
     assert not list(folder.rglob("*.html"))
     assert list(store.problems(str(folder), store.read_manifest(str(folder)))) == []
+    told = [path.read_text() for path in (*folder.rglob("*.json"), *folder.rglob("*.md"))]
+    assert str(raw_pairs) in (copied_store / "manifest.json").read_text()
+    assert not [text for text in told if str(raw_pairs.parent) in text]  # others need not see a person's folders
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     kept = datasets.load_dataset(str(folder), "pairs", split="train")
     manifest = store.read_manifest(str(copied_store))
