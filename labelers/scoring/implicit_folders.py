@@ -78,7 +78,7 @@ class Folders:
             lora=lora,
             base_precision=trained_beside(config) if lora else "float32",
         )
-        base_precision.check_package(folders.base_precision)
+        base_precision.check_package(folders.base_precision, f"--weights implicit={weights}")
         weight_files.check_weights(reference, folders.frozen, "--weights implicit=")
         own = identity.fingerprints(policy, [part for part in folders.frozen if (policy / part).is_dir()])
         check_fingerprints(own, reference, str(policy))

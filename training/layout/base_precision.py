@@ -25,16 +25,19 @@ FLOAT8_MOST = 448.0  # its largest number
 BLOCK = 64  # weights of nf4 that share a scale
 
 
-def check_package(precision: str) -> None:
+def check_package(precision: str, asked_by: str = "--base-precision nf4") -> None:
     """Refuse a precision whose package is missing here, before a model is loaded.
+
+    Args:
+        asked_by: what asks for nf4, for the message.
 
     Raises:
         UserError: naming the package.
     """
     if precision == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "--base-precision nf4: this worker lacks the package bitsandbytes; install the extra nf4 "
-            "(pip install '.[nf4]'), or take fp8, which needs no package"
+            f"{asked_by}: this worker lacks the package bitsandbytes, without which there are no nf4 weights; install "
+            "the extra nf4 (pip install '.[nf4]'), or train beside fp8, which needs no package"
         )
 
 

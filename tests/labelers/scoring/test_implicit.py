@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.bitsandbytes_apart import needs_bitsandbytes
 from support.material import MODEL, rendered_pairs
 from support.trained_models import lora_result
 
@@ -159,27 +161,35 @@ def test_a_lora_result_scores_as_its_policy_merged_into_the_base(tmp_path: Path,
         scorers.check("implicit", str(lora))
 
 
+@pytest.mark.usefixtures("beside_bitsandbytes")
+@pytest.mark.parametrize("precision", ["fp8", pytest.param("nf4", marks=[needs_bitsandbytes, pytest.mark.slow])])
 def test_adapters_beside_packed_weights_are_scored_beside_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lora, _ = lora_result(tmp_path / "lora")
     images, caption, _ = shown(1)
     plain = implicit.Implicit(str(lora))
     fingerprint = plain.fingerprint
     facts = json.loads((lora / "facts.json").read_text())
-    facts["config"]["policy"] = {"base_precision": "fp8"}
+    facts["config"]["policy"] = {"base_precision": precision}
     (lora / "facts.json").write_text(json.dumps(facts))
     beside = implicit.Implicit(str(lora))
     assert beside.fingerprint != fingerprint
     scores = beside.score(images[:1], [caption])
     for network in beside.loaded.networks:
-        assert any(isinstance(layer, FrozenLinear) for layer in network.modules())
+        packed = [layer for layer in network.modules() if isinstance(layer, FrozenLinear)]
+        assert packed
+        assert {layer.precision for layer in packed} == {precision}
     # Policy and reference differ by the adapters alone in either, so the scores are near each other.
     assert scores == pytest.approx(plain.score(images[:1], [caption]), rel=0.25)
     generate.say_precision(lora, GenerateConfig(lora=str(lora), dtype="bfloat16"))
-    assert "trained beside weights in fp8; the images are drawn with the model's own weights in bfloat16" in (
+    assert f"trained beside weights in {precision}; the images are drawn with the model's own weights in bfloat16" in (
         capsys.readouterr().out
     )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    if precision == "nf4":
+        with pytest.raises(UserError, match=r"--weights implicit=.*: this worker lacks the package bitsandbytes"):
+            scorers.check("implicit", str(lora))
 
 
 @pytest.mark.parametrize(("named", "known"), [(None, "float32"), ("bfloat16", "float32"), ("nf4", "nf4")])

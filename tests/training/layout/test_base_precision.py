@@ -147,7 +147,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tiny
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     backbone = open_backbone(tiny_pipeline("flux"), EVERY)
     monkeypatch.delattr(DiffusersNetwork, "load_network")
-    with pytest.raises(UserError, match=r"--base-precision nf4: this worker lacks the package bitsandbytes; install"):
+    with pytest.raises(UserError, match="--base-precision nf4: this worker lacks the package bitsandbytes"):
         make_policy(PolicyConfig(lora_rank=2, base_precision="nf4"), backbone, 0)
     base_precision.check_package("fp8")
 
