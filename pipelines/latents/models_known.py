@@ -259,6 +259,16 @@ MODELS = {
     )
 }
 
+# Models of known kinds that were distilled to a few sampling steps, and those to train in their place. SDXL-Turbo has
+# a preset, with the only timesteps that it is sampled at.
+DISTILLED = {
+    "Tongyi-MAI/Z-Image-Turbo": "Tongyi-MAI/Z-Image",
+    "black-forest-labs/FLUX.1-schnell": "black-forest-labs/FLUX.1-dev",
+    "black-forest-labs/FLUX.2-klein-4B": "black-forest-labs/FLUX.2-klein-base-4B",
+    "black-forest-labs/FLUX.2-klein-9B": "black-forest-labs/FLUX.2-klein-base-9B",
+    "stabilityai/stable-diffusion-3.5-large-turbo": "stabilityai/stable-diffusion-3.5-large",
+}
+
 
 def model_flags(model: str) -> tuple[str, str]:
     """Return the flag and value that name a model on a command line: its preset where it has one."""

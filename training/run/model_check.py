@@ -7,9 +7,11 @@ from pathlib import Path
 
 from infra.base import counting, files, models
 from infra.base.errors import UserError
+from infra.base.logs import LOGGER
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import identity, store, weight_files
+from pipelines.latents import components, identity, store, weight_files
 from pipelines.latents.kinds import kind_of, pipeline_class
+from pipelines.latents.models_known import DISTILLED
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.layout import base_precision
 from training.method.policy import lora_targets
@@ -29,6 +31,7 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
     # First the settings alone, then the frozen parts: what does not fit is refused before the network is fetched.
     weight_files.check_folder(config.start.folder(()), ())
     backbone = open_backbone(config.start.folder(()), config.schedule)
+    _warn_of_distilled(config, backbone.folder)
     if config.export == "single-file":
         exports.check(backbone.folder, lora=bool(config.policy.lora_rank))
     if config.policy.lora_rank:
@@ -51,6 +54,17 @@ def check_models(config: TrainConfig, manifest: store.Manifest) -> TrainConfig:
     weight_files.check_weights(config.reference.folder(), (backbone.network_folder,), "--reference-model")
     reference = config.reference.pinned()
     return replace(pinned, reference_model=reference.name, reference_revision=reference.revision)
+
+
+def _warn_of_distilled(config: TrainConfig, folder: Path) -> None:
+    """Warn of a model that was distilled to a few sampling steps, where it would be trained at all timesteps."""
+    base = DISTILLED.get(config.model)
+    if config.schedule.timesteps or not (base or components.read_index(folder).get("is_distilled")):
+        return
+    LOGGER.warning(
+        f"--model {config.model}: was distilled to a few sampling steps, which training at all timesteps undoes; train "
+        f"{base or 'the model that it was made of'}, or give --timesteps, those of its steps"
+    )
 
 
 def _check_drawing(config: TrainConfig) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from support.material import MODEL
 
 from infra.base import models
 from infra.base.errors import UserError
-from pipelines.latents import components, identity
+from pipelines.latents import components, identity, planned, text_columns, weight_files
 from pipelines.latents.kinds import kind_of
 from training.backbones.backbone import check_fingerprints, open_backbone
 from training.backbones.diffusion import StableDiffusion, StableDiffusionXL
@@ -62,6 +64,9 @@ def test_a_pipeline_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         ("QwenImageEditPipeline", "a QwenImageEditPipeline, which is given an image to edit beside a caption;"),
         ("ZImageOmniPipeline", "a ZImageOmniPipeline, which is given images among the words beside a caption;"),
         ("Flux2KleinKVPipeline", "a Flux2KleinKVPipeline, which is given images to refer to beside a caption;"),
+        ("FluxKontextPipeline", "a FluxKontextPipeline, which is given an image to edit beside a caption;"),
+        ("FluxFillPipeline", "a FluxFillPipeline, which is given an image and a mask beside a caption;"),
+        ("FluxPriorReduxPipeline", "a FluxPriorReduxPipeline, which is given an image to vary beside a caption;"),
         ("SanaSprintPipeline", "a SanaSprintPipeline, which is given its guidance beside a caption;"),
         ("WanPipeline", "a WanPipeline; this trainer knows"),
     ],
@@ -92,6 +97,57 @@ def test_networks_of_variants_are_refused_by_their_settings(
     path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
     with pytest.raises(UserError, match=f"{setting} is {value}, {told}"):
         components.check_settings(folder)
+
+
+KLEIN_9B = {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
+QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_hidden_layers": 36}
+SD35_LARGE = {
+    "num_layers": 38,
+    "num_attention_heads": 38,
+    "caption_projection_dim": 2432,
+    "pos_embed_max_size": 192,
+    "dual_attention_layers": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "middle"),
+    [
+        # The level in the middle of the schedule: shift / (shift + 1), and e^mu / (e^mu + 1) of a shift by tokens.
+        ("z-image", {"scheduler": {"shift": 3.0}}, 3 / 4),  # Z-Image-Turbo
+        ("z-image", {}, 6 / 7),
+        ("flux", {"scheduler": {"shift": 1.0, "use_dynamic_shifting": False}}, 1 / 2),  # FLUX.1 [schnell]
+        ("flux", {}, math.e**1.15 / (math.e**1.15 + 1)),  # FLUX.1 [dev] and Krea [dev]
+        ("flux2-klein", {"transformer": KLEIN_9B, "text_encoder": QWEN3_8B}, math.e**2.023 / (math.e**2.023 + 1)),
+        ("sd35", {"transformer": SD35_LARGE}, 3 / 4),  # SD3.5 large and large turbo
+    ],
+)
+def test_other_versions_are_taken_by_their_settings(
+    preset: str, changes: dict[str, dict[str, object]], middle: float, tmp_path: Path
+) -> None:
+    folder = tmp_path / "version"
+    shutil.copytree(planned.SHAPES / preset, folder)
+    for part, settings in changes.items():
+        (path,) = (folder / part).glob("*config.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    weight_files.check_folder(folder, ())
+    backbone: Any = open_backbone(folder, ScheduleConfig())
+    assert float(backbone.sigmas[499]) == pytest.approx(middle, abs=1e-3)
+    kind = kind_of(folder)
+    if kind.sized:
+        width = text_columns.embedding_shapes(folder, kind.tokens)[kind.sized][1]
+        asked = backbone.network_settings()
+        assert width == asked.get("joint_attention_dim", asked.get("cap_feat_dim"))
+
+
+@pytest.mark.parametrize(("embeds", "told"), [(True, 3.5), (False, None)])
+def test_flux_is_told_its_guidance_where_its_settings_say_so(embeds: bool, told: float | None, tmp_path: Path) -> None:
+    folder = tmp_path / "version"
+    shutil.copytree(planned.SHAPES / "flux", folder)
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"guidance_embeds": embeds}))  # False: FLUX.1 [schnell]
+    backbone: Any = open_backbone(folder, ScheduleConfig())
+    assert backbone.guidance == told
 
 
 def test_a_tokenizer_without_its_chat_template_is_refused(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
