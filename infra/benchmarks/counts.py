@@ -1,7 +1,7 @@
 """Count the presets and the embedded world anew for dry runs: `python infra/benchmarks/counts.py` writes the table.
 
 A dry run of these settings then loads no torch (infra/base/kept_counts.py). Run it where a model's settings in
-infra/benchmarks/shapes, a preset, the code that counts, or a pinned library changed: it takes two minutes.
+infra/benchmarks/shapes, a preset, the code that counts, or a pinned library changed: it takes some minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
 
 WORLD = "world"
-KNOWN = (WORLD, *(name for name in MODELS if (planned.SHAPES / name).is_dir()))
+KNOWN = (WORLD, *MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from infra.base import counting, models
 from pipelines.latents import autoencoders, buckets, kinds, weight_files
 from pipelines.latents.encode_latents import choose_resolution
 from pipelines.latents.planned import NetworkWork, Shapes
-from pipelines.latents.text_columns import embedding_shapes
+from pipelines.latents.text_columns import embedding_shapes, tokens_beside
 
 
 def count_shapes(folder: Path, resolution: int | None, max_tokens: int | None, with_buckets: bool) -> Shapes:
@@ -53,13 +53,14 @@ def count_networks(folder: Path, resolution: int, tokens: int, batch_size: int, 
     kind = kinds.kind_of(folder)
     works: dict[str, float] = {}
     one = torch.empty(1, 3, resolution, resolution, device=counting.META)
+    sized = tokens + tokens_beside(folder) if tokens else 0
     many = torch.empty(batch_size, 3, resolution, resolution, device=counting.META)
     with torch.no_grad():
         image = counting.flops(lambda: autoencoders.posterior(vae, one))
         activations = counting.peak_bytes(vae, lambda: autoencoders.posterior(vae, many)[0], getattr(torch, dtype))
         for name in kind.frozen(with_sized=bool(tokens))[1:]:
             settings = models.component_config(folder, name)
-            length = tokens if name == kind.sized else int(settings["max_position_embeddings"])
+            length = sized if name == kind.sized else int(settings["max_position_embeddings"])
             caption = torch.zeros(1, length, dtype=torch.int64, device=counting.META)
             works[name] = counting.flops(partial(counting.empty(folder, name), caption))
     return NetworkWork(

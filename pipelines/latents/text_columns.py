@@ -7,7 +7,6 @@ other columns are read whole, padding included: their networks attend to it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipelines.latents import components, kinds
+from pipelines.latents import components, kinds, text_templates
 from pipelines.latents.kinds_known import KINDS
 
 Shapes = Mapping[str, tuple[int, ...]]  # of each column, per caption
@@ -35,6 +34,8 @@ class Layout:
     whole: Callable[[Any, Any, Sequence[str]], tuple[list[str], int]] = lambda _, __, captions: ([*captions], 0)
     """Return, of a pipeline, a tokenizer and captions, the texts that are tokenized, and how many tokens of each are
     not counted against the limit."""
+    beside: Callable[[Any], int] = lambda _: 0
+    """Return, of a pipeline, how many tokens its encoder reads beyond the limit; settings alone are looked at."""
 
 
 def embedding_shapes(folder: Path, tokens: int) -> Shapes:
@@ -171,44 +172,11 @@ def _sana(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> Ou
         hidden, mask, _, _ = pipeline.encode_prompt(texts, False, **options)
         return [one[: int(kept.sum())] for one, kept in zip(hidden, mask, strict=True)]
 
-    rows = own_rows(captions, _instruction(pipeline))
+    rows = own_rows(captions, text_templates.instruction(pipeline))
     if any(not one.strip() for one in captions):
         empty = own_rows([""], None)[0]
         rows = [row if one.strip() else empty for one, row in zip(captions, rows, strict=True)]
     return _padded(rows, tokens)
-
-
-def _instruction(pipeline: Any) -> list[str]:
-    """Return the lines that Sana's pipeline puts before a caption, where its user names none."""
-    lines: list[str] = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
-    return lines
-
-
-def _sana_whole(pipeline: Any, tokenizer: Any, captions: Sequence[str]) -> tuple[list[str], int]:
-    """Put captions behind the instruction; all but two of its tokens come on top of the limit, as in the pipeline."""
-    before = "\n".join(_instruction(pipeline))
-    return [before + one.lower().strip() for one in captions], len(tokenizer.encode(before)) - 2
-
-
-def _qwen_image_whole(pipeline: Any, _: Any, captions: Sequence[str]) -> tuple[list[str], int]:
-    """Put captions into the pipeline's template, whose first tokens are dropped."""
-    return [pipeline.prompt_template_encode.format(one) for one in captions], pipeline.prompt_template_encode_start_idx
-
-
-def _chat_whole(_: Any, tokenizer: Any, captions: Sequence[str], thinks: bool) -> tuple[list[str], int]:
-    """Put captions into the tokenizer's chat template, all of which counts."""
-    turns = [[{"role": "user", "content": one}] for one in captions]
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinks}
-    return [tokenizer.apply_chat_template(turn, **options) for turn in turns], 0
-
-
-def _flux_2_dev_whole(pipeline: Any, tokenizer: Any, captions: Sequence[str]) -> tuple[list[str], int]:
-    """Put captions behind the pipeline's system message; the template has the mark that begins a text already."""
-    from diffusers.pipelines.flux2.pipeline_flux2 import format_input
-
-    turns = format_input([*captions], pipeline.system_message)
-    texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False) for turn in turns]
-    return texts, len(tokenizer("").input_ids)
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -216,11 +184,13 @@ LAYOUTS: Mapping[str, Layout] = {
     "two-clips": Layout(_two_clips_shapes, _stable_diffusion_xl),
     "clips-and-t5": Layout(_clips_and_t5_shapes, _stable_diffusion_3),
     "pooled-and-t5": Layout(_pooled_and_t5_shapes, _flux),
-    "qwen-image": Layout(_own_rows_shapes, _qwen_image, _qwen_image_whole),
-    "z-image": Layout(_own_rows_shapes, _z_image, partial(_chat_whole, thinks=True)),
-    "flux2-klein": Layout(_flux_2_shapes, _flux_2, partial(_chat_whole, thinks=False)),
-    "flux2-dev": Layout(_flux_2_shapes, _flux_2, _flux_2_dev_whole),
-    "sana": Layout(_own_rows_shapes, _sana, _sana_whole),
+    "qwen-image": Layout(
+        _own_rows_shapes, _qwen_image, text_templates.qwen_image_whole, text_templates.qwen_image_beside
+    ),
+    "z-image": Layout(_own_rows_shapes, _z_image, partial(text_templates.chat_whole, thinks=True)),
+    "flux2-klein": Layout(_flux_2_shapes, _flux_2, partial(text_templates.chat_whole, thinks=False)),
+    "flux2-dev": Layout(_flux_2_shapes, _flux_2, text_templates.flux_2_dev_whole),
+    "sana": Layout(_own_rows_shapes, _sana, text_templates.sana_whole, text_templates.sana_beside),
 }
 
 
@@ -236,6 +206,15 @@ def encode(pipeline: Any, captions: list[str], shapes: Shapes, device: str) -> O
         shapes: of the columns, from embedding_shapes.
     """
     return _layout(pipeline).encode(pipeline, captions, shapes, device)
+
+
+def tokens_beside(folder: Path) -> int:
+    """Return about how many tokens a T5 or a language model reads of a caption beyond its limit; no weights are read.
+
+    They are of a template or an instruction whose rows are dropped again.
+    """
+    pipeline = kinds.empty_pipeline(folder)
+    return _layout(pipeline).beside(pipeline)
 
 
 def token_counts(pipeline: Any, part: str, captions: Sequence[str]) -> list[int]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from support.material import MODEL, rendered_pairs, write_pairs
 from support.single_files import original_tensors, write_single
 
-from infra.base import cli, dry_run
+from infra.base import cli, counting, dry_run
 from infra.base.dry_run import DryRunConfig
-from pipelines.latents import encode_config, encode_plan
+from pipelines.latents import encode_config, encode_counts, encode_plan, kinds
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from pipelines.latents.encode_plan import Networks, SourceRows, Stored, print_plan
@@ -52,6 +55,28 @@ def test_bytes_and_work_by_hand() -> None:
     assert told["embeddings"] == dry_run.gigabytes(4 * 2 * 10)
     assert told["VAE, bfloat16"] == dry_run.gigabytes(20)
     assert told["memory per accelerator"].endswith("fits")
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [
+        ("qwen-image", 34),  # of its template, which are dropped again
+        ("sana", 204),  # <bos> and 205 words, marks and line breaks of its instruction; two of them are in the limit
+        ("z-image", 0),  # its template counts against the limit
+        ("sd3", 0),
+    ],
+)
+def test_a_caption_s_work_is_that_of_all_tokens_that_the_encoder_reads(
+    kind: str, beside: int, tiny_pipeline: Callable[[str], Path]
+) -> None:
+    folder = tiny_pipeline(kind)
+    sized = str(kinds.kind_of(folder).sized)
+    encoder = counting.empty(folder, sized)
+    with torch.no_grad():
+        read = torch.zeros(1, 16 + beside, dtype=torch.int64, device=counting.META)
+        by_hand = counting.flops(partial(encoder, read))
+    side = kinds.native_resolution(folder)
+    assert encode_counts.count_networks(folder, side, 16, 1, "float32").captions[sized] == by_hand
 
 
 def test_the_table_of_the_embedded_world(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from support.tiny_pipelines import NEW, RESOLUTIONS
 
 from infra.base.models import Model
 from pipelines.drawing import sampling
-from pipelines.latents import autoencoders, encoders, text_columns
+from pipelines.latents import autoencoders, encoders, text_columns, text_templates
 from training.backbones.backbone import Backbone, open_backbone
 from training.backbones.flow import RectifiedFlow
 from training.backbones.schedule_config import EVERY
@@ -209,6 +209,17 @@ def test_noise_is_added_at_the_level_that_the_network_is_told(kind: str, tiny_pi
     assert torch.equal(backbone.told(levels), levels)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", NEW)
+@torch.no_grad()
+def test_a_list_of_captions_is_encoded_twice_alike(kind: str, tiny_pipeline: Pipelines) -> None:
+    folder = tiny_pipeline(kind)
+    pipeline: Any = sampling.load_pipeline(folder, torch.float32, "cpu")
+    captions = ["a star", "a red boat"]
+    first, second = (conditioning(folder, pipeline, captions) for _ in range(2))
+    assert captions == ["a star", "a red boat"]  # Z-Image's encode_prompt writes its templates into the list it gets
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 @torch.no_grad()
 def test_sana_s_empty_caption_is_the_one_that_it_guides_against(tiny_pipeline: Pipelines) -> None:
     folder, pipeline, _, _ = opened("sana", tiny_pipeline)
@@ -216,6 +227,6 @@ def test_sana_s_empty_caption_is_the_one_that_it_guides_against(tiny_pipeline: P
     text = conditioning(folder, pipeline, ["a star", " "])
     assert text[text_columns.LENGTH].tolist() == [[4], [1]]  # <bos>, the instruction's last token, a, star; <bos>
     assert torch.equal(text["text_encoder"][1, :1], against[0][mask[0] == 1])
-    instruction = text_columns._instruction(pipeline)
+    instruction = text_templates.instruction(pipeline)
     _, mask, _, _ = pipeline.encode_prompt([""], False, max_sequence_length=77, complex_human_instruction=instruction)
     assert int(mask.sum()) == 2  # what a prompt of nothing becomes in the pipeline
