@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,8 @@ from training.method.order import steps_an_epoch, usable
 from training.run import draws_check, health, trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
+
+GIVEN_UP = 0.1  # share of a small set's pairs whose buckets may fill no micro-batch
 
 
 def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]:
@@ -60,7 +62,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]
     counts = {0: decided}
     if manifest.buckets:
         counts = _bucket_counts(path, manifest, labels[0], data.hold_out)
-        _check_buckets(config, tuple(counts.values()))
+        _check_buckets(config, manifest, counts)
     if config.objective.objective == "soft":
         _check_probabilities(config, path)
     if data.held_out_store:
@@ -84,9 +86,14 @@ def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: floa
     return dict(zip(places.tolist(), counts.tolist(), strict=True))
 
 
-def _check_buckets(config: TrainConfig, counts: tuple[int, ...]) -> None:
-    """Refuse batches that buckets cannot fill, and say how many pairs are in buckets too small for a micro-batch."""
+def _check_buckets(config: TrainConfig, manifest: store.Manifest, decided: Mapping[int, int]) -> None:
+    """Refuse batches that buckets cannot fill, and name the buckets too small for a micro-batch.
+
+    Args:
+        decided: pairs of each bucket, by its place.
+    """
     data = config.data
+    counts = tuple(decided.values())
     size = data.global_batch
     worlds = range(config.min_workers or config.workers, config.workers + 1)
     uneven = [world for world in worlds if world < size < 2 * world]
@@ -101,11 +108,12 @@ def _check_buckets(config: TrainConfig, counts: tuple[int, ...]) -> None:
             f"{usable(counts, data.micro_batch)} pairs, fewer than one --global-batch of {size}; give a smaller "
             "--micro-batch or --global-batch"
         )
-    left_out = [count for count in counts if count < data.micro_batch]
-    if left_out and len(counts) > 1:
+    small = {manifest.buckets[place]: count for place, count in decided.items() if count < data.micro_batch}
+    if small and len(counts) > 1:
+        named = ", ".join(f"{width}x{height} has {count}" for (height, width), count in small.items())
         logs.LOGGER.warning(
-            f"--micro-batch {data.micro_batch}: {sum(left_out)} pairs of {len(left_out)} buckets fill no micro-batch, "
-            "and are never trained on; a smaller one takes them in"
+            f"--micro-batch {data.micro_batch}: {sum(small.values())} of {sum(counts)} pairs are never trained on, as "
+            f"their buckets have too few to fill it ({named}); a smaller micro-batch takes them in"
         )
 
 
@@ -150,16 +158,19 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
 def _filled_batch(counts: Sequence[int], micro_batch: int, workers: int) -> tuple[int, int]:
     """Return the global batch that a small set fills, and its micro-batch.
 
+    Pairs of a bucket that fills no micro-batch are never trained on. A few of them are given up for a larger one.
+
     Args:
         counts: pairs of each bucket, together at least one for each worker.
-        micro_batch: is kept where some buckets fill it; else it is the largest that every bucket fills.
+        micro_batch: the largest that is taken.
     """
-    largest = min(micro_batch, sum(counts) // workers)
-    for size in (largest, *range(min(largest, *counts), 1, -1)):
+    total = sum(counts)
+    for size in range(min(micro_batch, total // workers), 1, -1):
         global_batch = usable(counts, size) // workers // size * size * workers
-        if global_batch:
+        given_up = sum(count for count in counts if count < size)
+        if global_batch and given_up <= GIVEN_UP * total:
             return global_batch, size
-    return sum(counts) // workers * workers, 1
+    return total // workers * workers, 1
 
 
 def check_config(config: TrainConfig) -> TrainConfig:

@@ -19,10 +19,10 @@ from infra.base import engines
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from labelers.scoring.implicit import Implicit
-from pipelines.latents import store
+from pipelines.latents import buckets, planned, store
 from pipelines.raw.decode import open_image
 from training.backbones.backbone import open_backbone
-from training.backbones.flow import shifted_sigmas
+from training.backbones.flow import dynamic_shift, shifted_sigmas
 from training.backbones.schedule_config import EVERY
 from training.data import applied_labels, loader
 from training.data.loader import Share
@@ -157,8 +157,18 @@ def test_fluxs_shift_follows_the_buckets_number_of_tokens(tiny_pipeline: Pipelin
     assert [static.timestep(u / 97, 2.0) for u in range(97)] == [static.timestep(u / 97) for u in range(97)]
 
 
+def test_no_bucket_of_flux2_lies_beyond_the_jump_of_its_shift() -> None:
+    folder = planned.SHAPES / "flux2-klein"
+    square = dynamic_shift(folder, {})
+    assert square == pytest.approx(2.023, abs=1e-3)  # of 4,096 tokens, at the 50 steps that it is sampled with
+    assert dynamic_shift(folder, {}, 4301 / 4096) < 2.0 < dynamic_shift(folder, {}, 4300 / 4096)
+    for height, width in buckets.ladder(folder, 1024):
+        area = height * width / 1024**2
+        assert dynamic_shift(folder, {}, area) == pytest.approx(square, abs=0.01)
+
+
 def test_batches_that_buckets_cannot_fill_are_refused(
-    bucketed: Path, held_out_store: Path, tiny_pipeline: Pipelines, tmp_path: Path
+    bucketed: Path, held_out_store: Path, tiny_pipeline: Pipelines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = settings(tiny_pipeline("sd-v"), bucketed, tmp_path)
     manifest, counts = preflight.check_settings(config)
@@ -167,6 +177,14 @@ def test_batches_that_buckets_cannot_fill_are_refused(
     opened = open_store(str(bucketed))
     assert opened.buckets is not None
     assert counts.keys() == set(opened.buckets.tolist())
+    assert not caplog.records
+    uneven = {0: 6, 1: 6, 3: 1}  # pairs by the bucket's place
+    preflight._check_buckets(config, manifest, uneven)
+    height, width = manifest.buckets[3]
+    assert "--micro-batch 2: 1 of 13 pairs are never trained on, as their buckets have too few to fill it " in (
+        caplog.text
+    )
+    assert f"({width}x{height} has 1)" in caplog.text
     wide = replace(config, data=replace(config.data, micro_batch=8, global_batch=8))
     with pytest.raises(UserError, match="4 buckets fill micro-batches of 8 with 0 pairs"):
         preflight.check_settings(wide)
@@ -182,7 +200,11 @@ def test_batches_that_buckets_cannot_fill_are_refused(
     [
         ((9, 9, 1), 8, 1, (16, 8)),  # 8 + 8 + 0, as every bucket but the last fills one
         ((5, 4, 3, 2), 16, 1, (12, 2)),  # no bucket fills 14 or more; 4 + 4 + 2 + 2 in twos
-        ((5, 4, 3, 2), 4, 2, (8, 4)),  # 4 + 4, one micro-batch on each worker
+        ((5, 4, 3, 2), 4, 2, (12, 2)),  # fours would never train 3 + 2 of 14, and threes 2; a tenth is 1.4
+        ((10, 9, 1), 16, 1, (18, 9)),  # 9 + 9: one of 20 is given up; tens would give up 10, and ones none
+        ((20, 20, 1, 1), 16, 2, (32, 16)),  # 16 + 16, one micro-batch on each worker; 2 of 42 are given up
+        ((6, 3, 1), 8, 1, (9, 3)),  # 6 + 3: one of ten is a tenth
+        ((5, 3, 1), 8, 1, (9, 1)),  # one of nine is more than a tenth, and no pair is given up
         ((9, 5), 3, 2, (12, 3)),  # 9 + 3
         ((351,), 16, 1, (336, 16)),  # squares: 21 micro-batches
         ((5, 5, 5), 8, 4, (8, 2)),  # 3 leave 9 pairs, too few for 4 workers; 2 leave 12, and 4 take 2 each
