@@ -18,7 +18,7 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from labelers.scoring import scorers
-from labelers.scoring.reasons import COUNTED, NOT_FINITE
+from labelers.scoring.reasons import COUNTED, NOT_FINITE, is_unanswered
 from pipelines.raw import pairs
 from pipelines.raw.decode import BadImage, open_image
 
@@ -106,8 +106,12 @@ class ScorePairs:
         reasons = decoded["reason"].to_pylist()
         return self.score(Decoded(ids, captions, reasons, (_images(decoded, 0), _images(decoded, 1))))
 
-    def score(self, decoded: Decoded, broken: int = BROKEN) -> pa.Table:
-        """Score pairs; a scorer that fails on all of at least `broken` pairs is refused.
+    def score(self, decoded: Decoded, on_trial: bool = False) -> pa.Table:
+        """Score pairs; a scorer that fails on all of at least BROKEN pairs is refused.
+
+        Args:
+            on_trial: refuse it where it fails on all of any number. A server's missing answers are failures then;
+                otherwise they cost their pairs alone, which may be asked for again.
 
         Returns:
             pair_id, prompt_id and for each scorer score_0, score_1 (float32, null where there is none), reason (null
@@ -130,7 +134,8 @@ class ScorePairs:
                 scores, failures, counted = scorer.judge_pairs(*decoded.images, captions)
             else:
                 scores, failures = judge(scorer, decoded.images, captions)
-            if len(failures) >= broken and all(failures):
+            lasting = [reason for reason in failures if reason and (on_trial or not is_unanswered(reason))]
+            if len(lasting) == len(failures) >= (1 if on_trial else BROKEN):
                 raise UserError(f"scorer {name}: {failures[0]}, on every one of {len(failures)} pairs")
             spread = np.full((2, len(every)), np.nan, np.float32)
             spread[:, good] = scores
@@ -222,5 +227,5 @@ def try_first(names: Sequence[str], weights: Mapping[str, str | None], raw: pa.T
         UserError: if a scorer cannot be loaded or fails on every one of them.
     """
     step = ScorePairs(names, weights)
-    step.score(DecodePairs(pairs.pair_ids(raw)).decode(raw), broken=1)
+    step.score(DecodePairs(pairs.pair_ids(raw)).decode(raw), on_trial=True)
     return {name: scorer.fingerprint for name, scorer in step.scorers.items()}

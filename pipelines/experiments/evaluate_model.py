@@ -179,7 +179,11 @@ def judge_all(
         ids = evaluated.wanted["image_id"].to_pylist()
         said = pairwise.judge_pairs(name, one, (policy.folder, base.folder), ids, config.scoring_batch_size)
         evaluated = evaluated.also(name, said.policy, said.base)
-        ties[name] = {"order_disagreements": said.order_disagreements, "without_verdict": said.without_verdict}
+        ties[name] = {
+            "order_disagreements": said.order_disagreements,
+            "without_verdict": said.without_verdict,
+            "unanswered": said.unanswered,
+        }
     judged = {name: judge(evaluated, name) for name in weights}
     return evaluated, {
         "judge": next(iter(weights)),

@@ -29,6 +29,7 @@ class Verdicts:
     policy: npt.NDArray[np.float32]  # [n], 1, 0.5 or 0
     order_disagreements: int  # pairs where it preferred another image once the order changed: ties
     without_verdict: int  # pairs where an answer names no winner: ties
+    unanswered: int  # pairs that the server gave no answer to, and may be asked for again: ties until then
 
     @property
     def base(self) -> npt.NDArray[np.float32]:
@@ -55,7 +56,7 @@ def judge_pairs(name: str, judge: EndpointScorer, folders: Sequence[str], ids: S
         batch: pairs in memory at once.
 
     Raises:
-        UserError: if the server has stopped answering, left questions open, or gave no verdict at all.
+        UserError: if the server has stopped answering, or gave no verdict at all.
     """
     points: list[npt.NDArray[np.float32]] = []
     reasons: list[str] = []
@@ -69,16 +70,21 @@ def judge_pairs(name: str, judge: EndpointScorer, folders: Sequence[str], ids: S
         reasons += [reason for reason in failures if reason]
         disagreed += int(counted["order_disagreements"].sum())
         print(f"pairs judged by {name}: {start + len(part):,} of {len(ids):,}", flush=True)
-    unanswered = sum(map(is_unanswered, reasons))
-    if unanswered:
-        raise UserError(
-            f"scorer {name}: {unanswered} of {len(ids)} pairs have no answer yet, for example: "
-            f"{next(filter(is_unanswered, reasons))}; run the same command again, which asks for these alone"
-        )
     if len(reasons) == len(ids):
         commonest = Counter(reasons).most_common(1)[0][0]
         raise UserError(f"scorer {name}: no verdict on any of {len(ids)} pairs; the commonest reason is: {commonest}")
-    return Verdicts(policy=np.concatenate(points), order_disagreements=disagreed, without_verdict=len(reasons))
+    unanswered = sum(map(is_unanswered, reasons))
+    if unanswered:
+        print(
+            f"{unanswered:,} pairs have no answer of {name} yet and count as ties; the same command asks for these",
+            flush=True,
+        )
+    return Verdicts(
+        policy=np.concatenate(points),
+        order_disagreements=disagreed,
+        without_verdict=len(reasons) - unanswered,
+        unanswered=unanswered,
+    )
 
 
 def _open(folder: str, ids: Sequence[int]) -> tuple[list[Image.Image], list[str]]:

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -385,8 +385,8 @@ def test_a_killed_job_goes_on_and_asks_nothing_twice(
     score: Callable[..., Any] = pair_scores.ScorePairs.score
     batches: list[int] = []
 
-    def die(self: pair_scores.ScorePairs, decoded: pair_scores.Decoded, broken: int = pair_scores.BROKEN) -> Any:
-        scored = score(self, decoded, broken)  # asked and answered, and not yet written
+    def die(self: pair_scores.ScorePairs, decoded: pair_scores.Decoded, on_trial: bool = False) -> Any:
+        scored = score(self, decoded, on_trial)  # asked and answered, and not yet written
         batches.append(scored.num_rows)
         if len(batches) == 7:
             raise KeyboardInterrupt
@@ -437,14 +437,16 @@ def test_what_cannot_be_read_is_counted_by_its_reason(labelling: relabel.Relabel
     assert label_set.summary(manifest).count("no verdict in the answer") == 1
 
 
-def fail_two(server: ChatServer, numbers: tuple[int, ...] = (3, 9)) -> None:
-    """Let a server fail at two questions, by their numbers, whenever they are asked."""
-    failed: list[dict[str, Any]] = []
+def fail_some(server: ChatServer, places: Collection[int] = (3, 9)) -> None:
+    """Let a server fail at some questions about images whenever they are asked, by their places among all such."""
+    asked: list[dict[str, Any]] = []
 
-    def fail(number: int, body: dict[str, Any]) -> chat_server.Reply | None:
-        if number in numbers:
-            failed.append(body)
-        return (503, {}, b"") if body in failed else None
+    def fail(_number: int, body: dict[str, Any]) -> chat_server.Reply | None:
+        if isinstance(body["messages"][0]["content"], str):
+            return None  # a plain one
+        if body not in asked:
+            asked.append(body)
+        return (503, {}, b"") if asked.index(body) in places else None
 
     server.misbehave = fail
 
@@ -461,7 +463,7 @@ def few_pairs(labelling: relabel.RelabelConfig, held_out_store: Path, tmp_path: 
 def test_what_the_server_failed_to_answer_is_asked_again_and_nothing_else(
     few_pairs: relabel.RelabelConfig, server: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fail_two(server)
+    fail_some(server)
     relabel.main(few_pairs)
     before = Path(few_pairs.store, "labels", "Red-VL", store.MANIFEST).read_bytes()
     assert json.loads(before)["reasons"] == {"no answer: the server failed (503)": 2}
@@ -485,22 +487,28 @@ def test_what_the_server_failed_to_answer_is_asked_again_and_nothing_else(
 
 
 @pytest.mark.usefixtures("noted_jobs")
+@pytest.mark.parametrize("lost", [2, 8])  # 8 are a whole batch, the second time
 def test_pairs_that_a_server_never_answers_end_no_command(
-    few_pairs: relabel.RelabelConfig, server: ChatServer, capsys: pytest.CaptureFixture[str]
+    few_pairs: relabel.RelabelConfig, server: ChatServer, capsys: pytest.CaptureFixture[str], lost: int
 ) -> None:
-    fail_two(server, (0, 1, 14, 15))  # the first two of 14 pairs, in either order
+    fail_some(server, [*range(lost), *range(14, 14 + lost)])  # the first of 14 pairs, in either order
     server.answer = lambda body: "yes" if isinstance(body["messages"][0]["content"], str) else verdict(body)
     for _ in range(2):
         relabel.main(few_pairs)
-        assert "2 pairs have no answer yet" in capsys.readouterr().out
-    assert label_files.read_labels_manifest(few_pairs.store, "Red-VL")["rows"] == 12
+        assert f"{lost} pairs have no answer yet" in capsys.readouterr().out
+    assert label_files.read_labels_manifest(few_pairs.store, "Red-VL")["rows"] == 14 - lost
+    shutil.rmtree(few_pairs.endpoint.answers)
+    fail_some(server, range(28))
+    another = replace(few_pairs, names=("other",), endpoint=replace(few_pairs.endpoint, answer_tokens=9))
+    with pytest.raises(UserError, match=r"no answer: the server failed .*, on every one of 14 pairs"):  # at the trial
+        relabel.main(another)
 
 
 @pytest.mark.usefixtures("noted_jobs")
 def test_an_answer_that_cannot_be_read_is_an_answer_and_is_not_asked_for_again(
     few_pairs: relabel.RelabelConfig, server: ChatServer
 ) -> None:
-    fail_two(server)
+    fail_some(server)
     relabel.main(few_pairs)
     server.misbehave = lambda _number, _body: completion("Hard to say.")
     relabel.main(few_pairs)
@@ -518,7 +526,7 @@ def test_an_accuracy_asks_again_too(few_pairs: relabel.RelabelConfig, server: Ch
         scorers=few_pairs.scorer, source=few_pairs.source, output=str(tmp_path / "accuracy"), json=figures,
         endpoint=few_pairs.endpoint,
     )  # fmt: skip
-    fail_two(server)
+    fail_some(server)
     accuracy.main(settings)
     assert (files.read_json(figures)["rows"][0]["unanswered"], len(server.asked)) == (2, 32 + 2)
     server.misbehave = lambda _number, _body: None

@@ -152,7 +152,7 @@ def test_a_scorer_that_fails_on_a_whole_batch_is_refused() -> None:
     scored = step_of(one=Brightness(spoil))(decoder(raw)(raw))  # three may be bad pairs
     assert scored["reason:one"].to_pylist() == [NOT_FINITE] * 3
     with pytest.raises(UserError, match="on every one of 3 pairs"):  # but not where nothing was scored before
-        step_of(one=Brightness(spoil)).score(decoder(raw).decode(raw), broken=1)
+        step_of(one=Brightness(spoil)).score(decoder(raw).decode(raw), on_trial=True)
 
 
 def test_scores_of_the_wrong_shape_are_refused() -> None:
