@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 SUFFIX = ".parquet"
+# Names that other tools give Parquet files, and that no reader of a folder looks for.
+OTHER_NAME = re.compile(r".*\.(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|lz4|br|brotli))?", re.IGNORECASE)
 BYTES_AT_ONCE = 32 << 20  # of decoded columns
 BUFFER = 4 << 20  # bytes of a column that are read ahead
 MOST_ROWS = 65_536
+SIGNATURE = 28  # bytes behind an open footer that is signed, because columns are encrypted
+ENCRYPTED = "is encrypted; write it again without encryption, for example with the tool that has its keys"
 
 
 class UnreadableError(UserError):
@@ -71,6 +76,7 @@ def _read_one(path: str, columns: list[str] | None) -> pa.Table | None:
     with pq.ParquetFile(inner, filesystem=filesystem) as file:
         if columns is not None and not set(columns) <= set(file.schema_arrow.names):
             return None  # a dataset says which one
+        refuse_encrypted(path, file.metadata)
         table = file.read(columns)
     return table if columns is None else table.select(columns)
 
@@ -138,7 +144,22 @@ def batches(path: str, columns: Sequence[str] | None, size: int | None = None) -
     # Without pre_buffer and with a buffer, pages are read as they are needed; else a row group is held whole.
     with _parsing([path]), pq.ParquetFile(inner, filesystem=filesystem, pre_buffer=False, buffer_size=BUFFER) as file:
         chosen = None if columns is None else list(columns)
+        refuse_encrypted(path, file.metadata)
         yield from file.iter_batches(size or rows_at_once(file.metadata, chosen), columns=chosen)
+
+
+def refuse_encrypted(path: str, footer: pq.FileMetaData) -> None:
+    """Refuse a file whose footer is open and signed, as only files with encrypted columns have it.
+
+    Raises:
+        UnreadableError: naming the file.
+    """
+    filesystem, inner = files.open_filesystem(path)
+    with filesystem.open_input_file(inner) as file:
+        file.seek(file.size() - 8)
+        length = int.from_bytes(file.read(4), "little")
+    if length == footer.serialized_size + SIGNATURE:
+        raise UnreadableError(f"{path}: {ENCRYPTED}")
 
 
 def rows_at_once(footer: pq.FileMetaData, columns: Sequence[str] | None) -> int:
@@ -173,11 +194,24 @@ def list_tables(folder: str) -> list[str]:
 
     Names that begin with _ or . below the folder are of unfinished Spark jobs, of macOS, and of this software's work.
     """
-    return [
-        path
-        for path in files.list_files(folder, SUFFIX)
-        if not any(part.startswith(("_", ".")) for part in path.removeprefix(folder).strip("/").split("/"))
-    ]
+    return [path for path in files.list_files(folder, SUFFIX) if not _is_passed_over(path, folder)]
+
+
+def _is_passed_over(path: str, folder: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.removeprefix(folder).strip("/").split("/"))
+
+
+def refuse_other_names(folder: str, where: str) -> None:
+    """Refuse a folder with Parquet files whose names do not end in SUFFIX: their rows would be left out.
+
+    Raises:
+        UserError: beginning with where, which names the folder.
+    """
+    for path in files.list_files(folder):
+        if OTHER_NAME.fullmatch(path) and not path.endswith(SUFFIX) and not _is_passed_over(path, folder):
+            raise UserError(
+                f"{where}: {path} does not end in {SUFFIX}, so its rows would be left out; rename it, or move it away"
+            )
 
 
 def _is_out_of_reach(error: Exception) -> bool:
@@ -188,16 +222,23 @@ def unreadable(path: str, error: Exception) -> UserError:
     """Say in one sentence why a file was not read: it is out of reach, or it is no whole Parquet file."""
     if isinstance(error, OSError) and _is_out_of_reach(error):
         return UserError(f"{path}: cannot be read ({disk_errors.reason(error)})")
+    if "decrypt" in str(error):
+        return UnreadableError(f"{path}: {ENCRYPTED}")
     pointers.refuse(path)
     why = next(iter(str(error).splitlines()), type(error).__name__)
     return UnreadableError(f"{path}: not readable as Parquet ({why}); replace it by a whole file")
 
 
-def column_names(path: str) -> list[str]:
-    """Name the columns of one file; only its footer is read."""
+def schema_of(path: str) -> pa.Schema:
+    """Return the columns of one file, with their types; only its footer is read."""
     filesystem, inner = files.open_filesystem(path)
     with _parsing([path]):
-        return pq.read_schema(inner, filesystem=filesystem).names
+        return pq.read_schema(inner, filesystem=filesystem)
+
+
+def column_names(path: str) -> list[str]:
+    """Name the columns of one file; only its footer is read."""
+    return schema_of(path).names
 
 
 def count_rows(path: str) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 
 from infra.base import tables
@@ -67,6 +71,44 @@ def test_footers_name_columns_and_count_rows(folder: Path) -> None:
 def test_bytes_in_memory_are_read_as_the_file_is(folder: Path) -> None:
     path = folder / "colour=2" / "b.parquet"
     assert tables.parse(str(path), path.read_bytes()) == tables.read([str(path)])
+
+
+class Keys(encryption.KmsClient):
+    """Wraps a key by writing it in base64."""
+
+    def __init__(self, _: encryption.KmsConnectionConfig) -> None:
+        super().__init__()
+
+    def wrap_key(self, key: bytes, _: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped: bytes, _: str) -> bytes:
+        return base64.b64decode(wrapped)
+
+
+def test_encrypted_files_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"caption": ["a"], "number": [1]})
+    path = str(tmp_path / "a.parquet")
+    chosen = encryption.EncryptionConfiguration("k", column_keys={"k": ["caption"]})
+    keys = encryption.CryptoFactory(Keys)
+    properties = keys.file_encryption_properties(encryption.KmsConnectionConfig(), chosen)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    for columns in (["caption"], ["number"], None):
+        for read in (lambda names: tables.read([path], names), lambda names: list(tables.batches(path, names))):
+            with pytest.raises(UserError, match=r"a\.parquet: is encrypted; write it again without encryption"):
+                read(columns)
+
+
+def test_a_footer_that_is_signed_tells_of_encrypted_columns(tmp_path: Path) -> None:
+    """A signature of 28 bytes stands behind the footer's own, within the length that the file's end states."""
+    path = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"number": [1]}), path)
+    footer = pq.read_metadata(path)
+    tables.refuse_encrypted(path, footer)
+    shorter = cast("pq.FileMetaData", SimpleNamespace(serialized_size=footer.serialized_size - 28))
+    with pytest.raises(UserError, match=r"a\.parquet: is encrypted; write it again without encryption"):
+        tables.refuse_encrypted(path, shorter)
 
 
 def test_a_folder_without_tables_is_refused_by_name(tmp_path: Path) -> None:
