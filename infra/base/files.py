@@ -199,7 +199,7 @@ def stamps(folder: str) -> list[tuple[str, int, int]]:
 def read_bytes(path: str) -> bytes:
     """Read a whole file."""
     filesystem, inner = open_filesystem(path)
-    with filesystem.open_input_stream(inner) as stream:
+    with filesystem.open_input_stream(inner, compression=None) as stream:
         return stream.read()
 
 
@@ -211,7 +211,7 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
     """
     filesystem, inner = open_filesystem(writable(path))
     if path.startswith(S3):  # an upload becomes visible only when it is complete
-        with filesystem.open_output_stream(inner) as stream:
+        with filesystem.open_output_stream(inner, compression=None) as stream:
             stream.write(content)
         return
     Path(inner).parent.mkdir(parents=True, exist_ok=True)
@@ -267,9 +267,9 @@ def copy(source: str, target: str) -> str:
         Path(written).parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     size = 0
-    with origin.open_input_stream(read) as incoming:
+    with origin.open_input_stream(read, compression=None) as incoming:
         try:
-            with destination.open_output_stream(written) as outgoing:
+            with destination.open_output_stream(written, compression=None) as outgoing:
                 for block in _blocks(incoming):
                     digest.update(block)
                     size += len(block)
@@ -371,7 +371,7 @@ def sha256(path: str) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()
     filesystem, inner = open_filesystem(path)
-    with filesystem.open_input_stream(inner) as stream:
+    with filesystem.open_input_stream(inner, compression=None) as stream:
         for block in _blocks(stream):
             digest.update(block)
     return digest.hexdigest()

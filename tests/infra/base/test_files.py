@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
 from collections.abc import Callable, Iterator
@@ -40,6 +41,18 @@ def test_files_are_written_listed_read_hashed_and_removed(folder: str) -> None:
     files.remove(files.join(folder, "a"))
     files.remove(files.join(folder, "a"))  # an absent one is no error
     assert files.list_files(folder) == [files.join(folder, "a.txt")]
+
+
+def test_the_bytes_of_a_packed_file_are_its_own(folder: str) -> None:
+    """Arrow would pack and unpack them by the name's end."""
+    packed = gzip.compress(b"one")
+    path = files.join(folder, "a.gz")
+    files.write_bytes(path, packed)
+    assert files.size(path) == len(packed)
+    assert files.read_bytes(path) == packed
+    assert files.sha256(path) == hashlib.sha256(packed).hexdigest()
+    assert files.copy(path, files.join(folder, "b.zst")) == hashlib.sha256(packed).hexdigest()
+    assert files.read_bytes(files.join(folder, "b.zst")) == packed
 
 
 def test_a_copy_is_the_bytes_and_tells_their_hash(folder: str, tmp_path: Path) -> None:
