@@ -26,7 +26,7 @@ from pipelines.latents.encode_config import (
 )
 from pipelines.latents.safety import make_filter
 from pipelines.latents.summary import result, summarise, table
-from pipelines.raw import contents, group_source, repeats, source
+from pipelines.raw import contents, group_source, label_values, other_formats, repeats, source
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
@@ -198,7 +198,10 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     if files.exists(noted):
         _refuse_changed_source(config, destination, files.read_json(noted), source_files)
     seen = repeats.Seen()
-    source.all_pair_ids(dataset, seen)
+    labels = label_values.LabelValues()
+    other_formats.refuse_no_images(sources)
+    source.all_pair_ids(dataset, seen, labels)
+    labels.refuse(f"--source {config.source}")
     images = group_source.count_images(dataset)
     if images and config.buckets:
         raise UserError(

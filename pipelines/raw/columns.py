@@ -92,7 +92,7 @@ def _is_readable(name: str, kind: pa.DataType) -> bool:
     if pa.types.is_null(kind):
         return True
     if name in IMAGES:
-        return is_bytes or _is_image_struct(kind)
+        return is_image(kind)
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if name in NUMBERS:
         return is_text or is_number or pa.types.is_boolean(kind)
@@ -106,6 +106,11 @@ def _is_bytes(kind: pa.DataType) -> bool:
         or pa.types.is_binary_view(kind)
         or pa.types.is_fixed_size_binary(kind)
     )
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Say whether a column's values are the bytes of encoded images, or datasets' struct of bytes and path."""
+    return _is_bytes(kind) or _is_image_struct(kind)
 
 
 def _is_uuid(kind: pa.DataType) -> bool:
@@ -169,7 +174,7 @@ def _number(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        return pairs.label_of_text(text)
     except ValueError:
         return float("nan")
 

@@ -17,6 +17,9 @@ from infra.base.errors import UserError
 from pipelines.raw.pairs import check_caption, hash64
 
 URLS = ("http://", "https://")
+DATA = "data:"  # begins an address that holds what it stands for
+LOCAL = "file://"
+MOST = 1024  # characters of an image's path
 UNKNOWN = "imported"  # stands for the model that drew an image
 Row = dict[str, Any]
 
@@ -70,7 +73,12 @@ def image_name(value: object, column: str, place: str) -> str:
             f"{place}: {column} is a URL, and no image is fetched from one: an address may go, or show another image "
             "later; download the images, for example with img2dataset, and give their paths"
         )
-    return str(PurePosixPath(value))
+    if value.lower().startswith(DATA) or len(value) > MOST:
+        what = "a data URI" if value.lower().startswith(DATA) else f"a text of {len(value):,} characters and no path"
+        raise UserError(
+            f"{place}: {column} is {what}; write the images as files and give their paths, or as bytes into Parquet"
+        )
+    return str(PurePosixPath(value.removeprefix(LOCAL)))
 
 
 def _is_unicode(text: str) -> bool:
@@ -79,12 +87,20 @@ def _is_unicode(text: str) -> bool:
 
 
 def image_path(images: str, name: str) -> str | None:
-    """Return the path of an image, or None where the folder has none of that name or the name leads out of it."""
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts:
-        return None
-    path = files.join(images, name)
-    return path if files.is_file(path) else None
+    """Return the path of an image, or None where the folder has none of that name or the name leads out of it.
+
+    The name may be the whole path of an image in the folder, or have Windows' backslashes.
+    """
+    spellings = (name, name.replace("\\", "/")) if "\\" in name else (name,)
+    for inside in map(PurePosixPath, spellings):
+        if inside.is_absolute() and inside.is_relative_to(images):
+            inside = inside.relative_to(images)
+        if inside.is_absolute() or ".." in inside.parts:
+            continue
+        path = files.join(images, str(inside))
+        if files.is_file(path):
+            return path
+    return None
 
 
 def number(value: object, column: str, place: str) -> float:

@@ -5,12 +5,15 @@ With buckets (pipelines/latents/buckets.py) an image gets the shape of its pair'
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+
+from pipelines.raw.image_marks import held_by
 
 # Pillow's other formats are never tried on bytes from elsewhere: EPS would start Ghostscript on them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -45,12 +48,16 @@ def open_image(content: object) -> Image.Image:
                 raise BadImage(f"image promises {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}")
             if max(image.size) > MAX_RATIO * min(image.size):
                 raise BadImage(f"one side of the image is over {MAX_RATIO} times the other")
-            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            with contextlib.suppress(SyntaxError):  # of an EXIF that is none, beside pixels that are sound
+                ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
     except BadImage:
         raise
     except Exception as error:  # Pillow raises many kinds, and not all of them are OSError
-        raise BadImage(f"image cannot be decoded: {type(error).__name__}") from error
+        held = held_by(content)
+        reason = f"image is {held}, which is not read" if held else f"image cannot be decoded: {type(error).__name__}"
+        raise BadImage(reason) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -21,11 +21,13 @@ from pipelines.raw.comparisons import (
     in_hidden_slots,
     number,
 )
-from pipelines.raw.pairs import check_label, hash64
+from pipelines.raw.pairs import check_label, hash64, label_of_text
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
 RANKED_COLUMNS = ("caption", "image", "rank", "rating", "group")  # group may lack, and one of rank and rating
 NUMBERS = ("label_0", "rank", "rating")
+IMAGES = ("image_0", "image_1")
+IMAGE = "image"  # of a ranked table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,11 @@ def _own_pair(row: Row, place: str) -> Iterator[Comparison]:
     yield Comparison(place=place, caption=caption, names=names, label_0=label_0)
 
 
+def _own_pair_with_images(row: Row, place: str) -> Iterator[Comparison]:
+    label_0 = own_label(row["label_0"], place)
+    yield Comparison(place=place, caption=caption_of(row["caption"], place), names=IMAGES, label_0=label_0)
+
+
 def own_label(label: object, place: str) -> float:
     """Return a label_0, also one that is written as text.
 
@@ -112,7 +119,7 @@ def own_label(label: object, place: str) -> float:
     """
     if isinstance(label, str):  # all that a CSV knows
         try:
-            label = float(label)
+            label = label_of_text(label)
         except ValueError:
             raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1") from None
     refusal = check_label(label, None, strict=False)
@@ -138,6 +145,9 @@ def _own_image(column: str, sign: float) -> Callable[[Row, str], Iterator[Ranked
     return read
 
 
+WITH_IMAGES = Layout(
+    name="comparisons with their images", columns=COLUMNS, read=_own_pair_with_images, images=IMAGES
+)  # a Parquet file's types tell it from LAYOUTS' first
 LAYOUTS = (
     Layout(name="comparisons", columns=COLUMNS, read=_own_pair),
     Layout(

@@ -84,14 +84,25 @@ def values(column: pa.ChunkedArray | pa.Array) -> list[object]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+        return [text_of_bytes(value) for value in column.cast(pa.large_binary()).to_pylist()]
 
 
-def _decoded(value: bytes | None) -> str | bytes | None:
+def text_of_bytes(value: bytes | None) -> str | bytes | None:
+    """Return the text that bytes hold as UTF-8; bytes that hold none as they are."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
         return value
+
+
+def label_of_text(text: str) -> float:
+    """Read a label that is written as text: a number with a point or a comma, or TRUE and FALSE, as spreadsheets write.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    word = text.strip().lower()
+    return float(word == "true") if word in ("true", "false") else float(word.replace(",", "."))
 
 
 def as_rows(table: pa.Table) -> list[dict[str, object]]:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from infra.base import files, tables
 from infra.base.errors import UserError
-from pipelines.raw import columns, groups, pairs, repeats, splits
+from pipelines.raw import columns, groups, label_values, other_formats, pairs, repeats, splits
+from pipelines.raw.table_files import unpacked_name
 
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 FOOTERS_AT_ONCE = 16
@@ -54,9 +55,13 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     if not files.exists(path):
         raise UserError(f"{flag} {source}: {path} does not exist")
     if files.is_file(path):
-        raise UserError(f"{flag} {source}: is no {tables.SUFFIX} file; {_how_to_import(path, os.path.dirname(path))}")
+        is_table = unpacked_name(path).endswith(COMPARISONS)
+        how = _how_to_import(path, os.path.dirname(path)) if is_table else other_formats.how_to_rewrite(path)
+        how = how or _how_to_import(path, os.path.dirname(path))
+        raise UserError(f"{flag} {source}: is no {tables.SUFFIX} file; {how}")
     _refuse_dead_links(path, flag, source)
     _refuse_logged_table(path, f"{flag} {source}")
+    tables.refuse_other_names(whole_rows(path), f"{flag} {source}")
     paths = tables.list_tables(whole_rows(path))
     if not paths:
         raise UserError(f"{flag} {source}: {path} holds no .parquet file{_what_it_holds(path)}")
@@ -65,7 +70,7 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
 
 def _how_to_import(table: str, images: str) -> str:
     """Say which command makes raw pairs of a table of comparisons and images."""
-    named = table if table.lower().endswith(COMPARISONS) else "TABLE.csv"
+    named = table if unpacked_name(table).endswith(COMPARISONS) else "TABLE.csv"
     return (
         f"make raw pairs with python pipelines/import_pairs.py --table {named} --images {images} --output runs/raw, "
         "and give that folder"
@@ -277,6 +282,7 @@ def _open_file(path: str) -> SourceFile:
     except (pa.ArrowException, OSError) as error:
         raise tables.unreadable(path, error) from error
     columns.check_schema(path, schema)
+    tables.refuse_encrypted(path, footer)
     nulls = _null_counts(footer)
     ids = [name for name in pairs.identity_columns(schema.names) if name in pairs.IDS]
     may_lack_ids = bool(ids) and all(nulls.get(name) != 0 for name in ids)
@@ -311,11 +317,11 @@ def columns_to_read(raw: RawTable) -> list[str]:
     return list(raw.names)
 
 
-def all_pair_ids(raw: RawTable, seen: repeats.Seen | None = None) -> npt.NDArray[np.int64]:
+def all_pair_ids(raw: RawTable, *seen: repeats.Seen | label_values.LabelValues) -> npt.NDArray[np.int64]:
     """Compute every row's pair_id, reading the identifying columns alone, and images only where a row may have no id.
 
     Args:
-        seen: is shown each row, to count those that repeat others.
+        seen: each is shown every row, to count those that repeat others, or labels that are none.
 
     Raises:
         UserError: if two rows have the same id, naming one of them.
@@ -324,11 +330,11 @@ def all_pair_ids(raw: RawTable, seen: repeats.Seen | None = None) -> npt.NDArray
     parts = [np.empty(0, np.int64)]
     for part in raw.parts:
         needed = dict.fromkeys([*names, *(pairs.IDENTITY_OF_CONTENT if part.may_lack_ids else ())])
-        needed |= dict.fromkeys(name for name in repeats.COLUMNS if seen is not None and name in raw.names)
+        needed |= dict.fromkeys(name for name in repeats.COLUMNS if seen and name in raw.names)
         for piece in read_pieces(part.path, list(needed)):
             parts.append(pairs.pair_ids(piece))
-            if seen is not None:
-                seen.add(piece)
+            for one in seen:
+                one.add(piece)
     ids = np.concatenate(parts)
     if len(np.unique(ids)) != len(ids):
         twice = Counter(ids.tolist()).most_common(1)[0]

@@ -1,4 +1,7 @@
-"""Read a table of comparisons or ratings into rows: CSV with any usual delimiter, JSONL, or a JSON list of objects."""
+"""Read a table of comparisons or ratings into rows: CSV with any usual delimiter, JSONL, or a JSON list of objects.
+
+Each may be packed by gzip, bzip2 or Zstandard, as NAME.csv.gz.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from infra.base import files, json_text
 from infra.base.errors import UserError
 from pipelines.raw.layouts import COLUMNS, NUMBERS, RANKED_COLUMNS, columns_of
@@ -16,6 +21,9 @@ from pipelines.raw.layouts import COLUMNS, NUMBERS, RANKED_COLUMNS, columns_of
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 EXCEL_HINT = re.compile(r"sep=.\r?\n", re.IGNORECASE)
 KNOWN = {*COLUMNS, *RANKED_COLUMNS}
+CAPTIONS = ("caption", "prompt")
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+ZIP = b"PK\x03\x04"
 
 
 def read_rows(path: str) -> list[tuple[str, Any]]:
@@ -27,9 +35,9 @@ def read_rows(path: str) -> list[tuple[str, Any]]:
     place = f"--table {path}"
     if not files.is_file(path):
         raise UserError(f"{place}: no such file")
-    name = path.lower()
+    name = unpacked_name(path)
     try:
-        text = decoded(files.read_bytes(path))
+        text = read_text(path)
         if name.endswith((".jsonl", ".ndjson")):
             rows = list(_json_lines(text, place))
         elif name.endswith(".json"):
@@ -45,17 +53,43 @@ def read_rows(path: str) -> list[tuple[str, Any]]:
     return rows
 
 
+def unpacked_name(path: str) -> str:
+    """Return a table's path in lower case, without the end that says how it is packed."""
+    name = path.lower()
+    return next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
+
+
+def read_text(path: str) -> str:
+    """Read a table's text, also of one that is packed.
+
+    Raises:
+        ValueError: if it cannot be unpacked, or is no text.
+    """
+    content = files.read_bytes(path)
+    packed = next((kind for end, kind in PACKED.items() if path.lower().endswith(end)), None)
+    if packed is None:
+        return decoded(content)
+    try:
+        return decoded(pa.CompressedInputStream(pa.BufferReader(content), packed).read())
+    except OSError as error:
+        raise ValueError(f"it cannot be unpacked as {packed}: {error}") from error
+
+
 def decoded(content: bytes) -> str:
     """Decode a table: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write.
+
+    Lines that end in a carriage return alone, as Excel for Mac writes them, end in a line feed then.
 
     Raises:
         ValueError: if it is neither.
     """
+    if content.startswith(ZIP):
+        raise ValueError("it is a zip file, as spreadsheets (.xlsx, .ods) are; save the sheet as CSV UTF-8")
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = content.decode("utf-16" if is_wide else "utf-8-sig")
     if "\0" in text:
         raise ValueError("it holds NULs, as UTF-16 without a byte order mark does; save it again as UTF-8")
-    return text
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _delimited_lines(text: str, place: str) -> Iterator[tuple[str, Any]]:
@@ -80,6 +114,7 @@ def _delimited_lines(text: str, place: str) -> Iterator[tuple[str, Any]]:
             f"{DELIMITERS[delimiter]}; the columns are {', '.join(wanted)}, separated by commas, semicolons or tabs"
         )
     _refuse_doubled(header, place)
+    captions = [name for name in CAPTIONS if name in wanted]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     next(reader)
     for fields in reader:
@@ -92,6 +127,9 @@ def _delimited_lines(text: str, place: str) -> Iterator[tuple[str, Any]]:
         if any(fields):  # a line of empty cells is what spreadsheets leave at the end
             row: dict[str, str | None] = dict(zip(header, fields, strict=False))
             row = dict.fromkeys(header) | row
+            empty = next((name for name in captions if not (row[name] or "").strip()), None)
+            if empty:
+                raise UserError(f"{place}: {line}: {empty} is empty; write one, or take the row out")
             yield line, row if delimiter == "," else _with_points(row)
 
 

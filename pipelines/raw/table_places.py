@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
 
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.raw import source, splits, webdataset
+from pipelines.raw.table_files import unpacked_name
 
 FLAG = "--table"
 TEXT = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")  # ends of the tables that are read as a whole
-KNOWN_ENDS = (*TEXT, ".txt", tables.SUFFIX, webdataset.SUFFIX)
+KNOWN_ENDS = (*TEXT, ".txt", tables.SUFFIX, webdataset.SUFFIX)  # of a text, PACKED may follow
 DOWNLOAD = "hf download {name} --repo-type dataset --local-dir {folder}"
 # Public sets whose images lie in archives or archives' parts, which no table names: what to do with their files.
 ARCHIVED = {
@@ -44,7 +44,7 @@ def find(given: str, split: str) -> Table:
         UserError: naming what is missing, or the commands that bring it.
     """
     path = source.told_apart(given)
-    if path == given and source.DATASET_NAME.fullmatch(given) and not given.lower().endswith(KNOWN_ENDS):
+    if path == given and source.DATASET_NAME.fullmatch(given) and not unpacked_name(given).endswith(KNOWN_ENDS):
         return Table("parquet", _named(given, split), "")
     path = files.resolve(given).rstrip("/")
     if files.is_file(path):
@@ -77,10 +77,11 @@ def _in_folder(folder: str, split: str) -> Table:
     tars = files.list_files(folder, webdataset.SUFFIX)
     if tars:
         return Table("tar", splits.of_folder(folder, tars, split, shown), folder)
+    tables.refuse_other_names(folder, shown)
     parquet = tables.list_tables(folder)
     if parquet:
         return Table("parquet", splits.of_folder(folder, parquet, split, shown), folder)
-    names = [path for path in files.list_files(folder) if PurePosixPath(path).suffix.lower() in TEXT]
+    names = [path for path in files.list_files(folder) if unpacked_name(path).endswith(TEXT)]
     direct = [path for path in names if "/" not in path.removeprefix(f"{folder}/")]
     if not direct:
         raise UserError(f"{shown}: holds no table ({', '.join(KNOWN_ENDS)}); name the file itself")

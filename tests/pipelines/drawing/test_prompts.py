@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,6 +39,48 @@ def test_text_as_windows_writes_it_and_captions_with_other_separators(tmp_path: 
     assert read_prompts(str(path)) == ["a cat", "a \u2028 dog"]
 
 
+CELLS = 'id,prompt\n1,a cat\n2,"a ""dog"", red"\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", f"{CELLS},\n,\n".encode()),  # lines of empty cells, as spreadsheets leave them
+        ("p.csv", CELLS.replace(",", ";").replace('"";', '"",').encode()),
+        ("p.csv", ("sep=;\n" + CELLS.replace(",", ";").replace('"";', '"",')).encode()),
+        ("p.csv", CELLS.replace("\n", "\r").encode()),  # Excel for Mac
+        ("p.tsv", b'id\tprompt\n1\ta cat\n2\t"a ""dog"", red"\n'),  # pandas and Excel quote where csv would
+        ("p.csv.gz", gzip.compress(CELLS.encode())),
+        ("p.csv.bz2", bz2.compress(CELLS.encode())),
+        ("p.csv.zst", pa.compress(CELLS.encode(), "zstd", asbytes=True)),
+        ("p.json", b'{"9f": {"prompt": "a cat"}, "a0": {"prompt": "a \\"dog\\", red"}}'),  # MJHQ-30K's
+    ],
+)
+def test_tables_as_other_programs_write_them(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert read_prompts(str(tmp_path / name)) == ["a cat", 'a "dog", red']
+
+
+def test_quotes_of_a_table_with_tabs_are_text_where_no_program_put_them(tmp_path: Path) -> None:
+    path = tmp_path / "p.tsv"
+    for captions in (['"Hello"'], ['"a ""dog"""', 'a "cat"'], ['"" x ""']):
+        path.write_text("\n".join(["Prompt", *captions]) + "\n")
+        assert read_prompts(str(path)) == captions
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_captions_of_parquet_may_be_stored_in_other_types(tmp_path: Path, kind: pa.DataType) -> None:
+    captions = pa.array(["a cat", "caf\u00e9"])
+    stored = captions.dictionary_encode() if pa.types.is_dictionary(kind) else captions.cast(kind)
+    pq.write_table(pa.table({"prompt": stored}), tmp_path / "p.parquet")
+    assert read_prompts(str(tmp_path / "p.parquet")) == ["a cat", "caf\u00e9"]
+    pq.write_table(pa.table({"prompt": pa.array([b"a", b"\xff"])}), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"row 2: caption is bytes, not UTF-8 text"):
+        read_prompts(str(tmp_path / "p.parquet"))
+
+
 def test_parquet_and_text_that_looks_like_numbers(tmp_path: Path) -> None:
     pq.write_table(pa.table({"caption": ["a", "b, c"]}), tmp_path / "p.parquet")
     assert read_prompts(str(tmp_path / "p.parquet")) == ["a", "b, c"]
@@ -52,7 +96,12 @@ def test_parquet_and_text_that_looks_like_numbers(tmp_path: Path) -> None:
         ("a.csv", b'caption\n"a cat\n', "unexpected end of data"),
         ("a.csv", b"", "no column prompt or caption; it has none"),
         ("a.txt", b"\n\n", "no captions in it"),
-        ("a.txt", b"caf\xe9\n", "can't decode byte 0xe9"),
+        ("a.txt", b"caf\xe9\n", "is no UTF-8 text; save it again as UTF-8"),
+        ("a.xlsx", b"PK\x03\x04\xff", "it is a zip file, as spreadsheets"),
+        ("a.csv.gz", b"prompt\na cat\n", "it cannot be unpacked as gzip"),
+        ("a.csv", b"prompt,category\na cat,x\n,y\n", "line 3: prompt is empty"),
+        ("a.csv", b"sep=;\nprompt;category\na cat;x\n;y\n", "line 4: prompt is empty"),
+        ("a.csv", b"prompt,Prompt\na,b\n", "two columns are named prompt"),
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": null}\n', "line 2: caption is null"),
         ("a.jsonl", b'{"prompt": 3}\n', "line 1: caption is not text"),
         ("a.jsonl", b"{\n", "line 1: not valid JSON"),

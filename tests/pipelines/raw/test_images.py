@@ -54,6 +54,25 @@ def test_exif_rotation_is_applied() -> None:
     assert decoded[7, 0, 0] == 255
 
 
+def test_an_orientation_that_cannot_be_read_costs_no_image() -> None:
+    red = Image.new("RGB", (8, 8), (200, 30, 40))
+    assert decode_image(encoded(red, exif=b"Exif\0\0no TIFF at all"), 8)[4, 4].tolist() == [200, 30, 40]
+
+
+def test_images_as_cameras_and_programs_write_them_keep_their_colour() -> None:
+    """CMYK, several pictures in one file, of which the first counts, and 16 bits of colour."""
+    red = Image.new("RGB", (32, 32), (200, 30, 40))
+    written = [
+        encoded(red, "JPEG", progressive=True),
+        encoded(red.convert("CMYK"), "JPEG"),
+        encoded(red.convert("LAB"), "TIFF"),
+    ]
+    for kind in ("MPO", "PNG", "GIF", "TIFF", "WEBP"):
+        written.append(encoded(red, kind, save_all=True, append_images=[Image.new("RGB", (32, 32), "blue")]))
+    for content in written:
+        assert np.abs(decode_image(content, 8)[4, 4].astype(int) - (200, 30, 40)).max() <= 2
+
+
 @pytest.mark.parametrize(
     ("content", "reason"), [(None, "null"), (b"", "empty"), (b"not an image", "cannot be decoded")]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import itertools
 import json
@@ -76,6 +78,14 @@ DIALECTS = {
     "vertical bars": ("t.txt", "caption|image_0|image_1|label_0\na; red dog|0001|1|0.5\n"),
     "another case and order": ("t.csv", "Label_0,Image_1, IMAGE_0 ,Caption\n0.5,1,0001,a; red dog\n"),
     "ndjson": ("t.ndjson", '{"Caption": "a; red dog", "image_0": "0001", "image_1": "1", "label_0": 0.5}\n'),
+    "a decimal comma in quotes": (
+        "t.csv",
+        'caption,image_0,image_1,label_0\n"a; red dog",0001,1,"0,5"\n',
+    ),
+    "carriage returns alone, as Excel for Mac": (
+        "t.csv",
+        "caption,image_0,image_1,label_0\ra; red dog,0001,1,0.5\r",
+    ),
     "Excel's first line": ("t.csv", 'sep=;\r\ncaption;image_0;image_1;label_0\r\n"a; red dog";0001;1;0,5\r\n'),
 }
 
@@ -85,6 +95,52 @@ DIALECTS = {
 def test_tables_as_people_export_them_are_the_same_pairs(folder: Path, table: str, content: str, encoding: str) -> None:
     usual = imported(folder, "usual.csv", HEADER + "a; red dog,0001,1,0.5\n", "usual")
     assert imported(folder, table, content.encode(encoding)).equals(usual)
+
+
+@pytest.mark.parametrize(
+    ("end", "pack"),
+    [("gz", gzip.compress), ("bz2", bz2.compress), ("zst", lambda text: pa.compress(text, "zstd", asbytes=True))],
+)
+def test_packed_tables_are_unpacked(folder: Path, end: str, pack: Callable[[bytes], bytes]) -> None:
+    usual = HEADER + "a,0001,1,TRUE\n"
+    line = {"caption": "a", "image_0": "0001", "image_1": "1", "label_0": 1}
+    assert imported(folder, f"t.csv.{end}", pack(usual.encode())).equals(imported(folder, "t.csv", usual, "plain"))
+    packed = imported(folder, f"t.jsonl.{end}", pack(json.dumps(line).encode()), "lines")
+    assert packed["label_0"].to_pylist() == [1.0]
+
+
+def test_images_may_be_named_by_whole_paths_or_with_backslashes(folder: Path) -> None:
+    photos = folder / "photos"
+    rows = f"a,{photos}/0001,more\\b.png,1\nb,file://{photos}/1,0001,FALSE\n"
+    table = imported(folder, "t.csv", HEADER + rows)
+    wanted = [(photos / name).read_bytes() for name in ("0001", "1", "more/b.png", "0001")]
+    assert [*table["jpg_0"].to_pylist(), *table["jpg_1"].to_pylist()] == wanted
+    assert table["label_0"].to_pylist() == [1.0, 0.0]
+
+
+def test_parquet_in_our_own_layout_may_hold_the_images(folder: Path) -> None:
+    """As datasets or pandas write them: a struct of bytes and path, or bytes. A path alone is looked for."""
+    shown = [(folder / "photos" / name).read_bytes() for name in ("0001", "1")]
+    plain = {"caption": ["a"], "label_0": [0.5]}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = {
+        "bytes": [pa.array([content]) for content in shown],
+        "structs": [pa.array([{"bytes": content, "path": None}], kind) for content in shown],
+        "paths": [pa.array([{"bytes": None, "path": name}], kind) for name in ("0001", "1")],
+    }
+    for name, (first, second) in cells.items():
+        pq.write_table(pa.table(plain | {"image_0": first, "image_1": second}), folder / f"{name}.parquet")
+        table = imported(folder, f"{name}.parquet", (folder / f"{name}.parquet").read_bytes(), name)
+        assert [table["jpg_0"][0].as_py(), table["jpg_1"][0].as_py()] == shown
+        assert table["label_0"].to_pylist() == [0.5]
+
+
+def test_ranked_images_inside_parquet_are_refused_with_what_to_write(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"caption": ["a"], "image": [b"x"], "rank": [1]}), folder / "t.parquet")
+    told = refusal(folder, "t.parquet", (folder / "t.parquet").read_bytes(), capsys)
+    assert "its column image holds the images; write them as files and their paths into the column" in told
 
 
 def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
@@ -134,6 +190,13 @@ def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: p
         ("t.csv", HEADER + '"two\nlines",0001,1,nan\n', "line 3: label_0 is nan"),
         ("t.csv", HEADER + "a,0001,1,2\n", "line 2: label_0 is 2.0, not 0, 0.5 or 1"),
         ("t.csv", HEADER + "a,,1,1\n", "line 2: image_0 is empty"),
+        ("t.csv", HEADER + "a,0001,1,1\n ,0001,1,0\n", "line 3: caption is empty"),
+        ("t.csv", HEADER + 'a,"data:image/png;base64,iVBO",1,1\n', "line 2: image_0 is a data URI"),
+        ("t.csv", HEADER + f"a,{'iVBO' * 300},1,1\n", "line 2: image_0 is a text of 1,200 characters and no path"),
+        ("t.csv", HEADER + "a,/etc/../etc/hostname,1,1\n", "line 2: no image /etc/../etc/hostname in"),
+        ("t.csv", HEADER + "a,..\\..\\t.csv,1,1\n", "line 2: no image ..\\..\\t.csv in"),
+        ("t.xlsx", b"PK\x03\x04\xff", "it is a zip file, as spreadsheets (.xlsx, .ods) are; save the sheet"),
+        ("t.csv.gz", HEADER.encode(), "it cannot be unpacked as gzip"),
         ("t.csv", HEADER + "a,0001,../t.csv,1\n", "line 2: no image ../t.csv in"),
         ("t.csv", HEADER + "a,0001,/etc/hostname,1\n", "line 2: no image /etc/hostname in"),
         ("t.csv", HEADER + "a,0001,more,1\n", "line 2: no image more in"),
