@@ -114,6 +114,13 @@ def parts_added(path: Path, base: Path, where: str) -> list[str]:
     return fitting
 
 
+def left_out(path: Path) -> str:
+    """Say that a single file's average of its network is not taken; nothing where it has none."""
+    if path.is_file() and single_files.has_average(single_files.read_headers(path)):
+        return f"; its average of the network ({single_files.AVERAGE}) is not taken, as in other programs"
+    return ""
+
+
 def compose(path: Path, parts: Sequence[str], base: Path, where: str) -> Path:
     """Return a folder of links to a base's parts and to those that take their place.
 

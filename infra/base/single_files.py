@@ -26,14 +26,16 @@ PREFIXES = {
     "text_encoder_3": ("text_encoders.t5xxl.",),
 }
 T5 = "text_encoders.t5xxl."
+AVERAGE = "model_ema."  # of the network's weights over its training
 # Of a network that stands alone in its file, in the original names of UNets, SD3 and FLUX, or in diffusers'.
 BARE = ("input_blocks.", "joint_blocks.", "double_blocks.", "down_blocks.", "transformer_blocks.")
 UNET = "input_blocks."
 VAE_ALONE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # in its file, without a prefix
+LOSS = ("loss.", "first_stage_model.loss.")  # of a VAE's training: the networks that judged it
 VAE_MARK = "decoder.conv_in.weight"
 # What training keeps beside the weights: noise schedules, an average of the network, names of the kind of prediction.
 BESIDE = (
-    *("model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights"),
+    *(AVERAGE, "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights"),
     *("denoiser.", "edm_", "v_pred", "ztsnr", "model.alphas_cumprod", "model.betas", "state_dict", "global_step"),
 )
 COMPUTED = ("position_ids", "logit_scale", "text_projection", "text_projection.weight", "embed_tokens.weight")
@@ -104,6 +106,8 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
     for name in headers:
         if name.startswith(T5):
             part = t5
+        elif name.startswith(LOSS):
+            continue
         elif vae and name.startswith(vae):
             part = "vae"
         elif name.startswith(NETWORK) or (bare and not name.startswith(BESIDE)):
@@ -116,7 +120,17 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
             homeless.append(name)
     if homeless:
         raise UserError(f"{where}: holds tensors of no part of a {index['_class_name']} ({_some(homeless)})")
+    if network not in parts and not vae and has_average(headers):
+        raise UserError(
+            f"{where}: holds an average of the {network} ({AVERAGE}) and not the {network} itself; convert the average "
+            f"to the names of a {network} ({NETWORK}), or leave it out"
+        )
     return {part: parts[part] for part in index if part in parts}
+
+
+def has_average(headers: Mapping[str, Tensor]) -> bool:
+    """Say whether a file holds an average of its network's weights, which is not taken."""
+    return any(name.startswith(AVERAGE) for name in headers)
 
 
 def read_prediction(path: Path) -> str:

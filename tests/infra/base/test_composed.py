@@ -107,6 +107,39 @@ def test_a_vae_alone_takes_its_place_in_a_base(tmp_path: Path) -> None:
         models.local_folder(str(files_of_it[0]))
 
 
+def test_the_networks_that_judged_a_vae_in_its_training_are_passed_over(tmp_path: Path) -> None:
+    """As kl-f8's and Waifu Diffusion's files of a VAE hold them, and checkpoints that were trained with one."""
+    loss = {"loss.logvar": torch.ones(()), "loss.discriminator.main.0.weight": torch.ones(2)}
+    whole = original_tensors(MODEL)
+    front = "first_stage_model."
+    alone = {name.removeprefix(front): value for name, value in whole.items() if name.startswith(front)}
+    inside = {f"{front}{name}": value for name, value in loss.items()}
+    for number, tensors in enumerate((alone | loss, whole | inside)):
+        opened = models.local_folder(f"{MODEL}+{write_single(tmp_path / f'{number}.safetensors', tensors)}")
+        assert identity.fingerprint(opened, "vae") == identity.fingerprint(MODEL, "vae")
+
+
+@pytest.mark.chaos
+def test_an_average_of_the_network_is_not_taken_and_not_passed_over_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, a file with the average alone was drawn with the base's UNet."""
+    whole = original_tensors(MODEL)
+    network = {name: value for name, value in whole.items() if name.startswith(single_files.NETWORK)}
+    average = {
+        f"model_ema.{name.removeprefix('model.').replace('.', '')}": value + 1 for name, value in network.items()
+    }
+    both = write_single(tmp_path / "both.safetensors", whole | average)
+    assert identity.fingerprint(models.local_folder(f"{MODEL}+{both}"), "unet") == identity.fingerprint(MODEL, "unet")
+    assert "; its average of the network (model_ema.) is not taken" in capsys.readouterr().err
+    rest = {name: value for name, value in whole.items() if name not in network}
+    alone = write_single(tmp_path / "alone.safetensors", rest | average)
+    with pytest.raises(
+        UserError, match=r"alone\.safetensors: holds an average of the unet \(model_ema\.\) and not the"
+    ):
+        models.local_folder(f"{MODEL}+{alone}")
+
+
 def tensor_of_ones(name: str) -> dict[str, torch.Tensor]:
     return {name: torch.ones(1)}
 
