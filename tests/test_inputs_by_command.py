@@ -160,6 +160,16 @@ def test_adapters_that_match_no_layer_and_steps_that_do_not_begin_in_noise(
     assert not (tmp_path / "images").exists()
 
 
+def test_a_side_that_cannot_be_drawn(
+    tiny_pipeline: Callable[[str], Path], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """Once, a worker met it."""
+    folder = Path(shutil.copytree(tiny_pipeline("sd-v"), tmp_path / "model"))
+    set_json(folder / "unet" / "config.json", {"sample_size": None})
+    sentence = refused(DRAW, prompts=prompts(tmp_path), model=folder, output=tmp_path / "images")
+    assert "unet/config.json: sample_size is None; give one number" in sentence
+
+
 def test_a_store_of_another_tokenizer(encoded_store: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
     set_json(folder / "tokenizer" / "tokenizer_config.json", {"pad_token": "!"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import os
@@ -59,7 +60,8 @@ def local_folder(
     needed = [name.parent.name for name in settings.glob("*/config.json")] if "*" in weights_of else weights_of
     needed = [part for part in needed if part not in parts]
     whole = _base_folder(base_name, base is None, revision if base else None, needed, flag, where)
-    _say_once(f"{where}: gives {', '.join(parts)}; all else comes from {base_name}{_guessed(settings, base, parts)}")
+    guessed = _guessed(settings, base, parts)
+    _say_once(f"{where}: gives {', '.join(parts)}; all else comes from {base_name}{guessed}{composed.left_out(path)}")
     return composed.compose(path, parts, whole, where)
 
 
@@ -190,12 +192,26 @@ def shapes(path: Path) -> dict[str, list[int]]:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 
 
+def read_settings(path: Path) -> Any:
+    """Read a file of settings that diffusers or transformers will read, too.
+
+    Raises:
+        UserError: if it is not valid JSON, or has a byte order mark, which they do not take.
+    """
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
+        raise UserError(
+            f"{path}: begins with a byte order mark, which diffusers and transformers do not read; save it again as "
+            "UTF-8 without one"
+        )
+    return files.read_json(str(path))
+
+
 def component_config(folder: Path, name: str) -> dict[str, Any]:
     """Read the configuration of one component of a diffusers folder, or {} where it has none."""
     for file in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
         path = folder / name / file
         if path.is_file():
-            settings = files.read_json(str(path))
+            settings = read_settings(path)
             if not isinstance(settings, dict):
                 raise UserError(f"{path}: is no JSON object; restore it from a copy")
             return settings

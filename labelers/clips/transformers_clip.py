@@ -83,6 +83,11 @@ class TransformersFiles:
         """
         config = self.config()
         held = self.weight_files()
+        if (self.model / weight_names.ADAPTERS).is_file():
+            raise UserError(
+                f"{self.model}: holds {weight_names.ADAPTERS}, and transformers would load these adapters into the "
+                "weights; merge them into the weights, or move them away"
+            )
         self.check_processor()
         if not any((self.processor / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(f"{self.processor}: neither tokenizer.json nor vocab.json; put the tokenizer's files there")

@@ -83,6 +83,8 @@ def main(config: GenerateConfig) -> None:
     for flag, one in (("--model", model), ("--refiner", refiner), ("--negative-model", against)):
         if one is not None:
             weight_files.check_weights(one.folder(flag=flag), weight_files.opened_parts(one.folder(flag=flag)), flag)
+    if kinds.is_known(model.folder()):
+        kinds.native_resolution(model.folder())  # refuses a side that the pipeline cannot draw
     if lora:
         from pipelines.latents.adapters import check_adapters
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from infra.base import files, models
+from infra.base import models
 from infra.base.errors import UserError
 from pipelines.latents.kinds_known import KINDS, VAE
 from pipelines.latents.network_checks import NETWORK_CHECKS
@@ -41,16 +41,23 @@ def read_index(folder: Path, flag: str = "--model") -> dict[str, Any]:
         UserError: if its pipeline is code of its own, or none that diffusers has.
     """
     path = folder / INDEX
-    index = files.read_json(str(path))
+    index = models.read_settings(path)
     name = index.get("_class_name") if isinstance(index, dict) else None
     if isinstance(name, list):
         raise UserError(
             f"{flag} {path}: its pipeline is code of its own ({', '.join(map(str, name))}), which is not run; name a "
             "class of diffusers as _class_name"
         )
-    if not isinstance(name, str) or not (name in KINDS or hasattr(library("diffusers"), name)):
+    if not isinstance(name, str) or not (name in KINDS or _is_pipeline(name)):
         raise UserError(f"{flag} {path}: its _class_name is {name!r}, which diffusers does not have")
     return index
+
+
+def _is_pipeline(name: str) -> bool:
+    """Say whether diffusers has a pipeline of this name; its class of all pipelines is none."""
+    base = library("diffusers").DiffusionPipeline
+    kind = getattr(library("diffusers"), name, None)
+    return isinstance(kind, type) and issubclass(kind, base) and kind is not base
 
 
 def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
@@ -136,7 +143,13 @@ def check_classes(folder: Path, name: str, flag: str) -> None:
         UserError: in one sentence that names class and file.
     """
     known = KINDS[name].parts if name in KINDS else {}
-    for part, (_, kind) in parts_of(folder).items():
+    named = parts_of(folder)
+    needed = [part for part in known if part not in KINDS[name].optional and not part.startswith("tokenizer")]
+    missing = next((part for part in needed if part not in named), None)  # a dry run's settings need no words
+    if missing:
+        raise UserError(f"{flag} {folder / INDEX}: names no {missing}, which a {name} needs here")
+    for part, (origin, kind) in named.items():
+        _refuse_other_library(origin, f"{flag} {folder / INDEX}: its {part} is {origin}.{kind}")
         if part not in known or (not (folder / part).is_dir() and part in absent_optional(folder)):
             continue
         if kind not in known[part]:
@@ -146,8 +159,16 @@ def check_classes(folder: Path, name: str, flag: str) -> None:
         if not (folder / part).is_dir():
             raise UserError(f"{flag} {folder}: its {INDEX} names a {part}, and there is no folder {part}")
         _check_part(folder, part, known[part], flag)
-    if name in KINDS and KINDS[name].network not in parts_of(folder):
-        raise UserError(f"{flag} {folder / INDEX}: names no {KINDS[name].network}")
+
+
+def _refuse_other_library(origin: str, where: str) -> None:
+    """Refuse a part of another library than LIBRARIES, or a folder of diffusers' pipelines: diffusers would import it.
+
+    Raises:
+        UserError: beginning with where, which names file and part.
+    """
+    if origin not in (*LIBRARIES, "stable_diffusion") and not hasattr(library("diffusers").pipelines, origin):
+        raise UserError(f"{where}, of neither diffusers nor transformers; give a folder that names a class of theirs")
 
 
 def _check_part(folder: Path, part: str, known: tuple[str, ...], flag: str) -> None:

@@ -49,6 +49,11 @@ def pipeline_class(folder: Path) -> str:
     return name
 
 
+def is_known(folder: Path) -> bool:
+    """Say whether a diffusers folder is of a kind that is encoded for and trained."""
+    return components.read_index(folder)["_class_name"] in KINDS
+
+
 def kind_of(folder: Path) -> Kind:
     """Return the kind of a diffusers folder.
 

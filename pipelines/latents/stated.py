@@ -17,7 +17,7 @@ from pipelines.latents import components, schedules
 from pipelines.latents.components import POSITIONS
 from pipelines.latents.kinds_known import FLOW_SCHEDULERS, KINDS
 from pipelines.latents.network_checks import NETWORK_CHECKS
-from pipelines.latents.weight_marks import hint_of, refusal, refuse_without_words
+from pipelines.latents.weight_marks import hint_of, refusal, refuse_adapters, refuse_without_words
 
 MARKS = (".base_layer.", ".lora_A.", ".lora_B.", "_orig_mod.")  # in names that no class has
 WRAPPED = "module."  # in front of all names of a wrapped network
@@ -51,6 +51,7 @@ def refuse(folder: Path, flag: str = "--model") -> None:
     _refuse_lengths(folder, name, flag)
     for part, (library, _) in components.parts_of(folder).items():
         if library in components.LIBRARIES and (folder / part).is_dir():
+            refuse_adapters(folder, part, flag)
             weights = _weights(folder / part)
             _refuse_names(weights, folder, part, flag)
             if weights:  # a dry run counts settings alone, without weights and words

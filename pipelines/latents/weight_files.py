@@ -71,6 +71,7 @@ def check_weights(folder: Path, parts: Collection[str], flag: str = "--model") -
     named = components.parts_of(folder)
     for part in parts:
         if part in named and named[part][0] in components.LIBRARIES and (folder / part).is_dir():
+            weight_marks.refuse_adapters(folder, part, flag)
             opened = open_headers(folder, part)
             _refuse(opened, folder, part, flag)
             _refuse_quantised(opened, flag)

@@ -48,6 +48,20 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def refuse_adapters(folder: Path, part: str, flag: str) -> None:
+    """Refuse a part with adapters in its folder: transformers loads them too, and no fingerprint would tell.
+
+    Raises:
+        UserError: naming the file.
+    """
+    path = folder / part / weight_names.ADAPTERS
+    if path.is_file():
+        raise UserError(
+            f"{flag} {path}: adapters (PEFT) lie beside the weights of this {part}, and are loaded into them; merge "
+            "them into the weights and save these alone, or move the adapters away"
+        )
+
+
 def refuse_without_words(folder: Path, part: str, flag: str) -> None:
     """Refuse a text encoder with weights whose tokenizer has no vocabulary: transformers 5 opens an empty one.
 

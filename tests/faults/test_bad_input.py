@@ -119,7 +119,7 @@ REFUSED = {
     "truncated jpeg": (encoded(NOISE, "JPEG")[:-900], "image cannot be decoded: OSError"),
     "truncated png": (encoded(NOISE)[:-900], "image cannot be decoded: OSError"),
     "corrupt": (GOOD[:20] + b"\xff" * 20 + GOOD[40:], "image cannot be decoded: "),
-    "markup": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image cannot be decoded: UnidentifiedImageError"),
+    "markup": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image is SVG, which is not read"),
     "range unknown": (encoded(flat(1.5, "F"), "TIFF"), "image has numbers of mode F, whose range is not known"),
     "1 x 60000": (encoded(flat(RED, size=(1, 60_000))), "one side of the image is over 50 times the other"),
     "bomb": (png_of(12_000, 12_000), "image promises 12000x12000 pixels, over the limit of 64000000"),

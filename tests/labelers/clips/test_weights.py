@@ -241,6 +241,11 @@ def test_a_description_that_names_other_code(folder: Path, key: str) -> None:
     assert f"{key}: the scorer takes only CLIP's own towers" in refusal("clip", folder / "clip")
 
 
+def test_adapters_beside_weights_are_not_loaded_unseen(folder: Path) -> None:
+    (folder / "pickscore" / "adapter_config.json").write_text("{}")
+    assert "holds adapter_config.json, and transformers would load these" in refusal("pickscore", folder / "pickscore")
+
+
 def test_a_folder_without_its_processor(folder: Path) -> None:
     (folder / "pickscore" / "preprocessor_config.json").unlink()
     assert "neither preprocessor_config.json nor processor_config.json" in refusal("pickscore", folder / "pickscore")

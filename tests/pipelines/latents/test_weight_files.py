@@ -102,6 +102,50 @@ def test_weights_of_another_class_are_refused(
         check_folder(folder, opened_parts(folder))
 
 
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "file",
+    ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"],
+)
+def test_a_byte_order_mark_is_told_as_that(file: str, copied: Pipelines) -> None:
+    """Windows' editors write it; the libraries call such a file no JSON, once in a traceback."""
+    path = copied("sd-v") / file
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(UserError, match=rf"{file}: begins with a byte order mark"):
+        stated.refuse(path.parents[file.count("/")])
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"text_encoder": [None, None]}, "names no text_encoder, which a StableDiffusionPipeline needs here"),
+        ({"vae": None}, "names no vae, which"),
+        ({"feature_extractor": ["os", "system"]}, r"its feature_extractor is os\.system, of neither diffusers nor"),
+        ({"_class_name": "DiffusionPipeline"}, "its _class_name is 'DiffusionPipeline', which diffusers does not have"),
+        ({"_class_name": "ModelMixin"}, "its _class_name is 'ModelMixin', which diffusers does not have"),
+    ],
+)
+def test_an_index_that_names_too_little_or_something_else_is_refused(
+    values: dict[str, Any], told: str, copied: Pipelines
+) -> None:
+    """Once, drawing met each of these in a worker."""
+    folder = copied("sd-v")
+    set_json(folder / "model_index.json", **values)
+    with pytest.raises(UserError, match=rf"--model .*model_index\.json: {told}"):
+        stated.refuse(folder)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("check", [stated.refuse, lambda folder: check_folder(folder, opened_parts(folder))])
+def test_adapters_beside_a_text_encoder_are_refused(check: Callable[[Path], None], copied: Pipelines) -> None:
+    """transformers loads them by itself: once, another text encoder had the same fingerprint."""
+    folder = copied("sd-v")
+    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(UserError, match=r"text_encoder/adapter_config\.json: adapters \(PEFT\) lie beside the weights"):
+        check(folder)
+
+
 @pytest.mark.parametrize(
     ("kind", "part", "change"),
     [
