@@ -174,6 +174,10 @@ async function undo() {
   }
 }
 
+function enlarge() {
+  byId("larger").setAttribute("aria-pressed", String(document.body.classList.toggle("large")));
+}
+
 byId("start").addEventListener("submit", async (event) => {
   event.preventDefault();
   say("");
@@ -192,6 +196,8 @@ fieldsets.forEach((fieldset, index) => {
     button.addEventListener("click", () => answer(index, button.dataset.answer));
   }
 });
+for (const side of ["left", "right"]) byId(side).addEventListener("click", () => answer(given.length, side));
+byId("larger").addEventListener("click", enlarge);
 byId("undo").addEventListener("click", undo);
 byId("reveal").addEventListener("click", reveal);
 byId("skip").addEventListener("click", skip);
@@ -200,9 +206,10 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || document.body.dataset.state === "start") return;
   if (event.key === " " && event.target instanceof HTMLButtonElement) return; // space presses a focused button
   const choice = KEYS[event.key];
-  if (!choice && event.key.toLowerCase() !== "u") return;
+  const act = { u: undo, z: enlarge }[event.key.toLowerCase()];
+  if (!choice && !act) return;
   event.preventDefault();
   if (event.repeat) return; // a key held down is one answer
   if (choice) answer(given.length, choice);
-  else undo();
+  else act();
 });

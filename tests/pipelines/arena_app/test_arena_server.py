@@ -210,8 +210,13 @@ async def judge_in_a_browser(server: ArenaServer, profile: Path) -> None:
         for key in ("2", "u", "ArrowLeft", "ArrowRight", " "):
             await page.press(key)
         await at(page, 1)
-        for key in ("1", "1", "1"):
-            await page.press(key)
+        width = "document.querySelector('#left img').clientWidth"
+        before = await page.evaluate(width)
+        await page.press("z")
+        assert await page.evaluate(width) > 1.2 * before
+        await page.press("z")
+        for _ in QUESTIONS:
+            await page.click("#left img")
         await at(page, 2)
         await page.press("u")  # back to the second pair, its last question open
         await at(page, 2)
