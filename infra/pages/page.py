@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from html import escape
 from pathlib import Path
 
 import jinja2
@@ -23,12 +24,18 @@ def template(name: str, folder: Path = SHARED) -> jinja2.Template:
         loader=jinja2.FileSystemLoader([folder, SHARED]), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["unbroken"] = unbroken
+    environment.filters["titled"] = titled
     return environment.get_template(name)
 
 
 def unbroken(text: str) -> str:
     """Keep figures of a sentence on one line: no break in "21.9 to 90.8" or before a percent sign."""
     return re.sub(r"(?<=\d) (to|%)(?: (?=[+-]?\d))?", lambda span: span[0].replace(" ", "\u00a0"), text)
+
+
+def titled(svg: str, title: str) -> str:
+    """Return an <svg> element of our own with a name, for those who cannot see it."""
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
 def data_uri(content: bytes, side: int) -> str:
