@@ -7,6 +7,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SPREAD := --dist loadgroup --no-loadscope-reorder --numprocesses
 FLOOR := 90
+# Where this is set, each process of the tests compiles all files anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo feedback paper arena quick test coverage chaos check cluster cluster-down format
 
