@@ -120,7 +120,7 @@ class Encoding:
         Raises:
             UserError: if the job ends before one is there.
         """
-        wait_until(lambda: bool(self._encoders()) or self.job.poll() is not None)
+        wait_until(lambda: bool(self._encoders()) or self.job.poll() is not None, every=0.1)
         encoders = self._encoders()
         if not encoders:
             raise UserError(f"the job ended before an encoder could be killed; {self.log} says why")

@@ -77,8 +77,11 @@ def nodes(surroundings: dict[str, str]) -> int:
     return asked.stdout.count('"node_id"')
 
 
-def wait_until(reached: Callable[[], bool]) -> None:
+def wait_until(reached: Callable[[], bool], every: float = 0.005) -> None:
     """Wait until a condition holds.
+
+    Args:
+        every: seconds between two looks; more where a look takes much time, as one through all processes does.
 
     Raises:
         UserError: if it does not hold within PATIENCE seconds.
@@ -87,7 +90,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
     while not reached():
         if time.monotonic() > deadline:
             raise UserError(f"the awaited moment did not come within {PATIENCE:.0f} s; the logs may say why")
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def processes(surroundings: dict[str, str], wanted: Callable[[list[str]], bool]) -> list[int]:

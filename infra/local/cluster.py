@@ -130,7 +130,7 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
     with log.open("wb") as out:
         process = psutil.Popen(command, cwd=files.ROOT, env=server, stdout=out, stderr=out, start_new_session=True)
     try:
-        if _wait_until_up(process, clients, Path(folder or RAY_FOLDER) / CURRENT, ports.gcs):
+        if _wait_until_up(process, clients, Path(folder or RAY_FOLDER) / CURRENT, ports):
             return process
     except BaseException:  # on Ctrl-C too, as no other code knows this process
         stop(process)
@@ -140,13 +140,19 @@ def start(ports: Ports, log: Path, token: Path, folder: str | None = None) -> ps
     raise UserError(f"no Ray cluster came up; {log} ends: {lines[-1] if lines else 'empty'}")
 
 
-def _wait_until_up(process: psutil.Popen, clients: dict[str, str], noted: Path, gcs: int) -> bool:
-    """Wait for the job server, and for the file with its address; an older file may still be there."""
+def _wait_until_up(process: psutil.Popen, clients: dict[str, str], noted: Path, ports: Ports) -> bool:
+    """Wait for the job server, and for the file with its address; an older file may still be there.
+
+    The server is asked once its port answers: `ray job list` takes seconds of CPU to start.
+    """
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)
-        if asked.returncode == 0 and noted.exists() and noted.read_text(errors="replace").strip().endswith(f":{gcs}"):
-            return True
+        is_noted = noted.exists() and noted.read_text(errors="replace").strip().endswith(f":{ports.gcs}")
+        if is_noted and _answers(ports.dashboard):
+            asked = subprocess.run(["ray", "job", "list"], env=clients, capture_output=True, check=False)
+            if asked.returncode == 0:
+                return True
+        time.sleep(0.1)
     return False
 
 
