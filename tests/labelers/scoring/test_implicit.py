@@ -29,6 +29,8 @@ from training.backbones.diffusion import StableDiffusion
 from training.layout.base_precision import FrozenLinear
 from training.method.draws import REWARD_SEED, draw
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:

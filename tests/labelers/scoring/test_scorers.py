@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +30,6 @@ from transformers import (  # isort: skip
 )
 
 from infra.base.errors import UserError
-from infra.base.files import ROOT
 from infra.world import judge_scorers, scorer_images
 from infra.world.shapes import split_captions
 from labelers.clips import aesthetics, human_preference, weights
@@ -252,6 +249,7 @@ def test_the_embedded_worlds_weights_are_sound(name: str) -> None:
     assert np.isfinite(scorer.score(images(), CAPTIONS)).all()
 
 
+@pytest.mark.slow
 def test_the_embedded_worlds_scorers_mean_something() -> None:
     judged = scorer_images.true_and_wrong(split_captions()["test"][:80], np.random.default_rng(0))
     for name in ("clip", "hpsv2", "hpsv2.1", "pickscore"):
@@ -264,6 +262,7 @@ def test_the_embedded_worlds_scorers_mean_something() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
+@pytest.mark.slow
 def test_a_toy_judge_goes_under_no_famous_name_and_judges_its_own_world_alone(name: str, folder: Path) -> None:
     assert scorers.title(name, None) == scorers.title(name, "world") == f"{name} (embedded world)"
     assert scorers.title(name, "published") == scorers.title(name, str(folder / name)) == name
@@ -298,77 +297,3 @@ def test_long_captions_are_counted_and_still_scored(folder: Path) -> None:
         assert np.allclose(cut_off, whole, rtol=1e-5)
         cut = scorer.score(images()[:2], [long, long + "and more"])
         assert np.isfinite(cut).all()
-
-
-def brightness(shown: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-    return [float(np.asarray(image).mean()) + len(caption) for image, caption in zip(shown, captions, strict=True)]
-
-
-def one_number(shown: Sequence[Image.Image], captions: Sequence[str]) -> float:
-    del shown, captions
-    return 0.5
-
-
-@pytest.mark.parametrize("name", scorers.SCORERS)
-def test_every_registered_name_leads_to_a_scorer(name: str) -> None:
-    module, _, attribute = scorers.SCORERS[name].partition(":")
-    assert callable(getattr(importlib.import_module(module), attribute).score)
-
-
-def test_any_function_is_a_scorer() -> None:
-    scorers.check("test_scorers:brightness")
-    scorer = scorers.load("test_scorers:brightness")
-    white = Image.new("RGB", (2, 2), "white")
-    scores = scorer.score([white, white], ["", "abc"])
-    assert scores.dtype == np.float32
-    assert scores.tolist() == [255.0, 258.0]
-    assert scorer.temperature is None
-    assert scorer.fingerprint != scorers.load("test_scorers:one_number").fingerprint
-
-
-def test_a_class_of_ones_own_is_a_scorer() -> None:
-    assert scorers.load("infra.world.oracle:Oracle").fingerprint == scorers.load("oracle").fingerprint
-
-
-def test_the_scorer_in_contributing_works() -> None:
-    guide = (ROOT / "CONTRIBUTING.md").read_text()
-    example = re.search(r"`labelers/scoring/vividness.py`:\n\n```python\n(.*?)```", guide, re.S)
-    assert example
-    module: dict[str, Any] = {}
-    exec(example[1], module)
-    scorer: scorers.Scorer = module["Vividness"]()
-    grey = Image.new("RGB", (4, 4), "grey")
-    red = Image.new("RGB", (4, 4), "red")
-    assert scorer.score([grey, red], ["", ""]).tolist() == [0.0, 1.0]
-    assert (scorer.temperature, len(scorer.fingerprint)) == (None, 64)
-
-
-def test_a_function_must_give_one_score_per_image() -> None:
-    with pytest.raises(ValueError, match=r"one_number: 1 images gave scores of shape \(\)"):
-        scorers.load("test_scorers:one_number").score([Image.new("RGB", (2, 2))], [""])
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        ("taste", f"there are {', '.join(sorted(scorers.SCORERS))}, and any module:function"),
-        ("no.such.module:f", "cannot be imported"),
-        ("test_scorers:absent", "cannot be imported"),
-        ("test_scorers:CAPTIONS", "not a function"),
-    ],
-)
-def test_unknown_scorers_are_refused(name: str, what: str) -> None:
-    with pytest.raises(UserError, match=what):
-        scorers.check(name)
-
-
-def test_weights_flags() -> None:
-    names = ("clip", "pickscore")
-    assert scorers.weights_of(names, ()) == {"clip": None, "pickscore": None}
-    assert scorers.weights_of(names, ("published", "clip=/a=b")) == {"clip": "/a=b", "pickscore": "published"}
-    with pytest.raises(UserError, match=r"oracle=.*: not among the scorers asked for, clip, pickscore"):
-        scorers.weights_of(names, ("oracle=/x",))
-    with pytest.raises(UserError, match="give world, published or NAME=PATH"):
-        scorers.weights_of(names, ("/x",))
-    with pytest.raises(UserError, match="oracle has no weights"):
-        scorers.load("oracle", "/x")
