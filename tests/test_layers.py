@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,24 +22,31 @@ MAY_IMPORT_RAY = {
     "training/run/entry.py",
     "training/run/workers.py",
 }
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES}
 LAYERS = re.findall(r"(?m)^\d+\. `([\w/]+)`", (ROOT / "docs" / "design.md").read_text())
 
 
-def imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def name(path: Path) -> str:
+    """Name a file by its place in the repository."""
+    return str(path.relative_to(ROOT))
+
+
+def imported(nodes: list[ast.AST]) -> set[str]:
+    """List the modules that are imported, and the names that are imported from them."""
+    modules: set[str] = set()
+    for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
 
 
-def unsafe_loads(tree: ast.Module) -> list[str]:
+def unsafe_loads(nodes: list[ast.AST]) -> list[str]:
     """Find every load of torch's but a call of torch.load that itself says weights_only=True."""
-    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    calls = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
             found += [alias.name for alias in node.names if alias.name == "load"]
         if isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node).startswith("torch."):
@@ -48,27 +57,39 @@ def unsafe_loads(tree: ast.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_adapters_import_ray(path: Path) -> None:
-    allowed = str(path.relative_to(ROOT)) in MAY_IMPORT_RAY or "benchmarks" in path.parts
-    assert allowed or "ray" not in imports(path)
+def is_above(node: ast.AST) -> bool:
+    """Say whether a node is the folder above the repository."""
+    return isinstance(node, ast.Attribute) and node.attr == "parent" and ast.unparse(node).endswith("ROOT.parent")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What these tests ask of a file; its tree is not kept, as Python would search it for garbage."""
+
+    modules: set[str]
+    unsafe_loads: list[str]
+    looks_above: bool
+
+    @property
+    def packages(self) -> set[str]:
+        """The first names of what it imports."""
+        return {module.split(".")[0] for module in self.modules}
+
+
+@functools.cache
+def look(path: Path) -> Looked:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    return Looked(imported(nodes), unsafe_loads(nodes), any(map(is_above, nodes)))
+
+
+def test_only_the_adapters_import_ray() -> None:
+    importing = {name(path) for path in SOURCES if "ray" in look(path).packages and "benchmarks" not in path.parts}
+    assert importing - MAY_IMPORT_RAY == set()
 
 
 def room(module: str) -> str:
     """Name the folder that a module's file lies in."""
     return module.rpartition(".")[0].replace(".", "/")
-
-
-def own_imports(path: Path) -> set[str]:
-    """List this project's modules that a file imports, anywhere in it."""
-    modules = {".".join(source.relative_to(ROOT).with_suffix("").parts) for source in SOURCES}
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found & modules
 
 
 def against_the_order(path: Path, layers: list[str]) -> list[str]:
@@ -78,14 +99,14 @@ def against_the_order(path: Path, layers: list[str]) -> list[str]:
     top = len(layers)
     return sorted(
         module
-        for module in own_imports(path)
+        for module in look(path).modules & MODULES
         if room(module) != here and height.get(room(module), top) >= height.get(here, top)
     )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    assert against_the_order(path, LAYERS) == []
+def test_imports_go_one_way() -> None:
+    against = {name(path): against_the_order(path, LAYERS) for path in SOURCES}
+    assert {path: modules for path, modules in against.items() if modules} == {}
 
 
 def test_the_order_names_every_room_and_no_other() -> None:
@@ -103,11 +124,9 @@ def test_an_import_against_the_order_is_seen() -> None:
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_test_imports_no_other_test_and_reads_nothing_outside(path: Path) -> None:
-    assert [module for module in imports(path) if module.startswith("test_")] == []
-    above = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
-    assert [ast.unparse(node) for node in above if ast.unparse(node).endswith("ROOT.parent")] == []
+def test_a_test_imports_no_other_test_and_reads_nothing_outside() -> None:
+    assert [name(path) for path in TESTS if any(one.startswith("test_") for one in look(path).packages)] == []
+    assert [name(path) for path in TESTS if look(path).looks_above] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -116,32 +135,27 @@ def test_a_folder_of_commands_has_nothing_else(folder: str) -> None:
     assert [path.name for path in files if "    cli.run(" not in path.read_text()] == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in SOURCES if "    cli.run(" in path.read_text()],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
-def test_no_file_shadows_a_library(path: Path) -> None:
+def test_no_file_shadows_a_library() -> None:
     # `python pipelines/x.py` puts pipelines/ first on the path: what is named like a library would replace it.
-    for beside in [*path.parent.glob("*.py"), *(p for p in path.parent.iterdir() if (p / "__init__.py").exists())]:
-        if beside.stem != "__init__":
-            check_name(beside)
+    for folder in {path.parent for path in SOURCES if "    cli.run(" in path.read_text()}:
+        for beside in [*folder.glob("*.py"), *(p for p in folder.iterdir() if (p / "__init__.py").exists())]:
+            if beside.stem != "__init__":
+                check_name(beside)
 
 
 def check_name(path: Path) -> None:
     """Hold that no library has a file's or a folder's name."""
-    assert path.stem not in sys.stdlib_module_names
+    assert path.stem not in sys.stdlib_module_names, path
     spec = importlib.util.find_spec(path.stem)
     places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
-    assert all(place is None or place.startswith(str(ROOT / "tests")) for place in places)
+    assert all(place is None or place.startswith(str(ROOT / "tests")) for place in places), path
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_loads_pickles_or_remote_code(path: Path) -> None:
-    text = path.read_text()
-    assert not {"pickle", "dill", "joblib"} & imports(path)
-    assert not re.search(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False", text)
-    assert not unsafe_loads(ast.parse(text))
+def test_nothing_loads_pickles_or_remote_code() -> None:
+    unsafe = re.compile(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False")
+    assert [name(path) for path in SOURCES if {"pickle", "dill", "joblib"} & look(path).packages] == []
+    assert [name(path) for path in SOURCES if unsafe.search(path.read_text())] == []
+    assert [name(path) for path in SOURCES if look(path).unsafe_loads] == []
 
 
 @pytest.mark.parametrize(
@@ -156,4 +170,4 @@ def test_nothing_loads_pickles_or_remote_code(path: Path) -> None:
     ],
 )
 def test_the_rule_sees_each_way_to_unpickle(line: str, allowed: bool) -> None:
-    assert bool(unsafe_loads(ast.parse(line))) is not allowed
+    assert bool(unsafe_loads(list(ast.walk(ast.parse(line))))) is not allowed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from infra.base.files import ROOT
 FOLDERS = ("pipelines", "training", "labelers", "infra")
 
 
+@functools.cache
 def texts() -> list[str]:
     """Return each string of the code, what is filled in left out as a NUL."""
     messages = []
@@ -25,9 +27,6 @@ def texts() -> list[str]:
     return messages
 
 
-TEXTS = texts()
-
-
 def rows(name: str) -> list[list[str]]:
     lines = (ROOT / "docs" / name).read_text().splitlines()
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
@@ -35,7 +34,7 @@ def rows(name: str) -> list[list[str]]:
 
 def said(message: str) -> bool:
     pattern = ".*".join(re.escape(part) for part in message.split("…"))
-    return any(re.search(pattern, text, re.DOTALL) for text in TEXTS)
+    return any(re.search(pattern, text, re.DOTALL) for text in texts())
 
 
 QUOTED = [row[0].strip("`") for row in rows("operations.md") if row[0].startswith("`")]
