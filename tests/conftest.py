@@ -6,9 +6,9 @@ import os
 
 from support import group_material
 from support.bitsandbytes_apart import APART
-from support.drivers import Drivers
 from support.material import HELD_OUT, Submit, encode_plainly, note_jobs, rendered_pairs, write_pairs
 from support.shared import shared_folder
+from support.short_runs import look_twice, short_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
 os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster but the tests' own
@@ -20,20 +20,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from infra.base import own_cluster
+from infra.base import garbage, own_cluster
 from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
 from infra.world import rater
-from pipelines.engine import choose, in_process, ray_cluster
+from pipelines.engine import choose, in_process
 from pipelines.engine.jobs import Job
-from training.method.objective_config import ObjectiveConfig
-from training.settings.config import DataConfig, OptimizerConfig, TrainConfig
+from training.settings.config import TrainConfig
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks and xdist reads the groups
@@ -55,9 +53,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (not on_cluster(item), item.nodeid.split("::")[0] not in slow))
 
 
+def pytest_collection() -> None:
+    """Search for cyclic garbage seldom while test files are imported, and the libraries by them."""
+    garbage.search_seldom()
+
+
+def pytest_collection_finish() -> None:
+    """Search as usual from here on, and no more among what is there by now."""
+    garbage.search_as_usual()
+
+
 @pytest.fixture(autouse=True)
 def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test start or join a Ray cluster inside the test process: that takes seconds, and stays until the end."""
+    from pipelines.engine import ray_cluster  # which loads Ray: no process needs it that only hands out tests
+
     monkeypatch.setattr(own_cluster, "is_running", lambda: False)
     monkeypatch.setattr(choose._Current, "engine", in_process)
     refuse = lambda *_, **__: pytest.fail("a test process must not join or start Ray")  # noqa: E731
@@ -141,6 +151,8 @@ def drive(ray_environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
     It takes some twelve seconds of CPU less than `submit`, for tests that are not about submitting or starting.
     """
+    from support.drivers import Drivers  # which loads torch
+
     drivers = Drivers(ray_environment, tmp_path_factory.mktemp("drivers") / "log")
 
     def run(script: str, *flags: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -250,8 +262,16 @@ def training_flags(small_world: str, encoded_store: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="session")
+def one_process(training_flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of such a run of one worker without Ray."""
+    from support.undisturbed import train_alone  # which loads torch: most tests need none of it
+
+    return shared_folder(tmp_path_factory, "one_process", lambda folder: train_alone(training_flags, folder))
+
+
+@pytest.fixture(scope="session")
 def two_workers(training_flags: list[str], submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the run folder of such a run on two workers that nothing disturbed."""
+    """Return the run folder of such a run on two workers of the cluster that nothing disturbed."""
     output = tmp_path_factory.mktemp("two")
     submit("training/train_dpo.py", *training_flags, "--workers", "2", "--output", str(output))
     return output
@@ -259,7 +279,7 @@ def two_workers(training_flags: list[str], submit: Submit, tmp_path_factory: pyt
 
 @pytest.fixture(scope="session")
 def one_worker(training_flags: list[str], drive: Submit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the run folder of such a run on one worker."""
+    """Return the run folder of such a run of one worker on the cluster."""
     output = tmp_path_factory.mktemp("one")
     drive("training/train_dpo.py", *training_flags, "--workers", "1", "--output", str(output))
     return output
@@ -277,27 +297,25 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> str:
 def config(
     small_world: str, encoded_store: Path, held_out_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> TrainConfig:
-    """Return settings of a run of six steps of eight pairs, whose last look at held-out pairs repeats twice.
+    """Return settings of a short run of a small network: the embedded world's own took four fifths of the time."""
+    look_twice(monkeypatch)
+    return short_run(small_world, encoded_store, held_out_store, tmp_path)
 
-    Ten repeats took half of such a run's time, and the embedded world's own network four fifths of the rest.
-    """
-    from training.run import loop  # which loads torch: most tests need none of it
 
-    monkeypatch.setattr(loop, "REWARD_DRAWS", 2)
-    data = DataConfig(
-        store=str(encoded_store),
-        held_out_store=str(held_out_store),
-        cache=str(tmp_path / "cache"),
-        global_batch=8,
-        micro_batch=4,
-    )
-    return TrainConfig(
-        model=small_world,
-        output=str(tmp_path / "run"),
-        steps=6,
-        checkpoint_every=2,
-        data=data,
-        objective=ObjectiveConfig(beta=500.0),
-        optimizer=OptimizerConfig(warmup_steps=3),
-        validation=replace(TrainConfig().validation, held_out_pairs=8, held_out_draws=1),
-    )
+@pytest.fixture(scope="session")
+def undisturbed(
+    small_world: str, encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
+    """Return the settings of such a run in this process, which is finished."""
+
+    def settings(folder: Path) -> TrainConfig:
+        return short_run(small_world, encoded_store, held_out_store, folder)
+
+    def make(folder: Path) -> None:
+        from training.run import assembly, loop
+
+        with pytest.MonkeyPatch.context() as patched:
+            look_twice(patched)
+            loop.train(settings(folder), assembly.Rank())
+
+    return settings(shared_folder(tmp_path_factory, "undisturbed", make))

@@ -24,7 +24,7 @@ from infra.base.files import ROOT
 from pipelines.drawing import image_sets
 from pipelines.latents import label_files, store
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 Tensors = dict[str, torch.Tensor]
 Command = Callable[..., None]

@@ -103,6 +103,7 @@ def changed_model(folder: Path, file: str, values: dict[str, object]) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_what_a_model_s_files_state_outright_is_refused_without_a_library(tmp_path: Path) -> None:
     tiny = changed_model(tmp_path / "class", "model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]})
     guided = changed_model(tmp_path / "lcm", "unet/config.json", {"time_cond_proj_dim": 8})
@@ -134,6 +135,7 @@ def write_names(path: Path, names: Sequence[str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_finished_run_loads_no_network(
     config: TrainConfig, raw_pairs: Path, copied_store: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_finished_run_loads_no_network(
     assert ["already finished" in one.said or "already scored" in one.said for one in again] == [True] * 4
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_what_the_table_holds_loads_no_network(encoded_store: Path) -> None:
     """infra/benchmarks/counts.py writes that table."""
     encode = ["pipelines/encode_latents.py", "--dry-run", "--store", "/none"]
@@ -165,6 +168,8 @@ def test_a_dry_run_of_what_the_table_holds_loads_no_network(encoded_store: Path)
 
 WITHOUT_RAY = """
 import importlib, sys
+from infra.base import garbage
+garbage.search_seldom()
 for module in sys.argv[1:]:
     importlib.import_module(module)
 print([name for name in ("ray", "pipelines.engine.on_ray", "pipelines.engine.ray_cluster") if name in sys.modules])

@@ -49,6 +49,7 @@ def start(installed: Path, script: str, cwd: Path, *flags: str) -> subprocess.Co
     )
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_file_but_the_tests(installed: Path) -> None:
     for name in PACKAGES:
         wanted = {path.relative_to(ROOT) for path in (ROOT / name).rglob("*") if path.is_file()}

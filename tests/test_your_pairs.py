@@ -62,6 +62,7 @@ def write_own_pairs(folder: Path) -> None:
     (folder / "prompts.txt").write_text("a big red circle on a teal background\n")
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

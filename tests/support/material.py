@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -83,13 +83,24 @@ def small_disk_at(folder: Path, size: str) -> Iterator[Path]:
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def wait_for(condition: Callable[[], bool], job: subprocess.Popen[Any]) -> None:
-    """Poll until a condition holds while a job runs; the condition decides, not the clock."""
+class Process(Protocol):
+    """A process that a test has begun."""
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+
+
+def wait_for(condition: Callable[[], bool], job: Process, every: float = 0.01) -> None:
+    """Poll until a condition holds while a job runs; the condition decides, not the clock.
+
+    Args:
+        every: seconds between two looks; more where a look takes much time, as one through all processes does.
+    """
     deadline = time.monotonic() + 240
     while not condition():
         assert job.poll() is None, "the job ended before what the test waits for"
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def note_jobs(patched: pytest.MonkeyPatch) -> list[Job]:

@@ -22,7 +22,7 @@ def begin(
     Args:
         on_s3: where the run folder is, if not there.
     """
-    own = ["--runtime-env-json", json.dumps({"env_vars": variables})]
+    own = ["--runtime-env-json", json.dumps({"env_vars": variables})] if variables else []
     command = ["ray", "job", "submit", *own, "--", "python", SCRIPT, *flags, "--output", on_s3 or str(output)]
     with output.with_suffix(".log").open("ab") as out:
         return subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=out, stderr=out)

@@ -88,6 +88,7 @@ def test_backward_costs_twice_the_forward_and_recomputation_once_more() -> None:
     assert 3.5 * once < again <= 4 * once  # what lies outside the blocks, or ends one, is not computed again
 
 
+@pytest.mark.slow
 def test_checkpointing_takes_less_memory_than_keeping_everything() -> None:
     network, forward = world_network()
     kept = counting.peak_bytes(network, forward, torch.float32)

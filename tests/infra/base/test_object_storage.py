@@ -192,6 +192,7 @@ def test_a_missing_right_to_end_uploads_is_told_and_stops_nothing(
     assert f"{bucket}/run: S3 does not let this run end unfinished uploads" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_commands_that_write_to_s3_look_before_they_do_anything(bucket: str) -> None:
     nowhere = "s3://not-there/folder"
     commands = {

@@ -20,17 +20,20 @@ def count(model: str, scale: str) -> Work:
 
 @pytest.mark.parametrize(
     ("model", "parameters", "forward", "image"),
-    [("sd15", 859_520_964, 0.803, 1.117), ("sdxl", 2_567_463_684, 6.761, 4.879)],
+    [
+        pytest.param("sd15", 859_520_964, 0.803, 1.117, marks=pytest.mark.slow),
+        pytest.param("sdxl", 2_567_463_684, 6.761, 4.879, marks=pytest.mark.long),
+    ],
 )
-@pytest.mark.slow
 def test_the_known_counts_of_the_published_models(model: str, parameters: int, forward: float, image: float) -> None:
     assert counting.parameters(counting.empty(step_models.folder_of(model, "full"), "unet")) == parameters
     assert count(model, "full").forward / 1e12 == pytest.approx(forward, abs=5e-4)
     assert count(model, "full").image / 1e12 == pytest.approx(image, abs=5e-4)
 
 
-@pytest.mark.parametrize("model", ["sd15", "sdxl"])
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [pytest.param("sd15", marks=pytest.mark.slow), pytest.param("sdxl", marks=pytest.mark.long)]
+)
 def test_the_small_models_share_out_the_work_as_the_true_ones(model: str) -> None:
     full, small = count(model, "full"), count(model, "small")
     assert small.image / small.forward == pytest.approx(full.image / full.forward, rel=0.05)
@@ -38,7 +41,7 @@ def test_the_small_models_share_out_the_work_as_the_true_ones(model: str) -> Non
 
 
 @pytest.mark.parametrize("model", ["zimage", "flux2-klein", "qwen-image"])
-@pytest.mark.slow
+@pytest.mark.long  # counts networks of billions of weights; the table of counts holds those of the true sizes
 def test_the_small_models_of_today_share_out_the_work_nearly_as_the_true_ones(model: str) -> None:
     full = count(model, "full")
     small = count(model, "small")
@@ -46,7 +49,7 @@ def test_the_small_models_of_today_share_out_the_work_nearly_as_the_true_ones(mo
     assert small.caption / small.forward == pytest.approx(full.caption / full.forward, abs=0.015)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_counted_ratios_at_the_true_sizes() -> None:
     def ratio(model: str, recomputed: bool) -> float:
         told = count(model, "full").per_pair(recomputed)
@@ -56,6 +59,10 @@ def test_the_counted_ratios_at_the_true_sizes() -> None:
     # 1.574 without the text encoders, which are 0.111 TFLOP
     assert ratio("sdxl", False) == pytest.approx(1.574 + 0.111 / (6 * 6.761), abs=1e-3)
     assert ratio("sdxl", True) == pytest.approx(1.43, abs=0.005)
+
+
+@pytest.mark.long
+def test_the_counted_ratio_of_adapters_at_the_true_size() -> None:
     adapters = count("flux2-klein", "full").per_pair(recomputed=False, lora=True)
     assert adapters["inline"] / adapters["cached"] == pytest.approx(1.60, abs=0.005)
 
@@ -86,9 +93,11 @@ def test_figures_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("model", "modes"),
-    [("sd15", (*step.MODES, "limit")), ("sdxl", ("inline",)), ("zimage", ("inline",)), ("qwen-image", ("inline",))],
+    [
+        pytest.param("sd15", (*step.MODES, "limit"), marks=pytest.mark.slow),
+        *(pytest.param(model, ("inline",), marks=pytest.mark.long) for model in ("sdxl", "zimage", "qwen-image")),
+    ],
 )
-@pytest.mark.slow
 def test_every_mode_takes_a_step_and_moves_the_policy(
     model: Literal["sd15", "sdxl", "zimage", "qwen-image"], modes: tuple[str, ...]
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_relative_folder_is_refused(submitted: list[Any]) -> None:
     assert not submitted
 
 
+@pytest.mark.slow
 def test_an_address_where_nothing_answers_is_refused() -> None:
     with pytest.raises(UserError, match=r"--address http://127\.0\.0\.1:9: no job server takes this command .*connect"):
         smoke.main(SmokeConfig(address="http://127.0.0.1:9", folder="/shared/smoke"))

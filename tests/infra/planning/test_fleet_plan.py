@@ -56,6 +56,7 @@ def test_captions_are_encoded_on_as_many_nodes_as_pairs_are(counted: Counted) ->
     assert outcome.node_seconds == pytest.approx(4 * outcome.seconds)
 
 
+@pytest.mark.slow
 def test_a_step_by_hand(counted: Counted) -> None:
     """2,048 pairs over 16 workers are 128 each; with cached errors a pair is six passes of the network."""
     stage = plan_stages.train(SIZES, counted, H100, measured.read([], ["exchange=0.1"]), least=1)

@@ -46,6 +46,7 @@ def table(folder: Path, *flags: str) -> dict[str, str]:
     return {next(p for p in line if p).strip(): line[-1].strip() for line in lines}
 
 
+@pytest.mark.slow
 def test_the_table_holds_what_the_manifest_and_the_settings_say(folder: Path) -> None:
     told = table(folder, "--global-batch", "16", "--micro-batch", "8", "--steps", "5", "--price-per-hour", "2.5")
     assert told["pairs"] == "40 of --labels human"

@@ -40,6 +40,7 @@ def test_captions_parse_back() -> None:
     assert parse_caption("a photo of a cat") is None
 
 
+@pytest.mark.slow
 def test_splits_share_no_caption() -> None:
     splits = split_captions()
     every = [caption for captions in splits.values() for caption in captions]
@@ -47,6 +48,7 @@ def test_splits_share_no_caption() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.slow
 def test_the_committed_prompts_are_the_splits(split: str) -> None:
     prompts = (ROOT / "infra" / "world" / "prompts" / f"{split}.txt").read_text()
     assert prompts == "\n".join(split_captions()[split]) + "\n"

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.forked import Forked
 from support.material import Submit, wait_for
 
 from infra.base.errors import UserError
-from infra.base.files import ROOT
 from labelers.labels import label_set, relabel
 from labelers.scoring import pair_scores, scorers, scoring_pass
 from pipelines.engine.jobs import Job
@@ -57,6 +55,7 @@ def test_the_kept_pairs_are_labelled_and_no_other(config: relabel.RelabelConfig,
 
 
 @pytest.mark.usefixtures("noted_jobs")
+@pytest.mark.slow
 def test_neither_latents_nor_captions_are_encoded_again(
     config: relabel.RelabelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -259,11 +258,10 @@ def test_sigkill_of_the_command_loses_and_doubles_nothing(
     shutil.copytree(copied_store, clean)
     work = copied_store / "labels" / store.WORK / "oracle+fidelity"
     flags = ["--source", config.source, "--scorer", "oracle", "fidelity", "--batch-size", "4", "--rows-per-file", "8"]
-    # Outside a job: the command is this process's own child, and joins the running cluster if there is one.
-    surroundings = request.getfixturevalue("ray_environment") if engine == "ray" else dict(os.environ)
-    command = [sys.executable, SCRIPT, *flags, "--store", str(copied_store)]
-    quiet: dict[str, Any] = {"cwd": ROOT, "env": surroundings, "stderr": subprocess.DEVNULL}
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, **quiet)
+    # Outside a job: the command joins the running cluster if its environment names one.
+    surroundings = request.getfixturevalue("ray_environment") if engine == "ray" else os.environ
+    command = [*flags, "--store", str(copied_store)]
+    driver = Forked(SCRIPT, command, copied_store.parent / "printed", surroundings)
 
     def safe() -> tuple[str, ...]:
         return tuple(path.stem for path in (work / "scores_done").glob("*.parquet") if ".pending" not in path.name)

@@ -39,6 +39,7 @@ def test_wanted_images_are_numbered_per_caption_and_seeded_apart() -> None:
     assert image_seed(0, 0, "a") != image_seed(1, 0, "a")
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch() -> None:
     pipeline = load_pipeline(MODEL, torch.float32, "cpu")
     captions = ["a big red circle on a teal background", "a small white cross on a black background"]
@@ -193,6 +194,7 @@ def starts(path: Path, caption: str, colour: str, size: tuple[int, int] = (64, 6
     return str(path)
 
 
+@pytest.mark.slow
 def test_edits_start_from_the_images_that_are_given(noted_jobs: list[Job], tmp_path: Path) -> None:
     caption = "a big red circle on a teal background"
     (tmp_path / "prompts.txt").write_text(f"{caption}\n")

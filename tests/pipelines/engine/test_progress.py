@@ -171,6 +171,7 @@ def found_ids(folder: str) -> list[int]:
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", ["disk", "bucket"])
 @pytest.mark.parametrize("state", STATES)
+@pytest.mark.slow
 def test_whatever_a_kill_left_the_rows_that_count_are_the_rows_that_are_there(
     state: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -55,6 +55,7 @@ def test_the_verdict(found: list[int], verdict: str) -> None:
     assert summarise(np.array(found), 4).beyond_null == verdict
 
 
+@pytest.mark.slow
 def test_the_interval_covers_at_its_rate() -> None:
     rng, expected = np.random.default_rng(0), float(null_survival(100).sum())
     inside = []

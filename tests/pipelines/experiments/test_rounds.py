@@ -125,6 +125,7 @@ def test_a_round_goes_on_from_the_policy_that_the_one_before_trained(stand: Stan
         assert type(train.data) is DataConfig
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_base_or_the_policy_that_the_round_began_with(
     stand: Stand, config: RoundsConfig, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_the_reference_is_the_base_or_the_policy_that_the_round_began_with(
     assert stand.trained["round-2/train"].reference_model is None  # where the policy starts
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_a_finished_one_has_nothing_to_do(stand: Stand, config: RoundsConfig) -> None:
     stand.dies_at = "round-2/store"
     with pytest.raises(Killed):

@@ -23,6 +23,8 @@ from pipelines.latents.adapters import check_adapters
 import diffusers  # isort: skip
 from peft import LoraConfig, get_peft_model_state_dict  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, torch.Tensor]
 Pipelines = Callable[[str], Path]
 OLD = {"to_q": "to_q_lora", "to_k": "to_k_lora", "to_out.0": "to_out_lora"}

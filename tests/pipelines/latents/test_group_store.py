@@ -50,6 +50,7 @@ def test_each_image_is_stored_once_and_each_pair_names_two(group_store: Path) ->
     assert list(store_check.problems(str(group_store))) == []
 
 
+@pytest.mark.slow
 def test_training_reads_the_latents_that_a_store_of_pairs_has(tmp_path: Path) -> None:
     """With the posterior's mean nothing is drawn, so both ways give the same numbers, by slot and by pair_id."""
     rows = grouped_rows(GROUPS, SIZE)
@@ -156,6 +157,7 @@ def test_a_dry_run_counts_each_image_once(tmp_path: Path) -> None:
     assert (rows.kept, rows.images, rows.encoded) == (12, 8, 8)
 
 
+@pytest.mark.slow
 def test_an_encoding_that_was_stopped_goes_on_where_it_was(
     group_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def table_of(path: Path, part: str, key: str) -> pa.Table:
     return pq.read_table(path / part, partitioning=None).sort_by(key)
 
 
+@pytest.mark.slow
 def test_float32_holds_what_float16_was_rounded_from(stores: dict[str, Path]) -> None:
     manifests = [store.read_manifest(str(path)) for path in stores.values()]
     assert [manifest.dtype for manifest in manifests] == list(DTYPES)

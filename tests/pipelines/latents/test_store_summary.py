@@ -19,7 +19,7 @@ from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import pairs
 from training.data.staging import stage
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("noted_jobs")]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.usefixtures("noted_jobs")]
 
 
 def lose_all(prompts: Path) -> None:

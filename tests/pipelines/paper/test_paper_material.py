@@ -15,6 +15,8 @@ from infra.base.errors import UserError
 from pipelines.paper.paper_material import first_scores, read_edits, read_implicit, read_rejection, training_images
 from pipelines.paper.paper_run import PaperRun, read_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaperRun]:

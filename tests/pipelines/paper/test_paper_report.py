@@ -18,6 +18,8 @@ from pipelines.paper.paper_numbers import NUMBERS
 from pipelines.paper.paper_page import TEXTS
 from pipelines.paper.paper_run import DPO, read_run
 
+pytestmark = pytest.mark.slow
+
 KEYS = [
     "beta_ablation",
     "sft",

@@ -15,6 +15,8 @@ from infra.base.errors import UserError
 from pipelines.paper import paper_run
 from pipelines.paper.paper_run import DPO, SFT, captions, read_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -70,6 +70,7 @@ def test_known_scores_give_the_known_matrix(
     assert "pickscore           100.0*" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_and_their_images_may_lie_on_s3(
     config: feedback_report.FeedbackReportConfig, bucket: str, tmp_path: Path
 ) -> None:

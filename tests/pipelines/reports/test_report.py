@@ -154,6 +154,7 @@ def test_scores_of_another_version_of_the_scorer_are_refused(
     report.main(config)
 
 
+@pytest.mark.slow
 def test_everything_may_lie_on_s3(config: report.ReportConfig, bucket: str, tmp_path: Path) -> None:
     there = {name: f"{bucket}/{tmp_path.name}/{name}" for name in ("base", "policy", "train", "store", "output")}
     for name in ("base", "policy", "train", "store"):

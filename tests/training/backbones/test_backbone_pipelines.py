@@ -140,6 +140,7 @@ def test_every_weight_gets_a_gradient(kind: str, tiny_pipeline: Pipelines, encod
 
 
 @pytest.mark.parametrize("kind", NEW)
+@pytest.mark.slow
 def test_adapters_reach_every_attention_and_open_in_diffusers(
     kind: str, tiny_pipeline: Pipelines, encode: Pipelines, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load
 from support.material import notes
 from support.preloaded import run_ranks
 from support.s3_runs import contents, losses
+from support.short_runs import short_run
 from support.trained_models import Killed, train_until_killed
 
 from infra.base import files, models, termination
@@ -30,9 +31,24 @@ from training.run import assembly, loop, stopping, train_dpo
 from training.settings.config import TrainConfig
 
 
+def at_once(config: TrainConfig) -> TrainConfig:
+    """Return settings of a run that takes a step in one pass, and looks at no held-out pairs."""
+    return replace(config, data=replace(config.data, held_out_store=None, micro_batch=8))
+
+
 @pytest.fixture
 def config(config: TrainConfig) -> TrainConfig:
-    return replace(config, data=replace(config.data, held_out_store=None, micro_batch=8))
+    return at_once(config)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    small_world: str, encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
+    """Return the settings of such a run on disk, which is finished."""
+    settings = at_once(short_run(small_world, encoded_store, held_out_store, tmp_path_factory.mktemp("finished")))
+    loop.train(settings, assembly.Rank())
+    return settings
 
 
 @pytest.fixture
@@ -54,20 +70,19 @@ def elsewhere(config: TrainConfig, tmp_path: Path) -> TrainConfig:
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_s3_with_an_empty_disk_bit_for_bit(
-    straight: TrainConfig, remote: TrainConfig, tmp_path: Path
+    finished: TrainConfig, remote: TrainConfig, tmp_path: Path
 ) -> None:
-    loop.train(straight, assembly.Rank())
     train_until_killed(remote, 5)
     assert checkpoint.complete_steps(remote.output) == [2, 4]
     assert [row["step"] for row in notes(remote.output)][:4] == [1, 2, 3, 4]
     assert not is_finished(remote.output, 6)
     second = elsewhere(remote, tmp_path)
     loop.train(second, assembly.Rank())
-    assert losses(notes(remote.output)) == losses(notes(straight.output))
+    assert losses(notes(remote.output)) == losses(notes(finished.output))
     assert [row["step"] for row in notes(remote.output)] == [1, 2, 3, 4, 5, 6]
-    assert notes(remote.output, ASSESSMENTS) == notes(straight.output, ASSESSMENTS)
+    assert notes(remote.output, ASSESSMENTS) == notes(finished.output, ASSESSMENTS)
     assert checkpoint.complete_steps(remote.output) == [4, 6]
-    network = [files.join(run.output, checkpoint.name_of(6), "network.safetensors") for run in (remote, straight)]
+    network = [files.join(run.output, checkpoint.name_of(6), "network.safetensors") for run in (remote, finished)]
     assert files.read_bytes(network[0]) == files.read_bytes(network[1])
     mirror = open_mirror(second)
     assert mirror is not None
@@ -104,8 +119,7 @@ def test_the_result_on_s3_is_that_of_a_run_on_disk(straight: TrainConfig, remote
 
 
 @pytest.mark.slow
-def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig, remote: TrainConfig) -> None:
-    loop.train(straight, assembly.Rank())
+def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(finished: TrainConfig, remote: TrainConfig) -> None:
     train_until_killed(remote, 5)
     torn = files.join(remote.output, checkpoint.name_of(4))
     files.remove(files.join(torn, checkpoint.COMPLETE))
@@ -114,7 +128,7 @@ def test_a_torn_checkpoint_on_s3_is_not_taken_and_is_swept(straight: TrainConfig
     files.write_bytes(files.join(remote.output, checkpoint.name_of(3), "left.bin"), b"of another")
     assert checkpoint.complete_steps(remote.output) == [2]
     loop.train(remote, assembly.Rank())  # on the machine whose disk still holds step 4, complete
-    assert losses(notes(remote.output)) == losses(notes(straight.output))
+    assert losses(notes(remote.output)) == losses(notes(finished.output))
     assert not [path for path in files.list_files(remote.output) if path.endswith("left.bin")]
     assert checkpoint.complete_steps(remote.output) == [4, 6]
 
@@ -202,6 +216,7 @@ def test_the_command_finds_on_s3_what_it_finds_on_disk(
     assert left == {*about, STEPS, ASSESSMENTS, "checkpoints", "tensorboard", RESULT}
 
 
+@pytest.mark.slow
 def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +233,7 @@ def test_a_note_of_the_driver_on_s3_ends_the_run_after_a_step(
     assert checkpoint.complete_steps(remote.output) == [1]
 
 
+@pytest.mark.slow
 def test_a_look_for_the_note_that_s3_does_not_answer_holds_up_no_step(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,7 +268,7 @@ def two_ranks(rank: int, runs: list[TrainConfig], meeting: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the test of shards below has two machines too, with kills and a failing disk
 def test_two_machines_go_on_with_what_two_ranks_of_one_began(
     straight: TrainConfig, remote: TrainConfig, tmp_path: Path
 ) -> None:

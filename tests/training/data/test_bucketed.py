@@ -247,6 +247,7 @@ def plan_network() -> plan.Network:
     return plan.Network(parameters=10, trained=10, factors=10, forward=1.0, activations=1, more_pairs=1)
 
 
+@pytest.mark.slow
 def test_held_out_pairs_and_the_implicit_score_have_shapes_too(
     bucketed: Path, tiny_pipeline: Pipelines, tmp_path: Path
 ) -> None:

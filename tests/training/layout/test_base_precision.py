@@ -75,6 +75,7 @@ def test_bfloat16_weights_change_no_bit_under_autocast(kind: str, tiny_pipeline:
 @beside_bitsandbytes
 @pytest.mark.parametrize("precision", ["fp8", NF4])
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "qwen-image", "z-image"])
+@pytest.mark.slow
 def test_a_packed_policy_without_adapters_is_the_packed_reference(
     kind: str, precision: str, tiny_pipeline: Pipelines
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from support.material import HELD_OUT, MODEL, notes
+from support.material import HELD_OUT, notes
 from support.preloaded import run_ranks
-from support.trained_models import Killed, train_until_killed
+from support.short_runs import at, column
+from support.trained_models import Killed
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -33,15 +32,10 @@ from training.method.optimizer_config import OptimizerConfig
 from training.method.optimizers import make_optimizer
 from training.method.policy import load_adapters
 from training.method.policy_config import PolicyConfig
-from training.run import assembly, loop, preflight
-from training.settings import flags
+from training.run import assembly, loop
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
-from training.settings.presets import PRESETS
 
-import diffusers  # isort: skip
-
-pytestmark = pytest.mark.slow  # most of them look at what two processes of their own did
-
+pytestmark = pytest.mark.slow  # they look at what two processes of their own did
 FSDP = sharding.ShardingConfig(sharding="fsdp")
 ADAFACTOR = OptimizerConfig(optimizer="adafactor", learning_rate=1e-4, warmup_steps=3)
 WAYS: dict[str, dict[str, Any]] = {
@@ -51,11 +45,6 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 STEADY = ObjectiveConfig(beta="auto", beta_target=0.45, beta_most=1e6, safeguard=0.5)
-
-
-def at(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
-    """Return settings with another output beside the old one."""
-    return replace(config, output=str(Path(config.output).parent / name), **changes)
 
 
 def three_captions(config: TrainConfig) -> ValidationConfig:
@@ -176,10 +165,6 @@ def runs(
     return whole
 
 
-def column(config: TrainConfig, name: str, key: str) -> list[Any]:
-    return [row[key] for row in notes(at(config, name).output)]
-
-
 def test_two_ranks_with_shards_see_the_stream_and_losses_of_one(runs: TrainConfig) -> None:
     assert column(runs, "sharded", "stream") == column(runs, "whole", "stream")[:4]
     for key in ("loss", "gradient_norm"):
@@ -287,149 +272,7 @@ def test_low_precision_keeps_float32_weights(runs: TrainConfig) -> None:
     assert all(0 < row["validation_median"] <= 1 for row in judged)
 
 
-def test_timesteps_keep_their_precision() -> None:
-    times, latents = torch.tensor([997.3, 3.0]), torch.rand(2, 4, 1, 1)
-    (noisy,), told = sharding.cast_inputs(torch.bfloat16, torch.nn.Module(), (latents,), {"timestep": times, "n": 3})
-    assert torch.equal(noisy, latents.bfloat16())
-    assert told["timestep"] is times
-    assert told["n"] == 3
-
-
 def test_a_disk_full_on_one_rank_ends_all_with_one_sentence(runs: TrainConfig) -> None:
     # That both ranks raise it stands in two_ranks.
     assert not checkpoint.complete(Path(at(runs, "full").output))
     assert column(runs, "full", "step") == [1]
-
-
-def test_without_a_compiler_nothing_is_loaded(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    compiled = replace(config, sharding=sharding.ShardingConfig(compile=True))
-    monkeypatch.setenv("CXX", os.devnull)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delattr(assembly, "open_backbone")
-    with pytest.raises(UserError, match=r"--compile: torch\.compile needs a C\+\+ compiler"):
-        assembly.build(compiled, assembly.Rank())
-    (tmp_path / "g++").write_text("")
-    (tmp_path / "g++").chmod(0o755)
-    sharding.check_compiler(compiled.sharding)
-
-
-def test_compiling_keeps_the_names_of_weights() -> None:
-    network = StableDiffusion(MODEL).load_network()
-    names = list(network.state_dict())
-    sharding.prepare(sharding.ShardingConfig(compile=True), network, torch.float32, torch.device("cpu"), 1)
-    assert network._compiled_call_impl is not None
-    assert list(network.state_dict()) == names
-
-
-def smallest_model(folder: Path, kind: str = "") -> str:
-    """Write the embedded world's model with a network of three residual blocks, which compiles in seconds.
-
-    Args:
-        kind: CrossAttn puts a transformer behind each of them, which takes some times as long.
-    """
-    shutil.copytree(MODEL, folder)
-    torch.manual_seed(0)
-    blocks = {"down_block_types": (f"{kind}DownBlock2D",), "up_block_types": (f"{kind}UpBlock2D",)}
-    shape = {"sample_size": 8, "block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
-    shape |= {"cross_attention_dim": 64, "attention_head_dim": 2}
-    network = diffusers.UNet2DConditionModel(mid_block_type=None, **shape, **blocks)
-    network.save_pretrained(folder / "unet")
-    return str(folder)
-
-
-@pytest.mark.long  # the compiler takes over a minute of CPU
-def test_compiled_steps_have_the_losses_of_others_and_resume_bit_for_bit(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch._inductor import metrics as kernels  # which loads the compiler: most tests need none of it
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-    data, rate = replace(config.data, held_out_store=None), OptimizerConfig(learning_rate=1e-3)
-    sft = ObjectiveConfig(objective="sft")  # without a reference there is one pass to compile
-    config = replace(
-        config, model=smallest_model(tmp_path / "small"), steps=4, data=data, objective=sft, optimizer=rate
-    )
-    compiled = sharding.ShardingConfig(compile=True)
-    eager, straight = at(config, "eager"), at(config, "straight", sharding=compiled)
-    for run in (eager, straight):
-        before = kernels.generated_kernel_count
-        loop.train(run, assembly.Rank())
-        assert (kernels.generated_kernel_count > before) == run.sharding.compile
-    killed = at(config, "killed", sharding=compiled)
-    train_until_killed(killed, 3)
-    torch.compiler.reset()  # what goes on is another process, which compiles again
-    loop.train(killed, assembly.Rank())
-    assert column(config, "straight", "stream") == column(config, "eager", "stream")
-    for key in ("loss", "gradient_norm"):
-        assert column(config, "straight", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
-        assert column(config, "killed", key) == column(config, "straight", key)
-
-
-def two_compiled_ranks(rank: int, config: TrainConfig, meeting: str) -> None:
-    """Train with shards as they are, and with compiled blocks."""
-    from torch._inductor import metrics as kernels
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    for name in ("eager", "compiled"):
-        before, compiled = kernels.generated_kernel_count, name == "compiled"
-        run = at(config, name, sharding=replace(FSDP, compile=compiled))
-        loop.train(run, assembly.Rank(rank=rank, world_size=2))
-        assert (kernels.generated_kernel_count > before) == compiled
-    dist.destroy_process_group()
-
-
-@pytest.mark.long
-def test_compiled_blocks_of_a_sharded_network_have_the_losses_of_others(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-    rate = OptimizerConfig(learning_rate=1e-3)
-    data = replace(config.data, held_out_store=None, micro_batch=2)
-    config = replace(config, model=smallest_model(tmp_path / "small", "CrossAttn"), steps=3, data=data, optimizer=rate)
-    run_ranks(two_compiled_ranks, config, f"file://{tmp_path / 'meeting'}")
-    assert column(config, "compiled", "stream") == column(config, "eager", "stream")
-    for key in ("loss", "gradient_norm"):
-        assert column(config, "compiled", key) == pytest.approx(column(config, "eager", key), rel=1e-4)
-    assert column(config, "eager", "loss")[2] != pytest.approx(column(config, "eager", "loss")[0], rel=1e-2)
-
-
-def test_channels_last_goes_with_unets_and_whole_networks(config: TrainConfig) -> None:
-    network = StableDiffusion(MODEL).load_network()
-    sharding.prepare(sharding.ShardingConfig(channels_last=True), network, torch.float32, torch.device("cpu"), 1)
-    assert network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    both = replace(config, sharding=replace(FSDP, channels_last=True))
-    with pytest.raises(UserError, match="--channels-last: shards have no such layout"):
-        preflight.check_config(both)
-
-
-def test_8_bit_state_is_refused_for_shards(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())  # as if bitsandbytes were installed
-    with pytest.raises(UserError, match="--sharding fsdp: the state of --optimizer adamw8bit has no shards"):
-        flags.check_flags(replace(config, sharding=FSDP, optimizer=OptimizerConfig(optimizer="adamw8bit")))
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_the_presets_can_be_sharded(name: str) -> None:
-    flags.check_flags(replace(PRESETS[name], sharding=FSDP))
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"workers": 3}, "--global-batch 8: not a multiple of 3 workers"),
-        ({"workers": 3, "min_workers": 4}, "--min-workers 4: from 1 to --workers 3"),
-        ({"workers": 9, "min_workers": 1}, "--global-batch 8: fewer pairs than --workers 9"),
-    ],
-)
-def test_world_sizes_that_cannot_share_a_batch_are_refused(
-    config: TrainConfig, changes: dict[str, int], told: str
-) -> None:
-    with pytest.raises(UserError, match=told):
-        flags.check_batch(replace(config, **changes))  # type: ignore[arg-type]
-    flags.check_batch(replace(config, workers=3, min_workers=2))
-    ones = replace(config, workers=3, min_workers=2, data=replace(config.data, micro_batch=1))
-    with pytest.raises(UserError, match="--micro-batch 1: 3 of --min-workers 2 to --workers 3 does not divide"):
-        flags.check_batch(ones)

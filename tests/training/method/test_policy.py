@@ -66,6 +66,7 @@ def test_adapters_start_as_nothing_and_are_all_that_is_trained() -> None:
     assert len(trained(make_policy(PolicyConfig(), backbone, 0))) == len(list(base.parameters()))
 
 
+@pytest.mark.slow
 def test_the_policy_without_its_adapters_has_the_errors_of_a_separate_base(tmp_path: Path) -> None:
     _, policy = lora_result(tmp_path)
     backbone, batch = StableDiffusion(MODEL), random_batch()
@@ -77,6 +78,7 @@ def test_the_policy_without_its_adapters_has_the_errors_of_a_separate_base(tmp_p
         assert not torch.allclose(own, apart)
 
 
+@pytest.mark.slow
 def test_adapters_are_on_again_after_an_error() -> None:
     policy = make_policy(LORA, StableDiffusion(MODEL), 0)
     before = list(trained(policy))

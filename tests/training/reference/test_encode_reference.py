@@ -27,6 +27,8 @@ from training.run import train_dpo
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS as TRAIN_PRESETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(copied_store: Path, tmp_path: Path) -> ReferenceConfig:
@@ -226,7 +228,7 @@ def test_bad_flags_are_refused_before_ray_starts(
 def test_cached_training_repeats_the_inline_losses(
     small_world: str,
     copied_store: Path,
-    one_worker: Path,
+    one_process: Path,
     training_flags: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -240,7 +242,7 @@ def test_cached_training_repeats_the_inline_losses(
     train = [*training_flags, *copied, "--reference", "two", "--output", str(tmp_path / "cached")]
     train_dpo.main(cli.parse(TrainConfig, {}, train))
     assert "differ by 0.0e+00 logits in the mean" in capsys.readouterr().out
-    cached, inline = notes(tmp_path / "cached"), notes(one_worker)
+    cached, inline = notes(tmp_path / "cached"), notes(one_process)
     assert len(cached) == 24
     for name in ("loss", "stream", "gradient_norm", "margin", "reference_error_q1"):
         assert [row[name] for row in cached] == [row[name] for row in inline]

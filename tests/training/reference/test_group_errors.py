@@ -21,6 +21,8 @@ from training.reference import encode_reference, reference_errors
 from training.reference.reference_config import ReferenceConfig
 from training.reference.visit_pairs import VisitPairs
 
+pytestmark = pytest.mark.slow
+
 BATCH = 4
 
 

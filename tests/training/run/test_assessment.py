@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support.material import HELD_OUT, notes
+from support.short_runs import look_twice, short_run
 from support.trained_models import Killed
 
 from infra.base.errors import UserError
@@ -19,25 +20,37 @@ from training.run import assembly, assessment, loop, preflight
 from training.settings.config import TrainConfig
 
 
+def with_captions(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return settings of a run that draws four captions at its checkpoints."""
+    prompts = folder / "prompts.txt"
+    prompts.write_text("".join(f"{scene.caption}\n" for scene in HELD_OUT[:4]))
+    drawn = replace(config.validation, validation_prompts=str(prompts), sampling_steps=2)
+    return replace(config, steps=4, validation=drawn)
+
+
 @pytest.fixture
 def validated(config: TrainConfig, tmp_path: Path) -> TrainConfig:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("".join(f"{scene.caption}\n" for scene in HELD_OUT[:4]))
-    return replace(
-        config,
-        steps=4,
-        validation=replace(config.validation, validation_prompts=str(prompts), sampling_steps=2),
-    )
+    return with_captions(config, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    small_world: str, encoded_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
+    """Return the settings of such a run, which is finished."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = with_captions(short_run(small_world, encoded_store, held_out_store, folder), folder)
+    with pytest.MonkeyPatch.context() as patched:
+        look_twice(patched)
+        loop.train(settings, assembly.Rank())
+    return settings
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 2])
 def test_a_kill_before_an_assessment_neither_skips_nor_doubles_it(
-    validated: TrainConfig, killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    validated: TrainConfig, finished: TrainConfig, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = replace(validated, output=str(tmp_path / "straight"))
-    loop.train(straight, assembly.Rank())
-
     def die(trainer: assembly.Trainer, step: int) -> None:
         if step == killed_at:
             raise Killed
@@ -48,7 +61,7 @@ def test_a_kill_before_an_assessment_neither_skips_nor_doubles_it(
         loop.train(validated, assembly.Rank())
     monkeypatch.undo()
     loop.train(validated, assembly.Rank())
-    expected, found = (notes(run.output, "assessments.jsonl") for run in (straight, validated))
+    expected, found = (notes(run.output, "assessments.jsonl") for run in (finished, validated))
     assert [row["step"] for row in expected] == [0, 2, 4]
     assert found == expected
 

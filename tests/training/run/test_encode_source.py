@@ -19,6 +19,8 @@ from training.run.encode_source import encoding
 from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 
 def run_of_source(config: TrainConfig, folder: Path, pairs: int = 16) -> TrainConfig:
     """Return settings of one step of eight pairs on a store that is encoded first."""

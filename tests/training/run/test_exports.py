@@ -33,6 +33,8 @@ from training.settings.config import TrainConfig
 
 import diffusers  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 

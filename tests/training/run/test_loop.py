@@ -34,17 +34,15 @@ from diffusers import DDPMScheduler, UNet2DConditionModel  # isort: skip
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
-    straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, assembly.Rank())
+def test_an_interrupted_run_repeats_the_losses_bit_for_bit(config: TrainConfig, undisturbed: TrainConfig) -> None:
     train_until_killed(config, 5)
     (Path(config.output) / "metrics.jsonl").open("a").write('{"step": 6, "lo')  # a line cut short
     loop.train(config, assembly.Rank())
-    expected, found = notes(straight.output), notes(config.output)
+    expected, found = notes(undisturbed.output), notes(config.output)
     assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
     for name in ("loss", "stream", "gradient_norm", "accuracy", "learning_rate"):
         assert [row[name] for row in found] == [row[name] for row in expected]
-    ends = [torch.nn.utils.parameters_to_vector(_policy(path)) for path in (straight.output, config.output)]
+    ends = [torch.nn.utils.parameters_to_vector(_policy(path)) for path in (undisturbed.output, config.output)]
     assert torch.equal(*ends)
 
 
@@ -54,10 +52,8 @@ def _policy(output: str) -> list[torch.Tensor]:
 
 @pytest.mark.slow
 def test_a_node_that_is_to_go_leaves_a_checkpoint_once_and_the_run_goes_on(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, undisturbed: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, assembly.Rank())
     told, saved = iter([(), (), ("a",), ("a",), ("a", "b"), ("a", "b")]), list[int]()
     keep = keeping.save
 
@@ -68,19 +64,18 @@ def test_a_node_that_is_to_go_leaves_a_checkpoint_once_and_the_run_goes_on(
     monkeypatch.setattr(keeping, "save", save)
     loop.train(config, assembly.Rank(leaving=lambda: next(told)))
     assert saved == [2, 3, 4, 5, 6]  # 2, 4 and 6 are due; 3 and 5 are the steps after which a node was named first
-    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
+    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(undisturbed.output)]
     assert is_finished(config.output, 6)
 
 
-def test_step_1_is_at_ln_2_and_the_warm_up_is_linear(config: TrainConfig) -> None:
-    loop.train(replace(config, steps=4), assembly.Rank())
-    rows = notes(config.output)
+def test_step_1_is_at_ln_2_and_the_warm_up_is_linear(undisturbed: TrainConfig) -> None:
+    rows = notes(undisturbed.output)
     assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
     assert rows[0]["accuracy"] == 0.5
-    rate = config.optimizer.learning_rate
-    assert [row["learning_rate"] for row in rows] == pytest.approx([rate / 3, 2 * rate / 3, rate, rate])
+    rate = undisturbed.optimizer.learning_rate
+    assert [row["learning_rate"] for row in rows] == pytest.approx([rate / 3, 2 * rate / 3, rate, rate, rate, rate])
     assert rows[3]["loss"] != rows[0]["loss"]
-    assert {row["step"] for row in notes(config.output, "assessments.jsonl")} == {0, 2, 4}
+    assert {row["step"] for row in notes(undisturbed.output, "assessments.jsonl")} == {0, 2, 4, 6}
 
 
 def hand_errors(batch: Batch, folder: str) -> torch.Tensor:
@@ -100,6 +95,7 @@ def hand_losses(batch: Batch, policy: str, reference: str, beta: float) -> torch
     return -torch.log(torch.sigmoid(-beta / 2 * (gaps[0] - gaps[1])))
 
 
+@pytest.mark.slow
 def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig, tmp_path: Path) -> None:
     other = moved_model(tmp_path / "other", 2e-3, config.model)
     config = replace(config, steps=1, checkpoint_every=1, reference_model=other)
@@ -117,14 +113,13 @@ def test_another_reference_gives_the_loss_worked_out_by_hand(config: TrainConfig
 
 
 @pytest.mark.slow
-def test_a_reference_equal_to_the_start_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
-    loop.train(replace(config, steps=2), assembly.Rank())
-    named = replace(
-        config, steps=2, output=str(tmp_path / "named"), reference_model=moved_model(tmp_path / "same", 0, config.model)
-    )
+def test_a_reference_equal_to_the_start_changes_nothing(
+    config: TrainConfig, undisturbed: TrainConfig, tmp_path: Path
+) -> None:
+    named = replace(config, steps=2, reference_model=moved_model(tmp_path / "same", 0, config.model))
     loop.train(preflight.check_config(named), assembly.Rank())
     for name in ("loss", "stream", "gradient_norm"):
-        assert [row[name] for row in notes(named.output)] == [row[name] for row in notes(config.output)]
+        assert [row[name] for row in notes(named.output)] == [row[name] for row in notes(undisturbed.output)[:2]]
 
 
 @pytest.mark.slow
@@ -169,12 +164,11 @@ def test_a_default_left_out_of_a_network_s_file_is_no_difference(config: TrainCo
         preflight.check_config(replace(config, reference_revision="main"))
 
 
-def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig) -> None:
-    first = replace(config, steps=1, checkpoint_every=1)
-    loop.train(first, assembly.Rank())
-    whole = replace(first, output=config.output + "-whole", data=replace(config.data, micro_batch=8))
+def test_accumulation_gives_the_gradient_of_the_whole_batch(config: TrainConfig, undisturbed: TrainConfig) -> None:
+    data = replace(config.data, micro_batch=8, held_out_store=None)
+    whole = replace(config, steps=1, checkpoint_every=1, data=data)
     loop.train(whole, assembly.Rank())
-    split_row, whole_row = notes(first.output)[0], notes(whole.output)[0]
+    split_row, whole_row = notes(undisturbed.output)[0], notes(whole.output)[0]
     assert split_row["stream"] == whole_row["stream"]
     assert split_row["gradient_norm"] == pytest.approx(whole_row["gradient_norm"], rel=1e-4)
 
@@ -241,18 +235,17 @@ def test_a_base_that_predicts_nothing_finite_is_told_and_not_its_pairs(config: T
 
 
 @pytest.mark.slow
-def test_the_result_opens_in_diffusers_and_says_what_made_it(config: TrainConfig) -> None:
+def test_the_result_opens_in_diffusers_and_says_what_made_it(undisturbed: TrainConfig) -> None:
     from diffusers import StableDiffusionPipeline
 
-    loop.train(replace(config, steps=2), assembly.Rank())
-    folder = result_folder(Path(config.output))
-    assert is_finished(Path(config.output), 2)
-    assert not is_finished(Path(config.output), 3)
+    folder = result_folder(Path(undisturbed.output))
+    assert is_finished(Path(undisturbed.output), 6)
+    assert not is_finished(Path(undisturbed.output), 7)
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    trained, base = pipeline.unet.state_dict(), StableDiffusion(Path(config.model)).load_network().state_dict()
+    trained, base = pipeline.unet.state_dict(), StableDiffusion(Path(undisturbed.model)).load_network().state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     facts = json.loads((folder / "facts.json").read_text())
-    assert facts["train"]["steps"] == 2
+    assert facts["train"]["steps"] == 6
     assert facts["implicit_reward"]["draws"] == 2  # ten outside the tests: tests/conftest.py
     assert facts["implicit_reward"]["n"] == 14  # 16 pairs, two of them ties
     assert facts["store_hash"] in (folder / "README.md").read_text()
@@ -272,10 +265,10 @@ def test_a_torn_checkpoint_is_not_taken_and_an_altered_one_is_refused(config: Tr
 
 
 @pytest.mark.slow
-def test_another_seed_in_the_same_folder_is_refused(config: TrainConfig) -> None:
-    loop.train(replace(config, steps=2), assembly.Rank())
+def test_another_seed_in_the_same_folder_is_refused(config: TrainConfig, undisturbed: TrainConfig) -> None:
+    shutil.copytree(undisturbed.output, config.output)
     with pytest.raises(UserError, match="seed was 0, now 1"):
-        loop.train(replace(config, seed=1), assembly.Rank())
+        loop.train(replace(config, steps=8, seed=1), assembly.Rank())
 
 
 @pytest.mark.parametrize(
@@ -295,9 +288,9 @@ def test_impossible_settings_are_refused_before_a_model_loads(
 
 
 @pytest.mark.slow
-def test_sample_prompts_are_drawn_without_a_judge_and_change_no_loss(config: TrainConfig, tmp_path: Path) -> None:
-    straight = replace(config, output=str(tmp_path / "straight"))
-    loop.train(straight, assembly.Rank())
+def test_sample_prompts_are_drawn_without_a_judge_and_change_no_loss(
+    config: TrainConfig, undisturbed: TrainConfig, tmp_path: Path
+) -> None:
     (tmp_path / "prompts.txt").write_text("a big red circle on a teal background\n" * 2)
     looking = replace(config.validation, sample_prompts=str(tmp_path / "prompts.txt"), sample_every=4, sampling_steps=2)
     seen: list[str] = []
@@ -305,7 +298,7 @@ def test_sample_prompts_are_drawn_without_a_judge_and_change_no_loss(config: Tra
     loop.train(replace(config, validation=looking), rank)
     names = sorted(path.name for path in (Path(config.output) / "samples").iterdir())
     assert names == ["sample-0000000.png", "sample-0000004.png", "sample-0000006.png"]
-    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(straight.output)]
+    assert [row["loss"] for row in notes(config.output)] == [row["loss"] for row in notes(undisturbed.output)]
     assert seen
     assert len(set(seen)) == 1
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.material import notes
+from support.short_runs import look_twice, short_run
 from support.trained_models import train_until_killed
 
 from infra.base import (
@@ -152,6 +153,19 @@ def inline(config: TrainConfig, cached_store: Path) -> TrainConfig:
     return replace(config, data=replace(config.data, store=str(cached_store), labels="few"))
 
 
+@pytest.fixture(scope="module")
+def finished(
+    small_world: str, cached_store: Path, held_out_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
+    """Return the settings of a run of inline errors, which is finished."""
+    settings = short_run(small_world, cached_store, held_out_store, tmp_path_factory.mktemp("inline"))
+    settings = replace(settings, data=replace(settings.data, labels="few"))
+    with pytest.MonkeyPatch.context() as patched:
+        look_twice(patched)
+        loop.train(settings, assembly.Rank())
+    return settings
+
+
 @pytest.fixture
 def cached(inline: TrainConfig, tmp_path: Path) -> TrainConfig:
     return replace(inline, output=str(tmp_path / "cached"), data=replace(inline.data, reference="base"))
@@ -167,9 +181,8 @@ def same_steps(one: TrainConfig, other: TrainConfig) -> bool:
 
 @pytest.mark.slow
 def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
-    inline: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    finished: TrainConfig, cached: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop.train(inline, assembly.Rank())
     held: list[weakref.ref[torch.nn.Module]] = []
     make = assembly.make_reference
 
@@ -186,19 +199,18 @@ def test_cached_losses_are_the_inline_ones_and_no_reference_is_held(
     monkeypatch.setattr(assembly, "make_reference", watched)
     loop.train(preflight.check_config(cached), assembly.Rank(on_step=nothing_held))
     assert len(held) == 2  # at the start, and for the final figure
-    assert same_steps(inline, cached)
-    assert notes(cached.output, "assessments.jsonl") == notes(inline.output, "assessments.jsonl")
-    facts = [json.loads((result_folder(Path(run.output)) / "facts.json").read_text()) for run in (inline, cached)]
+    assert same_steps(finished, cached)
+    assert notes(cached.output, "assessments.jsonl") == notes(finished.output, "assessments.jsonl")
+    facts = [json.loads((result_folder(Path(run.output)) / "facts.json").read_text()) for run in (finished, cached)]
     assert facts[0]["implicit_reward"] == facts[1]["implicit_reward"]
     assert facts[0]["implicit_reward"]["n"] == 14
 
 
 @pytest.mark.slow
-def test_an_interrupted_cached_run_repeats_the_inline_losses(inline: TrainConfig, cached: TrainConfig) -> None:
-    loop.train(inline, assembly.Rank())
+def test_an_interrupted_cached_run_repeats_the_inline_losses(finished: TrainConfig, cached: TrainConfig) -> None:
     train_until_killed(cached, 5)
     loop.train(cached, assembly.Rank())
-    assert same_steps(inline, cached)
+    assert same_steps(finished, cached)
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ from training.settings.config import TrainConfig
 
 from diffusers import DiffusionPipeline  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 FACTS = {
     "best_step": 1,
     "reference": "none",

@@ -4,83 +4,61 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from support.material import notes
+from support.preloaded import forking
 
-from infra.base import files, termination
+from infra.base import termination
 from training.checkpoints import checkpoint
 from training.run import assembly, loop, stopping
 from training.settings.config import TrainConfig
 
-# The run in a process of its own; at step 3 it says so and waits for the signal, at a checkpoint for its kill.
-PROGRAM = """
-import sys
-import safetensors.torch
-from infra.base import cli, termination
-from training.run import assembly, loop, stopping
-from training.settings.config import TrainConfig
 
-where = sys.argv.pop(1)
-write = safetensors.torch.save_file
+def train_and_wait(where: str, config: TrainConfig, pipe: Connection) -> None:
+    """Train in a process of its own; at step 3 it says so and waits for the signal, at a checkpoint for its kill."""
+    write = safetensors.torch.save_file
 
-def hang(tensors, path, **_):
-    write(tensors, path)
-    if path.name == "optimizer.safetensors" and path.parent.name == "step-0000004":
-        print("here", flush=True)
-        sys.stdin.read()
+    def hang(tensors: Any, path: Path, **more: Any) -> None:
+        write(tensors, path, **more)
+        if path.name == "optimizer.safetensors" and path.parent.name == "step-0000004":
+            pipe.send("here")
+            pipe.recv()
 
-def at_step(metrics):
-    if where == "step" and metrics["step"] == 3:
-        print("here", flush=True)
-        sys.stdin.readline()
+    def at_step(metrics: dict[str, Any]) -> None:
+        if where == "step" and metrics["step"] == 3:
+            pipe.send("here")
+            pipe.recv()
 
-if where == "write":
-    safetensors.torch.save_file = hang
-try:
-    cli.run(lambda config: loop.train(config, assembly.Rank(on_step=at_step)), TrainConfig)
-except stopping.Stopped as stopped:
-    print(stopped)
-    sys.exit(termination.EXIT)
-"""
+    torch.set_num_threads(1)
+    if where == "checkpoint":
+        safetensors.torch.save_file = hang  # type: ignore[assignment]
+    try:
+        loop.train(config, assembly.Rank(on_step=at_step))
+    except stopping.Stopped as stopped:
+        pipe.send(str(stopped))
+        sys.exit(termination.EXIT)
 
 
-def flags(config: TrainConfig) -> list[str]:
-    """Write settings as flags."""
-    flat: dict[str, object] = {}
-    for name, value in asdict(config).items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return [
-        part
-        for k, v in flat.items()
-        if v not in (None, ()) and not isinstance(v, bool)
-        for part in (f"--{k.replace('_', '-')}", *map(str, v if isinstance(v, tuple) else (v,)))
-    ]
-
-
-def start(config: TrainConfig, where: str) -> subprocess.Popen[str]:
+def start(config: TrainConfig, where: str) -> tuple[BaseProcess, Connection]:
     """Start a run in a process of its own and wait until it is where its signal shall find it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, where, *flags(config)],
-        cwd=files.ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(files.ROOT)},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line == "here\n":
-            return process
-    raise AssertionError("the run ended before what the test waits for")
+    context = forking()
+    here, there = context.Pipe()
+    process = context.Process(target=train_and_wait, args=(where, config, there))
+    process.start()
+    there.close()  # so that the end of the process ends the wait
+    assert here.recv() == "here"
+    return process, here
 
 
 def go_on_and_compare(config: TrainConfig, straight: TrainConfig) -> None:
-    loop.train(straight, assembly.Rank())
     loop.train(config, assembly.Rank())
     for name in ("step", "loss", "stream", "gradient_norm"):
         assert [row[name] for row in notes(config.output)] == [row[name] for row in notes(straight.output)]
@@ -88,38 +66,31 @@ def go_on_and_compare(config: TrainConfig, straight: TrainConfig) -> None:
     assert told[0] == told[1]
 
 
-@pytest.fixture
-def config(config: TrainConfig) -> TrainConfig:
-    return replace(config, steps=5, data=replace(config.data, held_out_store=None, micro_batch=8))
-
-
-@pytest.fixture
-def straight(config: TrainConfig, tmp_path: Path) -> TrainConfig:
-    return replace(config, output=str(tmp_path / "straight"))
-
-
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, straight: TrainConfig) -> None:
-    process = start(config, "step")
-    process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate("\n")
-    assert process.returncode == termination.EXIT == 143
-    assert "stopped on request after step 3; the same command goes on from there" in told
+def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(config: TrainConfig, undisturbed: TrainConfig) -> None:
+    process, pipe = start(config, "step")
+    process.terminate()
+    pipe.send("go on")
+    assert "stopped on request after step 3; the same command goes on from there" in pipe.recv()
+    process.join()
+    assert process.exitcode == termination.EXIT == 143
     assert [folder.name for folder in checkpoint.complete(Path(config.output))] == ["step-0000002", "step-0000003"]
-    go_on_and_compare(config, straight)
+    go_on_and_compare(config, undisturbed)
 
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_sigkill_while_a_checkpoint_is_written_loses_that_one_only(config: TrainConfig, straight: TrainConfig) -> None:
-    process = start(config, "write")
+def test_sigkill_while_a_checkpoint_is_written_loses_that_one_only(
+    config: TrainConfig, undisturbed: TrainConfig
+) -> None:
+    process, _ = start(config, "checkpoint")
     process.kill()
-    process.wait()
+    process.join()
     torn = checkpoint.folder_of(Path(config.output), 4)
     assert (torn / "network.safetensors").exists()
     assert [folder.name for folder in checkpoint.complete(Path(config.output))] == ["step-0000002"]
-    go_on_and_compare(config, straight)
+    go_on_and_compare(config, undisturbed)
 
 
 def test_a_note_of_the_driver_ends_the_run_after_a_step(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""The trainer on a real cluster: the same stream at any world size, a killed worker, a second run."""
+"""The trainer's command: the same stream at any world size, a killed worker, a second run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.forked import Forked
 from support.material import MODEL, Submit, notes, wait_for
 from support.train_jobs import SCRIPT, begin, driver, steps, train_workers
 from support.trained_models import Killed, moved_model
@@ -31,48 +31,40 @@ from training.settings.config import TrainConfig
 from training.settings.presets import PRESETS
 
 
-def test_one_and_two_workers_see_the_same_stream(one_worker: Path, two_workers: Path) -> None:
-    one, two = notes(one_worker), notes(two_workers)
+@pytest.mark.slow
+def test_one_and_two_workers_see_the_same_stream(one_process: Path, two_workers: Path) -> None:
+    one, two = notes(one_process), notes(two_workers)
     assert [row["stream"] for row in one] == [row["stream"] for row in two]
     assert len({str(row["stream"]) for row in one}) == 24
     # Losses agree within rounding, which grows with the steps.
     assert [row["loss"] for row in one[:3]] == pytest.approx([row["loss"] for row in two[:3]], abs=1e-4)
 
 
-def test_one_process_trains_as_one_worker_of_ray_to_the_last_bit(
-    one_worker: Path, training_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = str(tmp_path / "alone")
-    cli.run(main, TrainConfig, PRESETS, [*training_flags, "--workers", "1", "--output", output], runs_jobs=True)
-    told = capsys.readouterr().out
-    assert told.splitlines()[-1].startswith(f"{output}/result: the result, ")
-    assert told.endswith(f" bytes; next: python pipelines/generate.py --model {output}/result --prompts FILE\n")
+@pytest.mark.long  # the test above compares two workers of the cluster with one process
+def test_one_process_trains_as_one_worker_of_ray_to_the_last_bit(one_process: Path, one_worker: Path) -> None:
     for name in ("step", "loss", "stream", "gradient_norm", "learning_rate"):
-        assert [row[name] for row in notes(output)] == [row[name] for row in notes(one_worker)]
+        assert [row[name] for row in notes(one_process)] == [row[name] for row in notes(one_worker)]
     weights = f"{RESULT}/unet/diffusion_pytorch_model.safetensors"
-    assert Path(output, weights).read_bytes() == (one_worker / weights).read_bytes()
+    assert (one_process / weights).read_bytes() == (one_worker / weights).read_bytes()
 
 
 @pytest.mark.slow
 def test_sigterm_ends_a_training_of_one_process_after_a_checkpoint_and_the_same_command_goes_on(
-    training_flags: list[str], tmp_path: Path
+    training_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
     flags = [*training_flags, "--steps", "4", "--output", str(output)]
-    command = [sys.executable, SCRIPT, *flags]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        assert job.stdout is not None
-        assert job.stderr is not None
-        first = job.stdout.readline()
-        wait_for(lambda: steps(output) >= 1, job)
-        job.send_signal(signal.SIGTERM)
-        code = job.wait()
-        told = job.stderr.read()
-    assert first == "engine: this process, as no cluster is named and one copy is enough\n"
+    job = Forked(SCRIPT, flags, tmp_path / "printed", os.environ)
+    wait_for(lambda: steps(output) >= 1, job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait() == 143
+    assert job.stdout.startswith("engine: this process, as no cluster is named and one copy is enough\n")
     (kept,) = checkpoint.complete_steps(str(output))
-    assert code == 143
-    assert f"{output}: stopped on request after step {kept}; the same command goes on from there" in told
+    assert f"{output}: stopped on request after step {kept}; the same command goes on from there" in job.stderr
     cli.run(main, TrainConfig, PRESETS, flags, runs_jobs=True)
+    last = capsys.readouterr().out
+    assert last.splitlines()[-1].startswith(f"{output}/result: the result, ")
+    assert last.endswith(f" bytes; next: python pipelines/generate.py --model {output}/result --prompts FILE\n")
     assert [row["step"] for row in notes(output)] == [1, 2, 3, 4]
     assert not (output / "refusal.json").exists()
 
@@ -168,10 +160,11 @@ def test_fewer_steps_than_a_finished_run_took_are_refused(monkeypatch: pytest.Mo
         _refuse_fewer_steps("run", 6)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
-    two_workers: Path, training_flags: list[str], capsys: pytest.CaptureFixture[str]
+    one_process: Path, training_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = [*training_flags, "--workers", "2", "--output", str(two_workers)]
+    again = [*training_flags, "--workers", "2", "--output", str(one_process)]
     cli.run(main, TrainConfig, PRESETS, again)
     assert "already finished" in capsys.readouterr().out
     with pytest.raises(SystemExit):

@@ -16,6 +16,7 @@ from training.run import network_count, utilisation
 from training.settings.config import DataConfig, TrainConfig
 
 
+@pytest.mark.slow
 def test_a_pair_takes_eight_forward_passes_and_lora_six(encoded_store: Path) -> None:
     config = TrainConfig(
         data=DataConfig(store=str(encoded_store)), sharding=ShardingConfig(activation_checkpointing=True)

@@ -98,6 +98,7 @@ def test_a_step_records_winners_and_losers_by_quarter() -> None:
     assert record.values["winner_error_q2"] is None
 
 
+@pytest.mark.slow
 def test_a_run_that_hurts_winners_stops_with_its_last_healthy_checkpoint(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
