@@ -151,8 +151,14 @@ def adapters_folder(flag: str, path: str) -> Path:
     Raises:
         UserError: naming the flag, if there are no adapters in safetensors.
     """
+    peft = files.join(files.resolve(path), weight_names.PEFT)
+    if not holds_adapters(path) and files.is_file(peft):
+        path = peft
     if path.endswith(model_sources.SINGLE):  # as other trainers and sites name theirs
-        return node_cache.linked_once({ADAPTERS: _adapters_file(flag, path)})
+        settings = files.join(path.rpartition("/")[0] or ".", weight_names.ADAPTERS)
+        is_peft = path.rpartition("/")[2] == weight_names.PEFT and files.is_file(files.resolve(settings))
+        beside = {weight_names.ADAPTERS: _adapters_file(flag, settings)} if is_peft else {}
+        return node_cache.linked_once({ADAPTERS: _adapters_file(flag, path), **beside})
     if path.startswith(files.S3):
         return model_sources.folder_from_s3(path, flag, ADAPTERS)
     folder = Path(files.resolve(path))

@@ -13,6 +13,7 @@ from infra.base.errors import UserError
 STEMS = ("diffusion_pytorch_model", "model")  # in folders of diffusers and of transformers
 PRECISIONS = ("fp32", "bf16", "fp16")  # variants of the same weights, the most exact first
 ADAPTERS = "adapter_config.json"  # of PEFT; transformers loads the adapters beside it into the weights by itself
+PEFT = "adapter_model.safetensors"  # the adapters
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # ends of weight files that are never opened
 # model.safetensors, model.fp16.safetensors, model-00001-of-00002.safetensors, model.fp16-00001-of-00002.safetensors,
 # model-00001-of-00002.fp16.safetensors

@@ -51,6 +51,7 @@ def image_identity(
         before: the identity to be compared with, whose fingerprints may be of an earlier rule.
     """
     from pipelines.latents import identity as model_identity  # which loads the libraries of networks
+    from pipelines.latents import peft_files
 
     is_old = any(model_identity.is_old(value) for value in (before or {}).get("fingerprints", {}).values())
     fingerprints_of = _old_fingerprints if is_old else model_identity.of_whole_model
@@ -70,6 +71,9 @@ def image_identity(
     fingerprints = dict(fingerprints_of(folder))
     if lora:
         fingerprints["lora"] = ("" if is_old else model_identity.RULE) + files.sha256(str(lora / models.ADAPTERS))
+        settings = peft_files.settings_of(lora)
+        if settings is not None:
+            fingerprints["lora"] += f" {files.sha256(str(settings))}"
     return identity | {"fingerprints": fingerprints}
 
 

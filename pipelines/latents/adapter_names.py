@@ -11,7 +11,8 @@ from infra.base import models
 from infra.base.errors import UserError
 
 LYCORIS = re.compile(r"\.(lokr_|hada_|oft_|diag_oft|ia3|on_input)")
-DORA = ("dora_scale",)  # diffusers leaves these out, and draws something else then
+# The magnitudes of DoRA, in other trainers' names, which diffusers leaves out, and in PEFT's.
+DORA = ("dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight")
 FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors names types
 SHOWN = 3  # names in a refusal
 

@@ -51,7 +51,7 @@ def refuse_unread(tensors: Mapping[str, torch.Tensor], noted: Mapping[str, str],
         UserError: naming it; diffusers would take the rank for it.
     """
     name = next((name for name in ALPHA_NOTED if name in noted), None)
-    ranks = {tensor.shape[1] for layer, tensor in tensors.items() if UP.search(layer)}
+    ranks = {tensor.shape[1] for layer, tensor in tensors.items() if UP.search(layer) and tensor.dim() > 1}
     if name is None or ranks <= {_number(noted[name])}:
         return
     raise UserError(

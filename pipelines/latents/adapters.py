@@ -20,7 +20,7 @@ from infra.base import (
     torchvision_guard,  # noqa: F401  (before diffusers)
 )
 from infra.base.errors import UserError
-from pipelines.latents import adapter_names, adapter_scales, components, lost_layers
+from pipelines.latents import adapter_names, adapter_scales, components, lost_layers, peft_files
 
 import diffusers  # isort: skip
 import transformers  # isort: skip
@@ -80,14 +80,15 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
     where = f"{flag} {adapters}"
     if not _lora_parts(pipeline):
         raise UserError(f"{where}: a {type(pipeline).__name__} takes no adapters")
-    tensors = read_tensors(flag, adapters)
+    parts = _lora_parts(pipeline)
+    network = next(part for part in parts if part in ("unet", "transformer"))
+    layers = dict(getattr(pipeline, network).named_modules())
+    tensors = peft_files.opened(adapters, read_tensors(flag, adapters), layers, where)
     scaled = adapter_scales.in_weights(tensors, where)
     noted = adapter_scales.metadata_of(adapters / models.ADAPTERS)
     if len(scaled) == len(tensors) and adapter_scales.NOTED not in noted:
         adapter_scales.refuse_unread(tensors, noted, where)
     converted = _converted(pipeline, scaled, where)
-    parts = _lora_parts(pipeline)
-    network = next(part for part in parts if part in ("unet", "transformer"))
     given: Any = str(adapters)  # its metadata may have a scale
     if scaled.keys() != tensors.keys() or converted.keys() != tensors.keys():
         given = converted
@@ -101,6 +102,7 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
         adapter_scales.refuse_lost(noted, where)
     named = {} if isinstance(given, dict) else {"weight_name": models.ADAPTERS, "local_files_only": True}
     before = {part: _adapted(module) for part, module in _networks(pipeline).items()}
+    channels = getattr(getattr(pipeline, network).config, "in_channels", None)
     logger = diffusers.utils.logging
     verbosity = logger.get_verbosity()
     logger.set_verbosity(logger.CRITICAL)  # it warns of each part that has none; what counts is refused below
@@ -112,6 +114,12 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
         raise UserError(f"{where}: belongs to another model than {folder} ({reason})") from error
     finally:
         logger.set_verbosity(verbosity)
+    widened = getattr(getattr(pipeline, network).config, "in_channels", None)  # an attribute alone is changed
+    if widened != channels:
+        raise UserError(
+            f"{where}: makes the {network} take {widened} channels in place of {channels}, as adapters for control "
+            "images do; no such image is given here"
+        )
     _refuse_unfound(pipeline, converted, before, f"{where}: belongs to another model than {folder}")
 
 
