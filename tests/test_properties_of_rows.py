@@ -19,7 +19,7 @@ from infra.base import (
 )
 from labelers.labels import label_rules
 from pipelines.latents import schemas
-from pipelines.latents.encoders import CheckAndDecode
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.raw import pairs
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
 

@@ -72,7 +72,8 @@ def _bare_worker(path: str, model: str, part: int, signals: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
+    from pipelines.latents.decoding import CheckAndDecode
+    from pipelines.latents.encoders import LatentEncoder
 
     check, encode = steps(model)
     decode = CheckAndDecode(**check)  # type: ignore[arg-type]
@@ -99,7 +100,8 @@ def bare_loop(path: str, model: str, pairs: int) -> float:
 def through_ray(path: str, model: str, folder: str, pairs: int) -> float:
     """Encode with the engine and return pairs/s, from when each copy has encoded BLOCK pairs to the last batch."""
     from pipelines.engine import on_ray
-    from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
+    from pipelines.latents.decoding import CheckAndDecode
+    from pipelines.latents.encoders import LatentEncoder
     from pipelines.raw.pairs import pair_ids
 
     output = tempfile.mkdtemp(dir=folder)

@@ -24,7 +24,7 @@ from PIL import Image
 from infra.base import cli, engines, files, models
 from infra.benchmarks.measure import median
 from infra.world.shapes import COLOURS, all_scenes, render
-from pipelines.latents import encode_latents, encoders, image_encoder, store
+from pipelines.latents import decoding, encode_latents, encoders, image_encoder, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import group_source, groups, raw_pairs, source
 from training.backbones.schedule_config import ScheduleConfig
@@ -95,11 +95,11 @@ def encoding(way: str, raw: Path, model: models.Model) -> Callable[[], None]:
         "batch_size": BATCH,
         "dtype": "float32",
     }
-    check: Any = encoders.CheckAndDecode(RESOLUTION, strict_labels=False)
+    check: Any = decoding.CheckAndDecode(RESOLUTION, strict_labels=False)
     encode: Any = encoders.LatentEncoder(**settings)  # type: ignore[arg-type]
     read: Callable[[str, Sequence[str]], Iterator[pa.Table]] = source.read_pieces
     if way == "groups":
-        check = image_encoder.CheckAndDecodeImages(RESOLUTION)
+        check = decoding.CheckAndDecodeImages(RESOLUTION)
         encode = image_encoder.ImageEncoder(**settings)  # type: ignore[arg-type]
         read = group_source.read_images
     paths = source.parquet_files(str(raw), "train")

@@ -23,7 +23,7 @@ from PIL import Image
 from infra.base import cli, files
 from infra.base.places import PathText
 from infra.benchmarks.measure import in_turns, median
-from pipelines.latents.encoders import CheckAndDecode
+from pipelines.latents.decoding import CheckAndDecode
 from training.checkpoints import checkpoint
 
 BATCH = 16  # pairs

@@ -31,7 +31,7 @@ from PIL import Image
 from infra.base import files, tables
 from infra.base.errors import UserError
 from infra.faults.fuzz_config import FuzzConfig
-from pipelines.latents.encoders import CheckAndDecode
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.raw.decode import FORMATS, MAX_PIXELS, BadImage, open_image
 from pipelines.raw.source import parquet_files
 

@@ -94,10 +94,11 @@ def verify(config: EncodeConfig) -> Iterator[str]:
 
 def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
     from pipelines.latents.encode_passes import encode_captions, encode_pairs
-    from pipelines.latents.group_passes import encode_groups
 
     def encode() -> None:
         if plan.images:
+            from pipelines.latents.group_passes import encode_groups
+
             encode_groups(plan)
         else:
             encode_pairs(plan)

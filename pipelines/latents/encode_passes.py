@@ -16,7 +16,7 @@ from infra.base import files, metrics, models
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.latents import autoencoders, captions, encoders, kinds, schemas, store, text_columns
+from pipelines.latents import autoencoders, captions, decoding, encoders, kinds, schemas, store, text_columns
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
@@ -126,7 +126,7 @@ def encode_pairs(plan: Plan) -> None:
             source=plan.sources,
             columns=source.columns_to_read(plan.dataset),
             steps=decode_and_encode(
-                plan, encoders.CheckAndDecode, encoders.LatentEncoder, checks, {"shapes": plan.buckets}
+                plan, decoding.CheckAndDecode, encoders.LatentEncoder, checks, {"shapes": plan.buckets}
             ),
             output=files.join(plan.destination, "pairs"),
             checkpoint=plan.work("pairs_done"),

@@ -1,7 +1,7 @@
-"""Steps of the encoder, knowing no engine: raw rows to checked pixels, pixels to latents.
+"""Step of the encoder, knowing no engine: pixels to latents.
 
-captions.py holds the third, captions to embeddings. Each step is a callable from one Arrow table to another;
-pipelines/engine runs them.
+decoding.py holds the step before it, raw rows to checked pixels, and captions.py captions to embeddings. Each step is a
+callable from one Arrow table to another; pipelines/engine runs them.
 """
 
 from __future__ import annotations
@@ -20,99 +20,10 @@ from infra.base import cpu, models
 from pipelines.latents import autoencoders, buckets, safety, schemas
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.raw import pairs
-from pipelines.raw.decode import BadImage, Fit, images_at_once, open_image, shaped_pixels
+from pipelines.raw.decode import images_at_once
 
 if TYPE_CHECKING:
     from labelers.clips.safety_checker import CheckerName
-
-
-class CheckAndDecode:
-    """Turn raw rows into rows with a status, and the kept ones' images into pixels.
-
-    Args:
-        resolution: side of the square in pixels.
-        shapes: the buckets that a pair may go to; without any, all images become squares.
-        tolerance: greatest share of an image that its bucket may cut off.
-    """
-
-    def __init__(
-        self,
-        resolution: int,
-        strict_labels: bool,
-        blocklist: safety.Blocklist | None = None,
-        fit: Fit = "crop",
-        shapes: Sequence[buckets.Shape] = (),
-        tolerance: float = 0.0,
-    ) -> None:
-        self.resolution = resolution
-        self.fit = fit
-        self.shapes = shapes
-        self.tolerance = tolerance
-        self.strict_labels = strict_labels
-        self.blocklist = blocklist
-
-    def __call__(self, raw: pa.Table) -> pa.Table:
-        """Add pair_id, status, stage and reason to each row.
-
-        Returns:
-            The row's ids, label, uids and models, and of the kept height, width and pixels_0, pixels_1: [H*W*3] uint8
-            as bytes.
-        """
-        ids = pairs.pair_ids(raw)
-        rows = []
-        for pair_id, row in zip(ids, pairs.as_rows(raw), strict=True):
-            out: dict[str, object] = {
-                name: as_text(row.get(name)) for name in ("image_0_uid", "image_1_uid", "model_0", "model_1")
-            }
-            out |= {"pair_id": int(pair_id), "contradicts": pairs.contradicts(row["label_0"], row.get("label_1"))}
-            rows.append(out | self._judge(row))
-        return pa.Table.from_pylist(rows, schema=_DECODED)
-
-    def _judge(self, row: dict[str, object]) -> dict[str, object]:
-        caption = row["caption"]
-        label = row["label_0"]
-        refusal = pairs.check_caption(caption) or pairs.check_label(label, row.get("label_1"), self.strict_labels)
-        if refusal:
-            return {"status": "quarantined", "stage": refusal.stage, "reason": refusal.reason}
-        known = {"prompt_id": pairs.prompt_id(str(caption)), "label_0": label}
-        if label == 0.5:
-            return known | {"status": "tie"}
-        unwanted = self.blocklist.reason(str(caption)) if self.blocklist else None
-        if unwanted:
-            return {"status": "quarantined", "stage": safety.STAGE, "reason": unwanted}
-        try:
-            images = [open_image(row[f"jpg_{slot}"]) for slot in (0, 1)]
-        except BadImage as error:
-            return {"status": "quarantined", "stage": "image", "reason": str(error)}
-        height = self.resolution
-        width = self.resolution
-        if self.shapes:
-            sizes = [(image.height, image.width) for image in images]
-            height, width = buckets.nearest(sizes[0], self.shapes)
-            misfit = buckets.misfit(sizes, (height, width), self.tolerance)
-            if misfit:
-                return {"status": "quarantined", "stage": buckets.STAGE, "reason": misfit}
-        pixels = {
-            f"pixels_{slot}": shaped_pixels(image, height, width, self.fit).tobytes()
-            for slot, image in enumerate(images)
-        }
-        return known | pixels | {"height": height, "width": width, "status": "kept"}
-
-
-_DECODED = pa.schema(
-    [("pair_id", pa.int64()), ("prompt_id", pa.int64()), ("label_0", pa.float32())]
-    + [(name, pa.string()) for name in schemas.TEXT_COLUMNS]
-    + [("contradicts", pa.bool_()), ("status", pa.string())]
-    + [(name, pa.int32()) for name in schemas.SIDES]
-    + [("pixels_0", pa.large_binary()), ("pixels_1", pa.large_binary())]
-)
-
-
-def as_text(value: object) -> str | None:
-    """Return a name as text; one that is not UTF-8 with its bytes spelled out."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return None if value is None else str(value)
 
 
 class LatentEncoder:

@@ -17,9 +17,8 @@ from infra.base import files, metrics, tables
 from infra.base.errors import UserError
 from pipelines.engine import choose
 from pipelines.engine.jobs import Job
-from pipelines.latents import image_encoder, safety, schemas, store
+from pipelines.latents import decoding, image_encoder, safety, schemas, store
 from pipelines.latents.encode_passes import Plan, decode_and_encode, rows_per_block
-from pipelines.latents.encoders import as_text
 from pipelines.latents.summary import count_reasons, refuse_spoilt_source
 from pipelines.raw import group_source, groups, pairs, source
 
@@ -42,7 +41,7 @@ def _encode_images(plan: Plan) -> None:
             source=plan.sources,
             columns=groups.IMAGE_SCHEMA.names,
             steps=decode_and_encode(
-                plan, image_encoder.CheckAndDecodeImages, image_encoder.ImageEncoder, checks={}, shaped={}
+                plan, decoding.CheckAndDecodeImages, image_encoder.ImageEncoder, checks={}, shaped={}
             ),
             output=files.join(plan.destination, store.IMAGES),
             checkpoint=plan.work("images_done"),
@@ -139,7 +138,7 @@ def _judge(
 ) -> dict[str, Any]:
     named = {name: row.get(name) for name in (*groups.UIDS, "model_0", "model_1")}
     label = row["label_0"]
-    out: dict[str, Any] = {name: as_text(value) for name, value in named.items()}
+    out: dict[str, Any] = {name: decoding.as_text(value) for name, value in named.items()}
     out |= {"pair_id": pair_id, "contradicts": pairs.contradicts(label, row.get("label_1"))}
     refusal = (
         pairs.check_caption(row["caption"])

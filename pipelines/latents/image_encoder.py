@@ -1,58 +1,22 @@
-"""Steps of the encoder of groups, knowing no engine: raw images to checked pixels, pixels to latents.
+"""Step of the encoder of groups, knowing no engine: pixels to latents.
 
-They are those of pairs (encoders.py) for one image at a time; a group's images are each encoded once.
+It is that of pairs (encoders.py) for one image at a time; a group's images are each encoded once.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from infra.base import models
-from labelers.clips.safety_checker import CheckerName, SafetyChecker
 from pipelines.latents import safety, schemas
 from pipelines.latents.encode_config import Dtype, Posterior, StoreDtype
 from pipelines.latents.encoders import LatentEncoder
-from pipelines.raw import groups, pairs
-from pipelines.raw.decode import BadImage, Fit, decode_image
 
-_DECODED = pa.schema(
-    [(name, pa.int64()) for name in ("image_id", "group_id", "prompt_id")]
-    + [(name, pa.string()) for name in ("image_uid", "model", "stage", "reason", "status")]
-    + [*((name, pa.int32()) for name in schemas.SIDES), ("pixels", pa.large_binary())]
-)
-
-
-class CheckAndDecodeImages:
-    """Turn raw images (groups.IMAGE_SCHEMA) into rows with a status, and the kept ones into pixels."""
-
-    def __init__(self, resolution: int, blocklist: safety.Blocklist | None = None, fit: Fit = "crop") -> None:
-        self.resolution = resolution
-        self.blocklist = blocklist
-        self.fit = fit
-
-    def __call__(self, raw: pa.Table) -> pa.Table:
-        """Return the row's ids, uid, model, status, stage, reason, and pixels: [R*R*3] uint8, null unless kept."""
-        rows = []
-        for image_id, row in zip(groups.image_ids(raw), pairs.as_rows(raw), strict=True):
-            named = {"image_id": int(image_id), "group_id": groups.group_key(row["group_id"])}
-            rows.append(named | {name: row[name] for name in ("image_uid", "model")} | self._judge(row))
-        return pa.Table.from_pylist(rows, schema=_DECODED)
-
-    def _judge(self, row: dict[str, object]) -> dict[str, object]:
-        refusal = pairs.check_caption(row["caption"])
-        if refusal:
-            return {"status": "quarantined", "stage": refusal.stage, "reason": refusal.reason}
-        caption = str(row["caption"])
-        unwanted = self.blocklist.reason(caption) if self.blocklist else None
-        if unwanted:
-            return {"status": "quarantined", "stage": safety.STAGE, "reason": unwanted}
-        try:
-            pixels = decode_image(row["jpg"], self.resolution, self.fit).tobytes()
-        except BadImage as error:
-            return {"status": "quarantined", "stage": "image", "reason": str(error)}
-        sides = dict.fromkeys(schemas.SIDES, self.resolution)
-        return {"prompt_id": pairs.prompt_id(caption), "pixels": pixels, **sides, "status": "kept"}
+if TYPE_CHECKING:
+    from labelers.clips.safety_checker import CheckerName
 
 
 class ImageEncoder:
@@ -82,6 +46,8 @@ class ImageEncoder:
         self.hint = "; SDXL's own VAE overflows in float16: use --dtype float32" if dtype == "float16" else ""
         self.check = None
         if checker:
+            from labelers.clips.safety_checker import SafetyChecker  # takes a second to import
+
             self.check = safety.CheckPairs(SafetyChecker(checker.files(), batch_size), ("pixels",))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:

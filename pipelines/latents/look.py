@@ -17,9 +17,9 @@ from infra.base.errors import UserError
 from infra.pages.made import command_of, describe
 from infra.pages.page import data_uri, template
 from pipelines.latents import buckets
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encode_config import WORLD
 from pipelines.latents.encode_passes import Plan, count_cut
-from pipelines.latents.encoders import CheckAndDecode
 from pipelines.raw import pairs, source
 from pipelines.raw.decode import FORMATS
 

@@ -27,7 +27,8 @@ from infra.base import models
 from infra.base.errors import UserError
 from pipelines.latents import encode_plan, schemas
 from pipelines.latents.captions import CaptionEncoder
-from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
+from pipelines.latents.decoding import CheckAndDecode
+from pipelines.latents.encoders import LatentEncoder
 from pipelines.latents.summary import count_reasons, kept_prompt_ids
 from pipelines.raw import pairs, source
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair

@@ -16,7 +16,7 @@ from infra.world import render_images
 from infra.world.label_pairs import LabelConfig, main
 from infra.world.rater import Rater
 from pipelines.drawing.image_sets import DONE
-from pipelines.latents.encoders import CheckAndDecode
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.raw import pairs
 from pipelines.raw.raw_pairs import SCHEMA
 

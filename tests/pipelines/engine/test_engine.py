@@ -23,6 +23,7 @@ from infra.base.errors import UserError
 from pipelines.engine import block_rows, choose, on_ray, ray_cluster
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import encode_latents, encode_passes, encoders
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.raw import source
@@ -207,7 +208,7 @@ def test_flags_say_what_each_step_takes(
     monkeypatch.setattr(source, "columns_to_read", lambda dataset: dataset.schema.names)
     encode_passes.encode_pairs(plan)
     decode, encode = jobs[0].steps
-    assert (decode.function, encode.function) == (encoders.CheckAndDecode, encoders.LatentEncoder)
+    assert (decode.function, encode.function) == (CheckAndDecode, encoders.LatentEncoder)
     assert (decode.cpus, decode.tasks) == decoding
     assert (encode.actors, encode.least, encode.gpus, encode.accelerator) == encoding
 

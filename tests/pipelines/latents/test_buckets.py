@@ -20,8 +20,9 @@ from support.bucketed import SIZES, bucketed_config, encode_bucketed, rated, sha
 from infra.base import engines, models
 from infra.base.errors import UserError
 from pipelines.latents import addresses, autoencoders, buckets, encode_latents, schemas, store, store_check
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encode_config import EncodeConfig
-from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
+from pipelines.latents.encoders import LatentEncoder
 from pipelines.raw.decode import shaped_pixels, square_pixels
 from training.data import direct
 from training.data.staging import stage

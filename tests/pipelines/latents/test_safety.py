@@ -22,8 +22,9 @@ from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
 from infra.base.models import Model
 from pipelines.latents import encode_config, encode_latents, encode_plan, safety, store
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encode_config import EncodeConfig
-from pipelines.latents.encoders import CheckAndDecode, LatentEncoder
+from pipelines.latents.encoders import LatentEncoder
 from pipelines.latents.safety import make_filter, read_blocklist
 from pipelines.latents.safety_config import SafetyConfig
 from pipelines.raw import source

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from infra.base import cli, files
-from pipelines.latents.encoders import CheckAndDecode
+from pipelines.latents.decoding import CheckAndDecode
 from pipelines.raw.comparisons import Comparison
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main, ranking_ids
