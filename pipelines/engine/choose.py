@@ -14,7 +14,7 @@ from pipelines.engine.jobs import Job
 
 
 class Engine(Protocol):
-    """What commands ask of an engine. The modules in_process and on_ray are the two that there are."""
+    """What commands ask of an engine. The modules in_process, own_copies and on_ray are those that there are."""
 
     def connect(self) -> None:
         """Get ready to run, for example join the cluster; raises UserError where that fails."""
@@ -52,8 +52,11 @@ def connect(flag: str = "", copies: int = 0, cluster_only: str | None = None) ->
     Raises:
         UserError: if --engine and the other flags contradict each other, or a named cluster does not answer.
     """
-    _Current.engine = _load(choose_and_say(flag, copies, cluster_only))
-    _Current.engine.connect()
+    if choose_and_say(flag, copies, cluster_only) == "local":
+        _Current.engine = in_process
+        in_process.connect()
+    else:
+        _Current.engine = _on_cluster()
 
 
 def choose_and_say(flag: str = "", copies: int = 0, cluster_only: str | None = None) -> engines.Name:
@@ -108,10 +111,16 @@ def _inside_ray() -> bool:
     return ray is not None and bool(ray.is_initialized()) and not is_own
 
 
-def _load(name: engines.Name) -> Engine:
-    if name == "local":
-        return in_process
-    from pipelines.engine import on_ray  # which takes seconds
+def _on_cluster() -> Engine:
+    """Join or start a cluster, and return what runs jobs on it."""
+    from pipelines.engine import ray_cluster  # which takes a second
+
+    ray_cluster.connect()
+    if ray_cluster.is_own():
+        from pipelines.engine import own_copies
+
+        return own_copies
+    from pipelines.engine import on_ray  # which takes another
 
     return on_ray
 

@@ -2,7 +2,7 @@
 
 Blocks, files and marks are those of on_ray.py, so that either engine finishes what the other began. One block after
 another is read, computed and written: its mark as pending, its files, then the mark as written. Cheap steps before the
-model's run a few batches ahead, in threads.
+model's run a few batches ahead, in threads. own_copies.py has several processes compute, and does the rest as here.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ AHEAD = 4  # threads of a cheap step, at most, where the job names no number
 READERS = 4  # files that map_files reads at once
 
 Batch = tuple[bool, pa.Table]  # rows, and whether their block ends with them
+Compute = Callable[[Job, Iterator[pa.Table]], Iterator[pa.Table]]  # puts blocks through a job's steps, in any order
 
 
 def connect() -> None:
@@ -64,7 +65,19 @@ def map_files(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]
 
 
 def run(job: Job) -> None:
-    """Run a job to its end; rows whose ids the checkpoint already holds are not computed again.
+    """Run a job to its end in this process; rows whose ids the checkpoint already holds are not computed again.
+
+    Raises:
+        UserError, SystemExit: as run_by does.
+    """
+    run_by(_computed, job)
+
+
+def run_by(compute: Compute, job: Job) -> None:
+    """Run a job to its end; what is read, and what is written, passes through this process.
+
+    Args:
+        compute: puts blocks through the job's steps.
 
     Raises:
         UserError: a step's own; if a disk is full, or the same work would fail again.
@@ -77,7 +90,7 @@ def run(job: Job) -> None:
     attempt = uuid.uuid4().hex
     try:
         with termination.listening():
-            for number, block in enumerate(_computed(job, _blocks(job, done))):
+            for number, block in enumerate(compute(job, _blocks(job, done))):
                 _write(job, f"{attempt}_{number:06d}", block)
                 count.add(block.num_rows)
                 if termination.is_asked():
@@ -113,16 +126,27 @@ def _computed(job: Job, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
     begun = next(blocks, None)
     if begun is None:
         return
-    steps = [step.function(**step.arguments) for step in job.steps]
-    first = job.steps[0]
-    batches = _cut(itertools.chain([begun], blocks), first.batch_size)
-    is_cheap = len(steps) > 1 and not first.actors
-    made = _ahead(steps[0], batches, _threads(first)) if is_cheap else _one_by_one(steps[0], batches)
-    for is_last, table in made:
-        tables: Iterator[pa.Table] = itertools.chain([table], () if is_last else _rest_of_block(made))
-        for step, settings in zip(steps[1:], job.steps[1:], strict=True):
-            tables = map(step, _rebatched(tables, settings.batch_size))
-        yield pa.concat_tables(tables)
+    yield from Made(job.steps).through(itertools.chain([begun], blocks))
+
+
+class Made:
+    """A job's steps, made: their models are loaded."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.settings = steps
+        self.steps = [step.function(**step.arguments) for step in steps]
+
+    def through(self, blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Put blocks through the steps, one after another."""
+        first = self.settings[0]
+        batches = _cut(blocks, first.batch_size)
+        is_cheap = len(self.steps) > 1 and not first.actors
+        made = _ahead(self.steps[0], batches, _threads(first)) if is_cheap else _one_by_one(self.steps[0], batches)
+        for is_last, table in made:
+            tables: Iterator[pa.Table] = itertools.chain([table], () if is_last else _rest_of_block(made))
+            for step, settings in zip(self.steps[1:], self.settings[1:], strict=True):
+                tables = map(step, _rebatched(tables, settings.batch_size))
+            yield pa.concat_tables(tables)
 
 
 def _threads(step: Step) -> int:

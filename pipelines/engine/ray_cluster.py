@@ -32,6 +32,7 @@ BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bo
 
 class _Own:
     started = False  # whether this process has a cluster of its own, which ends with it
+    copies: list[Any] = []  # noqa: RUF012  (of steps, there, kept for the next job of the same command)
 
 
 def is_own() -> bool:
@@ -39,18 +40,27 @@ def is_own() -> bool:
     return _Own.started
 
 
+def own_copies() -> list[Any]:
+    """Return the actors that keep copies of steps on this process's own cluster, to be used and added to."""
+    return _Own.copies
+
+
 def connect() -> None:
-    """Join the Ray cluster that somebody named, or start one for this process alone.
+    """Join the Ray cluster that somebody named, or start one for this process alone; each command does so first.
 
     Raises:
         UserError: if the named cluster does not answer, or is reachable beyond loopback and asks for no token.
     """
+    while _Own.copies:  # what an earlier command of this process kept would hold cores and memory
+        ray.kill(_Own.copies.pop())
     if ray.is_initialized():
         return
     cluster = clusters.named()
-    if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
+    if cluster is None:
+        from pipelines.engine import own_node
+
         _Own.started = True
-        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.WARNING)
+        own_node.start()
         return
     clusters.refuse_dead(cluster)
     dashboard = ray.init(cluster.address, logging_level=logging.WARNING).dashboard_url

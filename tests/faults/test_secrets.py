@@ -24,7 +24,7 @@ from infra.base.errors import UserError
 from labelers.clips import weights
 from labelers.clips.safety_checker import CheckerName
 from labelers.labels import relabel
-from pipelines.engine import in_process, on_ray
+from pipelines.engine import in_process, own_copies, ray_cluster
 from pipelines.engine.jobs import Job
 from pipelines.experiments import evaluate_config, evaluate_model
 from pipelines.latents import encode_latents
@@ -64,15 +64,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
         sent.asked.append(asked)
         return SimpleNamespace(dashboard_url=None)
 
-    connect = on_ray.connect
+    monkeypatch.setattr(ray_cluster._Own, "started", False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", list)
-    monkeypatch.setattr(on_ray, "connect", connect)
-    monkeypatch.setattr(on_ray, "device_count", lambda: 0)
-    monkeypatch.setattr(on_ray, "call", lambda function, *arguments, **_: function(*arguments))
-    monkeypatch.setattr(on_ray, "map_files", lambda function, paths: [function(path) for path in paths])
-    monkeypatch.setattr(on_ray, "run", run)
+    monkeypatch.setattr(own_copies, "device_count", lambda: 0)
+    monkeypatch.setattr(own_copies, "run", run)
     monkeypatch.setattr(workers, "launch", launch)
     with engines.asking("ray"):
         yield sent

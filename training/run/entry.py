@@ -26,6 +26,6 @@ class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
 
 def work(arguments: dict[str, Any]) -> None:
     """Run the loop as one Ray Train worker, which alone imports what that takes."""
-    from training.run.workers import run_worker
+    from training.run.one_worker import run_worker
 
     run_worker(arguments)

@@ -15,7 +15,7 @@ from support.faulty_s3 import Fault, faulty
 
 from infra.base import files
 from infra.base.errors import UserError
-from training.run import stopping, workers
+from training.run import one_worker, stopping, workers
 from training.settings.config import TrainConfig
 
 SENTENCE = "s3://dpo-test/run: a checkpoint could not be written (SlowDown); the last complete one stands"
@@ -44,10 +44,10 @@ def failing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 def loop(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Stand in for the loop, in a worker that is alone; it refuses."""
     context = Mock(**{"get_world_rank.return_value": 0, "get_world_size.return_value": 1})
-    monkeypatch.setattr(workers.ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(workers.ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(one_worker.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(one_worker.ray.train.torch, "get_device", lambda: torch.device("cpu"))
     train = Mock(side_effect=UserError(SENTENCE))
-    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(one_worker, "train", train)
     return train
 
 
@@ -58,7 +58,7 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Mock:
     monkeypatch.setattr(workers.ray_cluster, "connect", Mock())
     monkeypatch.setattr(workers.ray_cluster, "device_count", lambda: 0)
     monkeypatch.setattr(workers, "_check_room", Mock())
-    monkeypatch.setattr(workers, "_Trainer", Mock(return_value=Mock(fit=fit)))
+    monkeypatch.setattr(workers, "_trainer", Mock(return_value=Mock(fit=fit)))
     return fit
 
 
@@ -68,9 +68,9 @@ def lost(error: Exception) -> WorkerGroupError:
 
 def test_a_refusal_is_left_and_the_next_attempt_returns_at_once(remote: TrainConfig, loop: Mock) -> None:
     with pytest.raises(UserError, match="the last complete one stands"):
-        workers.run_worker({"config": remote})
+        one_worker.run_worker({"config": remote})
     assert files.read_json(files.join(remote.output, workers.REFUSAL)) == {"sentence": SENTENCE}
-    workers.run_worker({"config": remote})
+    one_worker.run_worker({"config": remote})
     loop.assert_called_once()
 
 
@@ -80,7 +80,7 @@ def test_a_refusal_that_s3_does_not_take_is_raised_and_told(
 ) -> None:
     failing("PUT", "POST")
     with pytest.raises(UserError) as refused:
-        workers.run_worker({"config": remote})
+        one_worker.run_worker({"config": remote})
     assert str(refused.value) == SENTENCE
     told = capsys.readouterr().err
     assert told.startswith(f"{remote.output}/{workers.REFUSAL}: could not be written (")
@@ -93,7 +93,7 @@ def test_a_refusal_that_the_disk_does_not_take_is_raised_and_told(
 ) -> None:
     (tmp_path / "run").write_text("a file, in which no file can be")
     with pytest.raises(UserError, match="the last complete one stands"):
-        workers.run_worker({"config": TrainConfig(output=str(tmp_path / "run"))})
+        one_worker.run_worker({"config": TrainConfig(output=str(tmp_path / "run"))})
     assert f"{workers.REFUSAL}: could not be written (" in capsys.readouterr().err
 
 
@@ -102,7 +102,7 @@ def test_a_worker_that_starts_while_s3_is_down_says_so_in_one_sentence(
 ) -> None:
     failing("GET", "HEAD")
     with pytest.raises(UserError, match=rf"^{remote.output}/{workers.REFUSAL}: cannot be reached \(.*\)$"):
-        workers.run_worker({"config": remote})
+        one_worker.run_worker({"config": remote})
     loop.assert_not_called()
 
 
@@ -170,9 +170,9 @@ def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path: Path, loo
     config = TrainConfig(output=str(tmp_path / "run"))
     loop.side_effect = NotImplementedError("Cannot copy out of meta tensor; no data!")
     with pytest.raises(UserError, match=r"^a worker: NotImplementedError: Cannot copy out of meta tensor.*come again"):
-        workers.run_worker({"config": config})
+        one_worker.run_worker({"config": config})
     assert "Cannot copy out of meta" in files.read_json(files.join(config.output, workers.REFUSAL))["sentence"]
-    workers.run_worker({"config": config})  # Ray Train's next attempt
+    one_worker.run_worker({"config": config})  # Ray Train's next attempt
     loop.assert_called_once()
 
 
@@ -181,5 +181,5 @@ def test_what_may_go_away_is_left_to_ray_train(tmp_path: Path, loop: Mock, error
     config = TrainConfig(output=str(tmp_path / "run"))
     loop.side_effect = error
     with pytest.raises(type(error)):
-        workers.run_worker({"config": config})
+        one_worker.run_worker({"config": config})
     assert not files.exists(files.join(config.output, workers.REFUSAL))

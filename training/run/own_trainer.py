@@ -1,0 +1,62 @@
+"""Ray Train on a cluster of the command's own, with fewer processes: the workers, and one that lets them meet.
+
+Elsewhere it starts a process each for its controller, for watching nodes that are taken away, and for freeing what a
+dead controller held. Here the command itself is the controller, the node ends with the command, and so does all else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from ray.runtime_context import RuntimeContext
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+LEFT_OUT = ("PlacementGroupCleanerCallback",)  # it asks the dashboard, and warns each time that nobody answers
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+
+
+class OwnTrainer(TorchTrainer):
+    """Ray Train's trainer, whose controller runs in this process."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version
+        return [one for one in made if type(one).__name__ not in LEFT_OUT]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        os.environ.setdefault(WATCHER, "0")
+        controller = _Controller(**settings)
+        logging.getLogger("ray.train").setLevel(logging.WARNING)  # an error is raised, and says it all
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+class _Workers(WorkerGroup):
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
+        return dict(custom_runtime_env)  # Ray Train's variables are the workers' as they are the node's
+
+    def _init_train_context_on_workers(self, *given: Any, **named: Any) -> None:
+        with _no_actor():
+            super()._init_train_context_on_workers(*given, **named)
+
+
+class _Controller(TrainController):
+    worker_group_cls = _Workers
+
+
+@contextlib.contextmanager
+def _no_actor() -> Iterator[None]:
+    """Let Ray Train ask inside the block which actor its controller is: none, and a worker of ours asks it nothing."""
+    before = RuntimeContext.current_actor
+    RuntimeContext.current_actor = None
+    try:
+        yield
+    finally:
+        RuntimeContext.current_actor = before
