@@ -185,6 +185,26 @@ def test_what_runs_in_one_process_imports_no_ray() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+IMPORTED = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+print(*sorted(set(sys.argv[2:]) & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "left_out"),
+    [
+        ("pipelines.latents.decoding", NETWORKS),  # tasks that decode are processes of their own
+        pytest.param("training.run.workers", ("diffusers", "transformers", "peft"), marks=pytest.mark.slow),  # a driver
+        pytest.param("pipelines.engine.own_copies", ("torch", "ray.data", "pandas"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_beside_the_model_s_loads_no_network(module: str, left_out: Sequence[str]) -> None:
+    command = [sys.executable, "-c", IMPORTED, module, *left_out]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
+
+
 def named_functions(path: Path) -> list[str]:
     """List the strings that a command gives to cli.run."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
