@@ -1,7 +1,8 @@
 """Ray Train on a cluster of the command's own, with fewer processes: the workers, and one that lets them meet.
 
-Elsewhere it starts a process each for its controller, for watching nodes that are taken away, and for freeing what a
-dead controller held. Here the command itself is the controller, the node ends with the command, and so does all else.
+Elsewhere it starts a process each for its controller, for Ray Data's sets, for asking an autoscaler, for watching nodes
+that are taken away, and for freeing what a dead controller held. Here the command itself is the controller, the node
+ends with the command, and so does all else.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 from ray.runtime_context import RuntimeContext
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-LEFT_OUT = ("PlacementGroupCleanerCallback",)  # it asks the dashboard, and warns each time that nobody answers
+# The first asks the dashboard, and warns each time that nobody answers; the second hands out Ray Data's sets.
+LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
@@ -31,10 +34,23 @@ class OwnTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         os.environ.setdefault(WATCHER, "0")
+        policy = settings["scaling_policy"]
+        if isinstance(policy, FixedScalingPolicy):
+            settings["scaling_policy"] = _Fixed(policy.scaling_config)
         controller = _Controller(**settings)
         logging.getLogger("ray.train").setLevel(logging.WARNING)  # an error is raised, and says it all
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class _Fixed(FixedScalingPolicy):
+    """As many workers as asked for, on a node that no autoscaler could add to: nobody is asked for room."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask for nothing."""
 
 
 class _Workers(WorkerGroup):

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from ray.runtime_context import RuntimeContext
+from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.result import Result
@@ -46,7 +48,8 @@ def test_the_controller_runs_in_the_driver(trainer: own_trainer.OwnTrainer, monk
     assert trainer.fit() is result
     assert seen["pid"] == os.getpid()
     assert seen["kind"].worker_group_cls is own_trainer._Workers
-    assert [type(one).__name__ for one in seen["callbacks"] if "Cleaner" in type(one).__name__] == []
+    assert not {type(one).__name__ for one in seen["callbacks"]} & set(own_trainer.LEFT_OUT)
+    assert isinstance(seen["scaling_policy"], own_trainer._Fixed)
     assert os.environ[own_trainer.WATCHER] == "0"
 
 
@@ -68,6 +71,16 @@ def test_workers_ask_for_no_environment_of_their_own_as_no_agent_could_make_it(m
     monkeypatch.setenv(workers.POLL, "0.5")
     assert WorkerGroup._get_worker_runtime_env({}) == {"env_vars": {workers.POLL: "0.5"}}
     assert own_trainer._Workers._get_worker_runtime_env({}) == {}
+
+
+def test_no_autoscaler_is_asked_for_room() -> None:
+    """Each method that Ray Train's policy asks with must be one that ours replaces, or that does nothing then."""
+    policy = own_trainer._Fixed(ScalingConfig(num_workers=2))
+    policy.after_controller_start(None)
+    assert isinstance(policy.make_decision_for_non_running_worker_group(), ResizeDecision)
+    assert isinstance(policy.make_decision_for_running_worker_group(None, None), NoopDecision)
+    policy.before_controller_abort()
+    assert policy._coordinator_client is None
 
 
 def test_what_is_left_out_is_still_called_so(trainer: own_trainer.OwnTrainer) -> None:
