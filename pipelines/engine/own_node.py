@@ -18,14 +18,15 @@ from ray import _raylet
 from ray._private import node, services
 from ray._private.parameter import RayParams
 
+_core: Any = _raylet  # whose stubs name few of its functions
 NO_RESERVE = {"prestart_worker_first_driver": False}
 NOBODY = -1  # the port that Ray itself notes for an agent that does not listen
 AGENTS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
 PORTS = (
-    _raylet.METRICS_AGENT_PORT_NAME,
-    _raylet.METRICS_EXPORT_PORT_NAME,
-    _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
-    _raylet.RUNTIME_ENV_AGENT_PORT_NAME,
+    _core.METRICS_AGENT_PORT_NAME,
+    _core.METRICS_EXPORT_PORT_NAME,
+    _core.DASHBOARD_AGENT_LISTEN_PORT_NAME,
+    _core.RUNTIME_ENV_AGENT_PORT_NAME,
 )
 # The node ends where an agent does, so something must live as long as the node, and no longer.
 IDLE = subprocess.list2cmdline(["sh", "-c", "while kill -0 $PPID; do sleep 1; done"])
@@ -42,15 +43,15 @@ class _Node(node.Node):  # type: ignore[misc]  # Ray's has no types
     def start_raylet(self, *given: Any, **named: Any) -> None:
         """Start the node's main process, which finds the ports of its agents noted."""
         for name in PORTS:
-            _raylet.persist_port(self._session_dir, self._node_id, name, NOBODY)
+            _core.persist_port(self._session_dir, self._node_id, name, NOBODY)
         start = services.start_ray_process
-        with _replaced(services, "start_ray_process", lambda words, *rest, **how: start(_idle(words), *rest, **how)):
+        with replaced(services, "start_ray_process", lambda words, *rest, **how: start(_idle(words), *rest, **how)):
             super().start_raylet(*given, **named)
 
 
 def start() -> None:
     """Start a node that listens on loopback and ends with this process, and join it."""
-    with _replaced(node, "Node", _Node):  # ray.init has no settings for what ours leaves out
+    with replaced(node, "Node", _Node):  # ray.init has no settings for what ours leaves out
         ray.init(
             "local",
             _node_ip_address="127.0.0.1",
@@ -67,11 +68,11 @@ def _idle(words: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Put another value into one of Ray's modules inside the block."""
-    before = getattr(module, name)
-    setattr(module, name, value)
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Put another value into one of Ray's modules or classes inside the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(owner, name, before)

@@ -8,10 +8,8 @@ ends with the command, and so does all else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from ray.runtime_context import RuntimeContext
@@ -19,6 +17,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+from pipelines.engine import own_node
 
 # The first asks the dashboard, and warns each time that nobody answers; the second hands out Ray Data's sets.
 LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")
@@ -59,20 +59,10 @@ class _Workers(WorkerGroup):
         return dict(custom_runtime_env)  # Ray Train's variables are the workers' as they are the node's
 
     def _init_train_context_on_workers(self, *given: Any, **named: Any) -> None:
-        with _no_actor():
+        # Ray Train asks which actor its controller is: none, and a worker of ours asks it nothing.
+        with own_node.replaced(RuntimeContext, "current_actor", None):
             super()._init_train_context_on_workers(*given, **named)
 
 
 class _Controller(TrainController):
     worker_group_cls = _Workers
-
-
-@contextlib.contextmanager
-def _no_actor() -> Iterator[None]:
-    """Let Ray Train ask inside the block which actor its controller is: none, and a worker of ours asks it nothing."""
-    before = RuntimeContext.current_actor
-    RuntimeContext.current_actor = None
-    try:
-        yield
-    finally:
-        RuntimeContext.current_actor = before

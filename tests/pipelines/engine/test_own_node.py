@@ -58,7 +58,7 @@ def test_the_agents_of_our_node_do_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     started: list[list[str]] = []
     noted: dict[str, int] = {}
     monkeypatch.setattr(services, "start_ray_process", lambda given, *_, **__: started.append(given))
-    monkeypatch.setattr(own_node._raylet, "persist_port", lambda *given: noted.update({given[2]: given[3]}))
+    monkeypatch.setattr(own_node._core, "persist_port", lambda *given: noted.update({given[2]: given[3]}))
     monkeypatch.setattr(node.Node, "start_raylet", lambda *_: services.start_ray_process(words, "raylet"))
     ours = object.__new__(own_node._Node)
     ours._session_dir = ours._node_id = ""
