@@ -125,7 +125,7 @@ def _strings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, value
         elif isinstance(value, Mapping):
             yield from ((name or "a name", str(key)) for key in value)
-            waiting += [(str(key), inner) for key, inner in reversed(value.items())]
+            waiting += [(str(key), inner) for key, inner in reversed(list(value.items()))]
         elif isinstance(value, Sequence):
             waiting += [(name, inner) for inner in reversed(value)]
 

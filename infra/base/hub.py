@@ -216,8 +216,8 @@ def without_folders(text: str, paths: Iterable[str]) -> str:
     """Write each path within a text as its last part: the folders above it may say whose machine it is."""
     forms = {form for path in paths for form in (path, json.dumps(path)[1:-1])}  # as settings are written, too
     for form in sorted(forms, key=len, reverse=True):  # a folder after what lies in it
-        name = Path(form).name
-        text = re.sub(rf"(?<![\w/.-]){re.escape(form)}(?![\w.-])", lambda _, name=name: name, text)
+        name = Path(form).name.replace("\\", r"\\")  # no escape, as in a template of re.sub
+        text = re.sub(rf"(?<![\w/.-]){re.escape(form)}(?![\w.-])", name, text)
     return text
 
 
