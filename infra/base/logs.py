@@ -18,7 +18,11 @@ from infra.base import files
 LOGGER = logging.getLogger("dpo")
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY")
 NO_SECRET_NAMES = re.compile(r"_(PATH|FILE)$")  # where a secret lies, not the secret
-LIBRARIES = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")  # they read these when they are imported, in workers too
+QUIET = {  # libraries read these when they are imported, in workers too
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # a worker's line reads as one of this process
+}
 SHORTEST_SECRET = 8  # characters; a shorter value is a switch, such as "1"
 
 
@@ -61,11 +65,16 @@ class LastLine(io.TextIOBase):
         return self._open if self._open.strip() else self.line
 
 
+def is_verbose() -> bool:
+    """Say whether this command was asked for details."""
+    return LOGGER.isEnabledFor(logging.DEBUG)
+
+
 @contextlib.contextmanager
 def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
     """Log within the block: from details on if verbose, errors alone if quiet, else from warnings on.
 
-    Unless verbose, libraries of networks tell their errors alone: of what they warn, our own checks refuse what counts.
+    Unless verbose, libraries tell their errors alone: of what they warn, our own checks refuse what counts.
 
     If quiet, the last line printed is all that reaches stdout, and only when the block ends without an error.
     """
@@ -74,9 +83,9 @@ def at_level(verbose: bool, quiet: bool) -> Iterator[None]:
     before = LOGGER.level
     LOGGER.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
     LOGGER.addHandler(handler)
-    in_environment = {name: os.environ.get(name) for name in LIBRARIES}
-    for name in LIBRARIES if not verbose else ():
-        os.environ.setdefault(name, "error")
+    in_environment = {name: os.environ.get(name) for name in QUIET}
+    for name, setting in QUIET.items() if not verbose else ():
+        os.environ.setdefault(name, setting)
     try:
         if not quiet:
             yield

@@ -7,7 +7,6 @@ can be run again after a failure.
 from __future__ import annotations
 
 import itertools
-import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -20,12 +19,7 @@ from infra.local import cluster
 
 COPIES = ("--workers", "--samplers", "--encoders", "--copies")  # flags that ask for several of something
 SIDE_BY_SIDE = {"pipelines/sweep.py"}  # runs its trials so whatever its flags
-WORKER = re.compile(r"\x1b\[36m\(\w.*?pid=\d+\)\x1b\[0m ")
-NOISE = (
-    "INFO ", "SUCC ", "WARNING __init__", "WebSocket", "Requesting resources", "Attempting to start", "core_worker.cc",
-    "Reporting training", "Running entrypoint", "Started training worker", "world_rank=", "Setting up process group",
-    "Warning:", "deprecate(", "kept in float32", "read_parquet(", "weights:",
-)  # fmt: skip
+OF_SUBMIT = ("INFO ", "SUCC ", "WebSocket", "Running entrypoint")  # in lines that `ray job submit` prints of itself
 STEPS_FILE = "steps.json"
 Step = tuple[str, list[str]]  # title and command
 
@@ -99,10 +93,10 @@ def run_step(command: list[str], surroundings: Mapping[str, str]) -> int:
         assert job.stdout is not None
         for line in job.stdout:
             if _worth_showing(line):
-                print(f"  {WORKER.sub('', line)}", end="", flush=True)
+                print(f"  {line}", end="", flush=True)
     return job.returncode
 
 
 def _worth_showing(line: str) -> bool:
-    """Return whether a line is the command's own, not one of Ray or a library about themselves."""
-    return bool(line.strip()) and not any(word in line for word in NOISE)
+    """Return whether a line is the command's own."""
+    return bool(line.strip()) and not any(word in line for word in OF_SUBMIT)

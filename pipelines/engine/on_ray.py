@@ -6,6 +6,7 @@ before a file is written, committed after), so that a killed run goes on where w
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,10 +28,18 @@ from ray.data.datasource import Datasource, ReadTask
 
 from infra.base import files, metrics, object_storage, tables
 from infra.base.errors import UserError, comes_again
-from pipelines.engine import block_rows, in_process, progress
+from pipelines.engine import block_rows, in_process, progress, quiet
 from pipelines.engine.failures import AGAIN, full_disk
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
-from pipelines.engine.ray_cluster import call, connect, device_count, ending_on_sigterm, export, map_files
+from pipelines.engine.ray_cluster import (
+    call,
+    connect,
+    device_count,
+    ending_on_sigterm,
+    export,
+    log_level,
+    map_files,
+)
 
 __all__ = ["call", "connect", "device_count", "map_files", "run"]  # what choose.py asks of an engine
 
@@ -57,7 +66,7 @@ def run(job: Job) -> None:
     nodes = _living_nodes()
     context = DataContext.get_current()
     context.enable_progress_bars = False  # our own line says how many rows are safe; Ray's dashboard shows the rest
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(log_level())
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = -1  # Ray's is half an hour; our watch says what is free, and waits longer
     _bound_memory(context)
@@ -70,7 +79,8 @@ def run(job: Job) -> None:
     )
     context.checkpoint_config = config
     try:
-        with ending_on_sigterm(job.output), progress.watch(job, lambda idle: _standstill(job, idle)):
+        standstill = functools.partial(_standstill, job)
+        with quiet.about_itself(), ending_on_sigterm(job.output), progress.watch(job, standstill):
             _build(job)
     except Exception as error:
         refusal = object_storage.refusal_in(error)

@@ -8,7 +8,6 @@ node waits for the agents. Nobody asks the first three, and the fourth could sta
 from __future__ import annotations
 
 import contextlib
-import logging
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,14 +48,18 @@ class _Node(node.Node):  # type: ignore[misc]  # Ray's has no types
             super().start_raylet(*given, **named)
 
 
-def start() -> None:
-    """Start a node that listens on loopback and ends with this process, and join it."""
+def start(log_level: int) -> None:
+    """Start a node that listens on loopback and ends with this process, and join it.
+
+    Args:
+        log_level: from which on Ray's own logs reach the terminal.
+    """
     with replaced(node, "Node", _Node):  # ray.init has no settings for what ours leaves out
         ray.init(
             "local",
             _node_ip_address="127.0.0.1",
             include_dashboard=False,
-            logging_level=logging.WARNING,
+            logging_level=log_level,
             _system_config=dict(NO_RESERVE),
         )
 

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray.util import metrics as ray_metrics
 
-from infra.base import metrics, object_storage, termination
+from infra.base import logs, metrics, object_storage, termination
 from infra.base.errors import UserError
 from pipelines.engine import clusters
 from pipelines.engine.failures import AGAIN
@@ -60,13 +60,18 @@ def connect() -> None:
         from pipelines.engine import own_node
 
         _Own.started = True
-        own_node.start()
+        own_node.start(log_level())
         return
     clusters.refuse_dead(cluster)
-    dashboard = ray.init(cluster.address, logging_level=logging.WARNING).dashboard_url
+    dashboard = ray.init(cluster.address, logging_level=log_level()).dashboard_url
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if hosts - LOOPBACK and not _asks_for_token(dashboard):
         raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
+
+
+def log_level() -> int:
+    """Return from which level on Ray's own logs reach the terminal: none, as what ends a job is raised too."""
+    return logging.INFO if logs.is_verbose() else logging.CRITICAL
 
 
 @contextlib.contextmanager

@@ -19,12 +19,6 @@ from training.run.progress import Progress
 from training.run.trackers import Feeder
 
 
-def say(line: str) -> None:
-    """Print a line once: Ray Train patches print() in its workers and shows each line a second time."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 def _cut_after(path: Path, step: int, own: str | None) -> int:
     """Cut a file of notes after the last one up to a step, and return that one's step; 0 where there is none.
 
@@ -95,8 +89,8 @@ class Journal:
             print(f"{self.output / STEPS}: {sentence}", file=sys.stderr, flush=True)
         self.board = SummaryWriter(str(self.output / "tensorboard"), purge_step=step + 1)
         if step:
-            say(f"resumed after step {step:,}")
-        say(f"curves: tensorboard --logdir {self.output}")
+            print(f"resumed after step {step:,}", flush=True)
+        print(f"curves: tensorboard --logdir {self.output}", flush=True)
         self.feeders = self.report(self.output)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -126,17 +120,18 @@ class Journal:
         if self.enabled and (row["step"] % 10 == 0 or row["step"] == 1):
             watched = watchdog.words([row])
             accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}  "
-            say(
+            print(
                 f"{place}  loss {row['loss']:.4f}  {accuracy}"
                 f"gradient {row['gradient_norm']:.3f}  {row['pairs_per_second']:.1f} pairs/s"
-                f"{share}{watched and '  '}{watched}"
+                f"{share}{watched and '  '}{watched}",
+                flush=True,
             )
 
     def assessment(self, step: int, values: dict[str, float]) -> None:
         """Note the figures of the policy at a checkpoint."""
         self._note(ASSESSMENTS, {"step": step, **values})
         if self.enabled and values:
-            say(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+            print(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
 
     def picture(self, step: int, grid: Image.Image, name: str) -> None:
         """Keep a grid of images.

@@ -33,7 +33,6 @@ from training.method.policy import load_weights, make_policy, trained
 from training.run import assembly, keeping, reward, stopping, watchdog
 from training.run.assembly import Rank, Trainer
 from training.run.assessment import agree, assess, held_out, held_out_accuracy, sample
-from training.run.journal import say
 from training.run.reference_check import meet_reference
 from training.run.result import write_result
 from training.run.step_record import StepRecord
@@ -270,7 +269,7 @@ def finish(trainer: Trainer, steps: int) -> None:
         facts["train"] = trainer.journal.summary(steps)
         if stopped is not None:
             facts["stopped"] = f"stopped after step {steps:,}: {stopped}; the result is the checkpoint of step {best:,}"
-            say(facts["stopped"])
+            print(facts["stopped"], flush=True)
         write_result(trainer.config, trainer.output, trainer.backbone, policy, facts, trainer.data)
         show(trainer)
     trainer.journal.close()

@@ -18,7 +18,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from pipelines.engine import own_node
+from pipelines.engine import own_node, ray_cluster
 
 # The first asks the dashboard, and warns each time that nobody answers; the second hands out Ray Data's sets.
 LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")
@@ -38,7 +38,7 @@ class OwnTrainer(TorchTrainer):
         if isinstance(policy, FixedScalingPolicy):
             settings["scaling_policy"] = _Fixed(policy.scaling_config)
         controller = _Controller(**settings)
-        logging.getLogger("ray.train").setLevel(logging.WARNING)  # an error is raised, and says it all
+        logging.getLogger("ray.train").setLevel(ray_cluster.log_level())
         asyncio.run(controller.run())
         return controller.get_result()
 

@@ -19,7 +19,6 @@ from training.method import forward, objectives
 from training.method.batch import Batch
 from training.reference import reference_errors
 from training.run import reward
-from training.run.journal import say
 from training.settings.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -146,10 +145,13 @@ def _compare(trainer: Trainer, step: int, batches: list[Batch]) -> None:
             f"--reference {name}: {measured}; {allowed:.1e} in the mean is let pass, so these are not its own"
         )
     if trainer.rank.rank == 0:
-        say(measured)
+        print(measured, flush=True)
         otherwise = _otherwise(trainer, manifest)
         if otherwise:
-            say(f"computed with {otherwise}, so losses equal an inline run's within rounding, not bit for bit")
+            print(
+                f"computed with {otherwise}, so losses equal an inline run's within rounding, not bit for bit",
+                flush=True,
+            )
 
 
 def _otherwise(trainer: Trainer, manifest: reference_errors.Manifest) -> str:

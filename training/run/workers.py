@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from infra.base import disk_errors, files, termination
 from infra.base.errors import UserError
-from pipelines.engine import ray_cluster
+from pipelines.engine import quiet, ray_cluster
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RAY, REFUSAL, is_finished
 from training.run import stopping
-from training.run.entry import Torch, work
+from training.run.entry import Losses, Torch, work
 from training.run.own_trainer import OwnTrainer
 from training.settings.config import TrainConfig
 
 POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 POLL_SECONDS = "0.5"  # between the controller's looks at the workers; Ray's 2 are waited for at each change
+PRINT_TWICE = "RAY_TRAIN_ENABLE_PRINT_PATCH"  # shows each line that a worker prints a second time, as one of a log
 
 
 def launch(config: TrainConfig, output: str) -> None:
@@ -41,10 +43,11 @@ def launch(config: TrainConfig, output: str) -> None:
     for name in (REFUSAL, stopping.STOP):
         files.remove(files.join(output, name))
     os.environ.setdefault(POLL, POLL_SECONDS)
+    os.environ.setdefault(PRINT_TWICE, "0")
     trainer = _trainer(config, output, use_gpu)
     failure: Exception | None = None
     try:
-        with stopping.passing_on(output):  # after connect(), which sets a handler of its own
+        with quiet.about_itself(), stopping.passing_on(output):  # after connect(), which sets a handler of its own
             trainer.fit()
     except Exception as error:
         failure = error
@@ -66,7 +69,7 @@ def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
     kind = OwnTrainer if ray_cluster.is_own() else TorchTrainer
     return kind(
         work,
-        train_loop_config={"config": config},
+        train_loop_config={"config": config, "log_level": ray_cluster.log_level()},
         torch_config=Torch(),
         scaling_config=ScalingConfig(
             num_workers=config.workers if least is None else (least, config.workers),  # type: ignore[arg-type]
@@ -82,6 +85,8 @@ def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=config.max_failures, max_preemption_failures=config.max_preemptions
             ),
+            logging_config=LoggingConfig(log_level=logging.getLevelName(ray_cluster.log_level())),  # type: ignore[call-arg]
+            callbacks=[Losses()],
         ),
     )
 
@@ -108,6 +113,7 @@ def _read_refusal(path: str) -> str | None:
 
 
 def _check_room(config: TrainConfig, use_gpu: bool) -> None:
+    """Refuse more workers than the cluster holds; say so where they have to wait for other jobs, as Ray would not."""
     total = ray.cluster_resources()
     least = config.min_workers or config.workers
     wanted = least * config.cpus_per_worker
@@ -117,6 +123,9 @@ def _check_room(config: TrainConfig, use_gpu: bool) -> None:
             f"{flag} {least}: needs {wanted:g} CPUs and {least if use_gpu else 0} GPUs, "
             f"the cluster has {total.get('CPU', 0):g} and {ray_cluster.device_count()}"
         )
+    free = ray.available_resources().get("CPU", 0)
+    if free < wanted:
+        print(f"training waits for {wanted:g} CPUs; {free:g} of the cluster's {total['CPU']:g} are free", flush=True)
 
 
 def _resources(config: TrainConfig, use_gpu: bool) -> dict[str, float]:

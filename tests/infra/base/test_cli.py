@@ -197,17 +197,15 @@ def test_a_file_in_the_way_is_one_sentence_and_exit_2(tmp_path: Path, capsys: py
     )
 
 
-@pytest.mark.parametrize(("flags", "level"), [([], "error"), (["--verbose"], None)])
+@pytest.mark.parametrize(("flags", "level"), [([], ("error", "1")), (["--verbose"], (None, None))])
 def test_libraries_tell_their_errors_alone_unless_verbose(
-    flags: list[str], level: str | None, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], level: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("DIFFUSERS_VERBOSITY", raising=False)
+    names = ("DIFFUSERS_VERBOSITY", "RAY_DISABLE_WORKER_LOG_PREFIX")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")  # the user's own wish stays
     seen: list[str | None] = []
-
-    def look(_: Config) -> None:
-        seen.extend([os.environ.get("DIFFUSERS_VERBOSITY"), os.environ["TRANSFORMERS_VERBOSITY"]])
-
-    cli.run(look, Config, arguments=flags)
-    assert seen == [level, "info"]
-    assert "DIFFUSERS_VERBOSITY" not in os.environ
+    cli.run(lambda _: seen.extend(map(os.environ.get, [*names, "TRANSFORMERS_VERBOSITY"])), Config, arguments=flags)
+    assert seen == [*level, "info"]
+    assert not [name for name in names if name in os.environ]

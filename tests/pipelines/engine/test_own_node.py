@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def test_ray_makes_our_node_and_afterwards_its_own_again(monkeypatch: pytest.Mon
     usual = node.Node
     monkeypatch.setattr(ray_cluster.ray, "init", init)
     with pytest.raises(RuntimeError):
-        own_node.start()
+        own_node.start(logging.WARNING)
     [(kind, settings)] = made
     assert issubclass(kind, usual)
     assert kind is not usual

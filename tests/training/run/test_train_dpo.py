@@ -105,7 +105,8 @@ def test_sigkill_of_a_worker_changes_no_loss(
     epoch = store.read_manifest(str(encoded_store)).counts.kept // 16
     assert epoch < 24
     noted = {"in the last step of an epoch": epoch - 1, "in the first step of the next": epoch, "in a checkpoint": 8}
-    job = begin([*training_flags, "--workers", "2"], output, ray_environment)
+    said_by = {"RAY_DISABLE_WORKER_LOG_PREFIX": "0"}  # first_rank reads which worker a line is of
+    job = begin([*training_flags, "--workers", "2"], output, ray_environment, **said_by)
     wait_for(lambda: steps(output) >= noted[moment], job)
     before = train_workers(ray_environment)
     assert len(before) == 2

@@ -15,7 +15,7 @@ from support.faulty_s3 import Fault, faulty
 
 from infra.base import files
 from infra.base.errors import UserError
-from training.run import one_worker, stopping, workers
+from training.run import entry, one_worker, stopping, workers
 from training.settings.config import TrainConfig
 
 SENTENCE = "s3://dpo-test/run: a checkpoint could not be written (SlowDown); the last complete one stands"
@@ -183,3 +183,28 @@ def test_what_may_go_away_is_left_to_ray_train(tmp_path: Path, loop: Mock, error
     with pytest.raises(type(error)):
         one_worker.run_worker({"config": config})
     assert not files.exists(files.join(config.output, workers.REFUSAL))
+
+
+def test_lost_workers_are_told_in_one_line_and_what_is_told_elsewhere_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    losses = entry.Losses()
+    errors = {1: RuntimeError("NCCL error\nmore"), 0: OSError("Connection reset"), 2: UserError("refused")}
+    losses.after_exception(None, errors)
+    losses.after_exception(None, {0: stopping.Stopped(3), 1: UserError("refused")})
+    assert capsys.readouterr().out == "workers 0, 1 ended early (OSError: Connection reset)\n"
+    losses.after_exception(None, {1: errors[1]})
+    assert capsys.readouterr().out == "worker 1 ended early (RuntimeError: NCCL error)\n"
+
+
+def test_workers_that_wait_for_other_jobs_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workers.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    free = {"CPU": 1.5}
+    monkeypatch.setattr(workers.ray, "available_resources", lambda: free)
+    workers._check_room(TrainConfig(workers=2, cpus_per_worker=1.0), use_gpu=False)
+    assert capsys.readouterr().out == "training waits for 2 CPUs; 1.5 of the cluster's 4 are free\n"
+    free["CPU"] = 2.0
+    workers._check_room(TrainConfig(workers=2, cpus_per_worker=1.0), use_gpu=False)
+    assert capsys.readouterr().out == ""
