@@ -14,8 +14,14 @@ from typing import Any
 
 import aiohttp  # comes with ray[default]
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+from infra.base.files import ROOT
+
+OWN = ROOT / ".venv" / "browser"  # Chromium with its libraries and fonts, where `make .venv/installed-dev` has npm
+OWN_CHROMIUM = str(OWN / "chromium") if (OWN / "chromium").is_file() else ""
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = OWN_CHROMIUM or next((found for found in map(shutil.which, NAMES) if found), "")
+OWN_SURROUNDINGS = (
+    {"LD_LIBRARY_PATH": str(OWN / "lib"), "FONTCONFIG_FILE": str(OWN / "fonts.conf")} if OWN_CHROMIUM else {}
 )
 LIMIT = 60  # seconds that anything may take before a test fails instead of waiting on
 KEYS = {" ": ("Space", 32), "ArrowLeft": ("ArrowLeft", 37), "ArrowRight": ("ArrowRight", 39), "Enter": ("Enter", 13)}
@@ -83,9 +89,13 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
 
-    async def screenshot(self, path: Path) -> None:
-        """Write what is seen as PNG."""
-        path.write_bytes(base64.b64decode((await self.send("Page.captureScreenshot"))["data"]))
+    async def picture(self) -> bytes:
+        """Return the whole page as PNG, also what is below the window."""
+        height = await self.evaluate("document.documentElement.scrollHeight")
+        width = await self.evaluate("innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        return base64.b64decode(shot["data"])
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +106,12 @@ async def open_page(profile: Path) -> AsyncIterator[Page]:
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # Chromium refuses to sandbox root's processes
     process = await asyncio.create_subprocess_exec(
-        CHROMIUM, *flags, "about:blank", stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+        CHROMIUM,
+        *flags,
+        "about:blank",
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=os.environ | OWN_SURROUNDINGS,
     )
     try:
         assert process.stderr
