@@ -197,7 +197,7 @@ def test_adapters_of_peft_have_the_scale_of_their_settings(
     settings = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q"], alpha_pattern={first: 3}, use_rslora=root)
     settings.init_lora_weights = False
     adapted = get_peft_model(network, settings)
-    adapted.save_pretrained(tmp_path / "peft")
+    adapted.save_pretrained(str(tmp_path / "peft"))
     wanted = {name.removeprefix("base_model.model."): delta for name, delta in added_by(adapted).items()}
     for given in (tmp_path / "peft", tmp_path / "peft" / "adapter_model.safetensors"):
         lora = models.adapters_folder("--lora", str(given))
