@@ -19,11 +19,9 @@ SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 MAY_IMPORT_RAY = {
     "pipelines/engine/on_ray.py",
     "pipelines/engine/own_copies.py",
-    "pipelines/engine/own_node.py",
     "pipelines/engine/ray_cluster.py",
     "training/run/entry.py",
     "training/run/one_worker.py",
-    "training/run/own_trainer.py",
     "training/run/workers.py",
 }
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES}

@@ -56,11 +56,9 @@ def connect() -> None:
     if ray.is_initialized():
         return
     cluster = clusters.named()
-    if cluster is None:
-        from pipelines.engine import own_node
-
+    if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
         _Own.started = True
-        own_node.start(log_level())
+        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=log_level())
         return
     clusters.refuse_dead(cluster)
     dashboard = ray.init(cluster.address, logging_level=log_level()).dashboard_url

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import uuid
+from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
@@ -18,7 +19,6 @@ from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RAY, REFUSAL, is_finished
 from training.run import stopping
 from training.run.entry import Losses, Torch, work
-from training.run.own_trainer import OwnTrainer
 from training.settings.config import TrainConfig
 
 POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
@@ -63,11 +63,24 @@ def launch(config: TrainConfig, output: str) -> None:
         raise SystemExit(termination.EXIT)
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer, without a process that a cluster of our own has no use for.
+
+    That process frees what a dead controller held. It asks the dashboard, which such a cluster does not have, and warns
+    each time that nobody answers. A cluster of our own ends with its controller anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version
+        if not ray_cluster.is_own():
+            return made
+        return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
     storage, attempts = files.open_filesystem(files.join(output, RAY))
     least = config.min_workers
-    kind = OwnTrainer if ray_cluster.is_own() else TorchTrainer
-    return kind(
+    return _Trainer(
         work,
         train_loop_config={"config": config, "log_level": ray_cluster.log_level()},
         torch_config=Torch(),
