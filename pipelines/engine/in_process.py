@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.base import ahead, files, garbage, termination
+from infra.base import files, garbage, termination
 from pipelines.engine import block_rows, failures, progress
 from pipelines.engine.jobs import Job, Step
 
@@ -126,10 +126,7 @@ def _computed(job: Job, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
     begun = next(blocks, None)
     if begun is None:
         return
-    ahead.wait()
-    made = Made(job.steps)
-    ahead.begin()
-    yield from made.through(itertools.chain([begun], blocks))
+    yield from Made(job.steps).through(itertools.chain([begun], blocks))
 
 
 class Made:

@@ -24,14 +24,10 @@ from pipelines.latents import kinds, schemas, text_columns
 import diffusers  # isort: skip
 
 
-def pipeline_of(folder: Path) -> Any:
-    """Return the class of a folder's pipeline, which imports it."""
-    return getattr(diffusers, kinds.pipeline_class(folder))
-
-
 def load_text_pipeline(folder: Path, dtype: torch.dtype, tokens: int) -> Any:
     """Load a pipeline's tokenizers and text encoders and nothing else; without T5 where it has no tokens."""
     models.quiet()
+    name = kinds.pipeline_class(folder)
     kind = kinds.kind_of(folder)
     wanted = {part for part in kind.text_encoders if tokens or part != kind.sized}
     wanted |= {kinds.tokenizer_of(part) for part in wanted}
@@ -41,7 +37,7 @@ def load_text_pipeline(folder: Path, dtype: torch.dtype, tokens: int) -> Any:
     others: dict[str, Any] = dict.fromkeys(parts - wanted)
     if "safety_checker" in others:
         others["requires_safety_checker"] = False
-    pipeline = pipeline_of(folder).from_pretrained(folder, dtype=dtype, use_safetensors=True, **others)
+    pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=dtype, use_safetensors=True, **others)
     # It would repeat every caption that is too long in the job's log.
     diffusers.utils.logging.get_logger(type(pipeline).__module__).setLevel(diffusers.utils.logging.ERROR)
     return pipeline

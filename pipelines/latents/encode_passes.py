@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infra.base import ahead, files, metrics, models
+from infra.base import files, metrics, models
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
@@ -115,7 +115,6 @@ def decode_and_encode(
 
 def encode_pairs(plan: Plan) -> None:
     """Run the first pass: raw rows to pairs/, partitioned by status."""
-    ahead.later(lambda: captions.pipeline_of(plan.folder))  # for the second
     config = plan.config
     checks = {
         "strict_labels": config.strict_labels,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
-from functools import partial
 
-from infra.base import ahead, files, next_step
+from infra.base import files, next_step
 from infra.base.errors import UserError
 from infra.base.node_cache import check_cache
 from pipelines.drawing.prompts import read_prompts
-from pipelines.engine import choose
 from pipelines.latents import encode_config, encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import kind_of
@@ -19,8 +16,6 @@ from pipelines.raw.pairs import PROBABILITY
 from training.run import trackers
 from training.settings.config import TrainConfig
 from training.settings.flags import check_flags
-
-LATER = ("training.run.model_check", "training.run.alone")  # what training then imports, in seconds
 
 
 @next_step.of_another_command()
@@ -35,11 +30,7 @@ def encode(config: TrainConfig) -> None:
 
     folder = config.start.folder()
     weight_files.check_weights(folder, (kind_of(folder).network,))
-    if choose.choose("--workers", config.workers)[0] == "local":
-        for module in LATER:
-            ahead.later(partial(importlib.import_module, module))
     encode_latents.main(encoding(config))
-    ahead.wait()
 
 
 def check(config: TrainConfig) -> None:
