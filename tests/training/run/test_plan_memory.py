@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -29,6 +31,23 @@ from training.settings.config import DataConfig, TrainConfig
 Pipelines = Callable[[str], Path]
 CPU = torch.device("cpu")
 SIDE = 32  # of the images, in pixels: activations then outweigh the weights, as they do at true sizes
+# Networks of 50 million weights and more, in place of a tiny pipeline's.
+MID_SIZE: dict[str, dict[str, Any]] = {
+    "flux": {
+        "num_layers": 3,
+        "num_single_layers": 6,
+        "num_attention_heads": 4,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+    },
+    "sdxl": {
+        "block_out_channels": [192, 384],
+        "layers_per_block": 2,
+        "attention_head_dim": [3, 6],
+        "norm_num_groups": 32,
+        "transformer_layers_per_block": [1, 4],
+    },
+}
 
 
 def measured(errors: Callable[[Batch], torch.Tensor], batch: Batch) -> int:
@@ -85,11 +104,18 @@ def allocations(event: Any, within: int | None) -> Iterator[tuple[Any, int | Non
         yield from allocations(child, within)
 
 
-def check_count(folder: Path, policy: PolicyConfig, recomputed: bool, pairs: int, side: int) -> None:
+def check_count(
+    folder: Path,
+    precision: Literal["float32", "bfloat16"],
+    policy: PolicyConfig,
+    recomputed: bool,
+    pairs: int,
+    side: int,
+) -> None:
     """Compare what the plan counts with what a micro-batch takes, within 5 %."""
     config = TrainConfig(
         model=str(folder),
-        precision="bfloat16",
+        precision=precision,
         policy=policy,
         data=DataConfig(micro_batch=pairs),
         sharding=ShardingConfig(activation_checkpointing=recomputed),
@@ -129,4 +155,23 @@ def norms_stay_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_counted_peak_is_the_measured_one(
     kind: str, policy: PolicyConfig, recomputed: bool, tiny_pipeline: Pipelines
 ) -> None:
-    check_count(tiny_pipeline(kind), policy, recomputed, 2, SIDE)
+    check_count(tiny_pipeline(kind), "bfloat16", policy, recomputed, 2, SIDE)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("norms_stay_narrow")
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("policy", [PolicyConfig(), PolicyConfig(lora_rank=16)])
+@pytest.mark.parametrize("kind", MID_SIZE)
+def test_so_it_is_in_a_network_of_50_million_weights(
+    kind: str, policy: PolicyConfig, recomputed: bool, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wide"
+    shutil.copytree(tiny_pipeline(kind), folder)
+    name = open_backbone(folder, EVERY).network_folder
+    path = folder / name / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | MID_SIZE[kind]))
+    network: Any = counting.make(folder, name)
+    assert counting.parameters(network) >= 50_000_000
+    network.save_pretrained(folder / name)
+    check_count(folder, "float32", policy, recomputed, 1, 64)  # a CPU takes minutes in bfloat16
