@@ -69,10 +69,9 @@ cluster-down: .venv/installed
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target .venv/apart --upgrade bitsandbytes
-	@$(MAKE) --no-print-directory .venv/browser/chromium || echo "no browser: tests that look at pages are skipped" >&2
 	touch $@
 
-# A Chromium with its own libraries and fonts, which npm's registry carries: 70 MB to fetch.
+# For tests that look at pages: a Chromium with its own libraries and fonts, which npm's registry carries (70 MB).
 .venv/browser/chromium: tests/support/unpack_browser.mjs
 	npm install --silent --no-audit --no-fund --no-save --prefix .venv/npm @sparticuz/chromium@153.0.0
 	node $< .venv/npm/node_modules/@sparticuz/chromium .venv/browser

@@ -1,6 +1,6 @@
 """Every page as a browser shows it, on a phone and on a desk: nothing too wide, unreadable, unnamed or cut in two.
 
-With the Chromium that `make .venv/installed-dev` installs, whose fonts are its own, the pictures are also compared
+With the Chromium that `make .venv/browser/chromium` fetches, whose fonts are its own, the pictures are also compared
 with those in tests/data/pages. TAKE_PICTURES=1 in the environment stores them anew: where a change of a page is meant.
 """
 
@@ -106,7 +106,7 @@ def test_no_page_is_too_wide_unreadable_or_unnamed(seen: tuple[list[str], dict[s
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "contact-sheet"])
-@pytest.mark.skipif(not browser.OWN_CHROMIUM, reason="fonts of this machine: `make .venv/installed-dev` found no npm")
+@pytest.mark.skipif(not browser.OWN_CHROMIUM, reason="fonts of this machine; give `make .venv/browser/chromium`")
 def test_a_page_looks_as_it_did(kind: str, seen: tuple[list[str], dict[str, bytes]], tmp_path: Path) -> None:
     for width in WIDTHS:
         name = f"{kind}-{width}.png"

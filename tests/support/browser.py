@@ -16,7 +16,7 @@ import aiohttp  # comes with ray[default]
 
 from infra.base.files import ROOT
 
-OWN = ROOT / ".venv" / "browser"  # Chromium with its libraries and fonts, where `make .venv/installed-dev` has npm
+OWN = ROOT / ".venv" / "browser"  # Chromium with its libraries and fonts, as `make .venv/browser/chromium` fetches it
 OWN_CHROMIUM = str(OWN / "chromium") if (OWN / "chromium").is_file() else ""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = OWN_CHROMIUM or next((found for found in map(shutil.which, NAMES) if found), "")
