@@ -55,9 +55,13 @@ class Page:
         return found["result"].get("value")
 
     async def open(self, url: str) -> None:
-        """Go to an address and wait until it is loaded."""
+        """Go to an address and wait until it is loaded, also those images that are loaded where they come into view."""
         await self.send("Page.navigate", url=url)
         await self.until("document.readyState === 'complete'")
+        await self.evaluate(
+            "Promise.allSettled([...document.images].filter(one => one.src)"
+            ".map(one => { one.loading = 'eager'; return one.decode(); })).then(() => true)"
+        )
 
     async def until(self, condition: str) -> None:
         """Wait, at each change of the page, until a condition holds."""
@@ -78,6 +82,7 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """Click the middle of an element with the mouse."""
+        await self.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
         box = f"document.querySelector({selector!r}).getBoundingClientRect()"
         x, y = await self.evaluate(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({box})")
         for kind in ("mousePressed", "mouseReleased"):

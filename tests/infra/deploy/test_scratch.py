@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from infra.base.files import ROOT
 from infra.deploy import render, scratch
 from infra.deploy.render import RenderConfig
 from infra.deploy.values import Values
+from infra.planning import plan_flags
 
 EXAMPLE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "deploy" / "values.yaml").read_text())
 
@@ -42,6 +44,8 @@ def test_a_scratch_below_the_index_is_refused_before_anything_is_rendered(tmp_pa
     assert not (tmp_path / "deploy").exists()
 
 
-def test_a_preset_whose_settings_are_out_of_reach_is_rendered_and_told() -> None:
+def test_a_preset_whose_settings_are_out_of_reach_is_rendered_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = plan_flags.PRESETS["sd3"]
+    monkeypatch.setitem(plan_flags.PRESETS, "sd3", replace(preset, model="nobody/nothing"))  # has no shipped settings
     told = scratch.check(Values.model_validate(chosen("sd3")), "mine.yaml")  # the tests ask no Hub
-    assert told.startswith("scratch: it is not checked, because the store's size is unknown (--model stabilityai/")
+    assert told.startswith("scratch: it is not checked, because the store's size is unknown (--model nobody/nothing")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from infra.faults import fuzz
-from pipelines.latents import encoders
+from pipelines.latents import decoding
 from pipelines.raw.decode import BadImage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, on what it reads all the same
@@ -35,7 +35,7 @@ def test_the_same_seed_tries_the_same_rows() -> None:
 
 def test_a_finding_is_told_with_a_row_that_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fragile = Mock(side_effect=IndexError("no such tile"))  # what a decoder must not let through
-    monkeypatch.setattr(encoders, "open_image", fragile)
+    monkeypatch.setattr(decoding, "open_image", fragile)
     with pytest.raises(AssertionError, match="no such tile") as found:
         fuzz.try_rows(fuzz.FuzzConfig(rows=50))
     row = pa.ipc.open_stream(bytes.fromhex(str(found.value).splitlines()[-1])).read_all()
