@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from support.material import Submit
@@ -28,9 +30,11 @@ OF_SUBMIT = re.compile(  # what `ray job submit` prints of itself
 )
 
 
-def run(script: str, *flags: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *flags: str, check: bool = True, named: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     """Run a command as a user does, by default without a cluster that is named."""
-    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | extra
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {**named}
     done = subprocess.run(
         [sys.executable, script, *flags],
         cwd=ROOT,
@@ -98,9 +102,9 @@ def test_a_named_cluster_adds_no_line(
         "pipelines/score.py": (6, ["--images", images, "--scorers", "aesthetics"]),
     }
     for script, (limit, flags) in most.items():
-        assert lines(run(script, *flags, **named)) <= limit, script
+        assert lines(run(script, *flags, named=named)) <= limit, script
     train = [*training_flags, "--steps", "12", "--workers", "2", "--output"]
-    assert lines(run("training/train_dpo.py", *train, str(tmp_path / "named"), **named)) <= 14
+    assert lines(run("training/train_dpo.py", *train, str(tmp_path / "named"), named=named)) <= 14
     assert of_job(submit("training/train_dpo.py", *train, str(tmp_path / "job"))) <= 14
 
 

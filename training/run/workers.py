@@ -99,7 +99,7 @@ def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:
                 max_failures=config.max_failures, max_preemption_failures=config.max_preemptions
             ),
             logging_config=LoggingConfig(log_level=logging.getLevelName(ray_cluster.log_level())),  # type: ignore[call-arg]
-            callbacks=[Losses()],
+            callbacks=[Losses()],  # type: ignore[list-item]  # mypy sees the first version
         ),
     )
 
