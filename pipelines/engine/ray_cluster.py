@@ -49,7 +49,8 @@ def connect() -> None:
     """Join the Ray cluster that somebody named, or start one for this process alone; each command does so first.
 
     Raises:
-        UserError: if the named cluster does not answer, or is reachable beyond loopback and asks for no token.
+        UserError: if the named cluster does not answer, or is reachable beyond loopback and asks for no token, or if
+            that of this process does not start.
     """
     while _Own.copies:  # what an earlier command of this process kept would hold cores and memory
         ray.kill(_Own.copies.pop())
@@ -58,7 +59,13 @@ def connect() -> None:
     cluster = clusters.named()
     if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
         _Own.started = True
-        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=log_level())
+        try:
+            ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=log_level())
+        except Exception as error:  # Ray has no class of its own for a node that does not start in time
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"Ray did not start on this machine ({reason}); give the same command again when it is less busy"
+            ) from error
         return
     clusters.refuse_dead(cluster)
     dashboard = ray.init(cluster.address, logging_level=log_level()).dashboard_url

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -159,6 +160,15 @@ def test_the_next_command_of_a_process_ends_the_copies(
     assert len(cluster.begun) == 2
     assert ended == begun[::-1]
     assert ray_cluster.own_copies() == []
+
+
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster._Own, "started", False)
+    monkeypatch.setattr(ray_cluster.clusters, "named", lambda: None)
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", Mock(side_effect=Exception("The node timed out.\nMore.")))
+    with pytest.raises(UserError, match=r"^Ray did not start on this machine \(The node timed out\.\); give the same"):
+        ray_cluster.connect()
 
 
 def test_a_finished_job_begins_no_copy(cluster: Cluster, job: Job) -> None:
