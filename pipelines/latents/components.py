@@ -105,13 +105,16 @@ def defaults(kind: type) -> dict[str, Any]:
 
 
 def absent_optional(folder: Path) -> list[str]:
-    """Name the parts that the index names, that lie in no folder, and that the pipeline can do without."""
+    """Name the parts that the index names, that lie in no folder, and that the pipeline can do without.
+
+    A part that its constructor has a default for is not among them: diffusers 0.42.1 opens it although None is given.
+    """
     name = read_index(folder)["_class_name"]
-    optional = {
-        *getattr(library("diffusers"), name)._optional_components,
-        *(KINDS[name].optional if name in KINDS else ()),
-    }
-    return [part for part in parts_of(folder) if part in optional and not (folder / part).is_dir()]
+    opened_by = getattr(library("diffusers"), name)
+    optional = {*opened_by._optional_components, *(KINDS[name].optional if name in KINDS else ())}
+    parameters = inspect.signature(opened_by.__init__).parameters
+    given = {part for part, one in parameters.items() if one.default is inspect.Parameter.empty}
+    return [part for part in parts_of(folder) if part in optional & given and not (folder / part).is_dir()]
 
 
 def check_settings(folder: Path, flag: str = "--model") -> None:
@@ -150,13 +153,16 @@ def check_classes(folder: Path, name: str, flag: str) -> None:
         raise UserError(f"{flag} {folder / INDEX}: names no {missing}, which a {name} needs here")
     for part, (origin, kind) in named.items():
         _refuse_other_library(origin, f"{flag} {folder / INDEX}: its {part} is {origin}.{kind}")
-        if part not in known or (not (folder / part).is_dir() and part in absent_optional(folder)):
+        is_absent = not (folder / part).is_dir()
+        if is_absent and part in absent_optional(folder):
             continue
-        if kind not in known[part]:
+        if part not in known and not (is_absent and part in getattr(library("diffusers"), name)._optional_components):
+            continue
+        if part in known and kind not in known[part]:
             raise UserError(
                 f"{flag} {folder / INDEX}: its {part} is of class {kind}; in a {name} it must be {_one_of(known[part])}"
             )
-        if not (folder / part).is_dir():
+        if is_absent:
             raise UserError(f"{flag} {folder}: its {INDEX} names a {part}, and there is no folder {part}")
         _check_part(folder, part, known[part], flag)
 

@@ -280,6 +280,10 @@ def test_what_is_named_and_not_needed_may_be_absent_and_other_folders_may_lie_be
     save_file({"a": torch.zeros(1)}, folder / "checkpoint-500" / "optimizer.safetensors")
     check_folder(folder, opened_parts(folder))
     assert components.absent_optional(folder) == ["feature_extractor"]
+    set_json(folder / "model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"])
+    with pytest.raises(UserError, match="names a image_encoder, and there is no folder image_encoder"):
+        check_folder(folder, ())  # diffusers would open it all the same
+    set_json(folder / "model_index.json", image_encoder=[None, None])
     shutil.rmtree(folder / "vae")
     with pytest.raises(UserError, match="names a vae, and there is no folder vae"):
         check_folder(folder, ())
