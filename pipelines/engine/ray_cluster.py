@@ -58,14 +58,15 @@ def connect() -> None:
         return
     cluster = clusters.named()
     if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
-        _Own.started = True
         try:
             ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=log_level())
         except Exception as error:  # Ray has no class of its own for a node that does not start in time
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"Ray did not start on this machine ({reason}); give the same command again when it is less busy"
+                f"Ray did not start on this machine ({reason}); if other work keeps it busy, give the same command again "
+                "after that"
             ) from error
+        _Own.started = True
         return
     clusters.refuse_dead(cluster)
     dashboard = ray.init(cluster.address, logging_level=log_level()).dashboard_url

@@ -38,7 +38,7 @@ def opened(
         layers: of the network, by name.
 
     Raises:
-        UserError: if the settings are of adapters that are not LoRA.
+        UserError: if the settings are of adapters that are not LoRA, or lack a scale.
     """
     settings = settings_of(adapters)
     own = dict(tensors)
@@ -49,8 +49,10 @@ def opened(
     return renamed if fits else own
 
 
-def _scaled(tensors: dict[str, torch.Tensor], settings: Mapping[str, Any], where: str) -> dict[str, torch.Tensor]:
+def _scaled(tensors: dict[str, torch.Tensor], settings: Any, where: str) -> dict[str, torch.Tensor]:
     """Multiply each layer's alpha, divided by its rank or the root of it, into its weights."""
+    if not isinstance(settings, dict):
+        raise UserError(f"{where}: its {weight_names.ADAPTERS} is no JSON object; restore it from a copy")
     kind = "DoRA" if settings.get("use_dora") else settings.get("peft_type")
     if kind != "LORA":
         raise UserError(
@@ -60,7 +62,13 @@ def _scaled(tensors: dict[str, torch.Tensor], settings: Mapping[str, Any], where
     for name in [name for name in tensors if name.endswith(OUT)]:
         layer = name.removeprefix(PREFIX).removesuffix(OUT)
         rank = tensors[name].shape[1]
-        scale = _alpha(layer, settings) / (rank**0.5 if settings.get("use_rslora") else rank)
+        try:
+            alpha = _alpha(layer, settings)
+        except (AttributeError, KeyError, TypeError, ValueError, re.error) as error:
+            raise UserError(
+                f"{where}: its {weight_names.ADAPTERS} has no lora_alpha or alpha_pattern that can be read for {layer}"
+            ) from error
+        scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
         scaled[name] = tensors[name].float() * scale
     return scaled
 

@@ -217,6 +217,24 @@ def test_adapters_of_peft_that_are_no_lora_are_refused(tiny_pipeline: Pipelines,
             check_adapters("--lora", lora, tiny_pipeline("sd-v"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"peft_type": "LORA"}, "has no lora_alpha or alpha_pattern"),
+        ({"peft_type": "LORA", "lora_alpha": 2, "alpha_pattern": {"(": 3}}, "has no lora_alpha or alpha_pattern"),
+        (["LORA"], "is no JSON object"),
+    ],
+)
+def test_settings_of_peft_without_a_scale_are_refused(
+    settings: Any, told: str, tiny_pipeline: Pipelines, tmp_path: Path
+) -> None:
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path)
+    change(lora, lambda name: name.replace("unet.", "base_model.model.", 1))
+    (lora / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=rf"its adapter_config\.json {told}"):
+        check_adapters("--lora", lora, tiny_pipeline("sd-v"))
+
+
 def test_a_scale_in_other_metadata_alone_is_refused_unless_it_is_1(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
     base = tiny_pipeline("sd-v")
     lora = write_lora(base, tmp_path)
