@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 from support.full_disk import fill
 from support.material import rendered_pairs, write_pairs
-from support.stores import SCRIPT, contents, refusal
+from support.stores import SCRIPT, contents, flip, refusal, truncate
 
 from infra.base.errors import UserError
 from pipelines.engine import on_ray, progress
@@ -28,15 +28,6 @@ pytestmark = pytest.mark.chaos
 
 
 # 4. Lost and damaged files
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-4])
-
-
-def flip(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:8] + bytes([content[8] ^ 1]) + content[9:])
 
 
 def opened(path: Path, cache: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.material import rendered_pairs, write_pairs
-from support.stores import contents
+from support.stores import contents, flip, truncate
 
 from infra.base import files
 from infra.base.errors import UserError
@@ -22,15 +22,6 @@ from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 
 pytestmark = pytest.mark.chaos
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-4])
-
-
-def flip(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:8] + bytes([content[8] ^ 1]) + content[9:])
 
 
 @pytest.mark.slow

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import runpy
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from infra.base.files import ROOT
+from support.forked import become
 from support.preloaded import forking
 
 
@@ -50,10 +47,4 @@ def _run_script(script: str, flags: Sequence[str], log: str) -> None:
     with open(log, "ab", buffering=0) as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    os.chdir(ROOT)
-    sys.argv = [script, *flags]
-    sys.path.insert(0, str(ROOT / Path(script).parent))
-    try:
-        runpy.run_path(script, run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # a fork of multiprocessing's ends without them; Ray's says goodbye to the cluster
+    become(script, flags)

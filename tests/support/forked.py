@@ -61,6 +61,17 @@ class Forked:
         return self._printed[1].read_text()
 
 
+def become(script: str, flags: Sequence[str]) -> None:
+    """Run a script as the main one of this process, to its end."""
+    os.chdir(ROOT)
+    sys.argv = [script, *flags]
+    sys.path.insert(0, str(ROOT / Path(script).parent))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # a fork of multiprocessing's ends without them; Ray's says goodbye to the cluster
+
+
 def _run_script(script: str, flags: Sequence[str], printed: Sequence[str], surroundings: Mapping[str, str]) -> None:
     """Become `python SCRIPT FLAGS`, in the fork."""
     for number, path in enumerate(printed, start=1):
@@ -68,11 +79,5 @@ def _run_script(script: str, flags: Sequence[str], printed: Sequence[str], surro
             os.dup2(out.fileno(), number)
     os.environ.clear()  # the process that forks has that of its own start
     os.environ.update(surroundings)
-    os.chdir(ROOT)
     torch.set_num_threads(1)
-    sys.argv = [script, *flags]
-    sys.path.insert(0, str(ROOT / Path(script).parent))
-    try:
-        runpy.run_path(script, run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # a fork of multiprocessing's ends without them; Ray's says goodbye to the cluster
+    become(script, flags)

@@ -67,3 +67,14 @@ def contents(path: Path) -> tuple[store.Counts, str]:
     manifest = store.read_manifest(str(path))
     store.verify(str(path), manifest, contents=True)
     return manifest.counts, manifest.content_hash
+
+
+def truncate(path: Path) -> None:
+    """Take away the last bytes of a file."""
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def flip(path: Path) -> None:
+    """Change one bit of a file, and not its length."""
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes([content[8] ^ 1]) + content[9:])
