@@ -63,8 +63,8 @@ def connect() -> None:
         except Exception as error:  # Ray has no class of its own for a node that does not start in time
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"Ray did not start on this machine ({reason}); if other work keeps it busy, give the same command again "
-                "after that"
+                f"Ray did not start on this machine ({reason}); if other work keeps it busy, give the same command "
+                "again later"
             ) from error
         _Own.started = True
         return

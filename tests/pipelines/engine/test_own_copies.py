@@ -167,7 +167,7 @@ def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.Monke
     monkeypatch.setattr(ray_cluster.clusters, "named", lambda: None)
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_cluster.ray, "init", Mock(side_effect=Exception("The node timed out.\nMore.")))
-    with pytest.raises(UserError, match=r"^Ray did not start on this machine \(The node timed out\.\); give the same"):
+    with pytest.raises(UserError, match=r"^Ray did not start on this machine \(The node timed out\.\); if other work"):
         ray_cluster.connect()
 
 
