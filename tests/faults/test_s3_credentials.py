@@ -40,6 +40,9 @@ class Server:
         return "ExpiredToken"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     assert bucket
@@ -177,7 +180,6 @@ def test_another_process_has_our_client(bucket: str, monkeypatch: pytest.MonkeyP
     assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
 
 
-@pytest.mark.slow
 def test_a_run_whose_credentials_expire_goes_on_with_fresh_ones(
     server: Server, config: TrainConfig, bucket: str, key_file: Path, tmp_path: Path
 ) -> None:

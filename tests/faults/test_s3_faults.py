@@ -19,6 +19,8 @@ from training.checkpoints.run_folder import STEPS, is_finished
 from training.run import assembly, loop
 from training.settings.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def remote(config: TrainConfig, bucket: str, tmp_path: Path) -> TrainConfig:
@@ -94,7 +96,6 @@ def test_a_marker_that_names_files_elsewhere_is_refused(bucket: str, tmp_path: P
     assert not (folder / checkpoint.COMPLETE).exists()
 
 
-@pytest.mark.slow
 def test_a_lasting_refusal_is_one_sentence_and_the_run_goes_on_from_the_checkpoint_before(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +121,6 @@ def test_a_lasting_refusal_is_one_sentence_and_the_run_goes_on_from_the_checkpoi
     assert all(one == two for one, two in again)
 
 
-@pytest.mark.slow
 def test_a_server_that_is_down_at_the_start_is_one_sentence(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +132,6 @@ def test_a_server_that_is_down_at_the_start_is_one_sentence(
             loop.train(remote, assembly.Rank())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["stall", "stall half-way", "reset", "SlowDown"])
 def test_a_fault_that_passes_is_outlived(bucket: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content, asked = os.urandom(1 << 16), []

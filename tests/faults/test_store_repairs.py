@@ -69,6 +69,7 @@ def test_a_file_that_may_not_be_read_is_not_repaired(
         repair.damaged(str(tmp_path), manifest)
 
 
+@pytest.mark.slow
 def test_a_reopened_store_holds_what_is_whole_as_done_and_goes_on_after_a_kill(copied_store: Path) -> None:
     manifest = store.read_manifest(str(copied_store))
     assert repair.damaged(str(copied_store), manifest) == {}

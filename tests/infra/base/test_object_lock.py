@@ -18,7 +18,7 @@ from infra.base.object_lock import EXPIRY, LOOK, MARGIN, ObjectLock
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -146,7 +146,6 @@ def test_an_answer_that_was_lost_is_no_lost_lock(folder: str, monkeypatch: pytes
         assert noted(folder)["token"] == lock._token
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_server_without_conditional_writes_is_told_of(
     folder: str, ignored: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -233,7 +232,6 @@ def test_a_write_under_way_elsewhere_is_no_lost_lock(folder: str, monkeypatch: p
         lock.check()
 
 
-@pytest.mark.slow
 def test_the_holder_renews_it_until_it_is_given_back_or_lost(
     folder: str, ended: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_float32_holds_what_float16_was_rounded_from(stores: dict[str, Path]) ->
             assert not np.array_equal(exact, rounded.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_training_reads_it_by_its_index_and_from_a_copy_as_it_is(stores: dict[str, Path], tmp_path: Path) -> None:
     path = str(stores["float32"])
     manifest = store.read_manifest(path)

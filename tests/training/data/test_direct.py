@@ -269,6 +269,7 @@ def on_s3(indexed: Path, bucket: str, tmp_path: Path) -> str:
     return path
 
 
+@pytest.mark.slow
 def test_rows_come_from_s3_by_ranges_and_faults_that_pass_change_nothing(
     on_s3: str, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def test_cached_errors_of_packed_weights_are_the_inline_ones(
         assert torch.equal(loaded[f"{layer}.lora_{end.replace('.', '.default_0.', 1)}"], tensor)
 
 
+@pytest.mark.slow
 def test_errors_of_another_base_precision_are_refused_with_both_sides(
     inline: TrainConfig, packed_errors: encode_reference.ReferenceConfig
 ) -> None:
