@@ -26,7 +26,7 @@ from infra.benchmarks.measure import median
 from infra.world.shapes import COLOURS, all_scenes, render
 from pipelines.latents import decoding, encode_latents, encoders, image_encoder, store
 from pipelines.latents.encode_config import EncodeConfig
-from pipelines.raw import group_source, groups, raw_pairs, source
+from pipelines.raw import group_source, groups, raw_pairs, raw_table, source
 from training.backbones.schedule_config import ScheduleConfig
 from training.reference import encode_reference
 from training.reference.visit_pairs import VisitImages, VisitPairs
@@ -97,14 +97,14 @@ def encoding(way: str, raw: Path, model: models.Model) -> Callable[[], None]:
     }
     check: Any = decoding.CheckAndDecode(RESOLUTION, strict_labels=False)
     encode: Any = encoders.LatentEncoder(**settings)  # type: ignore[arg-type]
-    read: Callable[[str, Sequence[str]], Iterator[pa.Table]] = source.read_pieces
+    read: Callable[[str, Sequence[str]], Iterator[pa.Table]] = raw_table.read_pieces
     if way == "groups":
         check = decoding.CheckAndDecodeImages(RESOLUTION)
         encode = image_encoder.ImageEncoder(**settings)  # type: ignore[arg-type]
         read = group_source.read_images
     paths = source.parquet_files(str(raw), "train")
-    dataset = source.open_source(paths)
-    names = source.columns_to_read(dataset) if way == "pairs" else groups.IMAGE_SCHEMA.names
+    dataset = raw_table.open_source(paths)
+    names = raw_table.columns_to_read(dataset) if way == "pairs" else groups.IMAGE_SCHEMA.names
 
     def work() -> None:
         for path in paths:

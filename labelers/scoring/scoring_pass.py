@@ -19,7 +19,7 @@ from labelers.scoring.scorers import Scorer
 from labelers.scoring.speed_config import SpeedConfig
 from pipelines.engine import block_rows, choose, progress, shares
 from pipelines.engine.jobs import Job, Step
-from pipelines.raw import pairs, source
+from pipelines.raw import pairs, raw_table, source
 
 SCORES = "scores"  # folder of the scored pairs, below the work folder
 MARKS = "scores_done"  # folder of the marks of finished blocks, there
@@ -33,7 +33,7 @@ class PairSource:
     name: str  # as given
     split: str
     paths: list[str]
-    dataset: source.RawTable
+    dataset: raw_table.RawTable
     ids: npt.NDArray[np.int64]  # [rows] pair_id of each row
 
     @property
@@ -50,8 +50,8 @@ def open_pairs(name: str, split: str) -> PairSource:
         UserError: if they are absent, lack columns, or have duplicates.
     """
     paths = source.parquet_files(name, split)
-    dataset = source.open_source(paths)
-    return PairSource(name=name, split=split, paths=paths, dataset=dataset, ids=source.all_pair_ids(dataset))
+    dataset = raw_table.open_source(paths)
+    return PairSource(name=name, split=split, paths=paths, dataset=dataset, ids=raw_table.all_pair_ids(dataset))
 
 
 def first_pairs(raw: PairSource, wanted: npt.NDArray[np.int64]) -> pa.Table:
@@ -154,7 +154,7 @@ def score_pairs(
             name="pairs",
             rows=len(wanted),
             counts=metrics.scored,
-            read=source.read_pieces,
+            read=raw_table.read_pieces,
         )
     )
 

@@ -26,7 +26,7 @@ from pipelines.latents.encode_config import (
 )
 from pipelines.latents.safety import make_filter
 from pipelines.latents.summary import result, summarise, table
-from pipelines.raw import contents, group_source, label_values, other_formats, repeats, source
+from pipelines.raw import contents, group_source, label_values, other_formats, raw_table, repeats, source
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
@@ -193,7 +193,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     """
     check_numbers(config)
     sources = source.parquet_files(config.source, config.split)
-    dataset = source.open_source(sources)
+    dataset = raw_table.open_source(sources)
     source_files = contents.contents_of(config.source, sources)
     noted = files.join(destination, store.WORK, store.SOURCE)
     if files.exists(noted):
@@ -201,7 +201,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     seen = repeats.Seen()
     labels = label_values.LabelValues()
     other_formats.refuse_no_images(sources)
-    source.all_pair_ids(dataset, seen, labels)
+    raw_table.all_pair_ids(dataset, seen, labels)
     labels.refuse(f"--source {config.source}")
     images = group_source.count_images(dataset)
     if images and config.buckets:

@@ -20,7 +20,7 @@ from pipelines.latents import autoencoders, captions, decoding, encoders, kinds,
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
 from pipelines.latents.summary import kept_prompt_ids, refuse_spoilt_source
-from pipelines.raw import contents, pairs, repeats, source
+from pipelines.raw import contents, pairs, raw_table, repeats
 
 CAPTION_BYTES = 1 << 28  # of one block's embeddings; FLUX's are 4 MiB a caption
 TOKENIZED = 8192  # captions whose tokens are counted at once: a million took 8.5 GB
@@ -35,7 +35,7 @@ class Plan:
     folder: Path  # of the model, on the driver
     destination: str
     sources: list[str]
-    dataset: source.RawTable
+    dataset: raw_table.RawTable
     resolution: int
     buckets: Sequence[tuple[int, int]]  # heights and widths in pixels; none without --buckets
     vae: Mapping[str, Any]
@@ -124,7 +124,7 @@ def encode_pairs(plan: Plan) -> None:
     choose.current().run(
         Job(
             source=plan.sources,
-            columns=source.columns_to_read(plan.dataset),
+            columns=raw_table.columns_to_read(plan.dataset),
             steps=decode_and_encode(
                 plan, decoding.CheckAndDecode, encoders.LatentEncoder, checks, {"shapes": plan.buckets}
             ),
@@ -138,7 +138,7 @@ def encode_pairs(plan: Plan) -> None:
             partition_by="status",
             may_go_on=lambda: refuse_spoilt_source(plan),
             counts=metrics.encoded,
-            read=source.read_pieces,
+            read=raw_table.read_pieces,
             written_as=schemas.WRITTEN_AS,
         )
     )
@@ -152,7 +152,7 @@ def encode_captions(plan: Plan) -> None:
         UserError: if the source no longer has a kept pair's caption.
     """
     wanted = set(kept_prompt_ids(plan).tolist()) | {pairs.prompt_id("")}
-    caption_of = dict(source.captions_of(plan.dataset, wanted)) | {pairs.prompt_id(""): ""}
+    caption_of = dict(raw_table.captions_of(plan.dataset, wanted)) | {pairs.prompt_id(""): ""}
     lost = wanted - caption_of.keys()
     if lost:
         raise UserError(

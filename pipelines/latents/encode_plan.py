@@ -20,7 +20,8 @@ from pipelines.latents import kinds, planned, safety, schemas, stated, store
 from pipelines.latents.encode_config import EncodeConfig, StoreDtype, refuse_other_settings
 from pipelines.raw import pairs
 from pipelines.raw.group_source import count_images
-from pipelines.raw.source import RawTable, open_source, parquet_files
+from pipelines.raw.raw_table import RawTable, open_source
+from pipelines.raw.source import parquet_files
 
 if TYPE_CHECKING:
     from labelers.clips.safety_checker import CheckerName

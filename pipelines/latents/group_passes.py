@@ -20,7 +20,7 @@ from pipelines.engine.jobs import Job
 from pipelines.latents import decoding, image_encoder, safety, schemas, store
 from pipelines.latents.encode_passes import Plan, decode_and_encode, rows_per_block
 from pipelines.latents.summary import count_reasons, refuse_spoilt_source
-from pipelines.raw import group_source, groups, pairs, source
+from pipelines.raw import group_source, groups, pairs, raw_table
 
 ROWS_PER_FILE = 65_536  # of pairs/, some 100 bytes a row
 PAIRS_READ = ("caption", "label_0", "label_1", "ranking_id", *groups.UIDS, "model_0", "model_1", groups.GROUP)
@@ -125,7 +125,7 @@ def _judged(plan: Plan, refused: dict[int, tuple[str, str]]) -> Iterator[dict[st
     first_caption: object = None
     for part in plan.dataset.parts:
         read = (*PAIRS_READ, *(groups.IMAGES if part.may_lack_ids else ()))  # a pair without ids is told by its images
-        for piece in source.read_pieces(part.path, [name for name in read if name in plan.dataset.names]):
+        for piece in raw_table.read_pieces(part.path, [name for name in read if name in plan.dataset.names]):
             for pair_id, row in zip(pairs.pair_ids(piece), pairs.as_rows(piece), strict=True):
                 if row[groups.GROUP] != group or group is None:
                     group = row[groups.GROUP]

@@ -20,7 +20,7 @@ from pipelines.latents import buckets
 from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encode_config import WORLD
 from pipelines.latents.encode_passes import Plan, count_cut
-from pipelines.raw import pairs, source
+from pipelines.raw import pairs, raw_table
 from pipelines.raw.decode import FORMATS
 
 LOOKED_AT = 200  # pairs, the first of the source
@@ -54,7 +54,7 @@ def first_pairs(plan: Plan) -> Iterator[pa.Table]:
         UserError: if it has no row.
     """
     rows = 0
-    for piece in plan.dataset.pieces(source.columns_to_read(plan.dataset)):
+    for piece in plan.dataset.pieces(raw_table.columns_to_read(plan.dataset)):
         yield piece.slice(0, LOOKED_AT - rows)
         rows += piece.num_rows
         if rows >= LOOKED_AT:

@@ -16,7 +16,7 @@ from infra.base.errors import UserError
 from pipelines.engine import block_rows, choose, progress
 from pipelines.latents import addresses, group_index, label_files, repair, safety, store
 from pipelines.latents.models_known import model_flags
-from pipelines.raw import pairs, raw_pairs, source
+from pipelines.raw import pairs, raw_pairs, raw_table
 
 if TYPE_CHECKING:
     from pipelines.latents.encode_passes import Plan
@@ -130,7 +130,7 @@ def _check_blocks(plan: Plan, described: Mapping[str, Mapping[str, Any]]) -> Non
 
 def _check_pairs(plan: Plan, stored: npt.NDArray[np.int64]) -> None:
     """Refuse rows that are not those of the source, each once, and forget their blocks: the same command mends that."""
-    wanted = source.all_pair_ids(plan.dataset)
+    wanted = raw_table.all_pair_ids(plan.dataset)
     if not np.array_equal(np.sort(stored), np.sort(wanted)):
         progress.forget_blocks(plan.work("pairs_done"), "pair_id", wanted)
         foreign = int((~np.isin(stored, wanted)).sum())

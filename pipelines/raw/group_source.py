@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from infra.base.errors import UserError
 from pipelines.raw import groups
-from pipelines.raw.source import RawTable, as_written, column_names
+from pipelines.raw.raw_table import RawTable, as_written, column_names
 
 
 def read_images(path: str, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -30,7 +30,7 @@ from pipelines.latents.captions import CaptionEncoder
 from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encoders import LatentEncoder
 from pipelines.latents.summary import count_reasons, kept_prompt_ids
-from pipelines.raw import pairs, source
+from pipelines.raw import pairs, raw_table
 from pipelines.raw.raw_pairs import SCHEMA, labelled_pair
 
 pytestmark = pytest.mark.chaos
@@ -188,14 +188,15 @@ def test_a_source_with_text_that_is_not_utf_8_is_read_to_its_end(tmp_path: Path)
     columns = {"caption": texts, "image_0_uid": uids, "image_1_uid": uids}
     table = pa.table(columns | {"jpg_0": [GOOD] * 5, "jpg_1": [GOOD] * 5, "label_0": [1.0] * 5})
     pq.write_table(table, tmp_path / "pairs.parquet")
-    dataset = source.open_source([str(tmp_path / "pairs.parquet")])
-    ids = source.all_pair_ids(dataset)
-    checked = CheckAndDecode(8, strict_labels=False)(pa.concat_tables(dataset.pieces(source.columns_to_read(dataset))))
+    dataset = raw_table.open_source([str(tmp_path / "pairs.parquet")])
+    ids = raw_table.all_pair_ids(dataset)
+    rows = pa.concat_tables(dataset.pieces(raw_table.columns_to_read(dataset)))
+    checked = CheckAndDecode(8, strict_labels=False)(rows)
     assert checked["pair_id"].to_pylist() == ids.tolist()
     assert checked["status"].to_pylist() == ["kept", "quarantined", "quarantined", "kept", "quarantined"]
     assert checked["image_0_uid"].to_pylist() == ["1", "2", "\\xff", "4", "5"]
     wanted = {pairs.prompt_id("a star"), pairs.prompt_id("a moon")}
-    assert dict(source.captions_of(dataset, wanted)).keys() == wanted
+    assert dict(raw_table.captions_of(dataset, wanted)).keys() == wanted
     planned = encode_plan.read_source(dataset, strict_labels=False)
     assert (planned.rows, planned.refused, planned.prompts) == (5, 3, 2)
 
@@ -247,7 +248,7 @@ def test_both_orders_of_a_pair_are_kept_and_twice_the_same_is_refused(tmp_path: 
     assert len(set(checked["pair_id"].to_pylist())) == 2
     pq.write_table(pa.concat_tables([table, table.slice(1)]), tmp_path / "twice.parquet")
     with pytest.raises(UserError, match="source row 2: the same ranking_id"):
-        source.all_pair_ids(source.open_source([str(tmp_path / "twice.parquet")]))
+        raw_table.all_pair_ids(raw_table.open_source([str(tmp_path / "twice.parquet")]))
 
 
 # Latents

@@ -11,7 +11,7 @@ from pipelines.drawing.prompts import read_prompts
 from pipelines.latents import encode_config, encode_latents, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.kinds import kind_of
-from pipelines.raw import source
+from pipelines.raw import raw_table, source
 from pipelines.raw.pairs import PROBABILITY
 from training.run import trackers
 from training.settings.config import TrainConfig
@@ -67,7 +67,7 @@ def check(config: TrainConfig) -> None:
 
 def _has_votes(pairs: str) -> bool:
     """Say whether raw pairs have the share of people who preferred slot 0, which is a soft label."""
-    return PROBABILITY in source.open_source(source.parquet_files(pairs, EncodeConfig().split)).names
+    return PROBABILITY in raw_table.open_source(source.parquet_files(pairs, EncodeConfig().split)).names
 
 
 def encoding(config: TrainConfig) -> EncodeConfig:

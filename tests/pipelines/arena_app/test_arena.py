@@ -21,7 +21,7 @@ from pipelines.arena_app.arena_pairs import Contents, Pair, Sets, choose, left_m
 from pipelines.arena_app.arena_server import ArenaServer
 from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Choice, Vote, Votes, majority, read_votes
 from pipelines.judging.win_rate import wilson
-from pipelines.raw import raw_pairs, source
+from pipelines.raw import raw_pairs, raw_table, source
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import check_caption, check_label
 
@@ -136,9 +136,9 @@ def test_the_encoder_takes_an_export_as_it_is(sets: Sets, tmp_path: Path) -> Non
     votes = voted(sets, {0: [1, 1, 0], 1: [0, None, 0], 2: [0, 1]})  # policy, base, a tie; pair 3 is not judged
     results = arena_results.export(sets, votes, str(tmp_path / "raw"), {"seed": 0}, str(tmp_path / "work"))
     paths = source.parquet_files(str(tmp_path / "raw"), "train")
-    dataset = source.open_source(paths)
+    dataset = raw_table.open_source(paths)
     assert all(tables.column_names(path) == raw_pairs.SCHEMA.names for path in paths)
-    assert len(source.all_pair_ids(dataset)) == 3
+    assert len(raw_table.all_pair_ids(dataset)) == 3
     rows = tables.read(paths).to_pylist()
     models = dict(zip(sets.names, (RED, GREEN), strict=True))
     preferred = {row["caption"]: row[f"model_{0 if row['label_0'] else 1}"] for row in rows if row["label_0"] != 0.5}

@@ -26,7 +26,7 @@ from pipelines.latents import encode_latents, encode_passes, encoders
 from pipelines.latents.decoding import CheckAndDecode
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.safety import Filter
-from pipelines.raw import source
+from pipelines.raw import raw_table
 
 
 def test_copies_begin_at_the_least_and_tasks_have_a_bound() -> None:
@@ -205,7 +205,7 @@ def test_flags_say_what_each_step_takes(
         work=lambda name: name,
         filter=Filter(None, None, {}),
     )
-    monkeypatch.setattr(source, "columns_to_read", lambda dataset: dataset.schema.names)
+    monkeypatch.setattr(raw_table, "columns_to_read", lambda dataset: dataset.schema.names)
     encode_passes.encode_pairs(plan)
     decode, encode = jobs[0].steps
     assert (decode.function, encode.function) == (CheckAndDecode, encoders.LatentEncoder)

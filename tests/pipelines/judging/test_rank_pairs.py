@@ -16,7 +16,7 @@ from infra.base.errors import UserError
 from pipelines.drawing.image_sets import read_images
 from pipelines.judging.rank_config import Pairs, RankConfig
 from pipelines.judging.rank_pairs import choose, main
-from pipelines.raw import source
+from pipelines.raw import raw_table, source
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG
@@ -40,7 +40,7 @@ def ranked(config: RankConfig) -> list[dict[str, Any]]:
     main(config)
     paths = source.parquet_files(config.output, "train")
     shown = [
-        row for path in paths for piece in source.read_pieces(path, ["jpg_0", "jpg_1"]) for row in piece.to_pylist()
+        row for path in paths for piece in raw_table.read_pieces(path, ["jpg_0", "jpg_1"]) for row in piece.to_pylist()
     ]
     return [row | images for row, images in zip(pq.read_table(config.output).to_pylist(), shown, strict=True)]
 

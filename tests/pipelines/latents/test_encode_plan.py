@@ -18,7 +18,7 @@ from pipelines.latents import encode_config, encode_counts, encode_plan, kinds
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from pipelines.latents.encode_plan import Networks, SourceRows, Stored, print_plan
-from pipelines.raw import source
+from pipelines.raw import raw_table, source
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_are_counted_by_what_becomes_of_them(folder: Path) -> None:
     found = encode_plan.read_source(
-        source.open_source(source.parquet_files(str(folder / "raw"), "train")), strict_labels=False
+        raw_table.open_source(source.parquet_files(str(folder / "raw"), "train")), strict_labels=False
     )
     captions = {row["caption"] for row in rendered_pairs(16) if row["label_0"] != 0.5}
     assert found == SourceRows(rows=17, ties=2, refused=1, prompts=len(captions))

@@ -30,7 +30,7 @@ from pipelines.latents import (
     store_check,
 )
 from pipelines.latents.encode_config import EncodeConfig
-from pipelines.raw import group_source, source
+from pipelines.raw import group_source, raw_table, source
 from training.data.opened import open_store
 
 GROUPS = 3
@@ -81,16 +81,16 @@ def test_a_reader_of_raw_pairs_gets_the_bytes_in_every_row(tmp_path: Path) -> No
     path = str(folder / "pairs-00000.parquet")
     # 2 groups of 3 images: 6 images in 2 * 3 pairs of two, so 12 places, of which 6 have no bytes of their own.
     assert sum(pq.read_table(path)[f"jpg_{slot}"].null_count for slot in (0, 1)) == 6
-    read = [row for piece in source.read_pieces(path, ["jpg_0", "jpg_1"]) for row in piece.to_pylist()]
+    read = [row for piece in raw_table.read_pieces(path, ["jpg_0", "jpg_1"]) for row in piece.to_pylist()]
     assert read == [{name: row[name] for name in ("jpg_0", "jpg_1")} for row in rows]
-    assert group_source.count_images(source.open_source([path])) == 6
+    assert group_source.count_images(raw_table.open_source([path])) == 6
 
 
 def test_a_group_whose_rows_do_not_stand_together_is_refused(tmp_path: Path) -> None:
     rows = grouped_rows(2, 3)
     folder = write_rows(tmp_path / "raw", compact([*rows[1:], rows[0]]))
     with pytest.raises(UserError, match="the rows of group_id group 0 do not stand together; sort the pairs"):
-        group_source.count_images(source.open_source(source.parquet_files(str(folder), "train")))
+        group_source.count_images(raw_table.open_source(source.parquet_files(str(folder), "train")))
 
 
 def test_a_name_with_two_contents_in_a_group_is_refused(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_same_command_again_does_nothing(group_store: Path, capsys: pytest.C
 
 def test_a_dry_run_counts_each_image_once(tmp_path: Path) -> None:
     raw = write_rows(tmp_path / "raw", compact(grouped_rows(2, 4)))
-    dataset = source.open_source(source.parquet_files(str(raw), "train"))
+    dataset = raw_table.open_source(source.parquet_files(str(raw), "train"))
     rows = encode_plan.read_source(dataset, strict_labels=False)
     # 2 groups of 4 images are 12 pairs, whose 24 places show 8 images.
     assert (rows.kept, rows.images, rows.encoded) == (12, 8, 8)

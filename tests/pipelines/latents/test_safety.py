@@ -27,7 +27,7 @@ from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encoders import LatentEncoder
 from pipelines.latents.safety import make_filter, read_blocklist
 from pipelines.latents.safety_config import SafetyConfig
-from pipelines.raw import source
+from pipelines.raw import raw_table, source
 from pipelines.raw.raw_pairs import SCHEMA
 
 LIST = "# a comment\n\nnude\nSelf-Harm\nstraße\nété\n"
@@ -181,7 +181,7 @@ def test_the_dry_run_counts_the_filter(words: str, checker: Path, tmp_path: Path
     write_pairs(tmp_path / "raw", pairs_of(*FILTERED))
     chosen = make_filter(SafetyConfig(words, str(checker)))
     rows = encode_plan.read_source(
-        source.open_source(source.parquet_files(str(tmp_path / "raw"), "train")), False, chosen.blocklist
+        raw_table.open_source(source.parquet_files(str(tmp_path / "raw"), "train")), False, chosen.blocklist
     )
     assert (rows.rows, rows.ties, rows.blocked, rows.kept) == (5, 1, 1, 3)
     networks = encode_plan.Networks(

@@ -16,7 +16,7 @@ import pytest
 from support.material import rendered_pairs, write_pairs
 
 from infra.base.errors import UserError
-from pipelines.raw import columns, pairs, source
+from pipelines.raw import columns, pairs, raw_table
 from pipelines.raw.raw_pairs import SCHEMA
 
 Change = Callable[[pa.Table], pa.Table]
@@ -45,13 +45,13 @@ def write(folder: Path, *parts: pa.Table) -> list[str]:
 
 def read(paths: list[str]) -> pa.Table:
     """Read a source as a worker does, whatever the file."""
-    raw = source.open_source(paths)
-    return pa.concat_tables([piece for path in paths for piece in source.read_pieces(path, raw.names)])
+    raw = raw_table.open_source(paths)
+    return pa.concat_tables([piece for path in paths for piece in raw_table.read_pieces(path, raw.names)])
 
 
 def ids(paths: list[str]) -> list[int]:
     """Compute the ids on the driver and on workers, and compare the two."""
-    on_driver = source.all_pair_ids(source.open_source(paths)).tolist()
+    on_driver = raw_table.all_pair_ids(raw_table.open_source(paths)).tolist()
     assert pairs.pair_ids(read(paths)).tolist() == on_driver
     return on_driver
 
@@ -142,9 +142,9 @@ def test_a_text_that_is_no_number_costs_its_own_row(tmp_path: Path) -> None:
 def test_a_ranking_id_that_is_no_whole_number_is_refused_by_file_and_column(tmp_path: Path) -> None:
     table = pairs_table()
     broken = put(table.slice(3), "ranking_id", pa.array([1.0, 2.5, 3.0]))
-    raw = source.open_source(write(tmp_path, table.slice(0, 3), broken))
+    raw = raw_table.open_source(write(tmp_path, table.slice(0, 3), broken))
     with pytest.raises(UserError, match=r"b\.parquet: column ranking_id is not text, whole numbers or UUIDs"):
-        source.all_pair_ids(raw)
+        raw_table.all_pair_ids(raw)
 
 
 def image_struct(table: pa.Table, lost: int | None = None) -> pa.Table:
@@ -190,14 +190,14 @@ REFUSED = {
 @pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED)
 def test_a_later_file_that_is_no_part_of_the_source_is_named(tmp_path: Path, change: Change, sentence: str) -> None:
     with pytest.raises(UserError, match=rf"b\.parquet: {sentence}"):
-        source.open_source(write(tmp_path, pairs_table(), change(pairs_table())))
+        raw_table.open_source(write(tmp_path, pairs_table(), change(pairs_table())))
 
 
 def test_a_column_twice_is_refused(tmp_path: Path) -> None:
     table = pairs_table()
     twice = pa.Table.from_arrays([*table.columns, table["label_0"]], [*table.column_names, "label_0"])
     with pytest.raises(UserError, match=r"a\.parquet: two columns are named label_0"):
-        source.open_source(write(tmp_path, twice))
+        raw_table.open_source(write(tmp_path, twice))
 
 
 @pytest.mark.parametrize("length", [0, 3, 1000, -20])
@@ -205,7 +205,7 @@ def test_a_later_file_that_was_cut_off_is_named(tmp_path: Path, length: int) -> 
     paths = write(tmp_path, pairs_table(), pairs_table())
     Path(paths[1]).write_bytes(Path(paths[1]).read_bytes()[:length])
     with pytest.raises(UserError, match=r"b\.parquet: not readable as Parquet .*replace it by a whole file"):
-        source.open_source(paths)
+        raw_table.open_source(paths)
 
 
 def test_a_file_with_a_broken_page_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
 
     monkeypatch.setattr(pq, "ParquetFile", denied)
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read .*Permission denied") as refused:
-        source.open_source([path])
+        raw_table.open_source([path])
     assert "Parquet (" not in str(refused.value)
 
 
@@ -265,7 +265,7 @@ def test_a_class_label_is_not_taken_for_a_label(tmp_path: Path) -> None:
     about = {"info": {"features": {"label_0": {"names": ["0", "0.5", "1"], "_type": "ClassLabel"}}}}
     table = put(pairs_table(), "label_0", pa.array([0, 1, 2] * 2))
     with pytest.raises(UserError, match=r"a\.parquet: column label_0 is a ClassLabel with the names \['0', '0.5', '1'"):
-        source.open_source(write(tmp_path, table.replace_schema_metadata({"huggingface": json.dumps(about)})))
+        raw_table.open_source(write(tmp_path, table.replace_schema_metadata({"huggingface": json.dumps(about)})))
 
 
 def test_decimal_labels_are_exact() -> None:
@@ -281,7 +281,7 @@ def test_a_source_without_ids_is_read_a_little_at_a_time(tmp_path: Path, monkeyp
         table = put(table, name, pa.array([noise.bytes(20_000) for _ in range(12)]))
     paths = write(tmp_path, table)
     monkeypatch.setattr("infra.base.tables.BYTES_AT_ONCE", 100_000)
-    sizes = [piece.num_rows for piece in source.read_pieces(paths[0], pairs.IDENTITY_OF_CONTENT)]
+    sizes = [piece.num_rows for piece in raw_table.read_pieces(paths[0], pairs.IDENTITY_OF_CONTENT)]
     assert sizes == [2] * 6
     assert len(set(ids(paths))) == 12
 

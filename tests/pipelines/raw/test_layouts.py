@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.base.errors import UserError
-from pipelines.raw import group_source, source
+from pipelines.raw import group_source, raw_table, source
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main
 from pipelines.raw.layouts import comparisons_of
@@ -123,7 +123,7 @@ def test_an_imported_ranking_holds_each_image_once(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "raw")
     assert table.num_rows == 6  # 4 * 3 / 2
     assert sum(table[f"jpg_{slot}"].null_count for slot in (0, 1)) == 12 - 4
-    raw = source.open_source(source.parquet_files(str(tmp_path / "raw"), "train"))
+    raw = raw_table.open_source(source.parquet_files(str(tmp_path / "raw"), "train"))
     assert group_source.count_images(raw) == 4
     filled = [
         row for piece in raw.pieces(["image_0_uid", "jpg_0", "image_1_uid", "jpg_1"]) for row in piece.to_pylist()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from infra.base.errors import UserError
-from pipelines.raw import other_formats, source
+from pipelines.raw import other_formats, raw_table, source
 from pipelines.raw.decode import BadImage, open_image
 from pipelines.raw.label_values import LabelValues
 
@@ -124,7 +124,7 @@ def test_labels_of_another_scale_are_refused_before_one_side_is_lost(
     table = pairs(len(labels), label_0=labels, image_1_uid=["x"] * len(labels), **ids)
     pq.write_table(table, tmp_path / "a.parquet")
     seen = LabelValues()
-    source.all_pair_ids(source.open_source([str(tmp_path / "a.parquet")]), seen)
+    raw_table.all_pair_ids(raw_table.open_source([str(tmp_path / "a.parquet")]), seen)
     if told is None:
         seen.refuse("--source x")
     else:

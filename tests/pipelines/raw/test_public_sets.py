@@ -16,7 +16,7 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from pipelines.latents import summary
-from pipelines.raw import source, table_places, webdataset
+from pipelines.raw import raw_table, source, table_places, webdataset
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main
 from pipelines.raw.pairs import pair_ids
@@ -42,7 +42,7 @@ def inside(colour: str) -> dict[str, Any]:
 def imported(folder: Path, **flags: str) -> list[dict[str, Any]]:
     flags = {"table": str(folder / "set"), "output": str(folder / "raw")} | flags
     main(ImportConfig(**flags))  # type: ignore[arg-type]
-    raw = source.open_source(source.parquet_files(str(folder / "raw"), "train"))
+    raw = raw_table.open_source(source.parquet_files(str(folder / "raw"), "train"))
     return [row for piece in raw.pieces(raw.names) for row in piece.to_pylist()]
 
 
@@ -162,7 +162,7 @@ def test_rapidata_s_votes_and_shares(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_shares_of_votes_are_looked_up_for_the_kept_pairs(tmp_path: Path) -> None:
     rapidata(tmp_path / "set" / "train.parquet", votes_image1=[20, 13, 6], votes_image2=[6, 13, 18])
     imported(tmp_path)
-    raw = source.open_source(source.parquet_files(str(tmp_path / "raw"), "train"))
+    raw = raw_table.open_source(source.parquet_files(str(tmp_path / "raw"), "train"))
     (whole,) = raw.pieces(raw.names)
     kept = pa.table({"pair_id": pair_ids(whole)[::-2]})  # the third and the first
     shares = summary._probabilities(SimpleNamespace(dataset=raw), kept)  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def test_a_public_set_given_as_a_source_is_named_with_the_command(tmp_path: Path
     with pytest.raises(
         UserError, match=rf", as Rapidata with votes: make raw pairs with .*import_pairs\.py --table {path}"
     ):
-        source.open_source([str(path)])
+        raw_table.open_source([str(path)])
 
 
 def tar(path: Path, samples: dict[str, bytes | str]) -> None:

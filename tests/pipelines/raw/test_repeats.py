@@ -15,7 +15,7 @@ from infra.base import engines
 from pipelines.latents import store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
-from pipelines.raw import pairs, repeats, source
+from pipelines.raw import pairs, raw_table, repeats
 
 Row = tuple[str, str, str, float | None]  # caption, images in slots 0 and 1, label_0
 ROWS: list[Row] = [
@@ -73,16 +73,16 @@ def test_rows_without_images_or_caption_are_passed_over() -> None:
 def test_of_a_source_with_ids_no_image_is_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(table_of(ROWS, as_uids=True), tmp_path / "a.parquet")
     asked: list[list[str]] = []
-    read = source.read_pieces
+    read = raw_table.read_pieces
 
     def noting(path: str, names: list[str]) -> Iterator[pa.Table]:
         asked.append(names)
         return read(path, names)
 
-    monkeypatch.setattr(source, "read_pieces", noting)
+    monkeypatch.setattr(raw_table, "read_pieces", noting)
     seen = repeats.Seen()
-    raw = source.open_source([str(tmp_path / "a.parquet")])
-    ids = source.all_pair_ids(raw, seen)
+    raw = raw_table.open_source([str(tmp_path / "a.parquet")])
+    ids = raw_table.all_pair_ids(raw, seen)
     assert asked == [["ranking_id", "image_0_uid", "image_1_uid", "caption", "label_0"]]
     assert ids.tolist() == pairs.pair_ids(table_of(ROWS, as_uids=True)).tolist()
     assert seen.count().repeated == 6

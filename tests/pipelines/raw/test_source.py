@@ -15,7 +15,7 @@ from support.material import rendered_pairs, write_pairs
 
 from infra.base import files
 from infra.base.errors import UserError
-from pipelines.raw import source
+from pipelines.raw import pairs, raw_table, source
 
 Hub = Callable[[str], Path]
 
@@ -56,10 +56,10 @@ def test_a_named_dataset_is_read_where_it_lies(hub: Hub, name: str, tmp_path: Pa
         path.rename(path.with_name(f"train-{number:05d}-of-00002.parquet"))
     found = source.parquet_files(name, "train")
     assert found == [f"hf://datasets/{name}/data/train-{number:05d}-of-00002.parquet" for number in (0, 1)]
-    dataset = source.open_source(found)
+    dataset = raw_table.open_source(found)
     assert dataset.count_rows() == 10
-    local = source.open_source(source.parquet_files(str(write_pairs(tmp_path / "local", rows)), "train"))
-    assert source.all_pair_ids(dataset).tolist() == source.all_pair_ids(local).tolist()
+    local = raw_table.open_source(source.parquet_files(str(write_pairs(tmp_path / "local", rows)), "train"))
+    assert raw_table.all_pair_ids(dataset).tolist() == raw_table.all_pair_ids(local).tolist()
     with pytest.raises(UserError, match="no split 'test'; it has train"):
         source.parquet_files(name, "test")
     assert source.parquet_files(f"hf://datasets/{name}", "train") == found  # a folder there works as one here
@@ -83,7 +83,7 @@ def test_a_dataset_of_several_configurations_is_named_with_one(hub: Hub) -> None
     (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     found = source.parquet_files("someone/pairs:v2", "train")
     assert found == ["hf://datasets/someone/pairs/v2/pairs-00000.parquet"]
-    assert source.open_source(found).count_rows() == 3
+    assert raw_table.open_source(found).count_rows() == 3
     with pytest.raises(UserError, match=r"it has several configurations; give one .* someone/pairs:CONFIG \(v1, v2\)"):
         source.parquet_files("someone/pairs", "train")
     with pytest.raises(UserError, match=r"it has no configuration 'v3'; give one of them"):
@@ -120,7 +120,7 @@ def test_folders_and_files(where: str, tmp_path: Path, request: pytest.FixtureRe
     found = source.parquet_files(files.join(folder, "raw"), "train")
     assert found == [files.join(folder, "raw", name) for name in ("pairs-00000.parquet", "pairs-00004.parquet")]
     assert source.parquet_files(found[1], "train") == found[1:]
-    assert source.open_source(found).count_rows() == 6
+    assert raw_table.open_source(found).count_rows() == 6
     for missing in ("absent", "absent.parquet"):
         with pytest.raises(UserError, match=f"{missing} does not exist"):
             source.parquet_files(files.join(folder, missing), "train")
@@ -147,14 +147,12 @@ def test_folders_and_files(where: str, tmp_path: Path, request: pytest.FixtureRe
         source.parquet_files(files.join(folder, "photos"), "train")
     files.write_bytes(files.join(folder, "broken.parquet"), b"no Parquet")
     with pytest.raises(UserError, match=r"broken\.parquet: not readable as Parquet"):
-        source.open_source([files.join(folder, "broken.parquet")])
+        raw_table.open_source([files.join(folder, "broken.parquet")])
 
 
 def test_captions_are_found_once_each(tmp_path: Path) -> None:
     rows = rendered_pairs(4)
     rows[2]["caption"], rows[3]["caption"] = rows[0]["caption"], None
-    dataset = source.open_source(source.parquet_files(str(write_pairs(tmp_path, rows, rows_per_file=2)), "train"))
-    wanted = {source.pairs.prompt_id(rows[0]["caption"]), source.pairs.prompt_id("not there")}
-    assert list(source.captions_of(dataset, wanted)) == [
-        (source.pairs.prompt_id(rows[0]["caption"]), rows[0]["caption"])
-    ]
+    dataset = raw_table.open_source(source.parquet_files(str(write_pairs(tmp_path, rows, rows_per_file=2)), "train"))
+    wanted = {pairs.prompt_id(rows[0]["caption"]), pairs.prompt_id("not there")}
+    assert list(raw_table.captions_of(dataset, wanted)) == [(pairs.prompt_id(rows[0]["caption"]), rows[0]["caption"])]

@@ -8,7 +8,7 @@ import pytest
 from support.material import rendered_pairs, write_pairs
 
 from infra.base.errors import UserError
-from pipelines.raw import source
+from pipelines.raw import raw_table, source
 from pipelines.raw.splits import split_of
 
 SHARDS = ("train", "validation", "test")
@@ -106,7 +106,7 @@ def test_names_that_other_readers_pass_over_are_passed_over(tmp_path: Path) -> N
 def test_what_a_path_is_called_is_no_column(tmp_path: Path) -> None:
     rows = rendered_pairs(4)
     folder = write_pairs(tmp_path / "label_0=1" / "caption=x", rows)
-    raw = source.open_source(source.parquet_files(str(folder), "train"))
+    raw = raw_table.open_source(source.parquet_files(str(folder), "train"))
     labels = [label for piece in raw.pieces(["label_0"]) for label in piece["label_0"].to_pylist()]
     assert labels == [row["label_0"] for row in rows]
 
