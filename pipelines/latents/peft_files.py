@@ -16,6 +16,9 @@ from pipelines.latents.lost_layers import layer_of
 
 PREFIX = "base_model.model."
 OUT = ".lora_B.weight"
+BIAS = ".lora_B.bias"  # of lora_bias, which PEFT scales too
+# Ways to begin that change the model's own weights first: the adapters fit those weights and no others.
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def settings_of(adapters: Path) -> Path | None:
@@ -38,7 +41,7 @@ def opened(
         layers: of the network, by name.
 
     Raises:
-        UserError: if the settings are of adapters that are not LoRA, or lack a scale.
+        UserError: if the settings are of adapters that are not LoRA or belong to changed weights, or lack a scale.
     """
     settings = settings_of(adapters)
     own = dict(tensors)
@@ -58,6 +61,12 @@ def _scaled(tensors: dict[str, torch.Tensor], settings: Any, where: str) -> dict
         raise UserError(
             f"{where}: its {weight_names.ADAPTERS} says {kind}, and only LoRA is loaded; convert it to LoRA"
         )
+    began = settings.get("init_lora_weights")
+    if isinstance(began, str) and began.lower().startswith(CHANGE_THE_BASE):
+        raise UserError(
+            f"{where}: its {weight_names.ADAPTERS} says init_lora_weights {began}, which changes the model's own weights "
+            "before training; save plain LoRA with save_pretrained's path_initial_model_for_weight_conversion"
+        )
     scaled = dict(tensors)
     for name in [name for name in tensors if name.endswith(OUT)]:
         layer = name.removeprefix(PREFIX).removesuffix(OUT)
@@ -69,7 +78,9 @@ def _scaled(tensors: dict[str, torch.Tensor], settings: Any, where: str) -> dict
                 f"{where}: its {weight_names.ADAPTERS} has no lora_alpha or alpha_pattern that can be read for {layer}"
             ) from error
         scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
-        scaled[name] = tensors[name].float() * scale
+        for own in (name, name.removesuffix(OUT) + BIAS):
+            if own in tensors:
+                scaled[own] = tensors[own].float() * scale
     return scaled
 
 

@@ -235,6 +235,34 @@ def test_settings_of_peft_without_a_scale_are_refused(
         check_adapters("--lora", lora, tiny_pipeline("sd-v"))
 
 
+def test_adapters_of_peft_that_belong_to_changed_weights_are_refused(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    """PiSSA's base lacks what its adapters hold at the start; on the whole base that would count twice."""
+    lora = write_lora(tiny_pipeline("sd-v"), tmp_path)
+    change(lora, lambda name: name.replace("unet.", "base_model.model.", 1))
+    for began in ("pissa", "pissa_niter_16", "olora", "loftq", "gaussian"):
+        settings = {"peft_type": "LORA", "lora_alpha": 2, "init_lora_weights": began}
+        (lora / "adapter_config.json").write_text(json.dumps(settings))
+        if began == "gaussian":
+            check_adapters("--lora", lora, tiny_pipeline("sd-v"))
+            continue
+        with pytest.raises(UserError, match=rf"adapter_config\.json says init_lora_weights {began}, which changes"):
+            check_adapters("--lora", lora, tiny_pipeline("sd-v"))
+
+
+def test_the_biases_of_peft_s_adapters_are_scaled_too(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
+    base = tiny_pipeline("sd-v")
+    network = components.class_of(base, "unet").from_pretrained(base / "unet")
+    settings = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q"], lora_bias=True, init_lora_weights=False)
+    adapted = get_peft_model(network, settings)
+    adapted.save_pretrained(str(tmp_path / "peft"))
+    wanted = {name: value for name, value in adapted.named_parameters() if name.endswith("lora_B.default.bias")}
+    loaded = load_pipeline(base, torch.float32, "cpu", lora=models.adapters_folder("--lora", str(tmp_path / "peft")))
+    found = [value for name, value in loaded.unet.named_parameters() if "lora_B" in name and name.endswith("bias")]
+    assert len(found) == len(wanted) > 0
+    for mine, its in zip(found, wanted.values(), strict=True):
+        assert torch.allclose(mine, 4 * its)  # alpha 8 / rank 2
+
+
 def test_a_scale_in_other_metadata_alone_is_refused_unless_it_is_1(tiny_pipeline: Pipelines, tmp_path: Path) -> None:
     base = tiny_pipeline("sd-v")
     lora = write_lora(base, tmp_path)
