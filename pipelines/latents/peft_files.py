@@ -64,7 +64,7 @@ def _scaled(tensors: dict[str, torch.Tensor], settings: Any, where: str) -> dict
     began = settings.get("init_lora_weights")
     if isinstance(began, str) and began.lower().startswith(CHANGE_THE_BASE):
         raise UserError(
-            f"{where}: its {weight_names.ADAPTERS} says init_lora_weights {began}, which changes the model's own weights "
+            f"{where}: its {weight_names.ADAPTERS} says init_lora_weights {began}, which changes the model's weights "
             "before training; save plain LoRA with save_pretrained's path_initial_model_for_weight_conversion"
         )
     scaled = dict(tensors)
