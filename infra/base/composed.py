@@ -46,13 +46,15 @@ def base_of(path: Path, where: str) -> str:
         UserError: if it is nothing of a model, or its kind does not name a base.
     """
     if path.is_file():
-        base = single_files.base_of(single_files.read_headers(path))
+        headers = single_files.read_headers(path)
+        single_files.refuse_adapters(headers, where)
+        base = single_files.base_of(headers)
         if base is None:
             raise UserError(
                 f"{where}: does not say which model it is of; name a folder or Hub name of its kind as BASE+FILE"
             )
         return base
-    if is_whole(path / "result"):
+    if is_whole(path / "result") or (path / "result" / model_sources.ADAPTERS).is_file():
         raise UserError(f"{where}: is the folder of a training run; give its result, {path / 'result'}")
     if is_whole(path.parent):
         raise UserError(f"{where}: is one part of the model {path.parent}; give that, or BASE{SIGN}{path.name}")

@@ -43,12 +43,15 @@ def fetch(model: str, revision: str | None, weights_of: Sequence[str], flag: str
         raise UserError(f"{flag} {model}: give a local folder, an s3:// path or a Hub name")
     path = files.local(model)
     if path.exists():
-        if (path / ADAPTERS).is_file() and not (path / INDEX).is_file():
-            raise UserError(f"{flag} {model}: {path} holds adapters (LoRA), not a model; name the base they belong to")
+        is_peft = (path / weight_names.PEFT).is_file() and not (path / "config.json").is_file()
+        if (is_peft or (path / ADAPTERS).is_file()) and not (path / INDEX).is_file():
+            raise UserError(f"{flag} {model}: {path} {weight_names.NO_MODEL}")
         return path
     depth = model.count("/")
     if os.path.isabs(model) or depth != (2 if end == SINGLE else 1):
-        raise UserError(f"{flag} {model}: {path} has no {INDEX}, so it is no diffusers folder")
+        raise UserError(
+            f"{flag} {model}: there is no {path}, and a name on the Hub is OWNER/NAME; presets are named by --preset"
+        )
     return _from_hub(name, revision or commit or None, weights_of, f"{flag} {model}")
 
 
@@ -116,7 +119,7 @@ def folder_from_s3(model: str, flag: str, wanted: str = "") -> Path:
         raise UserError(f"{flag} {model}: holds no {wanted}: no LoRA result")
     if not wanted and INDEX not in names:
         if ADAPTERS in names:
-            raise UserError(f"{flag} {model}: holds adapters (LoRA), not a model; name the base they belong to")
+            raise UserError(f"{flag} {model}: {weight_names.NO_MODEL}")
         if not any(name.rsplit("/", 1)[-1] == "config.json" for name in names):
             raise UserError(f"{flag} {model}: holds no diffusers model")
     return _copied(source, stamps, lambda name: files.inside(source, name), f"{flag} {model}")

@@ -162,6 +162,9 @@ def adapters_folder(flag: str, path: str) -> Path:
     if path.startswith(files.S3):
         return model_sources.folder_from_s3(path, flag, ADAPTERS)
     folder = Path(files.resolve(path))
+    result = folder / "result"
+    if not (folder / ADAPTERS).is_file() and (result / ADAPTERS).is_file():
+        raise UserError(f"{flag} {path}: is the folder of a training run; give its result, {result}")
     if not (folder / ADAPTERS).is_file():
         raise UserError(
             f"{flag} {path}: {folder} has no {ADAPTERS}, so it is no LoRA result; give that, or a LoRA's .safetensors"

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from infra.base import files, pointers
+from infra.base import files, pointers, weight_names
 from infra.base.errors import UserError
 
 NETWORK = "model.diffusion_model."
@@ -69,6 +69,16 @@ def read_headers(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 
 
+def refuse_adapters(headers: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a file of adapters, in whoever's names.
+
+    Raises:
+        UserError: if a tensor has the name of one of a LoRA's.
+    """
+    if any("lora_" in name.lower() or ".lora." in name.lower() for name in headers):
+        raise UserError(f"{where}: {weight_names.NO_MODEL}")
+
+
 def base_of(headers: Mapping[str, Tensor]) -> str | None:
     """Return the Hub name of the model that a file is of the kind of, by diffusers' own list; None where it says none.
 
@@ -118,6 +128,8 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
             parts.setdefault(part, []).append(name)
         elif not name.startswith(BESIDE):
             homeless.append(name)
+    if homeless and not parts:
+        refuse_adapters(headers, where)
     if homeless:
         raise UserError(f"{where}: holds tensors of no part of a {index['_class_name']} ({_some(homeless)})")
     if network not in parts and not vae and has_average(headers):

@@ -271,9 +271,27 @@ def test_the_wrong_folder_is_told_with_the_right_one(tmp_path: Path) -> None:
         models.local_folder(str(tmp_path))
     (tmp_path / "run" / "result").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text("{}")
-    (tmp_path / "run" / "result" / "model_index.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is the folder of a training run; give its result, .*/run/result$"):
-        models.local_folder(str(tmp_path / "run"))
+    for name in (models.ADAPTERS, models.INDEX):
+        (tmp_path / "run" / "result" / name).write_text("{}")
+        with pytest.raises(UserError, match=r"is the folder of a training run; give its result, .*/run/result$"):
+            models.local_folder(str(tmp_path / "run"))
+        with pytest.raises(UserError, match=r"^--lora .*is the folder of a training run; give its result, .*/run/res"):
+            models.adapters_folder("--lora", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lora_unet_mid_block_x.lora_down.weight", "base_model.model.mid_block.x.lora_A.weight", "unet.x.lora.up.weight"],
+)
+def test_adapters_as_a_model_are_told_with_the_flag_that_takes_them(name: str, tmp_path: Path) -> None:
+    """As kohya's trainer, PEFT and older diffusers name them: a file, what PEFT saves, and either behind a base."""
+    told = r"holds adapters \(LoRA\), not a model; name their base here, and give the adapters as --lora to draw with"
+    file = write_single(tmp_path / "style.safetensors", tensor_of_ones(name))
+    (tmp_path / "peft").mkdir()
+    write_single(tmp_path / "peft" / "adapter_model.safetensors", tensor_of_ones(name))
+    for given in (file, tmp_path / "peft", f"{MODEL}+{file}", f"{MODEL}+{tmp_path}/peft"):
+        with pytest.raises(UserError, match=rf"^--model {tmp_path}/.*{told}"):
+            models.local_folder(str(given))
 
 
 @pytest.mark.parametrize(
