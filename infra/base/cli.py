@@ -13,7 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from infra.base import config_files, dry_run, ending, engines, files, flags, garbage, logs, pipes, places, verifying
+from infra.base import (
+    config_files,
+    dry_run,
+    ending,
+    engines,
+    files,
+    flags,
+    garbage,
+    logs,
+    pipes,
+    places,
+    termination,
+    verifying,
+)
 from infra.base.config_files import as_saved, begun_with, save_config
 from infra.base.dry_run import DryRunConfig
 from infra.base.errors import UserError
@@ -72,6 +85,8 @@ def run(
 ) -> None:
     """Parse the command line and call main; exit 2 with one sentence on a UserError, or where S3 or a disk refuses.
 
+    Ctrl-C ends it with a sentence, too.
+
     Args:
         main: what carries the command out, as "module:function" where its module takes long to import: it is imported
             once the flags are read and found good.
@@ -97,6 +112,9 @@ def run(
             raise
         print(f"error: {refusal}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; the same command goes on from what is finished", file=sys.stderr, flush=True)
+        raise SystemExit(termination.INTERRUPTED) from None
     if arguments is None:
         ending.note_success()
 

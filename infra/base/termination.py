@@ -1,14 +1,16 @@
-"""SIGTERM as a request to end where nothing is lost, which the work looks at between two of its parts."""
+"""SIGTERM, or Ctrl-C, as a request to end where nothing is lost; the work looks at it between two of its parts."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
+INTERRUPTED = 128 + signal.SIGINT  # of one that Ctrl-C ended at once
 
 _asked = threading.Event()
 
@@ -31,17 +33,33 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Listen for SIGTERM inside the block, if this is the main thread; elsewhere whoever owns it has called listen."""
+    """Listen for SIGTERM and Ctrl-C inside the block, if this is the main thread; elsewhere its owner called listen.
+
+    A second Ctrl-C is Python's own again. Where somebody else takes Ctrl-C, or nobody is to, as in a job that a shell
+    runs in the background, that stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
+    takes_keys = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     listen()
+    if takes_keys:
+        signal.signal(signal.SIGINT, _note_key)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if takes_keys:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _note(_signal: int, _frame: FrameType | None) -> None:
     ask()
+
+
+def _note_key(_signal: int, _frame: FrameType | None) -> None:
+    ask()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Unbuffered: whoever was interrupted may be in the middle of a print.
+    os.write(2, b"stopping after the work in hand; Ctrl-C again ends at once\n")

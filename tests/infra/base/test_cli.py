@@ -209,3 +209,13 @@ def test_libraries_tell_their_errors_alone_unless_verbose(
     cli.run(lambda _: seen.extend(map(os.environ.get, [*names, "TRANSFORMERS_VERBOSITY"])), Config, arguments=flags)
     assert seen == [*level, "info"]
     assert not [name for name in names if name in os.environ]
+
+
+def test_ctrl_c_is_one_sentence_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(interrupted, Config, PRESETS, [])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C; the same command goes on from what is finished\n"

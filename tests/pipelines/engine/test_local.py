@@ -181,20 +181,24 @@ def test_a_source_is_read_piece_by_piece(job: Job) -> None:
     assert progress.finished_rows(job.checkpoint) == 1000
 
 
-def test_sigterm_ends_after_the_block_under_way(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_end_after_the_block_under_way(
+    sent: signal.Signals, job: Job, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Terminated(Square):
         def __call__(self, table: pa.Table) -> pa.Table:
             if 4 in table["x"].to_pylist():
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), sent)
             return super().__call__(table)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(sent)
     with pytest.raises(SystemExit) as ended:
         in_process.run(replace(job, steps=[Step(function=Terminated, batch_size=3)]))
     assert ended.value.code == termination.EXIT == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(sent) is before
     told = f"{job.output}: stopped on request; the same command goes on from what is written\n"
-    assert capsys.readouterr().err == told
+    at_once = "stopping after the work in hand; Ctrl-C again ends at once\n" if sent == signal.SIGINT else ""
+    assert capfd.readouterr().err == at_once + told
     assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     in_process.run(job)
     assert [part["x"] for part in written(job)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -246,3 +250,28 @@ def test_the_rate_and_what_is_left_are_said(
         "numbers: 404 of 1,000 written",
         "numbers: 460 of 1,000 written, 0.933 a second, 10 min left",  # 540 / 0.933 = 579 s
     ]
+
+
+def test_a_second_ctrl_c_ends_at_once(job: Job) -> None:
+    class Interrupted(Square):
+        def __call__(self, table: pa.Table) -> pa.Table:
+            for _ in range(2 if 4 in table["x"].to_pylist() else 0):
+                signal.raise_signal(signal.SIGINT)
+            return super().__call__(table)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_process.run(replace(job, steps=[Step(function=Interrupted, batch_size=3)]))
+    assert [part["x"] for part in written(job)] == [[0, 1, 2, 3]]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stays_ignored_where_a_shell_says_so() -> None:
+    """As of a command in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with termination.listening():
+            signal.raise_signal(signal.SIGINT)
+            assert not termination.is_asked()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
