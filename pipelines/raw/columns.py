@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.base import json_text
+from infra.base import json_text, next_step
 from infra.base.errors import UserError
 from pipelines.raw import pairs
 from pipelines.raw.layouts import layout_of
@@ -57,7 +57,8 @@ def check_schema(path: str, schema: pa.Schema) -> None:
     missing = [name for name in pairs.REQUIRED_COLUMNS if name not in schema.names]
     if missing:
         known = layout_of(schema.names)
-        how = f"make raw pairs with python pipelines/import_pairs.py --table {path} --output runs/raw" if known else ""
+        command = next_step.command("pipelines/import_pairs.py", "--table", path, "--output", "raw")
+        how = f"make raw pairs with `{command}`" if known else ""
         raise UserError(
             f"{path}: no column {', '.join(missing)}; raw pairs have {', '.join(pairs.REQUIRED_COLUMNS)}, "
             f"and this file has {', '.join(schema.names) or 'none'}{f', as {known.name}: {how}' if known else ''}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
 IMAGES = {
@@ -34,3 +36,27 @@ def held_by(content: bytes) -> str:
     if PATH.fullmatch(content):
         return "a path"
     return next((kind for mark, kind in IMAGES.items() if content.startswith(mark)), "")
+
+
+class Unread:
+    """Notes the images of raw pairs that are of a format which is not read."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, str] = {}  # by name
+
+    def add(self, pair: Mapping[str, Any]) -> None:
+        """Look at a pair's two images, as far as they stand in it."""
+        for slot in (0, 1):
+            kind = held_by(pair[f"jpg_{slot}"] or b"")
+            if kind:
+                self.kinds[pair[f"image_{slot}_uid"]] = kind
+
+    def sentence(self) -> str:
+        """Say which they are, and what to do."""
+        name, kind = next(iter(self.kinds.items()))
+        total = len(self.kinds)
+        count = f" (one of {total:,} such images)" if total > 1 else ""
+        return (
+            f"{name} is {kind}{count}, which is not read, so the encoder leaves its pairs out; save it as JPEG, PNG or "
+            "WebP, and import again"
+        )

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from infra.base import files, next_step
+from infra.base import files, logs, next_step
 from infra.base.errors import UserError
 from pipelines.raw import raw_pairs, streamed_pairs, table_places
 from pipelines.raw.comparisons import Comparison, image_path
+from pipelines.raw.image_marks import Unread
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.layouts import comparisons_of
 from pipelines.raw.pairs import GROUP, PROBABILITY, hash64
@@ -44,9 +45,10 @@ def find_images(comparisons: list[Comparison], images: str, layout: str) -> dict
     """Look for every image before anything is written; returns their paths by name.
 
     Raises:
-        UserError: naming the first line whose image is not there.
+        UserError: naming the first line whose image is not there, and how many others are not.
     """
     known: dict[str, str] = {}
+    missing: dict[str, str] = {}  # the first place of each name
     for comparison in comparisons:
         for name in comparison.names:
             if name in known:
@@ -55,8 +57,16 @@ def find_images(comparisons: list[Comparison], images: str, layout: str) -> dict
             if path is None and layout == IMAGE_REWARD:
                 path = image_path(images, PurePosixPath(name).name)
             if path is None:
-                raise UserError(f"{comparison.place}: no image {name} in {images}")
-            known[name] = path
+                missing.setdefault(name, comparison.place)
+            else:
+                known[name] = path
+    if missing:
+        name, place = next(iter(missing.items()))
+        others = f" ({len(missing) - 1:,} other images are not there, either)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{place}: no image {name} in {images}{others}; correct the names, or give the folder that they count from "
+            "as --images"
+        )
     return known
 
 
@@ -120,8 +130,11 @@ def _row(ranking_id: int, comparison: Comparison, images: dict[str, bytes], vote
     return row | {"model_1": comparison.models[1]}
 
 
-def _some(rows: Iterator[dict[str, Any]], table: table_places.Table) -> Iterator[dict[str, Any]]:
+def _some(rows: Iterator[dict[str, Any]], table: table_places.Table, unread: Unread) -> Iterator[dict[str, Any]]:
     """Yield rows, of which there must be one: raw pairs of before are not replaced by none.
+
+    Args:
+        unread: what notes images of formats that are not read.
 
     Raises:
         UserError: if there is none.
@@ -129,6 +142,7 @@ def _some(rows: Iterator[dict[str, Any]], table: table_places.Table) -> Iterator
     count = 0
     for row in rows:
         count += 1
+        unread.add(row)
         yield row
     if not count:
         raise UserError(f"--table {', '.join(table.paths[:3])}: holds no pair; give a table that has some")
@@ -148,9 +162,13 @@ def main(config: ImportConfig) -> None:
         rows = imported_pairs(comparisons, find_images(comparisons, images, layout), votes)
     else:
         layout, rows = with_images
-    count = raw_pairs.write_pairs(output, _some(rows, table), asdict(config))
+    unread = Unread()
+    count = raw_pairs.write_pairs(output, _some(rows, table, unread), asdict(config))
+    if unread.kinds:
+        logs.LOGGER.warning(f"--table {config.table}: {unread.sentence()}")
     if votes.pairs:
         print(votes.sentence(), flush=True)
     groups = f" of {len(grouped):,} groups" if grouped else ""
-    then = next_step.command("pipelines/encode_latents.py", "--source", output)
+    # Of a real model: the encoder's default is the embedded world's, which knows nobody's own images.
+    then = next_step.command("pipelines/encode_latents.py", "--preset", "sd15", "--source", output)
     print(next_step.last_line(output, f"{count} raw pairs{groups}, read as {layout}", then), flush=True)

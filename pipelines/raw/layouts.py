@@ -24,6 +24,7 @@ from pipelines.raw.comparisons import (
 from pipelines.raw.pairs import check_label, hash64, label_of_text
 
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
+LABELS = "write 1 where image_0 is better, 0 where image_1 is, and 0.5 for a tie"
 RANKED_COLUMNS = ("caption", "image", "rank", "rating", "group")  # group may lack, and one of rank and rating
 NUMBERS = ("label_0", "rank", "rating")
 IMAGES = ("image_0", "image_1")
@@ -95,7 +96,10 @@ def read_row(layout: Layout, row: Any, place: str) -> Iterable[Comparison | Rank
         raise UserError(f"{place}: not an object with {', '.join(layout.columns)}")
     missing = [name for name in layout.columns if name not in row]
     if missing:
-        raise UserError(f"{place}: no {', '.join(missing)}")
+        raise UserError(
+            f"{place}: no {', '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing'}, and each row needs "
+            f"{', '.join(layout.columns)}"
+        )
     return layout.read(row, place)
 
 
@@ -121,10 +125,10 @@ def own_label(label: object, place: str) -> float:
         try:
             label = label_of_text(label)
         except ValueError:
-            raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1") from None
+            raise UserError(f"{place}: label_0 is {label!r}, not 0, 0.5 or 1; {LABELS}") from None
     refusal = check_label(label, None, strict=False)
     if refusal:
-        raise UserError(f"{place}: {refusal.reason}")
+        raise UserError(f"{place}: {refusal.reason}; {LABELS}")
     return float(label)  # type: ignore[arg-type]  # check_label refuses all but numbers
 
 

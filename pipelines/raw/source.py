@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from infra.base import files, tables
+from infra.base import files, next_step, tables
 from infra.base.errors import UserError
 from pipelines.raw import other_formats, splits
 from pipelines.raw.table_files import unpacked_name
@@ -61,10 +61,8 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
 def _how_to_import(table: str, images: str) -> str:
     """Say which command makes raw pairs of a table of comparisons and images."""
     named = table if unpacked_name(table).endswith(COMPARISONS) else "TABLE.csv"
-    return (
-        f"make raw pairs with python pipelines/import_pairs.py --table {named} --images {images} --output runs/raw, "
-        "and give that folder"
-    )
+    command = next_step.command("pipelines/import_pairs.py", "--table", named, "--images", images, "--output", "raw")
+    return f"make raw pairs with `{command}`, and give the folder raw"
 
 
 def _what_it_holds(folder: str) -> str:

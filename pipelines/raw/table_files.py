@@ -34,7 +34,7 @@ def read_rows(path: str) -> list[tuple[str, Any]]:
     """
     place = f"--table {path}"
     if not files.is_file(path):
-        raise UserError(f"{place}: no such file")
+        raise UserError(f"{place}: no such file; give the path of a table, which counts from where you stand")
     name = unpacked_name(path)
     try:
         text = read_text(path)

@@ -50,7 +50,7 @@ def find(given: str, split: str) -> Table:
     if files.is_file(path):
         return Table(_kind(path), [path], path.rpartition("/")[0])
     if not files.exists(path):
-        raise UserError(f"{FLAG} {path}: no such file")
+        raise UserError(f"{FLAG} {path}: no such file; give the path of a table, which counts from where you stand")
     return _in_folder(path, split)
 
 

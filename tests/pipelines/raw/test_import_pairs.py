@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,21 @@ def test_ranked_images_inside_parquet_are_refused_with_what_to_write(
     assert "its column image holds the images; write them as files and their paths into the column" in told
 
 
+def test_images_that_the_encoder_does_not_read_are_told_at_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A telephone's HEIC would else be missed only in the store, as a pair that was left out."""
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    for name in ("IMG_1.heic", "IMG_2.heic"):
+        (folder / "photos" / name).write_bytes(heic)
+    with caplog.at_level(logging.WARNING, "dpo"):
+        imported(folder, "t.csv", HEADER + "a,0001,1,1\n")
+        assert caplog.messages == []
+        imported(folder, "t.csv", HEADER + "a,0001,IMG_1.heic,1\nb,IMG_1.heic,1,0\nc,0001,IMG_2.heic,1\n")
+    assert caplog.messages == [
+        f"--table {folder}/t.csv: IMG_1.heic is HEIC (one of 2 such images), which is not read, so the encoder leaves "
+        "its pairs out; save it as JPEG, PNG or WebP, and import again"
+    ]
+
+
 def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
     def labelled(*labels: float) -> dict[int, float]:
         rows = [Comparison(place="", caption="a", names=("x", "y"), label_0=label) for label in labels]
@@ -186,9 +202,9 @@ def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: p
         ("t.csv", "sep=;\n" + HEADER.replace(",", ";") + "a;0001;1;x\n", "line 3: label_0 is 'x'"),
         ("t.csv", HEADER + "a,0001,1,1\na cat, sitting,0001,1,1\n", "line 3: more values than the header"),
         ("t.csv", HEADER + "a,0001\n", "line 2: label_0 is null"),
-        ("t.csv", HEADER + "a,0001,1,left\n", "line 2: label_0 is 'left', not 0, 0.5 or 1"),
+        ("t.csv", HEADER + "a,0001,1,left\n", "line 2: label_0 is 'left', not 0, 0.5 or 1; write 1 where image_0 is"),
         ("t.csv", HEADER + '"two\nlines",0001,1,nan\n', "line 3: label_0 is nan"),
-        ("t.csv", HEADER + "a,0001,1,2\n", "line 2: label_0 is 2.0, not 0, 0.5 or 1"),
+        ("t.csv", HEADER + "a,0001,1,2\n", "line 2: label_0 is 2.0, not 0, 0.5 or 1; write 1 where image_0 is better"),
         ("t.csv", HEADER + "a,,1,1\n", "line 2: image_0 is empty"),
         ("t.csv", HEADER + "a,0001,1,1\n ,0001,1,0\n", "line 3: caption is empty"),
         ("t.csv", HEADER + 'a,"data:image/png;base64,iVBO",1,1\n', "line 2: image_0 is a data URI"),
@@ -200,6 +216,9 @@ def test_a_folder_with_other_parquet_files_is_left_alone(folder: Path, capsys: p
         ("t.csv", HEADER + "a,0001,../t.csv,1\n", "line 2: no image ../t.csv in"),
         ("t.csv", HEADER + "a,0001,/etc/hostname,1\n", "line 2: no image /etc/hostname in"),
         ("t.csv", HEADER + "a,0001,more,1\n", "line 2: no image more in"),
+        ("t.csv", HEADER + "a,0001,x,1\n", "/photos; correct the names, or give the folder that they count from as"),
+        ("t.csv", HEADER + "a,x,y,1\nb,x,0001,1\nc,z,1,0\n", "photos (2 other images are not there, either); correct"),
+        ("t.jsonl", '{"prompt": "a", "left": "1"}', "no caption, image_0, image_1, label_0; it has prompt, left,"),
         (
             "t.csv",
             b"caption,image_0,image_1,label_0\nd\xe9j\xe0,0001,1,1\n",

@@ -98,7 +98,7 @@ def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, told:
 def test_a_packed_table_of_comparisons_is_told_how_to_become_raw_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(
-        UserError, match=r"make raw pairs with python pipelines/import_pairs\.py --table .*pairs\.csv\.gz"
+        UserError, match=r"make raw pairs with `python .*pipelines/import_pairs\.py --table .*pairs\.csv\.gz"
     ):
         source.parquet_files(str(tmp_path / "pairs.csv.gz"), "train")
 
