@@ -22,7 +22,18 @@ from support import arena_material, browser, page_kinds
 from pipelines.arena_app.arena_pairs import read_sets
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here")]
-KINDS = ("report", "evaluation", "side-by-side", "comparison", "gallery", "contact-sheet", "run", "feedback", "paper")
+KINDS = (
+    "report",
+    "evaluation",
+    "side-by-side",
+    "comparison",
+    "gallery",
+    "contact-sheet",
+    "run",
+    "feedback",
+    "arena-report",
+    "paper",
+)
 WIDTHS = (390, 1280)  # pixels: a phone, a desk
 CHECKS = (Path(__file__).parent / "support" / "page_checks.js").read_text()
 STORED = Path(__file__).parent / "data" / "pages"
@@ -56,6 +67,26 @@ def unlike(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> str | No
     return f"differs by {difference:.1f} of 255" if difference > UNLIKE else None
 
 
+def check_picture(name: str, taken: bytes, folder: Path) -> None:
+    """Hold a picture against the stored one of its name, or store it where that is asked for."""
+    file = f"{name}.png"
+    picture = compared(taken)
+    (folder / file).write_bytes(taken)
+    if os.environ.get("TAKE_PICTURES"):
+        Image.fromarray(picture).save(STORED / file, optimize=True)
+    difference = unlike(picture, np.asarray(Image.open(STORED / file)))
+    assert difference is None, f"{file} {difference}; the new picture is {folder / file}"
+
+
+async def take(page: browser.Page, kind: str) -> dict[str, bytes]:
+    """Picture the page that is open at both widths; returns the pictures by kind and width."""
+    pictures = {}
+    for width in WIDTHS:
+        await page.resize(width, 900)
+        pictures[f"{kind}-{width}"] = await page.picture()
+    return pictures
+
+
 @asynccontextmanager
 async def opened(profile: Path) -> AsyncIterator[browser.Page]:
     async with browser.open_page(profile) as page:
@@ -82,21 +113,15 @@ async def look(made: Mapping[str, Path], folder: Path) -> tuple[list[str], dict[
         for kind, file in made.items():
             await page.open(f"file://{file}")
             await page.evaluate(TIDY % str(folder))
-            for width in WIDTHS:
-                await page.resize(width, 900)
-                pictures[f"{kind}-{width}"] = await page.picture()
+            pictures |= await take(page, kind)
             faults += await faults_of(page, kind)
     return faults, pictures
 
 
-def write_all(folder: Path, contact_sheet: Path) -> dict[str, Path]:
-    return page_kinds.write_pages(folder) | {"contact-sheet": contact_sheet}
-
-
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, encoded_store: Path) -> tuple[list[str], dict[str, bytes]]:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, bytes]]:
     folder = tmp_path_factory.mktemp("pages")
-    made = write_all(folder, encoded_store / "contact-sheet.html")
+    made = page_kinds.write_pages(folder)
     assert set(made) == set(KINDS)
     return asyncio.run(look(made, folder))
 
@@ -105,17 +130,11 @@ def test_no_page_is_too_wide_unreadable_or_unnamed(seen: tuple[list[str], dict[s
     assert seen[0] == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "contact-sheet"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.skipif(not browser.OWN_CHROMIUM, reason="fonts of this machine; give `make .venv/browser/chromium`")
 def test_a_page_looks_as_it_did(kind: str, seen: tuple[list[str], dict[str, bytes]], tmp_path: Path) -> None:
     for width in WIDTHS:
-        name = f"{kind}-{width}.png"
-        picture = compared(seen[1][f"{kind}-{width}"])
-        (tmp_path / name).write_bytes(seen[1][f"{kind}-{width}"])
-        if os.environ.get("TAKE_PICTURES"):
-            Image.fromarray(picture).save(STORED / name, optimize=True)
-        difference = unlike(picture, np.asarray(Image.open(STORED / name)))
-        assert difference is None, f"{name} {difference}; the new picture is {tmp_path / name}"
+        check_picture(f"{kind}-{width}", seen[1][f"{kind}-{width}"], tmp_path)
 
 
 def test_pictures_of_another_layout_are_unlike() -> None:
@@ -127,14 +146,18 @@ def test_pictures_of_another_layout_are_unlike() -> None:
 
 
 def test_the_arena_is_readable_in_each_of_its_states(tmp_path: Path) -> None:
+    pictures: dict[str, bytes] = {}
+
     async def judge(url: str) -> list[str]:
         async with opened(tmp_path / "profile") as page:
             await page.open(url)
+            pictures.update(await take(page, "arena-start"))
             found = await faults_of(page, "start")
             for key in "ann":
                 await page.press(key)
             await page.press("Enter")
             await page.until("document.body.dataset.state === 'judging'")
+            pictures.update(await take(page, "arena-judging"))
             found += await faults_of(page, "judging")
             await page.press("z")
             found += await faults_of(page, "judging, larger")
@@ -142,3 +165,5 @@ def test_the_arena_is_readable_in_each_of_its_states(tmp_path: Path) -> None:
 
     with arena_material.serving(read_sets(arena_material.write_sets(tmp_path)), tmp_path / "votes") as server:
         assert asyncio.run(judge(server.url)) == []
+    for name, taken in pictures.items() if browser.OWN_CHROMIUM else ():  # elsewhere the fonts are others
+        check_picture(name, taken, tmp_path)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infra.base import begun, files, one_writer, records
+from infra.base import begun, files, next_step, one_writer, records
 from infra.base.config_files import save_config
 from infra.base.errors import UserError, check_least
 from infra.base.verifying import refusals
@@ -22,6 +22,7 @@ from pipelines.arena_app.arena_config import ArenaConfig
 from pipelines.arena_app.arena_pairs import Contents, Sets, choose, read_sets
 from pipelines.arena_app.arena_server import Arena, ArenaServer, is_loopback
 from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Kept, VoteLog, read_votes
+from pipelines.latents.models_known import model_flags
 
 ARENA = "arena.json"
 KEPT = "kept"  # in it: the votes that are kept, by number, bytes and hash
@@ -88,11 +89,14 @@ def export(config: ArenaConfig, sets: Sets, output: str, folder: str) -> None:
     votes, _ = read_votes(files.join(output, VOTES))
     results = arena_results.export(sets, votes, folder, asdict(config), output)
     raters = len(results["raters"])
-    print(f"{results['models']['policy']} against {results['models']['base']}, {raters} raters, majority:")
+    people = "1 rater" if raters == 1 else f"{raters} raters, majority"
+    print(f"{results['models']['policy']} against {results['models']['base']}, {people}:")
     for question in QUESTIONS:
         rate = results["questions"][question]["win_rate"]
         print(f"  {question:10} {rate['value']:.1%} ({rate['low']:.1%} to {rate['high']:.1%}) of {rate['n']} pairs")
-    print(f"{folder}: next: python pipelines/encode_latents.py --source {folder}", flush=True)
+    model = model_flags(str(sets.models[0].identity["model"]))
+    then = next_step.command("pipelines/encode_latents.py", *model, "--source", folder)
+    print(next_step.last_line(folder, f"{results['pairs']:,} raw pairs", then), flush=True)
 
 
 def verify(config: ArenaConfig) -> Iterator[str]:

@@ -9,13 +9,13 @@ import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.arena_app.arena_pairs import Contents, Sets
+from pipelines.arena_app.arena_pairs import Contents, Sets, left_model
 from pipelines.arena_app.arena_server import Arena, ArenaServer
-from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, VoteLog
+from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Choice, Vote, VoteLog, Votes
 from support.judging_material import write_images
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
@@ -29,6 +29,21 @@ def write_sets(folder: Path, per_prompt: int = 1, **policy: Any) -> tuple[str, s
         for name, colour, told in (("secret-base", RED, {}), ("secret-policy", GREEN, policy))
     )
     return base, tuned
+
+
+def voted(sets: Sets, wanted: dict[int, Sequence[Choice]]) -> Votes:
+    """Let raters r0, r1, ... prefer models on the general question, by the pair's position; no preference elsewhere."""
+    votes: Votes = {}
+    for position, choices in wanted.items():
+        pair = sets.pairs[position]
+        for number, choice in enumerate(choices):
+            rater = f"r{number}"
+            left = left_model(pair, 0, rater)
+            answer = "none" if choice is None else "left" if choice == left else "right"
+            answers = dict.fromkeys(QUESTIONS, "none") | {"general": answer}
+            at = f"2026-01-01T00:00:{number:02}+00:00"
+            votes[rater, pair.image_id] = Vote(rater=rater, image_id=pair.image_id, left=left, answers=answers, at=at)
+    return votes
 
 
 @contextlib.contextmanager

@@ -13,17 +13,21 @@ from PIL import Image
 
 from infra.base import files
 from labelers.scoring import scorers
+from pipelines.arena_app import arena_results
+from pipelines.arena_app.arena_pairs import read_sets
 from pipelines.drawing import gallery, generate, image_sets
 from pipelines.drawing.generate_config import GenerateConfig
 from pipelines.drawing.prompts import read_prompts
 from pipelines.experiments import evaluate_model
 from pipelines.experiments.evaluate_config import EvaluateConfig
+from pipelines.latents.look import SHEET
 from pipelines.paper import paper_report
 from pipelines.reports import compare, feedback_report, report
 from pipelines.reports.compare_config import CompareConfig
 from support import judging_material, paper_folder
+from support.arena_material import voted
 from support.judging_material import score_folders, write_images, write_label_set, write_run, write_store
-from support.material import MODEL
+from support.material import MODEL, encode_plainly, rendered_pairs, write_pairs
 from training.method.objective_config import ObjectiveConfig
 from training.run import run_page
 from training.settings.config import DataConfig, TrainConfig
@@ -50,6 +54,8 @@ def write_pages(folder: Path) -> dict[str, Path]:
             "gallery": _gallery(folder / "gallery"),
             "run": _run(folder / "run"),
             "feedback": _feedback(folder / "feedback", patch),
+            "contact-sheet": _contact_sheet(folder / "contact-sheet"),
+            "arena-report": _arena_report(folder / "arena-report"),
         }
     with paper_folder.written(folder / "paper") as run:
         paper_report.main(paper_report.PaperReportConfig(run))
@@ -177,3 +183,20 @@ def _feedback(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     )
     feedback_report.main(config)
     return folder / "out" / "report.html"
+
+
+def _contact_sheet(folder: Path) -> Path:
+    """Encode eight pairs of the embedded world, one of them a tie, some under captions of another kind."""
+    rows = rendered_pairs(8)
+    for row, caption in zip(rows, CAPTIONS, strict=False):
+        row["caption"] = caption
+    return encode_plainly(write_pairs(folder / "raw", rows), folder / "store") / SHEET
+
+
+def _arena_report(folder: Path) -> Path:
+    """Export eleven votes of four raters: the policy wins two of four pairs, the base one, and one is a tie."""
+    base, policy = (write_images(folder / side, _colours(side)) for side in REDS)
+    sets = read_sets((base, policy))
+    votes = voted(sets, {0: [1, 1, 0], 1: [1, 1, 1, 0], 2: [0, None, 0], 3: [None]})
+    arena_results.export(sets, votes, str(folder / "out"), {"seed": 0}, str(folder / "work"))
+    return folder / "out" / arena_results.REPORT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.arena_material import GREEN, LEFT, RED, write_sets
+from support.arena_material import GREEN, LEFT, RED, voted, write_sets
 
 from infra.base import files, one_writer, tables
 from infra.base.errors import UserError
 from pipelines.arena_app import arena, arena_results
 from pipelines.arena_app.arena_pairs import Contents, Pair, Sets, choose, left_model, order, read_sets
 from pipelines.arena_app.arena_server import ArenaServer
-from pipelines.arena_app.arena_votes import QUESTIONS, VOTES, Choice, Vote, Votes, majority, read_votes
+from pipelines.arena_app.arena_votes import VOTES, Choice, majority, read_votes
 from pipelines.judging.win_rate import wilson
 from pipelines.raw import raw_pairs, raw_table, source
 from pipelines.raw.decode import decode_image
@@ -117,21 +116,6 @@ def test_agreement_against_known_answers() -> None:
     assert arena_results.agreement([[1, 1], [1, 1]])["alpha"] is None  # nothing to disagree on
 
 
-def voted(sets: Sets, wanted: dict[int, Sequence[Choice]]) -> Votes:
-    """Let raters r0, r1, ... prefer models on the general question, by the pair's position; no preference elsewhere."""
-    votes: Votes = {}
-    for position, choices in wanted.items():
-        pair = sets.pairs[position]
-        for number, choice in enumerate(choices):
-            rater = f"r{number}"
-            left = left_model(pair, 0, rater)
-            answer = "none" if choice is None else "left" if choice == left else "right"
-            answers = dict.fromkeys(QUESTIONS, "none") | {"general": answer}
-            at = f"2026-01-01T00:00:{number:02}+00:00"
-            votes[rater, pair.image_id] = Vote(rater=rater, image_id=pair.image_id, left=left, answers=answers, at=at)
-    return votes
-
-
 def test_the_encoder_takes_an_export_as_it_is(sets: Sets, tmp_path: Path) -> None:
     votes = voted(sets, {0: [1, 1, 0], 1: [0, None, 0], 2: [0, 1]})  # policy, base, a tie; pair 3 is not judged
     results = arena_results.export(sets, votes, str(tmp_path / "raw"), {"seed": 0}, str(tmp_path / "work"))
@@ -203,7 +187,10 @@ def test_the_command_serves_and_exports_and_refuses(
     assert "3 of 4 pairs to judge, 0 votes so far\nopen http://127.0.0.1:" in told
     assert "1 votes kept" in told
     arena.main(export)
-    assert "1 raters, majority:\n  general " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert ", 1 rater:\n  general " in told
+    base = config.images[0]  # whose own name stands for its model here
+    assert f"pipelines/encode_latents.py --model {base} --source {tmp_path}/raw\n" in told
     for changed, sentence in (
         ({"seed": 1}, r"was begun with other settings \(seed was 0, now 1\)"),
         ({"images": write_sets(tmp_path / "more", scheduler="other")[::-1]}, "drawn with different scheduler"),
