@@ -83,9 +83,12 @@ def _from_hub(model: str, revision: str | None, weights_of: Sequence[str], where
         if others:
             snapshot_download(model, revision=revision, allow_patterns=settings + others)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        offline = "; HF_HUB_OFFLINE=1 is set, so the Hub was not asked" if constants.HF_HUB_OFFLINE else ""
+        is_offline = constants.HF_HUB_OFFLINE
+        offline = "; HF_HUB_OFFLINE=1 is set, so the Hub was not asked" if is_offline else ""
+        remedy = "unset it to download the model" if is_offline else "check the name and the network"
         raise UserError(
-            f"{where}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline})"
+            f"{where}: neither a local folder nor a reachable Hub name ({type(error).__name__}{offline}); {remedy}, or "
+            "give a folder"
         ) from error
     return folder
 

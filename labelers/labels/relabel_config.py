@@ -25,7 +25,7 @@ class RelabelConfig:
     }
 
     scorer: tuple[str, ...] = ("pickscore",)
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
+    """Scorers: names from docs/scorers.md, for example pickscore or clip, module:function, or the http:// or https://
     address of a model that sees images, up to its /v1."""
     weights: tuple[PathOrName, ...] = ("world",)
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them.

@@ -113,7 +113,9 @@ def check_config(config: GenerateConfig) -> GenerateConfig:
         if not 0 < strength <= 1:
             raise UserError(f"--strength {strength:g}: must be above 0 and at most 1")
         if int(config.sampling_steps * strength) < 1:
-            raise UserError(f"--strength {strength:g}: leaves none of {config.sampling_steps} sampling steps")
+            raise UserError(
+                f"--strength {strength:g}: leaves none of {config.sampling_steps} sampling steps; give a higher one"
+            )
     if start is not None and not 0 < start < 1:
         raise UserError(f"--refiner-start {start:g}: must be between 0 and 1")
     return replace(config, **settled)

@@ -57,7 +57,9 @@ def read_grouped(path: str, columns: Sequence[str], needed: bool = True) -> list
         UserError: as for read_prompts, or naming a column that is missing.
     """
     if not files.exists(path):
-        raise UserError(f"{path}: no such file of captions; give the path of one")
+        raise UserError(
+            f"{path}: no such file of captions; write captions into a text file, one on each line, and give its path"
+        )
     prompts: list[Prompt] = []
     try:
         for place, row in _read(path, [*CAPTIONS, *SIDES, *columns]):

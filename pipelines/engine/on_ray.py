@@ -308,7 +308,7 @@ def _check_resources(steps: Sequence[Step]) -> None:
     if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0):
         raise UserError(
             f"this job needs {cpus:g} CPUs and {gpus:g} GPUs at once, the cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}: ask for fewer copies"
+            f"{total.get('GPU', 0):g}: ask for fewer copies (--encoders, --samplers or --copies)"
         )
 
 

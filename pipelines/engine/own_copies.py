@@ -67,7 +67,8 @@ def run(job: Job) -> None:
     total = ray.cluster_resources().get("CPU", 0.0)
     if copies * cpus > total:
         raise UserError(
-            f"this job needs {copies * cpus:g} CPUs at once, this machine has {total:g}: ask for fewer copies"
+            f"this job needs {copies * cpus:g} CPUs at once, this machine has {total:g}: ask for fewer copies "
+            "(--encoders, --samplers or --copies)"
         )
     in_process.run_by(partial(_on_copies, copies, cpus), job)
 

@@ -80,7 +80,7 @@ class EvaluateConfig:
     base_images: PathText | None = None
     """Folder of the base's images, which several evaluations may share; by default base/ in --output."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
+    """Scorers: names from docs/scorers.md, for example pickscore or clip, module:function, or the http:// or https://
     address of a model that sees images, up to its /v1. The first one's win rate is the headline. With none there is no
     judge, and the page shows the images side by side."""
     weights: tuple[PathOrName, ...] = ()

@@ -45,7 +45,7 @@ class RejectionConfig:
     base_revision: str | None = None
     """Revision of the base on the Hub."""
     scorer: str = "oracle"
-    """Scorer that says which image is better: a name from labelers/scoring/scorers.py, or module:function."""
+    """Scorer that says which image is better: a name from docs/scorers.md, or module:function."""
     weights: tuple[PathOrName, ...] = ()
     """Weights of the scorer: world (of the embedded world), published (from the Hub), or NAME=PATH."""
     cap: int = 100

@@ -93,7 +93,7 @@ class RoundsConfig:
     pairs: Pairs = "best-worst"
     """Pairs of a group: its best and its worst image, or all."""
     scorer: str = "oracle"
-    """Scorer that ranks the images: a name from labelers/scoring/scorers.py, or module:function."""
+    """Scorer that ranks the images: a name from docs/scorers.md, for example pickscore, or module:function."""
     judges: tuple[str, ...] = ("oracle", "fidelity")
     """Scorers that compare the model after each round with the base."""
     weights: tuple[PathOrName, ...] = ()

@@ -24,7 +24,7 @@ class ScoreConfig:
     images: tuple[PathText, ...]
     """Folders that generate.py wrote."""
     scorers: tuple[str, ...] = ("oracle", "fidelity")
-    """Scorers: names from labelers/scoring/scorers.py, for example pickscore, module:function, or the http:// or https://
+    """Scorers: names from docs/scorers.md, for example pickscore or clip, module:function, or the http:// or https://
     address of a model that sees images, up to its /v1."""
     weights: tuple[PathOrName, ...] = ()
     """Weights of the scorers: world (of the embedded world), published (from the Hub), or NAME=PATH for one of them."""

@@ -111,7 +111,9 @@ def load_adapters(pipeline: Any, adapters: Path, folder: Path, flag: str = "--lo
     except Exception as error:  # peft and diffusers raise several types
         reason = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), "")
         reason = reason or next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{where}: belongs to another model than {folder} ({reason})") from error
+        raise UserError(
+            f"{where}: belongs to another model than {folder} ({reason}); give the one that it was trained on"
+        ) from error
     finally:
         logger.set_verbosity(verbosity)
     widened = getattr(getattr(pipeline, network).config, "in_channels", None)  # an attribute alone is changed

@@ -287,5 +287,7 @@ def choose_resolution(wanted: int | None, folder: Path) -> int:
     step = kinds.pixels_per_latent(folder) * kinds.kind_of(folder).patch
     resolution = wanted or kinds.native_resolution(folder)
     if resolution % step:
-        raise UserError(f"--resolution {resolution}: not a multiple of {step}, the model's step")
+        lower = resolution // step * step
+        fitting = f"{lower} or {lower + step}" if lower else str(step)
+        raise UserError(f"--resolution {resolution}: not a multiple of {step}, the model's step; give {fitting}")
     return resolution

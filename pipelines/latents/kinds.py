@@ -75,7 +75,7 @@ def text_tokens(folder: Path, wanted: int | None) -> int:
     kind = kind_of(folder)
     present = kind.sized is not None and bool(models.component_config(folder, kind.sized))
     if wanted and not present:
-        raise UserError(f"--max-tokens {wanted}: {folder} has no T5 or language model as text encoder")
+        raise UserError(f"--max-tokens {wanted}: {folder} has no T5 or language model as text encoder; leave it out")
     if not present and kind.sized_optional:
         return 0
     if wanted == 0 and not kind.sized_optional:

@@ -103,7 +103,7 @@ def _sentences(again: Places, against: Places, same: npt.NDArray[np.int64]) -> l
     if len(again[0]):
         said.append(
             f"rows with the caption and images of an earlier row, each kept: {len(again[0]):,} "
-            f"(row {again[1][0]} has those of row {again[0][0]})"
+            f"(row {again[1][0]} has those of row {again[0][0]}, counted from 0)"
         )
     if len(against[0]):
         said.append(

@@ -59,7 +59,7 @@ def apply_labels(pairs: StoredPairs, path: str, name: str, soft: bool = False) -
             preferred[places[known]] = np.where(label[known] == 1.0, first, 1 - first)
     rows = np.flatnonzero(winners != UNDECIDED).astype(np.uint32)
     if not len(rows):
-        raise UserError(f"--labels {name}: decides none of the {count} pairs of {path}")
+        raise UserError(f"--labels {name}: decides none of the {count} pairs of {path}; give another label set")
     if len(rows) < count:
         winners = winners[rows]
         preferred = None if preferred is None else preferred[rows]

@@ -57,7 +57,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]
     if decided < data.global_batch:
         raise UserError(
             f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
-            f"{data.global_batch}"
+            f"{data.global_batch}; give more pairs, or a smaller batch"
         )
     counts = {0: decided}
     if manifest.buckets:
@@ -240,12 +240,18 @@ def _check_captions_apart(config: TrainConfig, path: str) -> None:
     if held_out:
         shared = len(np.intersect1d(_prompt_ids(path), _prompt_ids(files.resolve(held_out))))
         if shared:
-            raise UserError(f"--held-out-store {held_out}: {shared} of its captions are in --store too")
+            raise UserError(
+                f"--held-out-store {held_out}: {shared} of its captions are in --store too; set pairs apart by "
+                "caption, for example with --hold-out 0.1 in its place"
+            )
     if prompts:
         ids = [pairs.prompt_id(caption) for caption in read_prompts(files.resolve(prompts))]
         shared = int(np.isin(np.unique(ids), _prompt_ids(path)).sum())
         if shared:
-            raise UserError(f"--validation-prompts {prompts}: {shared} of its captions are in --store too")
+            raise UserError(
+                f"--validation-prompts {prompts}: {shared} of its captions are in --store too; take them out, or give "
+                "the file as --sample-prompts, whose images are not judged"
+            )
 
 
 def _prompt_ids(path: str) -> npt.NDArray[np.int64]:

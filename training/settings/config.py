@@ -61,7 +61,7 @@ class ValidationConfig:
     sample_every: int | None = None
     """Steps between these images; by default they are drawn at each checkpoint."""
     validation_scorer: str = "oracle"
-    """Scorer that judges these images: a name from labelers/scoring/scorers.py, or module:function."""
+    """Scorer that judges these images: a name from docs/scorers.md, for example pickscore, or module:function."""
     validation_weights: PathOrName = "world"
     """Weights of that scorer: world (of the embedded world), published (from the Hub), or a local path."""
     validation_images: int = 1

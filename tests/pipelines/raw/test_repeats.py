@@ -57,7 +57,7 @@ def test_what_repeats_is_counted_and_the_first_is_named(as_uids: bool, cut: int)
     found = seen.count()
     assert (found.repeated, found.disagreeing, found.same_images) == (6, 2, 1)  # 1, 2, 4, 6, 7, 8; 2, 7; 5
     assert found.sentences == (
-        "rows with the caption and images of an earlier row, each kept: 6 (row 1 has those of row 0)",
+        "rows with the caption and images of an earlier row, each kept: 6 (row 1 has those of row 0, counted from 0)",
         "of these, rows that prefer the other image: 2 (row 2 against row 0)",
         "rows with one image in both slots, which teach nothing: 1 (row 5)",
     )
