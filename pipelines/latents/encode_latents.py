@@ -6,7 +6,6 @@ command again finishes what is missing, and does nothing to a finished store. `-
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -59,7 +58,7 @@ def _encode(config: EncodeConfig, destination: str) -> None:
 
     print(look.say(plan, look.look_at(plan)), flush=True)
     for sentence in plan.repeats.sentences:
-        print(f"--source {config.source}: {sentence}", file=sys.stderr, flush=True)
+        logs.LOGGER.warning(f"--source {config.source}: {sentence}")
     started = time.perf_counter()
     encoded = resumable.finish(_pass(plan))
     seconds = time.perf_counter() - started

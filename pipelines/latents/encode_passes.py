@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infra.base import files, metrics, models
+from infra.base import files, logs, metrics, models
 from infra.base.errors import UserError
 from pipelines.engine import choose, shares
 from pipelines.engine.jobs import Job, Step
@@ -222,11 +221,9 @@ def _say_cut(plan: Plan, texts: list[str]) -> None:
     """Say how many captions are longer than the model takes: they are cut off, as at sampling."""
     cut = count_cut(plan, texts)
     if cut:
-        print(
+        logs.LOGGER.warning(
             f"{plan.destination}: {cut:,} of {len(texts):,} captions are longer than the text encoders take, and are "
-            "cut off, as they are when images are drawn",
-            file=sys.stderr,
-            flush=True,
+            "cut off, as they are when images are drawn"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,14 @@ def test_of_a_source_with_ids_no_image_is_read_for_it(tmp_path: Path, monkeypatc
     assert seen.count().repeated == 6
 
 
-def test_the_encoder_says_so_and_its_manifest_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_encoder_says_so_and_its_manifest_has_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = rendered_pairs(4)
     again = rows[0] | {"ranking_id": 99, "label_0": 1 - rows[0]["label_0"], "label_1": None}
     raw = write_pairs(tmp_path / "raw", [*rows, again])
-    with engines.asking("local"):
+    with engines.asking("local"), caplog.at_level(logging.WARNING, "dpo"):
         main(EncodeConfig(source=str(raw), store=str(tmp_path / "store")))
-    told = capsys.readouterr()
-    assert f"--source {raw}: rows with the caption and images of an earlier row, each kept: 1 (row" in told.err
-    assert f"--source {raw}: of these, rows that prefer the other image: 1 (row 4 against row 0)" in told.err
+    told = caplog.text
+    assert f"--source {raw}: rows with the caption and images of an earlier row, each kept: 1 (row" in told
+    assert f"--source {raw}: of these, rows that prefer the other image: 1 (row 4 against row 0)" in told
     counts = store.read_manifest(str(tmp_path / "store")).counts
     assert (counts.repeated, counts.disagreeing, counts.same_images) == (1, 1, 0)
