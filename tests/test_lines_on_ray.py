@@ -25,9 +25,10 @@ LIBRARIES = re.compile(
     re.IGNORECASE,
 )
 OUR_OWN = re.compile(r"^engine: Ray, as ")  # names Ray
-OF_SUBMIT = re.compile(  # what `ray job submit` prints of itself
-    r"^(-+|Job (submission server|'raysubmit_)|Next steps|\s+(Query|Request|ray job)|Tailing logs|20\d\d-.* INFO)"
+OF_SUBMIT = re.compile(  # what `ray job submit` prints of itself, without its colours
+    r"^(-+|Job (submission server|'raysubmit_)|Next steps|\s+(Query|Request|ray job)|Tailing logs|20\d\d-.*\sINFO\s)"
 )
+COLOUR = re.compile(r"\x1b\[\d*m")
 
 
 def run(
@@ -62,7 +63,8 @@ def lines(done: subprocess.CompletedProcess[str]) -> int:
 
 def of_job(done: subprocess.CompletedProcess[str]) -> int:
     """Count the lines of a command inside a job, without those of `ray job submit`."""
-    own = [line for line in done.stdout.splitlines() if line.strip() and not OF_SUBMIT.match(line)]
+    plain = COLOUR.sub("", done.stdout).splitlines()
+    own = [line for line in plain if line.strip() and not OF_SUBMIT.match(line)]
     assert foreign("\n".join(own)) == []
     return len(own)
 
@@ -72,7 +74,7 @@ def test_a_cluster_of_the_commands_own_adds_no_line(
 ) -> None:
     encode = ["--source", str(raw_pairs), "--model", small_world]
     own = run("pipelines/encode_latents.py", *encode, "--store", str(tmp_path / "own"))
-    on_ray = run("pipelines/encode_latents.py", *encode, "--store", str(tmp_path / "ray"), "--encoders", "2")
+    on_ray = run("pipelines/encode_latents.py", *encode, "--store", str(tmp_path / "copies"), "--encoders", "2")
     assert lines(on_ray) <= lines(own) + 2  # beside the same lines, how many pairs and captions are written so far
     train = ["training/train_dpo.py", *training_flags, "--steps", "12", "--output"]
     own = run(*train, str(tmp_path / "one"))

@@ -59,10 +59,11 @@ def begun_with(path: str, default: Any) -> dict[str, Any]:
     """Read the settings that a run was begun with; a setting that is newer than the run has its default.
 
     Raises:
-        UserError: if the file is torn, or another file's content.
+        UserError: if the file is torn, another command's, or another file's content.
     """
     settings = as_saved(default)
     saved = records.read_record(path)
+    _refuse_other_command(path, settings)
     if not settings.keys() & saved.keys():
         raise UserError(f"{path}: another file's content, not the settings of this command; {records.RESTORE}")
     return _over(settings, saved)

@@ -134,7 +134,8 @@ def read_manifest(store: str) -> Manifest:
             + (
                 "unfinished; run encode_latents.py again to finish it"
                 if unfinished
-                else "no latent store here; give a store's folder, or restore its manifest.json"
+                else "no latent store here; give a store's folder, make one with encode_latents.py, or restore its "
+                "manifest.json"
             )
         )
     value = records.read_record(path, (KEY,))

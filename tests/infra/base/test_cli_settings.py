@@ -166,6 +166,8 @@ def test_settings_of_another_command_are_not_overwritten(tmp_path: Path) -> None
     path.write_text(json.dumps({"source": "raw", "split": "train", "steps": 3}))  # two of three names are not Run's
     with pytest.raises(UserError, match=r"config\.json: is of another command, as it has source, split; give a folder"):
         cli.save_config(str(tmp_path), Run())
+    with pytest.raises(UserError, match=r"config\.json: is of another command"):  # and not one of other settings
+        cli.begun_with(str(path), Run())
     assert json.loads(path.read_text())["source"] == "raw"
     for content in ('{"ste', json.dumps({"steps": 3, "gone": 1})):  # torn by a kill; of an earlier version
         path.write_text(content)
