@@ -131,8 +131,10 @@ class Journal:
         """Note the figures of the policy at a checkpoint."""
         self._note(ASSESSMENTS, {"step": step, **values})
         if self.enabled and values:
-            told = [f"{name} {value:{',.0f' if name.endswith('_pairs') else '.4f'}}" for name, value in values.items()]
-            print(f"step {step}  " + "  ".join(told), flush=True)
+            figures = [
+                f"{name} {value:{',.0f' if name.endswith('_pairs') else '.4f'}}" for name, value in values.items()
+            ]
+            print(f"step {step}  " + "  ".join(figures), flush=True)
 
     def picture(self, step: int, grid: Image.Image, name: str) -> None:
         """Keep a grid of images.

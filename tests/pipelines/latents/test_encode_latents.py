@@ -107,7 +107,7 @@ def test_a_rerun_of_a_finished_store_does_nothing(
     ("flags", "told"),
     [
         (["--source", "/nowhere"], "/nowhere does not exist"),
-        (["--model", "/nowhere"], "no model_index.json"),
+        (["--model", "/nowhere"], "there is no /nowhere"),
         (["--resolution", "60"], "not a multiple of 8"),
     ],
 )

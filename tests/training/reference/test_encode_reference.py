@@ -215,7 +215,7 @@ def test_other_settings_of_a_finished_name_are_refused(config: ReferenceConfig) 
         ({"batch_size": 0}, "--batch-size 0"),
         ({"caption_dropout": 1.5}, "--caption-dropout 1.5"),
         ({"store": "/nowhere"}, "no latent store here"),
-        ({"model": "/nowhere"}, "no model_index.json"),
+        ({"model": "/nowhere"}, "there is no /nowhere"),
     ],
 )
 def test_bad_flags_are_refused_before_ray_starts(
