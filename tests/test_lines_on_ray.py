@@ -26,7 +26,8 @@ LIBRARIES = re.compile(
 )
 OUR_OWN = re.compile(r"^engine: Ray, as ")  # names Ray
 OF_SUBMIT = re.compile(  # what `ray job submit` prints of itself, without its colours
-    r"^(-+|Job (submission server|'raysubmit_)|Next steps|\s+(Query|Request|ray job)|Tailing logs|20\d\d-.*\sINFO\s)"
+    r"^(-+|Job (submission server|'raysubmit_)|Next steps|\s+(Query|Request|ray job)|Tailing logs|"
+    r"20\d\d-.*\s(INFO|SUCC)\s)"
 )
 COLOUR = re.compile(r"\x1b\[\d*m")
 
