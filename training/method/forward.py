@@ -6,7 +6,6 @@ of the errors is arithmetic, and stands in training/method/step_losses.py and ob
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,8 @@ from training.method import objectives, step_losses
 from training.method.batch import Batch, Images
 from training.method.objective_config import ObjectiveConfig
 from training.method.step_losses import StepValues
+
+ReferenceOf = Callable[[Batch], torch.Tensor]  # a micro-batch's errors [2, B] float32, without gradient
 
 
 class Reference(Protocol):
@@ -64,22 +65,23 @@ class PairLosses:
         That pass falls inside the block that has gradients averaged over the workers, on the last micro-batch only.
         """
         batches, values = self.first_pass(batches)
-        for batch in batches:
+        references = [self.begin_reference(batch) for batch in batches]
+        for batch, reference in zip(batches, references, strict=True):
             with sharding.synchronised(self.policy, last=batch is batches[-1]):
-                yield self.of(batch.to(self.device), values)
+                yield self.of(batch.to(self.device), reference, values)
 
-    def of(self, batch: Batch, values: StepValues | None) -> MeasuredBatch:
+    def of(self, batch: Batch, reference: ReferenceOf, values: StepValues | None) -> MeasuredBatch:
         """Compute the losses of one micro-batch: policy's errors, reference's errors, objective.
 
         Args:
             batch: on the policy's device.
+            reference: from begin_reference.
             values: of the step, from first_pass; None where this micro-batch is all that this rank has of it.
         """
         objective = self.objective
-        begun = self.begin_reference(batch) if objective.needs_reference else None
         residuals = pair_residuals(self.backbone, self.policy, batch, self.autocast)
         policy_errors = mean_squares(residuals).unflatten(0, (2, -1))
-        reference_errors = None if begun is None else begun()
+        reference_errors = reference(batch) if objective.needs_reference else None
         held = policy_errors.detach()
         if values is None:
             values = self.step_values([batch], [held], [] if reference_errors is None else [reference_errors])
@@ -118,15 +120,17 @@ class PairLosses:
         reference_errors = [batch.reference_errors for batch in seen if batch.reference_errors is not None]
         return seen, self.step_values(seen, policy_errors, reference_errors)
 
-    def begin_reference(self, batch: Batch) -> Callable[[], torch.Tensor]:
-        """Begin the reference's errors; what is returned waits for them.
+    def begin_reference(self, batch: Batch) -> ReferenceOf:
+        """Begin the reference's errors; what is returned waits for them, or computes them only then.
 
-        On a CPU with a core to spare they are computed beside the policy's pass, by the same operations.
+        On a CPU with a core to spare they are computed beside the policy's passes, by the same operations. Those of
+        the next micro-batch then fall beside a backward pass, which leaves Python to them.
         """
-        alone = self.device.type == "cpu" and self.world_size == 1
+        alone = self.device.type == "cpu" and self.world_size == 1 and self.objective.needs_reference
         if alone and isinstance(self.reference, NetworkReference) and _has_a_spare_core():
-            return self.reference.beside.submit(self.reference_errors, batch).result
-        return functools.partial(self.reference_errors, batch)
+            begun = self.reference.beside.submit(self.reference_errors, batch)
+            return lambda _: begun.result()
+        return self.reference_errors
 
     def reference_errors(self, batch: Batch) -> torch.Tensor:
         """Return the reference's errors [2, B] float32: the batch's own where it has them, else computed now."""

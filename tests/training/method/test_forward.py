@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,8 +113,10 @@ def test_a_spare_core_computes_the_references_errors_beside_the_policys_to_the_l
         device=torch.device("cpu"),
         world_size=1,
     )
-    pair = random_batch()
-    in_line = reference.errors(pair)
+    first = random_batch()
+    batches = [first, replace(first, noise=first.noise.flip(0))]
+    in_line = [reference.errors(batch) for batch in batches]
+    assert not torch.equal(*in_line)
     compute = forward.pair_errors
     where: list[str] = []
 
@@ -123,8 +126,8 @@ def test_a_spare_core_computes_the_references_errors_beside_the_policys_to_the_l
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: cores)  # torch has one thread here
     monkeypatch.setattr(forward, "pair_errors", noted)
-    measured = losses.of(pair, None)
-    assert [name.startswith("reference") for name in where] == [beside]
-    assert measured.reference_errors is not None
-    assert torch.equal(measured.reference_errors, in_line)
-    assert not measured.reference_errors.requires_grad
+    for measured, expected in zip(losses.of_step(batches), in_line, strict=True):
+        assert measured.reference_errors is not None
+        assert torch.equal(measured.reference_errors, expected)
+        assert not measured.reference_errors.requires_grad
+    assert [name.startswith("reference") for name in where] == [beside, beside]
