@@ -131,6 +131,14 @@ def test_whole_labels_are_read_as_integers_and_booleans_too(tmp_path: Path) -> N
         assert read_back["label_0"].to_pylist() == [1.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int64()], ids=str)
+def test_ties_stay_ties_behind_a_file_whose_labels_know_none(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pairs_table(5)
+    first = put(table.slice(0, 2), "label_0", pa.array([1, 0]).cast(kind))
+    second = put(table.slice(2), "label_0", pa.array([0.0, 0.5, 1.0]))
+    assert read(write(tmp_path, first, second))["label_0"].to_pylist() == [1.0, 0.0, 0.0, 0.5, 1.0]
+
+
 def test_a_text_that_is_no_number_costs_its_own_row(tmp_path: Path) -> None:
     table = put(pairs_table(3), "label_0", pa.array(["1.0", "left", None]))
     labels = read(write(tmp_path, table))["label_0"].to_pylist()
