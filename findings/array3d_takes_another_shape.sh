@@ -3,8 +3,8 @@
 #   (4, 6, 4): the same numbers in rows of another length, which is no transposed picture but a torn one. It raises only
 #   if the number of elements differs.
 # Versions: datasets 5.2.0.
-# Where: ArrayND's values are stored as nested lists that are cut by the feature's shape, from the flat numbers of the
-#   array (numpy_to_pyarrow_listarray and to_numpy in datasets/features/features.py).
+# Where: to_numpy in datasets/features/features.py reshapes the flat numbers to the feature's shape; nothing compares it
+#   with the array's own.
 # Who meets it: latents of several shapes (buckets) under one feature: landscape and portrait have as many elements, so a
 #   latent of the wrong bucket, or height and width swapped in the feature, is trained on in pieces.
 # Guess that was wrong: an error names both shapes. (The probe was written to catch it; nobody wrote the guess down.)

@@ -3,8 +3,8 @@
 #   "stabilityai/sdxl" and "stabilityai/sd3" the part behind the slash becomes a folder below; pyarrow, pandas and Polars
 #   read "stabilityai" for both, without a word. pandas' own to_parquet writes %2F, and all three read the whole names.
 # Versions: dask 2026.8.0, pandas 3.1.1, pyarrow 26.0.1, polars 2.1.0.
-# Where: partition_on in dask/dataframe/io/parquet/arrow.py joins the folder's name of the value as it is; readers of hive
-#   folders unquote what stands between "=" and the next slash.
+# Where: dask's to_parquet with partition_on; its source was not traced. Readers of hive folders take as the name what stands
+#   between "=" and the next slash.
 # Who meets it: win rates by model: all models of one organisation on the Hub become one model.
 # Guess that was wrong: dask's folders are read as any other's, each name whole.
 # Instead: replace the slash before writing, or keep the model as a column.

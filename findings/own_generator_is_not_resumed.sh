@@ -3,8 +3,7 @@
 #   gives the rest of this epoch rightly; every later epoch is in another order than in the run that was not interrupted.
 #   With workers the later epochs are right, and the first epoch has another order than without workers.
 # Versions: torchdata 0.11.0, torch 2.13.0.
-# Where: torchdata/stateful_dataloader/sampler.py restores the sampler's generator for the epoch under way; without workers
-#   the order of the next epochs also depends on numbers that the loader draws from the generator at other moments.
+# Where: torchdata/stateful_dataloader/stateful_dataloader.py and sampler.py; the cause was not traced.
 # Who meets it: a run of several epochs that is compared with its own repetition, or with another loss on the same order of
 #   pairs, after one of the two was resumed.
 # Guess that was wrong: a resumed loader goes on as if it had not stopped, in later epochs, too.
