@@ -22,7 +22,7 @@ from ray.util import metrics as ray_metrics
 
 from infra.base import logs, metrics, object_storage, termination
 from infra.base.errors import UserError
-from pipelines.engine import clusters
+from pipelines.engine import clusters, ray_folder
 from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import SMALL_CPUS
 
@@ -58,8 +58,9 @@ def connect() -> None:
         return
     cluster = clusters.named()
     if cluster is None:  # "local", as Ray would join any cluster of this machine otherwise
+        folder = ray_folder.make()
         try:
-            ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=log_level())
+            _init("local", _node_ip_address="127.0.0.1", include_dashboard=False, _temp_dir=folder)
         except Exception as error:  # Ray has no class of its own for a node that does not start in time
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
@@ -69,10 +70,22 @@ def connect() -> None:
         _Own.started = True
         return
     clusters.refuse_dead(cluster)
-    dashboard = ray.init(cluster.address, logging_level=log_level()).dashboard_url
+    dashboard = _init(cluster.address).dashboard_url
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if hosts - LOOPBACK and not _asks_for_token(dashboard):
         raise UserError("this Ray cluster listens beyond loopback and asks for no token; set RAY_AUTH_MODE=token")
+
+
+def _init(address: str, **settings: Any) -> Any:
+    """Join or start a cluster; SIGTERM does what it did before, as Ray's own handler ends without a word, with 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return ray.init(address, logging_level=log_level(), **settings)
+    except SystemExit:  # of that handler
+        raise SystemExit(termination.EXIT) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def log_level() -> int:

@@ -1,0 +1,46 @@
+"""Where a cluster of the command's own has Ray's files: in a folder that a later command removes.
+
+Ray itself puts them into /tmp/ray for good: the logs of each command, and after a kill what did not fit into memory.
+A folder is locked while its command runs, however that ends; so what is unlocked is nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+PREFIX = "dpo-ray-"  # short, as the paths of sockets below have at most 107 bytes
+LOCK = "lock"
+RAY = "r"  # the folder's part that Ray opens to everybody; the folder itself is its user's alone
+
+
+def make() -> str:
+    """Make a folder for Ray's files, this process's until it ends, and remove those of processes that have ended.
+
+    It lies where Ray's own would: in RAY_TMPDIR, or TMPDIR, or /tmp.
+    """
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    for folder in base.glob(f"{PREFIX}*"):
+        _remove_ended(folder)
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    lock = os.open(made / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # open until the process ends
+    with contextlib.suppress(OSError):  # a disk without flock, where no folder is removed
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return str(made / RAY)
+
+
+def _remove_ended(folder: Path) -> None:
+    """Remove a folder of this user's whose process has ended."""
+    with contextlib.suppress(OSError):  # another process removes it too, or a worker still writes there
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(lock)

@@ -1,0 +1,57 @@
+"""Ray's files of a command: in a folder of its own, which stays while it runs and goes with a later one."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.base.files import ROOT
+from pipelines.engine import ray_folder
+
+MAKE = "from pipelines.engine import ray_folder; print(ray_folder.make(), flush=True); input()"
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def folders(base: Path) -> list[str]:
+    return sorted(path.name for path in base.iterdir())
+
+
+def test_a_folder_of_a_killed_command_goes_and_one_of_a_running_command_stays(base: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", MAKE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    theirs = Path(other.stdout.readline().decode().strip()).parent
+    (theirs / "r" / "spilled").mkdir(parents=True)
+    ours = Path(ray_folder.make()).parent
+    assert folders(base) == sorted([theirs.name, ours.name])
+    other.kill()
+    other.communicate()
+    assert (theirs / "r" / "spilled").is_dir()
+    after = Path(ray_folder.make()).parent
+    assert folders(base) == sorted([ours.name, after.name])
+
+
+def test_a_folder_is_its_user_s_alone(base: Path) -> None:
+    made = Path(ray_folder.make())
+    assert made.parent.parent == base
+    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+
+
+def test_links_and_what_has_no_lock_are_left_alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / ray_folder.LOCK).touch()
+    os.symlink(elsewhere, base / f"{ray_folder.PREFIX}link")
+    (base / f"{ray_folder.PREFIX}begun").mkdir()
+    (base / "dpo-other").mkdir()
+    ray_folder.make()
+    assert {"dpo-ray-link", "dpo-ray-begun", "dpo-other"} < set(folders(base))
+    assert (elsewhere / ray_folder.LOCK).is_file()
