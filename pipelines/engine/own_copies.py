@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from infra.base.errors import UserError
-from pipelines.engine import in_process, ray_cluster
+from pipelines.engine import in_process, quiet, ray_cluster
 from pipelines.engine.failures import AGAIN
 from pipelines.engine.in_process import map_files  # the files lie on this machine
 from pipelines.engine.jobs import Job, Step
@@ -25,6 +25,7 @@ from pipelines.engine.ray_cluster import connect, device_count
 __all__ = ["call", "connect", "device_count", "map_files", "run"]  # what choose.py asks of an engine
 
 TRIES = 3  # at a block whose copy dies of it, for example as the machine's memory is full
+DEAD = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray raises of such a copy in the end
 
 
 class _Copy:
@@ -54,7 +55,7 @@ def run(job: Job) -> None:
 
     Raises:
         UserError: a step's own; if the machine has too few cores for the copies, a copy's process dies again and again,
-            or as in_process.run_by.
+            if Ray itself ends or its disk is full, or as in_process.run_by.
         SystemExit: after a block, if this process was sent SIGTERM.
     """
     if any(step.gpus or step.accelerator for step in job.steps):
@@ -70,7 +71,23 @@ def run(job: Job) -> None:
             f"this job needs {copies * cpus:g} CPUs at once, this machine has {total:g}: ask for fewer copies "
             "(--encoders, --samplers or --copies)"
         )
-    in_process.run_by(partial(_on_copies, copies, cpus), job)
+    try:
+        with quiet.about_itself(), ray_cluster.ending_own_early():
+            in_process.run_by(partial(_on_copies, copies, cpus), job)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise _refusal(error, job.output) from error
+
+
+def _refusal(error: ray.exceptions.RayError, output: str) -> UserError:
+    """Return the sentence for an error of Ray's own."""
+    if isinstance(error, ray.exceptions.OutOfDiskError):
+        return UserError(
+            f"{output}: Ray's disk for what does not fit into memory is full (RAY_TMPDIR); make room, then {AGAIN}"
+        )
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return UserError(f"{output}: Ray ended on this machine ({reason}); {AGAIN}")
 
 
 def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
@@ -111,8 +128,8 @@ def _rows(job: Job, ready: ray.ObjectRef) -> pa.Table:
         return ray.get(ready)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
-    except ray.exceptions.RayActorError as error:
+    except DEAD as error:
         raise UserError(
-            f"{job.output}: the process of a copy died {TRIES} times at one block, perhaps for want of memory; ask for "
-            f"fewer copies, then {AGAIN}"
+            f"{job.output}: the process of a copy died {TRIES} times at one block, or Ray's own ended, perhaps for "
+            f"want of memory; ask for fewer copies, then {AGAIN}"
         ) from error

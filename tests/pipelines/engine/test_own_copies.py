@@ -55,8 +55,13 @@ class Cluster:
         self.begun: list[dict[str, Any]] = []
         self.at_once = 0
         self.most_at_once = 0
-        self.dying = dying  # numbers of calls, from 0, in which the actor's process dies for good
+        self.dying = dying  # numbers of calls, from 0, in which Ray fails for good
+        self.death: Exception = ray.exceptions.ActorDiedError()
         self.calls = 0
+        self.ended = False
+
+    def shutdown(self) -> None:
+        self.ended = True
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": CORES}
@@ -85,7 +90,7 @@ class Cluster:
     def computed(self, actor: Any, given: tuple[Any, ...], number: int) -> pa.Table:
         self.at_once -= 1
         if number in self.dying:
-            raise ray.exceptions.ActorDiedError
+            raise self.death
         try:
             return actor.compute(*given)
         except Exception as error:
@@ -104,6 +109,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     stand_in = Cluster()
     monkeypatch.setattr(own_copies, "ray", stand_in)
     monkeypatch.setattr(ray_cluster._Own, "copies", [])
+    monkeypatch.setattr(ray_cluster._Own, "started", True)
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", stand_in.shutdown)
     monkeypatch.setattr(in_process, "connect", lambda: None)
     return stand_in
 
@@ -137,6 +144,7 @@ def test_each_copy_computes_whole_blocks_one_at_a_time(cluster: Cluster, job: Jo
     assert written(job) == [(value, value**2) for value in range(10)]
     assert (len(cluster.begun), cluster.most_at_once, cluster.calls) == (2, 2, 5)
     assert cluster.begun[0] == {"num_cpus": 0.25, "max_restarts": -1, "max_task_retries": 2}
+    assert not cluster.ended
     assert len(Square.made) == 2  # a copy loads its model once, not at each block
 
 
@@ -162,7 +170,8 @@ def test_the_next_command_of_a_process_ends_the_copies(
     assert ray_cluster.own_copies() == []
 
 
-def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(ray_cluster._Own, "started", False)
     monkeypatch.setattr(ray_cluster.clusters, "named", lambda: None)
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
@@ -187,10 +196,30 @@ def test_a_killed_job_goes_on_in_either_engine(job: Job) -> None:
     assert written(job) == [(value, value**2) for value in range(10)]
 
 
-def test_a_copy_that_dies_again_and_again_is_one_sentence(cluster: Cluster, job: Job) -> None:
+@pytest.mark.parametrize(
+    ("death", "sentence"),
+    [
+        (ray.exceptions.ActorDiedError(), "the process of a copy died 3 times at one block, or Ray's own"),
+        (ray.exceptions.OutOfMemoryError("96 %"), "the process of a copy died 3 times at one block, or Ray's own"),
+        (
+            ray.exceptions.OutOfDiskError("full"),
+            "Ray's disk for what does not fit into memory is full (RAY_TMPDIR); make",
+        ),
+        (
+            ray.exceptions.RaySystemError("Broken pipe"),
+            "Ray ended on this machine (System error: Broken pipe); the same",
+        ),
+    ],
+    ids=["a copy", "for want of memory", "a full disk", "Ray"],
+)
+def test_what_ray_fails_of_is_one_sentence(cluster: Cluster, job: Job, death: Exception, sentence: str) -> None:
     cluster.dying = [0]
-    with pytest.raises(UserError, match=r"out: the process of a copy died 3 times at one block, perhaps for want of"):
+    cluster.death = death
+    with pytest.raises(UserError) as refused:
         own_copies.run(job)
+    assert str(refused.value).startswith(f"{job.output}: {sentence}")
+    assert cluster.ended
+    assert not ray_cluster.is_own()
 
 
 @pytest.mark.usefixtures("cluster")
