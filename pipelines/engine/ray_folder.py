@@ -13,17 +13,21 @@ import shutil
 import tempfile
 from pathlib import Path
 
-PREFIX = "dpo-ray-"  # short, as the paths of sockets below have at most 107 bytes
+PREFIX = "dpo-ray-"
+LONGEST = 24  # bytes of the path beneath: Ray's sockets add 83, and a socket's path has at most 107
 LOCK = "lock"
 RAY = "r"  # the folder's part that Ray opens to everybody; the folder itself is its user's alone
 
 
-def make() -> str:
+def make() -> str | None:
     """Make a folder for Ray's files, this process's until it ends, and remove those of processes that have ended.
 
-    It lies where Ray's own would: in RAY_TMPDIR, or TMPDIR, or /tmp.
+    It lies where Ray's own would: in RAY_TMPDIR, or TMPDIR, or /tmp. Where that path is too long for a folder more,
+    there is none, and Ray takes its own.
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    if len(os.fsencode(base)) > LONGEST:
+        return None
     for folder in base.glob(f"{PREFIX}*"):
         _remove_ended(folder)
     made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,16 @@ MAKE = "from pipelines.engine import ray_folder; print(ray_folder.make(), flush=
 
 
 @pytest.fixture(autouse=True)
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    return tmp_path
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        yield Path(short)
+
+
+def made() -> Path:
+    folder = ray_folder.make()
+    assert folder is not None
+    return Path(folder)
 
 
 def folders(base: Path) -> list[str]:
@@ -31,19 +40,29 @@ def test_a_folder_of_a_killed_command_goes_and_one_of_a_running_command_stays(ba
     assert other.stdout is not None
     theirs = Path(other.stdout.readline().decode().strip()).parent
     (theirs / "r" / "spilled").mkdir(parents=True)
-    ours = Path(ray_folder.make()).parent
+    ours = made().parent
     assert folders(base) == sorted([theirs.name, ours.name])
     other.kill()
     other.communicate()
     assert (theirs / "r" / "spilled").is_dir()
-    after = Path(ray_folder.make()).parent
+    after = made().parent
     assert folders(base) == sorted([ours.name, after.name])
 
 
 def test_a_folder_is_its_user_s_alone(base: Path) -> None:
-    made = Path(ray_folder.make())
-    assert made.parent.parent == base
-    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+    folder = made()
+    assert folder.parent.parent == base
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+def test_the_path_of_a_socket_fits_or_ray_takes_its_own_folder(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = "/session_2026-11-30_22-01-22_123456_4194304/sockets/plasma_store"
+    long = base / "".ljust(ray_folder.LONGEST - len(str(base)) - 1, "a")
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    assert len(f"{made()}{socket}") == 24 + 19 + 64 == 107
+    monkeypatch.setenv("RAY_TMPDIR", f"{long}a")
+    assert ray_folder.make() is None
 
 
 def test_links_and_what_has_no_lock_are_left_alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
