@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
@@ -65,10 +66,13 @@ class PairLosses:
         That pass falls inside the block that has gradients averaged over the workers, on the last micro-batch only.
         """
         batches, values = self.first_pass(batches)
-        references = [self.begin_reference(batch) for batch in batches]
-        for batch, reference in zip(batches, references, strict=True):
-            with sharding.synchronised(self.policy, last=batch is batches[-1]):
-                yield self.of(batch.to(self.device), reference, values)
+        begun: ReferenceOf | None = None
+        for batch, later in zip_longest(batches, batches[1:]):
+            reference = begun or self.begin_reference(batch)
+            with sharding.synchronised(self.policy, last=later is None):
+                measured = self.of(batch.to(self.device), reference, values)
+                begun = None if later is None else self.begin_reference(later)  # one ahead: whoever ends waits for it
+                yield measured
 
     def of(self, batch: Batch, reference: ReferenceOf, values: StepValues | None) -> MeasuredBatch:
         """Compute the losses of one micro-batch: policy's errors, reference's errors, objective.

@@ -131,3 +131,7 @@ def test_a_spare_core_computes_the_references_errors_beside_the_policys_to_the_l
         assert torch.equal(measured.reference_errors, expected)
         assert not measured.reference_errors.requires_grad
     assert [name.startswith("reference") for name in where] == [beside, beside]
+    where.clear()
+    next(losses.of_step([*batches, first]))  # a step that ends early
+    reference.beside.shutdown()
+    assert len(where) == (2 if beside else 1)  # of the first micro-batch, and beside its backward pass of the second
