@@ -28,13 +28,14 @@ def make() -> str | None:
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(os.fsencode(base)) > LONGEST:
         return None
+    base.mkdir(parents=True, exist_ok=True)
     for folder in base.glob(f"{PREFIX}*"):
         _remove_ended(folder)
-    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    lock = os.open(made / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # open until the process ends
+    begun = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=base))  # not yet by a name that others look for
+    lock = os.open(begun / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # open until the process ends
     with contextlib.suppress(OSError):  # a disk without flock, where no folder is removed
         fcntl.flock(lock, fcntl.LOCK_EX)
-    return str(made / RAY)
+    return str(begun.rename(base / begun.name.removeprefix(".")) / RAY)
 
 
 def _remove_ended(folder: Path) -> None:
@@ -45,6 +46,8 @@ def _remove_ended(folder: Path) -> None:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / RAY).exists():
+                shutil.rmtree(folder / RAY)  # first: as long as the lock is there, a later command tries again
             shutil.rmtree(folder)
         finally:
             os.close(lock)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -47,6 +48,23 @@ def test_a_folder_of_a_killed_command_goes_and_one_of_a_running_command_stays(ba
     assert (theirs / "r" / "spilled").is_dir()
     after = made().parent
     assert folders(base) == sorted([ours.name, after.name])
+
+
+def test_what_could_not_be_removed_at_once_goes_later(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = base / f"{ray_folder.PREFIX}ended"
+    (ended / ray_folder.RAY).mkdir(parents=True)
+    (ended / ray_folder.LOCK).touch()
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rmdir", Mock(side_effect=OSError("not empty: a worker still writes there")))
+        made()
+    assert sorted(path.name for path in ended.iterdir()) == [ray_folder.LOCK, ray_folder.RAY]
+    made()
+    assert not ended.exists()
+
+
+def test_a_base_that_is_not_there_is_made_as_ray_does(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(base / "new"))
+    assert made().parent.parent == base / "new"
 
 
 def test_a_folder_is_its_user_s_alone(base: Path) -> None:
