@@ -19,12 +19,13 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from infra.base import garbage, own_cluster
+from infra.base import garbage, own_cluster, termination
 from infra.base.errors import UserError
 from infra.base.files import ROOT
 from infra.local import cluster
@@ -72,6 +73,12 @@ def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose._Current, "engine", in_process)
     refuse = lambda *_, **__: pytest.fail("a test process must not join or start Ray")  # noqa: E731
     monkeypatch.setattr(ray_cluster.ray, "init", refuse)
+
+
+@pytest.fixture(autouse=True)
+def nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test find an earlier test's request to end."""
+    monkeypatch.setattr(termination, "_asked", threading.Event())
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,13 @@ def ask() -> None:
     _asked.set()
 
 
+def answer() -> None:
+    """Forget the request; whoever ends the work because of it calls this, and nobody else."""
+    _asked.clear()
+
+
 def listen() -> None:
     """Take SIGTERM as a request to end after the part under way; only a process's main thread may call this."""
-    _asked.clear()
     signal.signal(signal.SIGTERM, _note)
 
 
@@ -35,14 +39,15 @@ def listen() -> None:
 def listening() -> Iterator[None]:
     """Listen for SIGTERM and Ctrl-C inside the block, if this is the main thread; elsewhere its owner called listen.
 
-    A second Ctrl-C is Python's own again. Where somebody else takes Ctrl-C, or nobody is to, as in a job that a shell
-    runs in the background, that stays so.
+    A request that the block does not act on stays for the next such block. A second Ctrl-C is Python's own again, also
+    in that next block. Where somebody else takes Ctrl-C, or nobody is to, as in a job that a shell runs in the
+    background, that stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
-    takes_keys = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    takes_keys = not is_asked() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     listen()
     if takes_keys:
         signal.signal(signal.SIGINT, _note_key)

@@ -81,7 +81,7 @@ def run_by(compute: Compute, job: Job) -> None:
 
     Raises:
         UserError: a step's own; if a disk is full, or the same work would fail again.
-        SystemExit: after the block under way, if this process was sent SIGTERM.
+        SystemExit: after the block under way, if this process was asked to end.
     """
     garbage.search_as_usual()
     progress.clear_unfinished(job)
@@ -93,9 +93,8 @@ def run_by(compute: Compute, job: Job) -> None:
             for number, block in enumerate(compute(job, _blocks(job, done))):
                 _write(job, f"{attempt}_{number:06d}", block)
                 count.add(block.num_rows)
-                if termination.is_asked():
-                    print(f"{job.output}: stopped on request; {failures.AGAIN}", file=sys.stderr, flush=True)
-                    raise SystemExit(termination.EXIT)
+                _end_if_asked(job)
+            _end_if_asked(job)  # while rows were read of which none was left, or by an earlier block of this process
     except Exception as error:
         refusal = failures.refusal(error, job.output)
         if refusal is None or refusal is error:
@@ -104,11 +103,23 @@ def run_by(compute: Compute, job: Job) -> None:
     count.end()
 
 
+def _end_if_asked(job: Job) -> None:
+    if termination.is_asked():
+        termination.answer()
+        print(f"{job.output}: stopped on request; {failures.AGAIN}", file=sys.stderr, flush=True)
+        raise SystemExit(termination.EXIT)
+
+
 def _blocks(job: Job, done: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
-    """Read the rows that are not done, ids ascending, and cut them into blocks; the last one may be shorter."""
+    """Read the rows that are not done, ids ascending, and cut them into blocks; the last one may be shorter.
+
+    Where this process is asked to end, nothing more is read.
+    """
     held: list[pa.Table] = []
     rows = 0
     for piece in itertools.chain.from_iterable(job.read(path, job.columns) for path in job.source):
+        if termination.is_asked():
+            return
         left = piece.filter(pa.array(~progress.are_among(job.row_ids(piece), done)))
         held.append(left)
         rows += left.num_rows

@@ -86,6 +86,7 @@ def run_steps(trainer: Trainer) -> int:
             trainer.writer.wait()
             if rank.world_size > 1:
                 dist.barrier()  # a rank that ends first may take rank 0 with it, in the middle of writing
+            termination.answer()
             raise stopping.Stopped(step)
         look(trainer, step)
     return step

@@ -19,7 +19,7 @@ import pytest
 
 from infra.base import termination
 from infra.base.errors import UserError
-from pipelines.engine import in_process, progress
+from pipelines.engine import failures, in_process, progress
 from pipelines.engine.jobs import Job, Step
 
 
@@ -275,3 +275,35 @@ def test_ctrl_c_stays_ignored_where_a_shell_says_so() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_only_finished_rows_are_read_is_not_forgotten(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    in_process.run(job)
+    read_from: list[int] = []
+
+    def read(*_: object) -> Iterator[pa.Table]:
+        for start in (0, 5):
+            read_from.append(start)
+            if start == 0:
+                signal.raise_signal(signal.SIGINT)
+            yield pa.table({"x": range(start, start + 5)})
+
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        in_process.run(replace(job, source=["one"], read=read))
+    assert ended.value.code == termination.EXIT
+    assert capfd.readouterr().err.endswith(f"{job.output}: stopped on request; {failures.AGAIN}\n")
+    assert read_from == [0]  # the second piece stays unread
+
+
+def test_a_request_that_nobody_acted_on_ends_the_next_job(job: Job) -> None:
+    with termination.listening():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), termination.listening():
+        signal.raise_signal(signal.SIGINT)  # the second one
+    with pytest.raises(SystemExit) as ended:
+        in_process.run(job)
+    assert ended.value.code == termination.EXIT
+    assert written(job) == []
+    in_process.run(job)
+    assert progress.finished_rows(job.checkpoint) == 10

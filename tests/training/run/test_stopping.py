@@ -104,3 +104,10 @@ def test_a_note_of_the_driver_ends_the_run_after_a_step(config: TrainConfig) -> 
     with pytest.raises(stopping.Stopped, match="after step 1"):
         loop.train(config, assembly.Rank(on_step=term))
     assert [folder.name for folder in checkpoint.complete(output)] == ["step-0000001"]
+
+
+def test_a_request_from_before_the_training_ends_it_after_a_step(config: TrainConfig) -> None:
+    termination.ask()
+    with pytest.raises(stopping.Stopped, match="after step 1"):
+        loop.train(config, assembly.Rank())
+    assert not termination.is_asked()
