@@ -113,7 +113,7 @@ def run(
         print(f"error: {refusal}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the same command goes on from what is finished", file=sys.stderr, flush=True)
+        print("stopped by Ctrl-C; give the same command again", file=sys.stderr, flush=True)
         raise SystemExit(termination.INTERRUPTED) from None
     if arguments is None:
         ending.note_success()

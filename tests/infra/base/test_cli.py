@@ -218,4 +218,4 @@ def test_ctrl_c_is_one_sentence_and_no_traceback(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         cli.run(interrupted, Config, PRESETS, [])
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "stopped by Ctrl-C; the same command goes on from what is finished\n"
+    assert capsys.readouterr().err == "stopped by Ctrl-C; give the same command again\n"
