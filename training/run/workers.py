@@ -47,7 +47,7 @@ def launch(config: TrainConfig, output: str) -> None:
     trainer = _trainer(config, output, use_gpu)
     failure: Exception | None = None
     try:
-        with quiet.about_itself(), stopping.passing_on(output):  # after connect(), which sets a handler of its own
+        with quiet.about_itself(), stopping.passing_on(output):  # from here on there are workers to tell
             trainer.fit()
     except Exception as error:
         failure = error
