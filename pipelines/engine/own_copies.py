@@ -86,8 +86,8 @@ def _refusal(error: ray.exceptions.RayError, output: str) -> UserError:
         return UserError(
             f"{output}: Ray's disk for what does not fit into memory is full (RAY_TMPDIR); make room, then {AGAIN}"
         )
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return UserError(f"{output}: Ray ended on this machine ({reason}); {AGAIN}")
+    reason = next(iter(str(error).splitlines()), "no reason given")
+    return UserError(f"{output}: Ray failed on this machine ({type(error).__name__}: {reason}); {AGAIN}")
 
 
 def call(function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:

@@ -80,9 +80,7 @@ def test_copies_that_die_again_and_again_are_one_sentence(
     begin: Begin, path: Path, raw_pairs: Path, encoded_store: Path
 ) -> None:
     command = begin()
-    while command.poll() is None:
-        for copy in command.processes(f"{COPY}.compute"):
-            copy.kill()
+    command.kill_until_it_ends(f"{COPY}.compute")
     assert ended(command) == (2, died(path))
     finishes(path, raw_pairs, encoded_store)
 

@@ -69,6 +69,16 @@ class OnOwnCluster:
         else:
             self._process.send_signal(number)
 
+    def kill_until_it_ends(self, name: str) -> None:
+        """Kill its processes that have a name, those that replace them too, until the command has ended."""
+        deadline = time.monotonic() + PATIENCE
+        while self.poll() is None:
+            assert time.monotonic() < deadline, f"{name} was killed and the command goes on"
+            for process in self.processes(name):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.01)
+
     def processes(self, name: str = "") -> list[psutil.Process]:
         """List the processes of the command that run; name: a part of what they run, all by default."""
         running = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from infra.base import termination
 from infra.base.errors import UserError
 from pipelines.engine import in_process, on_ray, own_copies, ray_cluster
 from pipelines.engine.jobs import Job, Step
@@ -170,14 +172,36 @@ def test_the_next_command_of_a_process_ends_the_copies(
     assert ray_cluster.own_copies() == []
 
 
-def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def begins_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Mock], None]:
+    """Return a function that has a command start a cluster of its own, with a stand-in for ray.init."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(ray_cluster._Own, "started", False)
     monkeypatch.setattr(ray_cluster.clusters, "named", lambda: None)
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_cluster.ray, "init", Mock(side_effect=Exception("The node timed out.\nMore.")))
-    with pytest.raises(UserError, match=r"^Ray did not start on this machine \(The node timed out\.\); if other work"):
+
+    def begin(init: Mock) -> None:
+        monkeypatch.setattr(ray_cluster.ray, "init", init)
         ray_cluster.connect()
+
+    return begin
+
+
+def test_a_cluster_that_does_not_start_is_one_sentence(begins_ray: Callable[[Mock], None]) -> None:
+    with pytest.raises(UserError, match=r"^Ray did not start on this machine \(The node timed out\.\); if other work"):
+        begins_ray(Mock(side_effect=Exception("The node timed out.\nMore.")))
+
+
+def test_sigterm_while_ray_starts_ends_with_143(begins_ray: Callable[[Mock], None]) -> None:
+    def sent_sigterm(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray, which sets a handler of its own
+        raise SystemExit(15)  # of that handler
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        begins_ray(Mock(side_effect=sent_sigterm))
+    assert ended.value.code == termination.EXIT == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_finished_job_begins_no_copy(cluster: Cluster, job: Job) -> None:
@@ -207,7 +231,7 @@ def test_a_killed_job_goes_on_in_either_engine(job: Job) -> None:
         ),
         (
             ray.exceptions.RaySystemError("Broken pipe"),
-            "Ray ended on this machine (System error: Broken pipe); the same",
+            "Ray failed on this machine (RaySystemError: System error: Broken pipe); the same command goes on",
         ),
     ],
     ids=["a copy", "for want of memory", "a full disk", "Ray"],
