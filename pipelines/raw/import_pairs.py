@@ -24,6 +24,7 @@ from pipelines.raw.votes import Votes, probability_0
 from pipelines.raw.webdataset import NAME as WEBDATASET
 
 IMAGE_REWARD = "ImageRewardDB"  # whose archives have an image beside its JSON, under the last part of its path
+COUNTED = 1000  # images beside the first one that are missed before the count stops: on S3 each is a request
 
 
 def read_comparisons(table: table_places.Table) -> tuple[str, list[Comparison]]:
@@ -49,23 +50,25 @@ def find_images(comparisons: list[Comparison], images: str, layout: str) -> dict
     """
     known: dict[str, str] = {}
     missing: dict[str, str] = {}  # the first place of each name
-    for comparison in comparisons:
-        for name in comparison.names:
-            if name in known:
-                continue
-            path = image_path(images, name)
-            if path is None and layout == IMAGE_REWARD:
-                path = image_path(images, PurePosixPath(name).name)
-            if path is None:
-                missing.setdefault(name, comparison.place)
-            else:
-                known[name] = path
+    for name, place in ((name, one.place) for one in comparisons for name in one.names):
+        if name in known or name in missing:
+            continue
+        path = image_path(images, name)
+        if path is None and layout == IMAGE_REWARD:
+            path = image_path(images, PurePosixPath(name).name)
+        if path is not None:
+            known[name] = path
+            continue
+        missing[name] = place
+        if len(missing) > COUNTED:
+            break
     if missing:
-        name, place = next(iter(missing.items()))
-        others = f" ({len(missing) - 1:,} other images are not there, either)" if len(missing) > 1 else ""
+        first, place = next(iter(missing.items()))
+        least = "at least " if len(missing) > COUNTED else ""
+        others = f" ({least}{len(missing) - 1:,} other images are not there, either)" if len(missing) > 1 else ""
         raise UserError(
-            f"{place}: no image {name} in {images}{others}; correct the names, or give the folder that they count from "
-            "as --images"
+            f"{place}: no image {first} in {images}{others}; correct the names, or give the folder that they count "
+            "from as --images"
         )
     return known
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import gzip
 import io
 import itertools
@@ -10,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +20,11 @@ import pytest
 from PIL import Image
 
 from infra.base import cli, files
+from infra.base.errors import UserError
 from pipelines.latents.decoding import CheckAndDecode
 from pipelines.raw.comparisons import Comparison
 from pipelines.raw.import_config import ImportConfig
-from pipelines.raw.import_pairs import main, ranking_ids
+from pipelines.raw.import_pairs import find_images, main, ranking_ids
 from pipelines.raw.pairs import pair_ids
 from pipelines.raw.source import CONFIG
 
@@ -237,6 +240,21 @@ def test_a_bad_table_is_told_by_file_and_line_and_writes_nothing(
     sentence = refusal(folder, table, content, capsys)
     assert sentence.startswith(f"error: --table {folder / table}: ")
     assert told in sentence
+
+
+def test_each_missing_image_is_looked_for_once_and_the_count_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a wrong folder on S3 each look is a request."""
+    asked = Mock(return_value=None)
+    monkeypatch.setattr("pipelines.raw.import_pairs.image_path", asked)
+    pair = Comparison(place="line 2", caption="a", names=("x", "y"), label_0=1.0)
+    with pytest.raises(UserError, match=r"^line 2: no image x in photos \(1 other images are not there, either\)"):
+        find_images([pair] * 3, "photos", "")
+    assert [call.args for call in asked.call_args_list] == [("photos", "x"), ("photos", "y")]
+    asked.reset_mock()
+    many = [dataclasses.replace(pair, names=(f"{row}.png", "x")) for row in range(3000)]
+    with pytest.raises(UserError, match=r"no image 0\.png in photos \(at least 1,000 other images are not there"):
+        find_images(many, "photos", "")
+    assert asked.call_count == 1 + 1000
 
 
 def test_images_and_pairs_may_lie_in_s3(folder: Path, bucket: str) -> None:
