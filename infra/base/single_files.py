@@ -7,6 +7,7 @@ over what they do not know, the file is refused here.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ COMPUTED = ("position_ids", "logit_scale", "text_projection", "text_projection.w
 # diffusers' names of the kinds that this project trains. A file of SD2 does not say whether it predicts noise or
 # velocity, so its base has to be named.
 KNOWN_TYPES = ("v1", "xl_base", "sd3", "sd35_medium", "sd35_large", "flux-dev", "flux-schnell")
+# In names of a LoRA's tensors: lora_A, .lora.up, and to_q_lora.down of older diffusers, with qkv_lora1.down of XLabs.
+LORA = re.compile(r"lora_|[._]lora\d?\.", re.IGNORECASE)
+ALPHA = ".alpha"  # ends the names of a LoRA's scales
 SPEC = "modelspec.prediction_type"
 SHOWN = 3
 
@@ -70,12 +74,13 @@ def read_headers(path: Path) -> dict[str, Tensor]:
 
 
 def refuse_adapters(headers: Mapping[str, Tensor], where: str) -> None:
-    """Refuse a file of adapters, in whoever's names.
+    """Refuse a file that holds adapters and nothing else, in whoever's names.
 
     Raises:
-        UserError: if a tensor has the name of one of a LoRA's.
+        UserError: if all tensors have the name of one of a LoRA's.
     """
-    if any("lora_" in name.lower() or ".lora." in name.lower() for name in headers):
+    weights = [name for name in headers if not name.endswith(ALPHA)]
+    if weights and all(LORA.search(name) for name in weights):
         raise UserError(f"{where}: {weight_names.NO_MODEL}")
 
 
@@ -105,8 +110,9 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
         index: of the pipeline's folder.
 
     Raises:
-        UserError: naming tensors of no part, or of a part that the pipeline does not have.
+        UserError: if it holds adapters, tensors of no part, or those of a part that the pipeline does not have.
     """
+    refuse_adapters(headers, where)
     network = "unet" if "unet" in index else "transformer"
     t5 = next((part for part, value in index.items() if isinstance(value, list) and value[1] == "T5EncoderModel"), "")
     vae = VAE_ALONE if VAE_MARK in headers else ()
@@ -128,8 +134,6 @@ def parts_in(headers: Mapping[str, Tensor], index: Mapping[str, Any], where: str
             parts.setdefault(part, []).append(name)
         elif not name.startswith(BESIDE):
             homeless.append(name)
-    if homeless and not parts:
-        refuse_adapters(headers, where)
     if homeless:
         raise UserError(f"{where}: holds tensors of no part of a {index['_class_name']} ({_some(homeless)})")
     if network not in parts and not vae and has_average(headers):

@@ -281,17 +281,34 @@ def test_the_wrong_folder_is_told_with_the_right_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lora_unet_mid_block_x.lora_down.weight", "base_model.model.mid_block.x.lora_A.weight", "unet.x.lora.up.weight"],
+    [
+        "lora_unet_mid_block_x.lora_down.weight",
+        "base_model.model.mid_block.x.lora_A.weight",
+        "unet.x.lora.up.weight",
+        "down_blocks.0.x.processor.to_q_lora.down.weight",
+        "double_blocks.0.processor.qkv_lora1.down.weight",
+        "down_blocks.0.x.to_q.lora_A.weight",
+    ],
 )
 def test_adapters_as_a_model_are_told_with_the_flag_that_takes_them(name: str, tmp_path: Path) -> None:
-    """As kohya's trainer, PEFT and older diffusers name them: a file, what PEFT saves, and either behind a base."""
+    """As kohya, PEFT, older diffusers and XLabs name them: a file, PEFT's folder, and either behind a base."""
     told = r"holds adapters \(LoRA\), not a model; name their base here, and give the adapters as --lora to draw with"
-    file = write_single(tmp_path / "style.safetensors", tensor_of_ones(name))
+    scale = name.replace(".weight", ".alpha")
+    file = write_single(tmp_path / "style.safetensors", tensor_of_ones(name) | tensor_of_ones(scale))
     (tmp_path / "peft").mkdir()
     write_single(tmp_path / "peft" / "adapter_model.safetensors", tensor_of_ones(name))
     for given in (file, tmp_path / "peft", f"{MODEL}+{file}", f"{MODEL}+{tmp_path}/peft"):
         with pytest.raises(UserError, match=rf"^--model {tmp_path}/.*{told}"):
             models.local_folder(str(given))
+
+
+def test_a_model_with_a_few_tensors_of_adapters_is_not_called_adapters(tmp_path: Path) -> None:
+    stray = tensor_of_ones("lora_te_text_model_x.lora_down.weight")
+    file = write_single(tmp_path / "merged.safetensors", original_tensors(MODEL) | stray)
+    with pytest.raises(UserError, match=r"merged\.safetensors: does not say which model it is of; name a folder"):
+        models.local_folder(str(file))
+    with pytest.raises(UserError, match=r"holds tensors of no part of a .* \(lora_te_text_model_x\.lora_down"):
+        models.local_folder(f"{MODEL}+{file}")
 
 
 @pytest.mark.parametrize(
