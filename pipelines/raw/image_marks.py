@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
 IMAGES = {
@@ -20,6 +18,7 @@ IMAGES = {
     b"\x93NUMPY": "a NumPy array",
     b"data:image": "a data URI",
 }
+FORMATS = {*BRANDS.values(), "JPEG XL", "JPEG 2000", "PDF", "SVG"}  # those that are pictures, to be saved in another
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
 BASE64 = re.compile(rb"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD)[A-Za-z0-9+/_=\s-]{40}")  # of PNG, JPEG, WebP, GIF
 PATH = re.compile(rb"[ -~]{1,1000}\.(?:png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE)
@@ -42,21 +41,31 @@ class Unread:
     """Notes the images of raw pairs that are of a format which is not read."""
 
     def __init__(self) -> None:
-        self.kinds: dict[str, str] = {}  # by name
+        self.first = ("", "")  # where the first one is, and its kind
+        self.names: set[str] = set()
 
-    def add(self, pair: Mapping[str, Any]) -> None:
-        """Look at a pair's two images, as far as they stand in it."""
-        for slot in (0, 1):
-            kind = held_by(pair[f"jpg_{slot}"] or b"")
-            if kind:
-                self.kinds[pair[f"image_{slot}_uid"]] = kind
+    def add(self, name: str, content: bytes, where: str) -> None:
+        """Look at an image.
+
+        Args:
+            name: its own, however often it is shown.
+            where: what its table calls it.
+        """
+        kind = held_by(content)
+        if kind and not self.names:
+            self.first = (where, kind)
+        if kind:
+            self.names.add(name)
 
     def sentence(self) -> str:
         """Say which they are, and what to do."""
-        name, kind = next(iter(self.kinds.items()))
-        total = len(self.kinds)
+        where, kind = self.first
+        total = len(self.names)
         count = f" (one of {total:,} such images)" if total > 1 else ""
+        remedy = "save it as JPEG, PNG or WebP"
+        if kind not in FORMATS:
+            remedy = "put the image's own bytes there, for example by fetching it again"
         return (
-            f"{name} is {kind}{count}, which is not read, so the encoder leaves its pairs out; save it as JPEG, PNG or "
-            "WebP, and import again"
+            f"{where} is {kind}{count}, which is not read, so the encoder leaves its pairs out; {remedy}, and import "
+            "again"
         )

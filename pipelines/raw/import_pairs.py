@@ -88,7 +88,9 @@ def ranking_ids(comparisons: list[Comparison]) -> list[int]:
     return [numbered[index] for index in range(len(comparisons))]
 
 
-def imported_pairs(comparisons: list[Comparison], paths: dict[str, str], votes: Votes) -> Iterator[dict[str, Any]]:
+def imported_pairs(
+    comparisons: list[Comparison], paths: dict[str, str], votes: Votes, unread: Unread
+) -> Iterator[dict[str, Any]]:
     """Turn comparisons into raw pairs one by one; the images' bytes go in as they are."""
     group: str | None = None
     held: dict[str, bytes] = {}  # images of the group, each read once
@@ -100,28 +102,31 @@ def imported_pairs(comparisons: list[Comparison], paths: dict[str, str], votes: 
         for name in comparison.names:
             if name not in held:
                 held[name] = files.read_bytes(paths[name])
+                unread.add(name, held[name], f"{comparison.place.rpartition(': ')[0]}: {name}")
         row = _row(ranking_id, comparison, held, votes)
         row |= {PROBABILITY: probability_0(comparison)} if has_votes else {}
         yield row if group is None else row | {GROUP: group}
 
 
-def streamed(table: table_places.Table, images: str, votes: Votes) -> tuple[str, Iterator[dict[str, Any]]] | None:
+def streamed(
+    table: table_places.Table, images: str, votes: Votes, unread: Unread
+) -> tuple[str, Iterator[dict[str, Any]]] | None:
     """Return the layout's name and the raw pairs of a table that holds its images; None of one that names them."""
-    numbering = streamed_pairs.Numbering()
     if table.kind == "tar":
-        return WEBDATASET, (_row(*numbering.name(*pair), votes) for pair in streamed_pairs.tar_pairs(table))
+        return WEBDATASET, _numbered(streamed_pairs.tar_pairs(table), votes, unread)
     layout = streamed_pairs.parquet_layout(table) if table.kind == "parquet" else None
     if layout is None:
         return None
-    return layout.name, _voted(streamed_pairs.parquet_pairs(table, layout, images), numbering, votes)
+    return layout.name, _numbered(streamed_pairs.parquet_pairs(table, layout, images), votes, unread)
 
 
-def _voted(
-    pairs: Iterator[streamed_pairs.WithImages], numbering: streamed_pairs.Numbering, votes: Votes
-) -> Iterator[dict[str, Any]]:
+def _numbered(pairs: Iterator[streamed_pairs.WithImages], votes: Votes, unread: Unread) -> Iterator[dict[str, Any]]:
     """Turn pairs with their images into raw pairs, with soft labels where the layout has votes."""
-    for pair in pairs:
-        ranking_id, named, images = numbering.name(*pair)
+    numbering = streamed_pairs.Numbering()
+    for pair, shown in pairs:
+        ranking_id, named, images = numbering.name(pair, shown)
+        for column, (name, content) in zip(pair.names, images.items(), strict=False):  # equal images have one name
+            unread.add(name, content, f"{pair.place}, {column}")
         row = _row(ranking_id, named, images, votes)
         yield row if named.votes is None else row | {PROBABILITY: probability_0(named)}
 
@@ -133,11 +138,8 @@ def _row(ranking_id: int, comparison: Comparison, images: dict[str, bytes], vote
     return row | {"model_1": comparison.models[1]}
 
 
-def _some(rows: Iterator[dict[str, Any]], table: table_places.Table, unread: Unread) -> Iterator[dict[str, Any]]:
+def _some(rows: Iterator[dict[str, Any]], table: table_places.Table) -> Iterator[dict[str, Any]]:
     """Yield rows, of which there must be one: raw pairs of before are not replaced by none.
-
-    Args:
-        unread: what notes images of formats that are not read.
 
     Raises:
         UserError: if there is none.
@@ -145,7 +147,6 @@ def _some(rows: Iterator[dict[str, Any]], table: table_places.Table, unread: Unr
     count = 0
     for row in rows:
         count += 1
-        unread.add(row)
         yield row
     if not count:
         raise UserError(f"--table {', '.join(table.paths[:3])}: holds no pair; give a table that has some")
@@ -157,18 +158,18 @@ def main(config: ImportConfig) -> None:
     table = table_places.find(config.table, config.split)
     images = table.folder if config.images is None else files.resolve(config.images)
     votes = Votes()
-    with_images = streamed(table, images, votes)
+    unread = Unread()
+    with_images = streamed(table, images, votes, unread)
     grouped: set[str] = set()
     if with_images is None:
         layout, comparisons = read_comparisons(table)
         grouped = {one.group for one in comparisons if one.group is not None}
-        rows = imported_pairs(comparisons, find_images(comparisons, images, layout), votes)
+        rows = imported_pairs(comparisons, find_images(comparisons, images, layout), votes, unread)
     else:
         layout, rows = with_images
-    unread = Unread()
-    count = raw_pairs.write_pairs(output, _some(rows, table, unread), asdict(config))
-    if unread.kinds:
-        logs.LOGGER.warning(f"--table {config.table}: {unread.sentence()}")
+    count = raw_pairs.write_pairs(output, _some(rows, table), asdict(config))
+    if unread.names:
+        logs.LOGGER.warning(unread.sentence())
     if votes.pairs:
         print(votes.sentence(), flush=True)
     groups = f" of {len(grouped):,} groups" if grouped else ""

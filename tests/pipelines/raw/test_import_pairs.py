@@ -162,6 +162,29 @@ def test_images_that_the_encoder_does_not_read_are_told_at_once(folder: Path, ca
     ]
 
 
+def test_such_images_inside_parquet_are_told_by_row_and_column(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their names are hashes, which nobody has; and a page of HTML is no picture that could be saved as another."""
+    png = (folder / "photos" / "1").read_bytes()
+    rest = {"caption": ["a", "b"], "image_0": [png, png], "label_0": [0, 1]}
+    remedies = {
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": ("HEIC", "save it as JPEG, PNG or WebP"),
+        b"<!DOCTYPE html><p>log in": (
+            "a page of HTML",
+            "put the image's own bytes there, for example by fetching it again",
+        ),
+    }
+    for number, (content, (kind, remedy)) in enumerate(remedies.items()):
+        path = folder / f"{number}.parquet"
+        pq.write_table(pa.table(rest | {"image_1": [png, content]}), path)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "dpo"):
+            imported(folder, path.name, path.read_bytes())
+        assert caplog.messages == [
+            f"--table {path}: row 2, image_1 is {kind}, which is not read, so the encoder leaves its pairs out; "
+            f"{remedy}, and import again"
+        ]
+
+
 def test_two_raters_of_one_pair_have_two_ids_whatever_the_order() -> None:
     def labelled(*labels: float) -> dict[int, float]:
         rows = [Comparison(place="", caption="a", names=("x", "y"), label_0=label) for label in labels]
