@@ -18,7 +18,8 @@ PREFIX = "base_model.model."
 OUT = ".lora_B.weight"
 BIAS = ".lora_B.bias"  # of lora_bias, which PEFT scales too
 # Ways to begin that change the model's own weights first: the adapters fit those weights and no others.
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+LOFTQ = "loftq"
+CHANGE_THE_BASE = ("pissa", "olora", "corda", LOFTQ, "lora_ga")
 
 
 def settings_of(adapters: Path) -> Path | None:
@@ -63,9 +64,15 @@ def _scaled(tensors: dict[str, torch.Tensor], settings: Any, where: str) -> dict
         )
     began = settings.get("init_lora_weights")
     if isinstance(began, str) and began.lower().startswith(CHANGE_THE_BASE):
+        remedy = (
+            "save plain LoRA with save_pretrained's path_initial_model_for_weight_conversion, which takes the adapter "
+            "as it was saved before training"
+        )
+        if began.lower().startswith(LOFTQ):  # which PEFT cannot convert
+            remedy = "merge it into its own base, and give that as --model"
         raise UserError(
             f"{where}: its {weight_names.ADAPTERS} says init_lora_weights {began}, which changes the model's weights "
-            "before training; save plain LoRA with save_pretrained's path_initial_model_for_weight_conversion"
+            f"before training; {remedy}"
         )
     scaled = dict(tensors)
     for name in [name for name in tensors if name.endswith(OUT)]:
