@@ -63,6 +63,18 @@ def test_each_console_script_and_make_target_is_there(path: Path) -> None:
     assert {target for command in commands for target in command.split()} <= targets
 
 
+def names_elsewhere(text: str) -> list[str]:
+    """List the names that stand in backticks before "in" and a link of docs/, and not in the file that it leads to."""
+    pairs = re.findall(r"`(\w+)` in \[[^\]]+\]\(([\w./-]+)\)", text)
+    assert pairs
+    return [name for name, path in pairs if not re.search(rf"\b{name}\b", (ROOT / "docs" / path).read_text())]
+
+
+def test_each_name_of_the_walkthrough_is_in_the_file_beside_it() -> None:
+    assert names_elsewhere((ROOT / "docs" / "walkthrough.md").read_text()) == []
+    assert names_elsewhere("`apply_labels` in [a loader](../training/data/loader.py)") == ["apply_labels"]
+
+
 def test_a_file_that_is_gone_is_seen() -> None:
     assert missing_paths("see pipelines/store.py, ../pipelines/gone.py and `pipelines/latents/store.py`") == [
         "pipelines/store.py"
