@@ -37,8 +37,10 @@ def counted(source):
     return {float(label): count for label, count in counts}
 
 
-csv, typed = counted("'pairs.csv'"), counted("read_csv('pairs.csv', types={'label_0': 'DOUBLE'})")
-whole_sample, parquet = counted("read_csv('pairs.csv', sample_size=-1)"), counted("'parquet/*.parquet'")
+csv = counted("'pairs.csv'")
+typed = counted("read_csv('pairs.csv', types={'label_0': 'DOUBLE'})")
+whole_sample = counted("read_csv('pairs.csv', sample_size=-1)")
+parquet = counted("'parquet/*.parquet'")
 by_pandas = pandas.read_csv("pairs.csv")["label_0"].value_counts().to_dict()
 try:
     by_polars = polars.read_csv("pairs.csv")["label_0"].dtype

@@ -29,7 +29,8 @@ def read(ids, **options):
 long_ids = ["12345678901234567890", "12345678901234567891"]
 as_read = read(long_ids)
 as_text = read(long_ids, dtype={"image_uid": str}).tolist()
-zeros, exponent = read(["007", "012"]).tolist(), read(["12e5", "1200000"]).tolist()
+zeros = read(["007", "012"]).tolist()
+exponent = read(["12e5", "1200000"]).tolist()
 print(f"pandas {pandas.__version__}; quoted ids in JSON lines")
 print(f"guess: {long_ids} as unsigned integers")
 print(f"seen:  {as_read.dtype} {as_read.tolist()}; ['007', '012'] {zeros}; ['12e5', '1200000'] {exponent}")
