@@ -65,7 +65,9 @@ def find_images(comparisons: list[Comparison], images: str, layout: str) -> dict
     if missing:
         first, place = next(iter(missing.items()))
         least = "at least " if len(missing) > COUNTED else ""
-        others = f" ({least}{len(missing) - 1:,} other images are not there, either)" if len(missing) > 1 else ""
+        count = len(missing) - 1
+        images = "image is" if count == 1 else "images are"
+        others = f" ({least}{count:,} other {images} not there, either)" if count else ""
         raise UserError(
             f"{place}: no image {first} in {images}{others}; correct the names, or give the folder that they count "
             "from as --images"

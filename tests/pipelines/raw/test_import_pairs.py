@@ -270,7 +270,7 @@ def test_each_missing_image_is_looked_for_once_and_the_count_has_an_end(monkeypa
     asked = Mock(return_value=None)
     monkeypatch.setattr("pipelines.raw.import_pairs.image_path", asked)
     pair = Comparison(place="line 2", caption="a", names=("x", "y"), label_0=1.0)
-    with pytest.raises(UserError, match=r"^line 2: no image x in photos \(1 other images are not there, either\)"):
+    with pytest.raises(UserError, match=r"^line 2: no image x in photos \(1 other image is not there, either\)"):
         find_images([pair] * 3, "photos", "")
     assert [call.args for call in asked.call_args_list] == [("photos", "x"), ("photos", "y")]
     asked.reset_mock()
