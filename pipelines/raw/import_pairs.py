@@ -66,8 +66,8 @@ def find_images(comparisons: list[Comparison], images: str, layout: str) -> dict
         first, place = next(iter(missing.items()))
         least = "at least " if len(missing) > COUNTED else ""
         count = len(missing) - 1
-        images = "image is" if count == 1 else "images are"
-        others = f" ({least}{count:,} other {images} not there, either)" if count else ""
+        these = "image is" if count == 1 else "images are"
+        others = f" ({least}{count:,} other {these} not there, either)" if count else ""
         raise UserError(
             f"{place}: no image {first} in {images}{others}; correct the names, or give the folder that they count "
             "from as --images"
