@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test find an earlier test's request to end."""
     monkeypatch.setattr(termination, "_asked", threading.Event())
+
+
+@pytest.fixture(autouse=True)
+def no_warnings_of_peft() -> None:
+    """Keep peft's warnings here: the process that hands out tests would import peft for their class, and fail."""
+    warnings.filterwarnings("ignore", module=r"peft\.")  # pytest has its own filters for each test
 
 
 @pytest.fixture(scope="session")
