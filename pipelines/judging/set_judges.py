@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def kid(features: npt.NDArray[np.float32], true: npt.NDArray[np.float32]) -> tup
 
     torch.manual_seed(0)  # KID draws its subsets from torch's generator
     size = min(KID_SUBSET_SIZE, len(features) // 2, len(true) // 2)  # subsets of all images would be equal
-    measure = KernelInceptionDistance(feature=torch.nn.Identity(), subset_size=size, subsets=KID_SUBSETS)
+    with warnings.catch_warnings():  # it warns of the memory for all features, which are here already
+        warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer")
+        measure = KernelInceptionDistance(feature=torch.nn.Identity(), subset_size=size, subsets=KID_SUBSETS)
     measure.update(torch.from_numpy(true), real=True)
     measure.update(torch.from_numpy(features), real=False)
     mean, deviation = measure.compute()

@@ -154,6 +154,7 @@ def test_paired_scores_take_the_first_image_of_each_prompt() -> None:
         score_files.paired_scores(table, table.slice(0, 2), "red")
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # of a library, which nobody at a terminal can act on
 def test_kid_by_hand_and_with_a_spread() -> None:
     # Features of width 1: kernel (xy + 1)^3. Both sets constant, 0 and 1: (1 + 8 - 2 * 1) = 7, whatever the subset.
     zeros, ones = np.zeros((6, 1), np.float32), np.ones((6, 1), np.float32)
