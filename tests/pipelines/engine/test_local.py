@@ -54,6 +54,14 @@ class Evens:
         return table.filter(pa.array([value % 2 == 0 for value in table["x"].to_pylist()]))
 
 
+@pytest.fixture(autouse=True)
+def keys() -> Iterator[None]:
+    """Take Ctrl-C as Python does by default: tests that a shell runs in the background begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     """Return a job of ten numbers from two files, in blocks of four and batches of three."""
