@@ -162,7 +162,9 @@ def explain(error: OSError) -> str:
 def refusal_in(error: BaseException | None) -> UserError | None:
     """Find the sentence for the user in exceptions wrapped in one another: a refusal of ours, or S3's in words."""
     of_s3: OSError | None = None
-    while error is not None:
+    seen: list[BaseException] = []  # a step's exception that is raised again from Ray's wrapping of it leads back to it
+    while error is not None and all(error is not one for one in seen):
+        seen.append(error)
         if isinstance(error, UserError) and not hasattr(error, "cause"):  # Ray's wrapping is a UserError, too
             return error
         if isinstance(error, OSError) and "AWS Error" in str(error):

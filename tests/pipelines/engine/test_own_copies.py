@@ -25,7 +25,7 @@ CORES = 2.0
 
 
 class Square:
-    """Squares the column x; refuses a given value."""
+    """Squares the column x; refuses a given value; -1: no step can be made."""
 
     made: ClassVar[list[Square]] = []
 
@@ -35,6 +35,8 @@ class Square:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         values = table["x"].to_pylist()
+        if self.refuses == -1:
+            raise NotImplementedError("no kernel")
         if self.refuses in values:
             raise UserError(f"{self.refuses} is refused")
         return pa.table({"x": values, "squared": [value**2 for value in values]})
@@ -218,6 +220,15 @@ def test_a_killed_job_goes_on_in_either_engine(job: Job) -> None:
     assert np.array_equal([x for x, _ in written(job)], range(6))
     in_process.run(job)
     assert written(job) == [(value, value**2) for value in range(10)]
+
+
+def test_a_step_that_would_fail_again_is_one_sentence(
+    cluster: Cluster, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"out: NotImplementedError: no kernel; it would come again"):
+        own_copies.run(replace(job, steps=[Step(function=Square, arguments={"refuses": -1}, actors=1)]))
+    assert cluster.ended
+    assert "a traceback" in capsys.readouterr().err  # the copy's
 
 
 @pytest.mark.parametrize(
