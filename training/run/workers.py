@@ -24,6 +24,7 @@ from training.settings.config import TrainConfig
 POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 POLL_SECONDS = "0.5"  # between the controller's looks at the workers; Ray's 2 are waited for at each change
 PRINT_TWICE = "RAY_TRAIN_ENABLE_PRINT_PATCH"  # shows each line that a worker prints a second time, as one of a log
+WATCH_NODES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # a process that asks which nodes their owner takes back
 
 
 def launch(config: TrainConfig, output: str) -> None:
@@ -44,6 +45,8 @@ def launch(config: TrainConfig, output: str) -> None:
         files.remove(files.join(output, name))
     os.environ.setdefault(POLL, POLL_SECONDS)
     os.environ.setdefault(PRINT_TWICE, "0")
+    if ray_cluster.is_own():  # whose one node ends with this command, and before it only by a fault
+        os.environ.setdefault(WATCH_NODES, "0")
     trainer = _trainer(config, output, use_gpu)
     failure: Exception | None = None
     try:
@@ -64,17 +67,17 @@ def launch(config: TrainConfig, output: str) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's trainer, without a process that a cluster of our own has no use for.
+    """Ray Train's trainer, without processes that nothing here asks for; each of them imports Ray Train anew.
 
-    That process frees what a dead controller held. It asks the dashboard, which such a cluster does not have, and warns
-    each time that nobody answers. A cluster of our own ends with its controller anyway.
+    One hands out Ray Data's sets, and training reads its store itself. Another frees what a dead controller held. It
+    asks the dashboard, which a cluster of our own does not have, and warns each time that nobody answers. Such a
+    cluster ends with its controller anyway.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
+        left_out = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if ray_cluster.is_own() else set())
         made = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version
-        if not ray_cluster.is_own():
-            return made
-        return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
+        return [one for one in made if type(one).__name__ not in left_out]
 
 
 def _trainer(config: TrainConfig, output: str, use_gpu: bool) -> TorchTrainer:

@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 from ray.train import WorkerGroupError
+from ray.train.torch import TorchTrainer
 from support.faulty_s3 import Fault, faulty
 
 from infra.base import files
@@ -60,6 +62,11 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Mock:
     monkeypatch.setattr(workers, "_check_room", Mock())
     monkeypatch.setattr(workers, "_trainer", Mock(return_value=Mock(fit=fit)))
     return fit
+
+
+def callbacks(trainer: Any) -> list[str]:
+    """Name what Ray Train would run beside a trainer's workers."""
+    return [type(one).__name__ for one in trainer._create_default_callbacks()]
 
 
 def lost(error: Exception) -> WorkerGroupError:
@@ -183,6 +190,32 @@ def test_what_may_go_away_is_left_to_ray_train(tmp_path: Path, loop: Mock, error
     with pytest.raises(type(error)):
         one_worker.run_worker({"config": config})
     assert not files.exists(files.join(config.output, workers.REFUSAL))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_ray_train_starts_no_process_that_training_does_not_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: bool
+) -> None:
+    monkeypatch.setattr(workers.ray_cluster, "is_own", lambda: own)
+    config = TrainConfig(output=str(tmp_path / "run"))
+    made = callbacks(workers._trainer(config, config.output, False))
+    unused = ["PlacementGroupCleanerCallback", "DatasetsCallback"] if own else ["DatasetsCallback"]
+    assert [name for name in callbacks(TorchTrainer(entry.work)) if name not in made] == unused
+
+
+@pytest.mark.parametrize(("own", "told"), [(True, "0"), (False, None)])
+def test_nodes_that_their_owner_takes_back_are_watched_on_clusters_of_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fit: Mock, own: bool, told: str | None
+) -> None:
+    for name in (workers.WATCH_NODES, workers.POLL, workers.PRINT_TWICE):  # taken back after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(workers.ray_cluster, "is_own", lambda: own)
+    config = TrainConfig(output=str(tmp_path / "run"), steps=0)
+    seen = []
+    fit.side_effect = lambda: seen.append(os.environ.get(workers.WATCH_NODES))
+    workers.launch(config, config.output)
+    assert seen == [told]
 
 
 def test_lost_workers_are_told_in_one_line_and_what_is_told_elsewhere_is_not(
