@@ -1,10 +1,10 @@
-"""The safeguard and the automatic beta by hand; and that no cut of a batch and no share of it changes either."""
+"""The safeguard by hand; and that no cut of a batch and no share of it changes it or the automatic beta."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -64,8 +64,35 @@ def test_the_safeguard_leaves_a_pair_alone_that_pulls_back() -> None:
     winner, loser = guarded_gradient(ObjectiveConfig(objective="dmpo", beta=200.0, safeguard=0.6))
     assert winner > 0
     assert loser == pytest.approx(-0.5 * winner, abs=1e-9)
-    soft = ObjectiveConfig(objective="soft", beta=200.0)
-    assert step_losses.turning_point(soft, torch.tensor(0.75)) == pytest.approx(math.log(3.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("objective", "turned_at"),
+    [
+        (ObjectiveConfig(objective="ipo"), 0.5),
+        (ObjectiveConfig(objective="dmpo", dmpo_alpha=0.2), math.log(4.0)),  # log(0.8 / 0.2)
+        (ObjectiveConfig(objective="conservative", label_smoothing=0.2), math.log(4.0)),
+        (ObjectiveConfig(objective="conservative", label_smoothing=0.0), math.inf),  # which is dpo
+        (ObjectiveConfig(objective="soft"), math.log(3.0)),  # log(0.75 / 0.25)
+        (ObjectiveConfig(objective="hinge"), math.inf),
+        (ObjectiveConfig(objective="dpo"), math.inf),
+    ],
+)
+def test_a_loss_turns_where_it_is_least(objective: ObjectiveConfig, turned_at: float) -> None:
+    assert float(step_losses.turning_point(objective, torch.tensor(0.75))) == pytest.approx(turned_at, abs=1e-6)
+
+
+def test_a_timesteps_weight_leaves_the_scale_as_it_is() -> None:
+    # The weight 1/(1+3) multiplies e_w, e_l and the overlap: lambda is 0.4 * 0.025 / 0.02 = 0.5, as without it. The
+    # logit is 3/4 and each error's slope 100/4 sigma(-3/4).
+    config = ObjectiveConfig(objective="dpo", beta=200.0, error="eps", safeguard=0.6)
+    policy = POLICY.clone().requires_grad_()
+    batch = replace(pairs(slice(0, 1)), timesteps=torch.tensor([3]))
+    losses = step_losses.pair_losses(config, Plain(), batch, policy, REFERENCE, StepValues(200.0), OVERLAP)  # type: ignore[arg-type]
+    losses.sum().backward()
+    push = 25 / (1 + math.exp(0.75))
+    assert policy.grad is not None
+    assert policy.grad.flatten().tolist() == pytest.approx([push, -0.5 * push], abs=1e-9)
 
 
 def test_a_guarded_step_lowers_the_winners_error_by_mu_at_least() -> None:
@@ -76,26 +103,6 @@ def test_a_guarded_step_lowers_the_winners_error_by_mu_at_least() -> None:
     change = -(winner * (winner - scale * loser)).sum()
     assert change.item() == pytest.approx(-0.6 * 5.0, abs=1e-9)  # |g_w|^2 = 5; without lambda it were +5
     assert -(winner * (winner - loser)).sum().item() == 5.0
-
-
-def test_auto_beta_by_hand() -> None:
-    # Margins -0.02: u = 0.01 beta, and sigma(-u) = 1/4 at u = log 3.
-    margins = np.array([-0.02, -0.02])
-    assert stability.auto_beta(margins, 0.25, 5000.0) == pytest.approx(100 * math.log(3.0), rel=1e-9)
-    assert stability.auto_beta(margins, 0.25, 50.0) == 50.0  # sigma(-1/2) = 0.38 is more than a quarter
-    assert stability.auto_beta(np.zeros(2), 0.25, 5000.0) == 5000.0  # a half at any beta
-    # Three of four right: the mean is 1/4 + sigma(-u)/2, so 3/8 again at u = log 3, and never below 1/4.
-    mixed = np.array([-0.02, 0.02, -0.02, -0.02])
-    assert stability.auto_beta(mixed, 0.375, 5000.0) == pytest.approx(100 * math.log(3.0), rel=1e-9)
-    assert stability.auto_beta(mixed, 0.25, 5000.0) == 5000.0
-
-
-def test_auto_beta_knows_neither_order_nor_ranks() -> None:
-    margins = np.random.default_rng(0).normal(-0.05, 0.02, 64)
-    found = stability.auto_beta(margins, 0.25, 5000.0)
-    assert found < 5000.0
-    padded = np.append(margins[::-1], [np.nan, np.nan])  # of ranks with a pair fewer
-    assert stability.auto_beta(padded, 0.25, 5000.0) == found
 
 
 POLICY_SEED = 16  # of a policy that prefers six of the eight winners below
@@ -242,9 +249,3 @@ def test_a_step_computes_the_references_errors_once() -> None:
     )
     assert len(list(losses.of_step([pairs(rows) for rows in cut(4, 4)]))) == 2
     assert calls == [4, 4]
-
-
-def test_a_number_as_beta_stays_what_it_is() -> None:
-    assert step_losses.step_values(ObjectiveConfig(beta=7.0), [], []) == StepValues(7.0)
-    assert ObjectiveConfig(beta=7.0).with_beta(9.0).beta == 7.0
-    assert ObjectiveConfig(beta="auto").with_beta(9.0).known_beta == 9.0
