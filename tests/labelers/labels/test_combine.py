@@ -46,7 +46,7 @@ def test_mean_and_weighted_z_by_hand() -> None:
 def test_pareto_by_hand() -> None:
     # Pair 0: all three prefer slot 0. Pair 1: they contradict each other. Pair 2: one prefers slot 1, two see no
     # difference. Pair 3: none sees any.
-    values = combination_rules.dominance(SCORES)
+    values = combination_rules.combine("pareto", SCORES, LABELS, ())
     assert values[0].tolist() == pytest.approx([1.0, 0.5, 0.0, 0.5])
     assert values[1].tolist() == pytest.approx([0.0, 0.5, 1 / 3, 0.5])
 

@@ -49,13 +49,15 @@ def test_no_temperature_fits_disagreement_or_perfect_agreement() -> None:
     assert label_rules.fit_temperature(margin, np.array([1.0, 1.0, 0.0, 0.0])) is None
     assert label_rules.fit_temperature(margin, np.array([0.0, 0.0, 1.0, 1.0])) is None
     assert label_rules.fit_temperature(np.empty(0), np.empty(0)) is None
+    # As much for people as against them: the likelihood is greatest at a temperature without end.
+    assert label_rules.fit_temperature(np.array([1.0, -1.0]), np.array([1.0, 1.0])) is None
 
 
 def test_agreement_counts_ties_a_half_and_leaves_out_people_s() -> None:
-    label_0 = np.array([1.0, 0.0, 0.5, 1.0, 1.0])
+    label_0 = np.array([1.0, 0.0, 0.5, 0.5, 1.0])
     human = np.array([1.0, 1.0, 0.0, 0.5, np.nan])
     own = label_rules.agreement(label_0, human, np.arange(5))
-    assert (own.value, own.pairs, own.ties) == (0.5, 3, 1)  # (1 + 0 + 0.5) / 3
+    assert (own.value, own.pairs, own.ties) == (0.5, 3, 1)  # (1 + 0 + 0.5) / 3; where both tie, nobody decides
     assert own.low < 0.5 < own.high
     assert label_rules.agreement(label_0[4:], human[4:], np.arange(1)) == label_rules.Agreement(
         value=0.5, low=0.0, high=1.0, pairs=0, ties=0
@@ -80,3 +82,17 @@ def test_calibration_bins_by_margin_with_equal_counts() -> None:
     assert (low.margin_from, low.margin_to, high.margin_from, high.margin_to) == pytest.approx((0.1, 0.2, 1.0, 2.0))
     assert high.predicted == pytest.approx(np.mean(1 / (1 + np.exp(-np.linspace(1, 2, 10) / 0.5))))
     assert "0.500" in label_rules.calibration_table([low, high])
+
+
+def test_calibration_without_a_temperature_or_decided_pairs() -> None:
+    margin = np.linspace(0.1, 0.9, 9)  # fewer than two bins of ten
+    (row,) = label_rules.calibration(margin, np.ones(9), np.arange(9), temperature=None)
+    assert (row.pairs, row.agreement, row.predicted) == (9, 1.0, None)
+    assert label_rules.calibration(margin, np.full(9, 0.5), np.arange(9), temperature=1.0) == []
+
+
+def test_calibration_has_ten_bins_of_ten_pairs_at_the_least() -> None:
+    for pairs, bins in ((19, 1), (20, 2), (99, 9), (100, 10), (300, 10)):
+        found = label_rules.calibration(np.arange(1.0, pairs + 1), np.ones(pairs), np.arange(pairs), temperature=1.0)
+        assert len(found) == bins
+        assert sum(row.pairs for row in found) == pairs

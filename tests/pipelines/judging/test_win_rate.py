@@ -65,6 +65,18 @@ def test_paired_difference_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((0.5 - 0.5189, 0.5 + 0.2360), abs=1e-4)
 
 
+def test_a_policy_that_wins_every_prompt_is_correlated_with_none() -> None:
+    # Rates 1 and 1/4; Wilson at 4 of 4: 0.5101 to 1. Downwards sqrt(0.4899^2 + 0.4494^2), upwards sqrt(0 + 0.2044^2).
+    found = paired_difference(np.ones(4), np.array([1.0, 0.0, 0.0, 0.0]))
+    assert (found.low, found.high) == pytest.approx((0.75 - 0.6648, 0.75 + 0.2044), abs=1e-4)
+    back = paired_difference(np.array([1.0, 0.0, 0.0, 0.0]), np.ones(4))
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_no_point_at_all_has_no_interval() -> None:
+    assert np.isnan(clustered_interval(np.array([np.nan]), np.array([7]))).all()
+
+
 def test_equal_policies_differ_by_nothing() -> None:
     half = np.array([1.0, 0.0] * 20)
     found = paired_difference(half, half)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from support.material import rendered_pairs
 
-from pipelines.raw import pairs
+from pipelines.raw import groups, pairs
 from pipelines.raw.raw_pairs import SCHEMA
 
 
@@ -45,6 +45,17 @@ def test_known_id_stays() -> None:
 
 
 KNOWN_PROMPT_ID = 4847134995586064019
+
+
+def test_known_ids_of_pairs_groups_and_images_stay() -> None:
+    # Stores, label sets and cached errors name pairs by these, and draws are made from them.
+    row = {"ranking_id": [7], "image_0_uid": ["x"], "image_1_uid": ["y"], "caption": ["a red circle"]}
+    known = pa.table({**row, "jpg_0": [b"1"], "jpg_1": [b"2"]})
+    assert pairs.pair_ids(known).tolist() == [-2251294676121225412]
+    assert pairs.pair_ids(known.drop_columns(["ranking_id"])).tolist() == [124820079425320996]
+    assert pairs.pair_ids(known.drop_columns(["ranking_id", "image_0_uid"])).tolist() == [1003822548096190213]
+    assert groups.group_key("g") == -534909353249071286
+    assert groups.image_key("g", "x") == 4586075564496298790
 
 
 @pytest.mark.parametrize("label", [0.0, 0.5, 1.0, 1])

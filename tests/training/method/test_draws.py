@@ -28,7 +28,15 @@ def test_known_values_stay() -> None:
     assert np.allclose(known.noise.ravel(), KNOWN[3], atol=1e-6)
 
 
+def test_known_posterior_noise_stays() -> None:
+    of_slots = draw(seed=0, epoch=0, key=1, shape=(1, 1, 1), timestep=thousand, posterior=True).posterior
+    assert np.allclose(of_slots.ravel(), KNOWN_OF_SLOTS, atol=1e-6)
+    assert np.allclose(image_posterior(0, 0, 1, (1, 1, 2)).ravel(), KNOWN_OF_IMAGE, atol=1e-6)
+
+
 KNOWN = (879, False, True, (2.0149117, -0.4168879))
+KNOWN_OF_SLOTS = (-0.41688788, 0.46019438)
+KNOWN_OF_IMAGE = (0.19869997, -1.2624948)
 
 
 def test_settings_do_not_change_each_others_draws() -> None:

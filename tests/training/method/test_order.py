@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.method.order import batch_rows, permute
+from training.method.order import Streams, batch_rows, permute, step_rows
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000, 4097])
@@ -22,6 +22,22 @@ def test_permute_depends_on_seed_and_epoch_alone() -> None:
     assert not np.array_equal(first, permute(indices, 500, 2, 0))
     # A part of the order is computed without the rest.
     assert np.array_equal(permute(indices[100:110], 500, 1, 0), first[100:110])
+
+
+def test_known_orders_stay() -> None:
+    # A change here changes which pairs a resumed run sees, and which draws cached reference errors are of.
+    ten = np.arange(10, dtype=np.uint64)
+    assert permute(ten, 10, seed=0, epoch=0).tolist() == [1, 6, 4, 2, 8, 0, 9, 3, 7, 5]
+    assert permute(ten, 10, seed=0, epoch=1).tolist() == [6, 9, 7, 4, 5, 1, 8, 0, 2, 3]
+    assert permute(ten, 10, seed=0, epoch=0, name="units").tolist() == [0, 9, 7, 8, 2, 3, 4, 5, 1, 6]
+    # Two buckets of five, units of two: four units an epoch, so two steps of four pairs.
+    streams = Streams.of(np.array([0, 1, 0, 1, 1, 0, 0, 1, 0, 1], np.uint8))
+    steps = [step_rows(step, streams, 4, 2, seed=0) for step in range(3)]
+    assert [(epoch, rows.tolist()) for epoch, rows in steps] == [
+        (0, [0, 2, 4, 1]),
+        (0, [7, 9, 8, 6]),
+        (1, [6, 8, 3, 9]),
+    ]
 
 
 def test_permute_scatters() -> None:

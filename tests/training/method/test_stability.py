@@ -230,6 +230,24 @@ def test_the_safeguard_and_auto_beta_move_this_batch() -> None:
     assert found < 5000.0
 
 
+def test_what_a_steps_pairs_share_is_found_from_weighted_errors() -> None:
+    losses = PairLosses(
+        objective=ObjectiveConfig(beta="auto", beta_target=0.25, error="eps"),
+        backbone=Plain(),  # type: ignore[arg-type]
+        policy=network(1),
+        reference=NetworkReference(Plain(), network(2), torch.float32),  # type: ignore[arg-type]
+        autocast=torch.float32,
+        device=torch.device("cpu"),
+        world_size=1,
+    )
+    batch = replace(pairs(slice(0, 1)), timesteps=torch.tensor([3]))
+    policy = torch.tensor([[0.10], [0.16]], dtype=torch.float64)
+    reference = torch.tensor([[0.12], [0.10]], dtype=torch.float64)
+    # The margin (0.10 - 0.16) - (0.12 - 0.10) = -0.08 has the weight 1/(1+3); sigma(-0.01 beta) = 1/4 at 100 log 3.
+    values = losses.step_values([batch], [policy], [reference])
+    assert values.beta == pytest.approx(100 * math.log(3.0), rel=1e-9)
+
+
 def test_a_step_computes_the_references_errors_once() -> None:
     calls = []
 
