@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 class UserError(Exception):
@@ -27,6 +27,19 @@ def check_least(settings: object, least: Mapping[str, float]) -> None:
         value = getattr(settings, name)
         if value is not None and not low <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, then what it was raised from or wraps, and so on inwards; each of them once.
+
+    A step's exception that is raised again from Ray's wrapping of it leads back to itself.
+    """
+    seen: list[BaseException] = []
+    while error is not None and all(error is not one for one in seen):
+        seen.append(error)
+        yield error
+        wrapped = getattr(error, "cause", None)  # of Ray's
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
 
 
 # What a lost worker, node or server makes the others raise, in the words of torch, gloo and NCCL.

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions
 
 from infra.base import files, s3_filesystem
-from infra.base.errors import UserError
+from infra.base.errors import UserError, chain
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 RENEW = "renew them where the AWS settings say, then give the same command again"
@@ -162,14 +162,11 @@ def explain(error: OSError) -> str:
 def refusal_in(error: BaseException | None) -> UserError | None:
     """Find the sentence for the user in exceptions wrapped in one another: a refusal of ours, or S3's in words."""
     of_s3: OSError | None = None
-    seen: list[BaseException] = []  # a step's exception that is raised again from Ray's wrapping of it leads back to it
-    while error is not None and all(error is not one for one in seen):
-        seen.append(error)
-        if isinstance(error, UserError) and not hasattr(error, "cause"):  # Ray's wrapping is a UserError, too
-            return error
-        if isinstance(error, OSError) and "AWS Error" in str(error):
-            of_s3 = error  # the innermost: Ray's own repeat whole tracebacks
-        error = getattr(error, "cause", None) or error.__cause__
+    for one in chain(error):
+        if isinstance(one, UserError) and not hasattr(one, "cause"):  # Ray's wrapping is a UserError, too
+            return one
+        if isinstance(one, OSError) and "AWS Error" in str(one):
+            of_s3 = one  # the innermost: Ray's own repeat whole tracebacks
     if of_s3 is None:
         return None
     place = _PLACE.search(str(of_s3))

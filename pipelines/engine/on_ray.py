@@ -27,7 +27,7 @@ from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
 from ray.data.datasource import Datasource, ReadTask
 
 from infra.base import files, metrics, object_storage, tables
-from infra.base.errors import UserError, comes_again
+from infra.base.errors import UserError, chain, comes_again
 from pipelines.engine import block_rows, in_process, progress, quiet
 from pipelines.engine.failures import AGAIN, full_disk
 from pipelines.engine.jobs import SMALL_CPUS, Job, Step
@@ -140,18 +140,18 @@ def _living_nodes() -> set[str]:
 def _found(error: BaseException | None, kind: type[Kind]) -> Kind | None:
     """Find an exception of a kind among those that Ray wrapped around it."""
     # Ray's wrapping is of the kind that it wraps, too, but has neither its sentence nor its number.
-    while error is not None and (isinstance(error, ray.exceptions.RayTaskError) or not isinstance(error, kind)):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
+    wanted = (one for one in chain(error) if isinstance(one, kind) and not _is_wrapping(one))
+    return next(wanted, None)
 
 
 def _innermost(error: BaseException) -> BaseException:
     """Return what Ray wrapped: the step's own exception."""
-    while True:
-        inner = getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException):
-            return error
-        error = inner
+    own = [one for one in chain(error) if not _is_wrapping(one)]
+    return own[-1] if own else error
+
+
+def _is_wrapping(error: BaseException) -> bool:
+    return isinstance(error, ray.exceptions.RayTaskError)
 
 
 def _full_disk(error: BaseException) -> str | None:

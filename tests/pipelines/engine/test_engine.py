@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import signal
 from dataclasses import replace
@@ -19,7 +21,7 @@ from ray.data._internal.planner.plan_write_op import WRITE_UUID_KWARG_NAME
 from support.material import write_pairs
 
 from infra.base import files
-from infra.base.errors import UserError
+from infra.base.errors import UserError, chain
 from pipelines.engine import block_rows, choose, on_ray, ray_cluster
 from pipelines.engine.jobs import Job, Step
 from pipelines.latents import encode_latents, encode_passes, encoders
@@ -41,6 +43,17 @@ def test_copies_begin_at_the_least_and_tasks_have_a_bound() -> None:
     assert isinstance(bounded, TaskPoolStrategy)
     assert isinstance(free, TaskPoolStrategy)
     assert (bounded.size, free.size) == (3, None)
+
+
+def test_a_step_s_error_that_is_raised_again_from_ray_s_wrapping_is_found() -> None:
+    """The chain is error, wrapping, error, and so on: each is looked at once."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapping = on_ray.ray.exceptions.RayTaskError("Write", "a traceback", full)
+    full.__cause__ = wrapping
+    assert list(itertools.islice(chain(wrapping), 9)) == [wrapping, full]
+    assert on_ray._innermost(wrapping) is on_ray._innermost(full) is full
+    assert on_ray._found(wrapping, OSError) is full
+    assert on_ray._found(wrapping, UserError) is None
 
 
 def test_a_cluster_must_hold_the_least_not_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
