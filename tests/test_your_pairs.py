@@ -91,3 +91,26 @@ def test_the_page_runs_as_it_reads(
     assert {"store/contact-sheet.html", "run/index.html", "images/gallery.html", "compared/report.html"} <= set(named)
     for name in named:
         assert (folder / name).exists(), name
+
+
+@pytest.mark.slow
+def test_the_page_s_lines_merge_a_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merged weight is the base's plus B @ A, which hold the adapters' scale."""
+    from safetensors.torch import load_file
+    from support.trained_models import lora_result
+
+    lora, _ = lora_result(tmp_path / "result", alpha=8)
+    (tmp_path / "base").symlink_to(ROOT / "infra/world/model")
+    adapters = lora / "pytorch_lora_weights.safetensors"
+    adapters.rename(tmp_path / "lora.safetensors")
+    (lines,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, str(PAGE), "exec"), {})
+    weights = load_file(tmp_path / "lora.safetensors")
+    name = next(key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight"))
+    file = "unet/diffusion_pytorch_model.safetensors"
+    layer = f"{name.removeprefix('unet.')}.weight"
+    added = weights[f"{name}.lora_B.weight"] @ weights[f"{name}.lora_A.weight"]
+    merged = load_file(tmp_path / "merged" / file)[layer]
+    assert np.allclose(merged, load_file(tmp_path / "base" / file)[layer] + added, atol=1e-6)
+    assert float(added.abs().max()) > 0.01

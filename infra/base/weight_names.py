@@ -15,7 +15,10 @@ PRECISIONS = ("fp32", "bf16", "fp16")  # variants of the same weights, the most 
 ADAPTERS = "adapter_config.json"  # of PEFT; transformers loads the adapters beside it into the weights by itself
 PEFT = "adapter_model.safetensors"  # the adapters
 # What is said of adapters, in any form, where a model was wanted:
-NO_MODEL = "holds adapters (LoRA), not a model; name their base here, and give the adapters as --lora to draw with them"
+NO_MODEL = (
+    "holds adapters (LoRA), not a model; name their base here, and give the adapters as --lora to draw with them, or "
+    "merge them into it to train from there (docs/your-pairs.md)"
+)
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # ends of weight files that are never opened
 # model.safetensors, model.fp16.safetensors, model-00001-of-00002.safetensors, model.fp16-00001-of-00002.safetensors,
 # model-00001-of-00002.fp16.safetensors

@@ -67,21 +67,27 @@ def check_schema(path: str, schema: pa.Schema) -> None:
         kind = schema.field(name).type
         if not _is_readable(name, kind):
             raise UserError(f"{path}: column {name} is of type {kind}; raw pairs have {EXPECTED[name]} there")
-    _refuse_class_labels(path, schema)
+    refuse_class_labels(path, schema, LABELS)
 
 
-def _refuse_class_labels(path: str, schema: pa.Schema) -> None:
-    """Refuse labels that are datasets' ClassLabel: the number stored is a place in a list of names, not the label."""
+def refuse_class_labels(path: str, schema: pa.Schema, names: Sequence[str]) -> None:
+    """Refuse numbers that are datasets' ClassLabel: what is stored is a place in a list of names, for example of label
+    0 in ["image_0", "image_1"], and not the number.
+
+    Raises:
+        UserError: naming the file and the column.
+    """
     try:
         features = json_text.parse((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return
-    for name in LABELS:
+    for name in names:
         about = features.get(name)
         if isinstance(about, dict) and about.get("_type") == "ClassLabel":
+            wanted = "float64 with 1, 0 and 0.5" if name in LABELS else "a column of plain numbers"
             raise UserError(
-                f"{path}: column {name} is a ClassLabel with the names {about.get('names')}, whose numbers are no "
-                "labels; cast it to float64 with 1, 0 and 0.5 first"
+                f"{path}: column {name} is a ClassLabel with the names {about.get('names')}, whose stored numbers are "
+                f"places in this list; cast it to {wanted} first"
             )
 
 

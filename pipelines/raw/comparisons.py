@@ -113,6 +113,8 @@ def number(value: object, column: str, place: str) -> float:
         read = float(value) if isinstance(value, (int, float, str)) else math.nan
     except ValueError:
         read = math.nan
+    if value in (None, ""):
+        raise UserError(f"{place}: {column} is empty; write a number, or take the row out")
     if not math.isfinite(read):
         raise UserError(f"{place}: {column} is {str(value)[:40]!r}, not a number")
     return read
@@ -193,5 +195,8 @@ def _check_group(own: Sequence[RankedImage]) -> None:
                 f"is of the same group; a group has one caption"
             )
         if image.name in names:
-            raise UserError(f"{image.place}: the image {image.name} stands twice in its group")
+            raise UserError(
+                f"{image.place}: the image {image.name} stands twice in its group; where several people judged it, "
+                "give each person's rows of a caption a group of their own, in the column group"
+            )
         names.add(image.name)

@@ -26,8 +26,10 @@ from pipelines.raw.pairs import check_label, hash64, label_of_text
 COLUMNS = ("caption", "image_0", "image_1", "label_0")
 LABELS = "write 1 where image_0 is better, 0 where image_1 is, and 0.5 for a tie"
 RANKED_COLUMNS = ("caption", "image", "rank", "rating", "group")  # group may lack, and one of rank and rating
-NUMBERS = ("label_0", "rank", "rating")
 IMAGES = ("image_0", "image_1")
+VOTES = ("votes_0", "votes_1")  # of several people, for image_0 and image_1; they may stand in label_0's place
+VOTED_COLUMNS = ("caption", *IMAGES, *VOTES)
+NUMBERS = ("label_0", "rank", "rating", *VOTES)
 IMAGE = "image"  # of a ranked table
 
 
@@ -96,23 +98,45 @@ def read_row(layout: Layout, row: Any, place: str) -> Iterable[Comparison | Rank
         raise UserError(f"{place}: not an object with {', '.join(layout.columns)}")
     missing = [name for name in layout.columns if name not in row]
     if missing:
+        is_other = layout is LAYOUTS[0] and not any(name in row for name in IMAGES)
+        ranked = "; a ranking has a row for each image, with caption, image, and rank or rating" if is_other else ""
         raise UserError(
             f"{place}: no {', '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing'}, and each row needs "
-            f"{', '.join(layout.columns)}"
+            f"{', '.join(layout.columns)}{ranked}"
         )
     return layout.read(row, place)
 
 
 def _own_pair(row: Row, place: str) -> Iterator[Comparison]:
-    label_0 = own_label(row["label_0"], place)
+    label_0, votes = _own_judgement(row, place)
     caption = caption_of(row["caption"], place)
     names = (image_name(row["image_0"], "image_0", place), image_name(row["image_1"], "image_1", place))
-    yield Comparison(place=place, caption=caption, names=names, label_0=label_0)
+    yield Comparison(place=place, caption=caption, names=names, label_0=label_0, votes=votes)
 
 
 def _own_pair_with_images(row: Row, place: str) -> Iterator[Comparison]:
-    label_0 = own_label(row["label_0"], place)
-    yield Comparison(place=place, caption=caption_of(row["caption"], place), names=IMAGES, label_0=label_0)
+    label_0, votes = _own_judgement(row, place)
+    yield Comparison(place=place, caption=caption_of(row["caption"], place), names=IMAGES, label_0=label_0, votes=votes)
+
+
+def _own_judgement(row: Row, place: str) -> tuple[float, tuple[float, float] | None]:
+    """Read a label_0, which is the row's own or what most votes are for, and the votes where there are some."""
+    votes = _own_votes(row, place)
+    if row.get("label_0") not in (None, "") or VOTES[0] not in row:
+        return own_label(row["label_0"], place), votes
+    if votes is None:
+        raise UserError(f"{place}: has neither a label_0 nor a vote; take the row out")
+    return published.won_by(votes), votes
+
+
+def _own_votes(row: Row, place: str) -> tuple[float, float] | None:
+    """Read how many people were for either image; None where nobody was, or the table does not say."""
+    given = [row.get(name) for name in VOTES]
+    if all(value in (None, "") for value in given):
+        return None
+    return published.votes_of(
+        [number(value, name, place) for name, value in zip(VOTES, given, strict=True)], " and ".join(VOTES), place
+    )
 
 
 def own_label(label: object, place: str) -> float:
@@ -151,9 +175,13 @@ def _own_image(column: str, sign: float) -> Callable[[Row, str], Iterator[Ranked
 
 WITH_IMAGES = Layout(
     name="comparisons with their images", columns=COLUMNS, read=_own_pair_with_images, images=IMAGES
-)  # a Parquet file's types tell it from LAYOUTS' first
-LAYOUTS = (
+)  # a Parquet file's types tell it from OWN
+OWN = (
     Layout(name="comparisons", columns=COLUMNS, read=_own_pair),
+    Layout(name="comparisons by votes", columns=VOTED_COLUMNS, read=_own_pair),
+)
+LAYOUTS = (
+    *OWN,
     Layout(
         name="ImageRewardDB",
         columns=("prompt_id", "prompt", "image_path", "rank", "image_amount_in_total"),

@@ -67,7 +67,7 @@ def hpdv3_pair(row: Row, place: str) -> Iterator[Comparison]:
     Votes that most people gave to path2 contradict the label, which its authors weighted by raters. They are left out.
     """
     caption = caption_of(row["prompt"], place)
-    votes = _votes(row.get("choice_dist"), "choice_dist", place)
+    votes = votes_of(row.get("choice_dist"), "choice_dist", place)
     pair = Comparison(
         place=place,
         caption=caption,
@@ -80,7 +80,7 @@ def hpdv3_pair(row: Row, place: str) -> Iterator[Comparison]:
     yield in_hidden_slots(pair)
 
 
-def _votes(value: object, column: str, place: str) -> tuple[float, float] | None:
+def votes_of(value: object, column: str, place: str) -> tuple[float, float] | None:
     """Read people's votes for two images; None where there are none."""
     if value is None or value == []:
         return None
@@ -90,6 +90,11 @@ def _votes(value: object, column: str, place: str) -> tuple[float, float] | None
     if min(votes) < 0:
         raise UserError(f"{place}: {column} is {str(value)[:40]}; votes are not below 0")
     return votes if sum(votes) else None
+
+
+def won_by(votes: tuple[float, float]) -> float:
+    """Return the label_0 of what most votes are for; as many for either are a tie."""
+    return 0.5 + (votes[0] > votes[1]) / 2 - (votes[0] < votes[1]) / 2
 
 
 def _models(row: Row) -> tuple[str, str]:
@@ -115,7 +120,7 @@ def open_preference(row: Row, place: str) -> Iterator[Comparison]:
 
 def voted_pair(row: Row, place: str) -> Iterator[Comparison]:
     """Read a pair of Rapidata's with numbers of votes: most votes win, and as many for either are a tie."""
-    yield _won_by(row, _votes([row[name] for name in VOTES], " and ".join(VOTES), place), place)
+    yield _won_by(row, votes_of([row[name] for name in VOTES], " and ".join(VOTES), place), place)
 
 
 def shared_pair(row: Row, place: str) -> Iterator[Comparison]:
@@ -136,7 +141,7 @@ def shared_pair(row: Row, place: str) -> Iterator[Comparison]:
     missing = [name for name in columns if name not in row]
     if missing:
         raise UserError(f"{place}: no {', '.join(missing)}")
-    yield _won_by(row, _votes([row[name] for name in columns], " and ".join(columns), place), place)
+    yield _won_by(row, votes_of([row[name] for name in columns], " and ".join(columns), place), place)
 
 
 def _won_by(row: Row, votes: tuple[float, float] | None, place: str) -> Comparison:
@@ -146,7 +151,7 @@ def _won_by(row: Row, votes: tuple[float, float] | None, place: str) -> Comparis
         place=place,
         caption=caption_of(row["prompt"], place),
         names=NUMBERED,
-        label_0=0.5 + (votes[0] > votes[1]) / 2 - (votes[0] < votes[1]) / 2,
+        label_0=won_by(votes),
         votes=votes,
         models=_models(row),
     )

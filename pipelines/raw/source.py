@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from infra.base import files, next_step, tables
+from infra.base import files, next_step, records, tables
 from infra.base.errors import UserError
 from pipelines.raw import other_formats, splits
 from pipelines.raw.table_files import unpacked_name
@@ -14,6 +14,7 @@ from pipelines.raw.table_files import unpacked_name
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 COMPARISONS = (".csv", ".tsv", ".jsonl", ".ndjson")  # ends of tables that import_pairs.py reads
 ARROW = ".arrow"
+SAVED_SPLITS = "dataset_dict.json"  # of a folder where save_to_disk wrote several splits
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 # Table formats: where their log lies in their folder, and how its files' names end.
 LOGS = {
@@ -54,7 +55,7 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
     tables.refuse_other_names(whole_rows(path), f"{flag} {source}")
     paths = tables.list_tables(whole_rows(path))
     if not paths:
-        raise UserError(f"{flag} {source}: {path} holds no .parquet file{_what_it_holds(path)}")
+        raise UserError(f"{flag} {source}: {path} holds no .parquet file{_what_it_holds(path, split)}")
     return splits.of_folder(path, paths, split, f"{flag} {source}")
 
 
@@ -65,15 +66,35 @@ def _how_to_import(table: str, images: str) -> str:
     return f"make raw pairs with `{command}`, and give the folder raw"
 
 
-def _what_it_holds(folder: str) -> str:
+def how_to_export(folder: str, split: str) -> str | None:
+    """Say how what datasets' save_to_disk wrote becomes a Parquet file; None of any other folder.
+
+    Args:
+        split: which part to export, where several were saved together.
+    """
+    if not files.list_files(folder, ARROW):
+        return None
+    several = files.join(folder, SAVED_SPLITS)
+    chosen = ""
+    written = f"{folder.rstrip('/')}.parquet"
+    if files.is_file(several):
+        splits = records.read_record(several, ("splits",))["splits"]
+        if split not in splits:
+            return f".arrow of the splits {', '.join(map(str, splits))}; choose one of them with --split"
+        chosen = f"[{split!r}]"
+        written = f"{folder.rstrip('/')}-{split}.parquet"
+    return (
+        ".arrow, as datasets' save_to_disk writes; export it once and give that file: "
+        f'python -c "import datasets; datasets.load_from_disk({folder!r}){chosen}.to_parquet({written!r})"'
+    )
+
+
+def _what_it_holds(folder: str, split: str) -> str:
     """Say how a folder of comparisons or images becomes raw pairs; nothing of a folder of neither."""
+    export = how_to_export(folder, split)
+    if export:
+        return f", but {export}"
     names = files.list_files(folder, "")
-    if any(name.endswith(ARROW) for name in names):
-        written = f"{folder.rstrip('/')}.parquet"
-        return (
-            ", but .arrow, as datasets' save_to_disk writes; export it once and give that file: "
-            f'python -c "import datasets; datasets.load_from_disk({folder!r}).to_parquet({written!r})"'
-        )
     table = next((name for name in names if name.lower().endswith(COMPARISONS)), None)
     image = next((name for name in names if name.lower().endswith(IMAGES)), None)
     if not table and not image:

@@ -11,9 +11,9 @@ from typing import Any
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.raw import webdataset
-from pipelines.raw.columns import is_image
+from pipelines.raw.columns import is_image, refuse_class_labels
 from pipelines.raw.comparisons import Comparison, image_name, image_path, in_hidden_slots
-from pipelines.raw.layouts import IMAGE, IMAGES, WITH_IMAGES, Layout, layout_of, read_row
+from pipelines.raw.layouts import IMAGE, IMAGES, NUMBERS, OWN, WITH_IMAGES, Layout, layout_of, read_row
 from pipelines.raw.pairs import hash64
 from pipelines.raw.published_layouts import CHOSEN
 from pipelines.raw.table_places import Table
@@ -49,7 +49,7 @@ def parquet_layout(table: Table) -> Layout | None:
     """Return the layout of Parquet files that hold their images; None where they name them.
 
     Raises:
-        UserError: if no layout has their columns, or they are raw pairs already.
+        UserError: if no layout has their columns, they are raw pairs already, or their numbers are none.
     """
     schema = tables.schema_of(table.paths[0])
     names = schema.names
@@ -61,13 +61,15 @@ def parquet_layout(table: Table) -> Layout | None:
             f"--table {table.paths[0]}: has the columns {', '.join(names)}, which are those of no known layout; "
             "docs/public-sets.md lists the known ones"
         )
+    for path in table.paths:
+        refuse_class_labels(f"--table {path}", tables.schema_of(path), NUMBERS)
     if IMAGE in layout.columns and is_image(schema.field(IMAGE).type):
         raise UserError(
             f"--table {table.paths[0]}: its column {IMAGE} holds the images; write them as files and their paths into "
             f"the column, or write pairs with {', '.join(WITH_IMAGES.columns)}"
         )
-    if layout.columns == WITH_IMAGES.columns and all(is_image(schema.field(name).type) for name in IMAGES):
-        return WITH_IMAGES
+    if layout in OWN and all(is_image(schema.field(name).type) for name in IMAGES):
+        return replace(WITH_IMAGES, columns=layout.columns)
     return layout if layout.images is not None else None
 
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from infra.base import files, json_text
 from infra.base.errors import UserError
-from pipelines.raw.layouts import COLUMNS, NUMBERS, RANKED_COLUMNS, columns_of
+from pipelines.raw.layouts import COLUMNS, NUMBERS, RANKED_COLUMNS, VOTED_COLUMNS, columns_of
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 EXCEL_HINT = re.compile(r"sep=.\r?\n", re.IGNORECASE)
-KNOWN = {*COLUMNS, *RANKED_COLUMNS}
+KNOWN = {*COLUMNS, *VOTED_COLUMNS, *RANKED_COLUMNS}
 CAPTIONS = ("caption", "prompt")
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 ZIP = b"PK\x03\x04"

@@ -48,6 +48,11 @@ def find(given: str, split: str) -> Table:
         return Table("parquet", _named(given, split), "")
     path = files.resolve(given).rstrip("/")
     if files.is_file(path):
+        if path.endswith(source.ARROW):
+            raise UserError(
+                f"{FLAG} {path}: is a part of what datasets' save_to_disk wrote; give its folder, and the command that "
+                "exports it is named"
+            )
         return Table(_kind(path), [path], path.rpartition("/")[0])
     if not files.exists(path):
         raise UserError(f"{FLAG} {path}: no such file; give the path of a table, which counts from where you stand")
@@ -81,6 +86,9 @@ def _in_folder(folder: str, split: str) -> Table:
     parquet = tables.list_tables(folder)
     if parquet:
         return Table("parquet", splits.of_folder(folder, parquet, split, shown), folder)
+    export = source.how_to_export(folder, split)
+    if export:  # beside which save_to_disk writes JSON of its own
+        raise UserError(f"{shown}: holds {export}")
     names = [path for path in files.list_files(folder) if unpacked_name(path).endswith(TEXT)]
     direct = [path for path in names if "/" not in path.removeprefix(f"{folder}/")]
     if not direct:

@@ -139,6 +139,49 @@ def test_parquet_in_our_own_layout_may_hold_the_images(folder: Path) -> None:
         assert table["label_0"].to_pylist() == [0.5]
 
 
+def test_votes_beside_images_inside_parquet_become_soft_labels(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = [[(folder / "photos" / name).read_bytes()] for name in ("0001", "1")]
+    voted = {"caption": ["a"], "image_0": shown[0], "image_1": shown[1], "votes_0": [1], "votes_1": [3]}
+    pq.write_table(pa.table(voted), folder / "t.parquet")
+    table = imported(folder, "t.parquet", (folder / "t.parquet").read_bytes())
+    assert (table["label_0"].to_pylist(), table["probability_0"].to_pylist()) == ([0.0], [0.25])
+    assert "1 pairs have votes of several people; on average 75.0% of a pair's votes are" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_a_class_label_in_a_table_is_refused(
+    folder: Path, with_images: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names ["image_0", "image_1"] store a 0 where image_0 is better, which read as a label is the opposite."""
+    features = {"label_0": {"names": ["image_0", "image_1"], "_type": "ClassLabel"}}
+    images = [(folder / "photos" / name).read_bytes() if with_images else name for name in ("0001", "1")]
+    table = pa.table({"caption": ["a"], "image_0": [images[0]], "image_1": [images[1]], "label_0": [0]})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(about), folder / "t.parquet")
+    told = refusal(folder, "t.parquet", (folder / "t.parquet").read_bytes(), capsys)
+    assert "t.parquet: column label_0 is a ClassLabel with the names ['image_0', 'image_1'], whose stored" in told
+
+
+def test_what_save_to_disk_wrote_is_refused_with_the_command_that_exports_it(tmp_path: Path) -> None:
+    """Its folder also holds JSON, which is no table; several splits lie in folders of their own."""
+    saved = tmp_path / "saved"
+    (saved / "test").mkdir(parents=True)
+    (saved / "test" / "data-00000-of-00001.arrow").write_bytes(b"")
+    (saved / "state.json").write_text("{}")
+    config = ImportConfig(table=str(saved), output=str(tmp_path / "raw"))
+    with pytest.raises(UserError, match=r"saved: holds \.arrow, as .*load_from_disk\('\S+/saved'\)\.to_parquet\("):
+        main(config)
+    (saved / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    with pytest.raises(UserError, match=r"\.arrow of the splits test; choose one of them with --split"):
+        main(config)
+    with pytest.raises(UserError, match=r"/saved'\)\['test'\]\.to_parquet\('\S+/saved-test\.parquet'\)"):
+        main(dataclasses.replace(config, split="test"))
+    with pytest.raises(UserError, match=r"00001\.arrow: is a part of what datasets' save_to_disk wrote; give its"):
+        main(dataclasses.replace(config, table=str(saved / "test" / "data-00000-of-00001.arrow")))
+
+
 def test_ranked_images_inside_parquet_are_refused_with_what_to_write(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

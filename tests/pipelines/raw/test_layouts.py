@@ -15,7 +15,9 @@ from pipelines.raw import group_source, raw_table, source
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main
 from pipelines.raw.layouts import comparisons_of
+from pipelines.raw.votes import probability_0
 
+VOTED = {"caption": "a", "image_0": "x", "image_1": "y"}
 Better = list[tuple[str, str, str]]  # caption, better image, worse image; of a tie in alphabetical order, with "="
 
 
@@ -73,6 +75,23 @@ def test_published_layouts() -> None:
     assert read(*images) == ("ImageRewardDB", [("a", "images/train/train_1/y.webp", "images/train/train_1/x.webp")])
 
 
+def test_votes_in_an_own_table_make_the_label_and_a_soft_one() -> None:
+    """The label of its own counts where there is one; else more votes win, and as many for either are a tie."""
+    rows = [
+        VOTED | {"votes_0": "3", "votes_1": "1", "label_0": ""},
+        VOTED | {"votes_0": "2", "votes_1": "2", "label_0": ""},
+        VOTED | {"votes_0": "1", "votes_1": "4", "label_0": "0"},
+        VOTED | {"votes_0": "1", "votes_1": "4", "label_0": "1"},  # against the votes: no soft label is made of these
+        VOTED | {"votes_0": "", "votes_1": "", "label_0": "1"},  # nobody voted
+    ]
+    layout, compared = comparisons_of([(f"line {n}", row) for n, row in enumerate(rows, 2)], "--table t")
+    assert layout == "comparisons"
+    assert [(one.label_0, probability_0(one)) for one in compared] == [(1, 0.75), (0.5, 0.5), (0, 0.2), (1, 1), (1, 1)]
+    alone = [("line 2", VOTED | {"votes_0": 0, "votes_1": 7})]
+    layout, compared = comparisons_of(alone, "--table t")
+    assert (layout, compared[0].label_0) == ("comparisons by votes", 0.0)
+
+
 def test_the_slot_does_not_tell_the_label() -> None:
     rows = [{"prompt": "a", "path1": f"{n}-better", "path2": f"{n}-worse"} for n in range(200)]
     _, compared = comparisons_of([("line 1", row) for row in rows], "--table t")
@@ -84,11 +103,19 @@ def test_the_slot_does_not_tell_the_label() -> None:
     ("rows", "told"),
     [
         ([{"caption": "a", "image": "x", "rank": "first"}], "line 2: rank is 'first', not a number"),
+        (
+            [{"caption": "a", "image": "x", "rating": ""}],
+            "line 2: rating is empty; write a number, or take the row out",
+        ),
+        (
+            [{"prompt": "a", "images": ["x", "y"], "ranking": [1, 2]}],
+            "line 2: no caption, .*; a ranking has a row for each image, with caption, image, and rank or rating",
+        ),
         ([{"caption": "a", "image": "x", "rank": 1, "rating": 5}], "line 2: has both a rank and a rating"),
         ([{"caption": "a", "image": "x", "rank": 1}], "no group has two images"),
         (
             [{"caption": "a", "image": "x", "rank": 1}, {"caption": "a", "image": "x", "rank": 2}],
-            "line 3: the image x stands twice in its group",
+            "line 3: the image x stands twice in its group; where several people judged it, give each person's rows",
         ),
         (
             [{"caption": c, "image": c, "rank": 1, "group": "g"} for c in "ab"],
@@ -105,6 +132,9 @@ def test_the_slot_does_not_tell_the_label() -> None:
         ([{"caption": "a", "image": "https://h/x.png", "rank": 1}], "line 2: image is a URL, and no image is fetched"),
         ([{"prompt": "a", "path1": "x", "path2": "y", "choice_dist": [1]}], r"line 2: choice_dist is \[1\]"),
         ([{"prompt": "a", "image1": "x", "image2": "y"}], "line 2: has no votes; Rapidata's sets have votes_image1"),
+        ([VOTED | {"votes_0": "0", "votes_1": "0"}], "line 2: has neither a label_0 nor a vote; take the row out"),
+        ([VOTED | {"votes_0": "2", "votes_1": ""}], "line 2: votes_1 is empty; write a number, or take the row"),
+        ([VOTED | {"votes_0": "2", "votes_1": "-1"}], "line 2: votes_0 and votes_1 is .*; votes are not below 0"),
         ([{"prompt": "a", "image_path": ["x"], "rank": [1, 2]}], "line 2: image_path and rank are not two lists"),
     ],
 )
