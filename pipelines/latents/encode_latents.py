@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from infra.base import files, hub, logs, models, named_files, object_storage, on
 from infra.base.config_files import save_config
 from infra.base.errors import UserError
 from pipelines.engine import choose, progress, resumable, shares
-from pipelines.latents import buckets, kinds, label_files, repair, stated, store, store_check, store_hub
+from pipelines.latents import begun_store, buckets, kinds, label_files, repair, stated, store, store_check, store_hub
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
@@ -117,7 +116,7 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         store.publish(plan.destination, encoded[0])
 
     def refuse_others(noted: Mapping[str, Any]) -> None:
-        spelled = _with_source_as_begun(plan.config, noted, plan.source_files)
+        spelled = begun_store.with_source_as_begun(plan.config, noted, plan.source_files)
         refuse_other_settings(plan.destination, noted, spelled, plan.filter, plan.fingerprints)
 
     return resumable.Pass(
@@ -144,7 +143,7 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
     """Say whether a finished store was reopened, to have its lost rows computed again; else it needs nothing."""
     finished = store.read_manifest(destination)
     before = {**finished.config, **finished.safety}
-    spelled = _with_source_as_begun(config, before, finished.source_files)
+    spelled = begun_store.with_source_as_begun(config, before, finished.source_files)
     refuse_other_settings(destination, before, spelled, make_filter(config.safety))
     wrong = repair.damaged(destination, finished) if config.repair else {}
     if wrong:
@@ -164,26 +163,6 @@ def _to_repair(config: EncodeConfig, destination: str) -> bool:
     return False
 
 
-def _with_source_as_begun(config: EncodeConfig, before: Mapping[str, Any], noted: contents.Noted) -> EncodeConfig:
-    """Name the source as a store did when it was begun, where it is the same: at the same place, or of equal content.
-
-    Args:
-        before: the settings that the store was begun with.
-        noted: what the files of its source held.
-    """
-    was = before.get("source")
-    if was is None or was == config.source:
-        return config
-    is_same = source.told_apart(was) == source.told_apart(config.source)
-    if not is_same and noted:
-        try:
-            now = contents.contents_of(config.source, source.parquet_files(config.source, config.split))
-        except (UserError, OSError):  # there is none, and the settings say from where it was
-            return config
-        is_same = contents.digest(noted) == contents.digest(now)
-    return replace(config, source=was) if is_same else config
-
-
 def make_plan(config: EncodeConfig, destination: str) -> Plan:
     """Check every input before Ray starts.
 
@@ -191,6 +170,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
         UserError: naming the flag or file that does not do.
     """
     check_numbers(config)
+    begun_store.refuse_place(destination, config.source)
     sources = source.parquet_files(config.source, config.split)
     dataset = raw_table.open_source(sources)
     source_files = contents.contents_of(config.source, sources)

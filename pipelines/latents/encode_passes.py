@@ -219,11 +219,12 @@ def count_cut(plan: Plan, texts: Sequence[str]) -> int:
 
 def _say_cut(plan: Plan, texts: list[str]) -> None:
     """Say how many captions are longer than the model takes: they are cut off, as at sampling."""
-    cut = count_cut(plan, texts)
+    stored = [text for text in texts if text]  # the empty caption is of no pair
+    cut = count_cut(plan, stored)
     if cut:
         logs.LOGGER.warning(
-            f"{plan.destination}: {cut:,} of {len(texts):,} captions are longer than the text encoders take, and are "
-            "cut off, as they are when images are drawn"
+            f"{plan.destination}: {cut:,} of the {len(stored):,} captions of kept pairs are longer than the text "
+            "encoders take, and are cut off, as they are when images are drawn"
         )
 
 

@@ -85,7 +85,12 @@ def shapes_of(folder: Path, resolution: int | None, max_tokens: int | None, with
 
 
 def planned_store(
-    folder: Path, resolution: int | None, max_tokens: int | None, pairs: int, captions: int
+    folder: Path,
+    resolution: int | None,
+    max_tokens: int | None,
+    pairs: int,
+    captions: int,
+    images: int | None = None,
 ) -> store.Manifest:
     """Describe the store that the encoder would write of so many pairs, one sample of each image.
 
@@ -93,11 +98,13 @@ def planned_store(
         folder: of the model's settings.
         resolution: side of the images in pixels; None for what the model was made for.
         max_tokens: as the user chose; None for the model's own length.
+        images: that are encoded; None for two of each pair, which pairs of groups share.
     """
     shapes = shapes_of(folder, resolution, max_tokens)
+    encoded = 2 * pairs if images is None else images
     caption = HALF * sum(math.prod(column) for column in shapes.embeddings.values())
     sizes: Mapping[str, int] = {
-        "pairs/planned": 2 * HALF * pairs * math.prod(shapes.latent),
+        "pairs/planned": encoded * HALF * math.prod(shapes.latent),
         "prompts/planned": (captions + 1) * caption,
         addresses.PAIRS: addresses.ROW_BYTES[addresses.PAIRS] * pairs,
         addresses.CAPTIONS: addresses.ROW_BYTES[addresses.CAPTIONS] * (captions + 1),

@@ -124,7 +124,22 @@ def test_its_refusals_are_the_encoder_s(folder: Path, capsys: pytest.CaptureFixt
     for more, told in (
         (["--source", f"{folder}/raw", "--resolution", "63"], "--resolution 63: not a multiple of 8"),
         (["--source", f"{folder}/nowhere"], "nowhere does not exist"),
+        (["--source", f"{folder}/raw", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        (["--source", f"{folder}/raw", "--store", f"{folder}/raw/store"], "raw/store: lies in --source"),
     ):
         with pytest.raises(SystemExit):
             cli.run(main, EncodeConfig, encode_config.PRESETS, [*flags, *more], plan=print_plan)
         assert told in capsys.readouterr().err
+
+
+def test_a_source_that_was_moved_is_the_same_to_it(
+    encoded_store: Path, raw_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(raw_pairs, tmp_path / "moved")
+    flags = ["--source", str(moved), "--store", str(encoded_store), "--dry-run"]
+    cli.run(main, EncodeConfig, encode_config.PRESETS, flags, plan=print_plan)
+    assert capsys.readouterr().out.startswith("rows")
+    next(moved.glob("*.parquet")).unlink()
+    with pytest.raises(SystemExit):
+        cli.run(main, EncodeConfig, encode_config.PRESETS, flags, plan=print_plan)
+    assert f"source was '{raw_pairs}', now '{moved}'" in capsys.readouterr().err

@@ -56,6 +56,7 @@ def test_the_encoder_says_what_becomes_of_images_and_captions(
     assert said.splitlines()[-1].startswith(f"{store}: 3 pairs, ")
     assert said.endswith(f" bytes; next: python training/train_dpo.py --model infra/world/model --store {store}\n")
     assert "this is the demo's toy model" in caplog.text
+    assert f"{store}: 1 of the 3 captions of kept pairs are longer than the text encoders take" in caplog.text
     page = Page((store / "contact-sheet.html").read_text())
     assert EVIL in page.text
     assert "script" not in page.tags
