@@ -129,13 +129,12 @@ def main(config: GenerateConfig) -> None:
     )
     if drawn is None:
         image_sets.image_files(output)  # refused here where they are no longer as they were drawn
-        said = "already finished, nothing to do"
-    else:
-        said = f"{wanted.num_rows} images"
+        print(f"{output}: already finished, nothing to do", flush=True)
     from pipelines.drawing import gallery
 
     page = gallery.write_gallery(output, wanted, config)
-    print(f"{output}: {said}{f'; look at {page}' if page else ''}", flush=True)
+    if page:
+        print(f"look at {page}", flush=True)
     judges = () if config.model == GenerateConfig().model else ("--scorers", "pickscore", "--weights", "published")
     then = next_step.command("pipelines/score.py", "--images", output, *judges)
     print(next_step.last_line(output, f"{wanted.num_rows:,} images", then), flush=True)

@@ -134,6 +134,14 @@ def small_set(tmp_path: Path) -> generate.GenerateConfig:
     return config
 
 
+@pytest.mark.usefixtures("noted_jobs")
+def test_the_number_of_images_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = small_set(tmp_path).output
+    said = capsys.readouterr().out
+    assert said.count("1 images") == 1
+    assert f"look at {output}/gallery.html\n{output}: 1 images, " in said
+
+
 @pytest.mark.chaos
 @pytest.mark.usefixtures("noted_jobs")
 def test_images_of_another_scheduler_are_not_called_finished(
