@@ -15,7 +15,7 @@ from support.material import MODEL
 from training.backbones.backbone import Backbone
 from training.backbones.diffusion import StableDiffusion
 from training.method import forward, objectives, step_losses
-from training.method.batch import Batch
+from training.method.batch import Batch, Images
 from training.method.objective_config import ObjectiveConfig
 
 # Two pairs, columns; winners in row 0. At beta 200 the logits are 3 and -1, the rewards (2, -1) and (-2, -1).
@@ -37,6 +37,43 @@ def test_errors_of_half_precision_predictions_are_float32() -> None:
     error = forward.errors(prediction, target)
     assert error.dtype == torch.float32
     assert error.item() == pytest.approx(float(torch.tensor(0.1, dtype=torch.bfloat16)) ** 2, rel=1e-6)
+
+
+class Noted:
+    """A backbone whose parts are told apart by their numbers, and which notes autocast around its network."""
+
+    def __init__(self) -> None:
+        self.autocast: list[torch.dtype | None] = []
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return 100 * latents + 10 * noise + timesteps.view(-1, 1, 1, 1)
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return latents - noise + 0.5 * timesteps.view(-1, 1, 1, 1)
+
+    def predict(self, network: object, noisy: torch.Tensor, timesteps: torch.Tensor, text: object) -> torch.Tensor:
+        assert network == "the network"
+        assert text == {"text": "of both"}
+        enabled = torch.is_autocast_enabled("cpu")
+        self.autocast.append(torch.get_autocast_dtype("cpu") if enabled else None)
+        return noisy + 1000 * timesteps.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("dtype", "inside"), [(torch.float32, None), (torch.float16, torch.float16)])
+def test_a_network_sees_the_noisy_latents_and_its_target_is_subtracted(
+    dtype: torch.dtype, inside: torch.dtype | None
+) -> None:
+    images = Images(
+        latents=torch.full((1, 1, 1, 1), 2.0),
+        noise=torch.full((1, 1, 1, 1), 3.0),
+        timesteps=torch.tensor([4]),
+        conditioning={"text": "of both"},  # type: ignore[dict-item]
+    )
+    noted = Noted()
+    residuals = forward.image_residuals(noted, "the network", images, dtype)  # type: ignore[arg-type]
+    # Noisy 200 + 30 + 4, prediction 4000 more; target 2 - 3 + 2.
+    assert residuals.tolist() == [[[[4234.0 - 1.0]]]]
+    assert noted.autocast == [inside]
 
 
 def batch(preferred: tuple[float, float] = (1.0, 1.0), timesteps: tuple[int, int] = (0, 999)) -> Batch:
