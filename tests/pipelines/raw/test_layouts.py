@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.base.errors import UserError
-from pipelines.raw import group_source, raw_table, source
+from pipelines.raw import group_source, raw_table, source, votes
 from pipelines.raw.import_config import ImportConfig
 from pipelines.raw.import_pairs import main
 from pipelines.raw.layouts import comparisons_of
@@ -92,6 +92,37 @@ def test_votes_in_an_own_table_make_the_label_and_a_soft_one() -> None:
     assert (layout, compared[0].label_0) == ("comparisons by votes", 0.0)
 
 
+@pytest.mark.parametrize(
+    ("preference", "better"), [([1, 0], ("a", "x", "y")), ([0, 1], ("a", "y", "x")), ([1, 1], ("a", "=", "x y"))]
+)
+def test_either_image_of_hpdv2_may_be_preferred(preference: list[int], better: tuple[str, str, str]) -> None:
+    for column in ("image_path", "file_path"):
+        assert read({"prompt": "a", column: ["x", "y"], "human_preference": preference})[1] == [better]
+
+
+def test_votes_follow_their_images_into_hidden_slots() -> None:
+    rows = [
+        {"prompt": "a", "image1": f"{n}-first", "image2": f"{n}-second", "votes_image1": 3, "votes_image2": 1}
+        | {"model1": "flux", "model2": "sd3"}
+        for n in range(16)
+    ]
+    _, compared = comparisons_of([("line 1", row) for row in rows], "--table t")
+    assert {one.label_0 for one in compared} == {0.0, 1.0}
+    for one in compared:
+        straight = one.names[0].endswith("first")
+        assert one.label_0 == float(straight)  # three of four voted for the first image
+        assert votes.probability_0(one) == (0.75 if straight else 0.25)
+        assert one.models == (("flux", "sd3") if straight else ("sd3", "flux"))
+
+
+def test_no_votes_leave_the_label_alone() -> None:
+    rows = [{"prompt": "a", "path1": "x", "path2": "y", "choice_dist": none} for none in ([], [0, 0], None)]
+    for row in rows:
+        (one,) = comparisons_of([("line 1", row)], "--table t")[1]
+        assert one.votes is None
+        assert votes.probability_0(one) == one.label_0
+
+
 def test_the_slot_does_not_tell_the_label() -> None:
     rows = [{"prompt": "a", "path1": f"{n}-better", "path2": f"{n}-worse"} for n in range(200)]
     _, compared = comparisons_of([("line 1", row) for row in rows], "--table t")
@@ -131,6 +162,14 @@ def test_the_slot_does_not_tell_the_label() -> None:
         ),
         ([{"caption": "a", "image": "https://h/x.png", "rank": 1}], "line 2: image is a URL, and no image is fetched"),
         ([{"prompt": "a", "path1": "x", "path2": "y", "choice_dist": [1]}], r"line 2: choice_dist is \[1\]"),
+        (
+            [{"prompt": "a", "path1": "x", "path2": "y", "choice_dist": [-1, 3]}],
+            r"line 2: choice_dist is \[-1, 3\]; votes are not below 0",
+        ),
+        (
+            [{"prompt": "a", "image1": "x", "image2": "y", "votes_image1": 0, "votes_image2": 0}],
+            "line 2: nobody voted for either image; take the row out",
+        ),
         ([{"prompt": "a", "image1": "x", "image2": "y"}], "line 2: has no votes; Rapidata's sets have votes_image1"),
         ([VOTED | {"votes_0": "0", "votes_1": "0"}], "line 2: has neither a label_0 nor a vote; take the row out"),
         ([VOTED | {"votes_0": "2", "votes_1": ""}], "line 2: votes_1 is empty; write a number, or take the row"),
