@@ -174,10 +174,10 @@ def _probabilities(plan: Plan, kept: pa.Table) -> pa.Array:
     """Look up the kept pairs' soft labels in the source; nulls where people voted on no pair, [kept] float32."""
     if pairs.PROBABILITY not in plan.dataset.names:
         return pa.nulls(kept.num_rows, pa.float32())
-    names = pairs.identity_columns(list(plan.dataset.names))
     by_id: dict[int, float | None] = {}
-    for piece in plan.dataset.pieces([*names, pairs.PROBABILITY]):
-        by_id |= dict(zip(pairs.pair_ids(piece).tolist(), piece[pairs.PROBABILITY].to_pylist(), strict=True))
+    for part in plan.dataset.parts:
+        for piece in raw_table.read_pieces(part.path, [*raw_table.id_columns(plan.dataset, part), pairs.PROBABILITY]):
+            by_id |= dict(zip(pairs.pair_ids(piece).tolist(), piece[pairs.PROBABILITY].to_pylist(), strict=True))
     return pa.array([by_id[pair_id] for pair_id in kept["pair_id"].to_pylist()], pa.float32())
 
 

@@ -161,6 +161,12 @@ def columns_to_read(raw: RawTable) -> list[str]:
     return list(raw.names)
 
 
+def id_columns(raw: RawTable, part: SourceFile) -> list[str]:
+    """Choose the columns that the pair_ids of a file are made of; images are among them where a row may have no id."""
+    names = pairs.identity_columns(list(raw.names))
+    return list(dict.fromkeys([*names, *(pairs.IDENTITY_OF_CONTENT if part.may_lack_ids else ())]))
+
+
 def all_pair_ids(raw: RawTable, *seen: repeats.Seen | label_values.LabelValues) -> npt.NDArray[np.int64]:
     """Compute every row's pair_id, reading the identifying columns alone, and images only where a row may have no id.
 
@@ -170,10 +176,9 @@ def all_pair_ids(raw: RawTable, *seen: repeats.Seen | label_values.LabelValues) 
     Raises:
         UserError: if two rows have the same id, naming one of them.
     """
-    names = pairs.identity_columns(list(raw.names))
     parts = [np.empty(0, np.int64)]
     for part in raw.parts:
-        needed = dict.fromkeys([*names, *(pairs.IDENTITY_OF_CONTENT if part.may_lack_ids else ())])
+        needed = dict.fromkeys(id_columns(raw, part))
         needed |= dict.fromkeys(name for name in repeats.COLUMNS if seen and name in raw.names)
         for piece in read_pieces(part.path, list(needed)):
             parts.append(pairs.pair_ids(piece))
@@ -183,6 +188,7 @@ def all_pair_ids(raw: RawTable, *seen: repeats.Seen | label_values.LabelValues) 
     if len(np.unique(ids)) != len(ids):
         twice = Counter(ids.tolist()).most_common(1)[0]
         row = int(np.flatnonzero(ids == twice[0])[1])
+        names = pairs.identity_columns(list(raw.names))
         raise UserError(
             f"source row {row}: the same {', '.join(names)} as an earlier row ({twice[1]} such rows); "
             "remove the duplicates, a pair counts once"

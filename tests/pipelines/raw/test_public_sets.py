@@ -169,6 +169,17 @@ def test_shares_of_votes_are_looked_up_for_the_kept_pairs(tmp_path: Path) -> Non
     assert shares.to_pylist() == pytest.approx(whole["probability_0"].to_pylist()[::-2])
 
 
+def test_shares_of_votes_are_found_for_a_row_without_ids(tmp_path: Path) -> None:
+    ids: dict[str, Any] = {"ranking_id": [1, None], "image_0_uid": ["a", None], "image_1_uid": ["b", None]}
+    shown = {"jpg_0": [picture("red")] * 2, "jpg_1": [picture("blue")] * 2}
+    whole = pa.table({"caption": ["x", "y"], "label_0": [1.0, 0.0], "probability_0": [0.75, 0.25], **ids, **shown})
+    pq.write_table(whole, tmp_path / "pairs.parquet")
+    raw = raw_table.open_source([str(tmp_path / "pairs.parquet")])
+    kept = pa.table({"pair_id": pair_ids(whole)})
+    shares = summary._probabilities(SimpleNamespace(dataset=raw), kept)  # type: ignore[arg-type]
+    assert shares.to_pylist() == [0.75, 0.25]
+
+
 def test_a_public_set_given_as_a_source_is_named_with_the_command(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     rapidata(path, votes_image1=[2], votes_image2=[1])
