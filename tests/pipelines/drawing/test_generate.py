@@ -37,6 +37,10 @@ def test_wanted_images_are_numbered_per_caption_and_seeded_apart() -> None:
     assert len(set(wanted["image_id"].to_pylist())) == 6
     assert len(set(wanted["image_seed"].to_pylist())) == 6
     assert image_seed(0, 0, "a") != image_seed(1, 0, "a")
+    # Known ones stay: images of another version are compared with these by id, as of the same noise.
+    known = image_sets.wanted_images(["a", "b", "a"], 1, seed=7)
+    assert known["image_id"].to_pylist() == [-4140802898872742535, 3918498706594164974, -6423487610066257185]
+    assert known["image_seed"].to_pylist() == [1479445907, 1384466768, 3491181008]
 
 
 @pytest.mark.slow

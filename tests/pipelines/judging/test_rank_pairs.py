@@ -15,7 +15,7 @@ from infra.base import cli, files
 from infra.base.errors import UserError
 from pipelines.drawing.image_sets import read_images
 from pipelines.judging.rank_config import Pairs, RankConfig
-from pipelines.judging.rank_pairs import choose, main
+from pipelines.judging.rank_pairs import Group, Image, choose, image_uid, lay_out, main
 from pipelines.raw import raw_table, source
 from pipelines.raw.decode import decode_image
 from pipelines.raw.pairs import pair_ids
@@ -106,6 +106,19 @@ def test_ids_and_slots_are_of_the_pair_not_of_its_label_or_its_company(tmp_path:
     assert keyed("other", {"b": [5, 30]}, captions="fewer", model="moved", **known).items() <= first.items()
     for change in ({"seed": 1}, {"fingerprints": {"unet": "2"}}):  # other images of the same captions
         assert not keyed(str(change), {"a": [10, 20], "b": [30, 5]}, **known | change).keys() & first.keys()
+
+
+def test_known_ids_and_slots_of_ranked_images_stay() -> None:
+    # Else pairs that are ranked again would be other pairs, and their store another.
+    assert image_uid("{}", 5) == "82e05518-bf43-5011-b219-2afaec680605"
+    shown = [Image(1, "u1", 0.5), Image(2, "u2", 0.7), Image(3, "u3", 0.7)]
+    rows = lay_out(Group("c", shown, choose([0.5, 0.7, 0.7], "all")), {1: b"1", 2: b"2", 3: b"3"}, "m")
+    assert [(row["ranking_id"], row["image_0_uid"], row["image_1_uid"], row["label_0"]) for row in rows] == [
+        (8411418098879214937, "u1", "u2", 0.0),
+        (3349679292651927299, "u1", "u3", 0.0),
+        (-7343037660563248696, "u2", "u3", 0.5),
+    ]
+    assert [(row["jpg_0"], row["jpg_1"]) for row in rows] == [(b"1", b"2"), (b"1", b"3"), (b"2", b"3")]
 
 
 def test_the_same_command_again_changes_nothing_and_other_settings_replace(

@@ -12,8 +12,9 @@ from PIL import Image
 
 from infra.base.errors import UserError
 from pipelines.raw import group_source, raw_table, source, votes
+from pipelines.raw.comparisons import Comparison, in_hidden_slots, of_prompt
 from pipelines.raw.import_config import ImportConfig
-from pipelines.raw.import_pairs import main
+from pipelines.raw.import_pairs import main, ranking_ids
 from pipelines.raw.layouts import comparisons_of
 from pipelines.raw.votes import probability_0
 
@@ -121,6 +122,18 @@ def test_no_votes_leave_the_label_alone() -> None:
         (one,) = comparisons_of([("line 1", row)], "--table t")[1]
         assert one.votes is None
         assert votes.probability_0(one) == one.label_0
+
+
+def test_known_slots_ids_and_groups_of_imported_pairs_stay() -> None:
+    # Else a table that is imported again would be other pairs, and the store of the first import would not fit.
+    compared = [
+        Comparison(place="", caption="a", names=names, label_0=label)
+        for names, label in ((("p", "q"), 1.0), (("r", "s"), 1.0), (("p", "q"), 0.0))
+    ]
+    assert [in_hidden_slots(one).names for one in compared] == [("p", "q"), ("s", "r"), ("p", "q")]
+    assert ranking_ids(compared) == [-9140896584462496850, -5872946002875632624, 4417550606761581607]
+    assert ranking_ids(compared[::-1]) == ranking_ids(compared)[::-1]  # two raters' labels of one pair keep their ids
+    assert of_prompt("a") == "prompt -7fb76e7b130b9048"
 
 
 def test_the_slot_does_not_tell_the_label() -> None:
