@@ -1,4 +1,4 @@
-"""Validation images are drawn in the precision of the run's steps, and judged outside of it."""
+"""Validation images: the same at any number of ranks, drawn in the steps' precision, and judged outside of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.drawing.image_identity import image_seed
+from training.run import validation
 from training.run.validation import Drawer, Validator
 from training.settings.config import ValidationConfig
 
@@ -47,3 +49,40 @@ def test_networks_draw_as_in_a_step(precision: torch.dtype) -> None:
     assert drawn == [precision]
     assert scores.tolist() == [0, 2, 0]  # the second of two ranks draws the second caption
     assert [number for number, _ in grid] == [1]
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 5), (1, 2), (2, 2), (3, 1)])
+def test_an_image_has_its_seed_whichever_rank_draws_it_and_in_which_batch(
+    ranks: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def draw_images(_: object, captions: list[str], seeds: list[int], *__: object, **___: object) -> list[Image.Image]:
+        assert len(captions) <= batch
+        asked.extend(zip(captions, seeds, strict=True))
+        return [Image.new("RGB", (1, 1)) for _ in captions]
+
+    monkeypatch.setattr(validation, "draw_images", draw_images)
+    captions = ["a", "b", "c", "a", "b"]  # of three, two have a second image
+    places: list[int] = []
+    for rank in range(ranks):
+        drawer = Drawer(
+            config=ValidationConfig(),
+            captions=captions,
+            pipeline=SimpleNamespace(device=torch.device("cpu")),
+            rank=rank,
+            world_size=ranks,
+            batch_size=batch,
+            autocast=torch.float32,
+        )
+        places += [place for part, _ in drawer.draw() for place in part]
+    assert sorted(places) == [0, 1, 2, 3, 4]
+    assert [caption for caption, _ in asked] == [captions[place] for place in places]
+    # The seed of validation is 1, whatever the run's; an image's noise is of its place, so second images are others.
+    assert [seed for _, seed in asked] == [image_seed(1, place, captions[place]) for place in places]
+    assert len(set(asked)) == 5
+
+
+def test_the_grid_has_the_first_sixteen_images() -> None:
+    image = Image.new("RGB", (1, 1))
+    assert validation._in_grid([14, 15, 16, 17], [image] * 4) == [(14, image), (15, image)]
