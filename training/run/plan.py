@@ -28,7 +28,7 @@ from training.data.staging import staged_bytes
 from training.method.draws import REWARD_DRAWS
 from training.method.order import steps_an_epoch, usable
 from training.run import encode_source
-from training.run.preflight import check_settings, fit_batch
+from training.run.preflight import check_settings, fit_batch, fit_to, refuse_few
 from training.settings.config import DataConfig, TrainConfig
 from training.settings.flags import check_flags
 
@@ -95,6 +95,8 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
     if config.data.source is not None and not is_finished:
         manifest = _of_source(config, folder, asked)
         counts = {0: _trained_on(config, manifest)}
+        config = fit_to(config, (counts[0],))
+        refuse_few(config, counts[0])
     elif is_there:
         manifest, counts = check_settings(config)
     else:
@@ -118,7 +120,9 @@ def _of_source(config: TrainConfig, folder: Path, asked: DryRunConfig) -> store.
     print(f"--source {encoder.source}: first it is encoded into --store {encoder.store}", flush=True)
     rows = encode_plan.print_plan(encoder, asked)
     print("then:", flush=True)
-    return planned.planned_store(folder, encoder.resolution, encoder.max_tokens, rows.kept, rows.prompts)
+    return planned.planned_store(
+        folder, encoder.resolution, encoder.max_tokens, rows.kept, rows.prompts, images=rows.encoded
+    )
 
 
 def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:

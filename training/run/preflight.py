@@ -54,11 +54,7 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]
         )
     labels = label_files.find_labels(path, data.labels)
     decided = decided_pairs(path, *labels, data.hold_out)
-    if decided < data.global_batch:
-        raise UserError(
-            f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
-            f"{data.global_batch}; give more pairs, or a smaller batch"
-        )
+    refuse_few(config, decided)
     counts = {0: decided}
     if manifest.buckets:
         counts = _bucket_counts(path, manifest, labels[0], data.hold_out)
@@ -71,6 +67,20 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]
     if data.reference is not None:
         draws_check.check_draws(config, tuple(counts.values()))
     return manifest, counts
+
+
+def refuse_few(config: TrainConfig, decided: int) -> None:
+    """Refuse a set of fewer pairs than a step takes.
+
+    Raises:
+        UserError: naming the store.
+    """
+    data = config.data
+    if decided < data.global_batch:
+        raise UserError(
+            f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
+            f"{data.global_batch}; give more pairs, or a smaller batch"
+        )
 
 
 def _bucket_counts(path: str, manifest: store.Manifest, labels: str, share: float) -> dict[int, int]:
@@ -141,11 +151,24 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
         return config  # a finished run needs neither; who needs them refuses
     labels = label_files.find_labels(path, data.labels)
     decided = decided_pairs(path, *labels, data.hold_out)
-    if decided >= data.global_batch or decided < config.workers:
+    if decided >= data.global_batch:
         return config
     manifest = store.read_manifest(path)
     buckets = _bucket_counts(path, manifest, labels[0], data.hold_out) if manifest.buckets else {0: decided}
-    global_batch, micro_batch = _filled_batch(tuple(buckets.values()), data.micro_batch, config.workers)
+    return fit_to(config, tuple(buckets.values()))
+
+
+def fit_to(config: TrainConfig, counts: Sequence[int]) -> TrainConfig:
+    """Let a global and micro-batch that are too large for so many pairs follow them, and say so.
+
+    Args:
+        counts: pairs to train on, of each bucket.
+    """
+    data = config.data
+    decided = sum(counts)
+    if decided >= data.global_batch or decided < config.workers:
+        return config
+    global_batch, micro_batch = _filled_batch(counts, data.micro_batch, config.workers)
     where = "one worker" if config.workers == 1 else f"each of {config.workers} workers"
     print(
         f"--global-batch {data.global_batch}: the set has {decided} pairs to train on, so a step takes {global_batch} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,20 @@ def test_a_dry_run_counts_the_encoding_and_then_the_training(
     assert "steps  " in trainer
     assert "10 of --labels human" in trainer  # 14, less 3.5, which is rounded to the even 4
     assert not Path(run.data.store).exists()
+
+
+def test_a_dry_run_of_a_set_smaller_than_the_batch_follows_it_as_the_run_does(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 16 rows 2 are ties, so 14 pairs are trained on: one step an epoch, of all of them."""
+    run = run_of_source(config, tmp_path)
+    small = replace(run, data=replace(run.data, global_batch=32, micro_batch=16))
+    plan.print_plan(small, DryRunConfig(dry_run=True))
+    told = capsys.readouterr().out
+    assert "--global-batch 32: the set has 14 pairs to train on, so a step takes 14 of them, 14 at once" in told
+    assert re.search(r"epochs +\S+ of 1 steps", told)
+    with pytest.raises(UserError, match="14 labelled pairs to train on, fewer than one --global-batch of 32"):
+        plan.print_plan(replace(small, workers=16, data=replace(small.data, micro_batch=2)), DryRunConfig(dry_run=True))
 
 
 def test_the_encoder_has_the_settings_of_the_models_preset() -> None:
