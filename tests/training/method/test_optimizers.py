@@ -17,7 +17,7 @@ from support.trained_models import train_until_killed
 
 from infra.base.errors import UserError
 from training.checkpoints import checkpoint
-from training.method.optimizer_config import OptimizerConfig, check_optimizer
+from training.method.optimizer_config import OptimizerConfig, check_optimizer, learning_rate
 from training.method.optimizers import load_state, make_optimizer, state_tensors
 from training.run import assembly, loop, preflight
 from training.settings.config import TrainConfig
@@ -35,6 +35,31 @@ def take_step(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Non
     trained(torch.linspace(-1, 1, 160).view(2, 80)).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad()
+
+
+def test_adamw_has_the_flags_of_the_run_and_not_torchs_defaults() -> None:
+    config = OptimizerConfig(
+        learning_rate=0.1, adam_beta1=0.5, adam_beta2=0.75, adam_epsilon=1.0, weight_decay=0.2, max_gradient_norm=1.0
+    )
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = make_optimizer(config, [weight], CPU)
+    weight.grad = torch.tensor([0.5])
+    optimizer.step()
+    # The means over one gradient are g and g^2: 0.1 * 0.5 / (0.5 + 1). The weight decays by 0.1 * 0.2.
+    first = 2.0 * 0.98 - 0.1 * 0.5 / 1.5
+    assert weight.item() == pytest.approx(first, abs=1e-6)
+    weight.grad = torch.tensor([1.0])
+    optimizer.step()
+    mean = (0.5 * 0.25 + 0.5 * 1.0) / (1 - 0.5**2)
+    square = (0.75 * 0.25 * 0.25 + 0.25 * 1.0) / (1 - 0.75**2)
+    assert weight.item() == pytest.approx(first * 0.98 - 0.1 * mean / (square**0.5 + 1), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "step", "rate"), [(4, 0, 0.25), (4, 2, 0.75), (4, 3, 1.0), (4, 99, 1.0), (0, 0, 1.0), (1, 0, 1.0)]
+)
+def test_the_rate_rises_in_a_line_and_stays(warmup: int, step: int, rate: float) -> None:
+    assert learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=warmup), step) == 2.0 * rate
 
 
 def test_adafactor_s_first_step_is_the_rate_times_the_sign() -> None:
