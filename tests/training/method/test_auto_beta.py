@@ -36,6 +36,16 @@ def test_auto_beta_knows_neither_order_nor_ranks() -> None:
         assert stability.auto_beta(mixed, 0.25, 5000.0) == found
 
 
+def test_target_and_limit_are_those_of_the_flags() -> None:
+    # Margins -0.02: sigma(-u) = 3/8 at u = log(5/3), where beta is 100 log(5/3) = 51.
+    policy = torch.tensor([[0.10, 0.20], [0.15, 0.25]], dtype=torch.float64)
+    reference = torch.tensor([[0.12, 0.22], [0.15, 0.25]], dtype=torch.float64)
+    config = ObjectiveConfig(beta="auto", beta_target=0.375, beta_most=80.0)
+    assert step_losses.step_values(config, [policy], [reference]).beta == pytest.approx(100 * math.log(5 / 3), rel=1e-9)
+    lower = ObjectiveConfig(beta="auto", beta_target=0.375, beta_most=50.0)
+    assert step_losses.step_values(lower, [policy], [reference]) == StepValues(50.0)
+
+
 def test_auto_beta_of_no_finite_margin_is_the_limit() -> None:
     # Such a step's loss is refused as not finite, by the pairs' names; the search for beta must not fail before.
     assert stability.auto_beta(np.array([np.nan, np.inf]), 0.25, 5000.0) == 5000.0

@@ -145,6 +145,20 @@ def test_mapo_loss_by_hand() -> None:
     assert not config.needs_reference
 
 
+def test_flags_that_are_not_the_defaults_reach_their_formulas() -> None:
+    p = 1 / (1 + math.exp(-3.0))
+    dmpo = objectives.loss(ObjectiveConfig(objective="dmpo", beta=200.0, dmpo_alpha=0.2), POLICY, REFERENCE)
+    assert by_hand(dmpo, p * math.log(p / 0.8) + (1 - p) * math.log((1 - p) / 0.2))
+    mapo = objectives.loss(ObjectiveConfig(objective="mapo", mapo_k=2.0, mapo_b=0.3, mapo_t=10.0), POLICY, None)
+    winner, loser = (2.0 * e / (math.exp(2.0 * e) - 1) for e in (0.10, 0.16))
+    assert by_hand(mapo, 0.10 + 0.3 * math.log(1 + math.exp(-10 * (winner - loser))))
+    smoothed = ObjectiveConfig(objective="conservative", beta=200.0, label_smoothing=0.4)
+    expected = 0.6 * math.log(1 + math.exp(-3.0)) + 0.4 * math.log(1 + math.exp(3.0))
+    assert by_hand(objectives.loss(smoothed, POLICY, REFERENCE), expected)
+    capped = weights(ObjectiveConfig(weighting="min-snr", snr_gamma=1.0), SNR, torch.ones_like(SNR))
+    assert capped == pytest.approx([1.0, 0.5, 0.05], abs=1e-9)  # min(SNR, 1) / SNR
+
+
 def test_mapo_scores_are_finite_and_smooth_at_error_0() -> None:
     edge = objectives.NEAR_ZERO / 0.5  # where the series takes over
     errors = torch.tensor([0.0, edge * (1 - 1e-9), edge, 1e6], dtype=torch.float64, requires_grad=True)
