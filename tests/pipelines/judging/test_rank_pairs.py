@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def test_groups_follow_the_images_order_and_a_single_one_left_over_is_not_compar
         left, right = reds(row)
         assert row["label_0"] == float(left > right)
         assert row["best_image_uid"] == row["image_0_uid" if left > right else "image_1_uid"]
+
+
+def test_groups_have_as_many_images_as_the_flag_says(tmp_path: Path) -> None:
+    rows = ranked(replace(drawn(tmp_path, {"a": [30, 10, 20, 40, 60, 50, 99]}), group_size=3))
+    assert sorted(tuple(sorted(reds(row))) for row in rows) == [(10, 30), (40, 60)]  # of seven two groups of three
 
 
 def test_all_pairs_of_a_group_with_equal_scores_as_ties(tmp_path: Path) -> None:
