@@ -36,7 +36,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ps
     found: list[psutil.Process] = []
 
     def start(ports: Ports, log: Path, token: Path) -> psutil.Process:
-        assert (ports, log.parent, token.parent) == (Ports(), tmp_path / "runs", tmp_path / "runs")
+        assert (ports.gcs, ports.dashboard) == (6379, 8265)  # where bare commands look
+        assert ports.others["dashboard-agent-listen-port"] not in (0, 52365)  # one port that another Ray has is enough
+        assert (log.parent, token.parent) == (tmp_path / "runs", tmp_path / "runs")
         found.append(sleeper())
         return found[-1]
 
