@@ -16,6 +16,9 @@ from training.data.applied_labels import Labelled, apply_labels
 from training.data.loader import Share, assemble, prefetch, step_batches
 from training.data.staging import stage
 from training.method.draws import draw
+from training.method.objective_config import ObjectiveConfig
+from training.run import assembly
+from training.settings.config import DataConfig, TrainConfig
 
 
 def thousand(uniform: float) -> int:
@@ -100,6 +103,9 @@ def test_labels_flip_the_winner_and_ties_are_left_out(labelled: Labelled, encode
     assert len(other.rows) == len(labelled.rows) - 1
     kept = np.isin(labelled.rows, other.rows)
     assert np.array_equal(other.winners, 1 - labelled.winners[kept])
+    trained_on = assembly.open_pairs(TrainConfig(data=DataConfig(store=str(path), labels="flipped")))
+    assert np.array_equal(trained_on.winners, other.winners)
+    assert trained_on.preferred is None
 
 
 def test_soft_labels_follow_the_winner(labelled: Labelled, encoded_store: Path, tmp_path: Path) -> None:
@@ -118,6 +124,12 @@ def test_soft_labels_follow_the_winner(labelled: Labelled, encoded_store: Path, 
     assert batch.preferred.tolist() == [0.875 if winner == 0 else 0.75 for winner in labelled.winners[rows]]
     assert other.preferred is not None
     assert {0.75, 0.875} == set(other.preferred)
+    config = TrainConfig(
+        data=DataConfig(store=str(path), labels="soft"), objective=ObjectiveConfig(objective="soft", beta=500.0)
+    )
+    trained_on = assembly.open_pairs(config).preferred
+    assert trained_on is not None
+    assert np.array_equal(trained_on, other.preferred)
 
 
 def test_an_altered_store_is_refused_by_name(encoded_store: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.loader import Share
 from training.method.batch import Batch
 from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
@@ -103,3 +104,22 @@ def test_a_gradient_is_cut_to_its_limit_and_noted_as_it_was(monkeypatch: pytest.
     assert note["gradient_norm"] == 15.0
     short, _ = stepped(monkeypatch, [[1.0, 2.0, 1.0, 2.0]], 20.0)
     assert short == pytest.approx(3 - 0.05 * 15)  # shorter ones stay as they are
+
+
+def test_a_rank_reads_its_share_by_the_runs_seed_and_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def begin_step(*given: Any) -> Callable[[], list[Batch]]:
+        asked.append(given)
+        return list
+
+    monkeypatch.setattr(loop, "begin_step", begin_step)
+    trainer: Any = SimpleNamespace(
+        config=TrainConfig(seed=5, data=DataConfig(global_batch=4, micro_batch=2, caption_dropout=0.35)),
+        backbone=SimpleNamespace(timestep="the map"),
+        data="the pairs",
+        rank=Rank(rank=1, world_size=2),
+    )
+    assert loop.step_share(trainer, 8) == []
+    share = Share(global_batch=4, micro_batch=2, rank=1, world_size=2)
+    assert asked == [("the pairs", 8, share, 5, "the map", 0.35)]

@@ -57,8 +57,11 @@ def test_an_image_has_its_seed_whichever_rank_draws_it_and_in_which_batch(
 ) -> None:
     asked: list[tuple[str, int]] = []
 
-    def draw_images(_: object, captions: list[str], seeds: list[int], *__: object, **___: object) -> list[Image.Image]:
+    def draw_images(
+        _: object, captions: list[str], seeds: list[int], steps: int, guidance: float, tokens: int | None, flag: str
+    ) -> list[Image.Image]:
         assert len(captions) <= batch
+        assert (steps, guidance, tokens, flag) == (7, 2.5, 99, "--precision")
         asked.extend(zip(captions, seeds, strict=True))
         return [Image.new("RGB", (1, 1)) for _ in captions]
 
@@ -67,13 +70,14 @@ def test_an_image_has_its_seed_whichever_rank_draws_it_and_in_which_batch(
     places: list[int] = []
     for rank in range(ranks):
         drawer = Drawer(
-            config=ValidationConfig(),
+            config=ValidationConfig(sampling_steps=7, guidance_scale=2.5),
             captions=captions,
             pipeline=SimpleNamespace(device=torch.device("cpu")),
             rank=rank,
             world_size=ranks,
             batch_size=batch,
             autocast=torch.float32,
+            max_tokens=99,
         )
         places += [place for part, _ in drawer.draw() for place in part]
     assert sorted(places) == [0, 1, 2, 3, 4]
