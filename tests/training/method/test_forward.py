@@ -136,6 +136,15 @@ def test_a_reward_that_is_not_finite_does_not_spoil_the_others() -> None:
     assert objectives.kto_baseline([spoilt], 1).item() == 1.5
 
 
+@pytest.mark.parametrize(("cores", "threads", "spare"), [(2, 1, True), (1, 1, False), (3, 2, False), (4, 2, True)])
+def test_a_core_is_spare_where_each_thread_has_two(
+    cores: int, threads: int, spare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert forward._has_a_spare_core() == spare
+
+
 @pytest.mark.parametrize(("cores", "beside"), [({0, 1}, True), ({0}, False)])
 def test_a_spare_core_computes_the_references_errors_beside_the_policys_to_the_last_bit(
     cores: set[int], beside: bool, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ def test_a_step_descends_by_the_mean_over_the_global_batch(
     weight, note = stepped(monkeypatch, cuts, math.inf)
     assert weight == pytest.approx(3 - 0.05 * 15)
     assert (note["step"], note["loss"], note["gradient_norm"], note["learning_rate"]) == (1, 22.5, 15.0, 0.05)
+    assert (note["beta"], note["accuracy"], note["margin"]) == (None, None, None)  # sft compares with no reference
 
 
 def test_a_gradient_is_cut_to_its_limit_and_noted_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
