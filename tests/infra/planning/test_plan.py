@@ -134,6 +134,17 @@ def test_validation_by_hand(folder: Path, tmp_path: Path) -> None:
     assert plan.validation_work(config, 40, 3.0) == 3.0 * (held_out + drawn)
     unguided = replace(config, validation=replace(config.validation, guidance_scale=1.0))
     assert plan.validation_work(unguided, 40, 3.0) == 3.0 * (held_out + drawn / 2)
+    three = replace(config, validation=replace(config.validation, validation_images=3))
+    assert plan.validation_work(three, 40, 3.0) == 3.0 * (held_out + 3 * drawn)
+    assert plan.validation_work(config, 5, 3.0) == 3.0 * ((4 + 1) * 2 * 5 * 2 + 2 * 2 * 5 * 10 + drawn)  # all five
+
+
+def test_pairs_that_fit_by_hand() -> None:
+    # 10 GB for 4 pairs at once, of which each takes 2: 2 GB are there without any. 22 GB hold 11 more.
+    network = plan.Network(parameters=1, trained=1, factors=1, forward=1.0, activations=0, more_pairs=2e9)
+    assert plan.fitting(10e9, 4, network) == [11, 23, 39, 69]
+    assert plan.fitting(148e9, 4, network) == [0, 0, 0, 0]  # 140 GB without a pair, and 141 leave half of one
+    assert plan.fitting_row([11, 23, 39, 1069]) == "11 in 24 GB, 23 in 48 GB, 39 in 80 GB, 1,069 in 141 GB"
 
 
 @pytest.mark.parametrize(
