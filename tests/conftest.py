@@ -17,6 +17,7 @@ import contextlib
 import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -273,6 +274,14 @@ def training_flags(small_world: str, encoded_store: Path, tmp_path_factory: pyte
     cache = tmp_path_factory.mktemp("cache")
     portions = ["--steps", "24", "--checkpoint-every", "6", "--global-batch", "16", "--micro-batch", "4"]
     return ["--model", small_world, "--store", str(encoded_store), "--cache", str(cache), *portions, "--beta", "500"]
+
+
+@pytest.fixture
+def keys() -> Iterator[None]:
+    """Take Ctrl-C as Python does by default: tests that a shell runs in the background begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 EXIT = 128 + signal.SIGTERM  # of a process ended by SIGTERM, as shells count
@@ -36,21 +36,24 @@ def listen() -> None:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[None]:
+def listening(request: Callable[[], None] = ask) -> Iterator[None]:
     """Listen for SIGTERM and Ctrl-C inside the block, if this is the main thread; elsewhere its owner called listen.
 
     A request that the block does not act on stays for the next such block. A second Ctrl-C is Python's own again, also
     in that next block. Where somebody else takes Ctrl-C, or nobody is to, as in a job that a shell runs in the
     background, that stays so.
+
+    Args:
+        request: what asks for the end; by default it asks this process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
     takes_keys = not is_asked() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    listen()
+    signal.signal(signal.SIGTERM, lambda *_: request())
     if takes_keys:
-        signal.signal(signal.SIGINT, _note_key)
+        signal.signal(signal.SIGINT, _key_taker(request))
     try:
         yield
     finally:
@@ -63,8 +66,20 @@ def _note(_signal: int, _frame: FrameType | None) -> None:
     ask()
 
 
-def _note_key(_signal: int, _frame: FrameType | None) -> None:
-    ask()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Unbuffered: whoever was interrupted may be in the middle of a print.
-    os.write(2, b"stopping after the work in hand; Ctrl-C again ends at once\n")
+def _key_taker(request: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+    """Return a handler of Ctrl-C that takes the first as a request, and raises KeyboardInterrupt at the second.
+
+    It counts, as the handler that a first Ctrl-C leaves may be put back: Ray's DeferSigint restores what it met.
+    """
+    taken: list[int] = []
+
+    def take(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if taken:
+            signal.default_int_handler(number, frame)
+        taken.append(number)
+        # Unbuffered: whoever was interrupted may be in the middle of a print.
+        os.write(2, b"stopping after the work in hand; Ctrl-C again ends at once\n")
+        request()
+
+    return take

@@ -1,4 +1,4 @@
-"""Ending early on request: SIGTERM to any worker, or a note in the run folder that the driver leaves on SIGTERM.
+"""Ending early on request: SIGTERM to any worker, or a note that the driver leaves in the run folder when it is asked.
 
 The step under way is finished, its checkpoint written, and Stopped is raised on every rank; the same command goes on
 from there.
@@ -7,7 +7,6 @@ from there.
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -32,22 +31,17 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def passing_on(output: str | Path) -> Iterator[None]:
-    """Turn SIGTERM inside the block into a note in the run folder, which asks the workers, wherever they are, to end.
+    """Turn SIGTERM, or a first Ctrl-C, inside the block into a note in the run folder, which asks the workers to end.
 
     The run folder may be on S3. If the note cannot be left there, stderr says so and the run goes on.
-
-    Only a process's main thread may use this.
     """
-    before = signal.signal(signal.SIGTERM, lambda *_: _leave_note(_note_of(output)))
-    try:
+    with termination.listening(lambda: _leave_note(_note_of(output))):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _leave_note(path: str) -> None:
     try:
-        files.write_json(path, {"reason": "SIGTERM"})
+        files.write_json(path, {"reason": "asked to end"})
     except OSError as error:
         message = f"{path}: SIGTERM could not be passed on to the workers ({disk_errors.reason(error)}); send it again"
         print(message, file=sys.stderr, flush=True)

@@ -67,12 +67,17 @@ def launch(config: TrainConfig, output: str) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's trainer, without processes that nothing here asks for; each of them imports Ray Train anew.
+    """Ray Train's trainer, without its own answer to Ctrl-C, and without processes that nothing here asks for.
 
-    One hands out Ray Data's sets, and training reads its store itself. Another frees what a dead controller held. It
-    asks the dashboard, which a cluster of our own does not have, and warns each time that nobody answers. Such a
-    cluster ends with its controller anyway.
+    Ray's answer ends the run at once and this process with code 0, as if the training were done.
+
+    Each of the processes imports Ray Train anew. One hands out Ray Data's sets, and training reads its store itself.
+    Another frees what a dead controller held. It asks the dashboard, which a cluster of our own does not have, and
+    warns each time that nobody answers. Such a cluster ends with its controller anyway.
     """
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Leave Ctrl-C to stopping.passing_on."""
 
     def _create_default_callbacks(self) -> list[Any]:
         left_out = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if ray_cluster.is_own() else set())

@@ -22,6 +22,8 @@ from infra.base.errors import UserError
 from pipelines.engine import failures, in_process, progress
 from pipelines.engine.jobs import Job, Step
 
+pytestmark = pytest.mark.usefixtures("keys")
+
 
 class Square:
     """Squares the column x; dies at the batch that holds a given value."""
@@ -52,14 +54,6 @@ class Evens:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return table.filter(pa.array([value % 2 == 0 for value in table["x"].to_pylist()]))
-
-
-@pytest.fixture(autouse=True)
-def keys() -> Iterator[None]:
-    """Take Ctrl-C as Python does by default: tests that a shell runs in the background begin with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

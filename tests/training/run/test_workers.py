@@ -15,7 +15,7 @@ from ray.train import WorkerGroupError
 from ray.train.torch import TorchTrainer
 from support.faulty_s3 import Fault, faulty
 
-from infra.base import files
+from infra.base import files, termination
 from infra.base.errors import UserError
 from training.run import entry, one_worker, stopping, workers
 from training.settings.config import TrainConfig
@@ -171,6 +171,45 @@ def test_sigterm_that_s3_does_not_pass_on_is_told_and_the_driver_goes_on(
     assert told.endswith("; send it again\n")
     assert told.count("\n") == 1
     assert not stopping.asked_by_driver(remote.output)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("keys")
+def test_a_request_to_the_driver_ends_the_run_with_a_sentence(
+    sent: signal.Signals, fit: Mock, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The workers see the driver's note and end; no step was taken here."""
+    output = str(tmp_path / "run")
+    fit.side_effect = lambda: signal.raise_signal(sent)
+    with pytest.raises(SystemExit) as ended:
+        workers.launch(TrainConfig(output=output), output)
+    assert ended.value.code == termination.EXIT == 143
+    key = "stopping after the work in hand; Ctrl-C again ends at once\n" if sent == signal.SIGINT else ""
+    assert capfd.readouterr().err == f"{key}{output}: {stopping.Stopped(0)}\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_second_ctrl_c_ends_the_driver_at_once(fit: Mock, tmp_path: Path) -> None:
+    """Also where Ray puts the handler back that it met before the first, as its DeferSigint does."""
+    output = str(tmp_path / "run")
+
+    def twice() -> None:
+        met = signal.getsignal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, met)
+        signal.raise_signal(signal.SIGINT)
+
+    fit.side_effect = twice
+    with pytest.raises(KeyboardInterrupt):
+        workers.launch(TrainConfig(output=output), output)
+
+
+def test_ray_train_takes_no_key_itself() -> None:
+    """Its handler would end this process with code 0, as if the training were done."""
+    before = signal.getsignal(signal.SIGINT)
+    workers._Trainer(lambda: None)._register_sigint_handler(Mock())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path: Path, loop: Mock) -> None:
