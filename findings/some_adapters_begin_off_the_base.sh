@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # What happens: peft's FourierFT, C3A, VB-LoRA and Uni-LoRA with their default settings change the prediction before the
-#   first step: by about as much as the prediction itself with FourierFT. LoRA, VeRA, OFT, HRA and others begin exactly
-#   at the base, or within rounding.
+#   first step; FourierFT by 23 times the prediction itself here. LoRA, VeRA, OFT and HRA begin exactly at the base, or
+#   within rounding.
 # Versions: peft 0.21.2, torch 2.13.0.
 # Where: init_weights is False by default in peft/tuners/fourierft/config.py, and "xavier_uniform" in c3a/config.py.
-#   VB-LoRA and Uni-LoRA draw their vectors at random and have no such setting.
-# Who meets it: preference training, which counts from a policy that equals the reference. With another start the first
-#   margins are noise, a run with early stopping may never come back to its base, and its settings are compared with
-#   LoRA's unfairly.
+#   VB-LoRA and Uni-LoRA draw their vectors at random, within bounds of 0.02, so as not to begin with gradients of zero.
+# Who meets it: preference training, which counts from a policy that equals the reference. With another start the
+#   first margins are noise, and a comparison with LoRA is one of two starts as well.
 # Guess that was wrong: all of peft's methods begin at the base by default.
 # Instead: FourierFTConfig(init_weights=True) and C3AConfig(init_weights=True) begin at the base. For the other two make
 #   the reference from the network with its adapters at the start, or take another method.
