@@ -27,6 +27,10 @@ NAMES = (
     "model_1",
     "group_id",
 )  # text, or a number or UUID that names
+TAKE_IN = (  # to_parquet alone writes their paths
+    "save the dataset by datasets' save_to_disk, which takes the images in, and export that by load_from_disk and "
+    "to_parquet"
+)
 LABELS = ("label_0", "label_1")
 NUMBERS = (*LABELS, pairs.PROBABILITY)
 IMAGES = ("jpg_0", "jpg_1")
@@ -194,10 +198,8 @@ def _image_bytes(given: pa.Array) -> pa.Array:
         alone = pc.and_(pc.is_null(content), pc.is_valid(pc.struct_field(given, PATH)))
         if pc.any(alone).as_py():
             row = int(np.flatnonzero(alone.to_numpy(zero_copy_only=False))[0])
-            raise ValueError(
-                f"the path {_shown(pc.struct_field(given, PATH)[row].as_py())} stands without the image's bytes; write "
-                "the images into the file, as datasets' to_parquet does"
-            )
+            path = _shown(pc.struct_field(given, PATH)[row].as_py())
+            raise ValueError(f"the path {path} stands without the image's bytes; {TAKE_IN}")
     return content.cast(pa.binary())
 
 

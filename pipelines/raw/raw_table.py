@@ -135,8 +135,7 @@ def _open_file(path: str) -> SourceFile:
         given = nulls.get(f"{name}.{columns.PATH}")
         if content and given is not None and content > given:
             raise UserError(
-                f"{path}: column {name} gives {content - given} paths without the images' bytes; write the images "
-                "into the file, as datasets' to_parquet does"
+                f"{path}: column {name} gives {content - given} paths without the images' bytes; {columns.TAKE_IN}"
             )
     return SourceFile(path, footer.num_rows, tuple(schema.names), may_lack_ids)
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -182,6 +183,27 @@ def test_paths_without_the_images_are_refused_by_file_and_column(tmp_path: Path,
     pq.write_table(image_struct(pairs_table(), lost=2), path, write_statistics=statistics)
     with pytest.raises(UserError, match=r"a\.parquet: column jpg_0 .* the image.* bytes"):
         read([path])
+
+
+def test_the_way_that_this_refusal_names_takes_the_images_in(tmp_path: Path) -> None:
+    """datasets' to_parquet leaves images that are files outside; its save_to_disk reads them."""
+    rows = rendered_pairs(4)
+    for number, row in enumerate(rows):
+        for name in ("jpg_0", "jpg_1"):
+            file = tmp_path / f"{number}-{name}"
+            file.write_bytes(row[name])
+            row[name] = str(file)
+    kept = [name for name in pairs_table().column_names if name in rows[0]]
+    dataset = datasets.Dataset.from_list([{name: row[name] for name in kept} for row in rows])
+    for name in ("jpg_0", "jpg_1"):
+        dataset = dataset.cast_column(name, datasets.Image())
+    dataset.to_parquet(str(tmp_path / "a.parquet"))
+    with pytest.raises(UserError, match=r"gives 4 paths without .* bytes; save the dataset by datasets' save_to_disk"):
+        read([str(tmp_path / "a.parquet")])
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    datasets.load_from_disk(str(tmp_path / "saved")).to_parquet(str(tmp_path / "b.parquet"))
+    shown = read([str(tmp_path / "b.parquet")])
+    assert shown["jpg_0"].to_pylist() == [row["jpg_0"] for row in rendered_pairs(4)]
 
 
 REFUSED = {
