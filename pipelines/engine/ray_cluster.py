@@ -26,6 +26,7 @@ from pipelines.engine import clusters, ray_folder
 from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import SMALL_CPUS
 
+RAYLET = "raylet"  # the process of a node
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
 
@@ -38,6 +39,17 @@ class _Own:
 def is_own() -> bool:
     """Say whether this process started its cluster."""
     return _Own.started
+
+
+def own_is_alive() -> bool:
+    """Say whether Ray's process of this machine runs, a child of this one; Ray itself notices its end only later."""
+    import psutil  # only where something died
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == RAYLET and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def own_copies() -> list[Any]:

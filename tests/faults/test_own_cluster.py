@@ -1,4 +1,4 @@
-"""Encodings on a Ray cluster of their own that are killed, stopped or out of room, and given again.
+"""Encodings and trainings on a Ray cluster of their own that are killed, stopped or out of room, and given again.
 
 tests/pipelines/engine/test_own_copies.py has a stand-in for Ray, for what each failure is in code.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import train_jobs
 from support.material import needs_root, small_disk_at, wait_for
 from support.own_clusters import OnOwnCluster
 from support.stores import SCRIPT, contents
@@ -21,8 +22,10 @@ from pipelines.engine.failures import AGAIN
 from pipelines.latents import store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
+from training.checkpoints import checkpoint
+from training.run import stopping
 
-pytestmark = [pytest.mark.chaos, pytest.mark.long]
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.usefixtures("keys")]  # which its commands inherit
 COPY = "_Copy"  # in the titles of the processes that compute
 KEY = "stopping after the work in hand; Ctrl-C again ends at once\n"
 Begin = Callable[[], OnOwnCluster]
@@ -41,11 +44,15 @@ def begin(raw_pairs: Path, path: Path, tmp_path: Path) -> Begin:
     return lambda: OnOwnCluster(SCRIPT, [*flags, *small], tmp_path / "printed")
 
 
-def died(path: Path) -> str:
-    return (
-        f"error: {path}/pairs: the process of a copy died 3 times at one block, or Ray's own ended, perhaps for want "
-        f"of memory; ask for fewer copies, then {AGAIN}\n"
-    )
+DIED = (
+    "3 processes died one after another at the same block, usually for want of memory; ask for fewer copies "
+    "(--encoders, --samplers or --copies) or lower --batch-size"
+)
+ENDED = "Ray's own process on this machine ended, perhaps killed for want of memory"
+
+
+def refused(path: Path, reason: str) -> str:
+    return f"error: {path}/pairs: {reason}; {AGAIN}\n"
 
 
 def marks(path: Path) -> list[str]:
@@ -81,7 +88,7 @@ def test_copies_that_die_again_and_again_are_one_sentence(
 ) -> None:
     command = begin()
     command.kill_until_it_ends(f"{COPY}.compute")
-    assert ended(command) == (2, died(path))
+    assert ended(command) == (2, refused(path, DIED))
     finishes(path, raw_pairs, encoded_store)
 
 
@@ -128,8 +135,24 @@ def test_a_raylet_that_is_killed_is_one_sentence(
     wait_for(lambda: len(marks(path)) >= 3, command)
     for process in command.processes("raylet/raylet"):
         process.kill()
-    assert ended(command) == (2, died(path))
+    assert ended(command) == (2, refused(path, ENDED))
     finishes(path, raw_pairs, encoded_store)
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["to all, as a terminal", "to the command"])
+def test_ctrl_c_ends_a_training_after_a_checkpoint(to_all: bool, training_flags: list[str], tmp_path: Path) -> None:
+    """Ray's own answer to it ended the command with code 0 before the last step."""
+    output = tmp_path / "run"
+    flags = [*training_flags, "--workers", "2", "--output", str(output), "--steps"]
+    command = OnOwnCluster(train_jobs.SCRIPT, [*flags, "10000"], tmp_path / "printed")
+    wait_for(lambda: train_jobs.steps(output) >= 3, command)
+    command.send(signal.SIGINT, to_all)
+    code, said = ended(command)
+    step = train_jobs.steps(output)
+    assert (code, said) == (143, f"{KEY}{output}: {stopping.Stopped(step)}\n")
+    assert checkpoint.complete(output)[-1] == checkpoint.folder_of(output, step)
+    assert OnOwnCluster(train_jobs.SCRIPT, [*flags, str(step + 1)], tmp_path / "printed").end()[0] == 0
+    assert train_jobs.steps(output) == step + 1
 
 
 @needs_root

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +66,7 @@ class Cluster:
         self.death: Exception = ray.exceptions.ActorDiedError()
         self.calls = 0
         self.ended = False
+        self.is_alive = True
 
     def shutdown(self) -> None:
         self.ended = True
@@ -115,6 +119,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(ray_cluster._Own, "copies", [])
     monkeypatch.setattr(ray_cluster._Own, "started", True)
     monkeypatch.setattr(ray_cluster.ray, "shutdown", stand_in.shutdown)
+    monkeypatch.setattr(ray_cluster, "own_is_alive", lambda: stand_in.is_alive)
     monkeypatch.setattr(in_process, "connect", lambda: None)
     return stand_in
 
@@ -234,8 +239,8 @@ def test_a_step_that_would_fail_again_is_one_sentence(
 @pytest.mark.parametrize(
     ("death", "sentence"),
     [
-        (ray.exceptions.ActorDiedError(), "the process of a copy died 3 times at one block, or Ray's own"),
-        (ray.exceptions.OutOfMemoryError("96 %"), "the process of a copy died 3 times at one block, or Ray's own"),
+        (ray.exceptions.ActorDiedError(), "3 processes died one after another at the same block, usually for want of"),
+        (ray.exceptions.OutOfMemoryError("96 %"), "3 processes died one after another at the same block, usually"),
         (
             ray.exceptions.OutOfDiskError("full"),
             "Ray's disk for what does not fit into memory is full (RAY_TMPDIR); make",
@@ -255,6 +260,32 @@ def test_what_ray_fails_of_is_one_sentence(cluster: Cluster, job: Job, death: Ex
     assert str(refused.value).startswith(f"{job.output}: {sentence}")
     assert cluster.ended
     assert not ray_cluster.is_own()
+
+
+def test_a_ray_that_ended_is_told_from_copies_that_died(cluster: Cluster, job: Job) -> None:
+    """Ray raises the same in both cases; whether its process runs tells them apart."""
+    cluster.dying = [0]
+    cluster.is_alive = False
+    with pytest.raises(
+        UserError, match=r"out: Ray's own process on this machine ended, perhaps killed for want of memo"
+    ):
+        own_copies.run(job)
+    assert cluster.ended
+
+
+def test_ray_is_alive_while_its_process_runs(tmp_path: Path) -> None:
+    """A killed process that nobody has waited for yet is still in the list of processes, and is not alive."""
+    program = shutil.copy(str(shutil.which("sleep")), tmp_path / ray_cluster.RAYLET)
+    assert not ray_cluster.own_is_alive()
+    process = subprocess.Popen([program, "600"])
+    try:
+        assert ray_cluster.own_is_alive()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not ray_cluster.own_is_alive()
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.usefixtures("cluster")
