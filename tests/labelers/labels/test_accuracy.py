@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,29 @@ def test_the_threshold_comes_from_the_validation_pairs(
     assert json.loads(Path(str(config.json)).read_text())["rows"][0]["tuned_on"] == "validation"
     with pytest.raises(UserError, match="a threshold is tuned on others"):
         accuracy.main(replace(config, validation_source=config.source))
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "read"),
+    [(None, "tuning", ("pairs", "tuning")), ("others", None, ("others", "test")), ("others", "x", ("others", "x"))],
+)
+def test_validation_pairs_have_a_source_or_a_split_of_their_own(
+    source: str | None, split: str | None, read: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def read_labelled(*place: str) -> Any:
+        asked.append((place[0], place[1]))
+        if len(asked) == 2:
+            raise UserError("enough was read")
+        return None
+
+    monkeypatch.setattr(accuracy, "read_labelled", read_labelled)
+    monkeypatch.setattr(accuracy.scorers, "is_toy", lambda *_: False)
+    given = accuracy.AccuracyConfig(scorers=("oracle",), source="pairs", split="test", output=str(tmp_path))
+    with pytest.raises(UserError, match="enough was read"):
+        accuracy.main(replace(given, validation_source=source, validation_split=split))
+    assert asked == [("pairs", "test"), read]
 
 
 def judged_pairs(seed: int) -> accuracy.Judged:

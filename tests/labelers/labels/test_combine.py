@@ -120,6 +120,28 @@ def test_flipped_the_worse_wins_and_soft_labels_turn_with_it(folder: Path) -> No
     assert alone["label_0"].to_pylist() == [0.0, 0.0, 1.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("weights", "labels"), [((3.0, 1.0), [1.0, 1.0, 0.0, 0.0, 0.5]), ((1.0, 3.0), [1.0, 0.0, 0.0, 1.0, 0.5])]
+)
+def test_the_weights_given_decide_where_the_sets_contradict(
+    folder: Path, weights: tuple[float, ...], labels: list[float]
+) -> None:
+    # In standard deviations, 0.49 and 2.83, the sets' margins of the second pair are 2.0 and -2.1, of the fourth -2.0
+    # and 1.8. The heavier set wins both; with equal weights slot 1 would.
+    table, _ = run(folder, rule="weighted", set_weights=weights)
+    assert table["label_0"].to_pylist() == labels
+
+
+def test_flipped_ranks_turn_each_probability(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phi = np.array([[1.0, 0.5, 0.0, 1.0, 0.0], [0.0, 1.0, 0.5, 0.0, 0.5]])
+    probabilities = np.array([1.0, 0.25, 0.375, 0.75, 0.125])
+    monkeypatch.setattr(combine, "ranked", lambda *_: (phi, probabilities))
+    table, _ = run(folder, sets=("human",), rule="rank", flip=True)
+    assert table["label_0"].to_pylist() == [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert table["score_0"].to_pylist() == phi[1].tolist()
+    assert table["probability_0"].to_pylist() == [0.0, 0.75, 0.625, 0.25, 0.875]
+
+
 def test_a_pair_without_a_label_in_one_set_is_left_out_with_its_reason(folder: Path) -> None:
     write_set(folder, "short", [[2.0, 2, 1, 1, 2], [1.0, 1, 2, 2, 2]], [1, 1, 0, 0, 0.5], drop=1)
     table, manifest = run(folder, sets=("one", "short"))

@@ -17,7 +17,7 @@ from infra.base import files, one_writer, tables
 from infra.base.errors import UserError
 from pipelines.arena_app import arena, arena_results
 from pipelines.arena_app.arena_pairs import Contents, Pair, Sets, choose, left_model, order, read_sets
-from pipelines.arena_app.arena_server import ArenaServer
+from pipelines.arena_app.arena_server import Arena, ArenaServer
 from pipelines.arena_app.arena_votes import VOTES, Choice, majority, read_votes
 from pipelines.judging.win_rate import wilson
 from pipelines.raw import raw_pairs, raw_table, source
@@ -168,6 +168,17 @@ def test_votes_on_other_images_are_not_exported(sets: Sets) -> None:
         arena_results.votes_by_pair(replace(sets, pairs=sets.pairs[1:]), votes)
     with pytest.raises(UserError, match="no votes yet"):
         arena_results.votes_by_pair(sets, {})
+
+
+def test_the_command_s_seed_decides_pairs_and_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Arena] = []
+    monkeypatch.setattr(ArenaServer, "serve_forever", lambda server: served.append(server.arena))
+    images = write_sets(tmp_path)
+    every = read_sets(images).pairs
+    seed = next(seed for seed in range(1, 99) if choose(every, seed, 3) != choose(every, 0, 3))
+    arena.main(arena.ArenaConfig(images=images, output=str(tmp_path / "arena"), pairs=3, seed=seed))
+    assert served[0].pairs == choose(every, seed, 3)
+    assert served[0].seed == seed
 
 
 def test_the_command_serves_and_exports_and_refuses(
