@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from infra.base.errors import UserError
 from training.checkpoints import checkpoint
 from training.checkpoints.checkpoint_writer import CheckpointWriter
 from training.method.optimizers import state_tensors
-from training.run import assembly, loop
+from training.run import assembly, keeping, loop
 from training.settings.config import TrainConfig
 
 STATE = checkpoint.State(step=1, seed=0, global_batch=8, store_hash="s", labels_hash="l")
@@ -124,6 +125,40 @@ def test_a_copy_beside_the_checkpoints_is_none_and_stays(network: torch.nn.Linea
     checkpoint.sweep(tmp_path, keep=1, best=None)
     assert sorted(path.name for path in backup.parent.iterdir()) == ["step-0000004", "step-0000004.bak"]
     assert (backup / "network.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [1, 5]), (3, [1, 3, 4, 5])])
+def test_a_run_keeps_as_many_checkpoints_as_its_flag_says_and_the_best(
+    keep: int, left: list[int], network: torch.nn.Linear, tmp_path: Path
+) -> None:
+    save_steps(tmp_path, network, range(1, 6))
+    asked: list[float | None] = []
+
+    def best_step(steps: Sequence[int], stop_when: float | None) -> int:
+        asked.append(stop_when)
+        return min(steps)
+
+    config = TrainConfig(output=str(tmp_path), keep_checkpoints=keep, stop_when=0.05)
+    trainer: Any = SimpleNamespace(output=tmp_path, config=config, journal=SimpleNamespace(best_step=best_step))
+    assert keeping.sweep(trainer) == 1
+    assert checkpoint.complete_steps(str(tmp_path)) == left
+    assert asked == [0.05]
+
+
+def test_a_mirror_is_told_how_many_checkpoints_the_flag_keeps(
+    network: torch.nn.Linear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int, int | None]] = []
+    mirror = SimpleNamespace(send=lambda step, keep, best: sent.append((step, keep, best)))
+    monkeypatch.setattr(keeping, "run_state", lambda *_: STATE)
+    monkeypatch.setattr(keeping, "snapshot", lambda _: {"network": dict(network.named_parameters())})
+    trainer: Any = SimpleNamespace(
+        output=tmp_path, config=TrainConfig(keep_checkpoints=3), policy=network, mirror=mirror
+    )
+    for job in keeping._writing(trainer, 1, best=None):
+        job()
+    assert sent == [(1, 3, None)]
+    assert checkpoint.complete_steps(str(tmp_path)) == [1]
 
 
 @pytest.mark.chaos

@@ -64,11 +64,21 @@ def test_the_rate_rises_in_a_line_and_stays(warmup: int, step: int, rate: float)
 
 def test_adafactor_s_first_step_is_the_rate_times_the_sign() -> None:
     weight = torch.nn.Parameter(torch.tensor([2.0, -3.0]))
-    optimizer = make_optimizer(ADAFACTOR, [weight], CPU)
+    optimizer = make_optimizer(replace(ADAFACTOR, weight_decay=0.2), [weight], CPU)
     weight.grad = torch.tensor([0.5, 0.25])
     optimizer.step()
-    # v = g^2, so g / sqrt(v) = 1 with an RMS of 1, not clipped; not scaled by the weights' RMS; decay 0.01 * 0.1 * w.
-    assert weight.tolist() == pytest.approx([2.0 - 0.002 - 0.1, -3.0 + 0.003 - 0.1], abs=1e-6)
+    # v = g^2, so g / sqrt(v) = 1 with an RMS of 1, not clipped; not scaled by the weights' RMS; decay 0.2 * 0.1 * w.
+    assert weight.tolist() == pytest.approx([2.0 - 0.04 - 0.1, -3.0 + 0.06 - 0.1], abs=1e-6)
+
+
+def test_adafactor_s_update_is_cut_to_an_rms_of_1() -> None:
+    weight = torch.nn.Parameter(torch.tensor([2.0, -3.0]))
+    optimizer = make_optimizer(replace(ADAFACTOR, weight_decay=0.0), [weight], CPU)
+    for gradient in (0.001, 10.0):
+        weight.grad = torch.full((2,), gradient)
+        optimizer.step()
+    # At step 2, v = (1 - 2^-0.8) 0.001^2 + 2^-0.8 10^2, so g / sqrt(v) = 2^0.4 = 1.32 in both, which is cut to 1.
+    assert weight.tolist() == pytest.approx([2.0 - 0.1 - 0.1, -3.0 - 0.1 - 0.1], abs=1e-5)
 
 
 def test_adafactor_keeps_a_row_and_a_column_of_a_matrix_and_no_first_moment() -> None:

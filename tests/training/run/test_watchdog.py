@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,19 @@ def test_a_run_that_hurts_winners_stops_with_its_last_healthy_checkpoint(
     assert facts["stopped"] in capsys.readouterr().out
     assert is_finished(config.output, 12)
     assert {2, 6} <= {int(path.name[-7:]) for path in checkpoint.complete(Path(config.output))}
+
+
+@pytest.mark.parametrize(
+    ("stop_when", "checks", "step", "stops"),
+    [(0.05, 2, 4, True), (0.05, 3, 4, False), (0.08, 2, 4, False), (0.05, 2, 3, False), (None, 2, 4, False)],
+)
+def test_a_run_asks_by_its_own_flags_and_only_at_checks(
+    stop_when: float | None, checks: int, step: int, stops: bool
+) -> None:
+    judged = [{"step": 2, "winner_change": 0.09}, {"step": 4, "winner_change": 0.07}]
+    config = replace(TrainConfig(), steps=12, checkpoint_every=2, stop_when=stop_when, stop_checks=checks)
+    trainer: Any = SimpleNamespace(config=config, rank=assembly.Rank(), journal=SimpleNamespace(rows=lambda _: judged))
+    assert (loop.reason_to_stop(trainer, step) is not None) is stops
 
 
 def test_rules_that_nothing_meets_are_refused() -> None:
