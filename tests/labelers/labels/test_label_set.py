@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.base.errors import UserError
-from labelers.labels import known_scores, label_set
+from labelers.labels import known_scores, label_set, labelling
+from labelers.labels.relabel_config import RelabelConfig
 from labelers.scoring.reasons import NOT_FINITE
-from pipelines.latents import label_files
+from pipelines.latents import label_files, store
 
 HUMAN = pa.table({"pair_id": pa.array([40, 10, 30, 20, 50], pa.int64()), "label_0": pa.array([1.0, 1, 0, 1, 0])})
 KEPT = pa.table(
@@ -109,3 +111,26 @@ def test_a_scorer_that_scored_nothing_is_refused() -> None:
 def test_human_labels_are_looked_up_by_pair() -> None:
     assert label_set.human_labels(np.array([20, 30, 99]), HUMAN)[:2].tolist() == [1.0, 0.0]
     assert np.isnan(label_set.human_labels(np.array([99, 5]), HUMAN)).all()
+
+
+def test_relabelling_labels_by_its_flags_and_the_scorer_s_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, label_set.Rules]] = []
+    monkeypatch.setattr(label_files, "label_sets", lambda _: [])
+    monkeypatch.setattr(label_files, "read_labels", lambda *_: (None, ""))
+    monkeypatch.setattr(store, "kept_pairs", lambda _: None)
+    monkeypatch.setattr(labelling, "settings_of", lambda *_: {})
+    monkeypatch.setattr(labelling, "save_config", lambda *_: None)
+    monkeypatch.setattr(label_set, "write", lambda _, name, _scores, rules, *_more: written.append((name, rules)))
+    plan: Any = SimpleNamespace(
+        config=RelabelConfig(label="soft", min_margin=0.2),
+        destination="store",
+        folder=lambda name: f"store/labels/{name}",
+        judges={"oracle": SimpleNamespace(temperature=0.5)},
+        names={"oracle": "near"},
+        weights={"oracle": None},
+    )
+    scores = label_set.Scores(
+        pair_ids=np.array([1]), values=np.ones((2, 1), np.float32), refused={}, captions=1, truncated_captions=0
+    )
+    labelling.write_label_set(plan, "oracle", scores)
+    assert written == [("near", label_set.Rules("soft", 0.2, 0.5))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,3 +91,31 @@ def test_an_image_has_its_seed_whichever_rank_draws_it_and_in_which_batch(
 def test_the_grid_has_the_first_sixteen_images() -> None:
     image = Image.new("RGB", (1, 1))
     assert validation._in_grid([14, 15, 16, 17], [image] * 4) == [(14, image), (15, image)]
+
+
+def test_prompts_are_drawn_as_often_and_judged_by_whom_the_flags_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, found in (("load_pipeline", None), ("kind_of", None), ("tokens_of", 99), ("native_resolution", 64)):
+        monkeypatch.setattr(validation, name, lambda *_, found=found, **_parts: found)
+    monkeypatch.setattr(validation.scorers, "load", lambda *named: named)
+    judged, sampled = tmp_path / "judged.txt", tmp_path / "sampled.txt"
+    judged.write_text("a\nb\n")
+    sampled.write_text("".join(f"{number}\n" for number in range(20)))
+    config = ValidationConfig(
+        validation_prompts=str(judged),
+        validation_images=3,
+        validation_scorer="clip",
+        validation_weights="published",
+        sample_prompts=str(sampled),
+    )
+    backbone: Any = SimpleNamespace(folder=tmp_path, network_folder="unet")
+    manifest: Any = SimpleNamespace(embeddings=None)
+    network = torch.nn.Linear(1, 1)
+    validator, sampler = validation.make_drawers(config, backbone, network, manifest, 0, 1, torch.float32)
+    assert validator is not None
+    assert sampler is not None
+    assert validator.drawer.captions == ["a", "b", "a", "b", "a", "b"]
+    assert validator.scorer == ("clip", "published")
+    assert sampler.captions == [str(number) for number in range(16)]
+    assert sampler.max_tokens == 99
