@@ -115,22 +115,29 @@ def streamed(
 ) -> tuple[str, Iterator[dict[str, Any]]] | None:
     """Return the layout's name and the raw pairs of a table that holds its images; None of one that names them."""
     if table.kind == "tar":
-        return WEBDATASET, _numbered(streamed_pairs.tar_pairs(table), votes, unread)
+        return WEBDATASET, _numbered(streamed_pairs.tar_pairs(table), False, votes, unread)
     layout = streamed_pairs.parquet_layout(table) if table.kind == "parquet" else None
     if layout is None:
         return None
-    return layout.name, _numbered(streamed_pairs.parquet_pairs(table, layout, images), votes, unread)
+    pairs = streamed_pairs.parquet_pairs(table, layout, images)
+    return layout.name, _numbered(pairs, layout.has_votes, votes, unread)
 
 
-def _numbered(pairs: Iterator[streamed_pairs.WithImages], votes: Votes, unread: Unread) -> Iterator[dict[str, Any]]:
-    """Turn pairs with their images into raw pairs, with soft labels where the layout has votes."""
+def _numbered(
+    pairs: Iterator[streamed_pairs.WithImages], has_votes: bool, votes: Votes, unread: Unread
+) -> Iterator[dict[str, Any]]:
+    """Turn pairs with their images into raw pairs.
+
+    Args:
+        has_votes: whether each pair gets a soft label; that of a pair without votes is its label.
+    """
     numbering = streamed_pairs.Numbering()
     for pair, shown in pairs:
         ranking_id, named, images = numbering.name(pair, shown)
         for column, (name, content) in zip(pair.names, images.items(), strict=False):  # equal images have one name
             unread.add(name, content, f"{pair.place}, {column}")
         row = _row(ranking_id, named, images, votes)
-        yield row if named.votes is None else row | {PROBABILITY: probability_0(named)}
+        yield row | ({PROBABILITY: probability_0(named)} if has_votes else {})
 
 
 def _row(ranking_id: int, comparison: Comparison, images: dict[str, bytes], votes: Votes) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Layout:
     columns: tuple[str, ...]
     read: Callable[[Row, str], Iterable[Comparison | RankedImage]]
     images: tuple[str, str] | None = None  # columns that hold the images of a pair themselves
+    has_votes: bool = False  # of a layout with images: whether its rows may have votes, so each pair has a soft label
 
 
 def columns_of(header: Sequence[str]) -> tuple[str, ...]:
@@ -212,11 +213,13 @@ LAYOUTS = (
         columns=("prompt", *published.NUMBERED, *published.VOTES),
         read=published.voted_pair,
         images=published.NUMBERED,
+        has_votes=True,
     ),
     Layout(
         name="Rapidata with shares of votes",
         columns=("prompt", *published.NUMBERED),
         read=published.shared_pair,
         images=published.NUMBERED,
+        has_votes=True,
     ),
 )

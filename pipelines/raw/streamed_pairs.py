@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
+
+import pyarrow as pa
 
 from infra.base import files, tables
 from infra.base.errors import UserError
 from pipelines.raw import webdataset
 from pipelines.raw.columns import is_image, refuse_class_labels
 from pipelines.raw.comparisons import Comparison, image_name, image_path, in_hidden_slots
-from pipelines.raw.layouts import IMAGE, IMAGES, NUMBERS, OWN, WITH_IMAGES, Layout, layout_of, read_row
+from pipelines.raw.layouts import IMAGE, IMAGES, NUMBERS, OWN, VOTES, WITH_IMAGES, Layout, layout_of, read_row
 from pipelines.raw.pairs import hash64
 from pipelines.raw.published_layouts import CHOSEN
+from pipelines.raw.raw_table import FOOTERS_AT_ONCE
 from pipelines.raw.table_places import Table
 
 SHOWN = 40  # characters of a value in a refusal
@@ -61,16 +65,32 @@ def parquet_layout(table: Table) -> Layout | None:
             f"--table {table.paths[0]}: has the columns {', '.join(names)}, which are those of no known layout; "
             "docs/public-sets.md lists the known ones"
         )
-    for path in table.paths:
-        refuse_class_labels(f"--table {path}", tables.schema_of(path), NUMBERS)
+    schemas = _schemas_with_numbers(table.paths, schema, layout)
     if IMAGE in layout.columns and is_image(schema.field(IMAGE).type):
         raise UserError(
             f"--table {table.paths[0]}: its column {IMAGE} holds the images; write them as files and their paths into "
             f"the column, or write pairs with {', '.join(WITH_IMAGES.columns)}"
         )
     if layout in OWN and all(is_image(schema.field(name).type) for name in IMAGES):
-        return replace(WITH_IMAGES, columns=layout.columns)
+        has_votes = any(not set(VOTES).isdisjoint(one.names) for one in schemas)
+        return replace(WITH_IMAGES, columns=layout.columns, has_votes=has_votes)
     return layout if layout.images is not None else None
+
+
+def _schemas_with_numbers(paths: list[str], first: pa.Schema, layout: Layout) -> list[pa.Schema]:
+    """Return all files' columns where the layout reads plain numbers, and refuse ClassLabels among these.
+
+    Of another layout no further footer is read: on the Hub each is a request or more.
+    """
+    read = {*layout.columns, *(("label_0", *VOTES) if layout in OWN else ())}
+    numbers = [name for name in NUMBERS if name in read]
+    if not numbers:
+        return []
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        schemas = [first, *pool.map(tables.schema_of, paths[1:])]
+    for path, schema in zip(paths, schemas, strict=True):
+        refuse_class_labels(f"--table {path}", schema, numbers)
+    return schemas
 
 
 def rows_of(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
