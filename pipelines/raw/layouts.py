@@ -135,6 +135,9 @@ def _own_votes(row: Row, place: str) -> tuple[float, float] | None:
     given = [row.get(name) for name in VOTES]
     if all(value in (None, "") for value in given):
         return None
+    missing = [name for name in VOTES if name not in row]
+    if missing:
+        raise UserError(f"{place}: no column {missing[0]}; votes need {' and '.join(VOTES)}, one for each image")
     return published.votes_of(
         [number(value, name, place) for name, value in zip(VOTES, given, strict=True)], " and ".join(VOTES), place
     )

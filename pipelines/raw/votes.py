@@ -8,7 +8,7 @@ from pipelines.raw.comparisons import Comparison
 def probability_0(one: Comparison) -> float:
     """Return P(slot 0 preferred): the share of votes for slot 0.
 
-    It is the label itself, 0, 0.5 or 1, where there are no votes, or where most of them are against the label.
+    It is the label itself, 0, 0.5 or 1, where there are no votes, or where they are against the label.
     """
     if one.votes is None or _is_against(one):
         return one.label_0
@@ -16,8 +16,10 @@ def probability_0(one: Comparison) -> float:
 
 
 def _is_against(one: Comparison) -> bool:
+    """Say whether most votes are for the loser, or for one image of a tie."""
     assert one.votes is not None
-    return (one.votes[0] - one.votes[1]) * (one.label_0 - 0.5) < 0
+    difference = one.votes[0] - one.votes[1]
+    return difference * (one.label_0 - 0.5) < 0 or (one.label_0 == 0.5 and difference != 0)
 
 
 class Votes:
@@ -35,10 +37,10 @@ class Votes:
         if one.votes is None:
             return
         self.pairs += 1
-        if one.label_0 == 0.5:
-            self.ties += 1
-        elif _is_against(one):
+        if _is_against(one):
             self.against += 1
+        elif one.label_0 == 0.5:
+            self.ties += 1
         else:
             self.agreed += 1
             self.share += max(one.votes) / sum(one.votes)

@@ -94,6 +94,27 @@ def test_votes_in_an_own_table_make_the_label_and_a_soft_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("label_0", "given", "soft", "told"),
+    [
+        (0.5, (3, 1), 0.5, "in 1 of them most votes are against the set's own label, which then stands alone"),
+        (0.5, (0, 2), 0.5, "in 1 of them most votes are against the set's own label, which then stands alone"),
+        (0.5, (2, 2), 0.5, "1 of them have as many for either image and are ties"),
+        (1.0, (2, 2), 0.5, "on average 50.0% of a pair's votes are for the winner"),
+    ],
+)
+def test_votes_for_one_image_of_a_tie_are_against_the_label(
+    label_0: float, given: tuple[float, float], soft: float, told: str
+) -> None:
+    one = Comparison(place="", caption="a", names=("x", "y"), label_0=label_0, votes=given)
+    counted = votes.Votes()
+    counted.add(one)
+    assert probability_0(one) == soft
+    assert counted.sentence() == (
+        f"1 pairs have votes of several people; {told}. The shares are soft labels: train on them with --objective soft"
+    )
+
+
+@pytest.mark.parametrize(
     ("preference", "better"), [([1, 0], ("a", "x", "y")), ([0, 1], ("a", "y", "x")), ([1, 1], ("a", "=", "x y"))]
 )
 def test_either_image_of_hpdv2_may_be_preferred(preference: list[int], better: tuple[str, str, str]) -> None:
@@ -186,6 +207,13 @@ def test_the_slot_does_not_tell_the_label() -> None:
         ([{"prompt": "a", "image1": "x", "image2": "y"}], "line 2: has no votes; Rapidata's sets have votes_image1"),
         ([VOTED | {"votes_0": "0", "votes_1": "0"}], "line 2: has neither a label_0 nor a vote; take the row out"),
         ([VOTED | {"votes_0": "2", "votes_1": ""}], "line 2: votes_1 is empty; write a number, or take the row"),
+        *(
+            (
+                [VOTED | {"label_0": "1", there: "2"}],
+                f"line 2: no column {lacking}; votes need votes_0 and votes_1, one for each image",
+            )
+            for there, lacking in (("votes_0", "votes_1"), ("votes_1", "votes_0"))
+        ),
         ([VOTED | {"votes_0": "2", "votes_1": "-1"}], "line 2: votes_0 and votes_1 is .*; votes are not below 0"),
         ([{"prompt": "a", "image_path": ["x"], "rank": [1, 2]}], "line 2: image_path and rank are not two lists"),
     ],
