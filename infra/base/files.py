@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ S3 = "s3://"
 HUB = "hf://"
 WORK = ".work"  # in a folder of this software: progress and intermediate files of an unfinished job
 IN_WORK = re.compile(rf"/{re.escape(WORK)}(-\w+)?(/|$)")
+KINDS = (pafs.FileType.File, pafs.FileType.Directory)
 BLOCK = 1 << 22  # bytes read at once
 NO_SECRETS = "a URL is host and path alone, s3:// bucket and folder alone; keys and options come from the environment"
 PACKAGED = ("infra/world/", "infra/benchmarks/shapes/")  # data that is installed with the code
@@ -167,13 +169,20 @@ def size(path: str) -> int:
     return int(about.size)
 
 
-def _below(folder: str) -> list[pafs.FileInfo]:
+def _entries(folder: str, recursive: bool) -> list[pafs.FileInfo]:
     filesystem, inner = open_filesystem(folder)
     try:
-        entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+        return filesystem.get_file_info(pafs.FileSelector(inner, recursive=recursive, allow_not_found=True))
     except OSError as error:
         raise UserError(f"{folder}: cannot be reached ({disk_errors.reason(error)})") from error
-    return [entry for entry in entries if entry.type == pafs.FileType.File]
+
+
+def _below(folder: str) -> list[pafs.FileInfo]:
+    return [entry for entry in _entries(folder, recursive=True) if entry.type == pafs.FileType.File]
+
+
+def _scheme(path: str) -> str:
+    return next((scheme for scheme in (S3, HUB) if path.startswith(scheme)), "")
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
@@ -182,8 +191,21 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     Raises:
         UserError: if that cannot be found out.
     """
-    scheme = next((scheme for scheme in (S3, HUB) if folder.startswith(scheme)), "")
-    return sorted(scheme + entry.path for entry in _below(folder) if entry.path.endswith(suffix))
+    return sorted(_scheme(folder) + entry.path for entry in _below(folder) if entry.path.endswith(suffix))
+
+
+def by_folder(folder: str) -> Iterator[list[str]]:
+    """Yield the files of a folder, then those of each folder below it, the nearest first: a reader may stop early.
+
+    Raises:
+        UserError: if a folder cannot be reached.
+    """
+    waiting = deque([folder])
+    while waiting:
+        entries = sorted(_entries(waiting.popleft(), recursive=False), key=lambda entry: entry.path)
+        paths = {kind: [_scheme(folder) + entry.path for entry in entries if entry.type == kind] for kind in KINDS}
+        waiting.extend(paths[pafs.FileType.Directory])
+        yield paths[pafs.FileType.File]
 
 
 def stamps(folder: str) -> list[tuple[str, int, int]]:

@@ -194,10 +194,11 @@ def list_tables(folder: str) -> list[str]:
 
     Names that begin with _ or . below the folder are of unfinished Spark jobs, of macOS, and of this software's work.
     """
-    return [path for path in files.list_files(folder, SUFFIX) if not _is_passed_over(path, folder)]
+    return [path for path in files.list_files(folder, SUFFIX) if not is_passed_over(path, folder)]
 
 
-def _is_passed_over(path: str, folder: str) -> bool:
+def is_passed_over(path: str, folder: str) -> bool:
+    """Say whether list_tables of a folder leaves out a path below it, or what lies there."""
     return any(part.startswith(("_", ".")) for part in path.removeprefix(folder).strip("/").split("/"))
 
 
@@ -208,7 +209,7 @@ def refuse_other_names(folder: str, where: str) -> None:
         UserError: beginning with where, which names the folder.
     """
     for path in files.list_files(folder):
-        if OTHER_NAME.fullmatch(path) and not path.endswith(SUFFIX) and not _is_passed_over(path, folder):
+        if OTHER_NAME.fullmatch(path) and not path.endswith(SUFFIX) and not is_passed_over(path, folder):
             raise UserError(
                 f"{where}: {path} does not end in {SUFFIX}, so its rows would be left out; rename it, or move it away"
             )

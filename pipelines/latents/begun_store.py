@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ from pipelines.latents.encode_config import EncodeConfig
 from pipelines.raw import contents, source
 
 THEIRS = (*source.IMAGES, *source.COMPARISONS, tables.SUFFIX, source.ARROW)  # ends of names, in any case
+MOST_FOLDERS = 100  # that are looked into: a bucket may hold any number
 
 
 def refuse_place(destination: str, given: str) -> None:
@@ -22,23 +25,42 @@ def refuse_place(destination: str, given: str) -> None:
         given: the source, as it was given.
 
     Raises:
-        UserError: naming the source, or the first file that is of no store.
+        UserError: naming the source, or a file that is of no store.
     """
+    if files.is_file(destination):
+        raise UserError(f"--store {destination}: is a file; give a folder")
     if any(files.exists(files.join(destination, name)) for name in (store.MANIFEST, store.WORK)):
         return
-    if f"{destination}/".startswith(f"{source.told_apart(given)}/"):
+    if _is_read_as_source(destination, source.told_apart(given)):
         raise UserError(
             f"--store {destination}: lies in --source {given}, so the store's files would be read as raw pairs, too; "
             "give a folder outside it"
         )
-    theirs = [path for path in files.list_files(destination) if path.lower().endswith(THEIRS)]
-    if theirs:
-        first = theirs[0].removeprefix(f"{destination}/")
-        others = f" and {len(theirs) - 1:,} more" if len(theirs) > 1 else ""
+    near = itertools.islice(files.by_folder(destination), MOST_FOLDERS)
+    theirs = next((path for paths in near for path in paths if path.lower().endswith(THEIRS)), None)
+    if theirs is not None:
         raise UserError(
-            f"--store {destination}: holds images or tables that are of no store ({first}{others}); give a folder of "
-            "the store's own"
+            f"--store {destination}: holds images or tables that are of no store (for example "
+            f"{theirs.removeprefix(f'{destination}/')}); give a folder of the store's own"
         )
+
+
+def _is_read_as_source(destination: str, where: str) -> bool:
+    """Say whether a reader of the source would find the store's files, by their names or by where links lead."""
+    is_on_disk = os.path.isabs(destination) and os.path.isabs(where)
+    spelled = [(destination, where)]
+    if is_on_disk and ".." in f"{destination}/{where}".split("/"):
+        spelled = []
+    if is_on_disk:
+        spelled.append((os.path.realpath(destination), os.path.realpath(where)))
+    return any(_is_listed(*names) for names in spelled)
+
+
+def _is_listed(path: str, folder: str) -> bool:
+    if not f"{path}/".startswith(f"{folder}/"):
+        return False
+    is_replacement = f"{path}/".startswith(f"{folder}/{source.REPLACEMENT}/")  # whose files take the others' place
+    return is_replacement or not tables.is_passed_over(path, folder)
 
 
 def with_source_as_begun(config: EncodeConfig, before: Mapping[str, Any], noted: contents.Noted) -> EncodeConfig:

@@ -20,7 +20,7 @@ from support.stores import SCRIPT, refusal
 from infra.base import cli
 from infra.base.errors import UserError
 from infra.base.files import ROOT
-from pipelines.latents import autoencoders, begun_store, encoders, schemas, store
+from pipelines.latents import autoencoders, encoders, schemas, store
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from pipelines.raw.decode import decode_image
@@ -114,36 +114,6 @@ def test_a_rerun_of_a_finished_store_does_nothing(
 def test_bad_flags_are_refused_in_one_sentence(flags: list[str], told: str, raw_pairs: Path, tmp_path: Path) -> None:
     source = [] if "--source" in flags else ["--source", str(raw_pairs)]
     assert told in refusal(*source, *flags, "--store", str(tmp_path / "s"))
-
-
-@pytest.mark.parametrize(
-    ("written", "more"),
-    [(["0001.PNG", "more/2.jpg"], " and 1 more"), (["pairs.csv"], ""), (["pairs/0.parquet"], "")],
-    ids=["images", "a table", "Parquet"],
-)
-def test_a_store_is_not_begun_among_other_people_s_files(
-    written: list[str], more: str, raw_pairs: Path, tmp_path: Path
-) -> None:
-    for name in written:
-        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "theirs" / name).write_bytes(b"")
-    told = refusal("--source", str(raw_pairs), "--store", str(tmp_path / "theirs"))
-    if written[0].startswith("pairs/"):  # what is left of a store is told as that
-        assert "has pairs, but neither manifest.json nor a record of progress" in told
-    else:
-        assert f"theirs: holds images or tables that are of no store ({written[0]}{more}); give a folder of" in told
-    assert sorted(path.name for path in (tmp_path / "theirs").rglob("*.*")) == sorted(Path(n).name for n in written)
-
-
-def test_a_store_in_the_folder_of_its_source_is_refused(raw_pairs: Path, tmp_path: Path) -> None:
-    """The next command would read the store's files as raw pairs; a folder whose name only begins alike is another."""
-    raw = shutil.copytree(raw_pairs, tmp_path / "raw")
-    for place in (raw, raw / "store"):
-        assert f"--store {place}: lies in --source {raw}, so" in refusal("--source", str(raw), "--store", str(place))
-    begun_store.refuse_place(str(tmp_path / "raw-store"), str(raw))
-    (tmp_path / "notes" / "README.md").parent.mkdir()
-    (tmp_path / "notes" / "README.md").write_text("mine")  # a note, or a log, does not look like data
-    begun_store.refuse_place(str(tmp_path / "notes"), str(raw))
 
 
 @pytest.mark.slow
