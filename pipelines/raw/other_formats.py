@@ -18,6 +18,7 @@ TABLES = {
     b"PARE": "encrypted Parquet",
     b"ORC": "ORC",
     b"ARROW1": "Arrow",
+    b"\xff\xff\xff\xff": "an Arrow stream",  # as datasets writes, for example into its cache
     b"FEA1": "Feather",
     b"Obj\x01": "Avro",
     b"PK\x03\x04": "a zip archive or spreadsheet",
@@ -35,7 +36,7 @@ def how_to_rewrite(path: str) -> str:
     kind = next((kind for mark, kind in TABLES.items() if begin.startswith(mark)), "")
     if kind == "Parquet":
         return f"it holds Parquet under another name: rename it to {os.path.splitext(path)[0]}{tables.SUFFIX}"
-    return f"it holds {kind}; write its table as Parquet, for example with DuckDB or pandas" if kind else ""
+    return f"it holds {kind}; write its table as Parquet, for example with pyarrow, DuckDB or pandas" if kind else ""
 
 
 def refuse_no_images(paths: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ from pipelines.raw.table_files import unpacked_name
 DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")  # of the Hub: name, owner/name, name:config
 COMPARISONS = (".csv", ".tsv", ".jsonl", ".ndjson")  # ends of tables that import_pairs.py reads
 ARROW = ".arrow"
-SAVED_SPLITS = "dataset_dict.json"  # of a folder where save_to_disk wrote several splits
+SAVED = ("dataset_info.json", "state.json")  # both are in a folder where datasets' save_to_disk wrote one split
+SAVED_SPLITS = "dataset_dict.json"  # of a folder where it wrote several, each into a folder of its own
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 # Table formats: where their log lies in their folder, and how its files' names end.
 LOGS = {
@@ -47,7 +48,7 @@ def parquet_files(source: str, split: str, flag: str = "--source") -> list[str]:
         raise UserError(f"{flag} {source}: {path} does not exist")
     if files.is_file(path):
         is_table = unpacked_name(path).endswith(COMPARISONS)
-        how = _how_to_import(path, os.path.dirname(path)) if is_table else other_formats.how_to_rewrite(path)
+        how = _how_to_import(path, os.path.dirname(path)) if is_table else how_to_rewrite(path, split)
         how = how or _how_to_import(path, os.path.dirname(path))
         raise UserError(f"{flag} {source}: is no {tables.SUFFIX} file; {how}")
     _refuse_dead_links(path, flag, source)
@@ -72,12 +73,13 @@ def how_to_export(folder: str, split: str) -> str | None:
     Args:
         split: which part to export, where several were saved together.
     """
-    if not files.list_files(folder, ARROW):
-        return None
     several = files.join(folder, SAVED_SPLITS)
     chosen = ""
     written = f"{folder.rstrip('/')}.parquet"
-    if files.is_file(several):
+    is_one = all(files.is_file(files.join(folder, name)) for name in SAVED)
+    if not is_one and not files.is_file(several):
+        return None
+    if not is_one:
         splits = records.read_record(several, ("splits",))["splits"]
         if split not in splits:
             return f".arrow of the splits {', '.join(map(str, splits))}; choose one of them with --split"
@@ -87,6 +89,12 @@ def how_to_export(folder: str, split: str) -> str | None:
         ".arrow, as datasets' save_to_disk writes; export it once and give that file: "
         f'python -c "import datasets; datasets.load_from_disk({folder!r}){chosen}.to_parquet({written!r})"'
     )
+
+
+def how_to_rewrite(path: str, split: str) -> str:
+    """Say how a file in another format becomes Parquet, with its folder where save_to_disk wrote it."""
+    export = how_to_export(os.path.dirname(path), split) if path.endswith(ARROW) else None
+    return f"it is {export}" if export else other_formats.how_to_rewrite(path)
 
 
 def _what_it_holds(folder: str, split: str) -> str:

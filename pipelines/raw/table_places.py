@@ -49,10 +49,8 @@ def find(given: str, split: str) -> Table:
     path = files.resolve(given).rstrip("/")
     if files.is_file(path):
         if path.endswith(source.ARROW):
-            raise UserError(
-                f"{FLAG} {path}: is a part of what datasets' save_to_disk wrote; give its folder, and the command that "
-                "exports it is named"
-            )
+            how = source.how_to_rewrite(path, split) or f"give one that ends in {', '.join(KNOWN_ENDS)}"
+            raise UserError(f"{FLAG} {path}: is no table that is read; {how}")
         return Table(_kind(path), [path], path.rpartition("/")[0])
     if not files.exists(path):
         raise UserError(f"{FLAG} {path}: no such file; give the path of a table, which counts from where you stand")

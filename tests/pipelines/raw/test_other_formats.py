@@ -84,6 +84,7 @@ def test_files_of_parquet_under_other_names_are_not_left_out(tmp_path: Path, nam
     [
         (b"PAR1....", r"it holds Parquet under another name: rename it to .*/pairs\.parquet$"),
         (b"ARROW1\0\0", "it holds Arrow; write its table as Parquet"),
+        (b"\xff\xff\xff\xff\xf8", "it holds an Arrow stream; write its table as Parquet"),
         (b"ORC....", "it holds ORC; write"),
         (b"Obj\x01...", "it holds Avro; write"),
         (b"SQLite format 3", "it holds SQLite; write"),

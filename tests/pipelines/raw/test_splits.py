@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 from support.material import rendered_pairs, write_pairs
 
@@ -62,9 +63,13 @@ def test_a_table_whose_log_says_which_files_count_is_refused(folder: Path, log: 
 
 
 def test_a_folder_of_save_to_disk_is_refused_with_the_command_that_exports_it(tmp_path: Path) -> None:
-    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"")
+    datasets.Dataset.from_dict({"caption": ["a"]}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(UserError, match=r"holds no \.parquet file, but \.arrow, as .*load_from_disk\('"):
-        source.parquet_files(str(tmp_path), "train")
+        source.parquet_files(str(tmp_path / "saved"), "train")
+    with pytest.raises(
+        UserError, match=r"\.arrow: is no \.parquet file; it is \.arrow, as .*load_from_disk\('\S+/saved'"
+    ):
+        source.parquet_files(str(tmp_path / "saved" / "data-00000-of-00001.arrow"), "train")
 
 
 @pytest.mark.parametrize("split", SHARDS)
