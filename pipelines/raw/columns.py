@@ -75,8 +75,9 @@ def check_schema(path: str, schema: pa.Schema) -> None:
 
 
 def refuse_class_labels(path: str, schema: pa.Schema, names: Sequence[str]) -> None:
-    """Refuse numbers that are datasets' ClassLabel: what is stored is a place in a list of names, for example of label
-    0 in ["image_0", "image_1"], and not the number.
+    """Refuse columns that are datasets' ClassLabel, whose stored numbers are places in a list of names.
+
+    With the names ["image_0", "image_1"] a stored 0 means image_0, where a label_0 of 0 means image_1.
 
     Raises:
         UserError: naming the file and the column.

@@ -196,7 +196,7 @@ def _check_group(own: Sequence[RankedImage]) -> None:
             )
         if image.name in names:
             raise UserError(
-                f"{image.place}: the image {image.name} stands twice in its group; where several people judged it, "
+                f"{image.place}: the image {image.name} stands twice in its group; where several people rated it, "
                 "give each person's rows of a caption a group of their own, in the column group"
             )
         names.add(image.name)

@@ -109,18 +109,18 @@ def read_row(layout: Layout, row: Any, place: str) -> Iterable[Comparison | Rank
 
 
 def _own_pair(row: Row, place: str) -> Iterator[Comparison]:
-    label_0, votes = _own_judgement(row, place)
+    label_0, votes = _label_and_votes(row, place)
     caption = caption_of(row["caption"], place)
     names = (image_name(row["image_0"], "image_0", place), image_name(row["image_1"], "image_1", place))
     yield Comparison(place=place, caption=caption, names=names, label_0=label_0, votes=votes)
 
 
 def _own_pair_with_images(row: Row, place: str) -> Iterator[Comparison]:
-    label_0, votes = _own_judgement(row, place)
+    label_0, votes = _label_and_votes(row, place)
     yield Comparison(place=place, caption=caption_of(row["caption"], place), names=IMAGES, label_0=label_0, votes=votes)
 
 
-def _own_judgement(row: Row, place: str) -> tuple[float, tuple[float, float] | None]:
+def _label_and_votes(row: Row, place: str) -> tuple[float, tuple[float, float] | None]:
     """Read a label_0, which is the row's own or what most votes are for, and the votes where there are some."""
     votes = _own_votes(row, place)
     if row.get("label_0") not in (None, "") or VOTES[0] not in row:

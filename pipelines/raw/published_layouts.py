@@ -25,7 +25,7 @@ CHOSEN = ("chosen", "rejected")
 NUMBERED = ("image1", "image2")
 VOTES = ("votes_image1", "votes_image2")
 SHARES = "weighted_results_image1_"  # begins a column's name, which ends in what people were asked for
-PREFERENCE = "preference"  # the criterion that is taken where people judged by several
+PREFERENCE = "preference"  # the criterion that is taken where people rated by several
 
 
 def hpdv2_pair(column: str) -> Callable[[Row, str], Iterator[Comparison]]:
@@ -127,14 +127,14 @@ def shared_pair(row: Row, place: str) -> Iterator[Comparison]:
     """Read a pair of Rapidata's with shares of votes, weighted by how reliable its people were.
 
     Raises:
-        UserError: if there are no votes, or people judged by several criteria and none of them is the preference.
+        UserError: if there are no votes, or people rated by several criteria and none of them is the preference.
     """
     asked = [name.removeprefix(SHARES) for name in row if name.startswith(SHARES)]
     if not asked:
         raise UserError(f"{place}: has no votes; Rapidata's sets have {' and '.join(VOTES)}, or {SHARES}{PREFERENCE}")
     if PREFERENCE not in asked and len(asked) != 1:
         raise UserError(
-            f"{place}: people judged by {', '.join(asked)}, and {PREFERENCE} is not among them; keep the columns of one"
+            f"{place}: people rated by {', '.join(asked)}, and {PREFERENCE} is not among them; keep the columns of one"
         )
     criterion = PREFERENCE if PREFERENCE in asked else asked[0]
     columns = [f"weighted_results_image{slot}_{criterion}" for slot in (1, 2)]

@@ -180,7 +180,7 @@ def test_the_slot_does_not_tell_the_label() -> None:
         ([{"caption": "a", "image": "x", "rank": 1}], "no group has two images"),
         (
             [{"caption": "a", "image": "x", "rank": 1}, {"caption": "a", "image": "x", "rank": 2}],
-            "line 3: the image x stands twice in its group; where several people judged it, give each person's rows",
+            "line 3: the image x stands twice in its group; where several people rated it, give each person's rows",
         ),
         (
             [{"caption": c, "image": c, "rank": 1, "group": "g"} for c in "ab"],

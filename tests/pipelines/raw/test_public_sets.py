@@ -155,7 +155,7 @@ def test_rapidata_s_votes_and_shares(tmp_path: Path, capsys: pytest.CaptureFixtu
     rapidata(path, **shares, **{f"weighted_results_{slot}_preference": share for slot, share in preferred.items()})
     assert better(imported(tmp_path)) == wanted
     rapidata(path, **shares, **{name.replace("alignment", "style"): share for name, share in shares.items()})
-    with pytest.raises(UserError, match=r"row 1: people judged by alignment, style, and preference is not among them"):
+    with pytest.raises(UserError, match=r"row 1: people rated by alignment, style, and preference is not among them"):
         imported(tmp_path)
 
 
