@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from pipelines.latents import begun_store, buckets, kinds, label_files, repair, 
 from pipelines.latents.encode_config import (
     EncodeConfig,
     check_numbers,
-    refuse_other_settings,
     store_identity,
 )
 from pipelines.latents.safety import make_filter
@@ -44,14 +44,8 @@ def main(config: EncodeConfig) -> None:
 
 def _encode(config: EncodeConfig, destination: str) -> None:
     """Finish a store, or say that it is finished."""
-    if files.exists(files.join(destination, store.MANIFEST)):
-        if not _to_repair(config, destination):
-            return
-    elif not files.exists(files.join(destination, store.WORK)) and store.holds_pairs(destination):
-        raise UserError(
-            f"{destination}: has pairs, but neither manifest.json nor a record of progress; "
-            "restore manifest.json from a copy, or give another --store"
-        )
+    if files.exists(files.join(destination, store.MANIFEST)) and not _to_repair(config, destination):
+        return
     plan = make_plan(config, destination)
     from pipelines.latents import look  # which loads torch
 
@@ -116,8 +110,8 @@ def _pass(plan: Plan) -> resumable.Pass[tuple[store.Manifest, str | None]]:
         store.publish(plan.destination, encoded[0])
 
     def refuse_others(noted: Mapping[str, Any]) -> None:
-        spelled = begun_store.with_source_as_begun(plan.config, noted, plan.source_files)
-        refuse_other_settings(plan.destination, noted, spelled, plan.filter, plan.fingerprints)
+        before = replace(begun_store.begun(plan.destination), settings=noted)
+        begun_store.refuse_other_settings(before, plan.config, plan.filter, plan.fingerprints)
 
     return resumable.Pass(
         work=plan.work(),
@@ -142,22 +136,19 @@ def _cluster_only(config: EncodeConfig) -> str | None:
 def _to_repair(config: EncodeConfig, destination: str) -> bool:
     """Say whether a finished store was reopened, to have its lost rows computed again; else it needs nothing."""
     finished = store.read_manifest(destination)
-    before = {**finished.config, **finished.safety}
-    spelled = begun_store.with_source_as_begun(config, before, finished.source_files)
-    refuse_other_settings(destination, before, spelled, make_filter(config.safety))
+    before = begun_store.begun_of(destination, finished)
+    begun_store.refuse_other_settings(before, config, make_filter(config.safety))
     wrong = repair.damaged(destination, finished) if config.repair else {}
     if wrong:
         plan = make_plan(config, destination)  # what it would refuse is refused while the store is whole
-        with_fingerprints = before | {"fingerprints": dict(finished.fingerprints)}
-        refuse_other_settings(destination, with_fingerprints, spelled, plan.filter, plan.fingerprints)
-        _refuse_changed_source(config, destination, finished.source_files, plan.source_files)
+        begun_store.refuse_other_settings(before, config, plan.filter, plan.fingerprints)
         named_files.refuse(named_files.unknown(destination, finished.files))
         named_files.refuse(named_files.unknown(files.join(destination, repair.HUMAN), label_files.LABELS_FILES))
         with one_writer.writer_lock(destination):
             rows = repair.reopen(destination, finished, wrong)
         print(f"{destination}: {repair.describe(wrong)}; {rows:,} rows are computed again", flush=True)
         return True
-    _refuse_finished_from_another(config, destination, finished)
+    _refuse_finished_from_another(config, before)
     store.verify(destination, finished)
     print(f"{destination}: already finished, nothing to do\n{table(finished)}", flush=True)
     return False
@@ -174,9 +165,7 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     sources = source.parquet_files(config.source, config.split)
     dataset = raw_table.open_source(sources)
     source_files = contents.contents_of(config.source, sources)
-    noted = files.join(destination, store.WORK, store.SOURCE)
-    if files.exists(noted):
-        _refuse_changed_source(config, destination, files.read_json(noted), source_files)
+    begun_store.refuse_changed_source(begun_store.begun(destination), config, source_files)
     seen = repeats.Seen()
     labels = label_values.LabelValues()
     other_formats.refuse_no_images(sources)
@@ -227,20 +216,15 @@ def make_plan(config: EncodeConfig, destination: str) -> Plan:
     )
 
 
-def _refuse_changed_source(config: EncodeConfig, destination: str, before: contents.Noted, now: contents.Noted) -> None:
-    place = f"--source {config.source}, from which {destination} was begun"
-    contents.refuse_changed(before, now, place, f"{contents.REMEDY} --store")
-
-
-def _refuse_finished_from_another(config: EncodeConfig, destination: str, finished: store.Manifest) -> None:
+def _refuse_finished_from_another(config: EncodeConfig, before: begun_store.Begun) -> None:
     """Refuse to call a store finished whose source holds something else by now; one whose source is gone is."""
-    if not finished.source_files:
+    if not before.source_files:
         return
     try:
         now = contents.contents_of(config.source, source.parquet_files(config.source, config.split))
     except (UserError, OSError):  # a finished store does not need its source any more
         return
-    _refuse_changed_source(config, destination, finished.source_files, now)
+    begun_store.refuse_changed_source(before, config, now)
 
 
 def _fingerprints(folder: Path, frozen: Sequence[str], destination: str) -> dict[str, str]:

@@ -16,9 +16,9 @@ import numpy as np
 
 from infra.base import dry_run, files, kept_counts, models
 from infra.base.dry_run import DryRunConfig, Row
-from pipelines.latents import begun_store, kinds, planned, safety, schemas, stated, store
-from pipelines.latents.encode_config import EncodeConfig, StoreDtype, check_numbers, refuse_other_settings
-from pipelines.raw import pairs
+from pipelines.latents import begun_store, kinds, planned, safety, schemas, stated
+from pipelines.latents.encode_config import EncodeConfig, StoreDtype, check_numbers
+from pipelines.raw import contents, pairs
 from pipelines.raw.group_source import count_images
 from pipelines.raw.raw_table import RawTable, open_source
 from pipelines.raw.source import parquet_files
@@ -192,24 +192,6 @@ def plan_rows(
     ]
 
 
-def _refuse_others(config: EncodeConfig, destination: str, chosen: safety.Filter) -> None:
-    """Refuse settings, or a source, that a store was not begun with."""
-    finished = files.join(destination, store.MANIFEST)
-    unfinished = files.join(destination, store.WORK, "config.json")
-    source_files = files.join(destination, store.WORK, store.SOURCE)
-    if files.exists(finished):
-        saved = files.read_json(finished)
-        before = saved["config"] | saved.get("safety", {})
-        noted = saved.get("source_files", {})
-    elif files.exists(unfinished):
-        before = files.read_json(unfinished)
-        noted = files.read_json(source_files) if files.exists(source_files) else {}
-    else:
-        return
-    spelled = begun_store.with_source_as_begun(config, before, noted)
-    refuse_other_settings(destination, before, spelled, chosen)
-
-
 def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
     """Print what an encoding would take, from the source's labels and captions and the models' settings.
 
@@ -217,14 +199,18 @@ def print_plan(config: EncodeConfig, asked: DryRunConfig) -> SourceRows:
         What the source holds.
 
     Raises:
-        UserError: if the settings do not fit, or the store was begun with others.
+        UserError: if the settings do not fit, or the store was begun with others or from another source.
     """
     check_numbers(config)
     destination = files.resolve(config.store)
     begun_store.refuse_place(destination, config.source)
     chosen = safety.make_filter(config.safety)
-    _refuse_others(config, destination, chosen)
-    dataset = open_source(parquet_files(config.source, config.split))
+    before = begun_store.begun(destination)
+    begun_store.refuse_other_settings(before, config, chosen)
+    sources = parquet_files(config.source, config.split)
+    dataset = open_source(sources)
+    if before.source_files:
+        begun_store.refuse_changed_source(before, config, contents.contents_of(config.source, sources))
     folder = planned.settings_folder(models.Model(config.model, config.revision))
     stated.refuse(folder)  # also where the count is kept, which knows no weight files
     shapes = planned.shapes_of(folder, config.resolution, config.max_tokens, config.buckets)

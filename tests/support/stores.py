@@ -18,18 +18,19 @@ from infra.faults import chaos
 from pipelines.latents import addresses, schemas, store
 from pipelines.latents.encode_config import PRESETS, EncodeConfig
 from pipelines.latents.encode_latents import main
+from pipelines.latents.encode_plan import print_plan
 
 SCRIPT = "pipelines/encode_latents.py"
 
 
 def refusal(*flags: str) -> str:
-    """Run the encoder's command line in this process, and return the one sentence it ends with.
+    """Run the encoder's command line in this process, or its dry run, and return the one sentence it ends with.
 
     What it says of repeated rows of the source, before the refusal, is left out.
     """
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as stopped:
-        cli.run(main, EncodeConfig, PRESETS, list(flags))
+        cli.run(main, EncodeConfig, PRESETS, list(flags), plan=print_plan)
     assert stopped.value.code == 2
     *before, sentence = errors.getvalue().splitlines()
     assert sentence.startswith("error: ")

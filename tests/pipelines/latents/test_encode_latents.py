@@ -134,12 +134,20 @@ def test_duplicate_pairs_and_missing_columns_are_refused(tmp_path: Path) -> None
     assert "no column caption" in told
 
 
-def test_an_unfinished_store_goes_on_only_with_its_own_settings(tmp_path: Path, raw_pairs: Path) -> None:
+@pytest.mark.parametrize(
+    ("begun", "told"),
+    [
+        ({"posterior": "mean"}, "posterior was 'mean', now 'sample'"),
+        ({"source": "/theirs"}, "source was '/theirs', now '"),  # by a version that noted no contents
+    ],
+)
+def test_an_unfinished_store_goes_on_only_with_its_own_settings(
+    begun: dict[str, str], told: str, tmp_path: Path, raw_pairs: Path
+) -> None:
     work = tmp_path / "s" / store.WORK
     work.mkdir(parents=True)
-    (work / "config.json").write_text(json.dumps(asdict(EncodeConfig(source=str(raw_pairs), posterior="mean"))))
-    told = refusal("--source", str(raw_pairs), "--store", str(tmp_path / "s"))
-    assert "posterior was 'mean', now 'sample'" in told
+    (work / "config.json").write_text(json.dumps(asdict(EncodeConfig(source=str(raw_pairs))) | begun))
+    assert told in refusal("--source", str(raw_pairs), "--store", str(tmp_path / "s"))
 
 
 def test_a_source_that_was_moved_or_is_spelled_otherwise_is_the_same(
@@ -150,6 +158,6 @@ def test_a_source_that_was_moved_or_is_spelled_otherwise_is_the_same(
     for place in (f"{raw_pairs}/", str(moved)):
         main(replace(config, source=place))
         assert "already finished" in capsys.readouterr().out
-    next(moved.glob("*.parquet")).unlink()
+    write_pairs(moved, rendered_pairs(1, seed=3))  # in place of the first file of seven
     with pytest.raises(UserError, match=rf"source was '{raw_pairs}', now '{moved}'"):
         main(replace(config, source=str(moved)))

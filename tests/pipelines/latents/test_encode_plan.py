@@ -6,19 +6,23 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.material import MODEL, rendered_pairs, write_pairs
 from support.single_files import original_tensors, write_single
+from support.stores import refusal
 
-from infra.base import cli, counting, dry_run
+from infra.base import cli, counting, dry_run, files
 from infra.base.dry_run import DryRunConfig
-from pipelines.latents import encode_config, encode_counts, encode_plan, kinds
+from pipelines.latents import encode_config, encode_counts, encode_plan, kinds, safety
 from pipelines.latents.encode_config import EncodeConfig
 from pipelines.latents.encode_latents import main
 from pipelines.latents.encode_plan import Networks, SourceRows, Stored, print_plan
-from pipelines.raw import raw_table, source
+from pipelines.raw import contents, raw_table, source
+
+PAIRS = "pairs-00000.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,57 @@ def test_its_refusals_are_the_encoder_s(folder: Path, capsys: pytest.CaptureFixt
         assert told in capsys.readouterr().err
 
 
+def noted_of(raw: Path, **others: str) -> dict[str, dict[str, Any]]:
+    """Return what an unfinished store notes of its settings and its source."""
+    settings = encode_config.store_identity(EncodeConfig(source=str(raw)), safety.Filter(None, None, {}))
+    return {"config.json": settings | others, "source.json": contents.contents_of(str(raw), [f"{raw}/{PAIRS}"])}
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ({"manifest.json": "{}"}, "manifest.json: another file's content, without schema_version"),
+        ({"manifest.json": "[]"}, "manifest.json: another file's content, without schema_version"),
+        ({"manifest.json": '{"schema_version": 1}'}, "manifest.json: not a whole manifest"),
+        ({".work/config.json": "[]"}, "config.json: another file's content"),
+        ({".work/source.json": "[]"}, "source.json: another file's content"),
+        ({"pairs/status=kept/a.parquet": ""}, "store: has pairs, but neither manifest.json nor a record of progress;"),
+        ({"a.parquet": ""}, "store: holds images or tables that are of no store"),
+    ],
+)
+def test_a_store_that_is_not_whole_is_refused_by_both(
+    written: dict[str, str], told: str, folder: Path, tmp_path: Path
+) -> None:
+    for name, text in written.items():
+        files.write_bytes(f"{tmp_path}/store/{name}", text.encode())
+    flags = ["--source", f"{folder}/raw", "--store", f"{tmp_path}/store"]
+    sentence = refusal(*flags)
+    assert told in sentence
+    assert refusal(*flags, "--dry-run") == sentence
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_source_that_changed_is_refused_by_both(
+    is_finished: bool, folder: Path, copied_store: Path, tmp_path: Path
+) -> None:
+    raw = shutil.copytree(folder / "raw", tmp_path / "raw")
+    noted = noted_of(raw)
+    if is_finished:
+        manifest = files.read_json(f"{copied_store}/manifest.json")
+        manifest["config"]["source"] = str(raw)
+        files.write_json(f"{copied_store}/manifest.json", manifest | {"source_files": noted["source.json"]})
+    else:
+        copied_store = tmp_path / "unfinished"
+        for name, value in noted.items():
+            files.write_json(f"{copied_store}/.work/{name}", value)
+    flags = ["--source", str(raw), "--store", str(copied_store)]
+    cli.run(main, EncodeConfig, encode_config.PRESETS, [*flags, "--dry-run"], plan=print_plan)
+    write_pairs(raw, rendered_pairs(17, seed=1))
+    sentence = refusal(*flags)
+    assert f"from which {copied_store} was begun: {PAIRS} has changed since" in sentence
+    assert refusal(*flags, "--dry-run") == sentence
+
+
 def test_a_source_that_was_moved_is_the_same_to_it(
     encoded_store: Path, raw_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +194,5 @@ def test_a_source_that_was_moved_is_the_same_to_it(
     flags = ["--source", str(moved), "--store", str(encoded_store), "--dry-run"]
     cli.run(main, EncodeConfig, encode_config.PRESETS, flags, plan=print_plan)
     assert capsys.readouterr().out.startswith("rows")
-    next(moved.glob("*.parquet")).unlink()
-    with pytest.raises(SystemExit):
-        cli.run(main, EncodeConfig, encode_config.PRESETS, flags, plan=print_plan)
-    assert f"source was '{raw_pairs}', now '{moved}'" in capsys.readouterr().err
+    write_pairs(moved, rendered_pairs(1, seed=3))  # in place of the first file of seven
+    assert f"source was '{raw_pairs}', now '{moved}'" in refusal(*flags)
