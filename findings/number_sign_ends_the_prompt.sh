@@ -18,7 +18,7 @@ import importlib.metadata
 
 from dynamicprompts.generators import CombinatorialPromptGenerator, RandomPromptGenerator
 
-prompts = ["a mug that says #1 dad", "C# book on a desk", "a cat // a dog", "a | b", "a price of $5", "50% grey"]
+prompts = ["a mug that says #1 dad", "C# book on a desk", "a cat // a dog", "a | b", "a price of $5", "50% grey", "a {red} star"]
 
 
 def drawn(prompt):
@@ -34,7 +34,7 @@ print(f"dynamicprompts {importlib.metadata.version('dynamicprompts')}")
 print("guess: the prompts as they are")
 for prompt, (random, combined) in found.items():
     print(f"seen:  {prompt!r} -> {random!r}, {combined!r}")
-wanted = ["a mug that says ", "C", "a cat // a dog", "a | b", "ParseException", "ParseException"]
+wanted = ["a mug that says ", "C", "a cat // a dog", "a | b", "ParseException", "ParseException", "a red star"]
 if [list(pair) for pair in found.values()] != [[text, text] for text in wanted]:
     raise SystemExit("the behaviour has changed")
 PYTHON

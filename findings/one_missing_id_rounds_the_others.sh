@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What happens: an identity function in Ray Data's map_batches gives the 60-bit ids of a batch as floats where one of them
 #   is null: ids that differ in their last digits become one number, as integers again by a later cast. Batches without
-#   a null keep theirs. A null caption becomes NaN.
+#   a null keep theirs.
 # Versions: ray 2.60.0, pyarrow 26.0.1, numpy 2.4.6.
 # Where: the default batch_format is "numpy", and `to_numpy` of ray/data/_internal/arrow_ops/transform_pyarrow.py leaves
 #   the type to pyarrow, which has no other place for a null.
@@ -36,14 +36,16 @@ def through(values, **options):
 
 whole, broken = through(ids[:2]), through(ids)
 others = {name: through(ids, batch_format=name) for name in ("pandas", "pyarrow")}
+mapped = [row["pair_id"] for row in
+          ray.data.from_arrow(pa.table({"pair_id": pa.array(ids, pa.int64())})).map(lambda row: row).take_all()]
 captions = ray.data.from_arrow(pa.table({"caption": ["a cat", None]})).map_batches(lambda batch: batch).take_all()
 ray.shutdown()
 print(f"ray {ray.__version__}; ids {ids}")
 print(f"guess: {ids}")
-print(f"seen:  {broken}; {whole} without the null; {others}")
+print(f"seen:  {broken}; {whole} without the null; {others}, {mapped} by map")
 print(f"       captions {[row['caption'] for row in captions]}")
 if whole != ids[:2] or broken[0] != broken[1] or not isinstance(broken[0], float):
     raise SystemExit("the behaviour has changed")
-if any(values != ids for values in others.values()):
+if mapped != ids or any(values != ids for values in others.values()):
     raise SystemExit("the behaviour has changed")
 PYTHON

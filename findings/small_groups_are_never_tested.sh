@@ -32,12 +32,24 @@ def tested(categories, rows, seed=None):
     return [row["place"] for row in test.take_all()]
 
 
+def refused():
+    """Tell whether shuffle=True beside stratify is refused."""
+    data = ray.data.from_items([{"category": row % 2} for row in range(20)])
+    try:
+        data.train_test_split(0.1, shuffle=True, stratify="category")
+    except ValueError:
+        return True
+    return False
+
+
+shuffle_refused = refused()
 of_eight, of_fifteen, again = tested(25, 8), tested(10, 15), tested(10, 15, seed=7)
 ray.shutdown()
 print(f"ray {ray.__version__}; a tenth, stratified")
 print("guess: 20 of 200 rows, and 15 of 150, at chance places")
 print(f"seen:  {len(of_eight)} of 200 in categories of 8; {len(of_fifteen)} of 150 in categories of 15, at places "
       f"{sorted(set(of_fifteen))}, and {sorted(set(again))} with a seed")
-if of_eight or sorted(of_fifteen) != [14] * 10 or sorted(again) != [14] * 10:
+print(f"       shuffle=True is refused: {shuffle_refused}")
+if not shuffle_refused or of_eight or sorted(of_fifteen) != [14] * 10 or sorted(again) != [14] * 10:
     raise SystemExit("the behaviour has changed")
 PYTHON
