@@ -3,8 +3,8 @@
 #   shape of RGBA. The first three, or Image.fromarray of all four, are another picture: a red of (200, 40, 40) comes as
 #   (55, 215, 215). Pillow, OpenCV and simplejpeg turn the same file into RGB, and libvips' thumbnail into yet another red,
 #   by a profile of inks of its own.
-# Versions: imageio 2.38.1, scikit-image 0.26.0, opencv-python-headless 5.0.0.93, pyvips-binary 8.18.7, simplejpeg 1.9.0,
-#   pillow 13.0.0, numpy 2.4.6.
+# Versions: imageio 2.38.1, scikit-image 0.26.0, opencv-python-headless 5.0.0.93, pyvips 3.2.0, pyvips-binary 8.18.7,
+#   simplejpeg 1.9.0, pillow 13.0.0, numpy 2.4.6.
 # Where: imageio's plugin for Pillow converts palettes and leaves other modes, and scikit-image reads by imageio.
 # Who meets it: pictures of magazines and stock among images from the web, scored or encoded beside RGB ones.
 # Guess that was wrong: all of them give the same RGB.
@@ -14,9 +14,9 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check imageio==2.38.1 scikit-image==0.26.0 \
-  opencv-python-headless==5.0.0.93 pyvips pyvips-binary==8.18.7 simplejpeg==1.9.0 pillow==13.0.0 numpy==2.4.6
+  opencv-python-headless==5.0.0.93 pyvips==3.2.0 pyvips-binary==8.18.7 simplejpeg==1.9.0 pillow==13.0.0 numpy==2.4.6
 cd "$folder"
-"$folder/venv/bin/python" - 2> warnings <<'PYTHON'
+"$folder/venv/bin/python" - 2> log <<'PYTHON' || { cat log; exit 1; }
 from pathlib import Path
 
 import cv2
