@@ -1,4 +1,4 @@
-"""The trainer's plan, which a dry run prints: steps, memory, arithmetic and cost.
+"""The trainer's plan, which a dry run prints: steps, memory, arithmetic and cost; planned_set.py has the set's part.
 
 It is made from the store's manifest and the network's settings; no weights are read. What network_count.py counts is
 kept, so that a plan of the same settings loads no network's libraries again.
@@ -11,7 +11,6 @@ adapters the backward pass is one F an image: gradients pass through the frozen 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,17 +19,11 @@ from typing import Any
 from infra.base import dry_run, files, kept_counts
 from infra.base.dry_run import DryRunConfig, Row
 from pipelines.drawing.prompts import read_prompts
-from pipelines.latents import encode_plan, planned, store
-from pipelines.latents.addresses import index_bytes
-from pipelines.latents.models_known import MODELS
-from training.data.direct import is_addressable
-from training.data.staging import staged_bytes
+from pipelines.latents import planned, store
 from training.method.draws import REWARD_DRAWS
-from training.method.order import steps_an_epoch, usable
-from training.run import encode_source
-from training.run.preflight import check_settings, fit_batch, fit_to, refuse_few
-from training.settings.config import DataConfig, TrainConfig
-from training.settings.flags import check_flags
+from training.method.order import steps_an_epoch
+from training.run import planned_set
+from training.settings.config import TrainConfig
 
 FLOAT32 = 4  # bytes
 CARDS = (24, 48, 80, 141)  # GB of memory of the usual cards: L4, L40S, H100, H200
@@ -88,49 +81,16 @@ def print_plan(config: TrainConfig, asked: DryRunConfig) -> None:
         UserError: if the settings do not fit each other or the store.
     """
     folder = planned.settings_folder(config.start)
-    path = files.resolve(config.data.store)
-    config = fit_batch(config)
-    is_finished = files.exists(files.join(path, store.MANIFEST))
-    is_there = path != files.resolve(DataConfig().store) or is_finished
-    if config.data.source is not None and not is_finished:
-        manifest = _of_source(config, folder, asked)
-        counts = {0: _trained_on(config, manifest)}
-        config = fit_to(config, (counts[0],))
-        refuse_few(config, counts[0])
-    elif is_there:
-        manifest, counts = check_settings(config)
-    else:
-        manifest = _pick_a_pic(config, folder)
-        counts = {0: _trained_on(config, manifest)}
+    config, planned_on = planned_set.find(config, folder, asked)
     validation = config.validation
     if validation.validation_prompts:
         from labelers.scoring import scorers
 
         if validation.validation_weights != scorers.PUBLISHED:  # which a dry run does not fetch
             scorers.check(validation.validation_scorer, validation.validation_weights)
-    network = counted_network(config, folder, manifest, counts)
-    rows = plan_rows(config, asked, manifest, tuple(counts.values()), network)
+    network = counted_network(config, folder, planned_on.manifest, planned_on.counts)
+    rows = plan_rows(config, asked, planned_on, network)
     print(dry_run.table(rows), flush=True)
-
-
-def _of_source(config: TrainConfig, folder: Path, asked: DryRunConfig) -> store.Manifest:
-    """Print what the encoding of --source would take, and describe the store that it gives."""
-    encode_source.check(config)
-    encoder = encode_source.encoding(config)
-    print(f"--source {encoder.source}: first it is encoded into --store {encoder.store}", flush=True)
-    rows = encode_plan.print_plan(encoder, asked)
-    print("then:", flush=True)
-    return planned.planned_store(
-        folder, encoder.resolution, encoder.max_tokens, rows.kept, rows.prompts, images=rows.encoded
-    )
-
-
-def _pick_a_pic(config: TrainConfig, folder: Path) -> store.Manifest:
-    """Describe the store that a preset's encoding of Pick-a-Pic gives, and say that it is not there yet."""
-    check_flags(config)
-    print(f"--store {config.data.store}: is not there yet; one of Pick-a-Pic v2 is counted", file=sys.stderr)
-    sides = (model.resolution for model in MODELS.values() if model.hub_name == config.model)
-    return planned.planned_store(folder, next(sides, None), None, planned.PAIRS, planned.CAPTIONS)
 
 
 def counted_network(
@@ -175,28 +135,24 @@ def counted_network(
 
 
 def plan_rows(
-    config: TrainConfig, asked: DryRunConfig, manifest: store.Manifest, counts: Sequence[int], network: Network
+    config: TrainConfig, asked: DryRunConfig, planned_on: planned_set.PlannedSet, network: Network
 ) -> list[Row]:
-    """Lay out the plan.
-
-    Args:
-        counts: pairs that the label set decides, in each bucket.
-    """
+    """Lay out the plan."""
     data = config.data
+    counts = tuple(planned_on.counts.values())
     laid_out = layout(config)
     pair = pair_work(laid_out, network.forward)
-    judged = validation_work(config, held_out_pairs(config, manifest), network.forward)
+    judged = validation_work(config, planned_set.held_out_pairs(config, planned_on.manifest), network.forward)
     training = config.steps * data.global_batch * sum(work for _, work in pair)
     per_epoch = steps_an_epoch(counts, data.global_batch, data.micro_batch)
     mode = "batched" if laid_out.reference else "cached"
     label = f"activations of {2 * data.micro_batch} images, {config.precision} (estimate)"
     held = [*memory(laid_out, network), (label, float(network.activations))]
     return [
-        ("pairs", f"{sum(counts):,} of --labels {data.labels}"),
-        *([("  buckets", bucket_row(counts, data.global_batch, data.micro_batch))] if manifest.buckets else []),
+        *planned_set.pair_rows(planned_on, data),
         ("steps", f"{config.steps:,} of {data.global_batch:,} pairs, {config.workers} x {data.micro_batch} at once"),
         ("epochs", f"{config.steps / per_epoch:,.3g} of {per_epoch:,} steps"),
-        *store_rows(manifest),
+        *planned_set.store_rows(planned_on.manifest),
         ("parameters", f"{network.parameters:,}"),
         ("  trained", f"{network.trained:,}"),
         *dry_run.memory_rows(held, asked.card),
@@ -206,16 +162,6 @@ def plan_rows(
         ("TFLOP of validation", f"{judged / 1e12:,.4g} (the network alone; decoding and scoring are not counted)"),
         *dry_run.cost_rows(asked, training + judged, config.workers, mode, config.precision),
     ]
-
-
-def bucket_row(counts: Sequence[int], global_batch: int, micro_batch: int) -> str:
-    """Say how many buckets pairs are in, and how many an epoch leaves out where micro-batches and steps end."""
-    in_pieces = usable(counts, micro_batch)
-    taken = steps_an_epoch(counts, global_batch, micro_batch) * global_batch
-    return (
-        f"{len(counts)}; each epoch leaves out {sum(counts) - taken:,} pairs: {sum(counts) - in_pieces:,} fill no "
-        f"micro-batch of one shape, and {in_pieces - taken:,} no step"
-    )
 
 
 def fitting(held: float, pairs: int, network: Network) -> list[int]:
@@ -231,25 +177,6 @@ def fitting(held: float, pairs: int, network: Network) -> list[int]:
 def fitting_row(pairs: Sequence[int]) -> str:
     """Write how many pairs at once fit on each of CARDS."""
     return ", ".join(f"{count:,} in {card} GB" for card, count in zip(CARDS, pairs, strict=True))
-
-
-def store_rows(manifest: store.Manifest) -> list[Row]:
-    """Lay out the store's bytes, as its files have them."""
-
-    def size(part: str) -> float:
-        return sum(float(about["bytes"]) for name, about in manifest.files.items() if name.startswith(part))
-
-    return [
-        ("store", dry_run.gigabytes(size(""))),
-        ("  embeddings and captions", dry_run.gigabytes(size("prompts/"))),
-        ("kept on each node's disk", _kept_on_nodes(manifest)),
-    ]
-
-
-def _kept_on_nodes(manifest: store.Manifest) -> str:
-    if not is_addressable(manifest):
-        return f"{dry_run.gigabytes(staged_bytes(manifest))}, a copy, because this store has no index"
-    return f"none, or of a store on S3 its index, {dry_run.gigabytes(index_bytes(manifest))}"
 
 
 def pair_work(laid_out: Layout, forward: float) -> list[tuple[str, float]]:
@@ -283,23 +210,6 @@ def memory(laid_out: Layout, network: Network) -> list[tuple[str, float]]:
     if laid_out.average:
         parts.append(("average of the trained weights, float32", trained_weights))
     return [*parts, (f"reference, {laid_out.base}", weights)] if laid_out.reference and laid_out.held else parts
-
-
-def held_out_pairs(config: TrainConfig, manifest: store.Manifest) -> int:
-    """Return how many pairs are held out; of --hold-out about so many, as captions have unlike numbers of pairs.
-
-    Args:
-        manifest: of the store that is trained on, which may be planned only.
-    """
-    data = config.data
-    if data.held_out_store:
-        return store.read_manifest(files.resolve(data.held_out_store)).counts.kept
-    return round(data.hold_out * manifest.counts.kept)
-
-
-def _trained_on(config: TrainConfig, manifest: store.Manifest) -> int:
-    """Return about how many pairs of a planned store are trained on."""
-    return manifest.counts.kept - round(config.data.hold_out * manifest.counts.kept)
 
 
 def validation_work(config: TrainConfig, kept: int, forward: float) -> float:

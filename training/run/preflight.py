@@ -69,7 +69,12 @@ def check_settings(config: TrainConfig) -> tuple[store.Manifest, dict[int, int]]
     return manifest, counts
 
 
-def refuse_few(config: TrainConfig, decided: int) -> None:
+def about(pairs: int, is_estimate: bool) -> str:
+    """Write a number of pairs; of a set that is not encoded yet it is an estimate, and says so."""
+    return f"about {pairs:,}" if is_estimate else f"{pairs:,}"
+
+
+def refuse_few(config: TrainConfig, decided: int, is_estimate: bool = False) -> None:
     """Refuse a set of fewer pairs than a step takes.
 
     Raises:
@@ -78,8 +83,8 @@ def refuse_few(config: TrainConfig, decided: int) -> None:
     data = config.data
     if decided < data.global_batch:
         raise UserError(
-            f"--store {data.store}: {decided} labelled pairs to train on, fewer than one --global-batch of "
-            f"{data.global_batch}; give more pairs, or a smaller batch"
+            f"--store {data.store}: {about(decided, is_estimate)} labelled pairs to train on, fewer than one "
+            f"--global-batch of {data.global_batch}; give more pairs, or a smaller batch"
         )
 
 
@@ -158,11 +163,12 @@ def fit_batch(config: TrainConfig) -> TrainConfig:
     return fit_to(config, tuple(buckets.values()))
 
 
-def fit_to(config: TrainConfig, counts: Sequence[int]) -> TrainConfig:
+def fit_to(config: TrainConfig, counts: Sequence[int], is_estimate: bool = False) -> TrainConfig:
     """Let a global and micro-batch that are too large for so many pairs follow them, and say so.
 
     Args:
         counts: pairs to train on, of each bucket.
+        is_estimate: whether the set is not encoded yet.
     """
     data = config.data
     decided = sum(counts)
@@ -171,8 +177,9 @@ def fit_to(config: TrainConfig, counts: Sequence[int]) -> TrainConfig:
     global_batch, micro_batch = _filled_batch(counts, data.micro_batch, config.workers)
     where = "one worker" if config.workers == 1 else f"each of {config.workers} workers"
     print(
-        f"--global-batch {data.global_batch}: the set has {decided} pairs to train on, so a step takes {global_batch} "
-        f"of them, {micro_batch} at once on {where}; another number of --workers may give another batch",
+        f"--global-batch {data.global_batch}: the set has {about(decided, is_estimate)} pairs to train on, so a step "
+        f"takes {global_batch} of them, {micro_batch} at once on {where}; another number of --workers may give "
+        "another batch",
         flush=True,
     )
     return replace(config, data=replace(data, global_batch=global_batch, micro_batch=micro_batch))

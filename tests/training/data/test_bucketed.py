@@ -32,7 +32,7 @@ from training.method.objective_config import ObjectiveConfig
 from training.method.optimizer_config import OptimizerConfig
 from training.reference import encode_reference
 from training.reference.reference_config import ReferenceConfig
-from training.run import assembly, loop, plan, preflight, train_dpo
+from training.run import assembly, loop, plan, planned_set, preflight, train_dpo
 from training.run.result import result_folder
 from training.settings.config import DataConfig, TrainConfig, ValidationConfig
 
@@ -190,7 +190,8 @@ def test_batches_that_buckets_cannot_fill_are_refused(
         preflight.check_settings(wide)
     with pytest.raises(UserError, match="its pairs have the shape 64x64, and those of --store the shapes 16x16, 12x20"):
         preflight.check_settings(replace(config, data=replace(config.data, held_out_store=str(held_out_store))))
-    rows = dict(plan.plan_rows(config, DryRunConfig(), manifest, (6, 6, 6, 1), plan_network()))
+    planned_on = planned_set.PlannedSet(manifest=manifest, counts={0: 6, 1: 6, 2: 6, 3: 1})
+    rows = dict(plan.plan_rows(config, DryRunConfig(), planned_on, plan_network()))
     assert rows["  buckets"] == "4; each epoch leaves out 3 pairs: 1 fill no micro-batch of one shape, and 2 no step"
     assert rows["epochs"] == "1 of 4 steps"  # 18 pairs in units of 2, 4 a step
 

@@ -103,7 +103,7 @@ def test_a_dry_run_counts_the_encoding_and_then_the_training(
     assert "pairs to encode  " in encoder
     assert "14 (fewer where images do not decode)" in encoder
     assert "steps  " in trainer
-    assert "10 of --labels human" in trainer  # 14, less 3.5, which is rounded to the even 4
+    assert "about 10 of --labels human" in trainer  # 14, less 3.5, which is rounded to the even 4
     assert not Path(run.data.store).exists()
 
 
@@ -115,9 +115,9 @@ def test_a_dry_run_of_a_set_smaller_than_the_batch_follows_it_as_the_run_does(
     small = replace(run, data=replace(run.data, global_batch=32, micro_batch=16))
     plan.print_plan(small, DryRunConfig(dry_run=True))
     told = capsys.readouterr().out
-    assert "--global-batch 32: the set has 14 pairs to train on, so a step takes 14 of them, 14 at once" in told
+    assert "--global-batch 32: the set has about 14 pairs to train on, so a step takes 14 of them, 14 at once" in told
     assert re.search(r"epochs +\S+ of 1 steps", told)
-    with pytest.raises(UserError, match="14 labelled pairs to train on, fewer than one --global-batch of 32"):
+    with pytest.raises(UserError, match=": about 14 labelled pairs to train on, fewer than one --global-batch of 32"):
         plan.print_plan(replace(small, workers=16, data=replace(small.data, micro_batch=2)), DryRunConfig(dry_run=True))
 
 
