@@ -40,7 +40,7 @@ def test_errors_are_computed_as_the_flags_say(
     encode_reference.visit_pairs(plan, encode_reference.wanted_visits(np.array([4, 6]), 1, 3, visited))
     (step,) = jobs[0].steps
     assert step.function is function
-    inspect.signature(VisitPairs).bind(**step.arguments)
+    inspect.signature(step.function).bind(**step.arguments)
     assert step.arguments == {
         "model": "the model",
         "schedule": ScheduleConfig(timesteps=(4,)),
