@@ -14,7 +14,7 @@ python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check datasets==5.2.0
 cd "$folder"
 export HF_HOME="$folder/hub" HF_HUB_OFFLINE=1
-"$folder/venv/bin/python" - 2> warnings <<'PYTHON'
+"$folder/venv/bin/python" - 2> log <<'PYTHON' || { cat log; exit 1; }
 import datasets
 
 ratings = list(range(1, 11))
