@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# What happens: a second `ray start --head` on a machine, with ports of its own for GCS and dashboard, says that Ray
-#   runtime started, and answers `ray job list`. Each `ray job submit` to it fails after some seconds: "No available
-#   agent to submit job, please try again later". Trying later does not help.
+# What happens: a second `ray start --head` on a machine, with ports of its own for GCS, dashboard and client, says that
+#   Ray runtime started, and answers `ray job list`. Each `ray job submit` to it fails after some seconds: "No available
+#   agent to submit job, please try again later". Two more tries do not help. The script takes two to five minutes.
 # Versions: ray 2.60.0.
 # Where: the agent of each node listens on port 52365 by default. ray/dashboard/http_server_agent.py tries six times to
 #   bind; ray/dashboard/agent.py then logs that the agent stays alive without its HTTP server, through which jobs come.
 # Who meets it: two people, or two projects, with a Ray cluster each on one workstation or login node; whoever labels
 #   images on one cluster and trains on another.
-# Guess that was wrong: other ports for GCS and dashboard are enough for two clusters, and a taken port is an error.
+# Guess that was wrong: other ports for GCS, dashboard and client are enough for two clusters, and a taken port is an error.
 # Instead: give each its own --dashboard-agent-listen-port as well; the reason stands in logs/dashboard_agent.log alone.
 set -euo pipefail
 folder=$(mktemp -d /tmp/ray-XXXXXX)
+trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check "ray[default]==2.60.0"
 cd "$folder"
@@ -37,6 +38,16 @@ def free_ports(number):
     return ports
 
 
+def end(head):
+    """Ask a head's processes to end, and end them after 20 seconds."""
+    os.killpg(head.pid, signal.SIGTERM)
+    try:
+        head.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+
+
 def start(stack, name, *more):
     """Start a head node, and return the address of its job server once that answers."""
     gcs, dashboard, client = free_ports(3)
@@ -45,8 +56,7 @@ def start(stack, name, *more):
     command += [f"--temp-dir={os.path.join(os.getcwd(), name)}", "--disable-usage-stats", *more]
     log = open(f"{name}.log", "w")
     head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    stack.callback(head.wait)
-    stack.callback(os.killpg, head.pid, signal.SIGTERM)
+    stack.callback(end, head)
     address = f"http://127.0.0.1:{dashboard}"
     for _ in range(20):
         if subprocess.run(["ray", "job", "list", "--address", address], capture_output=True).returncode == 0:
@@ -76,7 +86,6 @@ print(f"seen:  first {first}, second {second} (it said that it started: {started
 if (first, second, own, started) != ((True, False), (False, True), (True, False), True):
     sys.exit("the behaviour has changed")
 PYTHON
-trap 'rm -rf "$folder"' EXIT
 (umask 077 && python3 -c "import secrets; print(secrets.token_hex(32), end='')" > token)
 export PATH="$folder/venv/bin:$PATH" RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
 unset RAY_ADDRESS RAY_API_SERVER_ADDRESS
