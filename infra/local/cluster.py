@@ -215,7 +215,7 @@ def main(config: ClusterConfig) -> None:
         print("the cluster has ended" if process is not None else "no cluster of `make cluster` runs", flush=True)
         return
     if process is None:
-        # Jobs go through an agent, and Ray starts without one where another Ray of this machine has its usual port.
+        # Jobs come through the agent's server. Ray starts without it where another Ray of this machine has its port.
         process = start(Ports(others=free_ports().others), runs / "cluster.log", runs / TOKEN_FILE)
         files.write_json(str(runs / PID_FILE), identity(process))
     print(f"Ray runs at port {DASHBOARD_PORT}; in your shell: . infra/env.sh; to end it: make cluster-down", flush=True)

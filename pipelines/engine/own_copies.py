@@ -25,7 +25,7 @@ from pipelines.engine.ray_cluster import connect, device_count
 __all__ = ["call", "connect", "device_count", "map_files", "run"]  # what choose.py asks of an engine
 
 TRIES = 3  # at a block whose copy dies of it, for example as the machine's memory is full
-DEAD = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # raised of such a copy, or of a dead node's
+DEAD = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray raises then, or where it ended itself
 
 
 class _Copy:
@@ -135,7 +135,7 @@ def _rows(job: Job, ready: ray.ObjectRef) -> pa.Table:
 def _what_died() -> str:
     """Say why no copy computes a block any more: Ray's own process ended, or those of copies did again and again."""
     if not ray_cluster.own_is_alive():
-        return "Ray's own process on this machine ended, perhaps killed for want of memory"
+        return ray_cluster.ENDED
     return (
         f"{TRIES} processes died one after another at the same block, usually for want of memory; ask for fewer copies "
         "(--encoders, --samplers or --copies) or lower --batch-size"

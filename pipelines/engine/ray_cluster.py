@@ -27,6 +27,8 @@ from pipelines.engine.failures import AGAIN
 from pipelines.engine.jobs import SMALL_CPUS
 
 RAYLET = "raylet"  # the process of a node
+ENDED = "Ray's own process on this machine ended, perhaps killed for want of memory"
+LOOK_EVERY = 1.0  # seconds between looks at it
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 BATCH_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]  # bounds of the histogram's buckets
 
@@ -110,6 +112,38 @@ def ending_own_early() -> Iterator[None]:
         _Own.started = False
         ray.shutdown()
         raise
+
+
+@contextlib.contextmanager
+def leaving_with_it(last_words: Callable[[], tuple[str, int]]) -> Iterator[None]:
+    """End this process in the block once its own cluster has ended; Ray waits a minute, and says nothing.
+
+    An exception would not do: where a signal's handler raises one, Ray's waiting makes a SystemError of it.
+
+    Args:
+        last_words: says what to print, and the exit code.
+    """
+    if not is_own():
+        yield
+        return
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(LOOK_EVERY):
+            # The signal that ended Ray may have come here too. Ray's waiting lets it through once a second.
+            if not own_is_alive() and not is_over.wait(3 * LOOK_EVERY):
+                words, code = last_words()
+                sys.stdout.flush()
+                print(words, file=sys.stderr, flush=True)
+                os._exit(code)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watching.join()
 
 
 def log_level() -> int:

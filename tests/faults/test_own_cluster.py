@@ -17,7 +17,7 @@ from support.own_clusters import OnOwnCluster
 from support.stores import SCRIPT, contents
 
 from infra.base import engines, files
-from pipelines.engine import progress
+from pipelines.engine import progress, ray_cluster
 from pipelines.engine.failures import AGAIN
 from pipelines.latents import store
 from pipelines.latents.encode_config import EncodeConfig
@@ -48,7 +48,6 @@ DIED = (
     "3 processes died one after another at the same block, usually for want of memory; ask for fewer copies "
     "(--encoders, --samplers or --copies) or lower --batch-size"
 )
-ENDED = "Ray's own process on this machine ended, perhaps killed for want of memory"
 
 
 def refused(path: Path, reason: str) -> str:
@@ -135,7 +134,7 @@ def test_a_raylet_that_is_killed_is_one_sentence(
     wait_for(lambda: len(marks(path)) >= 3, command)
     for process in command.processes("raylet/raylet"):
         process.kill()
-    assert ended(command) == (2, refused(path, ENDED))
+    assert ended(command) == (2, refused(path, ray_cluster.ENDED))
     finishes(path, raw_pairs, encoded_store)
 
 
@@ -151,6 +150,20 @@ def test_ctrl_c_ends_a_training_after_a_checkpoint(to_all: bool, training_flags:
     step = train_jobs.steps(output)
     assert (code, said) == (143, f"{KEY}{output}: {stopping.Stopped(step)}\n")
     assert checkpoint.complete(output)[-1] == checkpoint.folder_of(output, step)
+    assert OnOwnCluster(train_jobs.SCRIPT, [*flags, str(step + 1)], tmp_path / "printed").end()[0] == 0
+    assert train_jobs.steps(output) == step + 1
+
+
+def test_a_training_whose_raylet_is_killed_is_one_sentence(training_flags: list[str], tmp_path: Path) -> None:
+    """Ray itself would wait a minute, and then end the command without a word."""
+    output = tmp_path / "run"
+    flags = [*training_flags, "--workers", "2", "--output", str(output), "--checkpoint-every", "2", "--steps"]
+    command = OnOwnCluster(train_jobs.SCRIPT, [*flags, "10000"], tmp_path / "printed")
+    wait_for(lambda: bool(checkpoint.complete_steps(str(output))), command)
+    for process in command.processes("raylet/raylet"):
+        process.kill()
+    assert ended(command) == (2, f"error: {output}: {ray_cluster.ENDED}; {AGAIN}\n")
+    step = max(checkpoint.complete_steps(str(output)))
     assert OnOwnCluster(train_jobs.SCRIPT, [*flags, str(step + 1)], tmp_path / "printed").end()[0] == 0
     assert train_jobs.steps(output) == step + 1
 

@@ -7,6 +7,7 @@ from there.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ def _leave_note(path: str) -> None:
     try:
         files.write_json(path, {"reason": "asked to end"})
     except OSError as error:
-        message = f"{path}: SIGTERM could not be passed on to the workers ({disk_errors.reason(error)}); send it again"
+        again = f"send SIGTERM to process {os.getpid()}"  # a second Ctrl-C would end without a checkpoint
+        message = f"{path}: the request could not be passed on to the workers ({disk_errors.reason(error)}); {again}"
         print(message, file=sys.stderr, flush=True)
 
 

@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from infra.base import disk_errors, files, termination
 from infra.base.errors import UserError
 from pipelines.engine import quiet, ray_cluster
+from pipelines.engine.failures import AGAIN
 from training.checkpoints import checkpoint
 from training.checkpoints.run_folder import RAY, REFUSAL, is_finished
 from training.run import stopping
@@ -37,6 +38,8 @@ def launch(config: TrainConfig, output: str) -> None:
         UserError: with the loop's own sentence, or if the cluster cannot hold the workers, or if what the workers left
             cannot be read.
         SystemExit: after a checkpoint, if this process was sent SIGTERM.
+
+    Where a cluster of this process's own ends, this process does, with a sentence.
     """
     ray_cluster.connect()
     use_gpu = ray_cluster.device_count() > 0
@@ -50,7 +53,8 @@ def launch(config: TrainConfig, output: str) -> None:
     trainer = _trainer(config, output, use_gpu)
     failure: Exception | None = None
     try:
-        with quiet.about_itself(), stopping.passing_on(output):  # from here on there are workers to tell
+        # From here on there are workers to tell.
+        with quiet.about_itself(), stopping.passing_on(output), ray_cluster.leaving_with_it(lambda: _left(output)):
             trainer.fit()
     except Exception as error:
         failure = error
@@ -61,9 +65,19 @@ def launch(config: TrainConfig, output: str) -> None:
         raise failure
     files.remove(files.join(output, RAY))
     if stopping.asked_by_driver(output) and not is_finished(output, config.steps):
-        step = max(checkpoint.complete_steps(output), default=0)
-        print(f"{output}: {stopping.Stopped(step)}", file=sys.stderr, flush=True)
+        print(_stopped(output), file=sys.stderr, flush=True)
         raise SystemExit(termination.EXIT)
+
+
+def _stopped(output: str) -> str:
+    return f"{output}: {stopping.Stopped(max(checkpoint.complete_steps(output), default=0))}"
+
+
+def _left(output: str) -> tuple[str, int]:
+    """Say what a run is left with whose cluster ended; a request to end may have gone to all processes, Ray's too."""
+    if stopping.asked_by_driver(output):
+        return _stopped(output), termination.EXIT
+    return f"error: {output}: {ray_cluster.ENDED}; {AGAIN}", 2
 
 
 class _Trainer(TorchTrainer):

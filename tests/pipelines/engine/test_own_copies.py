@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -286,6 +287,30 @@ def test_ray_is_alive_while_its_process_runs(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_a_process_leaves_with_its_own_cluster(
+    is_alive: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_cluster, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(ray_cluster, "is_own", lambda: True)
+    left: queue.Queue[int] = queue.Queue()
+    looks: queue.Queue[bool] = queue.Queue()
+
+    def look() -> bool:
+        looks.put(True)
+        return is_alive
+
+    monkeypatch.setattr(ray_cluster, "own_is_alive", look)
+    monkeypatch.setattr(ray_cluster.os, "_exit", left.put)
+    with ray_cluster.leaving_with_it(lambda: ("it ended", 7)):
+        looks.get()
+        looks.get()
+        if not is_alive:
+            assert left.get() == 7
+    assert not is_alive or left.empty()
+    assert ("it ended\n" in capsys.readouterr().err) == (not is_alive)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -160,15 +160,17 @@ def test_a_failure_that_is_no_refusal_stays_what_it_is(remote: TrainConfig, fit:
     assert raised.value is failure
 
 
-def test_sigterm_that_s3_does_not_pass_on_is_told_and_the_driver_goes_on(
-    remote: TrainConfig, failing: Callable[..., None], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("keys")
+def test_a_request_that_s3_does_not_pass_on_is_told_and_the_driver_goes_on(
+    sent: signal.Signals, remote: TrainConfig, failing: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing("PUT", "POST")
     with stopping.passing_on(remote.output):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), sent)
     told = capsys.readouterr().err
-    assert told.startswith(f"{remote.output}/{stopping.STOP}: SIGTERM could not be passed on to the workers (")
-    assert told.endswith("; send it again\n")
+    assert told.startswith(f"{remote.output}/{stopping.STOP}: the request could not be passed on to the workers (")
+    assert told.endswith(f"; send SIGTERM to process {os.getpid()}\n")  # a second Ctrl-C would lose steps
     assert told.count("\n") == 1
     assert not stopping.asked_by_driver(remote.output)
 
@@ -207,9 +209,21 @@ def test_a_second_ctrl_c_ends_the_driver_at_once(fit: Mock, tmp_path: Path) -> N
 
 def test_ray_train_takes_no_key_itself() -> None:
     """Its handler would end this process with code 0, as if the training were done."""
+    assert hasattr(TorchTrainer, "_register_sigint_handler")  # else another function takes keys for Ray
     before = signal.getsignal(signal.SIGINT)
     workers._Trainer(lambda: None)._register_sigint_handler(Mock())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_cluster_that_ends_leaves_a_sentence_and_the_code(is_asked: bool, tmp_path: Path) -> None:
+    output = str(tmp_path / "run")
+    if is_asked:
+        files.write_json(files.join(output, stopping.STOP), {})
+    lost = f"error: {output}: Ray's own process on this machine ended, perhaps killed for want of memory; the same"
+    told, code = workers._left(output)
+    assert told.startswith(f"{output}: stopped on request after step 0" if is_asked else lost)
+    assert code == (143 if is_asked else 2)
 
 
 def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path: Path, loop: Mock) -> None:
