@@ -28,7 +28,7 @@ from infra.benchmarks.start_up import OTHER, OURS, Side
 
 MARK = "DPO_BENCHMARK"  # in the environment of a command and all that it starts
 LOOK = 0.1  # seconds between looks at the processes
-LOOKS_AT_MEMORY = 5  # every so many, as the kernel adds up all pages for an answer
+LOOKS_AT_MEMORY = 30  # every so many: the kernel adds up all pages for an answer, which slows twenty processes down
 ENGINES = ("local", "ray")
 MODEL = "infra/world/model"
 TRAINING = ("--workers", "1", "--steps", "14", "--global-batch", "32", "--micro-batch", "16")
