@@ -323,7 +323,7 @@ def write_scheduler(folder: Path, scheduler: Any) -> None:
     set_json(folder / "model_index.json", scheduler=["diffusers", type(scheduler).__name__])
 
 
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize("name", kinds_known.SOLVERS_OF_FLOWS)
 def test_solvers_keep_a_flows_shift(name: str, copied: Pipelines) -> None:
     folder = copied("sd3")
     settings = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
