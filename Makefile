@@ -1,6 +1,6 @@
 # make demo: the whole path and its report.  make feedback: the same on AI feedback.  make arena: judge the demo's images.
 # make paper: the paper's experiments, each with three training seeds.
-# make quick: most mistakes, in under two minutes.  make test: the proof.  make coverage: which lines the tests reach.
+# make quick: most mistakes, in about two minutes.  make test: the proof.  make coverage: which lines the tests reach.
 # make chaos: the tests of faults and bad input, and the long ones that make test leaves out.
 # make check: style, types and pages.
 PYTHON ?= python3.11
