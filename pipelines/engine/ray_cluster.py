@@ -45,7 +45,7 @@ def is_own() -> bool:
 
 def own_is_alive() -> bool:
     """Say whether Ray's process of this machine runs, a child of this one; Ray itself notices its end only later."""
-    import psutil  # only where something died
+    import psutil  # only where a cluster of our own is watched, or something died
 
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
